@@ -1,0 +1,71 @@
+"""Every import from vLLM that may move between releases; written for vLLM 0.32.
+
+The rest of the project imports vLLM through this module only, so that a new release is the work
+of one file. Names keep vLLM's own spelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from vllm.config import VllmConfig, get_current_vllm_config
+from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
+from vllm.logger import init_logger
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
+    CompressedTensorsWNA16,
+)
+from vllm.model_executor.layers.quantization.utils.quant_utils import (
+    pack_quantized_values_into_int32,
+)
+from vllm.model_executor.model_loader.weight_utils import default_weight_loader
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+from vllm.model_executor.models.registry import ModelRegistry
+from vllm.platforms import current_platform
+from vllm.scalar_type import scalar_types
+from vllm.transformers_utils.config import get_config
+
+__all__ = [
+    "Attention",
+    "CompressedTensorsWNA16",
+    "MODELS_CONFIG_MAP",
+    "LinearBase",
+    "ModelRegistry",
+    "UnquantizedLinearMethod",
+    "VerifyAndUpdateConfig",
+    "VllmConfig",
+    "checkpoint_architecture",
+    "current_platform",
+    "default_weight_loader",
+    "get_current_vllm_config",
+    "get_tensor_model_parallel_world_size",
+    "get_tp_group",
+    "init_logger",
+    "pack_int4_into_int32",
+]
+
+
+def pack_int4_into_int32(codes: torch.Tensor, dim: int) -> torch.Tensor:
+    """Eight codes 0…15 per int32 along ``dim``, low bits first (vLLM's checkpoint layout)."""
+    return pack_quantized_values_into_int32(codes, scalar_types.uint4, packed_dim=dim)
+
+
+def checkpoint_architecture(model: str, options: Mapping[str, Any]) -> str:
+    """The architecture that a checkpoint names in its ``config.json``.
+
+    Args:
+        model: a Hugging Face id or a folder.
+        options: vLLM engine arguments that say how to read it (``revision`` and the like).
+    """
+    config = get_config(
+        model,
+        trust_remote_code=bool(options.get("trust_remote_code")),
+        revision=options.get("revision"),
+        code_revision=options.get("code_revision"),
+        config_format=options.get("config_format") or "auto",
+    )
+    architectures = getattr(config, "architectures", None) or ["(none)"]
+    return str(architectures[0])

@@ -1,0 +1,104 @@
+"""The settings of a River engine: validated once, frozen, the same in every process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from river_vllm.errors import RiverError
+
+CONFIG_KEY = "river"
+"""River's key in vLLM's ``additional_config``."""
+
+CHECKPOINT_KEY = "river_config"
+"""River's key in a checkpoint's ``config.json``."""
+
+
+class RiverConfig(BaseModel):
+    """Everything about the river that is fixed when the engine starts.
+
+    ``threshold`` and ``min_layers`` are defaults; each request may bring its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    threshold: float = Field(0.9, ge=-1.0, le=1.0)
+    """τ: a token leaves once its state transition similarity is above it; 1.0 never leaves."""
+    min_layers: int = Field(1, ge=1)
+    """Backbone layers that every token runs."""
+    prefill: Literal["backbone", "sequence"] = "backbone"
+    """Prompts on the backbone, or the paper's sequence-level exit."""
+    scope: Literal["token", "batch"] = "token"
+    """Each token on its own, or the paper's minimum over the batch."""
+    quantizer: Literal["hqq", "rtn"] = "hqq"
+    """How the 4-bit weights are made."""
+    group_size: Literal[32, 64, 128] = 128
+    """Input features that share one scale; halved where a layer's width needs it."""
+    kernel: Literal["auto", "torch", "vllm"] = "auto"
+    """The 4-bit product: the fastest measured at load, torch's own, or vLLM's."""
+
+    def merged(self, changes: Mapping[str, Any], source: str) -> RiverConfig:
+        """This configuration with ``changes`` on top, validated; ``source`` names them in errors."""
+        return parse_config({**self.model_dump(exclude_unset=True), **changes}, source)
+
+
+def parse_config(data: object, source: str) -> RiverConfig:
+    """Validate ``data``.
+
+    Raises:
+        RiverError: names the source, the field, the value and what is allowed.
+    """
+    if not isinstance(data, Mapping):
+        raise RiverError(f"{source}: expected an object of River settings, got {data!r}")
+    try:
+        return RiverConfig.model_validate(dict(data))
+    except ValidationError as error:
+        raise RiverError(f"{source}: {describe_errors(error, RiverConfig)}") from None
+
+
+def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line for people: field, value, what is allowed."""
+    return "; ".join(_describe(item, model) for item in error.errors())
+
+
+def _describe(item: Any, model: type[BaseModel]) -> str:
+    name = ".".join(str(part) for part in item["loc"]) or "value"
+    if item["type"] == "extra_forbidden":
+        return f"unknown field '{name}' (allowed: {', '.join(model.model_fields)})"
+    return f"'{name}' = {item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+
+
+def load_config_file(path: str | Path) -> dict[str, Any]:
+    """River settings from a YAML or JSON file (``--river-config``), as written, not yet validated.
+
+    Raises:
+        RiverError: the file cannot be read, or does not hold an object.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RiverError(f"river config '{path}': {error.strerror or error}") from None
+    except yaml.YAMLError as error:
+        raise RiverError(f"river config '{path}' is neither YAML nor JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise RiverError(f"river config '{path}': expected an object of settings, got {data!r}")
+    inner = data.get(CHECKPOINT_KEY, data)
+    if not isinstance(inner, dict):
+        raise RiverError(f"river config '{path}': '{CHECKPOINT_KEY}' must be an object")
+    return inner
+
+
+def layered_config(checkpoint: object, additional: object) -> RiverConfig:
+    """Defaults, then the checkpoint's ``river_config``, then ``additional_config["river"]``."""
+    base = RiverConfig() if checkpoint is None else parse_config(checkpoint, CHECKPOINT_KEY)
+    if additional is None:
+        return base
+    if not isinstance(additional, Mapping):
+        raise RiverError(
+            f'additional_config["{CONFIG_KEY}"]: expected an object, got {additional!r}'
+        )
+    return base.merged(additional, f'additional_config["{CONFIG_KEY}"]')

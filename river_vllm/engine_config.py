@@ -1,0 +1,82 @@
+"""vLLM's configuration hook for River architectures: settle the engine, refuse what cannot be."""
+
+from __future__ import annotations
+
+from river_vllm.compat import (
+    MODELS_CONFIG_MAP,
+    VerifyAndUpdateConfig,
+    VllmConfig,
+    current_platform,
+)
+from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.models.architectures import PREFIX
+from river_vllm.registration import river_config_of
+
+SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
+CPU_WORKER = "river_vllm.worker.cpu.RiverCPUWorker"
+GPU_WORKER = "river_vllm.worker.gpu.RiverGPUWorker"
+
+
+class RiverConfigHook(VerifyAndUpdateConfig):
+    """Runs in every process that builds a ``VllmConfig``, first in the one the user started."""
+
+    @staticmethod
+    def verify_and_update_config(vllm_config: VllmConfig) -> None:
+        """Point vLLM at River's worker and scheduler.
+
+        Raises:
+            RiverError: a setting is wrong, or the engine mode has no place for a river.
+        """
+        base = MODELS_CONFIG_MAP.get(
+            (vllm_config.model_config.architecture or "").removeprefix(PREFIX)
+        )
+        if base is not None:
+            base.verify_and_update_config(vllm_config)
+        _check_config(vllm_config)
+        _refuse(vllm_config)
+        _install(vllm_config)
+
+
+def _check_config(vllm_config: VllmConfig) -> None:
+    config = river_config_of(vllm_config)
+    layers = vllm_config.model_config.get_total_num_hidden_layers()
+    if config.min_layers > layers:
+        raise RiverError(
+            f"'min_layers' = {config.min_layers}: must be between 1 and {layers}, "
+            "the number of layers of this model"
+        )
+
+
+def _refuse(vllm_config: VllmConfig) -> None:
+    """One line for the first thing that River does not go with."""
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    scheduler = vllm_config.scheduler_config
+    reasons = {
+        "pipeline parallelism (use tensor parallelism)": parallel.pipeline_parallel_size > 1,
+        "micro-batch overlap (--enable-dbo)": parallel.enable_dbo,
+        "decode context parallelism": parallel.decode_context_parallel_size > 1,
+        "an already quantised checkpoint (River quantises a bf16 one itself)": (
+            model.quantization is not None
+        ),
+        "vLLM's speculative decoding": vllm_config.speculative_config is not None,
+        "pooling models": model.runner_type != "generate",
+        "LoRA adapters": vllm_config.lora_config is not None,
+        "--enable-return-routed-experts": model.enable_return_routed_experts,
+        f"a custom scheduler ({scheduler.scheduler_cls})": (
+            scheduler.scheduler_cls not in (None, SCHEDULER)
+        ),
+        f"a custom worker ({parallel.worker_cls})": (
+            parallel.worker_cls not in ("auto", CPU_WORKER, GPU_WORKER)
+        ),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise UnsupportedModelError(f"River cannot be combined with {reason}")
+
+
+def _install(vllm_config: VllmConfig) -> None:
+    vllm_config.scheduler_config.scheduler_cls = SCHEDULER
+    vllm_config.parallel_config.worker_cls = CPU_WORKER if current_platform.is_cpu() else GPU_WORKER
+    # An exit is a branch on data: vLLM's whole-model compilation drops guards, and a full CUDA
+    # graph never runs Python.
+    vllm_config.model_config.enforce_eager = True

@@ -1,0 +1,51 @@
+"""What a 4-bit kernel offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from river_vllm.quantization.groups import GroupedWeight
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSpec:
+    """The shard of a projection that one rank holds."""
+
+    in_features: int
+    out_features: int
+    group_size: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+class PackedLinear(ABC):
+    """A 4-bit weight in a kernel's own layout."""
+
+    @abstractmethod
+    def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """``x [rows, K] -> [rows, N]`` in ``x``'s dtype."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Memory of the packed weight, its scales and zero points."""
+
+
+class Int4Kernel(ABC):
+    """A way to multiply by 4-bit weights."""
+
+    name: ClassVar[str]
+    whole_zeros: ClassVar[bool]
+    """Whether zero points must be integers."""
+
+    @abstractmethod
+    def unsupported(self, spec: LinearSpec) -> str | None:
+        """Why this kernel cannot serve ``spec``; None where it can."""
+
+    @abstractmethod
+    def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
+        """Bring ``weight`` into the kernel's layout, on ``spec.device``."""

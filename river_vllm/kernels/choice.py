@@ -1,0 +1,80 @@
+"""The kernel of each projection shape: the fastest measured at load, or the one named."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from river_vllm.errors import RiverError
+from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
+from river_vllm.kernels.torch_int4 import TorchInt4Kernel
+from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
+from river_vllm.quantization import Quantizer
+
+REPEATS = 15
+
+
+class KernelChooser:
+    """Quantises and packs weights, each shape with the kernel that is fastest for one row.
+
+    Args:
+        quantizer: makes the 4-bit groups.
+        name: ``auto``, or the only kernel to use.
+    """
+
+    def __init__(self, quantizer: Quantizer, name: str = "auto") -> None:
+        kernels: tuple[Int4Kernel, ...] = (TorchInt4Kernel(), VllmMixedPrecisionKernel())
+        self._kernels = [k for k in kernels if name in ("auto", k.name)]
+        self._quantizer = quantizer
+        self._chosen: dict[LinearSpec, Int4Kernel] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The kernels in use."""
+        return sorted({k.name for k in self._chosen.values()})
+
+    def pack(self, weight: torch.Tensor, spec: LinearSpec) -> PackedLinear:
+        """The 4-bit form of ``weight`` ``[N, K]``.
+
+        Raises:
+            RiverError: no kernel takes the shape; names each one's reason.
+        """
+        kernel = self._chosen.get(spec)
+        if kernel is not None:
+            return self._pack_with(kernel, weight, spec)
+        reasons = {k.name: k.unsupported(spec) for k in self._kernels}
+        usable = [k for k in self._kernels if reasons[k.name] is None]
+        if not usable:
+            why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            raise RiverError(
+                f"no 4-bit kernel for a projection {spec.in_features} -> {spec.out_features} "
+                f"({spec.dtype}, groups of {spec.group_size}): {why}"
+            )
+        packed = {k: self._pack_with(k, weight, spec) for k in usable}
+        if len(usable) == 1:
+            best = usable[0]
+        else:
+            best = min(usable, key=lambda k: _seconds(packed[k], spec))
+        self._chosen[spec] = best
+        return packed[best]
+
+    def _pack_with(
+        self, kernel: Int4Kernel, weight: torch.Tensor, spec: LinearSpec
+    ) -> PackedLinear:
+        grouped = self._quantizer(weight, spec.group_size, whole_zeros=kernel.whole_zeros)
+        return kernel.pack(grouped, spec)
+
+
+def _seconds(packed: PackedLinear, spec: LinearSpec) -> float:
+    """Median time of one row."""
+    x = torch.randn(1, spec.in_features, device=spec.device).to(spec.dtype)
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        packed.apply(x, None)
+        if spec.device.type == "cuda":
+            torch.cuda.synchronize(spec.device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

@@ -1,0 +1,1 @@
+"""Decoder layers with two precisions of their weights."""

@@ -1,0 +1,76 @@
+"""One projection, two precisions: vLLM's bf16 weight and its 4-bit twin, chosen by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from river_vllm.compat import UnquantizedLinearMethod
+from river_vllm.kernels.base import PackedLinear
+from river_vllm.router.plan import Path, RowPlan
+
+Packer = Callable[[torch.Tensor], PackedLinear]
+"""Makes the 4-bit form of a weight ``[N, K]``."""
+
+
+class RiverDualLinearMethod(UnquantizedLinearMethod):
+    """Replaces the ``quant_method`` of a decoder-layer projection.
+
+    The module keeps its name and its parameters, so loading, tensor parallelism, bias and the
+    layer's forward pass stay vLLM's. The 4-bit twin hangs on this object, outside the module
+    tree, where neither the weight loader nor a module walk meets it.
+
+    Args:
+        plan: which rows of the current layer are on the river.
+        packer: quantises and packs this projection's weight.
+    """
+
+    # vLLM's cache of processed weights holds the bf16 form only and would skip the packing.
+    supports_pre_processed_weights = False
+
+    def __init__(self, plan: RowPlan, packer: Packer) -> None:
+        super().__init__()
+        self._plan = plan
+        self._packer = packer
+        self._packed: PackedLinear | None = None
+        self._bias: torch.Tensor | None = None
+
+    @property
+    def packed(self) -> PackedLinear:
+        """The 4-bit twin.
+
+        Raises:
+            RuntimeError: the weights have not been loaded.
+        """
+        if self._packed is None:
+            raise RuntimeError("the river's weights are packed after the checkpoint is loaded")
+        return self._packed
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """Pack before vLLM repacks: on the CPU it drops the bf16 weight (``layers/utils.py``)."""
+        self._packed = self._packer(layer.weight.detach())
+        bias = getattr(layer, "bias", None)
+        # vLLM may cast the module's own bias to float32 in place.
+        self._bias = None if bias is None else bias.detach().clone()
+        super().process_weights_after_loading(layer)
+
+    def apply(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``x [rows, K] -> [rows, N]``, each row with the weight its path needs.
+
+        Where a step is on both paths, the backbone product runs over all rows: backbone rows
+        then see the very shape that stock vLLM would run, and their result is the same to the
+        bit. The weight has to be read for them anyway.
+        """
+        path = self._plan.path
+        if path is Path.BACKBONE:
+            return super().apply(layer, x, bias)
+        river_bias = None if bias is None else self._bias
+        if path is Path.RIVER:
+            return self.packed.apply(x, river_bias)
+        rows = self._plan.river_rows
+        out = super().apply(layer, x, bias)
+        out[rows] = self.packed.apply(x[rows], river_bias)
+        return out

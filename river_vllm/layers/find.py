@@ -1,0 +1,96 @@
+"""Where a vLLM model keeps its decoder layers, told by their shape and not by their names."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from river_vllm.compat import Attention, LinearBase, UnquantizedLinearMethod
+from river_vllm.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True, slots=True)
+class StateArguments:
+    """Where a decoder layer's ``forward`` takes the residual stream."""
+
+    hidden: int
+    residual: int | None
+
+    def read(
+        self, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The layer's hidden states and, where the model carries one, its residual."""
+        hidden = args[self.hidden] if self.hidden < len(args) else kwargs["hidden_states"]
+        if self.residual is None:
+            return hidden, None
+        if self.residual < len(args):
+            return hidden, args[self.residual]
+        return hidden, kwargs.get("residual")
+
+
+def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:
+    """The model's decoder layers, in order.
+
+    Raises:
+        UnsupportedModelError: the model has no single list of ``num_layers`` layers with one
+            attention each.
+    """
+    name = type(model).__name__
+    lists = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers
+    ]
+    candidates = [layers for layers in lists if all(_attentions(layer) for layer in layers)]
+    if len(candidates) != 1:
+        raise UnsupportedModelError(
+            f"{name}: expected one list of {num_layers} decoder layers with attention, "
+            f"found {len(candidates)}"
+        )
+    layers = list(candidates[0])
+    for index, layer in enumerate(layers):
+        if _attentions(layer) != 1:
+            raise UnsupportedModelError(
+                f"{name}: layer {index} has {_attentions(layer)} attention modules, not one"
+            )
+    return layers
+
+
+def state_arguments(layer: nn.Module) -> StateArguments:
+    """Where ``layer.forward`` takes its hidden states and its residual.
+
+    Raises:
+        UnsupportedModelError: it has no argument ``hidden_states``.
+    """
+    names = list(inspect.signature(layer.forward).parameters)
+    if "hidden_states" not in names:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__}.forward takes no 'hidden_states' (it takes {names})"
+        )
+    residual = names.index("residual") if "residual" in names else None
+    return StateArguments(names.index("hidden_states"), residual)
+
+
+def projections(layer: nn.Module) -> list[tuple[str, LinearBase]]:
+    """Name and module of every projection of a decoder layer.
+
+    Raises:
+        UnsupportedModelError: a projection is quantised, or none is found.
+    """
+    found = [(n, m) for n, m in layer.named_modules() if isinstance(m, LinearBase)]
+    if not found:
+        raise UnsupportedModelError(f"{type(layer).__name__} has no linear projections")
+    for name, module in found:
+        if type(module.quant_method) is not UnquantizedLinearMethod:
+            raise UnsupportedModelError(
+                f"projection '{name}' uses {type(module.quant_method).__name__}: "
+                "River quantises an unquantised checkpoint itself"
+            )
+    return found
+
+
+def _attentions(layer: nn.Module) -> int:
+    return sum(isinstance(module, Attention) for module in layer.modules())

@@ -1,0 +1,112 @@
+"""The river of one model: second weights on its projections, a router between its layers."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from river_vllm.compat import (
+    LinearBase,
+    VllmConfig,
+    get_tensor_model_parallel_world_size,
+    get_tp_group,
+    init_logger,
+)
+from river_vllm.config import RiverConfig
+from river_vllm.kernels.base import LinearSpec, PackedLinear
+from river_vllm.kernels.choice import KernelChooser
+from river_vllm.layers.dual_linear import RiverDualLinearMethod
+from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
+from river_vllm.quantization import QUANTIZERS, fitting_group_size
+from river_vllm.router.plan import RowPlan
+from river_vllm.router.router import Router
+
+logger = init_logger("vllm.river")
+
+
+class River:
+    """Everything River adds to a model. Not a module: the model's own tree stays as it was."""
+
+    def __init__(self, model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> None:
+        model_config = vllm_config.model_config
+        self.config = config
+        self.plan = RowPlan()
+        self._dtype = model_config.dtype
+        layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
+        self.num_layers = len(layers)
+        self.router = Router(
+            self.num_layers,
+            self.plan,
+            config.scope,
+            vllm_config.device_config.device,
+            _broadcast if get_tensor_model_parallel_world_size() > 1 else None,
+        )
+        self._chooser = KernelChooser(QUANTIZERS[config.quantizer], config.kernel)
+        self._group_sizes: set[int] = set()
+        self._nbytes = 0
+        self._seconds = 0.0
+        self._remaining = 0
+        arguments = state_arguments(layers[0])
+        for index, layer in enumerate(layers):
+            for _, linear in projections(layer):
+                self._add_river_weight(linear)
+            layer.register_forward_pre_hook(
+                partial(self._before_layer, index, arguments), with_kwargs=True
+            )
+
+    def info(self) -> dict[str, Any]:
+        """What is in force, for operators."""
+        return {
+            "num_layers": self.num_layers,
+            "quantizer": self.config.quantizer,
+            "group_sizes": sorted(self._group_sizes),
+            "kernels": self._chooser.names,
+            "river_bytes": self._nbytes,
+            "quantize_seconds": round(self._seconds, 2),
+        }
+
+    def _add_river_weight(self, linear: LinearBase) -> None:
+        linear.quant_method = RiverDualLinearMethod(self.plan, self._pack)
+        self._remaining += 1
+
+    def _pack(self, weight: torch.Tensor) -> PackedLinear:
+        start = time.perf_counter()
+        out_features, in_features = weight.shape
+        group_size = fitting_group_size(in_features, self.config.group_size)
+        spec = LinearSpec(in_features, out_features, group_size, self._dtype, weight.device)
+        packed = self._chooser.pack(weight, spec)
+        self._group_sizes.add(group_size)
+        self._nbytes += packed.nbytes
+        self._seconds += time.perf_counter() - start
+        self._remaining -= 1
+        if self._remaining == 0:
+            logger.info(
+                "River: %d layers in 4 bit (%s, groups of %s, %s kernel), %.1f MiB, made in %.1f s",
+                self.num_layers,
+                self.config.quantizer,
+                "/".join(map(str, sorted(self._group_sizes))),
+                "/".join(self._chooser.names),
+                self._nbytes / 2**20,
+                self._seconds,
+            )
+        return packed
+
+    def _before_layer(
+        self,
+        index: int,
+        arguments: StateArguments,
+        layer: nn.Module,
+        args: tuple[torch.Tensor, ...],
+        kwargs: dict[str, torch.Tensor],
+    ) -> None:
+        hidden, residual = arguments.read(args, kwargs)
+        self.router.before_layer(index, hidden, residual)
+
+
+def _broadcast(values: torch.Tensor) -> torch.Tensor:
+    """Rank 0's similarities: equal decisions on every rank, whatever all-reduce rounds."""
+    return get_tp_group().broadcast(values.contiguous(), src=0)

@@ -1,0 +1,1 @@
+"""River-enabled model classes, made from vLLM's own on first use."""

@@ -1,0 +1,71 @@
+"""``River<Architecture>`` for every supported architecture, as attributes of this module.
+
+vLLM's registry resolves ``"river_vllm.models.classes:RiverLlamaForCausalLM"`` by import and
+``getattr``; the class is made then, from whatever class vLLM has for the architecture.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from river_vllm.compat import ModelRegistry, VllmConfig
+from river_vllm.layers.river import River
+from river_vllm.models.architectures import PREFIX
+from river_vllm.registration import river_config_of
+from river_vllm.router.batch import StepBatch
+from river_vllm.worker.model_state import river_model_state_cls
+
+_CLASSES: dict[str, type[nn.Module]] = {}
+
+
+def __getattr__(name: str) -> type[nn.Module]:
+    if not name.startswith(PREFIX):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _CLASSES:
+        base = ModelRegistry.models[name.removeprefix(PREFIX)].load_model_cls()
+        _CLASSES[name] = river_class(name, base)
+    return _CLASSES[name]
+
+
+def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of ``base`` whose decoder layers carry a river.
+
+    vLLM looks at the constructor's and ``forward``'s argument names, so both spell them out.
+    """
+
+    def __init__(self: Any, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        base.__init__(self, vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self.river = River(self, river_config_of(vllm_config), vllm_config)
+
+    def forward(
+        self: Any,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        *,
+        river_batch: StepBatch | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        def run() -> Any:
+            return base.forward(
+                self, input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs
+            )
+
+        if river_batch is None:
+            return run()
+        with self.river.router.step(river_batch):
+            return run()
+
+    members = {
+        "__init__": __init__,
+        "forward": forward,
+        "get_model_state_cls": staticmethod(river_model_state_cls),
+        "__module__": __name__,
+        "__qualname__": name,
+        "__doc__": f"vLLM's {base.__name__} with an exit river.",
+    }
+    return type(name, (base,), members)

@@ -1,0 +1,61 @@
+"""A weight in 4-bit groups: the form in which quantisers and kernels meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+LEVELS = 15
+"""Largest 4-bit code."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedWeight:
+    """``w ≈ (codes − zeros) · scales``, each scale shared by a group of input features.
+
+    codes: uint8 ``[N, K]``, 0…15.
+    scales: float32 ``[N, K / group]``, already rounded to the bfloat16 that kernels hold.
+    zeros: float32 ``[N, K / group]``, not necessarily whole.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+
+    @property
+    def group_size(self) -> int:
+        return self.codes.shape[1] // self.scales.shape[1]
+
+    def dequantize(self) -> torch.Tensor:
+        """float32 ``[N, K]``."""
+        out_features, in_features = self.codes.shape
+        grouped = self.codes.view(out_features, -1, self.group_size).float()
+        values = (grouped - self.zeros.unsqueeze(-1)) * self.scales.unsqueeze(-1)
+        return values.view(out_features, in_features)
+
+
+def grouped_range(
+    weight: torch.Tensor, group_size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Asymmetric min-max grid of each group.
+
+    Returns:
+        groups float32 ``[N, G, group]``, scales and integral zeros float32 ``[N, G, 1]``.
+        Scales are rounded to bfloat16, in which kernels keep them.
+    """
+    groups = weight.float().view(weight.shape[0], -1, group_size)
+    low = groups.amin(dim=-1, keepdim=True).clamp(max=0)
+    high = groups.amax(dim=-1, keepdim=True).clamp(min=0)
+    scales = ((high - low) / LEVELS).clamp(min=1e-8).bfloat16().float()
+    zeros = (-low / scales).round().clamp(0, LEVELS)
+    return groups, scales, zeros
+
+
+def finish(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> GroupedWeight:
+    """A ``GroupedWeight`` from codes ``[N, G, group]`` and parameters ``[N, G, 1]``."""
+    return GroupedWeight(
+        codes.to(torch.uint8).view(codes.shape[0], -1),
+        scales.squeeze(-1).contiguous(),
+        zeros.squeeze(-1).contiguous(),
+    )

@@ -1,0 +1,65 @@
+"""Registration with vLLM: model classes by name, and one configuration hook for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig, layered_config
+from river_vllm.errors import RiverError
+from river_vllm.models.architectures import ARCHITECTURES, PREFIX, river_architecture
+
+if TYPE_CHECKING:
+    from river_vllm.compat import VllmConfig
+
+
+def register_all() -> None:
+    """Tell vLLM's registry about every River class; idempotent, imports no model code."""
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    from river_vllm.engine_config import RiverConfigHook
+
+    for architecture in ARCHITECTURES:
+        name = PREFIX + architecture
+        if name not in MODELS_CONFIG_MAP:
+            ModelRegistry.register_model(name, f"river_vllm.models.classes:{name}")
+            MODELS_CONFIG_MAP[name] = RiverConfigHook
+
+
+def river_config_of(vllm_config: VllmConfig) -> RiverConfig:
+    """The river settings in force for an engine.
+
+    Raises:
+        RiverError: names the field, the value and what is allowed.
+    """
+    additional = vllm_config.additional_config
+    given = additional.get(CONFIG_KEY) if isinstance(additional, Mapping) else None
+    return layered_config(
+        getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None), given
+    )
+
+
+def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) -> dict[str, Any]:
+    """vLLM engine arguments with River's architecture and settings merged in.
+
+    Raises:
+        RiverError: the options already say something else in River's place.
+    """
+    from river_vllm.compat import checkpoint_architecture
+
+    overrides = options.get("hf_overrides") or {}
+    if not isinstance(overrides, Mapping):
+        raise RiverError("hf_overrides must be an object: River adds 'architectures' to it")
+    given = overrides.get("architectures")
+    architecture = given[0] if given else checkpoint_architecture(model, options)
+    additional = dict(options.get("additional_config") or {})
+    additional[CONFIG_KEY] = {
+        **(additional.get(CONFIG_KEY) or {}),
+        **config.model_dump(exclude_unset=True),
+    }
+    return {
+        **options,
+        "hf_overrides": {**overrides, "architectures": [river_architecture(architecture)]},
+        "additional_config": additional,
+    }

@@ -1,0 +1,94 @@
+"""What one request may say about the river, and how it travels to the worker.
+
+The front end resolves a request's ``river`` field against the defaults when the request
+arrives and stores the result in ``SamplingParams.extra_args``; the worker reads it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError
+
+EXTRA_ARGS_KEY = "river"
+"""River's key in ``SamplingParams.extra_args``."""
+
+
+class RiverField(BaseModel):
+    """The ``river`` field of a generating endpoint's body; omitted fields take the defaults."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    enabled: bool = Field(True, description="false: this request runs on the backbone alone")
+    threshold: float | None = Field(
+        None, ge=-1.0, le=1.0, description="exit once the similarity is above it; 1.0 never exits"
+    )
+    min_layers: int | None = Field(
+        None, ge=1, description="backbone layers that every token of this request runs"
+    )
+    trace: bool = Field(False, description="return the exit layer of each generated token")
+
+
+@dataclass(frozen=True, slots=True)
+class RiverSettings:
+    """A request's resolved settings."""
+
+    enabled: bool
+    threshold: float
+    min_layers: int
+
+    @classmethod
+    def from_config(cls, config: RiverConfig) -> RiverSettings:
+        """What holds for a request that says nothing."""
+        return cls(True, config.threshold, config.min_layers)
+
+    @property
+    def may_exit(self) -> bool:
+        """Whether any token of the request can leave the backbone."""
+        return self.enabled and self.threshold < 1.0
+
+    def as_extra_arg(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def resolve(field: RiverField, defaults: RiverSettings, num_layers: int) -> RiverSettings:
+    """``field`` with the defaults filled in.
+
+    Raises:
+        RiverError: ``min_layers`` is above the model's number of layers.
+    """
+    if field.min_layers is not None and field.min_layers > num_layers:
+        raise RiverError(
+            f"'min_layers' = {field.min_layers}: must be between 1 and {num_layers}, "
+            "the number of layers of this model"
+        )
+    return RiverSettings(
+        enabled=field.enabled and defaults.enabled,
+        threshold=defaults.threshold if field.threshold is None else field.threshold,
+        min_layers=defaults.min_layers if field.min_layers is None else field.min_layers,
+    )
+
+
+def settings_of(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:
+    """The settings a request carries, or the engine's defaults (requests made in Python).
+
+    Anything that is not a well-formed setting falls back to the backbone, which is always
+    correct: a worker must not fail a step because of one request's argument.
+    """
+    raw = (extra_args or {}).get(EXTRA_ARGS_KEY)
+    if raw is None:
+        return defaults
+    if not isinstance(raw, Mapping):
+        return RiverSettings(False, 1.0, defaults.min_layers)
+    enabled = raw.get("enabled", defaults.enabled)
+    threshold = raw.get("threshold", defaults.threshold)
+    min_layers = raw.get("min_layers", defaults.min_layers)
+    numbers = isinstance(threshold, int | float) and isinstance(min_layers, int)
+    if not isinstance(enabled, bool) or not numbers or not -1.0 <= threshold <= 1.0:
+        return RiverSettings(False, 1.0, defaults.min_layers)
+    return RiverSettings(enabled, float(threshold), max(1, min_layers))

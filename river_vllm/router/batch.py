@@ -1,0 +1,57 @@
+"""The rows of one step, grouped into what exits together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class ExitUnit:
+    """Contiguous rows that leave the backbone together.
+
+    A decode token is a unit of one row; under sequence-level prefill a prompt's chunk is one
+    unit. A row that belongs to no unit stays on the backbone.
+    """
+
+    start: int
+    stop: int
+    threshold: float
+    min_layers: int
+    forced: bool = False
+    """Leaves after exactly ``min_layers`` layers, whatever its similarity."""
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+class StepBatch:
+    """All units of one step, as arrays for the router.
+
+    Args:
+        num_rows: token rows of the step, padding not counted.
+        units: in row order, not overlapping.
+    """
+
+    def __init__(self, num_rows: int, units: list[ExitUnit]) -> None:
+        self.num_rows = num_rows
+        self.units = units
+        self.threshold: npt.NDArray[np.float32] = np.array(
+            [u.threshold for u in units], dtype=np.float32
+        )
+        self.min_layers: npt.NDArray[np.int32] = np.array(
+            [u.min_layers for u in units], dtype=np.int32
+        )
+        # tau = -1 admits every similarity there is, so nothing needs to be measured.
+        self.forced: npt.NDArray[np.bool_] = np.array(
+            [u.forced or u.threshold <= -1.0 for u in units], dtype=np.bool_
+        )
+        self.exit_layer: npt.NDArray[np.int32] = np.full(len(units), -1, dtype=np.int32)
+        """Backbone layers run before the exit, −1 where the unit has not left."""
+
+    @property
+    def covers_all_rows(self) -> bool:
+        return sum(u.rows for u in self.units) == self.num_rows

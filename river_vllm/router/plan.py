@@ -1,0 +1,41 @@
+"""The row plan: what every dual-precision linear reads to choose its weights."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+
+
+class Path(IntEnum):
+    """Where the rows of the current layer are."""
+
+    BACKBONE = 0
+    RIVER = 1
+    MIXED = 2
+
+
+class RowPlan:
+    """The path of each row in the layer that runs now; one object per model, changed in place.
+
+    Outside a step (warm-up, profiling, dummy runs) every row is on the backbone.
+    """
+
+    __slots__ = ("path", "river_rows")
+
+    def __init__(self) -> None:
+        self.path = Path.BACKBONE
+        self.river_rows: torch.Tensor | None = None
+        """Row indices on the river, int64 ``[rows]``; set where ``path`` is ``MIXED``."""
+
+    def reset(self) -> None:
+        self.path = Path.BACKBONE
+        self.river_rows = None
+
+    def all_river(self) -> None:
+        self.path = Path.RIVER
+        self.river_rows = None
+
+    def mixed(self, river_rows: torch.Tensor) -> None:
+        self.path = Path.MIXED
+        self.river_rows = river_rows

@@ -1,0 +1,147 @@
+"""The exit decision, between two decoder layers, for the rows of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from river_vllm.router.batch import StepBatch
+from river_vllm.router.plan import RowPlan
+from river_vllm.router.similarity import residual_stream, transition_similarity
+
+Agree = Callable[[torch.Tensor], torch.Tensor]
+"""Makes a float32 tensor the same on every tensor-parallel rank."""
+
+
+class Router:
+    """Moves rows from the backbone to the river as their state settles.
+
+    ``before_layer`` runs in a pre-hook of every decoder layer. It does nothing outside
+    ``step``, so warm-up and dummy runs stay on the backbone and are never counted.
+
+    Args:
+        num_layers: decoder layers L of the model.
+        plan: what the linears read.
+        scope: ``token`` lets each unit leave on its own similarity; ``batch`` lets all leave
+            together once every one of them would (the paper's minimum over the batch).
+        device: where the hidden states are.
+        agree: broadcast of the similarities from one tensor-parallel rank, so that a decision
+            is the same everywhere by construction.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        plan: RowPlan,
+        scope: Literal["token", "batch"] = "token",
+        device: torch.device | str = "cpu",
+        agree: Agree | None = None,
+    ) -> None:
+        self.num_layers = num_layers
+        self.plan = plan
+        self._batch_scope = scope == "batch"
+        self._device = torch.device(device)
+        self._agree = agree
+        self._batch: StepBatch | None = None
+        self._active: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
+        self._rows: torch.Tensor | None = None
+        self._lengths: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
+        self._before: torch.Tensor | None = None
+        self._first_exit = 0
+
+    @contextmanager
+    def step(self, batch: StepBatch) -> Iterator[StepBatch]:
+        """Route one forward pass; afterwards ``batch.exit_layer`` holds each unit's depth."""
+        self._batch = batch
+        self._track(batch, np.arange(len(batch.units)))
+        try:
+            yield batch
+            batch.exit_layer[batch.exit_layer < 0] = self.num_layers
+        finally:
+            self._batch = None
+            self._active = np.empty(0, dtype=np.intp)
+            self._before = None
+            self.plan.reset()
+
+    def before_layer(
+        self, layers_run: int, hidden: torch.Tensor, residual: torch.Tensor | None
+    ) -> None:
+        """Decide which rows leave after ``layers_run`` backbone layers.
+
+        Args:
+            layers_run: l, backbone layers that the rows have run; 0 before the first.
+            hidden, residual: what the layer is called with, ``[rows, hidden]``.
+        """
+        batch = self._batch
+        if batch is None or self._active.size == 0 or layers_run + 1 < self._first_exit:
+            return
+        active = self._active
+        ready = batch.min_layers[active] <= layers_run
+        leave = batch.forced[active] & ready
+        if not batch.forced[active].all():
+            stream = self._stream(hidden, residual)
+            if self._before is not None and ready.any():
+                settled = self._similarity(self._before, stream) > batch.threshold[active]
+                leave |= settled & ready
+            self._before = stream
+        if self._batch_scope and not leave.all():
+            return
+        if leave.any():
+            self._exit(batch, active[leave], active[~leave], layers_run)
+
+    def _stream(self, hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        if self._rows is None:
+            return residual_stream(hidden, residual)
+        rows = self._rows
+        return residual_stream(hidden[rows], None if residual is None else residual[rows])
+
+    def _similarity(
+        self, before: torch.Tensor, after: torch.Tensor
+    ) -> npt.NDArray[np.float32]:
+        """Per active unit: the minimum over its rows."""
+        values = transition_similarity(before, after)
+        if self._agree is not None:
+            values = self._agree(values)
+        similarity: npt.NDArray[np.float32] = values.cpu().numpy()
+        if similarity.size == self._lengths.size:
+            return similarity
+        starts = np.concatenate(([0], np.cumsum(self._lengths)[:-1]))
+        minimum: npt.NDArray[np.float32] = np.minimum.reduceat(similarity, starts)
+        return minimum
+
+    def _exit(
+        self,
+        batch: StepBatch,
+        leaving: npt.NDArray[np.intp],
+        staying: npt.NDArray[np.intp],
+        layers_run: int,
+    ) -> None:
+        batch.exit_layer[leaving] = layers_run
+        exited = np.flatnonzero(batch.exit_layer >= 0)
+        if self._before is not None and staying.size:
+            kept = np.isin(self._active, staying)
+            rows = np.flatnonzero(np.repeat(kept, self._lengths))
+            self._before = self._before[torch.from_numpy(rows).to(self._device)]
+        self._track(batch, staying)
+        if staying.size == 0 and batch.covers_all_rows:
+            self.plan.all_river()
+        else:
+            self.plan.mixed(self._row_index(batch, exited))
+
+    def _track(self, batch: StepBatch, active: npt.NDArray[np.intp]) -> None:
+        self._active = active
+        self._lengths = np.array([batch.units[u].rows for u in active], dtype=np.intp)
+        self._first_exit = int(batch.min_layers[active].min()) if active.size else 0
+        everything = int(self._lengths.sum()) == batch.num_rows
+        self._rows = None if everything else self._row_index(batch, active)
+
+    def _row_index(self, batch: StepBatch, units: npt.NDArray[np.intp]) -> torch.Tensor:
+        """Rows of ``units``, int64, in row order."""
+        spans = [np.arange(batch.units[u].start, batch.units[u].stop) for u in units]
+        rows = np.concatenate(spans) if spans else np.empty(0, dtype=np.int64)
+        return torch.from_numpy(rows).to(self._device)

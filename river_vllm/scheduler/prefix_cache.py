@@ -1,0 +1,61 @@
+"""Approximate K/V stays with the requests that allow it.
+
+vLLM finds reusable blocks by a hash over their tokens (``v1/core/kv_cache_utils.py``). Blocks that
+the river may have written get a hash of their own kind: only a request with the same settings
+computes it. Prompt blocks come from the backbone and stay shared by all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from river_vllm.config import RiverConfig
+from river_vllm.request import RiverSettings
+
+
+def isolate(
+    request: Any, settings: RiverSettings, config: RiverConfig, hash_block_size: int
+) -> None:
+    """Salt the block hashes of ``request`` from the first block that an exit may touch.
+
+    Args:
+        request: vLLM's scheduler request, not scheduled yet.
+        hash_block_size: tokens per hash.
+    """
+    if not settings.may_exit or request._block_hasher is None:
+        return
+    salt = (
+        f"river:{settings.threshold!r}:{settings.min_layers}:{config.scope}:{config.prefill}"
+    ).encode()
+    exact_tokens = request.num_prompt_tokens if config.prefill == "backbone" else 0
+    request._block_hasher = SaltedHasher(
+        request._block_hasher, salt, exact_tokens // hash_block_size
+    )
+    request.block_hashes.clear()
+    request.update_block_hashes()
+
+
+class SaltedHasher:
+    """A request's block hasher whose hashes differ from block ``exact_blocks`` on.
+
+    Holds no reference to the request (vLLM relies on reference counting to free it).
+    """
+
+    def __init__(
+        self, inner: Callable[[Any], list[bytes]], salt: bytes, exact_blocks: int
+    ) -> None:
+        self._inner = inner
+        self._salt = salt
+        self._exact_blocks = exact_blocks
+
+    def __call__(self, request: Any) -> list[bytes]:
+        done = len(request.block_hashes)
+        return [
+            self._salted(value) if done + i >= self._exact_blocks else value
+            for i, value in enumerate(self._inner(request))
+        ]
+
+    def _salted(self, value: bytes) -> bytes:
+        return hashlib.sha256(self._salt + value).digest()[: len(value)]

@@ -1,0 +1,31 @@
+"""River's worker on the CPU."""
+
+from __future__ import annotations
+
+# isort: off
+# vLLM asks for this import before any other of its worker (v1/worker/cpu_worker.py).
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+# isort: on
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from river_vllm.worker.mixin import RiverWorkerMixin
+from river_vllm.worker.runner import RiverRunnerMixin
+from river_vllm.worker.runner_v2 import river_runner_v2
+
+
+class RiverCPUModelRunner(RiverRunnerMixin, CPUModelRunner):
+    """vLLM's CPU runner (V1) with River's batch feed."""
+
+
+class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
+    """vLLM's CPU worker with River's runner."""
+
+    def init_device(self) -> None:
+        super().init_device()
+        # CPUWorker.init_device names its runner class; a subclass cannot choose another.
+        runner = self.model_runner
+        if type(runner) is CPUModelRunner:
+            runner.__class__ = RiverCPUModelRunner
+        else:
+            runner.__class__ = river_runner_v2(type(runner))

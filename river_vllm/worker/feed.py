@@ -1,0 +1,126 @@
+"""From a step's requests to the router's units, and back to one exit layer per request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from river_vllm.depths import signed_depth
+from river_vllm.request import RiverSettings
+from river_vllm.router.batch import ExitUnit, StepBatch
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRows:
+    """A request's rows in one step.
+
+    Attributes:
+        start: index of its first row.
+        count: its rows.
+        position: sequence position of its first row.
+        prompt: tokens of its prompt.
+        settings: what the request asked for.
+    """
+
+    request_id: str
+    start: int
+    count: int
+    position: int
+    prompt: int
+    settings: RiverSettings
+
+    @property
+    def prompt_rows(self) -> int:
+        """Rows that belong to the prompt; they come first."""
+        return min(self.count, max(0, self.prompt - self.position))
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where the rows of one request ended up among a step's units."""
+
+    rows: RequestRows
+    first_new: int
+    prompt_unit: int | None = None
+    generated_units: list[int | None] = field(default_factory=list)
+
+
+class BatchFeed:
+    """Tells the router what may leave, and remembers how deep every generated token ran.
+
+    A request that vLLM preempts is computed again from its start. Its generated tokens then take
+    the depths that they had the first time, so that its K/V and its answer stay the same.
+
+    Args:
+        num_layers: decoder layers L.
+        prefill: whether prompt rows may leave (``sequence``), and then together.
+    """
+
+    def __init__(self, num_layers: int, prefill: Literal["backbone", "sequence"]) -> None:
+        self._num_layers = num_layers
+        self._sequence_prefill = prefill == "sequence"
+        self._history: dict[str, list[int]] = {}
+        self._places: list[_Place] = []
+        self._batch: StepBatch | None = None
+
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """Drop what is kept for requests that have ended."""
+        for request_id in request_ids:
+            self._history.pop(request_id, None)
+
+    def begin(self, requests: list[RequestRows]) -> StepBatch:
+        """The units of a step; ``requests`` in row order."""
+        units: list[ExitUnit] = []
+        self._places = [self._place(rows, units) for rows in requests]
+        last = requests[-1] if requests else None
+        self._batch = StepBatch(last.start + last.count if last else 0, units)
+        return self._batch
+
+    def finish(self) -> dict[str, int]:
+        """After the forward pass: the signed depth of each request's last row."""
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return {}
+        return {p.rows.request_id: self._settle(p, batch) for p in self._places}
+
+    def _place(self, rows: RequestRows, units: list[ExitUnit]) -> _Place:
+        history = self._history.setdefault(rows.request_id, [])
+        settings = rows.settings
+        first_generated = rows.position + rows.prompt_rows - rows.prompt
+        place = _Place(rows, first_generated)
+        if rows.prompt_rows and settings.may_exit and self._sequence_prefill:
+            place.prompt_unit = len(units)
+            stop = rows.start + rows.prompt_rows
+            units.append(ExitUnit(rows.start, stop, settings.threshold, settings.min_layers))
+        for offset in range(rows.count - rows.prompt_rows):
+            row = rows.start + rows.prompt_rows + offset
+            index = first_generated + offset
+            unit = _unit(row, settings, history[index] if index < len(history) else None)
+            if unit is None or unit.min_layers >= self._num_layers:
+                place.generated_units.append(None)
+            else:
+                place.generated_units.append(len(units))
+                units.append(unit)
+        return place
+
+    def _settle(self, place: _Place, batch: StepBatch) -> int:
+        history = self._history.get(place.rows.request_id, [])
+        depth = self._depth(place.prompt_unit, batch)
+        for offset, unit in enumerate(place.generated_units):
+            depth = self._depth(unit, batch)
+            if place.first_new + offset >= len(history):
+                history.append(depth)
+        return signed_depth(depth, decode=bool(place.generated_units))
+
+    def _depth(self, unit: int | None, batch: StepBatch) -> int:
+        return self._num_layers if unit is None else int(batch.exit_layer[unit])
+
+
+def _unit(row: int, settings: RiverSettings, replay: int | None) -> ExitUnit | None:
+    """The unit of one generated token: its recorded depth, or its own decision."""
+    if replay is not None:
+        return ExitUnit(row, row + 1, -1.0, replay, forced=True)
+    if not settings.may_exit:
+        return None
+    return ExitUnit(row, row + 1, settings.threshold, settings.min_layers)
