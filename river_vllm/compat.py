@@ -27,6 +27,8 @@ from vllm.model_executor.models.registry import ModelRegistry
 from vllm.platforms import current_platform
 from vllm.scalar_type import scalar_types
 from vllm.transformers_utils.config import get_config
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 __all__ = [
     "Attention",
@@ -34,6 +36,7 @@ __all__ = [
     "MODELS_CONFIG_MAP",
     "LinearBase",
     "ModelRegistry",
+    "StatLoggerBase",
     "UnquantizedLinearMethod",
     "VerifyAndUpdateConfig",
     "VllmConfig",
@@ -41,6 +44,7 @@ __all__ = [
     "current_platform",
     "default_weight_loader",
     "get_current_vllm_config",
+    "get_prometheus_registry",
     "get_tensor_model_parallel_world_size",
     "get_tp_group",
     "init_logger",

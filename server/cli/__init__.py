@@ -1,0 +1,1 @@
+"""The ``river-vllm`` command."""

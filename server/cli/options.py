@@ -1,0 +1,100 @@
+"""River's options of ``serve``, and the settings that they amount to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any, get_args
+
+from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.errors import RiverError
+from server.telemetry.progress import STALL_SECONDS
+
+KEY_VARIABLES = ("RIVER_API_KEY", "VLLM_API_KEY")
+KEY_FILE_VARIABLE = "RIVER_API_KEY_FILE"
+
+_FIELDS = {
+    "threshold": "default exit threshold τ in [-1, 1]; 1.0 never exits",
+    "min_layers": "backbone layers that every token runs",
+    "prefill": "prompts on the backbone, or sequence-level exit",
+    "scope": "each token on its own, or the minimum over the batch",
+    "quantizer": "how the 4-bit weights are made",
+    "group_size": "input features that share one scale",
+    "kernel": "4-bit product: the fastest measured at load, torch's or vLLM's",
+}
+
+
+def add_river_options(parser: argparse.ArgumentParser) -> None:
+    """River's group in ``serve --help``."""
+    group = parser.add_argument_group("River", "the exit river")
+    defaults = RiverConfig()
+    for name, text in _FIELDS.items():
+        annotation = RiverConfig.model_fields[name].annotation
+        choices = get_args(annotation) or None
+        kind = type(choices[0]) if choices else annotation
+        group.add_argument(
+            f"--river-{name.replace('_', '-')}",
+            type=kind,
+            choices=choices,
+            default=None,
+            help=f"{text} (default: {getattr(defaults, name)})",
+        )
+    group.add_argument(
+        "--river-config", metavar="FILE", default=None, help="YAML or JSON file of River settings"
+    )
+    group.add_argument(
+        "--river-stall-seconds",
+        type=float,
+        default=STALL_SECONDS,
+        help="/ready turns 503 when work waits and no step has finished for this long",
+    )
+    group.add_argument(
+        "--river-open-metrics",
+        action="store_true",
+        help="/metrics needs no key even where other routes do",
+    )
+    group.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        default=None,
+        help=f"file with one API key per line (default: ${KEY_FILE_VARIABLE})",
+    )
+
+
+def river_config(args: argparse.Namespace) -> RiverConfig:
+    """The file's settings, then the command line's.
+
+    Raises:
+        RiverError: names the source, the field, the value and what is allowed.
+    """
+    if args.river_stall_seconds <= 0:
+        raise RiverError(f"--river-stall-seconds = {args.river_stall_seconds}: must be above 0")
+    path = args.river_config
+    config = RiverConfig() if path is None else parse_config(load_config_file(path), path)
+    given: dict[str, Any] = {
+        name: value
+        for name in _FIELDS
+        if (value := getattr(args, f"river_{name}")) is not None
+    }
+    return config.merged(given, "command line")
+
+
+def api_keys(args: argparse.Namespace) -> list[str]:
+    """Keys from the command line, a file, or the environment, in this order.
+
+    Raises:
+        RiverError: the file cannot be read, or holds no key.
+    """
+    if args.api_key:
+        return list(args.api_key)
+    path = args.api_key_file or os.environ.get(KEY_FILE_VARIABLE)
+    if path:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").split()
+        except OSError as error:
+            raise RiverError(f"API key file '{path}': {error.strerror or error}") from None
+        if not lines:
+            raise RiverError(f"API key file '{path}' holds no key")
+        return lines
+    return [key for name in KEY_VARIABLES if (key := os.environ.get(name))][:1]

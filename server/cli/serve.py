@@ -1,0 +1,141 @@
+"""``river-vllm serve``: vLLM's own server, its parser and its start-up, with River in force."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from river_vllm.errors import RiverError
+from server.cli.options import add_river_options, api_keys, river_config
+
+PLUGIN = "river"
+GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins", "vllm.stat_logger_plugins")
+VLLM_PLUGINS = ("lora_filesystem_resolver", "lora_hf_hub_resolver")
+"""vLLM's own plugins, which an allowlist would otherwise turn off."""
+AUTH_MIDDLEWARE = "server.http.auth.RiverAuthMiddleware"
+HOST = "127.0.0.1"
+ENVIRONMENT = {
+    # vLLM keeps one CPU core for its front end by default; on a small machine that is half.
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+    # GiB; without it vLLM's CPU build takes most of the machine's memory for the K/V cache.
+    "VLLM_CPU_KVCACHE_SPACE": "4",
+}
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Start the server and run it until it is told to stop."""
+    if not any(a in ("-h", "--help") or a.startswith("--help=") for a in argv):
+        prepare_environment()
+    args = parse(argv)
+    configure(args)
+    return run(args)
+
+
+def prepare_environment() -> None:
+    """Variables that vLLM reads at import; what the user has set stays.
+
+    Raises:
+        RiverError: vLLM is not installed, or would not load River's plugin.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    allowed = os.environ.get("VLLM_PLUGINS")
+    names = list(VLLM_PLUGINS) if allowed is None else [n for n in allowed.split(",") if n]
+    if PLUGIN not in names:
+        names.append(PLUGIN)
+    os.environ["VLLM_PLUGINS"] = ",".join(names)
+    check_plugins()
+
+
+def check_plugins() -> None:
+    """vLLM logs a plugin that fails to load and goes on without it; River does not.
+
+    Raises:
+        RiverError: says which entry point is missing or broken.
+    """
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise RiverError(
+            f"vLLM cannot be imported ({error}); install river-vllm with the extra "
+            "'cpu' or 'cuda'"
+        ) from error
+    for group in GROUPS:
+        found = [point for point in entry_points(group=group) if point.name == PLUGIN]
+        if not found:
+            raise RiverError(f"River is not active: no entry point '{PLUGIN}' in {group}")
+        try:
+            found[0].load()
+        except Exception as error:
+            raise RiverError(f"River is not active: {group} failed to load: {error}") from error
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse with vLLM's parser of ``vllm serve`` and River's options beside it."""
+    from server.cli.vllm_cli import FlexibleArgumentParser, make_arg_parser
+
+    parser = FlexibleArgumentParser(
+        prog="river-vllm serve",
+        description="Serve a model with River over the OpenAI API. Takes every option of vLLM's "
+        "own server; '--help=River', '--help=all' and '--help=GROUP' list them.",
+    )
+    make_arg_parser(parser)
+    add_river_options(parser)
+    parser.set_defaults(host=HOST)
+    args: argparse.Namespace = parser.parse_args(list(argv))
+    return args
+
+
+def configure(args: argparse.Namespace) -> None:
+    """Put River's architecture, settings and middleware into the arguments.
+
+    Raises:
+        RiverError: a setting is wrong; nothing has been started yet.
+    """
+    from river_vllm.registration import merge_engine_args
+
+    if args.model_tag is None:
+        raise RiverError("no model given: river-vllm serve MODEL")
+    args.model, args.model_tag = args.model_tag, None
+    args.api_key = api_keys(args)
+    options = dict(vars(args))
+    merged = merge_engine_args(args.model, river_config(args), options)
+    args.hf_overrides = merged["hf_overrides"]
+    args.additional_config = merged["additional_config"]
+    args.middleware = [*args.middleware, AUTH_MIDDLEWARE]
+
+
+def run(args: argparse.Namespace) -> int:
+    """vLLM's own start-up; a refusal is one line and exit status 1."""
+    from server.cli.vllm_cli import ServeSubcommand
+
+    command = ServeSubcommand()
+    try:
+        command.validate(args)
+        command.cmd(args)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        refusal = next((e for e in _causes(error) if isinstance(e, RiverError)), None)
+        if refusal is None:
+            raise
+        print(f"river-vllm: error: {refusal}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what pydantic wrapped in it, and what it was raised from."""
+    seen: list[BaseException] = [error]
+    while seen:
+        current = seen.pop()
+        yield current
+        details: Any = getattr(current, "errors", None)
+        if callable(details):
+            wrapped = [item.get("ctx", {}).get("error") for item in details()]
+            seen.extend(e for e in wrapped if isinstance(e, BaseException))
+        seen.extend(e for e in (current.__cause__,) if e is not None)

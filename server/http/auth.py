@@ -1,0 +1,62 @@
+"""One key for every route. vLLM guards only some prefixes, and answers without an error object."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from http import HTTPStatus
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.http.errors import error_response
+
+PUBLIC = frozenset({"/health", "/ready", "/version"})
+METRICS = "/metrics"
+
+
+class RiverAuthMiddleware:
+    """The outermost middleware of River's server (added through vLLM's ``--middleware``).
+
+    Without a key every route is open. It also refuses to start an app that River's plugin has
+    not reached: vLLM only logs a plugin that fails to load.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            if getattr(scope["app"].state, "river", None) is None:
+                raise RuntimeError("River is not active in this server: its plugin did not load")
+        elif not self._allowed(scope):
+            if scope["type"] == "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": 1008, "reason": "Unauthorized"})
+                return
+            await error_response(
+                "Missing or wrong API key: send 'Authorization: Bearer KEY'",
+                HTTPStatus.UNAUTHORIZED,
+            )(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    @staticmethod
+    def _allowed(scope: Scope) -> bool:
+        args = scope["app"].state.args
+        keys = [key for key in args.api_key or () if key]
+        if not keys or scope.get("method") == "OPTIONS":
+            return True
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path in PUBLIC or (path == METRICS and getattr(args, "river_open_metrics", False)):
+            return True
+        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return False
+        digest = _digest(given.strip())
+        # Every key is compared, so that the time tells nothing about which one was close.
+        return any([secrets.compare_digest(digest, _digest(key)) for key in keys])
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

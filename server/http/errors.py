@@ -1,0 +1,41 @@
+"""Errors in the shape of OpenAI's error object, as vLLM's own server writes them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from pydantic import BaseModel, ValidationError
+from starlette.responses import JSONResponse
+
+from river_vllm.config import describe_errors
+
+
+class FieldError(Exception):
+    """A request that is refused because of one field.
+
+    Args:
+        param: the field, dotted (``river.threshold``).
+        message: what is wrong with it, and what is allowed.
+    """
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+    @classmethod
+    def from_validation(
+        cls, error: ValidationError, prefix: str, model: type[BaseModel]
+    ) -> FieldError:
+        first = error.errors()[0]
+        param = ".".join([prefix, *(str(part) for part in first["loc"])])
+        return cls(param, f"{prefix}: {describe_errors(error, model)}")
+
+
+def error_response(
+    message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST, param: str | None = None
+) -> JSONResponse:
+    """OpenAI's error object with ``status``."""
+    kind = "".join(word.capitalize() for word in status.phrase.split()) + "Error"
+    body = {"message": message, "type": kind, "param": param, "code": int(status)}
+    headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
+    return JSONResponse({"error": body}, status_code=int(status), headers=headers)

@@ -1,0 +1,59 @@
+"""One HTTP request's river: what it asked for, and the exit layers of its choices."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from river_vllm.depths import Depths, ExitSummary, trace
+from river_vllm.request import RiverSettings
+
+
+@dataclass(slots=True)
+class RiverExchange:
+    """Carried by a context variable from the middleware to the engine client and back."""
+
+    settings: RiverSettings
+    num_layers: int
+    trace: bool = False
+    _calls: int = 0
+    _summary: ExitSummary = field(default_factory=ExitSummary)
+    _choices: dict[int, Depths] = field(default_factory=dict)
+
+    def next_call(self, choices: int) -> int:
+        """The index of the first choice of the next engine call.
+
+        One HTTP request is one call, or one for each prompt of a list, in their order.
+        """
+        first = self._calls
+        self._calls += choices
+        return first
+
+    def add(self, choice: int, depths: Depths) -> None:
+        """Take the exit layers of a finished choice."""
+        self._choices[choice] = depths
+        self._summary.add(depths)
+
+    def trace_of(self, choice: int) -> list[int]:
+        """One exit layer per token of a finished choice."""
+        depths = self._choices.get(choice)
+        return [] if depths is None else trace(depths)
+
+    def report(self) -> dict[str, Any]:
+        """The ``river`` object of the response."""
+        mean = self._summary.mean_exit_layer
+        return {
+            "enabled": self.settings.enabled,
+            "threshold": self.settings.threshold,
+            "num_layers": self.num_layers,
+            "tokens": self._summary.tokens,
+            "mean_exit_layer": None if mean is None else round(mean, 3),
+            "exit_layers": {
+                str(layer): count for layer, count in sorted(self._summary.layers.items())
+            },
+        }
+
+
+current_exchange: ContextVar[RiverExchange | None] = ContextVar("river_exchange", default=None)
+"""The exchange of the HTTP request that is being handled."""

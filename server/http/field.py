@@ -1,0 +1,70 @@
+"""The ``river`` field of a request body: taken out, checked, resolved against the defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from river_vllm.errors import RiverError
+from river_vllm.request import RiverField, resolve
+from server.http.errors import FieldError
+from server.http.exchange import RiverExchange
+from server.http.state import RiverState
+
+FIELD = "river"
+
+GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+"""Endpoints that take the field and report on it."""
+
+OTHERS = (
+    "/v1/chat/completions/batch",
+    "/v1/messages",
+    "/v1/systemone",
+    "/inference/v1/generate",
+    "/invocations",
+    "/generative_scoring",
+)
+"""Endpoints that generate with the server's defaults, and must not swallow the field."""
+
+
+def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverExchange | None:
+    """Remove ``river`` from ``body`` and return the request's exchange.
+
+    Returns:
+        None where the endpoint neither takes the field nor was given one.
+
+    Raises:
+        FieldError: names the field, the value and what is allowed.
+    """
+    xargs = body.get("vllm_xargs")
+    if isinstance(xargs, dict) and FIELD in xargs:
+        raise FieldError("vllm_xargs.river", "vllm_xargs: use the 'river' field of the body")
+    given = FIELD in body
+    raw = body.pop(FIELD, None)
+    if path not in GENERATING:
+        if given:
+            raise FieldError(
+                FIELD, f"'{FIELD}' is not taken by {path} (taken by: {', '.join(GENERATING)})"
+            )
+        return None
+    field = _parse(raw) if given else RiverField()
+    try:
+        settings = resolve(field, state.defaults, state.num_layers)
+    except RiverError as error:
+        raise FieldError(f"{FIELD}.min_layers", f"{FIELD}: {error}") from None
+    for option in ("background", "use_beam_search"):
+        if given and body.get(option):
+            raise FieldError(FIELD, f"'{FIELD}' cannot be combined with '{option}'")
+    return RiverExchange(settings, state.num_layers, field.trace)
+
+
+def _parse(raw: Any) -> RiverField:
+    if not isinstance(raw, dict):
+        raise FieldError(
+            FIELD, f"'{FIELD}' must be an object with {', '.join(RiverField.model_fields)}"
+        )
+    try:
+        return RiverField.model_validate(raw)
+    except ValidationError as error:
+        raise FieldError.from_validation(error, FIELD, RiverField) from None

@@ -1,0 +1,48 @@
+"""The API description with River's fields in vLLM's own schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from river_vllm.request import RiverField
+
+REQUESTS = ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest")
+RESPONSES = ("ChatCompletionResponse", "CompletionResponse", "ResponsesResponse")
+
+REPORT: dict[str, Any] = {
+    "type": "object",
+    "description": "How deep the tokens of this response ran.",
+    "properties": {
+        "enabled": {"type": "boolean"},
+        "threshold": {"type": "number"},
+        "num_layers": {"type": "integer", "description": "L: a token at L never exited"},
+        "tokens": {"type": "integer", "description": "tokens generated in decode steps"},
+        "mean_exit_layer": {"type": ["number", "null"]},
+        "exit_layers": {
+            "type": "object",
+            "description": "exit layer (backbone layers run) to number of tokens",
+            "additionalProperties": {"type": "integer"},
+        },
+    },
+}
+
+
+def describe_river(app: FastAPI) -> None:
+    """Extend ``app.openapi``; computed once, as FastAPI does."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = original()
+        components = schema.get("components", {}).get("schemas", {})
+        field = RiverField.model_json_schema()
+        for name in REQUESTS:
+            if name in components:
+                components[name].setdefault("properties", {})["river"] = field
+        for name in RESPONSES:
+            if name in components:
+                components[name].setdefault("properties", {})["river"] = REPORT
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,73 @@
+"""vLLM's endpoint plugin: River's routes and fields on vLLM's own OpenAI app."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from fastapi import FastAPI
+
+from river_vllm.compat import init_logger
+from river_vllm.models.architectures import PREFIX
+from river_vllm.registration import river_config_of
+from river_vllm.request import RiverSettings
+from server.http.middleware import RiverMiddleware
+from server.http.openapi import describe_river
+from server.http.routes import router
+from server.http.state import RiverState
+from server.http.tap import tap
+from server.telemetry.metrics import river_metrics
+from server.telemetry.progress import STALL_SECONDS, Progress
+from server.telemetry.steps import on_step
+
+logger = init_logger("vllm.river")
+
+
+class RiverEndpointPlugin:
+    """Loaded where ``VLLM_PLUGINS`` names ``river``; the same for both ways of serving."""
+
+    name = "river"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        app.include_router(router)
+        app.add_middleware(RiverMiddleware)
+        describe_river(app)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Ask the worker what is in force, and listen to the engine client.
+
+        Raises:
+            RuntimeError: the model is River's and its worker does not answer as River's.
+        """
+        state.river = None
+        if engine_client is None:
+            return
+        vllm_config = engine_client.vllm_config
+        if not (vllm_config.model_config.architecture or "").startswith(PREFIX):
+            logger.warning("River is installed, but this model is served without a river")
+            return
+        engine = await _engine_info(engine_client)
+        config = river_config_of(vllm_config)
+        progress = Progress(getattr(args, "river_stall_seconds", STALL_SECONDS))
+        state.river = RiverState(
+            model=vllm_config.model_config.model,
+            config=config,
+            engine=engine,
+            defaults=RiverSettings.from_config(config),
+            metrics=river_metrics(int(engine["num_layers"])),
+            progress=progress,
+            single_process=vllm_config.parallel_config._api_process_count == 1,
+        )
+        state.river.set_threshold(config.threshold)
+        on_step(progress)
+        tap(engine_client, state.river)
+        logger.info("River is active: %s", state.river.describe())
+
+
+async def _engine_info(engine_client: Any) -> dict[str, Any]:
+    try:
+        answers = await engine_client.collective_rpc("river_info")
+    except Exception as error:
+        raise RuntimeError(f"River is not active in the engine: {error}") from error
+    return dict(answers[0])

@@ -1,0 +1,48 @@
+"""What the HTTP side knows about the running engine, kept on ``app.state.river``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from river_vllm.config import RiverConfig
+from river_vllm.request import RiverSettings
+from server.telemetry.metrics import RiverMetrics
+from server.telemetry.progress import Progress
+
+
+@dataclass(slots=True)
+class RiverState:
+    """Defaults in force, and where the totals are."""
+
+    model: str
+    config: RiverConfig
+    engine: dict[str, Any]
+    """What the worker reports: layers, quantiser, kernels, memory."""
+    defaults: RiverSettings
+    metrics: RiverMetrics
+    progress: Progress
+    single_process: bool
+    """Whether this is the only API server process of the engine."""
+    _extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.engine["num_layers"])
+
+    def set_threshold(self, threshold: float) -> None:
+        """Change the default τ; requests that arrive from now on take it."""
+        self.defaults = replace(self.defaults, threshold=threshold)
+        self.metrics.set_threshold(threshold)
+
+    def describe(self) -> dict[str, Any]:
+        """The body of ``GET /river``."""
+        return {
+            "active": True,
+            "model": self.model,
+            "threshold": self.defaults.threshold,
+            "min_layers": self.defaults.min_layers,
+            "prefill": self.config.prefill,
+            "scope": self.config.scope,
+            **self.engine,
+        }

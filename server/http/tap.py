@@ -1,0 +1,73 @@
+"""The one place where River listens to vLLM's engine client.
+
+vLLM's front end has no hook for a request's parameters or outputs, so the client's ``generate``
+and its output processor's ``process_outputs`` are wrapped on the instance, when the server starts.
+Seams: ``v1/engine/async_llm.py`` ``AsyncLLM.generate``; ``v1/engine/output_processor.py``
+``OutputProcessor.process_outputs``. To be removed once an endpoint plugin can see them
+(https://github.com/vllm-project/vllm, ``plugins/endpoint_plugins``). Test: ``tests/server``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from river_vllm.request import EXTRA_ARGS_KEY
+from server.http.exchange import RiverExchange, current_exchange
+from server.http.state import RiverState
+
+
+def tap(engine_client: Any, state: RiverState) -> None:
+    """Give every request its river settings, collect exit layers, count tokens, note progress."""
+    _tap_generate(engine_client, state)
+    _tap_outputs(engine_client.output_processor, state)
+
+
+def _tap_generate(engine_client: Any, state: RiverState) -> None:
+    generate = engine_client.generate
+
+    def river_generate(
+        prompt: Any, sampling_params: Any, request_id: str, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        exchange = current_exchange.get()
+        settings = exchange.settings if exchange else state.defaults
+        extra = dict(sampling_params.extra_args or {})
+        extra[EXTRA_ARGS_KEY] = settings.as_extra_arg()
+        sampling_params.extra_args = extra
+        state.progress.arrival()
+        first = exchange.next_call(sampling_params.n) if exchange else 0
+        outputs = generate(prompt, sampling_params, request_id, **options)
+        return _collect(outputs, exchange, first)
+
+    engine_client.generate = river_generate
+
+
+async def _collect(
+    outputs: AsyncGenerator[Any, None], exchange: RiverExchange | None, first: int
+) -> AsyncGenerator[Any, None]:
+    async with aclosing(outputs):
+        async for output in outputs:
+            for choice in output.outputs:
+                depths, choice.routed_experts = choice.routed_experts, None
+                if depths is not None and exchange is not None:
+                    exchange.add(first + choice.index, depths)
+            yield output
+
+
+def _tap_outputs(processor: Any, state: RiverState) -> None:
+    process = processor.process_outputs
+
+    def river_process_outputs(engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
+        known = [o for o in engine_core_outputs if o.request_id in processor.request_states]
+        result = process(engine_core_outputs, *args, **kwargs)
+        state.progress.step()
+        for output in known:
+            # A stop string trims new_token_ids in place, so tokens past it are not counted.
+            depths = output.routed_experts
+            if depths is not None:
+                state.metrics.observe(depths[: len(output.new_token_ids)])
+        return result
+
+    processor.process_outputs = river_process_outputs
+    state.progress.watch(processor.has_unfinished_requests)

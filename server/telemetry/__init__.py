@@ -1,0 +1,1 @@
+"""Counters and progress of the engine as the front end sees them."""

@@ -1,0 +1,94 @@
+"""River's Prometheus metrics: every decode token once, where vLLM counts its own tokens."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from river_vllm.compat import get_prometheus_registry
+from river_vllm.depths import Depths, ExitSummary
+
+
+class RiverMetrics:
+    """Counters over decode tokens; a prompt's first token comes out of its prefill.
+
+    Args:
+        num_layers: L, the depth of a token that never left the backbone.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        self._num_layers = num_layers
+        self._depth = Histogram(
+            "river_exit_layer",
+            "Backbone layers run by each decode token.",
+            buckets=[float(layer) for layer in range(1, num_layers + 1)],
+        )
+        tokens = Counter(
+            "river_tokens", "Decode tokens, by the path on which they finished.", ["path"]
+        )
+        self._on_backbone = tokens.labels(path="backbone")
+        self._on_river = tokens.labels(path="river")
+        self._run = Counter("river_backbone_layers", "Backbone layers run by decode tokens.")
+        self._skipped = Counter(
+            "river_skipped_layers", "Layers that decode tokens ran in 4 bit instead."
+        )
+        self._threshold = Gauge(
+            "river_threshold", "Default exit threshold.", multiprocess_mode="mostrecent"
+        )
+
+    def set_threshold(self, threshold: float) -> None:
+        self._threshold.set(threshold)
+
+    def observe(self, depths: Depths) -> None:
+        """Count the decode tokens among ``depths`` (signed, see ``river_vllm.depths``)."""
+        summary = ExitSummary()
+        summary.add(depths)
+        for layer, count in summary.layers.items():
+            for _ in range(count):
+                self._depth.observe(layer)
+            path = self._on_backbone if layer == self._num_layers else self._on_river
+            path.inc(count)
+            self._run.inc(layer * count)
+            self._skipped.inc((self._num_layers - layer) * count)
+
+    def totals(self) -> dict[str, Any]:
+        """The body of ``GET /river/stats``, read back from the metrics themselves."""
+        samples = _samples()
+        layers: dict[str, int] = {}
+        below = 0
+        for layer in range(1, self._num_layers + 1):
+            upto = int(samples.get(("river_exit_layer_bucket", f"{float(layer)}"), 0))
+            if upto > below:
+                layers[str(layer)] = upto - below
+            below = max(below, upto)
+        backbone = int(samples.get(("river_tokens_total", "backbone"), 0))
+        river = int(samples.get(("river_tokens_total", "river"), 0))
+        run = int(samples.get(("river_backbone_layers_total", ""), 0))
+        tokens = backbone + river
+        return {
+            "num_layers": self._num_layers,
+            "tokens": tokens,
+            "tokens_by_path": {"backbone": backbone, "river": river},
+            "backbone_layers": run,
+            "skipped_layers": int(samples.get(("river_skipped_layers_total", ""), 0)),
+            "mean_exit_layer": round(run / tokens, 3) if tokens else None,
+            "exit_layers": layers,
+        }
+
+
+@cache
+def river_metrics(num_layers: int) -> RiverMetrics:
+    """The process's metrics; Prometheus allows each name once."""
+    return RiverMetrics(num_layers)
+
+
+def _samples() -> dict[tuple[str, str], float]:
+    """River's samples by name and label, over all API server processes."""
+    return {
+        (sample.name, sample.labels.get("le") or sample.labels.get("path") or ""): sample.value
+        for metric in get_prometheus_registry().collect()
+        if metric.name.startswith("river_")
+        for sample in metric.samples
+    }
