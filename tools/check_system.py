@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Check for what vLLM's CPU build needs of the system and no Python package brings.
+
+Without ``libnuma`` vLLM imports, but its kernels are silently missing; without a C++ compiler
+``torch.compile`` fails once a model is loaded. Both are cheaper to learn before the installation.
+
+Exit status: 1 without ``libnuma`` on Linux; a missing compiler is reported only, because a server
+that does not compile (``--enforce-eager``) works without it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+
+LIBNUMA = "libnuma.so.1"
+COMPILERS = ("g++", "clang++", "c++")
+
+
+def loads(library: str) -> bool:
+    """Whether the dynamic loader finds ``library``."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler where torch looks for one."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS))
+
+
+def main() -> int:
+    """Command line entry."""
+    if not has_compiler():
+        print(
+            "warning: no C++ compiler (Debian, Ubuntu: apt-get install g++); "
+            "until there is one, serve with --enforce-eager",
+            file=sys.stderr,
+        )
+    if sys.platform == "linux" and not loads(LIBNUMA):
+        print(
+            f"error: vLLM's CPU kernels need {LIBNUMA} (Debian, Ubuntu: apt-get install libnuma1; "
+            "Fedora: dnf install numactl-libs)",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

