@@ -1,0 +1,121 @@
+# syntax=docker/dockerfile:1.17@sha256:38387523653efa0039f8e1c89bb74a30504e76ee9f565e25c9a09841f9427b05
+# River in three images:
+#   docker build --target cpu    -t river-vllm:cpu .      vLLM's CPU build
+#   docker build --target cuda   -t river-vllm:cuda .     vLLM's CUDA build
+#   docker build --target client -t river-vllm:client .   the load test alone, without vLLM
+ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3
+ARG CUDA_IMAGE=nvidia/cuda:13.0.2-devel-ubuntu24.04@sha256:5dc1bca23d05bd37b011be68ec470c03b403a5da07ec3a86e41af9470e9d0cc6
+
+# ---- what every image copies -------------------------------------------------------------------
+FROM scratch AS source
+COPY pyproject.toml README.md LICENSE /
+COPY river_vllm /river_vllm
+COPY server /server
+COPY tools/install.py /tools/install.py
+
+# ---- environments ------------------------------------------------------------------------------
+FROM ${PYTHON_IMAGE} AS build-cpu
+WORKDIR /src
+COPY --from=source / ./
+# install.py keeps the CUDA builds of torchaudio and torchcodec out and ends with an import of
+# vLLM. It installs River as a link to /src; the second pip puts a copy in its place.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv /opt/river/venv \
+    && /opt/river/venv/bin/python tools/install.py --extras cpu \
+    && /opt/river/venv/bin/python -m pip install --no-deps --force-reinstall .
+
+FROM ${CUDA_IMAGE} AS base-cuda
+# The devel image has nvcc and a C++ compiler, which FlashInfer and Triton call when they compile
+# kernels for the GPU at hand; python3-dev has the headers that Triton's launcher includes.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 python3-dev python3-venv libnuma1 \
+    && rm -rf /var/lib/apt/lists/*
+
+FROM base-cuda AS build-cuda
+WORKDIR /src
+COPY --from=source / ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /opt/river/venv \
+    && /opt/river/venv/bin/python tools/install.py --extras cuda \
+    && /opt/river/venv/bin/python -m pip install --no-deps --force-reinstall .
+
+FROM ${PYTHON_IMAGE} AS build-client
+WORKDIR /src
+COPY --from=source / ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv /opt/river/venv \
+    && /opt/river/venv/bin/python -m pip install '.[bench]'
+
+# ---- images ------------------------------------------------------------------------------------
+FROM ${PYTHON_IMAGE} AS client
+RUN groupadd --gid 10001 river \
+    && useradd --uid 10001 --gid river --no-create-home --home-dir /results river \
+    && install --directory --owner=river --group=river /results
+COPY --from=build-client /opt/river/venv /opt/river/venv
+ENV PATH=/opt/river/venv/bin:$PATH \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+VOLUME ["/results"]
+WORKDIR /results
+HEALTHCHECK NONE
+ENTRYPOINT ["river-vllm", "bench"]
+CMD ["--help"]
+
+FROM base-cuda AS cuda
+RUN groupadd --gid 10001 river \
+    && useradd --uid 10001 --gid river --no-create-home --home-dir /var/cache/river river \
+    && install --directory --owner=river --group=river /models /var/cache/river
+COPY --from=build-cuda /opt/river/venv /opt/river/venv
+COPY deploy/image/ /opt/river/
+ENV PATH=/opt/river/venv/bin:$PATH \
+    HOME=/var/cache/river \
+    XDG_CACHE_HOME=/var/cache/river \
+    HF_HOME=/models/huggingface \
+    VLLM_CACHE_ROOT=/var/cache/river/vllm \
+    TORCHINDUCTOR_CACHE_DIR=/var/cache/river/inductor \
+    TRITON_CACHE_DIR=/var/cache/river/triton \
+    VLLM_NO_USAGE_STATS=1 \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 10001:10001
+VOLUME ["/models", "/var/cache/river"]
+WORKDIR /var/cache/river
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# Failures within the start period do not count: loading and packing a model takes minutes.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=20m --retries=4 \
+    CMD ["python", "/opt/river/healthcheck.py"]
+ENTRYPOINT ["river-vllm", "serve"]
+CMD ["--help"]
+
+FROM ${PYTHON_IMAGE} AS cpu
+# g++ is what torch.compile calls on the CPU, libnuma what vLLM binds its threads with.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ libnuma1 \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 10001 river \
+    && useradd --uid 10001 --gid river --no-create-home --home-dir /var/cache/river river \
+    && install --directory --owner=river --group=river /models /var/cache/river
+COPY --from=build-cpu /opt/river/venv /opt/river/venv
+COPY deploy/image/ /opt/river/
+ENV PATH=/opt/river/venv/bin:$PATH \
+    HOME=/var/cache/river \
+    XDG_CACHE_HOME=/var/cache/river \
+    HF_HOME=/models/huggingface \
+    VLLM_CACHE_ROOT=/var/cache/river/vllm \
+    TORCHINDUCTOR_CACHE_DIR=/var/cache/river/inductor \
+    VLLM_NO_USAGE_STATS=1 \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+VOLUME ["/models", "/var/cache/river"]
+WORKDIR /var/cache/river
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=10s --start-period=20m --retries=4 \
+    CMD ["python", "/opt/river/healthcheck.py"]
+ENTRYPOINT ["river-vllm", "serve"]
+CMD ["--help"]
