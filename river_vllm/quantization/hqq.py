@@ -52,8 +52,10 @@ def _optimise(weight: torch.Tensor, group_size: int, whole_zeros: bool) -> Group
             break
         best = torch.where(better, zeros, best)
         best_error = torch.where(better, error, best_error)
-        zeros = zeros + drift
+        # A group stops where it stops improving, whatever its neighbours in the block do.
+        moved = zeros + drift
         if whole_zeros:
-            zeros = zeros.round().clamp_(0, LEVELS)
+            moved = moved.round().clamp_(0, LEVELS)
+        zeros = torch.where(better, moved, zeros)
     codes = torch.add(target, best, out=scratch).round_().clamp_(0, LEVELS)
     return finish(codes, scales, best)

@@ -1,0 +1,59 @@
+"""Engines and the server are started once and shared by every test that asks for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The scheduler runs in the test process, so that every request is queued before the first step
+# and two engines see the same batches; reading K/V sends functions to the worker.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from tests.support import checkpoints, engines  # noqa: E402
+from tests.support.server import RiverServer  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    return checkpoints.smollm2()
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.tiny_qwen2(tmp_path_factory.mktemp("tiny-qwen2"))
+
+
+@pytest.fixture(scope="session")
+def stock_smollm2(smollm2: Path) -> Any:
+    return engines.stock_engine(smollm2)
+
+
+@pytest.fixture(scope="session")
+def river_smollm2(smollm2: Path) -> Any:
+    return engines.river_engine(smollm2, max_logprobs=64, logprobs_mode="raw_logits")
+
+
+@pytest.fixture(scope="session")
+def stock_qwen2(tiny_qwen2: Path) -> Any:
+    return engines.stock_engine(tiny_qwen2)
+
+
+@pytest.fixture(scope="session")
+def river_qwen2(tiny_qwen2: Path) -> Any:
+    return engines.river_engine(tiny_qwen2, max_logprobs=64, logprobs_mode="raw_logits")
+
+
+@pytest.fixture(scope="session")
+def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
+    """River's own server on SmolLM2."""
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with RiverServer(smollm2, log) as running:
+        yield running

@@ -1,0 +1,1 @@
+"""What tests share: checkpoints, engines, a plain reference, a server process."""

@@ -1,0 +1,87 @@
+"""vLLM engines for tests: the scheduler in this process, so that every step is reproducible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from river_vllm import RiverConfig, engine_args
+from river_vllm.depths import trace
+
+COMMON: dict[str, Any] = {
+    "max_model_len": 512,
+    "block_size": 32,
+    "max_num_seqs": 16,
+    "kv_cache_memory_bytes": 256 << 20,
+    "seed": 0,
+    "enforce_eager": True,
+    "disable_log_stats": True,
+}
+"""The same settings for stock vLLM and for River."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One request's answer."""
+
+    tokens: list[int]
+    text: str
+    exit_layers: list[int]
+    """One per token; the first comes out of the prefill. Empty from stock vLLM."""
+    decode_tokens: int
+    logprobs: list[dict[int, float]]
+
+
+def stock_engine(model: Path, **options: Any) -> Any:
+    from vllm import LLM
+
+    return LLM(str(model), **{**COMMON, **options})
+
+
+def river_engine(model: Path, config: RiverConfig | None = None, **options: Any) -> Any:
+    from vllm import LLM
+
+    return LLM(str(model), **engine_args(str(model), config, **{**COMMON, **options}))
+
+
+def greedy(tokens: int = 64, river: dict[str, Any] | None = None, **options: Any) -> Any:
+    """Greedy sampling parameters; ``river`` as a request would bring it."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=tokens,
+        ignore_eos=True,
+        extra_args=None if river is None else {"river": river},
+        **options,
+    )
+
+
+def generate(engine: Any, prompts: Sequence[Any], params: Any) -> list[Generated]:
+    """Run ``prompts`` as one batch; all requests are queued before the first step."""
+    outputs = engine.generate(list(prompts), params, use_tqdm=False)
+    return [_generated(output.outputs[0]) for output in outputs]
+
+
+def generate_alone(engine: Any, prompts: Sequence[Any], params: Any) -> list[Generated]:
+    """Run each prompt in a batch of its own."""
+    return [generate(engine, [prompt], params)[0] for prompt in prompts]
+
+
+def _generated(choice: Any) -> Generated:
+    depths = choice.routed_experts
+    depths = np.empty(0, dtype=np.int16) if depths is None else depths
+    return Generated(
+        list(choice.token_ids),
+        choice.text,
+        trace(depths),
+        int((depths > 0).sum()),
+        [
+            {token: entry.logprob for token, entry in step.items()}
+            for step in choice.logprobs or ()
+        ],
+    )
