@@ -1,0 +1,87 @@
+"""The two programs that the image adds: its health check and the "vllm" of charts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.files import DEPLOY
+
+HEALTHCHECK = DEPLOY / "image" / "healthcheck.py"
+DROP_IN = DEPLOY / "image" / "drop-in" / "vllm"
+
+
+class Ready(BaseHTTPRequestHandler):
+    """Answers its path's last part as the status."""
+
+    def do_GET(self) -> None:
+        body = b'{"stalled": 130}'
+        self.send_response(int(self.path.rsplit("/", 1)[-1]))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Ready) as http:
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def check(url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", str(HEALTHCHECK)],
+        env={"PATH": "", "RIVER_HEALTH_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_ready_server_is_healthy(server: str) -> None:
+    done = check(f"{server}/200")
+    assert (done.returncode, done.stdout.strip()) == (0, '{"stalled": 130}')
+
+
+def test_unready_server_is_unhealthy_and_says_why(server: str) -> None:
+    done = check(f"{server}/503")
+    assert done.returncode == 1
+    assert "HTTP 503" in done.stdout
+    assert "stalled" in done.stdout
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/ready", "no address", "ftp://127.0.0.1:9/x"])
+def test_no_answer_is_unhealthy_without_a_traceback(url: str) -> None:
+    done = check(url)
+    assert done.returncode == 1
+    assert url in done.stdout
+    assert done.stderr == ""
+
+
+def test_vllm_of_charts_is_rivers_command(tmp_path: Path) -> None:
+    river = tmp_path / "river-vllm"
+    river.write_text('#!/bin/sh\necho "$$"\nfor word; do echo "<$word>"; done\nexit 7\n')
+    river.chmod(0o755)
+    process = subprocess.Popen(
+        [str(DROP_IN), "serve", "a model", "--x={}"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 7
+    # The same process: signals reach the server, not a shell in front of it.
+    assert output.splitlines() == [str(process.pid), "<serve>", "<a model>", "<--x={}>"]
