@@ -1,0 +1,1 @@
+"""``river-vllm bench compare A B``: the same prompts to two endpoints, in turn."""

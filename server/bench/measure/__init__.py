@@ -1,0 +1,1 @@
+"""Figures from records: pure arithmetic, no clock and no network."""
