@@ -55,5 +55,6 @@ def river_qwen2(tiny_qwen2: Path) -> Any:
 def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
     """River's own server on SmolLM2."""
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    with RiverServer(smollm2, log) as running:
+    options = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    with RiverServer(smollm2, log, options) as running:
         yield running

@@ -8,7 +8,7 @@ from typing import Any
 from server.http.exchange import RiverExchange
 
 DONE = b"data: [DONE]"
-_FINISHED_RESPONSES = (b'"response.completed"', b'"response.incomplete"')
+_FINISHED_RESPONSES = (b"event: response.completed", b"event: response.incomplete")
 
 
 def add_to_json(body: bytes, exchange: RiverExchange) -> bytes:
@@ -74,7 +74,7 @@ class StreamReport:
     def _responses_event(self, event: bytes) -> bytes:
         """The Responses API ends with an event of its own that holds the whole response."""
         name, _, data = event.partition(b"\n")
-        if not any(kind in data[:200] for kind in _FINISHED_RESPONSES):
+        if name.strip() not in _FINISHED_RESPONSES:
             return event
         payload = _payload(data)
         if payload is None or not isinstance(payload.get("response"), dict):

@@ -1,0 +1,295 @@
+"""An hour of a user with the official ``openai`` client."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.server import NAME, RiverServer
+
+pytestmark = pytest.mark.engine
+
+ASK = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+        "strict": True,
+    },
+}
+
+
+def _river(**fields: Any) -> dict[str, Any]:
+    return {"river": fields}
+
+
+def _check(report: dict[str, Any], completion_tokens: int, choices: int = 1) -> None:
+    """The report adds up: one token of each choice comes out of the prefill."""
+    assert report["num_layers"] == 30
+    assert report["tokens"] == completion_tokens - choices
+    assert sum(report["exit_layers"].values()) == report["tokens"]
+    layers = sum(int(layer) * count for layer, count in report["exit_layers"].items())
+    assert report["mean_exit_layer"] == pytest.approx(layers / report["tokens"], abs=1e-3)
+
+
+def test_chat(server: RiverServer) -> None:
+    answer = server.openai().chat.completions.create(
+        model=NAME,
+        messages=ASK,
+        max_tokens=24,
+        temperature=0,
+        extra_body=_river(threshold=0.9, trace=True),
+    )
+    assert "Paris" in answer.choices[0].message.content
+    _check(answer.river, answer.usage.completion_tokens)
+    assert answer.river["threshold"] == 0.9
+    assert answer.river["mean_exit_layer"] < 10
+    trace = answer.choices[0].river_trace
+    assert len(trace) == answer.usage.completion_tokens
+    assert trace[0] == 30
+
+
+def test_without_the_field_the_defaults_hold(server: RiverServer) -> None:
+    answer = server.openai().chat.completions.create(model=NAME, messages=ASK, max_tokens=8)
+    assert answer.river["enabled"] is True
+    assert answer.river["threshold"] == server.get("/river").json()["threshold"]
+    assert not hasattr(answer.choices[0], "river_trace")
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_stream(server: RiverServer, usage: bool) -> None:
+    """The report is in the last chunk and in no other; tokens arrive one by one before it."""
+    chunks = list(
+        server.openai().chat.completions.create(
+            model=NAME,
+            messages=ASK,
+            max_tokens=12,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True} if usage else None,
+            extra_body=_river(threshold=0.9, trace=True),
+        )
+    )
+    reports = [getattr(chunk, "river", None) for chunk in chunks]
+    assert all(report is None for report in reports[:-1])
+    texts = [c.choices[0].delta.content for c in chunks if c.choices]
+    assert "Paris" in "".join(text or "" for text in texts)
+    finish = next(c.choices[0] for c in chunks if c.choices and c.choices[0].finish_reason)
+    _check(reports[-1], len(finish.river_trace))
+    assert (chunks[-1].choices == []) is usage
+    assert len(chunks) >= len(finish.river_trace)
+
+
+def test_stream_equals_plain(server: RiverServer) -> None:
+    request: dict[str, Any] = {
+        "model": NAME,
+        "prompt": "The three primary colours are",
+        "max_tokens": 20,
+        "temperature": 0,
+        "extra_body": _river(threshold=0.9, trace=True),
+    }
+    client = server.openai()
+    plain = client.completions.create(**request)
+    chunks = list(client.completions.create(**request, stream=True))
+    assert "".join(c.choices[0].text for c in chunks) == plain.choices[0].text
+    assert chunks[-1].choices[0].river_trace == plain.choices[0].river_trace
+    assert chunks[-1].river == plain.river
+
+
+def test_completions_with_two_prompts_and_two_choices(server: RiverServer) -> None:
+    answer = server.openai().completions.create(
+        model=NAME,
+        prompt=["One, two,", "Red, green,"],
+        max_tokens=9,
+        n=2,
+        temperature=0.8,
+        seed=1,
+        extra_body={**_river(threshold=-1.0, min_layers=4, trace=True), "ignore_eos": True},
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    for choice in answer.choices:
+        assert choice.river_trace == [30] + [4] * 8
+    assert answer.river["exit_layers"] == {"4": 32}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_n_is_two(server: RiverServer, stream: bool) -> None:
+    request: dict[str, Any] = {
+        "model": NAME,
+        "messages": ASK,
+        "max_tokens": 10,
+        "n": 2,
+        "temperature": 0.7,
+        "seed": 3,
+        "extra_body": {**_river(threshold=0.9, trace=True), "ignore_eos": True},
+    }
+    client = server.openai()
+    if stream:
+        chunks = list(client.chat.completions.create(**request, stream=True))
+        traces = {
+            choice.index: choice.river_trace
+            for chunk in chunks
+            for choice in chunk.choices
+            if choice.finish_reason
+        }
+        report = chunks[-1].river
+    else:
+        answer = client.chat.completions.create(**request)
+        traces = {choice.index: choice.river_trace for choice in answer.choices}
+        report = answer.river
+    assert sorted(traces) == [0, 1]
+    assert all(len(trace) == 10 for trace in traces.values())
+    _check(report, completion_tokens=20, choices=2)
+
+
+def test_responses(server: RiverServer) -> None:
+    answer = server.openai().responses.create(
+        model=NAME,
+        input="What is the capital of France?",
+        max_output_tokens=16,
+        temperature=0,
+        extra_body=_river(threshold=0.9, trace=True),
+    )
+    assert "Paris" in answer.output_text
+    _check(answer.river, answer.usage.output_tokens)
+    assert len(answer.river_trace) == answer.usage.output_tokens
+
+
+def test_responses_stream(server: RiverServer) -> None:
+    events = list(
+        server.openai().responses.create(
+            model=NAME,
+            input="What is the capital of France?",
+            max_output_tokens=16,
+            temperature=0,
+            stream=True,
+            extra_body=_river(threshold=0.9),
+        )
+    )
+    last = events[-1]
+    assert last.type in ("response.completed", "response.incomplete")
+    assert last.river == last.response.river
+    _check(last.river, last.response.usage.output_tokens)
+
+
+def test_logprobs(server: RiverServer) -> None:
+    answer = server.openai().chat.completions.create(
+        model=NAME,
+        messages=ASK,
+        max_tokens=6,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=3,
+        extra_body=_river(threshold=0.9),
+    )
+    content = answer.choices[0].logprobs.content
+    assert len(content) == answer.usage.completion_tokens
+    for entry in content:
+        best = max(entry.top_logprobs, key=lambda top: top.logprob)
+        assert best.token == entry.token
+        assert entry.logprob <= 0
+
+
+def test_structured_output(server: RiverServer) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 12}, "big": {"type": "boolean"}},
+        "required": ["city", "big"],
+        "additionalProperties": False,
+    }
+    answer = server.openai().chat.completions.create(
+        model=NAME,
+        messages=ASK,
+        max_tokens=64,
+        temperature=0,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "city", "schema": schema, "strict": True},
+        },
+        extra_body=_river(threshold=0.9),
+    )
+    value = json.loads(answer.choices[0].message.content)
+    assert isinstance(value["city"], str) and isinstance(value["big"], bool)
+    assert answer.river["mean_exit_layer"] < 30
+
+
+def test_tools(server: RiverServer) -> None:
+    answer = server.openai().chat.completions.create(
+        model=NAME,
+        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+        tools=[WEATHER],
+        tool_choice={"type": "function", "function": {"name": "get_weather"}},
+        max_tokens=48,
+        temperature=0,
+        extra_body=_river(threshold=0.9),
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == "get_weather"
+    assert isinstance(json.loads(call.function.arguments)["city"], str)
+    assert sum(answer.river["exit_layers"].values()) == answer.usage.completion_tokens - 1
+
+
+def test_two_clients_with_their_own_thresholds(server: RiverServer) -> None:
+    """At once, in the same batches: each gets its own depths."""
+    reports: dict[float, Any] = {}
+
+    def ask(threshold: float) -> None:
+        answer = server.openai().chat.completions.create(
+            model=NAME,
+            messages=ASK,
+            max_tokens=48,
+            temperature=0,
+            extra_body={**_river(threshold=threshold), "ignore_eos": True},
+        )
+        reports[threshold] = answer.river
+
+    threads = [threading.Thread(target=ask, args=(tau,)) for tau in (-1.0, 0.99, 1.0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert reports[-1.0]["exit_layers"] == {"1": 47}
+    assert reports[1.0]["exit_layers"] == {"30": 47}
+    assert 1 < reports[0.99]["mean_exit_layer"] < 30
+
+
+def test_disconnect_in_mid_stream(server: RiverServer) -> None:
+    """The engine forgets the request, and the next one is answered as if nothing had been."""
+    body = {
+        "model": NAME,
+        "messages": ASK,
+        "max_tokens": 900,
+        "stream": True,
+        "ignore_eos": True,
+        "river": {"threshold": 0.9},
+    }
+    url = server.url + "/v1/chat/completions"
+    with httpx.stream("POST", url, json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        for _ in range(8):
+            next(lines)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _running(server):
+        time.sleep(0.2)
+    assert _running(server) == 0
+    test_chat(server)
+
+
+def _running(server: RiverServer) -> float:
+    return sum(
+        value
+        for name, value in server.metrics().items()
+        if name.startswith(("vllm:num_requests_running", "vllm:num_requests_waiting{"))
+    )

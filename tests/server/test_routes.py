@@ -1,0 +1,132 @@
+"""River's own routes, and metrics that count every decode token once."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.server import NAME, RiverServer
+
+pytestmark = pytest.mark.engine
+
+PROMPT = {"model": NAME, "prompt": "Count: one, two, three,", "temperature": 0}
+
+
+def test_describe(server: RiverServer) -> None:
+    river = server.get("/river").json()
+    assert river["active"] is True
+    assert river["num_layers"] == 30
+    assert river["quantizer"] == "hqq"
+    assert river["kernels"] == ["torch"]
+    assert river["group_sizes"] == [64, 128], "SmolLM2's 576 features take groups of 64"
+    assert river["river_bytes"] > 50 << 20
+
+
+def test_patch_changes_the_default_for_what_comes_after(server: RiverServer) -> None:
+    before = server.get("/river").json()["threshold"]
+    try:
+        response = httpx.patch(server.url + "/river", json={"threshold": -1.0})
+        assert response.status_code == 200
+        assert response.json()["threshold"] == -1.0
+        assert server.metrics()["river_threshold"] == -1.0
+        answer = server.post("/v1/completions", {**PROMPT, "max_tokens": 8}).json()
+        assert answer["river"]["exit_layers"] == {"1": answer["usage"]["completion_tokens"] - 1}
+        own = {**PROMPT, "max_tokens": 8, "river": {"threshold": 1.0}}
+        answer = server.post("/v1/completions", own).json()
+        assert set(answer["river"]["exit_layers"]) == {"30"}
+    finally:
+        httpx.patch(server.url + "/river", json={"threshold": before})
+
+
+@pytest.mark.parametrize(
+    "body", [{"threshold": 2}, {"threshold": None}, {}, {"threshold": 0.5, "scope": "batch"}, []]
+)
+def test_wrong_patch(server: RiverServer, body: Any) -> None:
+    before = server.get("/river").json()
+    response = httpx.patch(server.url + "/river", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
+    assert server.get("/river").json() == before
+
+
+def test_ready_and_health(server: RiverServer) -> None:
+    assert server.get("/ready").json() == {"ready": True}
+    assert server.get("/health").status_code == 200
+
+
+def test_openapi_knows_the_field(server: RiverServer) -> None:
+    schema = server.get("/openapi.json").json()
+    for name in ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest"):
+        assert "threshold" in schema["components"]["schemas"][name]["properties"]["river"][
+            "properties"
+        ]
+    assert {"/river", "/river/stats", "/ready"} <= set(schema["paths"])
+
+
+def test_counts_add_up(server: RiverServer) -> None:
+    """Mixed requests: sums of the reports are what the metrics and the totals gained."""
+    before = _totals(server)
+    bodies = [
+        {**PROMPT, "max_tokens": 12, "river": {"threshold": 0.9}},
+        {**PROMPT, "max_tokens": 12, "river": {"enabled": False}},
+        {**PROMPT, "max_tokens": 30, "stop": [","], "river": {"threshold": 0.9}},
+        {**PROMPT, "max_tokens": 1},
+        {**PROMPT, "max_tokens": 7, "n": 3, "temperature": 1.0, "seed": 4},
+    ]
+    reports = [server.post("/v1/completions", body).json()["river"] for body in bodies]
+    after = _totals(server)
+    gained = {key: after[key] - before[key] for key in after}
+    decode = sum(report["tokens"] for report in reports)
+    layers = sum(
+        int(layer) * count
+        for report in reports
+        for layer, count in report["exit_layers"].items()
+    )
+    assert gained["tokens"] == decode == gained["depth_count"]
+    assert gained["backbone_layers"] == layers == gained["depth_sum"]
+    assert gained["skipped_layers"] == 30 * decode - layers
+    on_backbone = sum(report["exit_layers"].get("30", 0) for report in reports)
+    assert gained["on_backbone"] == on_backbone
+    # vLLM counts the token that comes out of the prefill too: one for each choice.
+    assert gained["vllm"] == decode + 7
+
+
+def test_counts_of_an_aborted_request(server: RiverServer) -> None:
+    """Tokens that reached the front end before the client left are counted, by both alike."""
+    before = _totals(server)
+    body = {**PROMPT, "max_tokens": 900, "stream": True, "ignore_eos": True}
+    with httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        for _ in range(10):
+            next(lines)
+    deadline = time.monotonic() + 20
+    previous, current = before, _totals(server)
+    while current != previous and time.monotonic() < deadline:
+        time.sleep(0.5)
+        previous, current = current, _totals(server)
+    assert current["tokens"] > before["tokens"]
+    assert current["vllm"] - before["vllm"] == current["tokens"] - before["tokens"] + 1
+
+
+def _totals(server: RiverServer) -> dict[str, float]:
+    stats = server.get("/river/stats").json()
+    metrics = server.metrics()
+    generated = sum(v for k, v in metrics.items() if k.startswith("vllm:generation_tokens_total"))
+    river, backbone = (
+        metrics[f'river_tokens_total{{path="{path}"}}'] for path in ("river", "backbone")
+    )
+    assert stats["tokens"] == river + backbone
+    assert stats["backbone_layers"] == metrics["river_backbone_layers_total"]
+    assert sum(stats["exit_layers"].values()) == stats["tokens"]
+    return {
+        "tokens": stats["tokens"],
+        "on_backbone": backbone,
+        "backbone_layers": stats["backbone_layers"],
+        "skipped_layers": metrics["river_skipped_layers_total"],
+        "depth_count": metrics["river_exit_layer_count"],
+        "depth_sum": metrics["river_exit_layer_sum"],
+        "vllm": generated,
+    }
