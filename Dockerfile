@@ -3,7 +3,7 @@
 #   docker build --target cpu    -t river-vllm:cpu .      vLLM's CPU build
 #   docker build --target cuda   -t river-vllm:cuda .     vLLM's CUDA build
 #   docker build --target client -t river-vllm:client .   the load test alone, without vLLM
-ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3
+ARG PYTHON_IMAGE=python:3.11.15-slim-trixie@sha256:db3ff2e1800a8581e2c48a27c3995339d47bdf046da21c7627accd3d51053a93
 ARG CUDA_IMAGE=nvidia/cuda:13.0.2-devel-ubuntu24.04@sha256:5dc1bca23d05bd37b011be68ec470c03b403a5da07ec3a86e41af9470e9d0cc6
 
 # ---- what every image copies -------------------------------------------------------------------
