@@ -1,0 +1,81 @@
+"""Where API keys come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from river_vllm.errors import RiverError
+from server.cli.options import api_keys
+from tests.unit.cli.support import parse
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RIVER_API_KEY", "VLLM_API_KEY", "RIVER_API_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_keys_from_the_command_line_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text("file-1\n\n  file-2  \n")
+    args = ("--api-key", "line-1", "line-2", "--api-key-file", str(path))
+    monkeypatch.setenv("RIVER_API_KEY", "river")
+    monkeypatch.setenv("VLLM_API_KEY", "vllm")
+    monkeypatch.setenv("RIVER_API_KEY_FILE", str(path))
+    assert api_keys(parse(*args)) == ["line-1", "line-2"]
+    assert api_keys(parse(*args[3:])) == ["file-1", "file-2"]
+    assert api_keys(parse()) == ["file-1", "file-2"]
+    monkeypatch.delenv("RIVER_API_KEY_FILE")
+    assert api_keys(parse()) == ["river"]
+    monkeypatch.delenv("RIVER_API_KEY")
+    assert api_keys(parse()) == ["vllm"]
+    monkeypatch.delenv("VLLM_API_KEY")
+    assert api_keys(parse()) == []
+
+
+def test_the_named_file_goes_before_that_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("named", "environment"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.setenv("RIVER_API_KEY_FILE", str(tmp_path / "environment"))
+    assert api_keys(parse("--api-key-file", str(tmp_path / "named"))) == ["named"]
+
+
+def test_an_empty_variable_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIVER_API_KEY", "")
+    assert api_keys(parse()) == []
+    monkeypatch.setenv("VLLM_API_KEY", "vllm")
+    assert api_keys(parse()) == ["vllm"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file"), (b" \n\n", "holds no key"), (b"\xff\xfe\x00", "keys")],
+    ids=["missing", "empty", "not-utf8"],
+)
+def test_a_key_file_without_a_key_never_opens_the_server(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "keys"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RiverError, match=message) as error:
+        api_keys(parse("--api-key-file", str(path)))
+    assert str(path) in str(error.value)
+
+
+def test_an_empty_key_does_not_open_a_server_that_has_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``--api-key "$UNSET"`` must not turn authentication off."""
+    monkeypatch.setenv("RIVER_API_KEY", "river")
+    try:
+        keys = api_keys(parse("--api-key", ""))
+    except RiverError:
+        return
+    assert any(keys)

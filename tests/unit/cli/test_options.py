@@ -1,0 +1,94 @@
+"""River's options of ``serve``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError
+from server.cli.options import river_config
+from tests.unit.cli.support import parse
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "river.yaml"
+    path.write_text("threshold: 0.5\nmin_layers: 4\n")
+    return str(path)
+
+
+def test_without_options_the_engines_own_layers_decide() -> None:
+    config = river_config(parse())
+    assert config == RiverConfig()
+    assert config.model_fields_set == set()
+
+
+def test_every_setting_has_its_option() -> None:
+    config = river_config(
+        parse(
+            *("--river-threshold", "-0.5", "--river-min-layers", "3", "--river-scope", "batch"),
+            *("--river-prefill", "sequence", "--river-quantizer", "rtn"),
+            *("--river-group-size", "64", "--river-kernel", "torch"),
+        )
+    )
+    assert config == RiverConfig(
+        threshold=-0.5,
+        min_layers=3,
+        scope="batch",
+        prefill="sequence",
+        quantizer="rtn",
+        group_size=64,
+        kernel="torch",
+    )
+    assert config.model_fields_set == set(RiverConfig.model_fields)
+
+
+def test_the_command_line_goes_over_the_file(file: str) -> None:
+    config = river_config(parse("--river-config", file, "--river-threshold", "0.25"))
+    assert (config.threshold, config.min_layers) == (0.25, 4)
+    assert config.model_fields_set == {"threshold", "min_layers"}
+
+
+def test_a_value_equal_to_the_default_still_goes_over_the_file(file: str) -> None:
+    default = str(RiverConfig().threshold)
+    assert river_config(parse("--river-config", file, "--river-threshold", default)).threshold == (
+        RiverConfig().threshold
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--river-threshold", "1.5"), "command line: 'threshold' = 1.5: "),
+        (("--river-threshold", "nan"), "command line: 'threshold' = nan: "),
+        (("--river-min-layers", "0"), "command line: 'min_layers' = 0: "),
+        (("--river-stall-seconds", "0"), "--river-stall-seconds = 0.0: "),
+        (("--river-stall-seconds", "-3"), "--river-stall-seconds = -3.0: "),
+        (("--river-stall-seconds", "nan"), "--river-stall-seconds = nan: "),
+    ],
+)
+def test_a_value_out_of_range_is_named(argv: tuple[str, ...], message: str) -> None:
+    with pytest.raises(RiverError) as error:
+        river_config(parse(*argv))
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "argv", [("--river-group-size", "48"), ("--river-scope", "row"), ("--river-min-layers", "x")]
+)
+def test_the_parser_refuses_what_is_no_choice(argv: tuple[str, ...]) -> None:
+    with pytest.raises(argparse.ArgumentError, match=argv[0]):
+        parse(*argv)
+
+
+def test_errors_of_the_file_name_it(tmp_path: Path) -> None:
+    path = tmp_path / "river.yaml"
+    path.write_text("threshold: 2")
+    with pytest.raises(RiverError, match="'threshold' = 2") as error:
+        river_config(parse("--river-config", str(path)))
+    assert str(error.value).startswith(str(path))
+    with pytest.raises(RiverError, match="No such file"):
+        river_config(parse("--river-config", str(tmp_path / "none")))

@@ -1,0 +1,46 @@
+"""One request's settings and exit layers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from tests.unit.http.support import L, exchange
+
+
+def test_report_of_a_request_before_any_token() -> None:
+    assert exchange().report() == {
+        "enabled": True,
+        "threshold": 0.9,
+        "num_layers": L,
+        "tokens": 0,
+        "mean_exit_layer": None,
+        "exit_layers": {},
+    }
+
+
+def test_report_adds_up_choices_and_leaves_the_prompts_token_out() -> None:
+    report = exchange([-12, 3, 11, 3], [-12, 12]).report()
+    assert report["tokens"] == 4
+    assert report["mean_exit_layer"] == 7.25
+    assert list(report["exit_layers"].items()) == [("3", 2), ("11", 1), ("12", 1)]
+    json.dumps(report)
+
+
+def test_the_mean_has_three_decimals() -> None:
+    assert exchange([1, 1, 2]).report()["mean_exit_layer"] == 1.333
+
+
+def test_traces_are_kept_by_choice() -> None:
+    made = exchange([-12, 3], [-12, 5, 6])
+    assert made.trace_of(0) == [12, 3]
+    assert made.trace_of(1) == [12, 5, 6]
+    assert made.trace_of(2) == []
+
+
+def test_calls_of_one_request_number_their_choices_in_order() -> None:
+    made = exchange()
+    assert [made.next_call(2), made.next_call(1), made.next_call(3)] == [0, 2, 3]
+    made.add(3, np.array([4], dtype=np.int16))
+    assert made.trace_of(3) == [4]

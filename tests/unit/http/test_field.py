@@ -1,0 +1,100 @@
+"""The ``river`` field of a body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from river_vllm.request import RiverSettings
+from server.http.errors import FieldError
+from server.http.field import GENERATING, OTHERS, take_exchange
+from tests.unit.http.support import DEFAULTS, L, river_state
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize("path", GENERATING)
+def test_the_field_is_taken_out_and_resolved(path: str) -> None:
+    body = {"model": "m", "river": {"threshold": 0.5, "trace": True}}
+    exchange = take_exchange(path, body, river_state())
+    assert body == {"model": "m"}
+    assert exchange is not None
+    assert exchange.settings == RiverSettings(True, 0.5, 2)
+    assert (exchange.trace, exchange.num_layers) == (True, L)
+
+
+@pytest.mark.parametrize("body", [{}, {"river": {}}], ids=["absent", "empty"])
+def test_without_settings_the_defaults_hold(body: dict[str, Any]) -> None:
+    exchange = take_exchange(CHAT, body, river_state())
+    assert exchange is not None
+    assert (exchange.settings, exchange.trace) == (DEFAULTS, False)
+
+
+def test_defaults_that_were_changed_live_hold_for_the_next_request() -> None:
+    state = river_state()
+    state.set_threshold(0.1)
+    exchange = take_exchange(CHAT, {}, state)
+    assert exchange is not None
+    assert exchange.settings.threshold == 0.1
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        (None, "river"),
+        ("on", "river"),
+        (0.9, "river"),
+        ([{"threshold": 0.9}], "river"),
+        ({"treshold": 0.9}, "river.treshold"),
+        ({"threshold": 1.5}, "river.threshold"),
+        ({"threshold": -1.5}, "river.threshold"),
+        ({"threshold": float("nan")}, "river.threshold"),
+        ({"threshold": "0.9"}, "river.threshold"),
+        ({"threshold": True}, "river.threshold"),
+        ({"min_layers": 0}, "river.min_layers"),
+        ({"min_layers": 2.5}, "river.min_layers"),
+        ({"min_layers": L + 1}, "river.min_layers"),
+        ({"min_layers": True}, "river.min_layers"),
+        ({"enabled": "false"}, "river.enabled"),
+        ({"enabled": None}, "river.enabled"),
+        ({"enabled": 0}, "river.enabled"),
+        ({"trace": 1}, "river.trace"),
+    ],
+)
+def test_a_wrong_field_is_the_parameter_of_the_error(field: Any, param: str) -> None:
+    with pytest.raises(FieldError) as error:
+        take_exchange(CHAT, {"river": field}, river_state())
+    assert error.value.param == param
+    assert "river" in str(error.value)
+    assert param.rpartition(".")[2] in str(error.value)
+
+
+def test_the_deepest_layer_is_allowed() -> None:
+    exchange = take_exchange(CHAT, {"river": {"min_layers": L}}, river_state())
+    assert exchange is not None
+    assert exchange.settings.min_layers == L
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_other_endpoints_refuse_the_field_and_say_who_takes_it(path: str) -> None:
+    assert take_exchange(path, {"model": "m"}, river_state()) is None
+    with pytest.raises(FieldError, match=CHAT) as error:
+        take_exchange(path, {"river": {}}, river_state())
+    assert error.value.param == "river"
+
+
+@pytest.mark.parametrize("path", [CHAT, OTHERS[0]])
+def test_the_way_around_the_field_is_closed(path: str) -> None:
+    with pytest.raises(FieldError) as error:
+        take_exchange(path, {"vllm_xargs": {"river": {"threshold": -1}}}, river_state())
+    assert error.value.param == "vllm_xargs.river"
+    assert take_exchange(CHAT, {"vllm_xargs": {"other": 1}}, river_state()) is not None
+
+
+@pytest.mark.parametrize("option", ["background", "use_beam_search"])
+def test_what_cannot_be_reported_on_is_refused_with_the_field_only(option: str) -> None:
+    with pytest.raises(FieldError, match=option):
+        take_exchange(CHAT, {"river": {}, option: True}, river_state())
+    assert take_exchange(CHAT, {"river": {}, option: False}, river_state()) is not None
+    assert take_exchange(CHAT, {option: True}, river_state()) is not None

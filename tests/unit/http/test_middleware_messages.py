@@ -1,0 +1,89 @@
+"""The middleware message by message: disconnects, parts, and when each event leaves."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server.http.exchange import current_exchange
+from server.http.middleware import RiverMiddleware
+from tests.unit.http.support import call, chunk, compact, river_state, scope, sse
+
+CHAT = "/v1/chat/completions"
+
+
+def raw_scope(state: Any) -> dict[str, Any]:
+    return scope(CHAT, app_state=SimpleNamespace(river=state))
+
+
+def test_a_disconnect_reaches_the_application() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            seen.append((await receive())["type"])
+
+    messages = [
+        {"type": "http.request", "body": b'{"river":', "more_body": True},
+        {"type": "http.request", "body": b" {}}", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+    call(RiverMiddleware(app), raw_scope(river_state()), messages)
+    assert seen == ["http.request", "http.disconnect"]
+
+
+def test_a_client_that_leaves_while_it_sends_is_answered_with_nothing() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("called")
+
+    messages = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    assert call(RiverMiddleware(app), raw_scope(river_state()), messages) == []
+
+
+def test_a_complete_answer_may_come_in_parts() -> None:
+    body = compact({"object": "text_completion", "choices": []})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"1")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body[:9], "more_body": True})
+        await send({"type": "http.response.body", "body": body[9:]})
+
+    message = {"type": "http.request", "body": b"{}"}
+    start, answer = call(RiverMiddleware(app), raw_scope(river_state()), [message])
+    assert json.loads(answer["body"])["river"]["tokens"] == 0
+    assert dict(start["headers"])[b"content-length"] == str(len(answer["body"])).encode()
+
+
+def test_stream_events_are_sent_on_one_by_one() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for event in (sse(chunk()), sse(chunk(finish="stop")), b"data: [DONE]\n\n"):
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    message = {"type": "http.request", "body": b"{}"}
+    sent = call(RiverMiddleware(app), raw_scope(river_state()), [message])
+    bodies = [m["body"] for m in sent[1:]]
+    assert bodies[0] == sse(chunk())
+    assert bodies[1].startswith(b"data: {") and bodies[1].endswith(b"data: [DONE]\n\n")
+    assert bodies[2:] == [b""]
+    assert [m["more_body"] for m in sent[1:]] == [True, True, False]
+
+
+def test_an_exception_ends_the_exchange_too() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert current_exchange.get() is not None
+        raise ZeroDivisionError
+
+    message = {"type": "http.request", "body": b"{}"}
+    with pytest.raises(ZeroDivisionError):
+        call(RiverMiddleware(app), raw_scope(river_state()), [message])
+    assert current_exchange.get() is None

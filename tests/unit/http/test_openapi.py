@@ -1,0 +1,66 @@
+"""The API description."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from river_vllm.request import RiverField
+from server.http.exchange import RiverExchange
+from server.http.openapi import REPORT, describe_river
+from tests.unit.http.support import exchange
+
+
+class ChatCompletionRequest(BaseModel):
+    model: str
+
+
+class ChatCompletionResponse(BaseModel):
+    object: str
+
+
+class TokenizeRequest(BaseModel):
+    prompt: str
+
+
+def app() -> FastAPI:
+    made = FastAPI()
+
+    @made.post("/v1/chat/completions")
+    def chat(body: ChatCompletionRequest) -> ChatCompletionResponse:
+        raise NotImplementedError
+
+    @made.post("/tokenize")
+    def tokenize(body: TokenizeRequest) -> None: ...
+
+    return made
+
+
+def schemas() -> dict[str, Any]:
+    made = app()
+    describe_river(made)
+    first = made.openapi()
+    assert made.openapi() == first
+    found: dict[str, Any] = first["components"]["schemas"]
+    return found
+
+
+def test_generating_endpoints_describe_the_field_and_the_report() -> None:
+    found = schemas()
+    request = found["ChatCompletionRequest"]["properties"]
+    assert set(request) == {"model", "river"}
+    assert set(request["river"]["properties"]) == set(RiverField.model_fields)
+    assert request["river"]["additionalProperties"] is False
+    assert found["ChatCompletionResponse"]["properties"]["river"] == REPORT
+
+
+def test_other_schemas_stay_as_they_are() -> None:
+    expected = app().openapi()["components"]["schemas"]
+    assert schemas()["TokenizeRequest"] == expected["TokenizeRequest"]
+
+
+def test_the_described_report_is_the_one_that_is_sent() -> None:
+    made: RiverExchange = exchange([3])
+    assert set(REPORT["properties"]) == set(made.report())

@@ -1,0 +1,114 @@
+"""vLLM's endpoint plugin, with a fake engine client."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from river_vllm.request import RiverSettings
+from server.http import plugin
+from server.http.middleware import RiverMiddleware
+from server.http.plugin import RiverEndpointPlugin
+from tests.unit.http.support import L, Metrics
+
+INFO = {"num_layers": L, "kernels": ["torch"]}
+
+
+class Client:
+    """Plays vLLM's engine client of a River model."""
+
+    def __init__(self, architecture: str = "RiverLlamaForCausalLM", processes: int = 1) -> None:
+        self.vllm_config = SimpleNamespace(
+            model_config=SimpleNamespace(
+                architecture=architecture, model="tiny", hf_config=SimpleNamespace()
+            ),
+            parallel_config=SimpleNamespace(_api_process_count=processes),
+            additional_config={"river": {"threshold": 0.25, "min_layers": 3}},
+        )
+        self.output_processor = SimpleNamespace(
+            process_outputs=None, has_unfinished_requests=lambda: True
+        )
+        self.generate = None
+        self.info: Any = [INFO, INFO]
+
+    async def collective_rpc(self, method: str) -> Any:
+        assert method == "river_info"
+        if isinstance(self.info, Exception):
+            raise self.info
+        return self.info
+
+
+@pytest.fixture(autouse=True)
+def metrics(monkeypatch: pytest.MonkeyPatch) -> dict[int, Metrics]:
+    """Metrics that are not registered with the process, by number of layers."""
+    made: dict[int, Metrics] = {}
+    monkeypatch.setattr(plugin, "river_metrics", lambda n: made.setdefault(n, Metrics()))
+    monkeypatch.setattr(plugin, "on_step", lambda progress: None)
+    return made
+
+
+def init(client: Any, **args: Any) -> Any:
+    state = SimpleNamespace()
+    asyncio.run(RiverEndpointPlugin().init_state(client, state, Namespace(**args)))
+    return state.river
+
+
+def test_the_state_is_what_engine_and_config_say(metrics: dict[int, Metrics]) -> None:
+    state = init(Client(), river_stall_seconds=7.0)
+    assert state.describe() == {
+        "active": True,
+        "model": "tiny",
+        "threshold": 0.25,
+        "min_layers": 3,
+        "prefill": "backbone",
+        "scope": "token",
+        **INFO,
+    }
+    assert state.defaults == RiverSettings(True, 0.25, 3)
+    assert state.progress.stall_seconds == 7.0
+    assert state.single_process
+    assert metrics[L].thresholds == [0.25]
+
+
+def test_the_engine_client_is_listened_to() -> None:
+    client = Client()
+    init(client)
+    assert client.generate is not None
+    assert client.output_processor.process_outputs is not None
+
+
+def test_several_api_servers_are_noticed() -> None:
+    assert not init(Client(processes=2)).single_process
+
+
+def test_a_model_without_river_and_a_server_without_engine_have_no_state() -> None:
+    client = Client("LlamaForCausalLM")
+    assert init(client) is None
+    assert client.generate is None
+    assert init(None) is None
+
+
+def test_a_worker_that_is_not_rivers_stops_the_server() -> None:
+    client = Client()
+    client.info = AttributeError("no river_info")
+    with pytest.raises(RuntimeError, match=r"River is not active in the engine: no river_info"):
+        init(client)
+
+
+def test_routes_middleware_and_description_are_attached() -> None:
+    app = FastAPI()
+    RiverEndpointPlugin().attach_router(app)
+    paths = app.openapi()["paths"]
+    assert {"/river", "/river/stats", "/ready"} <= set(paths)
+    assert set(paths["/river"]) == {"get", "patch"}
+    assert RiverMiddleware in [middleware.cls for middleware in app.user_middleware]
+
+
+def test_the_plugin_has_the_shape_that_vllm_asks_for() -> None:
+    assert RiverEndpointPlugin.name == "river"
+    assert "generate" in RiverEndpointPlugin.required_tasks

@@ -1,0 +1,99 @@
+"""River's own routes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from server.http.routes import router
+from server.http.state import RiverState
+from server.telemetry.progress import Progress
+from tests.unit.http.support import fetch, river_state
+
+
+def request(
+    method: str, path: str, state: RiverState | None, errored: bool | None = False, **options: Any
+) -> httpx.Response:
+    app = FastAPI()
+    app.include_router(router)
+    app.state.river = state
+    if errored is not None:
+        app.state.engine_client = SimpleNamespace(errored=errored)
+    return fetch(app, method, path, **options)
+
+
+def test_the_river_in_force() -> None:
+    state = river_state()
+    assert request("GET", "/river", state).json() == state.describe()
+    assert request("GET", "/river", None).json() == {"active": False}
+
+
+def test_totals_are_those_of_the_metrics() -> None:
+    assert request("GET", "/river/stats", river_state()).json() == {"tokens": 42}
+    assert request("GET", "/river/stats", None).status_code == 404
+
+
+@pytest.mark.parametrize("threshold", [-1, 0.25, 1])
+def test_the_dial(threshold: float) -> None:
+    state = river_state()
+    response = request("PATCH", "/river", state, json={"threshold": threshold})
+    assert response.status_code == 200
+    assert response.json() == state.describe()
+    assert state.defaults.threshold == threshold
+
+
+@pytest.mark.parametrize(
+    ("content", "param"),
+    [
+        (b'{"threshold": 1.5}', "body.threshold"),
+        (b'{"threshold": NaN}', "body.threshold"),
+        (b'{"threshold": "0.5"}', "body.threshold"),
+        (b'{"threshold": true}', "body.threshold"),
+        (b'{"threshold": 0.5, "min_layers": 2}', "body.min_layers"),
+        (b"{}", "body.threshold"),
+        (b"[]", "body"),
+        (b"0.5", "body"),
+        (b"{", "body"),
+        (b"", "body"),
+        (b"\xff", "body"),
+    ],
+)
+def test_a_wrong_change_changes_nothing(content: bytes, param: str) -> None:
+    state = river_state()
+    response = request("PATCH", "/river", state, content=content)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert state.defaults.threshold == 0.9
+
+
+def test_the_dial_needs_one_process_and_a_river() -> None:
+    state = river_state(single_process=False)
+    response = request("PATCH", "/river", state, json={"threshold": 0.5})
+    assert (response.status_code, state.defaults.threshold) == (409, 0.9)
+    assert "api-server-count" in response.json()["error"]["message"]
+    assert request("PATCH", "/river", None, json={"threshold": 0.5}).status_code == 404
+
+
+def stalled(seconds: float) -> RiverState:
+    now = [0.0]
+    progress = Progress(10, lambda: now[0])
+    progress.watch(lambda: True)
+    now[0] = seconds
+    return river_state(progress=progress)
+
+
+def test_ready_while_the_engine_makes_progress() -> None:
+    for state in (river_state(), stalled(9), None):
+        assert request("GET", "/ready", state).json() == {"ready": True}
+    assert request("GET", "/ready", river_state(), errored=None).status_code == 200
+
+
+def test_not_ready_where_work_waits_or_the_engine_is_dead() -> None:
+    response = request("GET", "/ready", stalled(17))
+    assert response.status_code == 503
+    assert "17 s" in response.json()["error"]["message"]
+    assert request("GET", "/ready", river_state(), errored=True).status_code == 503

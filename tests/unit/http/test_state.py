@@ -1,0 +1,34 @@
+"""What the HTTP side knows about the engine."""
+
+from __future__ import annotations
+
+import json
+
+from river_vllm.request import RiverSettings
+from tests.unit.http.support import L, Metrics, river_state
+
+
+def test_description_is_what_is_in_force() -> None:
+    assert river_state().describe() == {
+        "active": True,
+        "model": "tiny",
+        "threshold": 0.9,
+        "min_layers": 2,
+        "prefill": "backbone",
+        "scope": "batch",
+        "num_layers": L,
+        "kernels": ["torch"],
+    }
+    json.dumps(river_state().describe())
+
+
+def test_a_changed_threshold_shows_everywhere() -> None:
+    state = river_state()
+    before = state.defaults
+    state.set_threshold(0.25)
+    assert state.defaults == RiverSettings(True, 0.25, 2)
+    assert state.describe()["threshold"] == 0.25
+    assert isinstance(state.metrics, Metrics)
+    assert state.metrics.thresholds == [0.25]
+    # Requests that are under way keep what they arrived with.
+    assert before.threshold == 0.9

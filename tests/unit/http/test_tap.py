@@ -1,0 +1,197 @@
+"""What River takes from vLLM's engine client, on a fake of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.http.exchange import RiverExchange, current_exchange
+from server.http.state import RiverState
+from server.http.tap import tap
+from server.telemetry.progress import Progress
+from tests.unit.http.support import DEFAULTS, L, Metrics, exchange, river_state
+
+
+def choice(index: int, depths: list[int] | None) -> Any:
+    array = None if depths is None else np.array(depths, dtype=np.int16)
+    return SimpleNamespace(index=index, routed_experts=array)
+
+
+class Client:
+    """Plays vLLM's ``AsyncLLM``: yields the outputs it was given."""
+
+    def __init__(self, *outputs: list[Any]) -> None:
+        self.outputs = [SimpleNamespace(outputs=list(choices)) for choices in outputs]
+        self.calls: list[Any] = []
+        self.closed = 0
+        self.output_processor = Processor()
+
+    async def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        self.calls.append((prompt, sampling_params, request_id, options))
+        try:
+            for output in self.outputs:
+                yield output
+        finally:
+            self.closed += 1
+
+
+class Processor:
+    """Plays vLLM's ``OutputProcessor``: a request ends with its first output, and a stop string
+    leaves one of its tokens."""
+
+    def __init__(self) -> None:
+        self.request_states = {"a": 1, "b": 1, "stopped": 1}
+
+    def process_outputs(self, outputs: list[Any], timestamp: float = 0.0) -> str:
+        for output in outputs:
+            if self.request_states.pop(output.request_id, None) and output.request_id == "stopped":
+                del output.new_token_ids[1:]
+        return f"processed at {timestamp}"
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self.request_states)
+
+
+@pytest.fixture
+def state() -> RiverState:
+    return river_state()
+
+
+def params(n: int = 1, extra_args: Any = None) -> Any:
+    return SimpleNamespace(n=n, extra_args=extra_args)
+
+
+@pytest.fixture
+def current() -> Iterator[RiverExchange]:
+    made = exchange(trace=True)
+    token = current_exchange.set(made)
+    yield made
+    current_exchange.reset(token)
+
+
+async def drain(generator: AsyncGenerator[Any, None]) -> list[Any]:
+    return [output async for output in generator]
+
+
+def test_the_requests_settings_reach_the_engine(state: RiverState, current: RiverExchange) -> None:
+    client = Client()
+    tap(client, state)
+    state.set_threshold(0.1)
+    sampling = params(extra_args={"kv": 1})
+    given = sampling.extra_args
+    asyncio.run(drain(client.generate("prompt", sampling, "id", priority=3)))
+    assert client.calls == [("prompt", sampling, "id", {"priority": 3})]
+    assert sampling.extra_args == {"kv": 1, "river": DEFAULTS.as_extra_arg()}
+    assert given == {"kv": 1}
+
+
+def test_other_requests_take_the_defaults_of_the_moment(state: RiverState) -> None:
+    client = Client()
+    tap(client, state)
+    state.set_threshold(0.1)
+    sampling = params()
+    asyncio.run(drain(client.generate("prompt", sampling, "id")))
+    assert sampling.extra_args["river"]["threshold"] == 0.1
+
+
+def test_exit_layers_go_to_the_exchange_and_not_into_the_response(
+    state: RiverState, current: RiverExchange
+) -> None:
+    client = Client([choice(0, None)], [choice(0, None), choice(1, [-L, 3])], [choice(0, [-L])])
+    tap(client, state)
+    outputs = asyncio.run(drain(client.generate("p", params(n=2), "id")))
+    assert outputs == client.outputs
+    assert all(c.routed_experts is None for output in outputs for c in output.outputs)
+    assert current.trace_of(0) == [L]
+    assert current.trace_of(1) == [L, 3]
+
+
+def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
+    state: RiverState, current: RiverExchange
+) -> None:
+    first, second = [choice(0, [1]), choice(1, [2])], [choice(0, [3]), choice(1, [4])]
+    client = Client()
+    tap(client, state)
+
+    async def run() -> None:
+        client.outputs = [SimpleNamespace(outputs=first)]
+        a = client.generate("a", params(n=2), "a")
+        b = client.generate("b", params(n=2), "b")
+        later = client.outputs
+        client.outputs = [SimpleNamespace(outputs=second)]
+        await drain(b)
+        client.outputs = later
+        await drain(a)
+
+    asyncio.run(run())
+    assert [current.trace_of(i) for i in range(4)] == [[1], [2], [3], [4]]
+
+
+def test_depths_outside_an_exchange_are_still_taken_out(state: RiverState) -> None:
+    client = Client([choice(0, [-L, 3])])
+    tap(client, state)
+    (output,) = asyncio.run(drain(client.generate("p", params(), "id")))
+    assert output.outputs[0].routed_experts is None
+
+
+def test_a_client_that_leaves_closes_vllms_generator(state: RiverState) -> None:
+    client = Client([choice(0, None)], [choice(0, None)])
+    tap(client, state)
+
+    async def run() -> None:
+        generator = client.generate("p", params(), "id")
+        await anext(generator)
+        await generator.aclose()
+        assert client.closed == 1
+
+    asyncio.run(run())
+
+
+def core_output(request_id: str, tokens: list[int], depths: list[int] | None) -> Any:
+    array = None if depths is None else np.array(depths, dtype=np.int16)
+    return SimpleNamespace(request_id=request_id, new_token_ids=tokens, routed_experts=array)
+
+
+def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) -> None:
+    client = Client()
+    tap(client, state)
+    outputs = [
+        core_output("a", [7, 8], [3, 3]),
+        core_output("aborted", [7], [3]),
+        core_output("stopped", [7, 8, 9], [5, 5, 5]),
+        core_output("b", [7], None),
+    ]
+    process = client.output_processor.process_outputs
+    assert process(outputs, 2.5) == "processed at 2.5"
+    metrics = state.metrics
+    assert isinstance(metrics, Metrics)
+    assert metrics.observed == [[3, 3], [5]]
+    # Its requests have ended: what is still on its way is not vLLM's to count, nor River's.
+    process(outputs)
+    assert metrics.observed == [[3, 3], [5]]
+
+
+def test_progress_follows_arrivals_and_steps() -> None:
+    now = [0.0]
+    state = river_state(progress=Progress(10, lambda: now[0]))
+    client = Client()
+    tap(client, state)
+    now[0] = 50.0
+    assert not state.progress.ready
+    client.output_processor.process_outputs([])
+    assert state.progress.ready
+    now[0] = 55.0
+    client.generate("p", params(), "id")
+    assert state.progress.stalled_for() == 5.0
+    client.output_processor.request_states.clear()
+    now[0] = 99.0
+    client.generate("p", params(), "id")
+    client.output_processor.request_states["c"] = 1
+    assert state.progress.stalled_for() == 0.0

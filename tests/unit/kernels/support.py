@@ -1,0 +1,47 @@
+"""Weights, inputs and the plain product for kernel tests."""
+
+from __future__ import annotations
+
+import torch
+
+from river_vllm.kernels.base import LinearSpec, PackedLinear
+from river_vllm.quantization.groups import GroupedWeight
+
+TOLERANCE = 2**-7
+"""Relative error of a row: bfloat16 keeps 8 bits of outputs, scales and offsets (2^-9 each at
+most); a group or row taken wrongly shows as tens of per cent."""
+
+
+def spec_of(k: int, n: int, group: int, dtype: torch.dtype = torch.bfloat16) -> LinearSpec:
+    return LinearSpec(k, n, group, dtype, torch.device("cpu"))
+
+
+def grouped_weight(spec: LinearSpec, whole: bool, seed: int = 0) -> GroupedWeight:
+    """Random codes; scales and zeros that differ widely from group to group."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (spec.out_features, spec.in_features // spec.group_size)
+    codes = torch.randint(
+        0, 16, (spec.out_features, spec.in_features), generator=generator, dtype=torch.uint8
+    )
+    scales = (torch.rand(shape, generator=generator) * 0.2 + 0.01).bfloat16().float()
+    zeros = torch.rand(shape, generator=generator) * 15
+    return GroupedWeight(codes, scales, zeros.round() if whole else zeros)
+
+
+def inputs(rows: int, spec: LinearSpec) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    return torch.randn(rows, spec.in_features, generator=generator).to(spec.dtype)
+
+
+def assert_product(
+    packed: PackedLinear, weight: GroupedWeight, x: torch.Tensor, bias: torch.Tensor | None
+) -> None:
+    """``packed`` agrees with the float32 product of the dequantised weight, row by row."""
+    out = packed.apply(x, bias)
+    expected = x.float() @ weight.dequantize().t()
+    if bias is not None:
+        expected = expected + bias.float()
+    assert out.dtype == x.dtype
+    assert out.shape == expected.shape
+    error = (out.float() - expected).norm(dim=1) / expected.norm(dim=1)
+    assert float(error.max()) < TOLERANCE

@@ -1,0 +1,122 @@
+"""Which kernel a projection shape gets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from river_vllm.errors import RiverError
+from river_vllm.kernels import choice
+from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
+from river_vllm.kernels.choice import KernelChooser
+from river_vllm.quantization import QUANTIZERS, GroupedWeight
+from tests.unit.kernels.support import spec_of
+
+SPEC = spec_of(64, 32, 32)
+WEIGHT = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+
+class Packed(PackedLinear):
+    nbytes = 0
+
+    def __init__(self, kernel: str, weight: GroupedWeight) -> None:
+        self.kernel, self.weight = kernel, weight
+
+    def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return torch.zeros(x.shape[0], self.weight.codes.shape[0])
+
+
+def kernel_class(kernel_name: str, whole: bool, max_width: int) -> type[Int4Kernel]:
+    class Kernel(Int4Kernel):
+        name = kernel_name
+        whole_zeros = whole
+
+        def unsupported(self, spec: LinearSpec) -> str | None:
+            return f"wider than {max_width}" if spec.in_features > max_width else None
+
+        def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
+            return Packed(kernel_name, weight)
+
+    return Kernel
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two kernels, of which ``vllm`` is the faster one; returns the log of measurements."""
+    log: list[str] = []
+
+    def seconds(packed: PackedLinear, spec: LinearSpec) -> float:
+        assert isinstance(packed, Packed)
+        log.append(packed.kernel)
+        return {"torch": 2.0, "vllm": 1.0}[packed.kernel]
+
+    monkeypatch.setattr(choice, "TorchInt4Kernel", kernel_class("torch", False, 128))
+    monkeypatch.setattr(choice, "VllmMixedPrecisionKernel", kernel_class("vllm", True, 64))
+    monkeypatch.setattr(choice, "_seconds", seconds)
+    return log
+
+
+def pack(chooser: KernelChooser, spec: LinearSpec = SPEC) -> Packed:
+    packed = chooser.pack(WEIGHT.new_ones(spec.out_features, spec.in_features), spec)
+    assert isinstance(packed, Packed)
+    return packed
+
+
+def test_the_fastest_kernel_is_taken_and_measured_once_per_shape(timed: list[str]) -> None:
+    chooser = KernelChooser(QUANTIZERS["hqq"])
+    assert pack(chooser).kernel == "vllm"
+    assert sorted(timed) == ["torch", "vllm"]
+    assert pack(chooser).kernel == "vllm"
+    assert len(timed) == 2
+    assert pack(chooser, spec_of(32, 32, 32)).kernel == "vllm"
+    assert len(timed) == 4
+
+
+def test_a_kernel_that_does_not_take_the_shape_is_not_measured(timed: list[str]) -> None:
+    chooser = KernelChooser(QUANTIZERS["hqq"])
+    assert pack(chooser, spec_of(128, 32, 32)).kernel == "torch"
+    assert timed == []
+    assert chooser.names == ["torch"]
+    pack(chooser)
+    assert chooser.names == ["torch", "vllm"]
+
+
+def test_a_named_kernel_is_the_only_one(timed: list[str]) -> None:
+    chooser = KernelChooser(QUANTIZERS["hqq"], "torch")
+    assert pack(chooser).kernel == "torch"
+    assert timed == []
+
+
+@pytest.mark.parametrize("name", ["torch", "vllm"])
+def test_zero_points_are_whole_where_the_kernel_needs_them(name: str, timed: list[str]) -> None:
+    packed = KernelChooser(QUANTIZERS["hqq"], name).pack(WEIGHT, SPEC)
+    assert isinstance(packed, Packed)
+    expected = QUANTIZERS["hqq"](WEIGHT, 32, whole_zeros=name == "vllm")
+    assert torch.equal(packed.weight.zeros, expected.zeros)
+    assert torch.equal(packed.weight.codes, expected.codes)
+
+
+@pytest.mark.usefixtures("timed")
+def test_no_kernel_names_the_shape_and_every_reason() -> None:
+    with pytest.raises(RiverError) as error:
+        KernelChooser(QUANTIZERS["rtn"]).pack(torch.ones(32, 256), spec_of(256, 32, 64))
+    text = str(error.value)
+    assert "256 -> 32" in text and "groups of 64" in text
+    assert "torch: wider than 128" in text and "vllm: wider than 64" in text
+
+
+def test_a_kernel_is_judged_by_the_median_time_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], list[torch.Tensor]()
+    spec = spec_of(64, 32, 32)
+
+    class Slow(Packed):
+        def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            calls.append(x)
+            now[0] += 100.0 if len(calls) == 1 else 2.0
+            return x
+
+    monkeypatch.setattr(choice.time, "perf_counter", lambda: now[0])
+    slow = Slow("slow", QUANTIZERS["rtn"](WEIGHT, 32))
+    assert choice._seconds(slow, spec) == 2.0
+    assert len(calls) == choice.REPEATS
+    assert {(x.shape, x.dtype) for x in calls} == {(torch.Size([1, 64]), torch.bfloat16)}

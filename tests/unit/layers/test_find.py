@@ -1,0 +1,106 @@
+"""Where decoder layers and their projections are; models of another shape are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from river_vllm.errors import UnsupportedModelError
+from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
+from tests.unit.layers.support import Layer, Model, NoAttention, linear
+
+pytestmark = pytest.mark.usefixtures("vllm_world")
+
+
+def test_the_layers_are_found_wherever_they_are_and_in_order() -> None:
+    inner = Model(3, 32)
+    outer = nn.Module()
+    outer.language = nn.ModuleDict({"model": inner})
+    outer.experts = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    assert decoder_layers(outer, 3) == list(inner.layers)
+
+
+class Oddity(nn.Module):
+    """A model of a shape that River does not know."""
+
+    def __init__(self, *lists: list[nn.Module]) -> None:
+        super().__init__()
+        self.lists = nn.ModuleList(nn.ModuleList(layers) for layers in lists)
+
+
+def attention_layer(count: int) -> nn.Module:
+    layer = nn.Module()
+    layer.attentions = nn.ModuleList(NoAttention() for _ in range(count))
+    return layer
+
+
+def test_a_wrong_number_of_layers_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"Model: expected one list of 4 .* found 0"):
+        decoder_layers(Model(3, 32), 4)
+
+
+def test_two_stacks_of_layers_are_refused() -> None:
+    model = Oddity([attention_layer(1)] * 3, [attention_layer(1)] * 3)
+    with pytest.raises(UnsupportedModelError, match=r"Oddity: expected one list of 3 .* found 2"):
+        decoder_layers(model, 3)
+
+
+def test_layers_without_attention_are_refused() -> None:
+    model = Oddity([attention_layer(1), attention_layer(0), attention_layer(1)])
+    with pytest.raises(UnsupportedModelError, match=r"Oddity.* found 0"):
+        decoder_layers(model, 3)
+
+
+def test_two_attentions_in_one_layer_are_refused_with_its_index() -> None:
+    model = Oddity([attention_layer(1), attention_layer(2), attention_layer(1)])
+    with pytest.raises(UnsupportedModelError, match="Oddity: layer 1 has 2 attention modules"):
+        decoder_layers(model, 3)
+
+
+class NoResidual(nn.Module):
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> Any: ...
+
+
+class NoHidden(nn.Module):
+    def forward(self, x: torch.Tensor) -> Any: ...
+
+
+def test_state_arguments_come_from_the_signature() -> None:
+    assert state_arguments(Layer(32, 0)) == StateArguments(hidden=1, residual=2)
+    assert state_arguments(NoResidual()) == StateArguments(hidden=0, residual=None)
+    with pytest.raises(UnsupportedModelError, match=r"NoHidden.*'hidden_states'.*'x'"):
+        state_arguments(NoHidden())
+
+
+def test_state_is_read_from_either_kind_of_argument() -> None:
+    where = StateArguments(hidden=1, residual=2)
+    p, h, r = torch.zeros(1), torch.ones(1), torch.full((1,), 2.0)
+    assert where.read((p, h, r), {}) == (h, r)
+    assert where.read((p,), {"hidden_states": h, "residual": r}) == (h, r)
+    assert where.read((p, h), {"residual": r}) == (h, r)
+    assert where.read((p, h), {}) == (h, None)
+    assert StateArguments(0, None).read((h, r), {"residual": r}) == (h, None)
+
+
+def test_every_linear_of_a_layer_is_a_projection() -> None:
+    layer = Layer(32, 0)
+    layer.mlp = nn.ModuleDict({"up": linear(32, 64)})
+    assert projections(layer) == [("proj", layer.proj), ("mlp.up", layer.mlp["up"])]
+
+
+def test_a_layer_without_linears_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="NoHidden has no linear projections"):
+        projections(NoHidden())
+
+
+def test_a_quantised_projection_is_refused_by_name() -> None:
+    class Fp8Method:
+        pass
+
+    layer = Layer(32, 0)
+    layer.proj.quant_method = Fp8Method()
+    with pytest.raises(UnsupportedModelError, match="'proj' uses Fp8Method"):
+        projections(layer)

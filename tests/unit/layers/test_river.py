@@ -1,0 +1,102 @@
+"""A whole river on a small model: hooks, router and both weights together."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from river_vllm.config import RiverConfig
+from river_vllm.layers.river import River
+from river_vllm.router.batch import ExitUnit, StepBatch
+from tests.unit.layers.support import Model
+
+pytestmark = pytest.mark.usefixtures("vllm_world")
+
+LAYERS, WIDTH, ROWS = 3, 64, 4
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model(LAYERS, WIDTH)
+
+
+@pytest.fixture
+def river(model: Model) -> River:
+    vllm_config: Any = SimpleNamespace(
+        model_config=SimpleNamespace(
+            dtype=torch.bfloat16, get_total_num_hidden_layers=lambda: LAYERS
+        ),
+        device_config=SimpleNamespace(device="cpu"),
+    )
+    river = River(model, RiverConfig(quantizer="rtn", kernel="torch"), vllm_config)
+    for layer in model.layers:
+        layer.proj.quant_method.process_weights_after_loading(layer.proj)
+    return river
+
+
+@pytest.fixture
+def hidden() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(ROWS, WIDTH, generator=generator).bfloat16()
+
+
+def forced(depths: list[int]) -> StepBatch:
+    return StepBatch(
+        len(depths), [ExitUnit(i, i + 1, -1.0, d, forced=True) for i, d in enumerate(depths)]
+    )
+
+
+def by_hand(model: Model, hidden: torch.Tensor, depth: int) -> torch.Tensor:
+    """All rows at one exit layer, each projection called directly."""
+    residual = torch.zeros_like(hidden)
+    for index, layer in enumerate(model.layers):
+        residual = hidden + residual
+        method = layer.proj.quant_method
+        if index < depth:
+            hidden = method.apply(layer.proj, residual)
+        else:
+            hidden = method.packed.apply(residual, None)
+    return hidden + residual
+
+
+def test_outside_a_step_the_model_is_stock(
+    model: Model, river: River, hidden: torch.Tensor
+) -> None:
+    assert torch.equal(model(hidden), by_hand(model, hidden, LAYERS))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_rows_leave_together(model: Model, river: River, hidden: torch.Tensor, depth: int) -> None:
+    batch = forced([depth] * ROWS)
+    with river.router.step(batch):
+        out = model(hidden)
+    assert torch.equal(out, by_hand(model, hidden, depth))
+    assert batch.exit_layer.tolist() == [depth] * ROWS
+
+
+def test_every_row_has_its_own_depth(model: Model, river: River, hidden: torch.Tensor) -> None:
+    depths = [2, 0, 3, 1]
+    with river.router.step(forced(depths)):
+        out = model(hidden)
+    for row, depth in enumerate(depths):
+        expected = by_hand(model, hidden, depth)[row]
+        # Rows of a mixed step run the 4-bit product with fewer rows beside them.
+        torch.testing.assert_close(out[row], expected, rtol=2**-6, atol=2**-6)
+        other = by_hand(model, hidden, (depth + 1) % (LAYERS + 1))[row]
+        assert (out[row] - other).norm() > 4 * (out[row] - expected).norm()
+
+
+def test_info_adds_up(model: Model, river: River) -> None:
+    info = river.info()
+    packed = [layer.proj.quant_method.packed for layer in model.layers]
+    assert info["river_bytes"] == sum(p.nbytes for p in packed)
+    assert (info["num_layers"], info["quantizer"]) == (LAYERS, "rtn")
+    assert (info["group_sizes"], info["kernels"]) == ([64], ["torch"])
+
+
+def test_the_models_parameters_keep_their_names(river: River, model: Model) -> None:
+    names = [name for name, _ in Model(LAYERS, WIDTH).named_parameters()]
+    assert [name for name, _ in model.named_parameters()] == names

@@ -1,0 +1,30 @@
+"""A step's units as arrays."""
+
+from __future__ import annotations
+
+from river_vllm.router.batch import ExitUnit, StepBatch
+
+
+def test_arrays_follow_the_units() -> None:
+    batch = StepBatch(
+        4,
+        [
+            ExitUnit(0, 3, 0.5, 2),
+            ExitUnit(3, 4, 0.75, 1, forced=True),
+        ],
+    )
+    assert batch.threshold.tolist() == [0.5, 0.75]
+    assert batch.min_layers.tolist() == [2, 1]
+    assert batch.forced.tolist() == [False, True]
+    assert batch.exit_layer.tolist() == [-1, -1]
+    assert [unit.rows for unit in batch.units] == [3, 1]
+
+
+def test_the_lowest_threshold_needs_no_measurement() -> None:
+    assert StepBatch(1, [ExitUnit(0, 1, -1.0, 1)]).forced.tolist() == [True]
+
+
+def test_rows_outside_every_unit_are_noticed() -> None:
+    assert StepBatch(3, [ExitUnit(0, 2, 0.5, 1), ExitUnit(2, 3, 0.5, 1)]).covers_all_rows
+    assert not StepBatch(4, [ExitUnit(0, 2, 0.5, 1), ExitUnit(2, 3, 0.5, 1)]).covers_all_rows
+    assert not StepBatch(2, []).covers_all_rows

@@ -1,0 +1,164 @@
+"""Block hashes of requests that may exit, with vLLM's own requests and hasher."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.request import Request
+
+from river_vllm.config import RiverConfig
+from river_vllm.request import RiverSettings
+from river_vllm.scheduler.prefix_cache import SaltedHasher, isolate
+
+BLOCK = 4
+PROMPT = list(range(10))
+ANSWER = list(range(100, 111))
+FULL_BLOCKS = (len(PROMPT) + len(ANSWER)) // BLOCK
+PROMPT_BLOCKS = len(PROMPT) // BLOCK
+SETTINGS = RiverSettings(True, 0.9, 2)
+EXACT = (RiverSettings(False, 0.9, 2), RiverSettings(True, 1.0, 2))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _seed() -> None:
+    init_none_hash(sha256)
+
+
+def stock(prompt: Sequence[int] = PROMPT, hashed: bool = True) -> Request:
+    return Request(
+        "id",
+        list(prompt),
+        SamplingParams(max_tokens=100),
+        None,
+        block_hasher=get_request_block_hasher(BLOCK, sha256) if hashed else None,
+    )
+
+
+def river(
+    settings: RiverSettings = SETTINGS,
+    config: RiverConfig | None = None,
+    prompt: Sequence[int] = PROMPT,
+) -> Request:
+    request = stock(prompt)
+    isolate(request, settings, config or RiverConfig(), BLOCK)
+    return request
+
+
+def answer(request: Request, tokens: Sequence[int] = ANSWER) -> list[bytes]:
+    """Generate ``tokens`` one by one; returns every block's hash."""
+    for token in tokens:
+        request.append_output_token_ids(token)
+    return list(request.block_hashes)
+
+
+def test_prompt_blocks_are_shared_with_every_other_request() -> None:
+    assert river().block_hashes == stock().block_hashes
+    assert len(river().block_hashes) == PROMPT_BLOCKS
+
+
+def test_blocks_past_the_prompt_are_not_those_of_an_exact_request() -> None:
+    mine, exact = answer(river()), answer(stock())
+    assert len(mine) == len(exact) == FULL_BLOCKS
+    assert mine[:PROMPT_BLOCKS] == exact[:PROMPT_BLOCKS]
+    assert not set(mine[PROMPT_BLOCKS:]) & set(exact)
+
+
+def test_an_exact_request_never_finds_a_block_of_the_river_in_its_prompt() -> None:
+    """The follow-up of a conversation: the answer is now part of the prompt."""
+    mine = answer(river())
+    follow_up = stock(PROMPT + ANSWER)
+    assert len(follow_up.block_hashes) == FULL_BLOCKS
+    assert not set(follow_up.block_hashes[PROMPT_BLOCKS:]) & set(mine)
+
+
+@pytest.mark.parametrize("settings", EXACT, ids=["off", "never"])
+def test_exact_requests_are_as_in_stock_vllm(settings: RiverSettings) -> None:
+    assert answer(river(settings)) == answer(stock())
+    config = RiverConfig(prefill="sequence")
+    assert answer(river(settings, config)) == answer(stock())
+
+
+@pytest.mark.parametrize(
+    ("settings", "config"),
+    [
+        (RiverSettings(True, 0.8, 2), RiverConfig()),
+        (RiverSettings(True, 0.9, 3), RiverConfig()),
+        (SETTINGS, RiverConfig(scope="batch")),
+    ],
+    ids=["threshold", "min_layers", "scope"],
+)
+def test_other_settings_share_the_prompt_only(settings: RiverSettings, config: RiverConfig) -> None:
+    mine, other = answer(river()), answer(river(settings, config))
+    assert mine[:PROMPT_BLOCKS] == other[:PROMPT_BLOCKS]
+    assert not set(mine[PROMPT_BLOCKS:]) & set(other[PROMPT_BLOCKS:])
+
+
+def test_the_same_settings_share_everything() -> None:
+    assert answer(river()) == answer(river())
+
+
+def test_a_different_token_changes_every_block_that_follows() -> None:
+    mine, other = answer(river()), answer(river(), [*ANSWER[:3], 999, *ANSWER[4:]])
+    assert mine[:3] == other[:3]
+    assert not set(mine[3:]) & set(other[3:])
+
+
+def test_prompt_blocks_are_salted_where_the_prompt_may_exit() -> None:
+    sequence = RiverConfig(prefill="sequence")
+    mine, exact = river(config=sequence), stock()
+    assert len(mine.block_hashes) == PROMPT_BLOCKS
+    assert not set(mine.block_hashes) & set(exact.block_hashes)
+    assert mine.block_hashes == river(config=sequence).block_hashes
+
+
+def test_a_prompt_of_whole_blocks_is_exact_to_its_last_one() -> None:
+    prompt = PROMPT[: 2 * BLOCK]
+    mine, exact = answer(river(prompt=prompt)), answer(stock(prompt))
+    assert mine[:2] == exact[:2]
+    assert not set(mine[2:]) & set(exact)
+
+
+def test_hashes_keep_the_length_that_vllm_gives_them() -> None:
+    assert {len(value) for value in answer(river())} == {len(stock().block_hashes[0])}
+
+    hasher = SaltedHasher(lambda _: [b"0123456789abcdef"], b"salt", 0)
+    (short,) = hasher(SimpleNamespace(block_hashes=[]))
+    assert len(short) == 16
+    assert short != b"0123456789abcdef"
+
+
+def test_tokens_that_arrive_together_hash_like_tokens_that_arrive_alone() -> None:
+    together = river()
+    together.append_output_token_ids(ANSWER)
+    assert list(together.block_hashes) == answer(river())
+
+
+def test_a_conversation_finds_its_own_blocks_again_where_the_prompt_may_exit() -> None:
+    sequence = RiverConfig(prefill="sequence")
+    mine = answer(river(config=sequence))
+    assert list(river(config=sequence, prompt=PROMPT + ANSWER).block_hashes) == mine
+
+
+def test_nothing_happens_without_prefix_caching() -> None:
+    request = stock(hashed=False)
+    isolate(request, SETTINGS, RiverConfig(), BLOCK)
+    assert request._block_hasher is None
+    assert request.block_hashes == []
+
+
+def test_the_request_is_freed_by_reference_counting() -> None:
+    request = river()
+    gone = weakref.ref(request)
+    gc.disable()
+    try:
+        del request
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -1,0 +1,91 @@
+"""River's Prometheus metrics: every decode token once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY, generate_latest
+
+from server.telemetry.metrics import RiverMetrics
+
+L = 12
+
+
+@pytest.fixture
+def metrics() -> Iterator[RiverMetrics]:
+    before = set(REGISTRY._collector_to_names)
+    yield RiverMetrics(L)
+    for collector in set(REGISTRY._collector_to_names) - before:
+        REGISTRY.unregister(collector)
+
+
+def observe(metrics: RiverMetrics, *depths: int) -> None:
+    metrics.observe(np.array(depths, dtype=np.int16))
+
+
+def sample(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+def test_totals_of_a_server_that_has_made_no_token(metrics: RiverMetrics) -> None:
+    assert metrics.totals() == {
+        "num_layers": L,
+        "tokens": 0,
+        "tokens_by_path": {"backbone": 0, "river": 0},
+        "backbone_layers": 0,
+        "skipped_layers": 0,
+        "mean_exit_layer": None,
+        "exit_layers": {},
+    }
+
+
+def test_each_decode_token_is_counted_once_in_every_metric(metrics: RiverMetrics) -> None:
+    observe(metrics, -L, 3, 3)
+    observe(metrics, 12)
+    observe(metrics, -5)
+    observe(metrics, 1)
+    assert sample("river_tokens_total", path="river") == 3
+    assert sample("river_tokens_total", path="backbone") == 1
+    assert sample("river_backbone_layers_total") == 3 + 3 + 12 + 1
+    assert sample("river_skipped_layers_total") == 4 * L - 19
+    assert sample("river_exit_layer_count") == 4
+    assert sample("river_exit_layer_sum") == 19
+
+
+def test_totals_read_the_metrics_back(metrics: RiverMetrics) -> None:
+    observe(metrics, -L, 3, 3, 12, 1)
+    totals = metrics.totals()
+    assert totals["tokens"] == 4
+    assert totals["tokens_by_path"] == {"backbone": 1, "river": 3}
+    assert totals["backbone_layers"] + totals["skipped_layers"] == 4 * L
+    assert totals["mean_exit_layer"] == 4.75
+    assert list(totals["exit_layers"].items()) == [("1", 1), ("3", 2), ("12", 1)]
+
+
+def test_the_histogram_has_one_bucket_per_layer(metrics: RiverMetrics) -> None:
+    observe(metrics, *range(1, L + 1))
+    for layer in range(1, L + 1):
+        assert sample("river_exit_layer_bucket", le=f"{layer}.0") == layer
+    assert metrics.totals()["exit_layers"] == {str(layer): 1 for layer in range(1, L + 1)}
+
+
+def test_the_threshold_is_the_last_one_set(metrics: RiverMetrics) -> None:
+    metrics.set_threshold(0.9)
+    metrics.set_threshold(-0.5)
+    assert sample("river_threshold") == -0.5
+
+
+@pytest.mark.usefixtures("metrics")
+def test_names_are_the_documented_ones() -> None:
+    text = generate_latest(REGISTRY).decode()
+    for name in (
+        "river_exit_layer_bucket",
+        'river_tokens_total{path="backbone"}',
+        'river_tokens_total{path="river"}',
+        "river_backbone_layers_total",
+        "river_skipped_layers_total",
+        "river_threshold",
+    ):
+        assert f"\n{name}" in text

@@ -1,0 +1,150 @@
+"""Settings: their layers, their limits, and what an error tells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from river_vllm.config import RiverConfig, layered_config, load_config_file, parse_config
+from river_vllm.errors import RiverError
+
+ADDITIONAL = 'additional_config["river"]'
+
+
+def test_defaults_hold_where_nothing_is_said() -> None:
+    assert layered_config(None, None) == RiverConfig()
+    assert layered_config({}, {}) == RiverConfig()
+
+
+def test_each_layer_covers_only_the_fields_it_names() -> None:
+    checkpoint = {"threshold": 0.5, "min_layers": 4, "quantizer": "rtn"}
+    config = layered_config(checkpoint, {"threshold": 0.7, "group_size": 64})
+    assert (config.threshold, config.min_layers) == (0.7, 4)
+    assert (config.quantizer, config.group_size) == ("rtn", 64)
+    assert config.scope == RiverConfig().scope
+
+
+def test_a_layer_can_set_a_value_back_to_the_default() -> None:
+    assert layered_config({"min_layers": 4}, {"min_layers": 1}).min_layers == 1
+
+
+def test_merged_leaves_the_original_alone_and_is_frozen() -> None:
+    config = RiverConfig(threshold=0.5)
+    assert config.merged({"min_layers": 3}, "here") == RiverConfig(threshold=0.5, min_layers=3)
+    assert config.min_layers == 1
+    with pytest.raises(ValidationError):
+        config.threshold = 0.1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("threshold", [-1, -1.0, 0, 1, 1.0])
+def test_threshold_takes_its_whole_range(threshold: float) -> None:
+    assert parse_config({"threshold": threshold}, "here").threshold == threshold
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("threshold", 1.0001, "less than or equal to 1"),
+        ("threshold", -1.5, "greater than or equal to -1"),
+        ("threshold", float("nan"), "finite"),
+        ("threshold", float("inf"), "finite"),
+        ("threshold", "0.9", "valid number"),
+        ("threshold", True, "valid number"),
+        ("threshold", None, "valid number"),
+        ("min_layers", 0, "greater than or equal to 1"),
+        ("min_layers", 2.0, "valid integer"),
+        ("min_layers", True, "valid integer"),
+        ("prefill", "river", "'backbone' or 'sequence'"),
+        ("scope", "row", "'token' or 'batch'"),
+        ("quantizer", "awq8", "hqq"),
+        ("group_size", 48, "32, 64 or 128"),
+        ("group_size", "64", "32, 64 or 128"),
+        ("kernel", "marlin", "auto"),
+    ],
+)
+def test_error_names_source_field_value_and_what_is_allowed(
+    field: str, value: object, allowed: str
+) -> None:
+    with pytest.raises(RiverError) as error:
+        parse_config({field: value}, "river.yaml")
+    text = str(error.value)
+    assert text.startswith(f"river.yaml: '{field}' = {value!r}: ")
+    assert allowed in text.partition(": ")[2].partition(": ")[2]
+    assert "\n" not in text
+
+
+def test_unknown_field_is_named_beside_the_known_ones() -> None:
+    with pytest.raises(RiverError, match="here: unknown field 'treshold'") as error:
+        parse_config({"treshold": 0.9}, "here")
+    for name in RiverConfig.model_fields:
+        assert name in str(error.value)
+
+
+def test_every_wrong_field_is_reported_at_once() -> None:
+    with pytest.raises(RiverError, match=r"'threshold' = 2: .*; 'min_layers' = 0: "):
+        parse_config({"threshold": 2, "min_layers": 0}, "here")
+
+
+@pytest.mark.parametrize("data", [None, 3, "threshold", [("threshold", 0.9)]])
+def test_settings_must_be_an_object(data: object) -> None:
+    with pytest.raises(RiverError, match="here: expected an object") as error:
+        parse_config(data, "here")
+    assert repr(data) in str(error.value)
+
+
+def test_layers_name_themselves_in_errors() -> None:
+    with pytest.raises(RiverError, match=r"^river_config: 'threshold' = 3"):
+        layered_config({"threshold": 3}, {"threshold": 0.5})
+    with pytest.raises(RiverError) as error:
+        layered_config({"threshold": 0.5}, {"threshold": 3})
+    assert str(error.value).startswith(f"{ADDITIONAL}: 'threshold' = 3")
+    with pytest.raises(RiverError) as error:
+        layered_config(None, [1])
+    assert str(error.value).startswith(f"{ADDITIONAL}: expected an object")
+
+
+SETTINGS = {"threshold": 0.25, "scope": "batch"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(SETTINGS),
+        "threshold: 0.25\nscope: batch\n",
+        json.dumps({"model_type": "llama", "river_config": SETTINGS}),
+    ],
+    ids=["json", "yaml", "checkpoint"],
+)
+def test_settings_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "river"
+    path.write_text(text)
+    assert load_config_file(path) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"threshold: [0.9", "neither YAML nor JSON"),
+        (b"", "expected an object"),
+        (b"- threshold", "expected an object"),
+        (b"river_config: 3", "'river_config' must be an object"),
+        (b"threshold: \xff\xfe", "river"),
+    ],
+    ids=["syntax", "empty", "list", "inner", "not-utf8"],
+)
+def test_broken_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "settings"
+    path.write_bytes(content)
+    with pytest.raises(RiverError, match=message) as error:
+        load_config_file(path)
+    assert str(path) in str(error.value)
+
+
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "none", "No such file"), (tmp_path, "directory")):
+        with pytest.raises(RiverError, match=reason) as error:
+            load_config_file(path)
+        assert str(path) in str(error.value)

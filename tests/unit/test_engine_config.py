@@ -1,0 +1,129 @@
+"""vLLM's configuration hook: what is settled, and what is refused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from river_vllm import engine_config
+from river_vllm.engine_config import CPU_WORKER, GPU_WORKER, SCHEDULER, RiverConfigHook
+from river_vllm.errors import RiverError, UnsupportedModelError
+
+LAYERS = 12
+
+
+def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """A configuration that River takes; ``changes`` are set by dotted name."""
+    made = SimpleNamespace(
+        additional_config={"river": river or {}},
+        model_config=SimpleNamespace(
+            architecture="RiverLlamaForCausalLM",
+            hf_config=SimpleNamespace(),
+            get_total_num_hidden_layers=lambda: LAYERS,
+            quantization=None,
+            runner_type="generate",
+            enforce_eager=False,
+        ),
+        parallel_config=SimpleNamespace(
+            pipeline_parallel_size=1,
+            tensor_parallel_size=2,
+            enable_dbo=False,
+            decode_context_parallel_size=1,
+            worker_cls="auto",
+        ),
+        scheduler_config=SimpleNamespace(scheduler_cls=None),
+        aux_output_config=SimpleNamespace(enable_return_routed_experts=False),
+        speculative_config=None,
+        lora_config=None,
+    )
+    for name, value in changes.items():
+        part, _, field = name.partition("__")
+        if field:
+            setattr(getattr(made, part), field, value)
+        else:
+            setattr(made, part, value)
+    return made
+
+
+def hook(config: Any) -> Any:
+    RiverConfigHook.verify_and_update_config(config)
+    return config
+
+
+@pytest.mark.parametrize(("cpu", "worker"), [(True, CPU_WORKER), (False, GPU_WORKER)])
+def test_the_engine_gets_rivers_worker_and_scheduler(
+    cpu: bool, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = SimpleNamespace(is_cpu=lambda: cpu)
+    monkeypatch.setattr(engine_config, "current_platform", platform)
+    config = hook(engine())
+    assert config.parallel_config.worker_cls == worker
+    assert config.scheduler_config.scheduler_cls == SCHEDULER
+    assert config.model_config.enforce_eager
+    # Every process that builds the configuration runs the hook again.
+    assert hook(config).parallel_config.worker_cls == worker
+
+
+def test_what_it_names_can_be_imported() -> None:
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+
+    for name in (SCHEDULER, CPU_WORKER, GPU_WORKER):
+        assert resolve_obj_by_qualname(name).__name__ == name.rpartition(".")[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "reason"),
+    [
+        ("parallel_config__pipeline_parallel_size", 2, "pipeline parallelism"),
+        ("parallel_config__enable_dbo", True, "--enable-dbo"),
+        ("parallel_config__decode_context_parallel_size", 2, "decode context parallelism"),
+        ("model_config__quantization", "awq", "already quantised"),
+        ("speculative_config", object(), "speculative decoding"),
+        ("model_config__runner_type", "pooling", "pooling models"),
+        ("lora_config", object(), "LoRA"),
+        ("aux_output_config__enable_return_routed_experts", True, "routed-experts"),
+        ("scheduler_config__scheduler_cls", "my.Scheduler", "my.Scheduler"),
+        ("parallel_config__worker_cls", "my.Worker", "my.Worker"),
+    ],
+)
+def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reason: str) -> None:
+    config = engine(**{change: value})
+    with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
+        hook(config)
+    assert config.scheduler_config.scheduler_cls != SCHEDULER
+
+
+def test_wrong_settings_stop_the_engine() -> None:
+    with pytest.raises(RiverError, match="'threshold' = 3"):
+        hook(engine({"threshold": 3}))
+    with pytest.raises(RiverError, match="'min_layers' = 13: must be between 1 and 12"):
+        hook(engine({"min_layers": LAYERS + 1}))
+    hook(engine({"min_layers": LAYERS}))
+
+
+def test_the_hook_of_the_architecture_itself_runs_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+
+    class Own:
+        @staticmethod
+        def verify_and_update_config(config: Any) -> None:
+            assert config.scheduler_config.scheduler_cls is None
+            ran.append(config)
+
+    monkeypatch.setitem(engine_config.MODELS_CONFIG_MAP, "LlamaForCausalLM", Own)
+    config = hook(engine())
+    assert ran == [config]
+
+
+def test_vllms_configuration_has_every_field_that_is_looked_at() -> None:
+    from vllm.config import VllmConfig
+
+    real, fake = VllmConfig(), engine()
+    for part, values in vars(fake).items():
+        assert hasattr(real, part), part
+        config = getattr(real, part)
+        if isinstance(values, SimpleNamespace) and config is not None:
+            for field in vars(values):
+                assert hasattr(config, field), f"{part}.{field}"

@@ -1,0 +1,130 @@
+"""Registration with vLLM, and the arguments that make an engine River's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import river_vllm
+from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.registration import merge_engine_args, river_config_of
+
+REGISTER = """
+import sys
+import river_vllm
+river_vllm.register()
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+from vllm.model_executor.models.registry import ModelRegistry
+first = dict(ModelRegistry.models), dict(MODELS_CONFIG_MAP)
+river_vllm.register()
+assert (ModelRegistry.models, MODELS_CONFIG_MAP) == first, "not idempotent"
+for name in ("RiverLlamaForCausalLM", "RiverQwen2ForCausalLM"):
+    entry = ModelRegistry.models[name]
+    assert (entry.module_name, entry.class_name) == ("river_vllm.models.classes", name), entry
+    assert MODELS_CONFIG_MAP[name].__name__ == "RiverConfigHook"
+prefixes = ("vllm.model_executor.models.llama", "vllm.model_executor.models.qwen2")
+wrong = [m for m in sys.modules if m.startswith((*prefixes, "river_vllm.models.classes"))]
+assert not wrong, wrong
+wrong = [m for m in sys.modules if m.startswith(("river_vllm.worker", "river_vllm.layers"))]
+assert not wrong, wrong
+"""
+
+
+def test_registration_is_idempotent_and_imports_no_model() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REGISTER], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    write(tmp_path, "Qwen2ForCausalLM", "qwen2")
+    return str(tmp_path)
+
+
+def write(folder: Path, architecture: str, model_type: str) -> None:
+    config = {"model_type": model_type, "architectures": [architecture]}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_engine_args_name_rivers_class_and_settings(model: str) -> None:
+    args = river_vllm.engine_args(model, RiverConfig(threshold=0.5), max_model_len=64)
+    assert args == {
+        "max_model_len": 64,
+        "hf_overrides": {"architectures": ["RiverQwen2ForCausalLM"]},
+        "additional_config": {"river": {"threshold": 0.5}},
+    }
+
+
+def test_settings_that_were_not_made_leave_the_checkpoints_in_force(model: str) -> None:
+    args = river_vllm.engine_args(model)
+    assert args["additional_config"] == {"river": {}}
+
+
+def test_other_overrides_and_settings_are_kept(model: str) -> None:
+    options = {
+        "hf_overrides": {"rope_theta": 1.0},
+        "additional_config": {"x": 1, "river": {"scope": "batch", "threshold": 0.1}},
+    }
+    args = merge_engine_args(model, RiverConfig(threshold=0.5), options)
+    assert args["hf_overrides"] == {
+        "rope_theta": 1.0,
+        "architectures": ["RiverQwen2ForCausalLM"],
+    }
+    assert args["additional_config"] == {"x": 1, "river": {"scope": "batch", "threshold": 0.5}}
+    assert options["additional_config"] == {"x": 1, "river": {"scope": "batch", "threshold": 0.1}}
+
+
+def test_an_architecture_that_is_given_goes_before_the_checkpoints() -> None:
+    for given in ("LlamaForCausalLM", "RiverLlamaForCausalLM"):
+        options = {"hf_overrides": {"architectures": [given]}}
+        args = merge_engine_args("/nowhere", RiverConfig(), options)
+        assert args["hf_overrides"]["architectures"] == ["RiverLlamaForCausalLM"]
+
+
+def test_an_architecture_without_river_is_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path, "OPTForCausalLM", "opt")
+    with pytest.raises(UnsupportedModelError, match=r"'OPTForCausalLM'.*LlamaForCausalLM"):
+        merge_engine_args(str(tmp_path), RiverConfig(), {})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hf_overrides": lambda config: config},
+        {"additional_config": {"river": 0.9}},
+        {"additional_config": {"river": [1]}},
+    ],
+    ids=["function", "number", "list"],
+)
+def test_options_of_another_shape_are_refused(model: str, options: dict[str, Any]) -> None:
+    with pytest.raises(RiverError, match=next(iter(options))):
+        merge_engine_args(model, RiverConfig(), options)
+
+
+def engine(additional: Any, checkpoint: Any = None) -> Any:
+    hf_config = (
+        SimpleNamespace() if checkpoint is None else SimpleNamespace(river_config=checkpoint)
+    )
+    return SimpleNamespace(
+        additional_config=additional, model_config=SimpleNamespace(hf_config=hf_config)
+    )
+
+
+def test_settings_of_an_engine_are_its_checkpoints_and_then_its_own() -> None:
+    assert river_config_of(engine({})) == RiverConfig()
+    assert river_config_of(engine("a plugin's own object")) == RiverConfig()
+    config = river_config_of(
+        engine({"river": {"threshold": 0.5}}, {"threshold": 0.1, "min_layers": 2})
+    )
+    assert config == RiverConfig(threshold=0.5, min_layers=2)
+    with pytest.raises(RiverError, match=r"^river_config: 'threshold' = 4"):
+        river_config_of(engine({}, {"threshold": 4}))

@@ -1,0 +1,100 @@
+"""What a request may say, and what the worker makes of what it carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError
+from river_vllm.request import RiverField, RiverSettings, resolve, settings_of
+
+LAYERS = 12
+DEFAULTS = RiverSettings(True, 0.8, 3)
+BACKBONE = RiverSettings(False, 1.0, 3)
+
+
+def test_settings_come_from_the_config() -> None:
+    config = RiverConfig(threshold=0.4, min_layers=2)
+    assert RiverSettings.from_config(config) == RiverSettings(True, 0.4, 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ({}, DEFAULTS),
+        ({"enabled": False}, RiverSettings(False, 0.8, 3)),
+        ({"threshold": 0.0}, RiverSettings(True, 0.0, 3)),
+        ({"threshold": -1}, RiverSettings(True, -1.0, 3)),
+        ({"min_layers": 1}, RiverSettings(True, 0.8, 1)),
+        ({"min_layers": LAYERS}, RiverSettings(True, 0.8, LAYERS)),
+        ({"threshold": None, "min_layers": None, "trace": True}, DEFAULTS),
+    ],
+)
+def test_resolve_fills_in_the_defaults(field: dict[str, Any], expected: RiverSettings) -> None:
+    assert resolve(RiverField.model_validate(field), DEFAULTS, LAYERS) == expected
+
+
+def test_resolve_refuses_more_layers_than_the_model_has() -> None:
+    with pytest.raises(RiverError, match="'min_layers' = 13: must be between 1 and 12"):
+        resolve(RiverField(min_layers=LAYERS + 1), DEFAULTS, LAYERS)
+
+
+def test_a_request_cannot_switch_on_what_the_server_has_off() -> None:
+    off = RiverSettings(False, 0.8, 3)
+    assert not resolve(RiverField(enabled=True), off, LAYERS).enabled
+
+
+@pytest.mark.parametrize(
+    ("settings", "may_exit"),
+    [
+        (RiverSettings(True, 0.99, 1), True),
+        (RiverSettings(True, -1.0, 1), True),
+        (RiverSettings(True, 1.0, 1), False),
+        (RiverSettings(False, 0.5, 1), False),
+    ],
+)
+def test_may_exit(settings: RiverSettings, may_exit: bool) -> None:
+    assert settings.may_exit is may_exit
+
+
+def test_settings_survive_the_way_to_the_worker() -> None:
+    sent = RiverSettings(True, -0.25, 7)
+    assert settings_of({"river": sent.as_extra_arg(), "other": 1}, DEFAULTS) == sent
+
+
+@pytest.mark.parametrize("extra_args", [None, {}, {"river": None}, {"other": {"enabled": False}}])
+def test_requests_without_settings_take_the_defaults(extra_args: Any) -> None:
+    assert settings_of(extra_args, DEFAULTS) == DEFAULTS
+
+
+def test_partial_settings_take_the_rest_from_the_defaults() -> None:
+    assert settings_of({"river": {"threshold": 0.1}}, DEFAULTS) == RiverSettings(True, 0.1, 3)
+    assert settings_of({"river": {"enabled": False}}, DEFAULTS) == RiverSettings(False, 0.8, 3)
+    assert settings_of({"river": {"min_layers": 0}}, DEFAULTS) == RiverSettings(True, 0.8, 1)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "on",
+        7,
+        True,
+        [0.9],
+        {"enabled": 1},
+        {"enabled": None},
+        {"threshold": "0.9"},
+        {"threshold": None},
+        {"threshold": 1.01},
+        {"threshold": -1.01},
+        {"threshold": float("nan")},
+        {"threshold": float("inf")},
+        {"min_layers": 2.5},
+        {"min_layers": "2"},
+        {"min_layers": None},
+    ],
+    ids=repr,
+)
+def test_malformed_settings_fall_back_to_the_backbone(raw: Any) -> None:
+    assert settings_of({"river": raw}, DEFAULTS) == BACKBONE

@@ -1,0 +1,155 @@
+"""From requests' rows to units, and back to one depth per request."""
+
+from __future__ import annotations
+
+import pytest
+
+from river_vllm.request import RiverSettings
+from river_vllm.router.batch import ExitUnit
+from river_vllm.worker.feed import BatchFeed
+from tests.unit.worker.support import NEVER, OFF, free, replay, route, rows, step
+
+L = 12
+
+
+@pytest.fixture
+def feed() -> BatchFeed:
+    return BatchFeed(L, "backbone")
+
+
+@pytest.fixture
+def sequence() -> BatchFeed:
+    return BatchFeed(L, "sequence")
+
+
+@pytest.mark.parametrize(
+    ("count", "position", "prompt", "expected"),
+    [(4, 0, 4, 4), (3, 0, 4, 3), (1, 3, 4, 1), (1, 4, 4, 0), (1, 9, 4, 0), (6, 2, 4, 2)],
+)
+def test_prompt_rows_come_first(count: int, position: int, prompt: int, expected: int) -> None:
+    assert rows("a", count, position, prompt).prompt_rows == expected
+
+
+def test_a_prompt_stays_on_the_backbone_and_its_depth_is_signed(feed: BatchFeed) -> None:
+    batch = feed.begin([rows("a", 4, 0)])
+    assert (batch.units, batch.num_rows) == ([], 4)
+    assert feed.finish() == {"a": -L}
+
+
+def test_the_chunks_of_a_prompt_are_prompt_rows_each(feed: BatchFeed) -> None:
+    assert step(feed, [rows("a", 3, 0, prompt=8)]) == {"a": -L}
+    assert step(feed, [rows("a", 5, 3, prompt=8)]) == {"a": -L}
+    assert step(feed, [rows("a", 1, 8, prompt=8)], 5) == {"a": 5}
+
+
+def test_a_decode_row_decides_for_itself(feed: BatchFeed) -> None:
+    settings = RiverSettings(True, 0.25, 7)
+    batch = feed.begin([rows("a", 1, 4, settings=settings)])
+    assert batch.units == [ExitUnit(0, 1, 0.25, 7)]
+    route(batch, 9)
+    assert feed.finish() == {"a": 9}
+
+
+def test_rows_of_a_mixed_step_keep_their_places(feed: BatchFeed) -> None:
+    batch = feed.begin([rows("a", 1, 6), rows("b", 4, 0, start=1), rows("c", 1, 5, start=5)])
+    assert batch.units == [free(0), free(5)]
+    assert batch.num_rows == 6
+    assert not batch.covers_all_rows
+    route(batch, 3, 12)
+    assert feed.finish() == {"a": 3, "b": -L, "c": 12}
+
+
+@pytest.mark.parametrize("settings", [OFF, NEVER, RiverSettings(True, 0.5, L)])
+def test_a_token_that_cannot_leave_is_no_unit(feed: BatchFeed, settings: RiverSettings) -> None:
+    batch = feed.begin([rows("a", 1, 4, settings=settings)])
+    assert batch.units == []
+    assert feed.finish() == {"a": L}
+
+
+def test_a_preempted_request_takes_the_depths_it_had(feed: BatchFeed) -> None:
+    step(feed, [rows("a", 4, 0)])
+    step(feed, [rows("a", 1, 4)], 3)
+    step(feed, [rows("a", 1, 5)], 12)
+    step(feed, [rows("a", 1, 6)], 5)
+    # Computed again from its start, in one go, up to the token that follows.
+    batch = feed.begin([rows("a", 8, 0)])
+    # The second token never left, so its row belongs to no unit.
+    assert batch.units == [replay(4, 3), replay(6, 5), free(7)]
+    route(batch, 3, 5, 8)
+    assert feed.finish() == {"a": 8}
+    # The new depth is the one that is kept next time.
+    assert feed.begin([rows("a", 4, 5)]).units == [replay(1, 5), replay(2, 8), free(3)]
+
+
+def test_replay_in_chunks_starts_where_the_chunk_starts(feed: BatchFeed) -> None:
+    step(feed, [rows("a", 4, 0)])
+    for position, depth in ((4, 3), (5, 4), (6, 5)):
+        step(feed, [rows("a", 1, position)], depth)
+    assert feed.begin([rows("a", 5, 0)]).units == [replay(4, 3)]
+    route_all = feed.begin([rows("a", 5, 0)])
+    route(route_all, 3)
+    assert feed.finish() == {"a": 3}
+    batch = feed.begin([rows("a", 2, 5)])
+    assert batch.units == [replay(0, 4), replay(1, 5)]
+    route(batch, 4, 5)
+    assert feed.finish() == {"a": 5}
+    assert feed.begin([rows("a", 1, 7)]).units == [free(0)]
+
+
+def test_replay_holds_even_for_a_request_whose_first_depth_was_below_its_minimum(
+    feed: BatchFeed,
+) -> None:
+    step(feed, [rows("a", 1, 4, settings=RiverSettings(True, 0.5, 2))], 2)
+    later = RiverSettings(True, 0.5, 6)
+    assert feed.begin([rows("a", 1, 4, settings=later)]).units == [replay(0, 2)]
+
+
+def test_two_requests_do_not_share_their_depths(feed: BatchFeed) -> None:
+    step(feed, [rows("a", 1, 4), rows("b", 1, 4, start=1)], 3, 7)
+    batch = feed.begin([rows("b", 1, 4), rows("a", 1, 4, start=1)])
+    assert batch.units == [replay(0, 7), replay(1, 3)]
+
+
+def test_a_request_that_has_ended_is_forgotten(feed: BatchFeed) -> None:
+    step(feed, [rows("a", 1, 4), rows("b", 1, 4, start=1)], 3, 7)
+    feed.forget(["a", "never-met"])
+    batch = feed.begin([rows("a", 1, 4), rows("b", 1, 4, start=1)])
+    assert batch.units == [free(0), replay(1, 7)]
+
+
+def test_a_prompt_may_leave_together_under_sequence_prefill(sequence: BatchFeed) -> None:
+    batch = sequence.begin([rows("a", 1, 5), rows("b", 4, 0, start=1)])
+    assert batch.units == [free(0), ExitUnit(1, 5, 0.9, 2)]
+    assert batch.covers_all_rows
+    route(batch, 5, 3)
+    assert sequence.finish() == {"a": 5, "b": -3}
+
+
+def test_sequence_prefill_of_a_request_without_river_stays(sequence: BatchFeed) -> None:
+    batch = sequence.begin(
+        [rows("a", 4, 0, settings=OFF), rows("b", 4, 0, start=4, settings=NEVER)]
+    )
+    assert batch.units == []
+    assert sequence.finish() == {"a": -L, "b": -L}
+
+
+def test_prompt_and_replayed_rows_of_one_chunk_are_units_of_their_own(
+    sequence: BatchFeed,
+) -> None:
+    step(sequence, [rows("a", 4, 0)], 3)
+    step(sequence, [rows("a", 1, 4)], 6)
+    batch = sequence.begin([rows("a", 3, 2, start=0)])
+    assert batch.units == [ExitUnit(0, 2, 0.9, 2), replay(2, 6)]
+    route(batch, 4, 6)
+    assert sequence.finish() == {"a": 6}
+
+
+def test_an_empty_step(feed: BatchFeed) -> None:
+    batch = feed.begin([])
+    assert (batch.num_rows, batch.units) == (0, [])
+    assert feed.finish() == {}
+
+
+def test_a_step_is_finished_once(feed: BatchFeed) -> None:
+    step(feed, [rows("a", 1, 4)], 3)
+    assert feed.finish() == {}

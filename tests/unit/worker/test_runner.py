@@ -1,0 +1,105 @@
+"""Model runner V1, on a fake of vLLM's class."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from river_vllm.request import RiverSettings
+from river_vllm.worker.feed import BatchFeed
+from river_vllm.worker.output import depths_of
+from river_vllm.worker.runner import RiverRunnerMixin
+from tests.unit.worker.support import free, rows
+
+DEFAULTS = RiverSettings(True, 0.9, 2)
+L = 12
+
+
+class FakeRunner:
+    """What the mixin uses of vLLM's V1 runner."""
+
+    def __init__(self) -> None:
+        self.input_batch = SimpleNamespace(
+            req_ids=["b", "a", "c"],
+            num_computed_tokens_cpu=np.array([0, 9, 5, 77]),
+        )
+        self.query_start_loc = SimpleNamespace(np=np.array([0, 4, 5, 6, 6]))
+        self.requests = {
+            "a": request(5, {"river": {"threshold": 0.1, "min_layers": 4}}),
+            "b": request(7, None),
+            "c": request(2, {"river": "nonsense"}),
+            "gone": request(2, None),
+        }
+        self.seen: list[Any] = []
+
+    def execute_model(self, scheduler_output: Any, tensors: Any = None) -> str:
+        self.seen.append(tensors)
+        return "executed"
+
+    def _model_forward(self, input_ids: Any = None, **kwargs: Any) -> str:
+        self.seen.append(kwargs)
+        kwargs["river_batch"].exit_layer[:] = 6
+        return "hidden"
+
+    def sample_tokens(self, grammar: Any) -> Any:
+        return SimpleNamespace(grammar=grammar)
+
+
+class Runner(RiverRunnerMixin, FakeRunner):
+    pass
+
+
+def request(prompt: int, extra_args: Any) -> Any:
+    params = SimpleNamespace(extra_args=extra_args)
+    return SimpleNamespace(num_prompt_tokens=prompt, sampling_params=params)
+
+
+@pytest.fixture
+def runner() -> Runner:
+    runner = Runner()
+    runner.set_up_river(BatchFeed(L, "backbone"), DEFAULTS)
+    return runner
+
+
+def test_rows_come_from_the_persistent_batch_in_its_order(runner: Runner) -> None:
+    assert runner._river_rows() == [
+        rows("b", 4, 0, prompt=7, start=0, settings=DEFAULTS),
+        rows("a", 1, 9, prompt=5, start=4, settings=RiverSettings(True, 0.1, 4)),
+        rows("c", 1, 5, prompt=2, start=5, settings=RiverSettings(False, 1.0, 2)),
+    ]
+
+
+def test_a_request_without_sampling_parameters_takes_the_defaults(runner: Runner) -> None:
+    runner.requests["a"].sampling_params = None
+    assert runner._river_rows()[1].settings == DEFAULTS
+
+
+def test_the_forward_pass_gets_the_batch_and_the_output_its_depths(runner: Runner) -> None:
+    output = runner._model_forward("ids", positions="p")
+    assert output == "hidden"
+    passed = runner.seen[-1]
+    assert passed["positions"] == "p"
+    assert passed["river_batch"].units == [free(4, RiverSettings(True, 0.1, 4))]
+    sampled = runner.sample_tokens("grammar")
+    assert sampled.grammar == "grammar"
+    assert depths_of(sampled) == {"b": -L, "a": 6, "c": L}
+
+
+def test_depths_are_handed_over_once(runner: Runner) -> None:
+    runner._model_forward("ids")
+    runner.sample_tokens(None)
+    assert depths_of(runner.sample_tokens(None)) == {}
+
+
+def test_requests_that_ended_are_forgotten_before_the_step(runner: Runner) -> None:
+    runner._model_forward("ids")
+    runner.sample_tokens(None)
+    finished = SimpleNamespace(finished_req_ids={"a"})
+    assert runner.execute_model(finished, "tensors") == "executed"
+    assert runner.seen[-1] == "tensors"
+    runner._model_forward("ids")
+    # Position 9 of "a" is decided anew, not replayed.
+    assert not runner.seen[-1]["river_batch"].units[0].forced

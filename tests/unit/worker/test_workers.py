@@ -1,0 +1,123 @@
+"""What River adds to vLLM's workers, and the runners they end up with."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from river_vllm.config import RiverConfig
+from river_vllm.request import RiverSettings
+from river_vllm.worker.feed import BatchFeed
+from river_vllm.worker.mixin import RiverWorkerMixin
+from river_vllm.worker.model_state import RiverStateMixin
+from river_vllm.worker.runner import RiverRunnerMixin
+from river_vllm.worker.runner_v2 import RiverRunnerV2Mixin
+from tests.unit.worker.support import rows
+
+INFO = {"num_layers": 12}
+
+
+class Host(RiverRunnerMixin):
+    """A V1 runner whose model is there once it has been loaded."""
+
+    def get_model(self) -> Any:
+        config = RiverConfig(threshold=0.25, min_layers=3, prefill="sequence")
+        river = SimpleNamespace(num_layers=12, config=config, info=lambda: INFO)
+        return SimpleNamespace(river=river)
+
+
+class FakeWorker:
+    def __init__(self) -> None:
+        self.model_runner = Host()
+        self.loaded: list[Any] = []
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        self.loaded.append((args, kwargs))
+
+
+class Worker(RiverWorkerMixin, FakeWorker):
+    pass
+
+
+def test_loading_sets_up_the_feed_with_the_models_settings() -> None:
+    worker = Worker()
+    worker.load_model(load_dummy_weights=True)
+    assert worker.loaded == [((), {"load_dummy_weights": True})]
+    host = worker.model_runner
+    assert host.river_defaults == RiverSettings(True, 0.25, 3)
+    assert isinstance(host.river_feed, BatchFeed)
+    # Twelve layers, and a prompt may leave as a whole.
+    batch = host.river_feed.begin([rows("a", 4, 0)])
+    assert [unit.rows for unit in batch.units] == [4]
+    batch.exit_layer[:] = 12
+    assert host.river_feed.finish() == {"a": -12}
+
+
+def test_runner_v2_is_fed_by_its_model_state() -> None:
+    worker = Worker()
+    state = worker.model_runner.model_state = RiverStateMixin()  # type: ignore[attr-defined]
+    worker.load_model()
+    assert state.river_defaults.threshold == 0.25
+    assert not hasattr(worker.model_runner, "river_feed")
+
+
+def test_info_is_the_rivers_own() -> None:
+    assert Worker().river_info() == INFO
+
+
+def test_the_cpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    from river_vllm.worker import cpu
+
+    class OtherRunner:
+        pass
+
+    def init_device(kind: type) -> Any:
+        def init(self: Any) -> None:
+            self.model_runner = object.__new__(kind)
+
+        return init
+
+    worker = object.__new__(cpu.RiverCPUWorker)
+    monkeypatch.setattr(cpu.CPUWorker, "init_device", init_device(cpu.CPUModelRunner))
+    worker.init_device()
+    assert type(worker.model_runner) is cpu.RiverCPUModelRunner
+    assert isinstance(worker.model_runner, cpu.CPUModelRunner)
+    monkeypatch.setattr(cpu.CPUWorker, "init_device", init_device(OtherRunner))
+    worker.init_device()
+    assert isinstance(worker.model_runner, RiverRunnerV2Mixin)
+    assert isinstance(worker.model_runner, OtherRunner)
+
+
+def test_the_gpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    from river_vllm.worker import gpu
+
+    class V2:
+        pass
+
+    def init(self: Any, vllm_config: Any, device: Any) -> None:
+        self.made_with = (vllm_config, device)
+
+    worker = object.__new__(gpu.RiverGPUWorker)
+    worker.vllm_config, worker.device = "config", "cuda:0"
+    monkeypatch.setattr(gpu.GPUModelRunner, "__init__", init)
+    worker.use_v2_model_runner = False
+    runner = worker._make_model_runner()
+    assert type(runner) is gpu.RiverGPUModelRunner
+    assert runner.made_with == ("config", "cuda:0")
+    worker.use_v2_model_runner = True
+    monkeypatch.setattr(gpu.Worker, "_make_model_runner", lambda self: V2())
+    runner = worker._make_model_runner()
+    assert isinstance(runner, RiverRunnerV2Mixin) and isinstance(runner, V2)
+
+
+def test_rivers_methods_come_before_vllms() -> None:
+    from river_vllm.worker import cpu, gpu
+
+    for runner in (cpu.RiverCPUModelRunner, gpu.RiverGPUModelRunner):
+        for name in ("execute_model", "_model_forward", "sample_tokens"):
+            assert getattr(runner, name) is getattr(RiverRunnerMixin, name)
+            assert any(name in vars(base) for base in runner.__mro__[2:])
+    for worker in (cpu.RiverCPUWorker, gpu.RiverGPUWorker):
+        assert worker.load_model is RiverWorkerMixin.load_model
