@@ -31,9 +31,9 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 __all__ = [
+    "MODELS_CONFIG_MAP",
     "Attention",
     "CompressedTensorsWNA16",
-    "MODELS_CONFIG_MAP",
     "LinearBase",
     "ModelRegistry",
     "StatLoggerBase",

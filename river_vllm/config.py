@@ -26,9 +26,9 @@ class RiverConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    threshold: float = Field(0.9, ge=-1.0, le=1.0)
+    threshold: float = Field(default=0.9, ge=-1.0, le=1.0)
     """τ: a token leaves once its state transition similarity is above it; 1.0 never leaves."""
-    min_layers: int = Field(1, ge=1)
+    min_layers: int = Field(default=1, ge=1)
     """Backbone layers that every token runs."""
     prefill: Literal["backbone", "sequence"] = "backbone"
     """Prompts on the backbone, or the paper's sequence-level exit."""
@@ -42,7 +42,7 @@ class RiverConfig(BaseModel):
     """The 4-bit product: the fastest measured at load, torch's own, or vLLM's."""
 
     def merged(self, changes: Mapping[str, Any], source: str) -> RiverConfig:
-        """This configuration with ``changes`` on top, validated; ``source`` names them in errors."""
+        """A copy with ``changes`` on top, validated; errors name them by ``source``."""
         return parse_config({**self.model_dump(exclude_unset=True), **changes}, source)
 
 

@@ -61,7 +61,9 @@ def _refuse(vllm_config: VllmConfig) -> None:
         "vLLM's speculative decoding": vllm_config.speculative_config is not None,
         "pooling models": model.runner_type != "generate",
         "LoRA adapters": vllm_config.lora_config is not None,
-        "--enable-return-routed-experts": vllm_config.aux_output_config.enable_return_routed_experts,
+        "--enable-return-routed-experts": (
+            vllm_config.aux_output_config.enable_return_routed_experts
+        ),
         f"a custom scheduler ({scheduler.scheduler_cls})": (
             scheduler.scheduler_cls not in (None, SCHEDULER)
         ),

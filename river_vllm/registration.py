@@ -35,9 +35,7 @@ def river_config_of(vllm_config: VllmConfig) -> RiverConfig:
     """
     additional = vllm_config.additional_config
     given = additional.get(CONFIG_KEY) if isinstance(additional, Mapping) else None
-    return layered_config(
-        getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None), given
-    )
+    return layered_config(getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None), given)
 
 
 def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) -> dict[str, Any]:
@@ -54,10 +52,10 @@ def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) 
     given = overrides.get("architectures")
     architecture = given[0] if given else checkpoint_architecture(model, options)
     additional = dict(options.get("additional_config") or {})
-    additional[CONFIG_KEY] = {
-        **(additional.get(CONFIG_KEY) or {}),
-        **config.model_dump(exclude_unset=True),
-    }
+    settings = additional.get(CONFIG_KEY) or {}
+    if not isinstance(settings, Mapping):
+        raise RiverError(f'additional_config["{CONFIG_KEY}"]: expected an object, got {settings!r}')
+    additional[CONFIG_KEY] = {**settings, **config.model_dump(exclude_unset=True)}
     return {
         **options,
         "hf_overrides": {**overrides, "architectures": [river_architecture(architecture)]},

@@ -24,14 +24,19 @@ class RiverField(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    enabled: bool = Field(True, description="false: this request runs on the backbone alone")
+    enabled: bool = Field(
+        default=True, description="false: this request runs on the backbone alone"
+    )
     threshold: float | None = Field(
-        None, ge=-1.0, le=1.0, description="exit once the similarity is above it; 1.0 never exits"
+        default=None,
+        ge=-1.0,
+        le=1.0,
+        description="exit once the similarity is above it; 1.0 never exits",
     )
     min_layers: int | None = Field(
-        None, ge=1, description="backbone layers that every token of this request runs"
+        default=None, ge=1, description="backbone layers that every token of this request runs"
     )
-    trace: bool = Field(False, description="return the exit layer of each generated token")
+    trace: bool = Field(default=False, description="return the exit layer of each generated token")
 
 
 @dataclass(frozen=True, slots=True)

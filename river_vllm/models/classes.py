@@ -37,7 +37,7 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
     """
 
     def __init__(self: Any, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        base.__init__(self, vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        base.__init__(self, vllm_config=vllm_config, prefix=prefix)
         self.river = River(self, river_config_of(vllm_config), vllm_config)
 
     def forward(

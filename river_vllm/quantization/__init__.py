@@ -12,7 +12,6 @@ from river_vllm.quantization.hqq import quantize_hqq
 from river_vllm.quantization.rtn import quantize_rtn
 
 
-
 class Quantizer(Protocol):
     """Turns a weight ``[N, K]`` of any float type into 4-bit groups."""
 

@@ -17,9 +17,7 @@ BLOCK = 1 << 18
 """Weights worked on at a time: the float32 working set stays in the cache."""
 
 
-def quantize_hqq(
-    weight: torch.Tensor, group_size: int, whole_zeros: bool = False
-) -> GroupedWeight:
+def quantize_hqq(weight: torch.Tensor, group_size: int, whole_zeros: bool = False) -> GroupedWeight:
     """Quantise ``weight`` ``[N, K]``; every group ends at or below its min-max error.
 
     Args:

@@ -7,9 +7,7 @@ import torch
 from river_vllm.quantization.groups import LEVELS, GroupedWeight, finish, grouped_range
 
 
-def quantize_rtn(
-    weight: torch.Tensor, group_size: int, whole_zeros: bool = False
-) -> GroupedWeight:
+def quantize_rtn(weight: torch.Tensor, group_size: int, whole_zeros: bool = False) -> GroupedWeight:
     """Quantise ``weight`` ``[N, K]`` of any float type to the nearest point of each group's grid.
 
     Min-max zeros are whole numbers in any case, so ``whole_zeros`` changes nothing.

@@ -100,9 +100,7 @@ class Router:
         rows = self._rows
         return residual_stream(hidden[rows], None if residual is None else residual[rows])
 
-    def _similarity(
-        self, before: torch.Tensor, after: torch.Tensor
-    ) -> npt.NDArray[np.float32]:
+    def _similarity(self, before: torch.Tensor, after: torch.Tensor) -> npt.NDArray[np.float32]:
         """Per active unit: the minimum over its rows."""
         values = transition_similarity(before, after)
         if self._agree is not None:

@@ -43,9 +43,7 @@ class SaltedHasher:
     Holds no reference to the request (vLLM relies on reference counting to free it).
     """
 
-    def __init__(
-        self, inner: Callable[[Any], list[bytes]], salt: bytes, exact_blocks: int
-    ) -> None:
+    def __init__(self, inner: Callable[[Any], list[bytes]], salt: bytes, exact_blocks: int) -> None:
         self._inner = inner
         self._salt = salt
         self._exact_blocks = exact_blocks

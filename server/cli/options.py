@@ -32,7 +32,7 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
     for name, text in _FIELDS.items():
         annotation = RiverConfig.model_fields[name].annotation
         choices = get_args(annotation) or None
-        kind = type(choices[0]) if choices else annotation
+        kind: Any = type(choices[0]) if choices else annotation
         group.add_argument(
             f"--river-{name.replace('_', '-')}",
             type=kind,
@@ -73,9 +73,7 @@ def river_config(args: argparse.Namespace) -> RiverConfig:
     path = args.river_config
     config = RiverConfig() if path is None else parse_config(load_config_file(path), path)
     given: dict[str, Any] = {
-        name: value
-        for name in _FIELDS
-        if (value := getattr(args, f"river_{name}")) is not None
+        name: value for name in _FIELDS if (value := getattr(args, f"river_{name}")) is not None
     }
     return config.merged(given, "command line")
 

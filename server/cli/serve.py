@@ -61,8 +61,7 @@ def check_plugins() -> None:
         import vllm  # noqa: F401
     except ImportError as error:
         raise RiverError(
-            f"vLLM cannot be imported ({error}); install river-vllm with the extra "
-            "'cpu' or 'cuda'"
+            f"vLLM cannot be imported ({error}); install river-vllm with the extra 'cpu' or 'cuda'"
         ) from error
     for group in GROUPS:
         found = [point for point in entry_points(group=group) if point.name == PLUGIN]

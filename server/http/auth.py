@@ -55,7 +55,7 @@ class RiverAuthMiddleware:
             return False
         digest = _digest(given.strip())
         # Every key is compared, so that the time tells nothing about which one was close.
-        return any([secrets.compare_digest(digest, _digest(key)) for key in keys])
+        return any(secrets.compare_digest(digest, _digest(key)) for key in keys)
 
 
 def _digest(text: str) -> bytes:

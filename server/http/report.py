@@ -14,7 +14,7 @@ _FINISHED_RESPONSES = (b"event: response.completed", b"event: response.incomplet
 def add_to_json(body: bytes, exchange: RiverExchange) -> bytes:
     """A complete response body with ``river``, and ``river_trace`` in its choices if asked for."""
     payload = json.loads(body)
-    if not isinstance(payload, dict) or "error" in payload and payload.get("object") is None:
+    if not isinstance(payload, dict) or ("error" in payload and payload.get("object") is None):
         return body
     _add(payload, exchange)
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()

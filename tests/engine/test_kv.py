@@ -31,7 +31,12 @@ def _run(engine: Any, prompts: list[list[int]], params: list[Any]) -> list[dict[
         (blocks,) = core.scheduler.kv_cache_manager.get_block_ids(request.request_id)
         k, v = engine.collective_rpc(kv.read, args=(list(blocks),))[0]
         found.append(
-            {"tokens": list(request.all_token_ids), "written": request.num_tokens - 1, "k": k, "v": v}
+            {
+                "tokens": list(request.all_token_ids),
+                "written": request.num_tokens - 1,
+                "k": k,
+                "v": v,
+            }
         )
     llm.abort_request([f"kv-{i}" for i in range(len(prompts))])
     while llm.has_unfinished_requests():
@@ -58,9 +63,7 @@ def test_every_slot_of_every_layer_is_written(name: str, request: pytest.Fixture
             assert (norms[:, cache["written"] :] == 0).all()
 
 
-def test_river_kv_is_close_to_the_backbones(
-    river_smollm2: Any, record_property: Any
-) -> None:
+def test_river_kv_is_close_to_the_backbones(river_smollm2: Any, record_property: Any) -> None:
     """Cosine per layer of the K and V of generated tokens against the backbone's own.
 
     Both runs write K/V for the same text: the river's answer, which the backbone then reads as a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,7 @@ EVERYTHING = {"threshold": -1.0, "min_layers": 1}
 
 
 @pytest.mark.parametrize("name", ["smollm2", "qwen2"])
-def test_minus_one_exits_after_the_first_layer(
-    name: str, request: pytest.FixtureRequest
-) -> None:
+def test_minus_one_exits_after_the_first_layer(name: str, request: pytest.FixtureRequest) -> None:
     river = request.getfixturevalue(f"river_{name}")
     for answer in generate(river, PROMPTS[:8], greedy(32, EVERYTHING)):
         assert answer.exit_layers[1:] == [1] * 31
@@ -39,7 +38,7 @@ def test_depths_follow_the_threshold(river_smollm2: Any) -> None:
             )
         )
     first, total = zip(*sums, strict=True)
-    for shallow, deep in zip(first, first[1:], strict=False):
+    for shallow, deep in itertools.pairwise(first):
         assert all(a <= b for a, b in zip(shallow, deep, strict=True))
     assert list(total) == sorted(total)
     assert total[0] < total[2] < total[-1]

@@ -60,9 +60,10 @@ def test_ready_and_health(server: RiverServer) -> None:
 def test_openapi_knows_the_field(server: RiverServer) -> None:
     schema = server.get("/openapi.json").json()
     for name in ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest"):
-        assert "threshold" in schema["components"]["schemas"][name]["properties"]["river"][
-            "properties"
-        ]
+        assert (
+            "threshold"
+            in schema["components"]["schemas"][name]["properties"]["river"]["properties"]
+        )
     assert {"/river", "/river/stats", "/ready"} <= set(schema["paths"])
 
 
@@ -81,9 +82,7 @@ def test_counts_add_up(server: RiverServer) -> None:
     gained = {key: after[key] - before[key] for key in after}
     decode = sum(report["tokens"] for report in reports)
     layers = sum(
-        int(layer) * count
-        for report in reports
-        for layer, count in report["exit_layers"].items()
+        int(layer) * count for report in reports for layer, count in report["exit_layers"].items()
     )
     assert gained["tokens"] == decode == gained["depth_count"]
     assert gained["backbone_layers"] == layers == gained["depth_sum"]

@@ -80,8 +80,5 @@ def _generated(choice: Any) -> Generated:
         choice.text,
         trace(depths),
         int((depths > 0).sum()),
-        [
-            {token: entry.logprob for token, entry in step.items()}
-            for step in choice.logprobs or ()
-        ],
+        [{token: entry.logprob for token, entry in step.items()} for step in choice.logprobs or ()],
     )

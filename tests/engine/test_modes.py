@@ -1,0 +1,72 @@
+"""The paper's own rules: sequence-level prefill and the minimum over the batch; and RTN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from river_vllm import RiverConfig
+from tests.support import engines
+from tests.support.engines import generate, greedy
+from tests.support.prompts import PROMPTS
+from tests.support.reference import ReferenceModel
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def paper(tiny_qwen2: Path) -> Iterator[Any]:
+    config = RiverConfig(
+        threshold=0.5, scope="batch", prefill="sequence", quantizer="rtn", group_size=32
+    )
+    yield engines.river_engine(tiny_qwen2, config, max_logprobs=64, logprobs_mode="raw_logits")
+
+
+def test_prompts_exit_as_a_whole(paper: Any, tiny_qwen2: Path) -> None:
+    """Prompt and answer after two layers: logits are the reference's, from the first token on."""
+    prompt = paper.get_tokenizer().encode(PROMPTS[4])
+    settings = {"threshold": -1.0, "min_layers": 2}
+    (answer,) = generate(paper, [{"prompt_token_ids": prompt}], greedy(16, settings, logprobs=64))
+    assert answer.exit_layers == [2] * 16
+    reference = ReferenceModel(tiny_qwen2, "rtn", 32)
+    sequence = prompt + answer.tokens[:-1]
+    logits = reference.run(sequence, [2] * len(sequence))[len(prompt) - 1 :]
+    for expected, reported in zip(logits, answer.logprobs, strict=True):
+        ids = torch.tensor(list(reported))
+        error = (torch.tensor(list(reported.values())) - expected[ids]).square().mean().sqrt()
+        # bf16 against float32, see tests/engine/test_river.py.
+        assert error < 0.05 * expected.std()
+
+
+def test_the_prompts_of_an_exact_request_do_not_exit(paper: Any) -> None:
+    (answer,) = generate(paper, PROMPTS[:1], greedy(4, {"enabled": False}))
+    assert answer.exit_layers == [6] * 4
+
+
+def test_batch_scope_leaves_together(paper: Any) -> None:
+    """All tokens of a step have one depth: the deepest that any of them needs alone."""
+    prompts = PROMPTS[:4]
+    settings = {"threshold": 0.75}
+    together = generate(paper, prompts, greedy(12, settings))
+    for step in range(1, 12):
+        assert len({answer.exit_layers[step] for answer in together}) == 1
+    floor = [greedy(12, {"threshold": -1.0, "min_layers": layers}) for layers in (1, 2, 5, 3)]
+    for answer in generate(paper, prompts, floor):
+        assert answer.exit_layers[1:] == [5] * 11
+
+
+def test_batch_scope_does_not_hold_exact_requests(paper: Any) -> None:
+    params = [greedy(8, {"enabled": False}), greedy(8, {"threshold": -1.0, "min_layers": 2})]
+    exact, exiting = generate(paper, PROMPTS[:2], params)
+    assert exact.exit_layers == [6] * 8
+    assert exiting.exit_layers[1:] == [2] * 7
+
+
+def test_what_is_in_force(paper: Any) -> None:
+    info = paper.collective_rpc("river_info")[0]
+    assert info["quantizer"] == "rtn"
+    assert info["group_sizes"] == [32]

@@ -1,0 +1,68 @@
+"""What River does not go with is refused at start-up, in one line, before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from river_vllm import RiverConfig, engine_args
+from river_vllm.errors import RiverError
+
+pytestmark = pytest.mark.engine
+
+
+def _engine_config(model: Path, **options: Any) -> Any:
+    from vllm.engine.arg_utils import EngineArgs
+
+    config = options.pop("river", None)
+    arguments = engine_args(str(model), config, max_model_len=256, **options)
+    return EngineArgs(model=str(model), **arguments).create_engine_config()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
+        ({"enable_lora": True}, "LoRA"),
+        (
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
+            "speculative decoding",
+        ),
+        ({"runner": "pooling"}, "pooling"),
+        ({"scheduler_cls": "some.Scheduler"}, "custom scheduler (some.Scheduler)"),
+        ({"worker_cls": "some.Worker"}, "custom worker (some.Worker)"),
+        ({"river": RiverConfig(min_layers=7)}, "'min_layers' = 7: must be between 1 and 6"),
+        ({"additional_config": {"river": {"tau": 1}}}, "unknown field 'tau'"),
+        ({"additional_config": {"river": {"threshold": 3.0}}}, "'threshold' = 3.0"),
+        ({"additional_config": {"river": 0.9}}, "expected an object, got 0.9"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_refused(tiny_qwen2: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(Exception) as caught:
+        _engine_config(tiny_qwen2, **options)
+    assert words in str(caught.value)
+
+
+def test_accepted(tiny_qwen2: Path) -> None:
+    config = _engine_config(tiny_qwen2)
+    assert config.model_config.architecture == "RiverQwen2ForCausalLM"
+    assert config.model_config.enforce_eager
+    assert config.scheduler_config.scheduler_cls.endswith("RiverScheduler")
+
+
+def test_unknown_architecture(tiny_qwen2: Path) -> None:
+    with pytest.raises(RiverError, match="'GPT2LMHeadModel' is not supported"):
+        engine_args(str(tiny_qwen2), hf_overrides={"architectures": ["GPT2LMHeadModel"]})
+
+
+def test_checkpoint_settings_are_the_middle_layer(tiny_qwen2: Path) -> None:
+    """Defaults, then the checkpoint's ``river_config``, then the engine's own settings."""
+    from river_vllm.registration import river_config_of
+
+    overrides = {"river_config": {"threshold": 0.7, "min_layers": 3}}
+    config = _engine_config(tiny_qwen2, hf_overrides=overrides, river=RiverConfig(threshold=0.8))
+    river = river_config_of(config)
+    assert (river.threshold, river.min_layers, river.scope) == (0.8, 3, "token")

@@ -1,0 +1,95 @@
+"""Other ways in: plain vLLM with River as a plugin, keys, and servers that must not start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import NAME, RiverServer
+
+pytestmark = pytest.mark.engine
+
+VLLM = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
+BODY = {"model": NAME, "prompt": "One, two,", "max_tokens": 8, "temperature": 0}
+PUBLIC = ("/health", "/ready", "/version")
+GUARDED = (
+    *("/river", "/river/stats", "/metrics", "/v1/models", "/openapi.json", "/docs", "/load"),
+    *("/ping", "/nowhere"),
+)
+
+
+def test_plain_vllm_with_the_plugin_and_keys(tiny_qwen2: Path, tmp_path: Path) -> None:
+    """vLLM's own server process; River comes in through entry points only."""
+    options = (
+        *("--hf-overrides", json.dumps({"architectures": ["RiverQwen2ForCausalLM"]})),
+        *("--additional-config", json.dumps({"river": {"threshold": -1.0, "min_layers": 2}})),
+    )
+    environment = {"VLLM_PLUGINS": "river"}
+    with RiverServer(
+        tiny_qwen2, tmp_path / "log", options, VLLM, environment, positional=False
+    ) as server:
+        answer = server.post("/v1/completions", {**BODY, "ignore_eos": True}).json()
+        assert answer["river"]["exit_layers"] == {"2": 7}
+        assert server.get("/river").json()["min_layers"] == 2
+
+
+def test_keys_guard_every_route(tiny_qwen2: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("first-key\nsecond-key\n")
+    with RiverServer(tiny_qwen2, tmp_path / "log", ("--api-key-file", str(keys))) as server:
+        for path in PUBLIC:
+            assert server.get(path).status_code == 200, path
+        for path in GUARDED:
+            response = server.get(path)
+            assert response.status_code == 401, path
+            assert response.json()["error"]["code"] == 401
+        for key, status in (("first-key", 200), ("second-key", 200), ("third", 401)):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert server.get("/river", headers=headers).status_code == status
+            response = server.post("/v1/completions", BODY, headers=headers)
+            assert response.status_code == status
+        assert "first-key" not in server.tail(10_000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--river-threshold", "2"], "'threshold' = 2.0: input should be less than or equal to 1"),
+        (["--pipeline-parallel-size", "2"], "River cannot be combined with pipeline parallelism"),
+    ],
+)
+def test_wrong_arguments_are_one_line(tiny_qwen2: Path, arguments: list[str], words: str) -> None:
+    result = _serve(str(tiny_qwen2), *arguments)
+    assert result.returncode in (1, 2)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("river-vllm: error: ")
+    assert words in last
+    assert "Traceback" not in result.stderr
+
+
+def test_a_broken_plugin_stops_the_start(tiny_qwen2: Path, tmp_path: Path) -> None:
+    """vLLM would only log it; without this check the server would run without a river."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['river_vllm.registration'] = None\n"
+    )
+    result = _serve(str(tiny_qwen2), environment={"PYTHONPATH": str(tmp_path)})
+    assert result.returncode != 0
+    assert "River is not active" in result.stderr
+
+
+def _serve(
+    *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server.cli.main", "serve", *arguments, "--port", "1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **(environment or {})},
+        check=False,
+    )
