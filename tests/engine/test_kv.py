@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support import kv
+from river_vllm.inspection import paged_kv as kv
 from tests.support.engines import greedy
 from tests.support.prompts import PROMPTS
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm import _custom_ops as ops
 
 BASE = 128
 """Indices are written as two digits of this base: bfloat16 holds whole numbers to 256."""
@@ -57,13 +58,12 @@ def _layout(
         block = torch.zeros(1, heads, size * 2, head_size, dtype=dtype)
         key_cache, value_cache = block.chunk(2, dim=2)
         plain = digit.view(size, 1, head_size).expand(-1, heads, -1).to(dtype).contiguous()
-        from vllm import _custom_ops as ops
-
         ops.cpu_attn_reshape_and_cache(
             plain, plain, key_cache, value_cache, torch.arange(size), isa
         )
         digits.append(block.view(heads, 2, size * head_size)[0].long())
     found = digits[0] + BASE * digits[1]
     for half in found:
-        assert torch.equal(half.sort().values, index), "a block's layout is not a permutation"
+        if not torch.equal(half.sort().values, index):
+            raise RuntimeError("vLLM's block layout is not a permutation on this CPU")
     return found[0], found[1]

@@ -1,0 +1,1 @@
+"""Looking at what the engine holds, for tests and measurements; nothing here serves requests."""
