@@ -1,7 +1,8 @@
-"""The two programs that the image adds: its health check and the "vllm" of charts."""
+"""The programs that the image adds: health check, live threshold, the "vllm" of charts."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from tests.deploy.files import DEPLOY
 
 HEALTHCHECK = DEPLOY / "image" / "healthcheck.py"
+SET_THRESHOLD = DEPLOY / "image" / "set_threshold.py"
 DROP_IN = DEPLOY / "image" / "drop-in" / "vllm"
 
 
@@ -27,6 +29,17 @@ class Ready(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_PATCH(self) -> None:
+        """As River's own route: a key, and a threshold in its range."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        allowed = self.headers["Authorization"] == "Bearer first"
+        status = 401 if not allowed else 200 if -1 <= body["threshold"] <= 1 else 400
+        answer = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -69,6 +82,30 @@ def test_no_answer_is_unhealthy_without_a_traceback(url: str) -> None:
     assert done.returncode == 1
     assert url in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "status", "shown"),
+    [
+        ("first\nsecond\n", "0.85", 0, '{"threshold": 0.85}'),
+        ("first\nsecond\n", "1.5", 1, "HTTP 400"),
+        ("wrong\n", "0.85", 1, "HTTP 401"),
+    ],
+)
+def test_live_threshold(
+    server: str, tmp_path: Path, keys: str, value: str, status: int, shown: str
+) -> None:
+    (tmp_path / "keys").write_text(keys)
+    done = subprocess.run(
+        [sys.executable, "-I", str(SET_THRESHOLD), value],
+        env={"RIVER_URL": f"{server}/river", "RIVER_API_KEY_FILE": str(tmp_path / "keys")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == status
+    assert shown in done.stdout + done.stderr
+    assert not any(key in done.stdout + done.stderr for key in keys.split())
 
 
 def test_vllm_of_charts_is_rivers_command(tmp_path: Path) -> None:

@@ -31,9 +31,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "secrets"
 
 
+def named_secrets() -> set[str]:
+    return {Path(secret["file"]).name for secret in compose()["secrets"].values()}
+
+
 def test_writes_every_secret_of_compose(folder: Path) -> None:
-    named = {Path(secret["file"]).name for secret in compose()["secrets"].values()}
-    assert named == {path.name for path in folder.iterdir()}
+    assert named_secrets() == {path.name for path in folder.iterdir()}
 
 
 def test_server_accepts_the_keys_of_clients_and_of_prometheus(folder: Path) -> None:
