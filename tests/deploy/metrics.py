@@ -78,8 +78,24 @@ def known_series() -> frozenset[str]:
     )
 
 
+NOT_SERIES = re.compile(
+    r"""\[[^\]]*\] | \{[^}]*\} | "[^"]*"
+    | \b(?:by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)""",
+    re.VERBOSE,
+)
+OPERATORS = {"and", "or", "unless", "by", "on", "bool", "offset"}
+
+
 def names_in(expression: str) -> set[str]:
-    """The series that a PromQL expression selects, recorded ones included.
+    """The series that a PromQL expression selects, recorded ones included."""
+    bare = NOT_SERIES.sub(" ", concrete(expression))
+    found = set(re.findall(r"(?<![\w:.])[A-Za-z_:][\w:]*+(?!\s*\()", bare)) - OPERATORS
+    assert found, f"selects nothing: {expression}"
+    return found
+
+
+def parsed_names(expression: str) -> set[str]:
+    """The same by a real parser.
 
     Raises:
         ValueError: it is not PromQL.
@@ -87,9 +103,7 @@ def names_in(expression: str) -> set[str]:
     import promql_parser
 
     tree = repr(promql_parser.parse(concrete(expression)))
-    found = set(re.findall(r'VectorSelector \{\s*name: Some\(\s*"([^"]+)"', tree))
-    assert found, f"selects nothing: {expression}"
-    return found
+    return set(re.findall(r'VectorSelector \{\s*name: Some\(\s*"([^"]+)"', tree))
 
 
 def concrete(expression: str) -> str:

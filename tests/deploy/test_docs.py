@@ -40,4 +40,4 @@ def test_profiles_services_and_keys_exist() -> None:
     profiles = {name for service in services.values() for name in service["profiles"]}
     assert set(re.findall(r"--profile (\w+)", TEXT)) == profiles
     assert "river-cpu" in services
-    assert set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE)) == named_secrets()
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", TEXT, re.MULTILINE)) == named_secrets()
