@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -12,6 +11,7 @@ from server.bench.compare.ratios import METRICS
 from server.bench.datasets import Span
 from server.bench.errors import BenchError
 from server.bench.formulas import as_text
+from server.bench.jsontext import loads_sendable
 from server.bench.measure.slo import Slo, parse_slo
 from server.bench.settings import Gate
 
@@ -125,7 +125,7 @@ def span(text: str) -> Span:
 def json_object(text: str) -> dict[str, Any]:
     """A JSON object."""
     try:
-        value = json.loads(text)
+        value = loads_sendable(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):

@@ -10,7 +10,17 @@ from server.bench.datasets import Prompt
 from server.bench.endpoint import Api
 
 RESERVED = frozenset(
-    {"model", "messages", "prompt", "max_tokens", "stream", "stream_options", "n", "river"}
+    {
+        "model",
+        "messages",
+        "prompt",
+        "max_tokens",
+        "max_completion_tokens",
+        "stream",
+        "stream_options",
+        "n",
+        "river",
+    }
 )
 """Fields that the client sets itself, so ``--extra-body`` may not."""
 
@@ -23,6 +33,8 @@ class BodyOptions:
     temperature: float = 0.0
     ignore_eos: bool = False
     """vLLM's field: generate ``max_tokens`` tokens whatever the model says."""
+    max_completion_tokens: bool = False
+    """Name the limit ``max_completion_tokens``, as OpenAI's newer chat models want it."""
     chunk_usage: bool = False
     """Ask for usage in every chunk: vLLM's ``continuous_usage_stats``."""
     cache_salt: bool = False
@@ -46,7 +58,10 @@ def build_body(
         body["messages"] = [{"role": "user", "content": prompt.content}]
     else:
         body["messages"] = prompt.content
-    body |= {"max_tokens": prompt.max_tokens, "temperature": options.temperature, "stream": True}
+    body["max_completion_tokens" if options.max_completion_tokens else "max_tokens"] = (
+        prompt.max_tokens
+    )
+    body |= {"temperature": options.temperature, "stream": True}
     body["stream_options"] = {"include_usage": True}
     if options.chunk_usage:
         body["stream_options"]["continuous_usage_stats"] = True

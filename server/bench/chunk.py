@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from server.bench.jsontext import loads
 
 _OUTPUT_FIELDS = ("content", "reasoning", "reasoning_content", "refusal", "tool_calls")
 
@@ -40,7 +41,7 @@ def parse_chunk(data: str) -> Chunk:
         ChunkError: it is not a JSON object.
     """
     try:
-        body = json.loads(data)
+        body = loads(data)
     except ValueError:
         raise ChunkError(f"not JSON: {data[:80]!r}") from None
     if not isinstance(body, dict):

@@ -32,7 +32,7 @@ from server.bench.options import (
     output_files,
     request_settings,
 )
-from server.bench.output.files import OutputFiles, write_csv, write_json, write_lines
+from server.bench.output.files import OutputFiles, write_csv, write_json, write_lines, write_text
 from server.bench.output.table import make_console
 from server.bench.progress import Bar
 from server.bench.settings import CompareSettings, Target
@@ -123,4 +123,4 @@ def _write(
     if files.html:
         from server.bench.compare.html import compare_page
 
-        files.html.write_text(compare_page(settings, report, document), encoding="utf-8")
+        write_text(files.html, compare_page(settings, report, document))

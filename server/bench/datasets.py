@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from server.bench.errors import BenchError
+from server.bench.jsontext import loads_sendable
 from server.bench.words import WORDS
 
 Message = dict[str, Any]
@@ -133,7 +133,7 @@ def load_jsonl(path: str, field: str, max_tokens: Span, seed: int, chat: bool) -
 
 
 def _read_row(line: str, field: str, max_tokens: int, chat: bool) -> Prompt:
-    row = json.loads(line)
+    row = loads_sendable(line)
     if not isinstance(row, dict):
         raise ValueError("expected a JSON object")
     own = row.get("max_tokens", max_tokens)

@@ -45,6 +45,11 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         metavar="N|LOW:HIGH",
         help=f"max_tokens where a row has none (default: {DEFAULT_TOKENS})",
     )
+    add(
+        "--max-completion-tokens",
+        action="store_true",
+        help="name the limit so in the request, not max_tokens (newer OpenAI chat models)",
+    )
     add("--temperature", type=not_negative, default=0.0, metavar="T", help="default: 0")
     add("--ignore-eos", action="store_true", help="always generate max_tokens (vLLM, SGLang)")
     add("--river", type=json_object, metavar="JSON", help="River's request field")
@@ -97,6 +102,8 @@ def request_settings(args: argparse.Namespace) -> RequestSettings:
     Raises:
         BenchError: options that exclude each other, a bad dataset.
     """
+    if args.max_completion_tokens and args.api != "chat":
+        raise BenchError("--max-completion-tokens: only with --api chat")
     reserved = RESERVED & set(args.extra_body or {})
     if reserved:
         names = ", ".join(sorted(reserved))
@@ -107,6 +114,7 @@ def request_settings(args: argparse.Namespace) -> RequestSettings:
             api=args.api,
             temperature=args.temperature,
             ignore_eos=args.ignore_eos,
+            max_completion_tokens=args.max_completion_tokens,
             chunk_usage=args.chunk_usage,
             cache_salt=args.cache_salt,
             river=args.river,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -12,6 +11,7 @@ from typing import Any
 import httpx
 
 from server.bench.chunk import Chunk, ChunkError, error_message, parse_chunk
+from server.bench.jsontext import loads
 from server.bench.record import Arrival, Outcome, Record
 from server.bench.sse import DONE, EventParser
 
@@ -36,7 +36,7 @@ class Planned:
 
     @property
     def asked_tokens(self) -> int | None:
-        value = self.body.get("max_tokens")
+        value = self.body.get("max_tokens", self.body.get("max_completion_tokens"))
         return value if isinstance(value, int) else None
 
 
@@ -84,7 +84,7 @@ async def _is_stream(response: httpx.Response, record: Record) -> bool:
         record.fail("not a stream", f"content type {content_type!r}: {text[:200]}")
         return False
     try:
-        body = json.loads(text)
+        body = loads(text)
     except ValueError:
         body = None
     message = error_message(body) if isinstance(body, dict) else text[:200]

@@ -20,7 +20,7 @@ from server.bench.options import (
     request_settings,
 )
 from server.bench.output.document import run_document
-from server.bench.output.files import OutputFiles, write_csv, write_json, write_lines
+from server.bench.output.files import OutputFiles, write_csv, write_json, write_lines, write_text
 from server.bench.output.rows import flat_level, run_lines
 from server.bench.output.table import make_console, print_run
 from server.bench.progress import Bar
@@ -135,4 +135,4 @@ def _write(files: OutputFiles, settings: RunSettings, result: RunResult, started
     if files.html:
         from server.bench.output.html import run_page
 
-        files.html.write_text(run_page(result, document), encoding="utf-8")
+        write_text(files.html, run_page(result, document))

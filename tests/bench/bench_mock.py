@@ -147,7 +147,8 @@ class _Answer:
         self._number = number
         self._writer = writer
         self._chat = chat
-        self._total: int = seen.body["max_tokens"]
+        limit = seen.body.get("max_completion_tokens") or seen.body["max_tokens"]
+        self._total: int = limit
 
     def _hits(self, every: int) -> bool:
         return every > 0 and self._number % every == 0

@@ -112,6 +112,13 @@ def test_one_token_has_no_tpot_and_no_itl():
     assert (timing.ttft, timing.e2e, timing.tpot, timing.itl) == (0.5, 0.5, None, [])
 
 
+def test_ttft_waits_for_output_and_itl_counts_the_tokens_before_it():
+    """The first token may be held back, as half of a character."""
+    timing = timing_of(record(outputs=[False, True, True, True]))
+    assert timing.ttft == 0.625
+    assert timing.itl == [0.125, 0.25, 1.0]
+
+
 def test_an_answer_without_text_has_a_ttft():
     timing = timing_of(record(times=(0.5,), tokens=1, outputs=[False]))
     assert timing.ttft == 0.5

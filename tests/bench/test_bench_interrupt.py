@@ -5,25 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-
-DRIVER = """
-import argparse, sys
-from server.bench.command import add_parser
-parser = argparse.ArgumentParser(prog="river-vllm")
-add_parser(parser.add_subparsers())
-args = parser.parse_args()
-sys.exit(args.run(args))
-"""
+from bench_driver import command_line
 
 
 def interrupted(server, answers: int, *words: object) -> subprocess.CompletedProcess[str]:
     """Run the command and interrupt it once the server has begun to answer that many requests."""
-    command = [sys.executable, "-c", DRIVER, "bench", *map(str, words)]
+    command = command_line(*words)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 30
     while sum(bool(seen.written) for seen in server.seen) < answers:

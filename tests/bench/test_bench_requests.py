@@ -80,6 +80,8 @@ def test_jsonl_field_of_another_name(tmp_path: Path):
     ("row", "says"),
     [
         ("{", "line 2"),
+        ('{"prompt": "a", "x": NaN}', "NaN is not JSON"),
+        (r'{"prompt": "\ud800"}', "surrogates not allowed"),
         ([1], "line 2: expected a JSON object"),
         ({"text": "a"}, "'prompt' = None"),
         ({"prompt": ""}, "'prompt' = ''"),
@@ -119,6 +121,12 @@ def test_chat_body():
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def test_the_limit_under_its_newer_name():
+    body = build_body(BodyOptions(max_completion_tokens=True), "m", Prompt("hi", 5), "salt")
+    assert body["max_completion_tokens"] == 5
+    assert "max_tokens" not in body
 
 
 def test_completions_body_with_every_option():

@@ -92,7 +92,7 @@ def test_error_objects(error: object, message: str):
     assert parse_chunk(json.dumps({"error": error})).error == message
 
 
-@pytest.mark.parametrize("data", ["{", "[]", "1", "not json"])
+@pytest.mark.parametrize("data", ["{", "[]", "1", "not json", '{"a": NaN}', "[" * 100_000])
 def test_nonsense_is_refused(data: str):
     with pytest.raises(ChunkError):
         parse_chunk(data)

@@ -17,6 +17,9 @@ median gap between chunks."""
 CPU_SHARE = 0.9
 """The client is busy once it uses this much of the one core that an event loop has."""
 
+OWN_SHARE = 0.5
+"""A late client that uses more than this of a core has itself to blame."""
+
 SEND_DELAY_MS = 20.0
 """An open loop that sends later than this (99th percentile) is not the load it claims to be."""
 
@@ -54,18 +57,18 @@ def client_warnings(client: ClientLoad | None, gaps: Distribution | None) -> Ite
     """Whether the client, not the server, bounds the figures."""
     if client is None:
         return
-    lag = client.loop_lag_p99_ms
+    lag, share = client.loop_lag_p99_ms, client.cpu_share or 0.0
     limit = max(LAG_FLOOR_MS, LAG_SHARE * (gaps.p50 if gaps else 0.0))
+    cause = "is busy itself" if share > OWN_SHARE else "waits for a core that others hold"
     if lag is not None and lag > limit:
         yield (
-            f"the client is a bottleneck: its event loop notices arrivals {lag:.1f} ms late (p99, "
-            f"limit {limit:.1f} ms), which is in the times shown. It uses "
-            f"{_percent(client.cpu_share)} of a core; give it one of its own, or load it less"
+            f"the client is a bottleneck: it notices arrivals {lag:.1f} ms late (p99, limit "
+            f"{limit:.1f} ms), which is in the times shown; it {cause} and uses {share:.0%} of one"
         )
-    elif client.cpu_share is not None and client.cpu_share > CPU_SHARE:
+    elif share > CPU_SHARE:
         yield (
-            f"the client is a bottleneck: it uses {client.cpu_share:.0%} of the one core that it "
-            "can use; run several clients, or load it less"
+            f"the client is a bottleneck: it uses {share:.0%} of the one core that it can use; "
+            "run several clients, or load it less"
         )
 
 
@@ -97,7 +100,3 @@ def _tokens(report: LevelReport, fixed_lengths: bool) -> Iterator[str]:
             f"answers ended early: {tokens.output} of {tokens.asked} tokens asked for; "
             "--ignore-eos (vLLM, SGLang) makes lengths hold"
         )
-
-
-def _percent(share: float | None) -> str:
-    return "an unknown share" if share is None else f"{share:.0%}"

@@ -46,12 +46,17 @@ class OutputFiles:
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Standard JSON: what is not known is ``null``; there is no NaN."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8; halves of surrogate pairs, which a server may send, become JSON escapes."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object per line."""
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
