@@ -35,6 +35,8 @@ def test_merged_leaves_the_original_alone_and_is_frozen() -> None:
     config = RiverConfig(threshold=0.5)
     assert config.merged({"min_layers": 3}, "here") == RiverConfig(threshold=0.5, min_layers=3)
     assert config.min_layers == 1
+    # What nobody has set must not cover a checkpoint's own settings later on.
+    assert config.merged({"min_layers": 3}, "here").model_fields_set == {"threshold", "min_layers"}
     with pytest.raises(ValidationError):
         config.threshold = 0.1  # type: ignore[misc]
 

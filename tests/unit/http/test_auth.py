@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from server.http import auth
 from server.http.auth import PUBLIC, RiverAuthMiddleware
 from tests.unit.http.support import call, fetch, scope
 
@@ -105,6 +106,20 @@ def test_wrong_keys_and_schemes(header: str) -> None:
 )
 def test_any_key_will_do_in_any_spelling_of_the_scheme(header: str) -> None:
     assert get("/v1/models", header).status_code == 200
+
+
+def test_every_key_is_compared_whichever_one_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of an answer must not tell which key was close."""
+    compared: list[bool] = []
+    original = auth.secrets.compare_digest
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append(original(a, b))
+        return compared[-1]
+
+    monkeypatch.setattr(auth.secrets, "compare_digest", compare)
+    assert get("/v1/models", f"Bearer {KEYS[0]}").status_code == 200
+    assert compared == [True, False]
 
 
 def test_a_key_that_is_no_ascii_is_refused_and_not_a_crash() -> None:

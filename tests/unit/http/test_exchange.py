@@ -21,7 +21,7 @@ def test_report_of_a_request_before_any_token() -> None:
 
 
 def test_report_adds_up_choices_and_leaves_the_prompts_token_out() -> None:
-    report = exchange([-12, 3, 11, 3], [-12, 12]).report()
+    report = exchange([-12, 12], [-12, 3, 11, 3]).report()
     assert report["tokens"] == 4
     assert report["mean_exit_layer"] == 7.25
     assert list(report["exit_layers"].items()) == [("3", 2), ("11", 1), ("12", 1)]

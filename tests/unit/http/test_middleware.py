@@ -141,10 +141,11 @@ def test_a_stream_gets_the_report_in_its_last_chunk(app: App) -> None:
     "answer",
     [
         JSONResponse({"error": {"code": 404}}, status_code=404),
+        JSONResponse({"detail": "no"}, status_code=422),
         PlainTextResponse("text"),
         Response(status_code=200),
     ],
-    ids=["error", "text", "empty"],
+    ids=["error", "detail", "text", "empty"],
 )
 def test_other_answers_pass_as_they_are(app: App, answer: Response) -> None:
     app.answer = answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from server.http.exchange import current_exchange
 from server.http.middleware import RiverMiddleware
-from tests.unit.http.support import call, chunk, compact, river_state, scope, sse
+from tests.unit.http.support import call, chunk, compact, payloads, river_state, scope, sse
 
 CHAT = "/v1/chat/completions"
 
@@ -78,12 +79,31 @@ def test_stream_events_are_sent_on_one_by_one() -> None:
     assert [m["more_body"] for m in sent[1:]] == [True, True, False]
 
 
-def test_an_exception_ends_the_exchange_too() -> None:
+def test_a_stream_that_ends_without_done_gets_its_report() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        assert current_exchange.get() is not None
-        raise ZeroDivisionError
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        event = sse(chunk(finish="stop"))
+        await send({"type": "http.response.body", "body": event, "more_body": False})
 
     message = {"type": "http.request", "body": b"{}"}
-    with pytest.raises(ZeroDivisionError):
-        call(RiverMiddleware(app), raw_scope(river_state()), [message])
-    assert current_exchange.get() is None
+    _, last = call(RiverMiddleware(app), raw_scope(river_state()), [message])
+    assert payloads(last["body"])[0]["river"]["tokens"] == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_exchange_ends_with_its_request(fails: bool) -> None:
+    """A connection's next request may run in the same context."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert current_exchange.get() is not None
+        if fails:
+            raise ZeroDivisionError
+
+    async def around(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(ZeroDivisionError):
+            await RiverMiddleware(app)(scope, receive, send)
+        assert current_exchange.get() is None
+
+    message = {"type": "http.request", "body": b"{}"}
+    call(around, raw_scope(river_state()), [message])

@@ -76,6 +76,12 @@ def test_with_two_choices_the_later_one_takes_the_report_and_each_its_trace() ->
     assert found[3]["river"]["tokens"] == 4
 
 
+def test_a_choice_that_has_not_finished_has_no_trace_yet() -> None:
+    both = {"choices": [*chunk(0, finish="stop")["choices"], *chunk(1)["choices"]]}
+    found = payloads(run(sse(both) + DONE, trace=True, choices=2))
+    assert ["river_trace" in choice for choice in found[0]["choices"]] == [True, False]
+
+
 def test_no_trace_unless_asked_for() -> None:
     assert b"river_trace" not in run(STREAM)
 

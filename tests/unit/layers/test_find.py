@@ -64,12 +64,17 @@ class NoResidual(nn.Module):
     def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> Any: ...
 
 
+class ResidualFirst(nn.Module):
+    def forward(self, residual: torch.Tensor, hidden_states: torch.Tensor) -> Any: ...
+
+
 class NoHidden(nn.Module):
     def forward(self, x: torch.Tensor) -> Any: ...
 
 
 def test_state_arguments_come_from_the_signature() -> None:
     assert state_arguments(Layer(32, 0)) == StateArguments(hidden=1, residual=2)
+    assert state_arguments(ResidualFirst()) == StateArguments(hidden=1, residual=0)
     assert state_arguments(NoResidual()) == StateArguments(hidden=0, residual=None)
     with pytest.raises(UnsupportedModelError, match=r"NoHidden.*'hidden_states'.*'x'"):
         state_arguments(NoHidden())

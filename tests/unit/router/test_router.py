@@ -169,18 +169,27 @@ def test_nothing_happens_outside_a_step() -> None:
 
 
 def test_a_step_that_fails_leaves_no_trace() -> None:
-    r, batch = router(), tokens(-1.0)
+    r, batch = router(), tokens(-1.0, 0.9)
     with pytest.raises(ZeroDivisionError), r.step(batch):
-        r.before_layer(0, torch.ones(1, 8), None)
-        r.before_layer(1, torch.ones(1, 8), None)
-        assert r.plan.path is Path.RIVER
+        r.before_layer(0, torch.eye(2), None)
+        r.before_layer(1, -torch.eye(2), None)
+        assert r.plan.path is Path.MIXED
         raise ZeroDivisionError
     assert r.plan.path is Path.BACKBONE
-    r.before_layer(2, torch.ones(1, 8), None)
+    # The second token was still waiting; nothing may come of it outside the step.
+    r.before_layer(2, -torch.eye(2), None)
     assert r.plan.path is Path.BACKBONE
     following = tokens(0.9)
     drive(r, following, rows_of("llhlll"))
     assert following.exit_layer.tolist() == [2]
+
+
+def test_a_step_does_not_see_the_states_of_the_one_before() -> None:
+    r = router()
+    drive(r, tokens(0.9, 0.9, 0.9), rows_of("llllll", "llllll", "llllll"))
+    batch = StepBatch(2, [ExitUnit(0, 1, -1.0, 0, forced=True), ExitUnit(1, 2, 0.9, 0)])
+    drive(r, batch, rows_of("llllll", "llllhl"))
+    assert batch.exit_layer.tolist() == [0, 4]
 
 
 def test_the_plan_is_on_the_backbone_after_a_step() -> None:

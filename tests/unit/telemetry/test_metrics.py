@@ -45,13 +45,13 @@ def test_each_decode_token_is_counted_once_in_every_metric(metrics: RiverMetrics
     observe(metrics, -L, 3, 3)
     observe(metrics, 12)
     observe(metrics, -5)
-    observe(metrics, 1)
-    assert sample("river_tokens_total", path="river") == 3
+    observe(metrics, 1, L - 1)
+    assert sample("river_tokens_total", path="river") == 4
     assert sample("river_tokens_total", path="backbone") == 1
-    assert sample("river_backbone_layers_total") == 3 + 3 + 12 + 1
-    assert sample("river_skipped_layers_total") == 4 * L - 19
-    assert sample("river_exit_layer_count") == 4
-    assert sample("river_exit_layer_sum") == 19
+    assert sample("river_backbone_layers_total") == 3 + 3 + 12 + 1 + 11
+    assert sample("river_skipped_layers_total") == 5 * L - 30
+    assert sample("river_exit_layer_count") == 5
+    assert sample("river_exit_layer_sum") == 30
 
 
 def test_totals_read_the_metrics_back(metrics: RiverMetrics) -> None:

@@ -55,6 +55,14 @@ def test_a_long_idle_time_is_no_stall_of_the_next_request(engine: Engine) -> Non
     assert engine.progress.stalled_for() == 5.0
 
 
+def test_looking_at_an_idle_engine_starts_its_clock_anew(engine: Engine) -> None:
+    engine.now += 500.0
+    assert engine.progress.ready
+    engine.busy = True
+    engine.now += 5.0
+    assert engine.progress.stalled_for() == 5.0
+
+
 def test_more_arrivals_do_not_hide_a_stall(engine: Engine) -> None:
     engine.arrive()
     for _ in range(4):

@@ -28,7 +28,7 @@ class FakeRunner:
         )
         self.query_start_loc = SimpleNamespace(np=np.array([0, 4, 5, 6, 6]))
         self.requests = {
-            "a": request(5, {"river": {"threshold": 0.1, "min_layers": 4}}),
+            "a": request(9, {"river": {"threshold": 0.1, "min_layers": 4}}),
             "b": request(7, None),
             "c": request(2, {"river": "nonsense"}),
             "gone": request(2, None),
@@ -67,7 +67,7 @@ def runner() -> Runner:
 def test_rows_come_from_the_persistent_batch_in_its_order(runner: Runner) -> None:
     assert runner._river_rows() == [
         rows("b", 4, 0, prompt=7, start=0, settings=DEFAULTS),
-        rows("a", 1, 9, prompt=5, start=4, settings=RiverSettings(True, 0.1, 4)),
+        rows("a", 1, 9, prompt=9, start=4, settings=RiverSettings(True, 0.1, 4)),
         rows("c", 1, 5, prompt=2, start=5, settings=RiverSettings(False, 1.0, 2)),
     ]
 
@@ -97,9 +97,11 @@ def test_depths_are_handed_over_once(runner: Runner) -> None:
 def test_requests_that_ended_are_forgotten_before_the_step(runner: Runner) -> None:
     runner._model_forward("ids")
     runner.sample_tokens(None)
+    runner._model_forward("ids")
+    # The same token once more is a replay of its depth.
+    assert [unit.forced for unit in runner.seen[-1]["river_batch"].units] == [True]
     finished = SimpleNamespace(finished_req_ids={"a"})
     assert runner.execute_model(finished, "tensors") == "executed"
     assert runner.seen[-1] == "tensors"
     runner._model_forward("ids")
-    # Position 9 of "a" is decided anew, not replayed.
-    assert not runner.seen[-1]["river_batch"].units[0].forced
+    assert [unit.forced for unit in runner.seen[-1]["river_batch"].units] == [False]

@@ -71,8 +71,7 @@ def test_two_runners_do_not_share_their_depths() -> None:
     assert depths_of(second.sample_tokens(None)) == {}
 
 
-def test_the_class_is_made_once_and_says_what_it_is() -> None:
+def test_the_class_says_what_it_is() -> None:
     cls = river_runner_v2(V2Runner)
-    assert cls is river_runner_v2(V2Runner)
     assert issubclass(cls, V2Runner)
     assert cls.__name__ == "RiverV2Runner"
