@@ -34,6 +34,8 @@ class Behaviour:
     error_every: int = 0
     """Send an error object in mid-stream."""
     hang: bool = False
+    linger: float = 0.0
+    """Seconds between ``[DONE]`` and the end of the body."""
     content_type: str = "text/event-stream; charset=utf-8"
     newline: str = "\n"
     keep_alive: bool = False
@@ -166,6 +168,7 @@ class _Answer:
             self._seen.left = True
             return False
         if whole:
+            await asyncio.sleep(do.linger)
             self._writer.write(b"0\r\n\r\n")
         return whole
 

@@ -167,6 +167,14 @@ def test_time_out(bench, mock):
     assert ran.level["errors"] == {"timeout": 1}
 
 
+def test_a_body_that_goes_on_after_done_is_complete_and_not_waited_for(bench, mock):
+    """The time-out strikes while the rest of the body is awaited, after the answer ended."""
+    server = mock(ttft=0, itl=0, linger=5)
+    ran = bench(server.url, *QUICK, "--num-requests", 1, "--timeout", 0.6)
+    assert ran.level["counts"]["completed"] == 1
+    assert ran.requests[0]["ended_ms"] < 600
+
+
 def test_a_server_that_is_not_there(bench):
     ran = bench("http://127.0.0.1:9")
     assert ran.status == 1
