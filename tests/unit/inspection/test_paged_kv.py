@@ -10,7 +10,12 @@ import torch
 from vllm import _custom_ops as ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
+from river_vllm.compat import current_platform
 from river_vllm.inspection import paged_kv
+
+pytestmark = pytest.mark.skipif(
+    not current_platform.is_cpu(), reason="the layout is that of vLLM's CPU attention"
+)
 
 BLOCKS, HEADS, LAYERS = 4, 2, 2
 

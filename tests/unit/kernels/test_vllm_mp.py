@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from river_vllm.compat import current_platform
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from tests.unit.kernels.support import assert_product, grouped_weight, inputs, spec_of
 
-pytestmark = pytest.mark.usefixtures("vllm_world")
+pytestmark = [
+    pytest.mark.usefixtures("vllm_world"),
+    pytest.mark.skipif(
+        not current_platform.is_cpu(), reason="weights of these tests are on the CPU"
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +47,7 @@ def test_memory_is_that_of_the_packed_parameters() -> None:
 
 
 def test_a_shape_that_no_kernel_takes_gives_its_reason_on_one_line() -> None:
-    reason = VllmMixedPrecisionKernel().unsupported(spec_of(64, 40, 32))
+    reason = VllmMixedPrecisionKernel().unsupported(spec_of(64, 20, 32))
     assert reason is not None
     assert "kernel" in reason
     assert "\n" not in reason

@@ -177,8 +177,9 @@ def test_a_step_that_fails_leaves_no_trace() -> None:
         raise ZeroDivisionError
     assert r.plan.path is Path.BACKBONE
     # The second token was still waiting; nothing may come of it outside the step.
-    r.before_layer(2, -torch.eye(2), None)
-    assert r.plan.path is Path.BACKBONE
+    for layer in (2, 3):
+        r.before_layer(layer, -torch.eye(2), None)
+        assert r.plan.path is Path.BACKBONE
     following = tokens(0.9)
     drive(r, following, rows_of("llhlll"))
     assert following.exit_layer.tolist() == [2]
