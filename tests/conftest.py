@@ -17,8 +17,8 @@ os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tests.support import checkpoints, engines  # noqa: E402
-from tests.support.server import RiverServer  # noqa: E402
+from tests.support import checkpoints, engines
+from tests.support.server import RiverServer
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,8 @@ def read(worker: Any, block_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]
     Returns:
         Two float32 tensors ``[layers, slots, kv_heads, head_size]``.
     """
-    keys, values = [], []
+    keys: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
     for layer in _attention_layers(worker):
         cache = layer.kv_cache
         blocks, heads, size, width = cache.shape
