@@ -82,11 +82,19 @@ def load_config_file(path: str | Path) -> dict[str, Any]:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RiverError(f"river config '{path}': {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise RiverError(f"river config '{path}' is not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise RiverError(f"river config '{path}' is neither YAML nor JSON: {error}") from None
     if not isinstance(data, dict):
         raise RiverError(f"river config '{path}': expected an object of settings, got {data!r}")
     inner = data.get(CHECKPOINT_KEY, data)
+    beside = sorted(set(data) & set(RiverConfig.model_fields)) if inner is not data else []
+    if beside:
+        raise RiverError(
+            f"river config '{path}': {', '.join(beside)} beside '{CHECKPOINT_KEY}'; "
+            "put every setting inside it"
+        )
     if not isinstance(inner, dict):
         raise RiverError(f"river config '{path}': '{CHECKPOINT_KEY}' must be an object")
     return inner

@@ -45,10 +45,9 @@ class StepBatch:
         self.min_layers: npt.NDArray[np.int32] = np.array(
             [u.min_layers for u in units], dtype=np.int32
         )
+        self.replayed: npt.NDArray[np.bool_] = np.array([u.forced for u in units], dtype=np.bool_)
         # tau = -1 admits every similarity there is, so nothing needs to be measured.
-        self.forced: npt.NDArray[np.bool_] = np.array(
-            [u.forced or u.threshold <= -1.0 for u in units], dtype=np.bool_
-        )
+        self.unconditional: npt.NDArray[np.bool_] = self.replayed | (self.threshold <= -1.0)
         self.exit_layer: npt.NDArray[np.int32] = np.full(len(units), -1, dtype=np.int32)
         """Backbone layers run before the exit, −1 where the unit has not left."""
 

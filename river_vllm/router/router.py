@@ -51,6 +51,7 @@ class Router:
         self._active: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
         self._rows: torch.Tensor | None = None
         self._lengths: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
+        self._count = 0
         self._before: torch.Tensor | None = None
         self._first_exit = 0
 
@@ -82,22 +83,25 @@ class Router:
             return
         active = self._active
         ready = batch.min_layers[active] <= layers_run
-        leave = batch.forced[active] & ready
-        if not batch.forced[active].all():
+        leave = batch.unconditional[active] & ready
+        if not batch.unconditional[active].all():
             stream = self._stream(hidden, residual)
             if self._before is not None and ready.any():
                 settled = self._similarity(self._before, stream) > batch.threshold[active]
                 leave |= settled & ready
             self._before = stream
-        if self._batch_scope and not leave.all():
-            return
+        if self._batch_scope:
+            # What is replayed has decided before; the others leave when all of them would.
+            replayed = batch.replayed[active]
+            leave &= replayed | leave[~replayed].all()
         if leave.any():
             self._exit(batch, active[leave], active[~leave], layers_run)
 
     def _stream(self, hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        if self._rows is None:
-            return residual_stream(hidden, residual)
         rows = self._rows
+        if rows is None:
+            count = self._count  # rows beyond it are padding
+            return residual_stream(hidden[:count], None if residual is None else residual[:count])
         return residual_stream(hidden[rows], None if residual is None else residual[rows])
 
     def _similarity(self, before: torch.Tensor, after: torch.Tensor) -> npt.NDArray[np.float32]:
@@ -134,6 +138,7 @@ class Router:
     def _track(self, batch: StepBatch, active: npt.NDArray[np.intp]) -> None:
         self._active = active
         self._lengths = np.array([batch.units[u].rows for u in active], dtype=np.intp)
+        self._count = batch.num_rows
         self._first_exit = int(batch.min_layers[active].min()) if active.size else 0
         everything = int(self._lengths.sum()) == batch.num_rows
         self._rows = None if everything else self._row_index(batch, active)

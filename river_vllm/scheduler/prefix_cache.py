@@ -47,12 +47,23 @@ class SaltedHasher:
         self._inner = inner
         self._salt = salt
         self._exact_blocks = exact_blocks
+        self._plain: list[bytes] = []
 
     def __call__(self, request: Any) -> list[bytes]:
-        done = len(request.block_hashes)
+        salted = request.block_hashes
+        done = len(salted)
+        # vLLM chains a block's hash on the one before: on the plain one, so that a block's hash
+        # does not depend on how many tokens arrived at once.
+        del self._plain[done:]
+        request.block_hashes = self._plain
+        try:
+            new = self._inner(request)
+        finally:
+            request.block_hashes = salted
+        self._plain.extend(new)
         return [
             self._salted(value) if done + i >= self._exact_blocks else value
-            for i, value in enumerate(self._inner(request))
+            for i, value in enumerate(new)
         ]
 
     def _salted(self, value: bytes) -> bytes:

@@ -27,7 +27,10 @@ class RiverStateMixin:
         super().add_request(req_index, new_req_data)  # type: ignore[misc]
         params = new_req_data.sampling_params
         settings = settings_of(params and params.extra_args, self.river_defaults)
-        prompt = len(new_req_data.prompt_token_ids or ())
+        prompt_tokens = new_req_data.prompt_token_ids
+        if prompt_tokens is None:
+            prompt_tokens = new_req_data.prompt_embeds
+        prompt = len(prompt_tokens)
         # A request that was preempted comes back here; its prompt is what it was at first.
         self._river_requests.setdefault(new_req_data.req_id, (prompt, settings))
 

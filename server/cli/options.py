@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any, get_args
@@ -68,8 +69,10 @@ def river_config(args: argparse.Namespace) -> RiverConfig:
     Raises:
         RiverError: names the source, the field, the value and what is allowed.
     """
-    if args.river_stall_seconds <= 0:
-        raise RiverError(f"--river-stall-seconds = {args.river_stall_seconds}: must be above 0")
+    if not 0 < args.river_stall_seconds < math.inf:
+        raise RiverError(
+            f"--river-stall-seconds = {args.river_stall_seconds}: must be above 0 and finite"
+        )
     path = args.river_config
     config = RiverConfig() if path is None else parse_config(load_config_file(path), path)
     given: dict[str, Any] = {
@@ -85,6 +88,8 @@ def api_keys(args: argparse.Namespace) -> list[str]:
         RiverError: the file cannot be read, or holds no key.
     """
     if args.api_key:
+        if not all(args.api_key):
+            raise RiverError("--api-key is empty: leave it out to read the key from elsewhere")
         return list(args.api_key)
     path = args.api_key_file or os.environ.get(KEY_FILE_VARIABLE)
     if path:
@@ -92,6 +97,8 @@ def api_keys(args: argparse.Namespace) -> list[str]:
             lines = Path(path).read_text(encoding="utf-8").split()
         except OSError as error:
             raise RiverError(f"API key file '{path}': {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise RiverError(f"API key file '{path}' is not UTF-8 text") from None
         if not lines:
             raise RiverError(f"API key file '{path}' holds no key")
         return lines

@@ -15,13 +15,13 @@ def test_arrays_follow_the_units() -> None:
     )
     assert batch.threshold.tolist() == [0.5, 0.75]
     assert batch.min_layers.tolist() == [2, 1]
-    assert batch.forced.tolist() == [False, True]
+    assert batch.unconditional.tolist() == [False, True]
     assert batch.exit_layer.tolist() == [-1, -1]
     assert [unit.rows for unit in batch.units] == [3, 1]
 
 
 def test_the_lowest_threshold_needs_no_measurement() -> None:
-    assert StepBatch(1, [ExitUnit(0, 1, -1.0, 1)]).forced.tolist() == [True]
+    assert StepBatch(1, [ExitUnit(0, 1, -1.0, 1)]).unconditional.tolist() == [True]
 
 
 def test_rows_outside_every_unit_are_noticed() -> None:
