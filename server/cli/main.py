@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from river_vllm import __version__
 from river_vllm.errors import RiverError
 from server.bench.command import add_parser as add_bench
+from server.evaluate.command import add_parser as add_eval
 
 SERVE_HELP = "serve a model with River over the OpenAI API (takes every option of vLLM's server)"
 
@@ -23,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("serve", help=SERVE_HELP, add_help=False)
     add_bench(commands)
+    add_eval(commands)
     return parser
 
 

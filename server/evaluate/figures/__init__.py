@@ -1,0 +1,1 @@
+"""Figures of an evaluation, and the statistics behind them."""

@@ -1,0 +1,1 @@
+"""The tasks: how each one asks and judges."""
