@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from vllm.config import VllmConfig, get_current_vllm_config
+from vllm.config import CompilationMode, VllmConfig, get_current_vllm_config
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
+from vllm.forward_context import (
+    create_forward_context,
+    get_forward_context,
+    override_forward_context,
+)
 from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
@@ -27,12 +32,15 @@ from vllm.model_executor.models.registry import ModelRegistry
 from vllm.platforms import current_platform
 from vllm.scalar_type import scalar_types
 from vllm.transformers_utils.config import get_config
+from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 __all__ = [
     "MODELS_CONFIG_MAP",
     "Attention",
+    "CommonAttentionMetadata",
+    "CompilationMode",
     "CompressedTensorsWNA16",
     "LinearBase",
     "ModelRegistry",
@@ -41,13 +49,16 @@ __all__ = [
     "VerifyAndUpdateConfig",
     "VllmConfig",
     "checkpoint_architecture",
+    "create_forward_context",
     "current_platform",
     "default_weight_loader",
     "get_current_vllm_config",
+    "get_forward_context",
     "get_prometheus_registry",
     "get_tensor_model_parallel_world_size",
     "get_tp_group",
     "init_logger",
+    "override_forward_context",
     "pack_int4_into_int32",
 ]
 

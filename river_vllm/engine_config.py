@@ -79,6 +79,7 @@ def _refuse(vllm_config: VllmConfig) -> None:
 def _install(vllm_config: VllmConfig) -> None:
     vllm_config.scheduler_config.scheduler_cls = SCHEDULER
     vllm_config.parallel_config.worker_cls = CPU_WORKER if current_platform.is_cpu() else GPU_WORKER
-    # An exit is a branch on data: vLLM's whole-model compilation drops guards, and a full CUDA
-    # graph never runs Python.
-    vllm_config.model_config.enforce_eager = True
+    if not current_platform.is_cpu():
+        # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU vLLM's
+        # compiled forward serves the steps in which nothing can exit (worker/split.py).
+        vllm_config.model_config.enforce_eager = True

@@ -77,6 +77,11 @@ class BatchFeed:
         self._batch = StepBatch(last.start + last.count if last else 0, units)
         return self._batch
 
+    def settle(self, part: StepBatch) -> None:
+        """Take the exit layers from a second pass over the step's units alone."""
+        if self._batch is not None:
+            self._batch.exit_layer[:] = part.exit_layer
+
     def finish(self) -> dict[str, int]:
         """After the forward pass: the signed depth of each request's last row."""
         batch, self._batch = self._batch, None

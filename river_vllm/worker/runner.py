@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from river_vllm.compat import CompilationMode
 from river_vllm.request import RiverSettings, settings_of
 from river_vllm.worker.feed import BatchFeed, RequestRows
 from river_vllm.worker.output import attach
+from river_vllm.worker.split import SubStep, sub_step, uncompiled
 
 
 class RiverRunnerMixin:
@@ -28,10 +32,46 @@ class RiverRunnerMixin:
 
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         """vLLM's documented override point for the forward pass of a real step."""
-        batch = self.river_feed.begin(self._river_rows())
-        output = super()._model_forward(*args, river_batch=batch, **kwargs)  # type: ignore[misc]
+        rows = self._river_rows()
+        batch = self.river_feed.begin(rows)
+        forward = super()._model_forward  # type: ignore[misc]
+        if not batch.units:
+            output = forward(*args, **kwargs)
+        elif batch.covers_all_rows or not self._river_compiles():
+            with uncompiled():
+                output = forward(*args, river_batch=batch, **kwargs)
+        else:
+            output = forward(*args, **kwargs)
+            self._river_again(forward, output, sub_step(batch, rows), *args, **kwargs)
         self._river_depths = self.river_feed.finish()
         return output
+
+    def _river_again(
+        self: Any,
+        forward: Any,
+        output: torch.Tensor,
+        part: SubStep,
+        input_ids: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Run the rows of ``part`` once more, free to exit, and put them into ``output``."""
+        groups = [group for kind in self.attn_groups for group in kind]
+        with part.forward_context(self.vllm_config, groups):
+            output[part.rows] = forward(
+                input_ids=None if input_ids is None else input_ids[part.rows],
+                positions=None if positions is None else positions[..., part.rows],
+                intermediate_tensors=intermediate_tensors,
+                inputs_embeds=None if inputs_embeds is None else inputs_embeds[part.rows],
+                river_batch=part.batch,
+                **kwargs,
+            )
+        self.river_feed.settle(part.batch)
+
+    def _river_compiles(self: Any) -> bool:
+        return self.vllm_config.compilation_config.mode != CompilationMode.NONE
 
     def sample_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
         depths, self._river_depths = self._river_depths, {}

@@ -49,7 +49,6 @@ def test_refused(tiny_qwen2: Path, options: dict[str, Any], words: str) -> None:
 def test_accepted(tiny_qwen2: Path) -> None:
     config = _engine_config(tiny_qwen2)
     assert config.model_config.architecture == "RiverQwen2ForCausalLM"
-    assert config.model_config.enforce_eager
     assert config.scheduler_config.scheduler_cls.endswith("RiverScheduler")
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from river_vllm.compat import CompilationMode, get_forward_context, override_forward_context
 from river_vllm.request import RiverSettings
 from river_vllm.worker.feed import BatchFeed
 from river_vllm.worker.output import depths_of
 from river_vllm.worker.runner import RiverRunnerMixin
+from river_vllm.worker.split import SubStep
 from tests.unit.worker.support import free, rows
 
 DEFAULTS = RiverSettings(True, 0.9, 2)
@@ -34,6 +39,10 @@ class FakeRunner:
             "gone": request(2, None),
         }
         self.seen: list[Any] = []
+        self.skipped: list[bool] = []
+        self.vllm_config = SimpleNamespace(
+            compilation_config=SimpleNamespace(mode=CompilationMode.NONE)
+        )
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> str:
         self.seen.append(tensors)
@@ -41,7 +50,9 @@ class FakeRunner:
 
     def _model_forward(self, input_ids: Any = None, **kwargs: Any) -> str:
         self.seen.append(kwargs)
-        kwargs["river_batch"].exit_layer[:] = 6
+        self.skipped.append(get_forward_context().skip_compiled)
+        if "river_batch" in kwargs:
+            kwargs["river_batch"].exit_layer[:] = 6
         return "hidden"
 
     def sample_tokens(self, grammar: Any) -> Any:
@@ -58,10 +69,11 @@ def request(prompt: int, extra_args: Any) -> Any:
 
 
 @pytest.fixture
-def runner() -> Runner:
+def runner() -> Iterator[Runner]:
     runner = Runner()
     runner.set_up_river(BatchFeed(L, "backbone"), DEFAULTS)
-    return runner
+    with override_forward_context(SimpleNamespace(skip_compiled=False)):
+        yield runner
 
 
 def test_rows_come_from_the_persistent_batch_in_its_order(runner: Runner) -> None:
@@ -86,6 +98,46 @@ def test_the_forward_pass_gets_the_batch_and_the_output_its_depths(runner: Runne
     sampled = runner.sample_tokens("grammar")
     assert sampled.grammar == "grammar"
     assert depths_of(sampled) == {"b": -L, "a": 6, "c": L}
+
+
+def test_a_step_in_which_nothing_can_exit_is_vllms_own(runner: Runner) -> None:
+    """No batch for the router, and the compiled forward where there is one."""
+    runner.requests["a"].sampling_params.extra_args = {"river": {"enabled": False}}
+    runner._model_forward("ids")
+    assert "river_batch" not in runner.seen[-1]
+    assert runner.skipped == [False]
+    assert depths_of(runner.sample_tokens(None)) == {"b": -L, "a": L, "c": L}
+
+
+def test_a_step_with_exits_is_not_compiled(runner: Runner) -> None:
+    runner._model_forward("ids")
+    assert runner.skipped == [True]
+    assert get_forward_context().skip_compiled is False
+
+
+def test_a_compiling_engine_runs_exact_rows_first_and_the_others_again(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner.vllm_config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
+    monkeypatch.setattr(SubStep, "forward_context", lambda self, config, groups: nullcontext())
+    runner.attn_groups = []
+    whole, again = torch.zeros(6, 2), torch.ones(1, 2)
+    passes: list[Any] = []
+
+    def forward(self: Any, input_ids: Any = None, positions: Any = None, **kwargs: Any) -> Any:
+        passes.append((input_ids.tolist(), positions.tolist(), kwargs.get("river_batch")))
+        if passes[1:]:
+            kwargs["river_batch"].exit_layer[:] = 3
+            return again
+        return whole
+
+    monkeypatch.setattr(FakeRunner, "_model_forward", forward)
+    output = runner._model_forward(input_ids=torch.arange(6), positions=torch.arange(10, 16))
+    assert passes[0] == ([0, 1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15], None)
+    assert passes[1][:2] == ([4], [14])
+    assert passes[1][2].units == [free(0, RiverSettings(True, 0.1, 4))]
+    assert output[:, 0].tolist() == [0, 0, 0, 0, 1, 0]
+    assert depths_of(runner.sample_tokens(None)) == {"b": -L, "a": 3, "c": L}
 
 
 def test_depths_are_handed_over_once(runner: Runner) -> None:

@@ -1,0 +1,80 @@
+"""With vLLM's compilation on, as by default: exact requests still get stock vLLM's own bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import engines
+from tests.support.engines import generate, generate_alone, greedy
+from tests.support.prompts import PROMPTS
+
+pytestmark = pytest.mark.engine
+
+OFF = {"enabled": False}
+
+
+@pytest.fixture(scope="module")
+def stock(smollm2: Path) -> Any:
+    return engines.stock_engine(smollm2, enforce_eager=False)
+
+
+@pytest.fixture(scope="module")
+def river(smollm2: Path) -> Any:
+    return engines.river_engine(smollm2, enforce_eager=False)
+
+
+def test_alone(stock: Any, river: Any) -> None:
+    expected = generate_alone(stock, PROMPTS[:10], greedy())
+    found = generate_alone(river, PROMPTS[:10], greedy(river=OFF))
+    assert [g.tokens for g in found] == [g.tokens for g in expected]
+
+
+def test_mixed_with_requests_that_exit(stock: Any, river: Any) -> None:
+    """Exact rows run compiled in the step's own shape; the others run again by themselves."""
+    prompts = PROMPTS[8:16]
+    expected = generate(stock, prompts, greedy())
+    exiting = {"threshold": -1.0, "min_layers": 2}
+    params = [greedy(river=exiting if i % 2 else OFF) for i in range(8)]
+    found = generate(river, prompts, params)
+    for index in range(0, 8, 2):
+        assert found[index].tokens == expected[index].tokens
+        assert set(found[index].exit_layers) == {30}
+    for index in range(1, 8, 2):
+        assert found[index].exit_layers == [30] + [2] * 63
+
+
+def test_a_neighbour_does_not_change_what_exits(river: Any) -> None:
+    """The same requests beside exact ones, and beside each other: same depths, same tokens."""
+    prompts = PROMPTS[8:12]
+    own = {"threshold": 0.9}
+    together = generate(river, prompts, greedy(32, own))
+    beside = generate(river, PROMPTS[8:16], [greedy(32, own)] * 4 + [greedy(32, OFF)] * 4)[:4]
+    assert [g.exit_layers for g in beside] == [g.exit_layers for g in together]
+    assert [g.tokens for g in beside] == [g.tokens for g in together]
+
+
+def test_prompts_join_while_others_decode(stock: Any, river: Any) -> None:
+    """Steps that hold a prompt's rows, exact decode rows and exiting ones at once."""
+    expected = _staggered(stock, [None, None, None])
+    exiting = {"threshold": -1.0, "min_layers": 3}
+    found = _staggered(river, [OFF, exiting, OFF])
+    assert found[0] == expected[0]
+    assert found[2] == expected[2]
+
+
+def _staggered(engine: Any, settings: list[dict[str, Any] | None]) -> list[list[int]]:
+    """Three requests, each added when the one before has made a few tokens."""
+    llm = engine.llm_engine
+    answers: dict[str, list[int]] = {}
+    for index, setting in enumerate(settings):
+        llm.add_request(str(index), PROMPTS[14 + index], greedy(40, setting))
+        for _ in range(5):
+            llm.step()
+    while llm.has_unfinished_requests():
+        for output in llm.step():
+            if output.finished:
+                answers[output.request_id] = list(output.outputs[0].token_ids)
+    return [answers[str(index)] for index in range(len(settings))]
