@@ -16,12 +16,13 @@ pytestmark = pytest.mark.engine
 OFF = {"enabled": False}
 
 
-@pytest.fixture(scope="module")
+# The session's: an engine that ends takes the process's distributed groups with it.
+@pytest.fixture(scope="session")
 def stock(smollm2: Path) -> Any:
     return engines.stock_engine(smollm2, enforce_eager=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def river(smollm2: Path) -> Any:
     return engines.river_engine(smollm2, enforce_eager=False)
 

@@ -86,6 +86,7 @@ def test_river_kv_is_close_to_the_backbones(river_smollm2: Any, record_property:
             record_property(f"{half} cosine, exit after {depth}", cosine.mean().item())
             # Up to the exit both are the backbone; batch shapes differ, so bf16 rounding may.
             assert (cosine[:depth] > 0.999).all()
-            # A slot of another token or a stale block is near-orthogonal; 4 bit is not.
-            assert (cosine[depth:] > 0.9).all()
-            assert cosine.mean() > 0.95
+            # 4 bit on this small model: K 0.98, V 0.93 on average, the last layers' V 0.89. A slot
+            # of another token or a stale block would be near-orthogonal in V.
+            assert (cosine[depth:] > 0.8).all()
+            assert cosine.mean() > 0.9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from tests.support.reference import ReferenceModel
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture(scope="module")
-def paper(tiny_qwen2: Path) -> Iterator[Any]:
+# The session's: an engine that ends takes the process's distributed groups with it.
+@pytest.fixture(scope="session")
+def paper(tiny_qwen2: Path) -> Any:
     config = RiverConfig(
         threshold=0.5, scope="batch", prefill="sequence", quantizer="rtn", group_size=32
     )
-    yield engines.river_engine(tiny_qwen2, config, max_logprobs=64, logprobs_mode="raw_logits")
+    return engines.river_engine(tiny_qwen2, config, max_logprobs=64, logprobs_mode="raw_logits")
 
 
 def test_prompts_exit_as_a_whole(paper: Any, tiny_qwen2: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_cuda_extra_is_left_to_pip() -> None:
 
 @pytest.mark.parametrize(
     ("extras", "message"),
-    [(["cpu", "gpu"], "'gpu' .known: cpu, cuda"), (["cpu", "cuda"], "exclude each other")],
+    [(["cpu", "gpu"], "'gpu' .known: bench, cpu, cuda"), (["cpu", "cuda"], "exclude each other")],
 )
 def test_impossible_extras_are_refused(extras: list[str], message: str) -> None:
     with pytest.raises(install.InstallError, match=message):
@@ -149,4 +149,4 @@ def test_the_command_names_an_unknown_extra_and_fails() -> None:
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: unknown extra 'rocm' (known: cpu, cuda,")
+    assert done.stderr.startswith("error: unknown extra 'rocm' (known: bench, cpu, cuda,")

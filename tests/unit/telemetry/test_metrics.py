@@ -8,17 +8,23 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 
-from server.telemetry.metrics import RiverMetrics
+from server.telemetry.metrics import RiverMetrics, river_metrics
 
 L = 12
 
 
 @pytest.fixture
 def metrics() -> Iterator[RiverMetrics]:
-    before = set(REGISTRY._collector_to_names)
+    _unregister()  # another test of this process may have made River's metrics
     yield RiverMetrics(L)
-    for collector in set(REGISTRY._collector_to_names) - before:
-        REGISTRY.unregister(collector)
+    _unregister()
+
+
+def _unregister() -> None:
+    river_metrics.cache_clear()
+    for collector, names in list(REGISTRY._collector_to_names.items()):
+        if any(name.startswith("river_") for name in names):
+            REGISTRY.unregister(collector)
 
 
 def observe(metrics: RiverMetrics, *depths: int) -> None:
