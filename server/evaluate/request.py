@@ -89,21 +89,28 @@ def _read_usage(body: Mapping[str, Any], record: Record) -> None:
 
 
 def _read_choice(choice: Mapping[str, Any], record: Record, answer: Answer) -> None:
-    message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else choice.get("text")
-    reason = choice.get("finish_reason")
-    if not isinstance(text, str) and (text is not None or message is None):
+    text, reason = _text(choice), choice.get("finish_reason")
+    if text is None:
         record.fail("malformed answer", f"the choice has no text: {str(choice)[:200]}")
-    elif not isinstance(reason, str):
+        return
+    if not isinstance(reason, str):
         record.fail("ended without finish_reason", f"finish_reason {reason!r}")
     elif reason in _BAD_FINISH:
         record.fail(f"finish_reason {reason}", "the server gave the answer up")
     else:
         record.outcome = Outcome.COMPLETED
     record.finish_reason = reason if isinstance(reason, str) else None
-    answer.text = plain(text or "")  # a chat answer of reasoning alone has no content
+    answer.text = plain(text)
     answer.token_ids = _whole_numbers(choice.get("token_ids"))
     answer.river_trace = _whole_numbers(choice.get("river_trace"))
+
+
+def _text(choice: Mapping[str, Any]) -> str | None:
+    message = choice.get("message")
+    if isinstance(message, dict) and message.get("content", "") is None:
+        return ""  # a chat answer of reasoning alone
+    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    return text if isinstance(text, str) else None
 
 
 def _whole_numbers(value: object) -> list[int] | None:

@@ -52,9 +52,6 @@ class SavedRun:
         return side
 
 
-_ADAPTER = TypeAdapter(SavedRun)
-
-
 def read_run(path: str) -> SavedRun:
     """Read a whole evaluation of one side.
 
@@ -66,7 +63,7 @@ def read_run(path: str) -> SavedRun:
     except OSError as error:
         raise BenchError(f"{path!r}: {error.strerror}") from None
     try:
-        run = _ADAPTER.validate_json(content)
+        run = TypeAdapter(SavedRun).validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"

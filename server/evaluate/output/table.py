@@ -71,6 +71,10 @@ def _share(share: Share | None) -> str:
     return f"{share.value:.1%} ({share.low:.1%} … {share.high:.1%})"
 
 
+def _p_value(paired: Paired) -> str:
+    return f"= {paired.p_value:.4f}" if paired.p_value >= 0.0001 else "< 0.0001"
+
+
 def _outcomes(outcomes: Mapping[str, int]) -> str:
     shown = [f"{name} {count}" for name, count in list(outcomes.items())[:_SHOWN_OUTCOMES]]
     if rest := sum(list(outcomes.values())[_SHOWN_OUTCOMES:]):
@@ -83,7 +87,7 @@ def paired_lines(paired: Paired, confidence: float) -> Iterator[str]:
     difference, low, high = (100 * x for x in (paired.difference, paired.low, paired.high))
     yield (
         f"B − A: {difference:+.2f} points on {paired.pairs} problems, {confidence:.0%} interval "
-        f"{low:+.2f} … {high:+.2f} (adjusted Wald); exact McNemar p = {paired.p_value:.4f}"
+        f"{low:+.2f} … {high:+.2f} (adjusted Wald); exact McNemar p {_p_value(paired)}"
     )
     yield f"right on both sides: {paired.both_right}, wrong on both: {paired.both_wrong}"
     for side, ids in (("A", paired.only_a), ("B", paired.only_b)):
