@@ -19,6 +19,7 @@ from vllm.forward_context import (
 )
 from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
     CompressedTensorsWNA16,
@@ -26,6 +27,8 @@ from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
 from vllm.model_executor.layers.quantization.utils.quant_utils import (
     pack_quantized_values_into_int32,
 )
+from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 from vllm.model_executor.models.registry import ModelRegistry
@@ -44,7 +47,10 @@ __all__ = [
     "CompressedTensorsWNA16",
     "LinearBase",
     "ModelRegistry",
+    "RMSNorm",
+    "RotaryEmbedding",
     "StatLoggerBase",
+    "UnquantizedEmbeddingMethod",
     "UnquantizedLinearMethod",
     "VerifyAndUpdateConfig",
     "VllmConfig",

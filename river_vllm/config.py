@@ -38,6 +38,10 @@ class RiverConfig(BaseModel):
     """How the 4-bit weights are made."""
     group_size: Literal[32, 64, 128] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
+    lm_head: Literal["backbone", "river"] = "backbone"
+    """The bf16 LM head, or 4-bit candidates with exact logits for the best of them."""
+    lm_head_candidates: int = Field(default=256, ge=1)
+    """Logits per token that the river's LM head makes exact."""
     kernel: Literal["auto", "torch", "vllm"] = "auto"
     """The 4-bit product: the fastest measured at load, torch's own, or vLLM's."""
 

@@ -20,7 +20,9 @@ from river_vllm.config import RiverConfig
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
+from river_vllm.layers.eager_ops import use_eager_ops
 from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
+from river_vllm.layers.river_head import install_river_head
 from river_vllm.quantization import QUANTIZERS, fitting_group_size
 from river_vllm.router.plan import RowPlan
 from river_vllm.router.router import Router
@@ -50,6 +52,10 @@ class River:
         self._nbytes = 0
         self._seconds = 0.0
         self._remaining = 0
+        use_eager_ops(model, self.plan)
+        if config.lm_head == "river":
+            install_river_head(model, self.plan, self._pack, config.lm_head_candidates)
+            self._remaining += 1
         arguments = state_arguments(layers[0])
         for index, layer in enumerate(layers):
             for _, linear in projections(layer):
@@ -63,6 +69,7 @@ class River:
         return {
             "num_layers": self.num_layers,
             "quantizer": self.config.quantizer,
+            "lm_head": self.config.lm_head,
             "group_sizes": sorted(self._group_sizes),
             "kernels": self._chooser.names,
             "river_bytes": self._nbytes,

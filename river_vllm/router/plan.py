@@ -21,14 +21,19 @@ class RowPlan:
     Outside a step (warm-up, profiling, dummy runs) every row is on the backbone.
     """
 
-    __slots__ = ("path", "river_rows")
+    __slots__ = ("free", "path", "river_head", "river_rows")
 
     def __init__(self) -> None:
         self.path = Path.BACKBONE
+        self.free = False
+        """Whether no row of the step is owed stock vLLM's own bits."""
+        self.river_head = False
+        """Whether the step's logits may come from the 4-bit LM head; outlives the forward pass."""
         self.river_rows: torch.Tensor | None = None
         """Row indices on the river, int64 ``[rows]``; set where ``path`` is ``MIXED``."""
 
     def reset(self) -> None:
+        self.free = False
         self.path = Path.BACKBONE
         self.river_rows = None
 

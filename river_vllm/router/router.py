@@ -59,6 +59,7 @@ class Router:
     def step(self, batch: StepBatch) -> Iterator[StepBatch]:
         """Route one forward pass; afterwards ``batch.exit_layer`` holds each unit's depth."""
         self._batch = batch
+        self.plan.free = batch.covers_all_rows
         self._track(batch, np.arange(len(batch.units)))
         try:
             yield batch

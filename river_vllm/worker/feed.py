@@ -21,6 +21,7 @@ class RequestRows:
         position: sequence position of its first row.
         prompt: tokens of its prompt.
         settings: what the request asked for.
+        every_logit: whether its sampling looks at more than the likeliest tokens.
     """
 
     request_id: str
@@ -29,6 +30,7 @@ class RequestRows:
     position: int
     prompt: int
     settings: RiverSettings
+    every_logit: bool = False
 
     @property
     def prompt_rows(self) -> int:
@@ -76,6 +78,16 @@ class BatchFeed:
         last = requests[-1] if requests else None
         self._batch = StepBatch(last.start + last.count if last else 0, units)
         return self._batch
+
+    def may_use_river_head(self) -> bool:
+        """Whether all of the step's tokens come from decode rows that may exit, and none of
+        their requests needs the logits of the whole vocabulary."""
+        batch = self._batch
+        return (
+            batch is not None
+            and batch.covers_all_rows
+            and all(p.generated_units and not p.rows.every_logit for p in self._places)
+        )
 
     def settle(self, part: StepBatch) -> None:
         """Take the exit layers from a second pass over the step's units alone."""

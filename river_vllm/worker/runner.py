@@ -11,6 +11,7 @@ from river_vllm.compat import CompilationMode
 from river_vllm.request import RiverSettings, settings_of
 from river_vllm.worker.feed import BatchFeed, RequestRows
 from river_vllm.worker.output import attach
+from river_vllm.worker.sampling import needs_every_logit
 from river_vllm.worker.split import SubStep, sub_step, uncompiled
 
 
@@ -43,6 +44,7 @@ class RiverRunnerMixin:
         else:
             output = forward(*args, **kwargs)
             self._river_again(forward, output, sub_step(batch, rows), *args, **kwargs)
+        self.get_model().river.plan.river_head = self.river_feed.may_use_river_head()
         self._river_depths = self.river_feed.finish()
         return output
 
@@ -75,6 +77,7 @@ class RiverRunnerMixin:
 
     def sample_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
         depths, self._river_depths = self._river_depths, {}
+        self.get_model().river.plan.river_head = False
         return attach(super().sample_tokens(*args, **kwargs), depths)  # type: ignore[misc]
 
     def _river_rows(self: Any) -> Sequence[RequestRows]:
@@ -93,6 +96,7 @@ class RiverRunnerMixin:
                     int(batch.num_computed_tokens_cpu[index]),
                     request.num_prompt_tokens,
                     settings_of(params and params.extra_args, self.river_defaults),
+                    params is not None and needs_every_logit(params),
                 )
             )
         return rows

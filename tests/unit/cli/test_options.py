@@ -32,6 +32,7 @@ def test_every_setting_has_its_option() -> None:
             *("--river-threshold", "-0.5", "--river-min-layers", "3", "--river-scope", "batch"),
             *("--river-prefill", "sequence", "--river-quantizer", "rtn"),
             *("--river-group-size", "64", "--river-kernel", "torch"),
+            *("--river-lm-head", "river", "--river-lm-head-candidates", "128"),
         )
     )
     assert config == RiverConfig(
@@ -42,6 +43,8 @@ def test_every_setting_has_its_option() -> None:
         quantizer="rtn",
         group_size=64,
         kernel="torch",
+        lm_head="river",
+        lm_head_candidates=128,
     )
     assert config.model_fields_set == set(RiverConfig.model_fields)
 

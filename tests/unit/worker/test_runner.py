@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from vllm import SamplingParams
 
 from river_vllm.compat import CompilationMode, get_forward_context, override_forward_context
 from river_vllm.request import RiverSettings
+from river_vllm.router.plan import RowPlan
 from river_vllm.worker.feed import BatchFeed
 from river_vllm.worker.output import depths_of
 from river_vllm.worker.runner import RiverRunnerMixin
@@ -44,6 +46,11 @@ class FakeRunner:
             compilation_config=SimpleNamespace(mode=CompilationMode.NONE)
         )
 
+        self.plan = RowPlan()
+
+    def get_model(self) -> Any:
+        return SimpleNamespace(river=SimpleNamespace(plan=self.plan))
+
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> str:
         self.seen.append(tensors)
         return "executed"
@@ -64,7 +71,7 @@ class Runner(RiverRunnerMixin, FakeRunner):
 
 
 def request(prompt: int, extra_args: Any) -> Any:
-    params = SimpleNamespace(extra_args=extra_args)
+    params = SamplingParams(extra_args=extra_args)
     return SimpleNamespace(num_prompt_tokens=prompt, sampling_params=params)
 
 
@@ -138,6 +145,22 @@ def test_a_compiling_engine_runs_exact_rows_first_and_the_others_again(
     assert passes[1][2].units == [free(0, RiverSettings(True, 0.1, 4))]
     assert output[:, 0].tolist() == [0, 0, 0, 0, 1, 0]
     assert depths_of(runner.sample_tokens(None)) == {"b": -L, "a": 3, "c": L}
+
+
+def test_the_river_head_serves_steps_of_exiting_decode_rows_only(runner: Runner) -> None:
+    """The prompt's rows and the exact request of this batch keep the exact head."""
+    runner._model_forward("ids")
+    assert runner.plan.river_head is False
+    runner.input_batch.req_ids = ["a"]
+    runner.input_batch.num_computed_tokens_cpu = np.array([9])
+    runner.query_start_loc.np = np.array([0, 1])
+    runner._model_forward("ids")
+    assert runner.plan.river_head is True
+    runner.sample_tokens(None)
+    assert runner.plan.river_head is False
+    runner.requests["a"].sampling_params.logprobs = 2
+    runner._model_forward("ids")
+    assert runner.plan.river_head is False
 
 
 def test_depths_are_handed_over_once(runner: Runner) -> None:

@@ -1,0 +1,70 @@
+"""The LM head in 4 bit for candidates, exact bf16 logits for the best of them.
+
+With a river of 4-bit layers the bf16 head is the next cost: on a small model with a large
+vocabulary it reads as many bytes as the whole river. The 4-bit head ranks the vocabulary; the
+logits of the best ``candidates`` are computed again from the bf16 rows, so greedy, top-k and top-p
+sampling see exact logits for what they can pick. The rest of the vocabulary keeps its 4-bit
+logits. Steps that need every logit exact (``worker/feed.py``) take the bf16 head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from river_vllm.compat import UnquantizedEmbeddingMethod
+from river_vllm.errors import UnsupportedModelError
+from river_vllm.kernels.base import PackedLinear
+from river_vllm.layers.dual_linear import Packer
+from river_vllm.router.plan import RowPlan
+
+
+class RiverHeadMethod(UnquantizedEmbeddingMethod):
+    """Replaces the ``quant_method`` of an LM head; the input embedding is untouched.
+
+    Args:
+        plan: says whether the step may use the 4-bit head.
+        packer: quantises and packs the head's weight.
+        candidates: logits per row that are made exact.
+    """
+
+    supports_pre_processed_weights = False
+
+    def __init__(self, plan: RowPlan, packer: Packer, candidates: int) -> None:
+        super().__init__()
+        self._plan = plan
+        self._packer = packer
+        self._candidates = candidates
+        self._packed: PackedLinear | None = None
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        self._packed = self._packer(layer.weight.detach())
+        super().process_weights_after_loading(layer)
+
+    def apply(
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``x [rows, hidden] -> [rows, vocabulary of this rank]``."""
+        if not self._plan.river_head or bias is not None or self._packed is None:
+            return super().apply(layer, x, bias)
+        logits = self._packed.apply(x, None)
+        best = logits.topk(min(self._candidates, logits.shape[1]), dim=-1).indices
+        # [rows, candidates, hidden] @ [rows, hidden, 1]
+        exact = torch.bmm(layer.weight[best], x.unsqueeze(-1)).squeeze(-1)
+        return logits.scatter_(1, best, exact)
+
+
+def install_river_head(model: nn.Module, plan: RowPlan, packer: Packer, candidates: int) -> None:
+    """Give the model's LM head a 4-bit twin.
+
+    Raises:
+        UnsupportedModelError: the model has no plain LM head.
+    """
+    head: Any = getattr(model, "lm_head", None)
+    if type(getattr(head, "quant_method", None)) is not UnquantizedEmbeddingMethod:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'"
+        )
+    head.quant_method = RiverHeadMethod(plan, packer, candidates)

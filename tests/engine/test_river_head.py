@@ -1,0 +1,68 @@
+"""The 4-bit LM head with exact logits for its best candidates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from river_vllm import RiverConfig
+from tests.support import engines
+from tests.support.engines import generate, greedy
+from tests.support.prompts import PROMPTS
+
+pytestmark = pytest.mark.engine
+
+EXIT = {"threshold": -1.0, "min_layers": 2}
+
+
+# The session's: an engine that ends takes the process's distributed groups with it.
+@pytest.fixture(scope="session")
+def with_river_head(smollm2: Path) -> Any:
+    return engines.river_engine(smollm2, RiverConfig(lm_head="river", lm_head_candidates=64))
+
+
+def test_greedy_tokens_are_those_of_the_exact_head(
+    river_smollm2: Any, with_river_head: Any
+) -> None:
+    """The same exits with either head: the pick is made among exact logits."""
+    expected = generate(river_smollm2, PROMPTS[:8], greedy(48, EXIT))
+    found = generate(with_river_head, PROMPTS[:8], greedy(48, EXIT))
+    assert [g.tokens for g in found] == [g.tokens for g in expected]
+
+
+def test_exact_requests_and_logprobs_take_the_exact_head(
+    stock_smollm2: Any, with_river_head: Any
+) -> None:
+    expected = generate(stock_smollm2, PROMPTS[:4], greedy(24))
+    found = generate(with_river_head, PROMPTS[:4], greedy(24, {"enabled": False}))
+    assert [g.tokens for g in found] == [g.tokens for g in expected]
+    (answer,) = generate(with_river_head, PROMPTS[:1], greedy(8, EXIT, logprobs=20))
+    for step in answer.logprobs:
+        assert sum(2.718281828**value for value in step.values()) <= 1.0 + 1e-3
+
+
+def test_it_is_used(with_river_head: Any) -> None:
+    """Once for every decode step, and not for the prompt."""
+    assert with_river_head.collective_rpc("river_info")[0]["lm_head"] == "river"
+    with_river_head.collective_rpc(_count_packed_calls)
+    generate(with_river_head, PROMPTS[:1], greedy(6, EXIT))
+    assert with_river_head.collective_rpc(_packed_calls)[0] == 5
+
+
+def _count_packed_calls(worker: Any) -> None:
+    method = worker.model_runner.get_model().lm_head.quant_method
+    packed = method._packed
+    worker.packed_calls = 0
+
+    class Counting:
+        def apply(self, x: Any, bias: Any) -> Any:
+            worker.packed_calls += 1
+            return packed.apply(x, bias)
+
+    method._packed = Counting()
+
+
+def _packed_calls(worker: Any) -> int:
+    return int(worker.packed_calls)
