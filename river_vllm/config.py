@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from river_vllm.errors import RiverError
 
@@ -38,12 +38,20 @@ class RiverConfig(BaseModel):
     """How the 4-bit weights are made."""
     group_size: Literal[32, 64, 128] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
+    activations: Literal["bf16", "int8"] = "bf16"
+    """What the 4-bit products multiply by; int8 goes on paying with many rows."""
     lm_head: Literal["backbone", "river"] = "backbone"
     """The bf16 LM head, or 4-bit candidates with exact logits for the best of them."""
     lm_head_candidates: int = Field(default=256, ge=1)
     """Logits per token that the river's LM head makes exact."""
     kernel: Literal["auto", "torch", "vllm"] = "auto"
     """The 4-bit product: the fastest measured at load, torch's own, or vLLM's."""
+
+    @model_validator(mode="after")
+    def _kernel_fits_activations(self) -> Self:
+        if self.activations == "int8" and self.kernel != "auto":
+            raise ValueError("kernel must be 'auto' where activations is 'int8'")
+        return self
 
     def merged(self, changes: Mapping[str, Any], source: str) -> RiverConfig:
         """A copy with ``changes`` on top, validated; errors name them by ``source``."""

@@ -11,6 +11,7 @@ from river_vllm.errors import RiverError
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
+from river_vllm.kernels.w4a8 import NativeW4A8Kernel
 from river_vllm.quantization import Quantizer
 
 REPEATS = 15
@@ -22,10 +23,13 @@ class KernelChooser:
     Args:
         quantizer: makes the 4-bit groups.
         name: ``auto``, or the only kernel to use.
+        activations: ``bf16``, or ``int8`` for the kernels that round them.
     """
 
-    def __init__(self, quantizer: Quantizer, name: str = "auto") -> None:
+    def __init__(self, quantizer: Quantizer, name: str = "auto", activations: str = "bf16") -> None:
         kernels: tuple[Int4Kernel, ...] = (TorchInt4Kernel(), VllmMixedPrecisionKernel())
+        if activations == "int8":
+            kernels = (NativeW4A8Kernel(),)
         self._kernels = [k for k in kernels if name in ("auto", k.name)]
         self._quantizer = quantizer
         self._chosen: dict[LinearSpec, Int4Kernel] = {}

@@ -47,7 +47,9 @@ class River:
             vllm_config.device_config.device,
             _broadcast if get_tensor_model_parallel_world_size() > 1 else None,
         )
-        self._chooser = KernelChooser(QUANTIZERS[config.quantizer], config.kernel)
+        self._chooser = KernelChooser(
+            QUANTIZERS[config.quantizer], config.kernel, config.activations
+        )
         self._group_sizes: set[int] = set()
         self._nbytes = 0
         self._seconds = 0.0
@@ -69,6 +71,7 @@ class River:
         return {
             "num_layers": self.num_layers,
             "quantizer": self.config.quantizer,
+            "activations": self.config.activations,
             "lm_head": self.config.lm_head,
             "group_sizes": sorted(self._group_sizes),
             "kernels": self._chooser.names,

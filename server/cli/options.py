@@ -22,6 +22,7 @@ _FIELDS = {
     "scope": "each token on its own, or the minimum over the batch",
     "quantizer": "how the 4-bit weights are made",
     "group_size": "input features that share one scale",
+    "activations": "what the 4-bit products multiply by; int8 (CPU) goes on paying with many rows",
     "lm_head": "the bf16 LM head, or 4-bit candidates with exact logits for the best",
     "lm_head_candidates": "logits per token that the river's LM head makes exact",
     "kernel": "4-bit product: the fastest measured at load, torch's or vLLM's",

@@ -31,7 +31,8 @@ def test_every_setting_has_its_option() -> None:
         parse(
             *("--river-threshold", "-0.5", "--river-min-layers", "3", "--river-scope", "batch"),
             *("--river-prefill", "sequence", "--river-quantizer", "rtn"),
-            *("--river-group-size", "64", "--river-kernel", "torch"),
+            *("--river-group-size", "64", "--river-kernel", "auto"),
+            *("--river-activations", "int8"),
             *("--river-lm-head", "river", "--river-lm-head-candidates", "128"),
         )
     )
@@ -42,7 +43,8 @@ def test_every_setting_has_its_option() -> None:
         prefill="sequence",
         quantizer="rtn",
         group_size=64,
-        kernel="torch",
+        kernel="auto",
+        activations="int8",
         lm_head="river",
         lm_head_candidates=128,
     )

@@ -1,0 +1,1 @@
+"""River's own CPU kernel, compiled on the machine that runs it."""

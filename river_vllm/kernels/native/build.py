@@ -1,0 +1,110 @@
+"""Compiles the native kernel once per source, compiler and CPU, and loads it.
+
+Plain C++ behind one C function: it takes two seconds to compile and needs no torch headers. The
+library links the OpenMP runtime that torch has loaded, since a second one would bring threads of
+its own to the same cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("w4a8.cpp")
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-march=native")
+
+
+def unsupported() -> str | None:
+    """Why the kernel cannot be built or run here; None where it can."""
+    if not torch.cpu._is_avx512_supported() or not torch.cpu._is_vnni_supported():
+        return "needs a CPU with AVX-512 VNNI"
+    if _compiler() is None:
+        return "needs a C++ compiler (g++ or clang++)"
+    if _openmp() is None:
+        return "needs torch's OpenMP runtime beside torch"
+    return None
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled kernel.
+
+    Raises:
+        RuntimeError: the compiler failed; with its message.
+    """
+    compiler, openmp = _compiler(), _openmp()
+    if compiler is None or openmp is None:
+        raise RuntimeError(f"River's native kernel {unsupported()}")
+    path = _cache_folder() / f"w4a8-{_key(compiler)}.so"
+    if not path.exists():
+        _compile(compiler, openmp, path)
+    loaded = ctypes.CDLL(str(path))
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    loaded.river_w4a8.argtypes = [pointer] * 9 + [size] * 4 + [ctypes.c_int]
+    loaded.river_w4a8.restype = None
+    return loaded
+
+
+def _compile(compiler: str, openmp: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        objects, shared = Path(folder, "w4a8.o"), Path(folder, "w4a8.so")
+        _run([compiler, *FLAGS, "-c", str(SOURCE), "-o", str(objects)])
+        _run(
+            [
+                *(compiler, "-shared", str(objects), "-o", str(shared)),
+                *(str(openmp), f"-Wl,-rpath,{openmp.parent}"),
+            ]
+        )
+        # Another process may be at the same: a rename puts one whole file there.
+        shared.replace(target)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+
+
+def _compiler() -> str | None:
+    named = os.environ.get("CXX")
+    return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
+
+
+def _openmp() -> Path | None:
+    """The OpenMP runtime in torch's own folders."""
+    root = Path(torch.__file__).parent
+    for folder in (root / "lib", root.parent / "torch.libs"):
+        found = sorted(folder.glob("libgomp*.so*"))
+        if found:
+            return found[0]
+    return None
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "river-vllm" / "kernels"
+
+
+def _key(compiler: str) -> str:
+    """Source, flags, compiler and CPU: what the machine code depends on."""
+    cpu = next(
+        (
+            line
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("flags")
+        ),
+        "",
+    )
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    parts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, cpu.encode())
+    openmp = str(_openmp()).encode()
+    return hashlib.sha256(b"\0".join((*parts, openmp))).hexdigest()[:16]
