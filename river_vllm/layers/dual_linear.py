@@ -8,10 +8,14 @@ import torch
 
 from river_vllm.compat import UnquantizedLinearMethod
 from river_vllm.kernels.base import PackedLinear
+from river_vllm.kernels.crossover import Product
 from river_vllm.router.plan import Path, RowPlan
 
 Packer = Callable[[torch.Tensor], PackedLinear]
 """Makes the 4-bit form of a weight ``[N, K]``."""
+
+PackedHook = Callable[[Product, Product], None]
+"""Takes the backbone's and the river's product of one projection."""
 
 
 class RiverDualLinearMethod(UnquantizedLinearMethod):
@@ -24,13 +28,17 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
     Args:
         plan: which rows of the current layer are on the river.
         packer: quantises and packs this projection's weight.
+        packed_hook: called once both weights are ready, with the product of each.
     """
 
     # vLLM's cache of processed weights holds the bf16 form only and would skip the packing.
     supports_pre_processed_weights = False
 
-    def __init__(self, plan: RowPlan, packer: Packer) -> None:
+    def __init__(
+        self, plan: RowPlan, packer: Packer, packed_hook: PackedHook | None = None
+    ) -> None:
         super().__init__()
+        self._packed_hook = packed_hook
         self._plan = plan
         self._packer = packer
         self._packed: PackedLinear | None = None
@@ -54,6 +62,12 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         # vLLM may cast the module's own bias to float32 in place.
         self._bias = None if bias is None else bias.detach().clone()
         super().process_weights_after_loading(layer)
+        if self._packed_hook is not None:
+            own_bias = getattr(layer, "bias", None)
+            self._packed_hook(
+                lambda x: UnquantizedLinearMethod.apply(self, layer, x, own_bias),
+                lambda x: self.packed.apply(x, self._bias),
+            )
 
     def apply(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None

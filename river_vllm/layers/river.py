@@ -19,6 +19,7 @@ from river_vllm.compat import (
 from river_vllm.config import RiverConfig
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
+from river_vllm.kernels.crossover import Crossover, Product
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
 from river_vllm.layers.eager_ops import use_eager_ops
 from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
@@ -50,6 +51,8 @@ class River:
         self._chooser = KernelChooser(
             QUANTIZERS[config.quantizer], config.kernel, config.activations
         )
+        self._crossover = Crossover()
+        self._max_rows: int | None = None
         self._group_sizes: set[int] = set()
         self._nbytes = 0
         self._seconds = 0.0
@@ -61,7 +64,8 @@ class River:
         arguments = state_arguments(layers[0])
         for index, layer in enumerate(layers):
             for _, linear in projections(layer):
-                self._add_river_weight(linear)
+                # All layers are alike: one is measured.
+                self._add_river_weight(linear, measured=index == 0)
             layer.register_forward_pre_hook(
                 partial(self._before_layer, index, arguments), with_kwargs=True
             )
@@ -75,13 +79,39 @@ class River:
             "lm_head": self.config.lm_head,
             "group_sizes": sorted(self._group_sizes),
             "kernels": self._chooser.names,
+            "crossover": {
+                "max_rows": self.max_rows,
+                "speedup_by_rows": {
+                    str(rows): round(speedup, 2)
+                    for rows, speedup in self._crossover.speedup.items()
+                },
+            },
             "river_bytes": self._nbytes,
             "quantize_seconds": round(self._seconds, 2),
         }
 
-    def _add_river_weight(self, linear: LinearBase) -> None:
-        linear.quant_method = RiverDualLinearMethod(self.plan, self._pack)
+    @property
+    def max_rows(self) -> int:
+        """Rows of a step that may leave by their own decision; the same on every rank."""
+        if self._max_rows is None:
+            wanted = self.config.max_rows
+            rows = self._crossover.rows if wanted == "auto" else wanted
+            if get_tensor_model_parallel_world_size() > 1:
+                rows = get_tp_group().broadcast_object(rows, src=0)
+            self._max_rows = rows
+        return self._max_rows
+
+    def _add_river_weight(self, linear: LinearBase, measured: bool) -> None:
+        hook = partial(self._measure, linear) if measured else None
+        linear.quant_method = RiverDualLinearMethod(self.plan, self._pack, hook)
         self._remaining += 1
+
+    def _measure(self, linear: LinearBase, backbone: Product, river: Product) -> None:
+        device = linear.weight.device
+        in_features = getattr(linear, "input_size_per_partition", linear.input_size)
+        out_features = getattr(linear, "output_size_per_partition", linear.output_size)
+        spec = LinearSpec(in_features, out_features, 0, self._dtype, device)
+        self._crossover.measure(spec, backbone, river)
 
     def _pack(self, weight: torch.Tensor) -> PackedLinear:
         start = time.perf_counter()

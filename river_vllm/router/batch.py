@@ -24,6 +24,11 @@ class ExitUnit:
     """Leaves after exactly ``min_layers`` layers, whatever its similarity."""
 
     @property
+    def unconditional(self) -> bool:
+        """Whether it leaves without being measured; τ = −1 admits every similarity there is."""
+        return self.forced or self.threshold <= -1.0
+
+    @property
     def rows(self) -> int:
         return self.stop - self.start
 
@@ -46,8 +51,9 @@ class StepBatch:
             [u.min_layers for u in units], dtype=np.int32
         )
         self.replayed: npt.NDArray[np.bool_] = np.array([u.forced for u in units], dtype=np.bool_)
-        # tau = -1 admits every similarity there is, so nothing needs to be measured.
-        self.unconditional: npt.NDArray[np.bool_] = self.replayed | (self.threshold <= -1.0)
+        self.unconditional: npt.NDArray[np.bool_] = np.array(
+            [u.unconditional for u in units], dtype=np.bool_
+        )
         self.exit_layer: npt.NDArray[np.int32] = np.full(len(units), -1, dtype=np.int32)
         """Backbone layers run before the exit, −1 where the unit has not left."""
 

@@ -57,12 +57,20 @@ class BatchFeed:
     Args:
         num_layers: decoder layers L.
         prefill: whether prompt rows may leave (``sequence``), and then together.
+        max_rows: generated tokens of a step that may leave; with more, all stay.
     """
 
-    def __init__(self, num_layers: int, prefill: Literal["backbone", "sequence"]) -> None:
+    def __init__(
+        self,
+        num_layers: int,
+        prefill: Literal["backbone", "sequence"],
+        max_rows: int | None = None,
+    ) -> None:
         self._num_layers = num_layers
+        self._max_rows = max_rows
         self._sequence_prefill = prefill == "sequence"
         self._history: dict[str, list[int]] = {}
+        self._hold = False
         self._places: list[_Place] = []
         self._batch: StepBatch | None = None
 
@@ -74,6 +82,7 @@ class BatchFeed:
     def begin(self, requests: list[RequestRows]) -> StepBatch:
         """The units of a step; ``requests`` in row order."""
         units: list[ExitUnit] = []
+        self._hold = self._too_many(requests)
         self._places = [self._place(rows, units) for rows in requests]
         last = requests[-1] if requests else None
         self._batch = StepBatch(last.start + last.count if last else 0, units)
@@ -88,6 +97,13 @@ class BatchFeed:
             and batch.covers_all_rows
             and all(p.generated_units and not p.rows.every_logit for p in self._places)
         )
+
+    def _too_many(self, requests: list[RequestRows]) -> bool:
+        """Whether more rows would leave than 4 bit pays for."""
+        if self._max_rows is None:
+            return False
+        rows = sum(r.count - r.prompt_rows for r in requests if r.settings.may_exit)
+        return rows > self._max_rows
 
     def settle(self, part: StepBatch) -> None:
         """Take the exit layers from a second pass over the step's units alone."""
@@ -114,7 +130,8 @@ class BatchFeed:
             row = rows.start + rows.prompt_rows + offset
             index = first_generated + offset
             unit = _unit(row, settings, history[index] if index < len(history) else None)
-            if unit is None or unit.min_layers >= self._num_layers:
+            held = self._hold and unit is not None and not unit.unconditional
+            if unit is None or held or unit.min_layers >= self._num_layers:
                 place.generated_units.append(None)
             else:
                 place.generated_units.append(len(units))

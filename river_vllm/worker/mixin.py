@@ -19,7 +19,7 @@ class RiverWorkerMixin:
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         super().load_model(*args, **kwargs)  # type: ignore[misc]
         river = self._river()
-        feed = BatchFeed(river.num_layers, river.config.prefill)
+        feed = BatchFeed(river.num_layers, river.config.prefill, river.max_rows)
         self._river_host().set_up_river(feed, RiverSettings.from_config(river.config))
 
     def river_info(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ _FIELDS = {
     "scope": "each token on its own, or the minimum over the batch",
     "quantizer": "how the 4-bit weights are made",
     "group_size": "input features that share one scale",
+    "max_rows": "rows of a step that may leave the backbone; auto measures from where 4 bit pays",
     "activations": "what the 4-bit products multiply by; int8 (CPU) goes on paying with many rows",
     "lm_head": "the bf16 LM head, or 4-bit candidates with exact logits for the best",
     "lm_head_candidates": "logits per token that the river's LM head makes exact",
@@ -37,6 +38,8 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
         annotation = RiverConfig.model_fields[name].annotation
         choices = get_args(annotation) or None
         kind: Any = type(choices[0]) if choices else annotation
+        if name == "max_rows":
+            kind, choices = _rows, None
         group.add_argument(
             f"--river-{name.replace('_', '-')}",
             type=kind,
@@ -64,6 +67,11 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help=f"file with one API key per line (default: ${KEY_FILE_VARIABLE})",
     )
+
+
+def _rows(text: str) -> str | int:
+    """``auto`` or a number; the configuration checks its range."""
+    return text if text == "auto" else int(text)
 
 
 def river_config(args: argparse.Namespace) -> RiverConfig:

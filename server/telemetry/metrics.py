@@ -38,6 +38,15 @@ class RiverMetrics:
             "river_threshold", "Default exit threshold.", multiprocess_mode="mostrecent"
         )
 
+        self._max_rows = Gauge(
+            "river_max_rows",
+            "Rows of a step that may leave the backbone; with more, all stay.",
+            multiprocess_mode="mostrecent",
+        )
+
+    def set_max_rows(self, rows: int) -> None:
+        self._max_rows.set(rows)
+
     def set_threshold(self, threshold: float) -> None:
         self._threshold.set(threshold)
 

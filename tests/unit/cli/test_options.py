@@ -32,7 +32,7 @@ def test_every_setting_has_its_option() -> None:
             *("--river-threshold", "-0.5", "--river-min-layers", "3", "--river-scope", "batch"),
             *("--river-prefill", "sequence", "--river-quantizer", "rtn"),
             *("--river-group-size", "64", "--river-kernel", "auto"),
-            *("--river-activations", "int8"),
+            *("--river-activations", "int8", "--river-max-rows", "6"),
             *("--river-lm-head", "river", "--river-lm-head-candidates", "128"),
         )
     )
@@ -45,6 +45,7 @@ def test_every_setting_has_its_option() -> None:
         group_size=64,
         kernel="auto",
         activations="int8",
+        max_rows=6,
         lm_head="river",
         lm_head_candidates=128,
     )

@@ -28,6 +28,9 @@ class Metrics:
         self.thresholds: list[float] = []
         self.observed: list[list[int]] = []
 
+    def set_max_rows(self, rows: int) -> None:
+        self.max_rows = rows
+
     def set_threshold(self, threshold: float) -> None:
         self.thresholds.append(threshold)
 

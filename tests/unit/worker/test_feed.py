@@ -6,7 +6,7 @@ import pytest
 
 from river_vllm.request import RiverSettings
 from river_vllm.router.batch import ExitUnit
-from river_vllm.worker.feed import BatchFeed
+from river_vllm.worker.feed import BatchFeed, RequestRows
 from tests.unit.worker.support import NEVER, OFF, free, replay, route, rows, step
 
 L = 12
@@ -153,3 +153,20 @@ def test_an_empty_step(feed: BatchFeed) -> None:
 def test_a_step_is_finished_once(feed: BatchFeed) -> None:
     step(feed, [rows("a", 1, 4)], 3)
     assert feed.finish() == {}
+
+
+def test_with_too_many_rows_all_stay_but_what_is_forced() -> None:
+    """Above the crossover 4 bit saves nothing; a replay and τ = −1 are orders, not decisions."""
+    feed = BatchFeed(12, "backbone", max_rows=2)
+    own, told = RiverSettings(True, 0.5, 1), RiverSettings(True, -1.0, 3)
+
+    def step(*settings: RiverSettings) -> list[float]:
+        rows = [RequestRows(str(i), i, 1, 9, 9, s) for i, s in enumerate(settings)]
+        batch = feed.begin(rows)
+        feed.forget(str(i) for i in range(len(settings)))
+        return [unit.threshold for unit in batch.units]
+
+    assert step(own, own) == [0.5, 0.5]
+    assert step(own, own, own) == []
+    assert step(own, told, own) == [-1.0]
+    assert step(own, own, RiverSettings(False, 0.5, 1)) == [0.5, 0.5]

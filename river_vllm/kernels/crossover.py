@@ -1,0 +1,59 @@
+"""From how many rows on 4-bit no longer pays: both products of one layer, measured at load."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+
+from river_vllm.kernels.base import LinearSpec
+
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+REPEATS = 5
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Crossover:
+    """Times of one decoder layer's projections, on both paths, by number of rows."""
+
+    def __init__(self) -> None:
+        self._backbone: dict[int, float] = defaultdict(float)
+        self._river: dict[int, float] = defaultdict(float)
+
+    def measure(self, spec: LinearSpec, backbone: Product, river: Product) -> None:
+        """Add one projection; the two products take turns."""
+        for rows in ROWS:
+            x = torch.randn(rows, spec.in_features, device=spec.device).to(spec.dtype)
+            times: tuple[list[float], list[float]] = ([], [])
+            for _ in range(REPEATS):
+                for product, found in zip((backbone, river), times, strict=True):
+                    found.append(_seconds(product, x))
+            self._backbone[rows] += statistics.median(times[0])
+            self._river[rows] += statistics.median(times[1])
+
+    @property
+    def speedup(self) -> dict[int, float]:
+        """Rows → backbone's time over the river's."""
+        return {rows: self._backbone[rows] / self._river[rows] for rows in sorted(self._river)}
+
+    @property
+    def rows(self) -> int:
+        """The most rows for which the river is faster, at that number and at all below it."""
+        most = 0
+        for rows, speedup in self.speedup.items():
+            if speedup <= 1.0:
+                break
+            most = rows
+        return most
+
+
+def _seconds(product: Product, x: torch.Tensor) -> float:
+    start = time.perf_counter()
+    product(x)
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - start

@@ -1,0 +1,69 @@
+"""From how many rows on the river stops paying, on products of known speed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from river_vllm.kernels import crossover
+from river_vllm.kernels.base import LinearSpec
+from river_vllm.kernels.crossover import Crossover
+
+SPEC = LinearSpec(8, 8, 8, torch.float32, torch.device("cpu"))
+
+
+class Clock:
+    """Time that only products move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def takes(self, base: float, per_row: float):
+        def product(x: torch.Tensor) -> torch.Tensor:
+            self.now += base + per_row * x.shape[0]
+            return x
+
+        return product
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(crossover, "time", clock)
+    return clock
+
+
+def test_rows_up_to_which_it_pays(clock: Clock) -> None:
+    found = Crossover()
+    found.measure(SPEC, backbone=clock.takes(4.0, 0.0), river=clock.takes(1.0, 0.25))
+    assert found.speedup[1] == pytest.approx(4 / 1.25)
+    assert found.speedup[8] == pytest.approx(4 / 3)
+    assert found.rows == 8
+
+
+def test_projections_of_a_layer_add_up(clock: Clock) -> None:
+    found = Crossover()
+    found.measure(SPEC, backbone=clock.takes(4.0, 0.0), river=clock.takes(1.0, 0.25))
+    found.measure(SPEC, backbone=clock.takes(10.0, 0.0), river=clock.takes(1.0, 0.0))
+    assert found.speedup[16] == pytest.approx(14 / 6)
+    assert found.rows == 32
+
+
+def test_it_may_never_pay(clock: Clock) -> None:
+    found = Crossover()
+    found.measure(SPEC, backbone=clock.takes(1.0, 0.0), river=clock.takes(2.0, 0.0))
+    assert found.rows == 0
+
+
+def test_a_gain_behind_a_loss_does_not_count(clock: Clock) -> None:
+    found = Crossover()
+
+    def river(x: torch.Tensor) -> torch.Tensor:
+        clock.now += 5.0 if x.shape[0] == 4 else 0.5
+        return x
+
+    found.measure(SPEC, backbone=clock.takes(1.0, 0.0), river=river)
+    assert found.rows == 2
