@@ -24,7 +24,7 @@ class Host(RiverRunnerMixin):
 
     def get_model(self) -> Any:
         config = RiverConfig(threshold=0.25, min_layers=3, prefill="sequence")
-        river = SimpleNamespace(num_layers=12, config=config, info=lambda: INFO)
+        river = SimpleNamespace(num_layers=12, max_rows=8, config=config, info=lambda: INFO)
         return SimpleNamespace(river=river)
 
 
