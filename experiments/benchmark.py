@@ -46,8 +46,15 @@ SETTINGS = (
     Setting("River, 4 layers", "river", {"threshold": -1.0, "min_layers": 4}),
     Setting("River, 2 layers", "river", {"threshold": -1.0, "min_layers": 2}),
     Setting("River, 4 layers, river LM head", "head", {"threshold": -1.0, "min_layers": 4}),
-    Setting("River, 2 layers, river LM head", "head", {"threshold": -1.0, "min_layers": 2}),
+    Setting("River, 4 layers, river LM head, int8", "fast", {"threshold": -1.0, "min_layers": 4}),
+    Setting("River, 2 layers, river LM head, int8", "fast", {"threshold": -1.0, "min_layers": 2}),
 )
+OPTIONS = {
+    "river": (),
+    "head": ("--river-lm-head", "river"),
+    "fast": ("--river-lm-head", "river", "--river-activations", "int8"),
+}
+"""River servers, by what their command line adds."""
 
 
 class Server:
@@ -63,9 +70,8 @@ class Server:
             *("--max-model-len", "2048", "--max-num-seqs", "32"),
             *("--kv-cache-memory-bytes", str(2 << 30)),
         ]
-        if kind in ("river", "head"):
-            head = ["--river-lm-head", "river"] if kind == "head" else []
-            command = ["-m", "server.cli.main", "serve", model, *common, *head]
+        if kind in OPTIONS:
+            command = ["-m", "server.cli.main", "serve", model, *common, *OPTIONS[kind]]
         else:
             command = ["-m", "vllm.entrypoints.openai.api_server", "--model", model, *common]
         environment = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}

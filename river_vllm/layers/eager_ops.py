@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from river_vllm.compat import RMSNorm, RotaryEmbedding, current_platform
+from river_vllm.compat import Attention, RMSNorm, RotaryEmbedding, current_platform
 from river_vllm.router.plan import RowPlan
 
 
@@ -28,6 +28,32 @@ def use_eager_ops(model: nn.Module, plan: RowPlan) -> None:
         fast = _fast(module)
         if fast is not None:
             module._forward_method = partial(_choose, plan, fast, module._forward_method)
+
+
+class DirectAttention:
+    """Attention without the custom-op dispatch that only compilation needs.
+
+    vLLM wraps the K/V write and the attention of each layer in two registered operators, opaque to
+    the compiler. An uncompiled step can call what is inside them.
+
+    Args:
+        layers: the model's decoder layers.
+    """
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        found = [m for layer in layers for m in layer.modules() if isinstance(m, Attention)]
+        self._switches = [module.__dict__ for module in found]
+
+    def __enter__(self) -> None:
+        self._set(True)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(False)
+
+    def _set(self, direct: bool) -> None:
+        if current_platform.is_cpu():
+            for switch in self._switches:
+                switch["use_direct_call"] = direct
 
 
 def _choose(

@@ -21,7 +21,7 @@ from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.crossover import Crossover, Product
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
-from river_vllm.layers.eager_ops import use_eager_ops
+from river_vllm.layers.eager_ops import DirectAttention, use_eager_ops
 from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
 from river_vllm.layers.river_head import install_river_head
 from river_vllm.quantization import QUANTIZERS, fitting_group_size
@@ -58,6 +58,7 @@ class River:
         self._seconds = 0.0
         self._remaining = 0
         use_eager_ops(model, self.plan)
+        self.direct_attention = DirectAttention(layers)
         if config.lm_head == "river":
             install_river_head(model, self.plan, self._pack, config.lm_head_candidates)
             self._remaining += 1

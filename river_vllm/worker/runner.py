@@ -33,18 +33,19 @@ class RiverRunnerMixin:
 
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         """vLLM's documented override point for the forward pass of a real step."""
+        river = self.get_model().river
         rows = self._river_rows()
         batch = self.river_feed.begin(rows)
         forward = super()._model_forward  # type: ignore[misc]
         if not batch.units:
             output = forward(*args, **kwargs)
         elif batch.covers_all_rows or not self._river_compiles():
-            with uncompiled():
+            with uncompiled(), river.direct_attention:
                 output = forward(*args, river_batch=batch, **kwargs)
         else:
             output = forward(*args, **kwargs)
             self._river_again(forward, output, sub_step(batch, rows), *args, **kwargs)
-        self.get_model().river.plan.river_head = self.river_feed.may_use_river_head()
+        river.plan.river_head = self.river_feed.may_use_river_head()
         self._river_depths = self.river_feed.finish()
         return output
 
@@ -61,7 +62,8 @@ class RiverRunnerMixin:
     ) -> None:
         """Run the rows of ``part`` once more, free to exit, and put them into ``output``."""
         groups = [group for kind in self.attn_groups for group in kind]
-        with part.forward_context(self.vllm_config, groups):
+        direct_attention = self.get_model().river.direct_attention
+        with part.forward_context(self.vllm_config, groups), direct_attention:
             output[part.rows] = forward(
                 input_ids=None if input_ids is None else input_ids[part.rows],
                 positions=None if positions is None else positions[..., part.rows],

@@ -56,7 +56,7 @@ class RequestSettings:
             river: the side's own ``river`` field.
         """
         prompt = self.dataset.prompt(index, part)
-        salt = f"{self.seed}/{part}/{index}/{side}"
+        salt = f"{self.seed}-{part}-{index}-{side}".replace("/", "-")
         body = build_body(self.body, endpoint.model, prompt, salt, river)
         leaves = random.Random(f"{self.seed}/cancel/{part}/{index}").random() < self.cancel_rate
         return Planned(

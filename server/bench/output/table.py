@@ -91,6 +91,8 @@ def latency_table(report: LevelReport) -> Table:
 
 
 def detail_lines(report: LevelReport) -> Iterator[str]:
+    for error, count in report.errors.items():
+        yield f"{count} × {error}, for instance: {report.error_examples[error]}"
     rate = report.throughput
     yield (
         f"throughput: {figure(rate, 'requests_per_s', 3)} requests/s, "

@@ -49,7 +49,8 @@ class FakeRunner:
         self.plan = RowPlan()
 
     def get_model(self) -> Any:
-        return SimpleNamespace(river=SimpleNamespace(plan=self.plan))
+        river = SimpleNamespace(plan=self.plan, direct_attention=nullcontext())
+        return SimpleNamespace(river=river)
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> str:
         self.seen.append(tensors)
