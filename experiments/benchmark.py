@@ -68,7 +68,7 @@ class Server:
         common = [
             *("--host", "127.0.0.1", "--port", str(self.port), "--served-model-name", NAME),
             *("--max-model-len", "2048", "--max-num-seqs", "32"),
-            *("--kv-cache-memory-bytes", str(2 << 30)),
+            *("--kv-cache-memory-bytes", str(1 << 29)),
         ]
         if kind in OPTIONS:
             command = ["-m", "server.cli.main", "serve", model, *common, *OPTIONS[kind]]
