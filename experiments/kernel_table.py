@@ -2,7 +2,7 @@
 
 Weights rotate through copies larger than the cache; the products take turns; medians.
 
-    python experiments/kernels.py --shapes 1536x17920 8960x1536 --rows 1 2 4 8 16 32
+    python experiments/kernel_table.py --shapes 1536x17920 8960x1536 --rows 1 2 4 8 16 32
 """
 
 from __future__ import annotations
