@@ -38,9 +38,9 @@ class RiverConfig(BaseModel):
     """How the 4-bit weights are made."""
     group_size: Literal[32, 64, 128] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
-    max_rows: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
-    """Rows of a step that may leave the backbone: with more, 4 bit saves nothing and all stay.
-    ``auto`` measures it at load. τ = −1 exits in any case."""
+    max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "all"
+    """Rows of a step that may leave the backbone; with more, all stay. ``auto`` measures at load
+    from where on 4 bit saves nothing. τ = −1 exits in any case."""
     activations: Literal["bf16", "int8"] = "bf16"
     """What the 4-bit products multiply by; int8 goes on paying with many rows."""
     lm_head: Literal["backbone", "river"] = "backbone"

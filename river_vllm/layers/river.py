@@ -82,6 +82,7 @@ class River:
             "kernels": self._chooser.names,
             "crossover": {
                 "max_rows": self.max_rows,
+                "pays_up_to_rows": self._crossover.rows,
                 "speedup_by_rows": {
                     str(rows): round(speedup, 2)
                     for rows, speedup in self._crossover.speedup.items()
@@ -92,11 +93,16 @@ class River:
         }
 
     @property
-    def max_rows(self) -> int:
-        """Rows of a step that may leave by their own decision; the same on every rank."""
+    def max_rows(self) -> int | None:
+        """Rows of a step that may leave by their own decision, None without a limit; the same on
+        every rank."""
+        wanted = self.config.max_rows
+        if wanted == "all":
+            return None
+        if wanted != "auto":
+            return wanted
         if self._max_rows is None:
-            wanted = self.config.max_rows
-            rows = self._crossover.rows if wanted == "auto" else wanted
+            rows = self._crossover.rows
             if get_tensor_model_parallel_world_size() > 1:
                 rows = get_tp_group().broadcast_object(rows, src=0)
             self._max_rows = rows

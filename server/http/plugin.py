@@ -60,7 +60,8 @@ class RiverEndpointPlugin:
             single_process=vllm_config.parallel_config._api_process_count == 1,
         )
         state.river.set_threshold(config.threshold)
-        state.river.metrics.set_max_rows(engine["crossover"]["max_rows"])
+        if (max_rows := engine["crossover"]["max_rows"]) is not None:
+            state.river.metrics.set_max_rows(max_rows)
         on_step(progress)
         tap(engine_client, state.river)
         logger.info("River is active: %s", state.river.describe())

@@ -45,8 +45,6 @@ def stock_engine(model: Path, **options: Any) -> Any:
 def river_engine(model: Path, config: RiverConfig | None = None, **options: Any) -> Any:
     from vllm import LLM
 
-    # Whether 4 bit pays is measured at load, and these tests are not about the machine's speed.
-    config = (config or RiverConfig()).merged({"max_rows": 1024}, "tests")
     return LLM(str(model), **engine_args(str(model), config, **{**COMMON, **options}))
 
 
