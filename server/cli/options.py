@@ -22,7 +22,7 @@ _FIELDS = {
     "scope": "each token on its own, or the minimum over the batch",
     "quantizer": "how the 4-bit weights are made",
     "group_size": "input features that share one scale",
-    "max_rows": "rows of a step that may leave the backbone: all, a number, or auto: while 4 bit pays",
+    "max_rows": "rows of a step that may exit: all, a number, or auto (while 4 bit pays)",
     "activations": "what the 4-bit products multiply by; int8 (CPU) goes on paying with many rows",
     "lm_head": "the bf16 LM head, or 4-bit candidates with exact logits for the best",
     "lm_head_candidates": "logits per token that the river's LM head makes exact",
