@@ -1,7 +1,8 @@
 """Every import from vLLM that may move between releases; written for vLLM 0.32.
 
-The rest of the project imports vLLM through this module only, so that a new release is the work
-of one file. Names keep vLLM's own spelling.
+What is used in passing comes through here; names keep vLLM's own spelling. What is subclassed or
+would be heavy to import everywhere (workers, runners, schedulers, the registry, the ``serve``
+command, the CPU cache's layout) is imported in the one file that stands on it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from vllm.config import CompilationMode, VllmConfig, get_current_vllm_config
+from vllm.config import CompilationMode, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.forward_context import (
     create_forward_context,
@@ -58,7 +59,6 @@ __all__ = [
     "create_forward_context",
     "current_platform",
     "default_weight_loader",
-    "get_current_vllm_config",
     "get_forward_context",
     "get_prometheus_registry",
     "get_tensor_model_parallel_world_size",

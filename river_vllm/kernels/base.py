@@ -22,6 +22,17 @@ class LinearSpec:
     device: torch.device
 
 
+def not_for_cpu_bf16(spec: LinearSpec, lanes: int) -> str | None:
+    """Why a CPU kernel that writes ``lanes`` bfloat16 outputs at a time cannot serve ``spec``."""
+    if spec.device.type != "cpu":
+        return f"runs on the CPU only, not on {spec.device.type}"
+    if spec.dtype != torch.bfloat16:
+        return f"needs bfloat16 activations, not {spec.dtype}"
+    if spec.out_features % lanes:
+        return f"output features must be a multiple of {lanes}, got {spec.out_features}"
+    return None
+
+
 class PackedLinear(ABC):
     """A 4-bit weight in a kernel's own layout."""
 

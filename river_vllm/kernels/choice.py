@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import time
 
 import torch
 
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
+from river_vllm.kernels.crossover import seconds
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from river_vllm.kernels.w4a8 import NativeW4A8Kernel
@@ -74,11 +74,4 @@ class KernelChooser:
 def _seconds(packed: PackedLinear, spec: LinearSpec) -> float:
     """Median time of one row."""
     x = torch.randn(1, spec.in_features, device=spec.device).to(spec.dtype)
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        packed.apply(x, None)
-        if spec.device.type == "cuda":
-            torch.cuda.synchronize(spec.device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(seconds(lambda x: packed.apply(x, None), x) for _ in range(REPEATS))

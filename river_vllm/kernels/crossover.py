@@ -35,7 +35,7 @@ class Crossover:
             for _ in range(REPEATS):
                 for product, found in zip((backbone, river), times, strict=True):
                     scrub.add_(1)
-                    found.append(_seconds(product, x))
+                    found.append(seconds(product, x))
             self._backbone[rows] += statistics.median(times[0])
             self._river[rows] += statistics.median(times[1])
 
@@ -55,7 +55,8 @@ class Crossover:
         return most
 
 
-def _seconds(product: Product, x: torch.Tensor) -> float:
+def seconds(product: Product, x: torch.Tensor) -> float:
+    """Time of one call, to the end of its work on the device."""
     start = time.perf_counter()
     product(x)
     if x.is_cuda:

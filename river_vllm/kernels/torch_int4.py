@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
+from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, not_for_cpu_bf16
 from river_vllm.quantization.groups import GroupedWeight
 
 _MIDDLE = 8
 """The kernel computes ``(code − 8) · scale + offset``."""
 _INNER_K_TILES = 2
+_LANES = 16
 
 
 class TorchInt4Kernel(Int4Kernel):
@@ -19,13 +20,7 @@ class TorchInt4Kernel(Int4Kernel):
     whole_zeros = False
 
     def unsupported(self, spec: LinearSpec) -> str | None:
-        if spec.device.type != "cpu":
-            return f"runs on the CPU only, not on {spec.device.type}"
-        if spec.dtype != torch.bfloat16:
-            return f"needs bfloat16 activations, not {spec.dtype}"
-        if spec.out_features % 16:
-            return f"output features must be a multiple of 16, got {spec.out_features}"
-        return None
+        return not_for_cpu_bf16(spec, _LANES)
 
     def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
         codes = weight.codes.to(torch.int32).contiguous()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
+from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, not_for_cpu_bf16
 from river_vllm.kernels.native import build
 from river_vllm.quantization.groups import GroupedWeight
 
@@ -24,13 +24,7 @@ class NativeW4A8Kernel(Int4Kernel):
     whole_zeros = False
 
     def unsupported(self, spec: LinearSpec) -> str | None:
-        if spec.device.type != "cpu":
-            return f"runs on the CPU only, not on {spec.device.type}"
-        if spec.dtype != torch.bfloat16:
-            return f"needs bfloat16 activations, not {spec.dtype}"
-        if spec.out_features % LANES:
-            return f"output features must be a multiple of {LANES}, got {spec.out_features}"
-        return build.unsupported()
+        return not_for_cpu_bf16(spec, LANES) or build.unsupported()
 
     def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
         return _NativePacked(weight)
