@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 
 import torch
 
@@ -12,26 +13,27 @@ from river_vllm.kernels.crossover import seconds
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from river_vllm.kernels.w4a8 import NativeW4A8Kernel
-from river_vllm.quantization import Quantizer
+from river_vllm.quantization.groups import GroupedWeight
 
 REPEATS = 15
 
+Maker = Callable[[bool], GroupedWeight]
+"""Makes the 4-bit groups of one projection; the argument asks for whole zero points."""
+
 
 class KernelChooser:
-    """Quantises and packs weights, each shape with the kernel that is fastest for one row.
+    """Packs weights, each shape with the kernel that is fastest for one row.
 
     Args:
-        quantizer: makes the 4-bit groups.
         name: ``auto``, or the only kernel to use.
         activations: ``bf16``, or ``int8`` for the kernels that round them.
     """
 
-    def __init__(self, quantizer: Quantizer, name: str = "auto", activations: str = "bf16") -> None:
+    def __init__(self, name: str = "auto", activations: str = "bf16") -> None:
         kernels: tuple[Int4Kernel, ...] = (TorchInt4Kernel(), VllmMixedPrecisionKernel())
         if activations == "int8":
             kernels = (NativeW4A8Kernel(),)
         self._kernels = [k for k in kernels if name in ("auto", k.name)]
-        self._quantizer = quantizer
         self._chosen: dict[LinearSpec, Int4Kernel] = {}
 
     @property
@@ -39,15 +41,15 @@ class KernelChooser:
         """The kernels in use."""
         return sorted({k.name for k in self._chosen.values()})
 
-    def pack(self, weight: torch.Tensor, spec: LinearSpec) -> PackedLinear:
-        """The 4-bit form of ``weight`` ``[N, K]``.
+    def pack(self, spec: LinearSpec, make: Maker) -> PackedLinear:
+        """The 4-bit form of the weight that ``make`` quantises.
 
         Raises:
             RiverError: no kernel takes the shape; names each one's reason.
         """
         kernel = self._chosen.get(spec)
         if kernel is not None:
-            return self._pack_with(kernel, weight, spec)
+            return kernel.pack(make(kernel.whole_zeros), spec)
         reasons = {k.name: k.unsupported(spec) for k in self._kernels}
         usable = [k for k in self._kernels if reasons[k.name] is None]
         if not usable:
@@ -56,19 +58,13 @@ class KernelChooser:
                 f"no 4-bit kernel for a projection {spec.in_features} -> {spec.out_features} "
                 f"({spec.dtype}, groups of {spec.group_size}): {why}"
             )
-        packed = {k: self._pack_with(k, weight, spec) for k in usable}
+        packed = {k: k.pack(make(k.whole_zeros), spec) for k in usable}
         if len(usable) == 1:
             best = usable[0]
         else:
             best = min(usable, key=lambda k: _seconds(packed[k], spec))
         self._chosen[spec] = best
         return packed[best]
-
-    def _pack_with(
-        self, kernel: Int4Kernel, weight: torch.Tensor, spec: LinearSpec
-    ) -> PackedLinear:
-        grouped = self._quantizer(weight, spec.group_size, whole_zeros=kernel.whole_zeros)
-        return kernel.pack(grouped, spec)
 
 
 def _seconds(packed: PackedLinear, spec: LinearSpec) -> float:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 import torch
 
-from river_vllm.kernels.base import LinearSpec
-
 ROWS = (1, 2, 4, 8, 16, 32)
 REPEATS = 5
 CACHE = 64 << 20
@@ -26,11 +24,18 @@ class Crossover:
         self._backbone: dict[int, float] = defaultdict(float)
         self._river: dict[int, float] = defaultdict(float)
 
-    def measure(self, spec: LinearSpec, backbone: Product, river: Product) -> None:
-        """Add one projection; the two products take turns."""
-        scrub = torch.zeros(CACHE // 4, dtype=torch.int32, device=spec.device)
+    def measure(
+        self,
+        in_features: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        backbone: Product,
+        river: Product,
+    ) -> None:
+        """Add one projection; the two products take turns on ``[rows, in_features]``."""
+        scrub = torch.zeros(CACHE // 4, dtype=torch.int32, device=device)
         for rows in ROWS:
-            x = torch.randn(rows, spec.in_features, device=spec.device).to(spec.dtype)
+            x = torch.randn(rows, in_features, device=device).to(dtype)
             times: tuple[list[float], list[float]] = ([], [])
             for _ in range(REPEATS):
                 for product, found in zip((backbone, river), times, strict=True):

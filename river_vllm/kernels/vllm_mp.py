@@ -17,13 +17,13 @@ class VllmMixedPrecisionKernel(Int4Kernel):
 
     def unsupported(self, spec: LinearSpec) -> str | None:
         try:
-            self._scheme(spec)
+            _empty(spec, torch.device("meta"))
         except (ValueError, RuntimeError) as error:
             return " ".join(str(error).split())
         return None
 
     def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
-        scheme, host = self._scheme(spec)
+        scheme, host = _empty(spec, spec.device)
         codes = weight.codes.to(spec.device, torch.int32)
         zeros = weight.zeros.to(spec.device, torch.int32)
         pack = compat.pack_int4_into_int32
@@ -32,30 +32,6 @@ class VllmMixedPrecisionKernel(Int4Kernel):
         host.weight_zero_point.data.copy_(pack(zeros, 0))
         scheme.process_weights_after_loading(host)
         return _VllmPacked(scheme, host)
-
-    @staticmethod
-    def _scheme(spec: LinearSpec) -> tuple[compat.CompressedTensorsWNA16, torch.nn.Module]:
-        """vLLM's W4A16 scheme with its empty parameters in a module of its own.
-
-        Raises:
-            ValueError: no kernel of this platform takes the shape.
-        """
-        host = torch.nn.Module()
-        host.bias = None  # read by some kernels while they repack
-        scheme = compat.CompressedTensorsWNA16(
-            "group", 4, spec.group_size, symmetric=False, layer_name="river"
-        )
-        with spec.device:
-            scheme.create_weights(
-                host,
-                output_size=spec.out_features,
-                input_size=spec.in_features,
-                output_partition_sizes=[spec.out_features],
-                input_size_per_partition=spec.in_features,
-                params_dtype=spec.dtype,
-                weight_loader=compat.default_weight_loader,
-            )
-        return scheme, host
 
 
 class _VllmPacked(PackedLinear):
@@ -69,3 +45,31 @@ class _VllmPacked(PackedLinear):
     @property
     def nbytes(self) -> int:
         return sum(p.nbytes for p in self._host.parameters())
+
+
+def _empty(
+    spec: LinearSpec, device: torch.device
+) -> tuple[compat.CompressedTensorsWNA16, torch.nn.Module]:
+    """vLLM's W4A16 scheme with its empty parameters in a module of its own.
+
+    Making them is vLLM's only check of a shape; on the ``meta`` device it costs no memory.
+
+    Raises:
+        ValueError: no kernel of this platform takes the shape.
+    """
+    host = torch.nn.Module()
+    host.bias = None  # read by some kernels while they repack
+    scheme = compat.CompressedTensorsWNA16(
+        "group", 4, spec.group_size, symmetric=False, layer_name="river"
+    )
+    with device:
+        scheme.create_weights(
+            host,
+            output_size=spec.out_features,
+            input_size=spec.in_features,
+            output_partition_sizes=[spec.out_features],
+            input_size_per_partition=spec.in_features,
+            params_dtype=spec.dtype,
+            weight_loader=compat.default_weight_loader,
+        )
+    return scheme, host

@@ -48,9 +48,8 @@ class River:
             vllm_config.device_config.device,
             _broadcast if get_tensor_model_parallel_world_size() > 1 else None,
         )
-        self._chooser = KernelChooser(
-            QUANTIZERS[config.quantizer], config.kernel, config.activations
-        )
+        self._chooser = KernelChooser(config.kernel, config.activations)
+        self._quantizer = QUANTIZERS[config.quantizer]
         self._crossover = Crossover()
         self._max_rows: int | None = None
         self._group_sizes: set[int] = set()
@@ -114,18 +113,18 @@ class River:
         self._remaining += 1
 
     def _measure(self, linear: LinearBase, backbone: Product, river: Product) -> None:
-        device = linear.weight.device
         in_features = getattr(linear, "input_size_per_partition", linear.input_size)
-        out_features = getattr(linear, "output_size_per_partition", linear.output_size)
-        spec = LinearSpec(in_features, out_features, 0, self._dtype, device)
-        self._crossover.measure(spec, backbone, river)
+        device = linear.weight.device
+        self._crossover.measure(in_features, self._dtype, device, backbone, river)
 
     def _pack(self, weight: torch.Tensor) -> PackedLinear:
         start = time.perf_counter()
         out_features, in_features = weight.shape
         group_size = fitting_group_size(in_features, self.config.group_size)
         spec = LinearSpec(in_features, out_features, group_size, self._dtype, weight.device)
-        packed = self._chooser.pack(weight, spec)
+        packed = self._chooser.pack(
+            spec, lambda whole: self._quantizer(weight, group_size, whole_zeros=whole)
+        )
         self._group_sizes.add(group_size)
         self._nbytes += packed.nbytes
         self._seconds += time.perf_counter() - start

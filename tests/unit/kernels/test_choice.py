@@ -56,14 +56,19 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return log
 
 
+def maker(weight: torch.Tensor, group_size: int) -> choice.Maker:
+    return lambda whole: QUANTIZERS["hqq"](weight, group_size, whole)
+
+
 def pack(chooser: KernelChooser, spec: LinearSpec = SPEC) -> Packed:
-    packed = chooser.pack(WEIGHT.new_ones(spec.out_features, spec.in_features), spec)
+    ones = WEIGHT.new_ones(spec.out_features, spec.in_features)
+    packed = chooser.pack(spec, maker(ones, spec.group_size))
     assert isinstance(packed, Packed)
     return packed
 
 
 def test_the_fastest_kernel_is_taken_and_measured_once_per_shape(timed: list[str]) -> None:
-    chooser = KernelChooser(QUANTIZERS["hqq"])
+    chooser = KernelChooser()
     assert pack(chooser).kernel == "vllm"
     assert sorted(timed) == ["torch", "vllm"]
     assert pack(chooser).kernel == "vllm"
@@ -73,7 +78,7 @@ def test_the_fastest_kernel_is_taken_and_measured_once_per_shape(timed: list[str
 
 
 def test_a_kernel_that_does_not_take_the_shape_is_not_measured(timed: list[str]) -> None:
-    chooser = KernelChooser(QUANTIZERS["hqq"])
+    chooser = KernelChooser()
     assert pack(chooser, spec_of(128, 32, 32)).kernel == "torch"
     assert timed == []
     assert chooser.names == ["torch"]
@@ -82,14 +87,14 @@ def test_a_kernel_that_does_not_take_the_shape_is_not_measured(timed: list[str])
 
 
 def test_a_named_kernel_is_the_only_one(timed: list[str]) -> None:
-    chooser = KernelChooser(QUANTIZERS["hqq"], "torch")
+    chooser = KernelChooser("torch")
     assert pack(chooser).kernel == "torch"
     assert timed == []
 
 
 @pytest.mark.parametrize("name", ["torch", "vllm"])
 def test_zero_points_are_whole_where_the_kernel_needs_them(name: str, timed: list[str]) -> None:
-    packed = KernelChooser(QUANTIZERS["hqq"], name).pack(WEIGHT, SPEC)
+    packed = KernelChooser(name).pack(SPEC, maker(WEIGHT, 32))
     assert isinstance(packed, Packed)
     expected = QUANTIZERS["hqq"](WEIGHT, 32, whole_zeros=name == "vllm")
     assert torch.equal(packed.weight.zeros, expected.zeros)
@@ -99,7 +104,7 @@ def test_zero_points_are_whole_where_the_kernel_needs_them(name: str, timed: lis
 @pytest.mark.usefixtures("timed")
 def test_no_kernel_names_the_shape_and_every_reason() -> None:
     with pytest.raises(RiverError) as error:
-        KernelChooser(QUANTIZERS["rtn"]).pack(torch.ones(32, 256), spec_of(256, 32, 64))
+        KernelChooser().pack(spec_of(256, 32, 64), maker(torch.ones(32, 256), 64))
     text = str(error.value)
     assert "256 -> 32" in text and "groups of 64" in text
     assert "torch: wider than 128" in text and "vllm: wider than 64" in text

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from river_vllm.kernels import crossover
-from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.crossover import Crossover
 
-SPEC = LinearSpec(8, 8, 8, torch.float32, torch.device("cpu"))
+INPUT = (8, torch.float32, torch.device("cpu"))
 
 
 class Clock:
@@ -38,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_rows_up_to_which_it_pays(clock: Clock) -> None:
     found = Crossover()
-    found.measure(SPEC, backbone=clock.takes(4.0, 0.0), river=clock.takes(1.0, 0.25))
+    found.measure(*INPUT, backbone=clock.takes(4.0, 0.0), river=clock.takes(1.0, 0.25))
     assert found.speedup[1] == pytest.approx(4 / 1.25)
     assert found.speedup[8] == pytest.approx(4 / 3)
     assert found.rows == 8
@@ -46,15 +45,15 @@ def test_rows_up_to_which_it_pays(clock: Clock) -> None:
 
 def test_projections_of_a_layer_add_up(clock: Clock) -> None:
     found = Crossover()
-    found.measure(SPEC, backbone=clock.takes(4.0, 0.0), river=clock.takes(1.0, 0.25))
-    found.measure(SPEC, backbone=clock.takes(10.0, 0.0), river=clock.takes(1.0, 0.0))
+    found.measure(*INPUT, backbone=clock.takes(4.0, 0.0), river=clock.takes(1.0, 0.25))
+    found.measure(*INPUT, backbone=clock.takes(10.0, 0.0), river=clock.takes(1.0, 0.0))
     assert found.speedup[16] == pytest.approx(14 / 6)
     assert found.rows == 32
 
 
 def test_it_may_never_pay(clock: Clock) -> None:
     found = Crossover()
-    found.measure(SPEC, backbone=clock.takes(1.0, 0.0), river=clock.takes(2.0, 0.0))
+    found.measure(*INPUT, backbone=clock.takes(1.0, 0.0), river=clock.takes(2.0, 0.0))
     assert found.rows == 0
 
 
@@ -65,5 +64,5 @@ def test_a_gain_behind_a_loss_does_not_count(clock: Clock) -> None:
         clock.now += 5.0 if x.shape[0] == 4 else 0.5
         return x
 
-    found.measure(SPEC, backbone=clock.takes(1.0, 0.0), river=river)
+    found.measure(*INPUT, backbone=clock.takes(1.0, 0.0), river=river)
     assert found.rows == 2
