@@ -47,6 +47,9 @@ class RiverConfig(BaseModel):
     """The bf16 LM head, or 4-bit candidates with exact logits for the best of them."""
     lm_head_candidates: int = Field(default=256, ge=1)
     """Logits per token that the river's LM head makes exact."""
+    cache_dir: str = Field(default="auto", min_length=1)
+    """Where 4-bit weights are kept between starts: ``auto`` (beside a local checkpoint if it can
+    be written to, else the user's cache), ``off``, or a folder."""
     kernel: Literal["auto", "torch", "vllm"] = "auto"
     """The 4-bit product: the fastest measured at load, torch's own, or vLLM's."""
 

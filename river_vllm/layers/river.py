@@ -24,9 +24,10 @@ from river_vllm.layers.dual_linear import RiverDualLinearMethod
 from river_vllm.layers.eager_ops import DirectAttention, use_eager_ops
 from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
 from river_vllm.layers.river_head import install_river_head
-from river_vllm.quantization import QUANTIZERS, fitting_group_size
 from river_vllm.router.plan import RowPlan
 from river_vllm.router.router import Router
+from river_vllm.weights.cache import WeightCache, cache_folders
+from river_vllm.weights.source import QuantizedAtLoad, WeightSource
 
 logger = init_logger("vllm.river")
 
@@ -49,7 +50,7 @@ class River:
             _broadcast if get_tensor_model_parallel_world_size() > 1 else None,
         )
         self._chooser = KernelChooser(config.kernel, config.activations)
-        self._quantizer = QUANTIZERS[config.quantizer]
+        self._source = _source(config, model_config.model)
         self._crossover = Crossover()
         self._max_rows: int | None = None
         self._group_sizes: set[int] = set()
@@ -59,7 +60,8 @@ class River:
         use_eager_ops(model, self.plan)
         self.direct_attention = DirectAttention(layers)
         if config.lm_head == "river":
-            install_river_head(model, self.plan, self._pack, config.lm_head_candidates)
+            packer = partial(self._pack, getattr(model, "lm_head", None))
+            install_river_head(model, self.plan, packer, config.lm_head_candidates)
             self._remaining += 1
         arguments = state_arguments(layers[0])
         for index, layer in enumerate(layers):
@@ -88,7 +90,7 @@ class River:
                 },
             },
             "river_bytes": self._nbytes,
-            "quantize_seconds": round(self._seconds, 2),
+            "weights": {**self._source.report(), "seconds": round(self._seconds, 2)},
         }
 
     @property
@@ -109,7 +111,7 @@ class River:
 
     def _add_river_weight(self, linear: LinearBase, measured: bool) -> None:
         hook = partial(self._measure, linear) if measured else None
-        linear.quant_method = RiverDualLinearMethod(self.plan, self._pack, hook)
+        linear.quant_method = RiverDualLinearMethod(self.plan, partial(self._pack, linear), hook)
         self._remaining += 1
 
     def _measure(self, linear: LinearBase, backbone: Product, river: Product) -> None:
@@ -117,13 +119,13 @@ class River:
         device = linear.weight.device
         self._crossover.measure(in_features, self._dtype, device, backbone, river)
 
-    def _pack(self, weight: torch.Tensor) -> PackedLinear:
+    def _pack(self, layer: nn.Module, weight: torch.Tensor) -> PackedLinear:
         start = time.perf_counter()
         out_features, in_features = weight.shape
-        group_size = fitting_group_size(in_features, self.config.group_size)
+        group_size = self._source.group_size(layer, in_features)
         spec = LinearSpec(in_features, out_features, group_size, self._dtype, weight.device)
         packed = self._chooser.pack(
-            spec, lambda whole: self._quantizer(weight, group_size, whole_zeros=whole)
+            spec, lambda whole: self._source.groups(layer, weight, group_size, whole)
         )
         self._group_sizes.add(group_size)
         self._nbytes += packed.nbytes
@@ -131,12 +133,13 @@ class River:
         self._remaining -= 1
         if self._remaining == 0:
             logger.info(
-                "River: %d layers in 4 bit (%s, groups of %s, %s kernel), %.1f MiB, made in %.1f s",
+                "River: %d layers in 4 bit (%s, groups of %s, %s kernel), %.1f MiB, %s in %.1f s",
                 self.num_layers,
                 self.config.quantizer,
                 "/".join(map(str, sorted(self._group_sizes))),
                 "/".join(self._chooser.names),
                 self._nbytes / 2**20,
+                self._source.summary(),
                 self._seconds,
             )
         return packed
@@ -151,6 +154,11 @@ class River:
     ) -> None:
         hidden, residual = arguments.read(args, kwargs)
         self.router.before_layer(index, hidden, residual)
+
+
+def _source(config: RiverConfig, model: str) -> WeightSource:
+    cache = WeightCache(cache_folders(config.cache_dir, model))
+    return QuantizedAtLoad(config.quantizer, config.group_size, cache)
 
 
 def _broadcast(values: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,4 +59,13 @@ def finish(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> Gr
         codes.to(torch.uint8).view(codes.shape[0], -1),
         scales.squeeze(-1).contiguous(),
         zeros.squeeze(-1).contiguous(),
+    )
+
+
+def concatenate(parts: Sequence[GroupedWeight]) -> GroupedWeight:
+    """Weights of the same width, one below the other."""
+    return GroupedWeight(
+        torch.cat([p.codes for p in parts]),
+        torch.cat([p.scales for p in parts]),
+        torch.cat([p.zeros for p in parts]),
     )

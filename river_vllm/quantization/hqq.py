@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from river_vllm.quantization.groups import LEVELS, GroupedWeight, finish, grouped_range
+from river_vllm.quantization.groups import LEVELS, GroupedWeight, concatenate, finish, grouped_range
 
 STEPS = 20
 BLOCK = 1 << 18
@@ -25,12 +25,7 @@ def quantize_hqq(weight: torch.Tensor, group_size: int, whole_zeros: bool = Fals
             round-to-nearest is then lost, since the min-max zero is already a whole number.
     """
     rows = max(1, BLOCK // weight.shape[1])
-    parts = [_optimise(block, group_size, whole_zeros) for block in weight.split(rows)]
-    return GroupedWeight(
-        torch.cat([p.codes for p in parts]),
-        torch.cat([p.scales for p in parts]),
-        torch.cat([p.zeros for p in parts]),
-    )
+    return concatenate([_optimise(block, group_size, whole_zeros) for block in weight.split(rows)])
 
 
 def _optimise(weight: torch.Tensor, group_size: int, whole_zeros: bool) -> GroupedWeight:

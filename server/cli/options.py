@@ -26,6 +26,8 @@ _FIELDS = {
     "activations": "what the 4-bit products multiply by; int8 (CPU) goes on paying with many rows",
     "lm_head": "the bf16 LM head, or 4-bit candidates with exact logits for the best",
     "lm_head_candidates": "logits per token that the river's LM head makes exact",
+    "cache_dir": "keeps 4-bit weights between starts: auto (beside a local checkpoint, else the "
+    "user's cache), off, or a folder",
     "kernel": "4-bit product: the fastest measured at load, torch's or vLLM's",
 }
 

@@ -34,6 +34,7 @@ def test_every_setting_has_its_option() -> None:
             *("--river-group-size", "64", "--river-kernel", "auto"),
             *("--river-activations", "int8", "--river-max-rows", "6"),
             *("--river-lm-head", "river", "--river-lm-head-candidates", "128"),
+            *("--river-cache-dir", "/some/where"),
         )
     )
     assert config == RiverConfig(
@@ -48,6 +49,7 @@ def test_every_setting_has_its_option() -> None:
         max_rows=6,
         lm_head="river",
         lm_head_candidates=128,
+        cache_dir="/some/where",
     )
     assert config.model_fields_set == set(RiverConfig.model_fields)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,14 +25,19 @@ def model() -> Model:
 
 
 @pytest.fixture
-def river(model: Model) -> River:
+def river(model: Model, tmp_path: Path) -> River:
+    return build(model, tmp_path)
+
+
+def build(model: Model, folder: Path, **settings: Any) -> River:
     vllm_config: Any = SimpleNamespace(
         model_config=SimpleNamespace(
-            dtype=torch.bfloat16, get_total_num_hidden_layers=lambda: LAYERS
+            dtype=torch.bfloat16, get_total_num_hidden_layers=lambda: LAYERS, model=str(folder)
         ),
         device_config=SimpleNamespace(device="cpu"),
     )
-    river = River(model, RiverConfig(quantizer="rtn", kernel="torch"), vllm_config)
+    config = RiverConfig(**{"quantizer": "rtn", "kernel": "torch", **settings})
+    river = River(model, config, vllm_config)
     for layer in model.layers:
         layer.proj.quant_method.process_weights_after_loading(layer.proj)
     return river
@@ -100,3 +106,20 @@ def test_info_adds_up(model: Model, river: River) -> None:
 def test_the_models_parameters_keep_their_names(river: River, model: Model) -> None:
     names = [name for name, _ in Model(LAYERS, WIDTH).named_parameters()]
     assert [name for name, _ in model.named_parameters()] == names
+
+
+@pytest.mark.parametrize("quantizer", ["rtn", "hqq"])
+def test_a_second_start_loads_and_computes_the_same(
+    quantizer: str, tmp_path: Path, hidden: torch.Tensor
+) -> None:
+    outputs, reports = [], []
+    for settings in ({}, {}, {"cache_dir": "off"}, {"group_size": 32}):
+        model = Model(LAYERS, WIDTH)
+        river = build(model, tmp_path, quantizer=quantizer, **settings)
+        outputs.append(by_hand(model, hidden, 0))
+        reports.append(river.info()["weights"])
+    assert [r["made"] for r in reports] == [LAYERS, 0, LAYERS, LAYERS]
+    assert [r["loaded"] for r in reports] == [0, LAYERS, 0, 0]
+    assert reports[0]["folder"] == reports[1]["folder"] == str(tmp_path / "river")
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+    assert not torch.equal(outputs[0], outputs[3])

@@ -1,0 +1,111 @@
+"""Quantised weights kept between starts, one file for each, named by what it was made from.
+
+The name is a hash of the weight's values and of everything that the quantiser is told, so a
+changed checkpoint, setting or tensor-parallel shard finds nothing, and several engines can share
+a folder: whoever writes a name writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from river_vllm.compat import init_logger
+from river_vllm.errors import RiverError
+from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.weights.packed import from_bytes, to_bytes
+
+logger = init_logger("vllm.river")
+
+FOLDER_VARIABLE = "RIVER_CACHE_DIR"
+BESIDE = "river"
+"""Folder inside a local checkpoint."""
+
+
+def cache_folders(setting: str, model: str) -> list[Path]:
+    """Where to look, and in this order where to write.
+
+    Args:
+        setting: ``auto`` (beside a local checkpoint, then the user's cache), ``off``, or a folder.
+        model: folder or hub id of the checkpoint.
+    """
+    if setting == "off":
+        return []
+    if setting != "auto":
+        return [Path(setting).expanduser()]
+    folders = [user_cache()]
+    if Path(model).is_dir():
+        folders.insert(0, Path(model) / BESIDE)
+    return folders
+
+
+def user_cache() -> Path:
+    """``$RIVER_CACHE_DIR``, or ``river-vllm`` in the user's cache (XDG Base Directory)."""
+    given = os.environ.get(FOLDER_VARIABLE)
+    if given:
+        return Path(given).expanduser()
+    # The specification has relative values ignored.
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "river-vllm"
+
+
+class WeightCache:
+    """Packed weights by key, over one or more folders.
+
+    Args:
+        folders: all are read; the first that can be written to is.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = list(folders)
+        self._writable = list(folders)
+        self.found_in: Path | None = None
+        """The folder of the last weight that was found."""
+
+    @property
+    def writes_to(self) -> Path | None:
+        """The folder for new weights; None where none can be written to."""
+        return self._writable[0] if self._writable else None
+
+    def get(self, key: str) -> GroupedWeight | None:
+        """The weight saved for ``key``; None, with a warning, if its file is damaged."""
+        for folder in self._folders:
+            path = folder / _name(key)
+            try:
+                weight = from_bytes(path.read_bytes(), key)
+            except FileNotFoundError:
+                continue
+            except (OSError, RiverError) as error:
+                logger.warning("River: quantising again, '%s' cannot be used: %s", path, error)
+                continue
+            self.found_in = folder
+            return weight
+        return None
+
+    def put(self, key: str, weight: GroupedWeight) -> None:
+        """Save ``weight``; a folder that refuses is left, with a note in the log."""
+        data = to_bytes(weight, key) if self._writable else b""
+        while self._writable:
+            try:
+                _write(self._writable[0] / _name(key), data)
+                return
+            except OSError as error:
+                logger.info("River: cannot save weights in '%s': %s", self._writable[0], error)
+                del self._writable[0]
+
+
+def _name(key: str) -> str:
+    return f"{key}.safetensors"
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all, whoever else writes the same name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""A 4-bit weight as bytes: two codes a byte, safetensors, a checksum over all of it.
+
+The form is that of no kernel, so any kernel can be given what another start has saved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from blake3 import blake3
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from river_vllm.errors import RiverError
+from river_vllm.quantization.groups import GroupedWeight
+
+FORMAT = 1
+"""Raised when the bytes change their meaning."""
+
+
+def pack_codes(codes: torch.Tensor) -> torch.Tensor:
+    """uint8 ``[N, K]`` of 0…15 → uint8 ``[N, K / 2]``, the even feature in the low half."""
+    return codes[:, ::2] | (codes[:, 1::2] << 4)
+
+
+def unpack_codes(packed: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``pack_codes``."""
+    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)
+
+
+def to_bytes(weight: GroupedWeight, key: str) -> bytes:
+    """``weight`` as a safetensors file that only ``key`` opens."""
+    tensors = {
+        "codes": pack_codes(weight.codes).cpu(),
+        # Exact: quantisers round scales to the bfloat16 that kernels keep.
+        "scales": weight.scales.to("cpu", torch.bfloat16),
+        "zeros": weight.zeros.cpu(),
+    }
+    tensors["checksum"] = _checksum(tensors, key)
+    return save(tensors)
+
+
+def from_bytes(data: bytes, key: str) -> GroupedWeight:
+    """What ``to_bytes`` was given, to the bit.
+
+    Raises:
+        RiverError: the bytes are not those that were written for ``key``.
+    """
+    try:
+        tensors = load(data)
+        checksum = tensors.pop("checksum")
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise RiverError(f"not a packed weight ({error})") from None
+    if set(tensors) != {"codes", "scales", "zeros"}:
+        raise RiverError(f"not a packed weight (it holds {sorted(tensors)})")
+    if not torch.equal(checksum, _checksum(tensors, key)):
+        raise RiverError("its checksum does not match")
+    return GroupedWeight(
+        unpack_codes(tensors["codes"]), tensors["scales"].float(), tensors["zeros"]
+    )
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """BLAKE3 of a tensor's type, shape and values."""
+    return _hash(tensor).hexdigest()
+
+
+def _hash(tensor: torch.Tensor) -> Any:
+    hasher = blake3(max_threads=blake3.AUTO)
+    hasher.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    hasher.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+    return hasher
+
+
+def _checksum(tensors: dict[str, torch.Tensor], key: str) -> torch.Tensor:
+    whole = blake3(f"{FORMAT} {key} ".encode())
+    for name in sorted(tensors):
+        whole.update(name.encode())
+        whole.update(_hash(tensors[name]).digest())
+    return torch.frombuffer(bytearray(whole.digest()), dtype=torch.uint8)

@@ -1,0 +1,88 @@
+"""Where the groups of a projection come from."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from typing import Any, Protocol
+
+import torch
+from blake3 import blake3
+from torch import nn
+
+from river_vllm.quantization import QUANTIZERS, fitting_group_size, groups
+from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.weights.cache import WeightCache
+from river_vllm.weights.packed import FORMAT, digest
+
+
+class WeightSource(Protocol):
+    """Gives each projection its 4-bit groups."""
+
+    def group_size(self, layer: nn.Module, in_features: int) -> int:
+        """Input features of ``layer`` that share a scale."""
+
+    def groups(
+        self, layer: nn.Module, weight: torch.Tensor, group_size: int, whole_zeros: bool
+    ) -> GroupedWeight:
+        """The groups of ``weight`` ``[N, K]``, this rank's shard of ``layer``."""
+
+    def report(self) -> dict[str, Any]:
+        """What was done, for operators."""
+
+    def summary(self) -> str:
+        """The same in a few words, for the log."""
+
+
+class QuantizedAtLoad:
+    """Groups made from the weight alone, or found where an earlier start has saved them.
+
+    Args:
+        quantizer: its name.
+        group_size: the largest group wanted.
+        cache: where made groups are kept.
+    """
+
+    def __init__(self, quantizer: str, group_size: int, cache: WeightCache) -> None:
+        self._quantize = QUANTIZERS[quantizer]
+        self._group_size = group_size
+        self._cache = cache
+        self._made = self._loaded = 0
+        # A quantiser that changes finds nothing of what its older self has saved.
+        modules = (groups, sys.modules[self._quantize.__module__])
+        self._code = blake3("".join(map(inspect.getsource, modules)).encode()).hexdigest()
+
+    def group_size(self, layer: nn.Module, in_features: int) -> int:
+        return fitting_group_size(in_features, self._group_size)
+
+    def groups(
+        self, layer: nn.Module, weight: torch.Tensor, group_size: int, whole_zeros: bool
+    ) -> GroupedWeight:
+        key = self._key(weight, group_size, whole_zeros)
+        found = self._cache.get(key)
+        if found is not None:
+            self._loaded += 1
+            return found
+        made = self._quantize(weight, group_size, whole_zeros=whole_zeros)
+        self._made += 1
+        self._cache.put(key, made)
+        return made
+
+    def report(self) -> dict[str, Any]:
+        place = self._cache.found_in if self._loaded else self._cache.writes_to
+        return {
+            "made": self._made,
+            "loaded": self._loaded,
+            "folder": None if place is None else str(place),
+        }
+
+    def summary(self) -> str:
+        place = self.report()["folder"]
+        if not self._loaded:
+            return "made" if place is None else f"made and saved in '{place}'"
+        return f"loaded from '{place}'" + (f" ({self._made} made)" if self._made else "")
+
+    def _key(self, weight: torch.Tensor, group_size: int, whole_zeros: bool) -> str:
+        parts = [FORMAT, self._code, group_size, whole_zeros, digest(weight)]
+        return blake3(json.dumps(parts).encode()).hexdigest()

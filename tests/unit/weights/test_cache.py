@@ -1,0 +1,138 @@
+"""Folders of saved weights: which, in what order, and what happens when one is damaged."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from river_vllm.quantization import GroupedWeight
+from river_vllm.weights.cache import WeightCache, cache_folders, user_cache
+from tests.unit.weights.test_packed import grouped
+
+KEY = "0123abcd"
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """Lines that River logs; vLLM's loggers do not propagate."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("vllm.river")
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def same(a: GroupedWeight | None, b: GroupedWeight) -> bool:
+    return a is not None and all(
+        torch.equal(getattr(a, name), getattr(b, name)) for name in ("codes", "scales", "zeros")
+    )
+
+
+def blocked(folder: Path) -> Path:
+    """A folder that nobody can make, not even root: there is a file in its place."""
+    folder.write_text("not a folder")
+    return folder
+
+
+def test_what_was_put_is_found_by_the_next_start(tmp_path: Path) -> None:
+    weight = grouped()
+    WeightCache([tmp_path]).put(KEY, weight)
+    later = WeightCache([tmp_path])
+    assert same(later.get(KEY), weight)
+    assert later.found_in == tmp_path
+    assert later.get("another") is None
+    assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_all_folders_are_read_and_the_first_writable_is_written(tmp_path: Path) -> None:
+    first, second = blocked(tmp_path / "first"), tmp_path / "second"
+    cache = WeightCache([first, second])
+    cache.put(KEY, grouped())
+    assert cache.writes_to == second
+    assert same(WeightCache([first, second]).get(KEY), grouped())
+
+
+def test_nowhere_to_write_is_no_error(tmp_path: Path) -> None:
+    cache = WeightCache([blocked(tmp_path / "file")])
+    cache.put(KEY, grouped())
+    assert cache.writes_to is None
+    assert cache.get(KEY) is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write to a read-only folder")
+def test_a_read_only_folder_is_read(tmp_path: Path) -> None:
+    WeightCache([tmp_path]).put(KEY, grouped())
+    tmp_path.chmod(0o555)
+    cache = WeightCache([tmp_path])
+    assert same(cache.get(KEY), grouped())
+    cache.put("other", grouped())
+    assert cache.writes_to is None
+    tmp_path.chmod(0o755)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "folder"])
+def test_a_damaged_file_is_named_and_made_again(
+    damage: str, tmp_path: Path, warnings: list[str]
+) -> None:
+    cache = WeightCache([tmp_path])
+    cache.put(KEY, grouped())
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        flipped = data[:-9] + bytes([data[-9] ^ 4]) + data[-8:]
+        path.write_bytes({"cut": data[:-50], "flip": flipped, "empty": b""}[damage])
+    assert cache.get(KEY) is None
+    assert str(path) in warnings[-1] and "quantising again" in warnings[-1]
+    if damage != "folder":
+        cache.put(KEY, grouped())
+        assert same(cache.get(KEY), grouped())
+
+
+def test_writers_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:
+    weight = grouped()
+    seen: list[bool] = []
+
+    def write() -> None:
+        for _ in range(20):
+            WeightCache([tmp_path]).put(KEY, weight)
+            seen.append(same(WeightCache([tmp_path]).get(KEY), weight))
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(seen) and len(seen) == 80
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RIVER_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    user = tmp_path / "xdg" / "river-vllm"
+    assert cache_folders("off", str(tmp_path)) == []
+    assert cache_folders("/some/where", str(tmp_path)) == [Path("/some/where")]
+    assert cache_folders("auto", str(tmp_path)) == [tmp_path / "river", user]
+    assert cache_folders("auto", "someone/some-model") == [user]
+
+
+def test_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RIVER_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert user_cache() == tmp_path / ".cache" / "river-vllm"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert user_cache() == tmp_path / ".cache" / "river-vllm"
+    monkeypatch.setenv("RIVER_CACHE_DIR", "~/elsewhere")
+    assert user_cache() == tmp_path / "elsewhere"

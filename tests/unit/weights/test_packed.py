@@ -1,0 +1,64 @@
+"""A packed weight as bytes: what went in comes out, and nothing else ever does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from river_vllm.errors import RiverError
+from river_vllm.quantization import QUANTIZERS, GroupedWeight
+from river_vllm.weights.packed import digest, from_bytes, pack_codes, to_bytes, unpack_codes
+from tests.unit.quantization.test_rtn import weights
+
+
+def grouped(quantizer: str = "hqq") -> GroupedWeight:
+    return QUANTIZERS[quantizer](weights(16, 128), 32)
+
+
+@pytest.mark.parametrize("quantizer", sorted(QUANTIZERS))
+def test_what_was_saved_comes_back_to_the_bit(quantizer: str) -> None:
+    weight = grouped(quantizer)
+    back = from_bytes(to_bytes(weight, "k"), "k")
+    for name in ("codes", "scales", "zeros"):
+        before, after = getattr(weight, name), getattr(back, name)
+        assert before.dtype == after.dtype and torch.equal(before, after)
+
+
+def test_two_codes_take_a_byte() -> None:
+    codes = torch.arange(16, dtype=torch.uint8).repeat(2, 4)
+    packed = pack_codes(codes)
+    assert packed.shape == (2, 32)
+    assert packed[0, :3].tolist() == [0x10, 0x32, 0x54]
+    assert torch.equal(unpack_codes(packed), codes)
+    weight = grouped()
+    # A quarter of the bf16 weight, and less than 2 KiB of header, scales, zeros and checksum.
+    assert len(to_bytes(weight, "k")) < weight.codes.numel() // 2 + 2048
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.9, 0.999])
+def test_any_changed_byte_is_noticed(where: float) -> None:
+    data = bytearray(to_bytes(grouped(), "k"))
+    data[int(where * len(data))] ^= 1
+    with pytest.raises(RiverError):
+        from_bytes(bytes(data), "k")
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_a_cut_off_file_is_noticed(length: int) -> None:
+    with pytest.raises(RiverError, match="not a packed weight"):
+        from_bytes(to_bytes(grouped(), "k")[:length], "k")
+
+
+def test_a_file_under_another_name_is_noticed() -> None:
+    with pytest.raises(RiverError, match="checksum"):
+        from_bytes(to_bytes(grouped(), "k"), "other")
+
+
+def test_a_digest_is_of_values_shape_and_type() -> None:
+    weight = weights(8, 64)
+    changed = weight.clone()
+    changed[3, 5] += 1
+    seen = {digest(w) for w in (weight, changed, weight.view(4, 128), weight.half())}
+    assert len(seen) == 4
+    assert digest(weight.clone()) == digest(weight)
+    assert digest(weight.t().contiguous().t()) == digest(weight)

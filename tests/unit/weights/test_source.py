@@ -1,0 +1,95 @@
+"""Groups made at load, and found again by what they were made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from river_vllm.quantization import QUANTIZERS, hqq
+from river_vllm.weights.cache import WeightCache
+from river_vllm.weights.source import QuantizedAtLoad
+from tests.unit.quantization.test_rtn import weights
+from tests.unit.weights.test_cache import same
+
+LAYER = nn.Module()
+WEIGHT = weights(16, 128)
+
+
+def source(folder: Path, quantizer: str = "hqq", group_size: int = 128) -> QuantizedAtLoad:
+    return QuantizedAtLoad(quantizer, group_size, WeightCache([folder]))
+
+
+def counts(of: QuantizedAtLoad) -> tuple[int, int]:
+    report = of.report()
+    return report["made"], report["loaded"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_second_start_loads_what_the_first_made(whole: bool, tmp_path: Path) -> None:
+    first, second = source(tmp_path), source(tmp_path)
+    made = first.groups(LAYER, WEIGHT, 32, whole)
+    loaded = second.groups(LAYER, WEIGHT, 32, whole)
+    assert (counts(first), counts(second)) == ((1, 0), (0, 1))
+    assert same(loaded, made)
+    assert same(made, QUANTIZERS["hqq"](WEIGHT, 32, whole))
+    assert first.summary() == f"made and saved in '{tmp_path}'"
+    assert second.summary() == f"loaded from '{tmp_path}'"
+
+
+def test_a_changed_weight_or_setting_is_made(tmp_path: Path) -> None:
+    source(tmp_path).groups(LAYER, WEIGHT, 32, False)
+    changed = WEIGHT.clone()
+    changed[0, 0] += 1
+    for quantizer, weight, group, whole in (
+        ("hqq", changed, 32, False),
+        ("hqq", WEIGHT[:8], 32, False),
+        ("hqq", WEIGHT, 64, False),
+        ("hqq", WEIGHT, 32, True),
+        ("rtn", WEIGHT, 32, False),
+    ):
+        later = source(tmp_path, quantizer)
+        found = later.groups(LAYER, weight, group, whole)
+        assert counts(later) == (1, 0)
+        assert same(found, QUANTIZERS[quantizer](weight, group, whole))
+
+
+def test_a_changed_quantiser_is_not_given_its_older_selfs_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source(tmp_path).groups(LAYER, WEIGHT, 32, False)
+    text = Path(hqq.__file__).read_text() + "\n"
+    original = __import__("inspect").getsource
+    monkeypatch.setattr(
+        "inspect.getsource", lambda module: text if module is hqq else original(module)
+    )
+    later = source(tmp_path)
+    later.groups(LAYER, WEIGHT, 32, False)
+    assert counts(later) == (1, 0)
+
+
+def test_a_damaged_file_is_made_again_and_replaced(tmp_path: Path) -> None:
+    source(tmp_path).groups(LAYER, WEIGHT, 32, False)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    again = source(tmp_path)
+    assert same(again.groups(LAYER, WEIGHT, 32, False), QUANTIZERS["hqq"](WEIGHT, 32))
+    assert counts(again) == (1, 0)
+    third = source(tmp_path)
+    third.groups(LAYER, WEIGHT, 32, False)
+    assert counts(third) == (0, 1)
+
+
+def test_without_a_cache_everything_is_made() -> None:
+    plain = QuantizedAtLoad("rtn", 64, WeightCache([]))
+    assert same(plain.groups(LAYER, WEIGHT, 64, False), QUANTIZERS["rtn"](WEIGHT, 64))
+    assert plain.report() == {"made": 1, "loaded": 0, "folder": None}
+    assert plain.summary() == "made"
+
+
+def test_the_group_size_is_what_fits(tmp_path: Path) -> None:
+    assert source(tmp_path, group_size=128).group_size(LAYER, 576) == 64
+    assert source(tmp_path, group_size=32).group_size(LAYER, 512) == 32
+    assert torch.equal(WEIGHT, weights(16, 128))
