@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from river_vllm.calibration.record import Calibration
 from river_vllm.errors import RiverError
 
 CONFIG_KEY = "river"
@@ -30,6 +31,15 @@ class RiverConfig(BaseModel):
     """τ: a token leaves once its state transition similarity is above it; 1.0 never leaves."""
     min_layers: int = Field(default=1, ge=1)
     """Backbone layers that every token runs."""
+    layer_offsets: (
+        Annotated[
+            tuple[Annotated[float, Field(strict=True, ge=-2.0, le=2.0)], ...],
+            Field(strict=False, min_length=1),
+        ]
+        | None
+    ) = None
+    """Added to τ for the decisions after 1, 2, … L−1 layers: thresholds of each layer's own, which
+    the dial still moves together. Without them τ is the same everywhere."""
     prefill: Literal["backbone", "sequence"] = "backbone"
     """Prompts on the backbone, or the paper's sequence-level exit."""
     scope: Literal["token", "batch"] = "token"
@@ -50,8 +60,24 @@ class RiverConfig(BaseModel):
     cache_dir: str = Field(default="auto", min_length=1)
     """Where 4-bit weights are kept between starts: ``auto`` (beside a local checkpoint if it can
     be written to, else the user's cache), ``off``, or a folder."""
-    kernel: Literal["auto", "torch", "vllm"] = "auto"
-    """The 4-bit product: the fastest measured at load, torch's own, or vLLM's."""
+    kernel: Literal["auto", "torch", "vllm", "dequantize"] = "auto"
+    """The 4-bit product: the fastest measured at load, torch's own, vLLM's, or weights expanded to
+    bf16 for each product (for hundreds of rows a step, as in ``river-vllm calibrate``)."""
+
+    calibration: Calibration | None = None
+    """What the settings were chosen from; written by ``river-vllm calibrate``."""
+
+    @model_validator(mode="after")
+    def _calibration_fits(self) -> Self:
+        if self.calibration is not None:
+            for name, measured in self.calibration.settings.items():
+                value = getattr(self, name, None)
+                if value != measured:
+                    raise ValueError(
+                        f"{name} = {value!r} does not go with the calibration, which was made "
+                        f"with {measured!r}; calibrate again, or leave the calibration out"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _kernel_fits_activations(self) -> Self:
@@ -84,7 +110,10 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _describe(item: Any, model: type[BaseModel]) -> str:
-    name = ".".join(str(part) for part in item["loc"]) or "value"
+    name = ".".join(str(part) for part in item["loc"])
+    if not name and item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    name = name or "value"
     if item["type"] == "extra_forbidden":
         return f"unknown field '{name}' (allowed: {', '.join(model.model_fields)})"
     return f"'{name}' = {item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from river_vllm.calibration.fingerprint import check_model
 from river_vllm.compat import (
     MODELS_CONFIG_MAP,
     VerifyAndUpdateConfig,
@@ -44,6 +45,16 @@ def _check_config(vllm_config: VllmConfig) -> None:
         raise RiverError(
             f"'min_layers' = {config.min_layers}: must be between 1 and {layers}, "
             "the number of layers of this model"
+        )
+    if config.calibration is not None:
+        model = vllm_config.model_config
+        commit = getattr(model.hf_config, "_commit_hash", None)
+        check_model(config.calibration.model, model.model, commit)
+    offsets = config.layer_offsets
+    if offsets is not None and len(offsets) != layers - 1:
+        raise RiverError(
+            f"'layer_offsets' has {len(offsets)} values: must have {layers - 1}, "
+            f"one for the decision after each layer but the last of this model's {layers}"
         )
 
 

@@ -6,7 +6,7 @@ arrives and stores the result in ``SamplingParams.extra_args``; the worker reads
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,25 +40,47 @@ class RiverField(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class TeacherForced:
+    """A prompt that is a known text: its tail is treated as if it had been generated.
+
+    Set by measurements inside the engine's own process only; no endpoint takes it.
+
+    Attributes:
+        sequence: number of the text, for whoever observes the step.
+        answer_start: position of the first token that counts as generated.
+    """
+
+    sequence: int
+    answer_start: int
+
+
+@dataclass(frozen=True, slots=True)
 class RiverSettings:
     """A request's resolved settings."""
 
     enabled: bool
     threshold: float
     min_layers: int
+    layer_offsets: tuple[float, ...] | None = None
+    """Added to τ after each layer (``RiverConfig.layer_offsets``)."""
+    teacher: TeacherForced | None = None
 
     @classmethod
     def from_config(cls, config: RiverConfig) -> RiverSettings:
         """What holds for a request that says nothing."""
-        return cls(True, config.threshold, config.min_layers)
+        return cls(True, config.threshold, config.min_layers, config.layer_offsets)
 
     @property
     def may_exit(self) -> bool:
         """Whether any token of the request can leave the backbone."""
         return self.enabled and self.threshold < 1.0
 
+    def prompt_tokens(self, given: int) -> int:
+        """Tokens that count as the prompt, of ``given`` in the request."""
+        return given if self.teacher is None else min(given, self.teacher.answer_start)
+
     def as_extra_arg(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def resolve(field: RiverField, defaults: RiverSettings, num_layers: int) -> RiverSettings:
@@ -76,6 +98,7 @@ def resolve(field: RiverField, defaults: RiverSettings, num_layers: int) -> Rive
         enabled=field.enabled and defaults.enabled,
         threshold=defaults.threshold if field.threshold is None else field.threshold,
         min_layers=defaults.min_layers if field.min_layers is None else field.min_layers,
+        layer_offsets=defaults.layer_offsets,
     )
 
 
@@ -96,4 +119,25 @@ def settings_of(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -
     numbers = isinstance(threshold, int | float) and isinstance(min_layers, int)
     if not isinstance(enabled, bool) or not numbers or not -1.0 <= threshold <= 1.0:
         return RiverSettings(False, 1.0, defaults.min_layers)
-    return RiverSettings(enabled, float(threshold), max(1, min_layers))
+    return RiverSettings(
+        enabled,
+        float(threshold),
+        max(1, min_layers),
+        _offsets(raw.get("layer_offsets", defaults.layer_offsets)),
+        _teacher(raw.get("teacher")),
+    )
+
+
+def _offsets(raw: Any) -> tuple[float, ...] | None:
+    if isinstance(raw, Sequence) and all(isinstance(value, int | float) for value in raw):
+        return tuple(raw) or None
+    return None
+
+
+def _teacher(raw: Any) -> TeacherForced | None:
+    if not isinstance(raw, Mapping):
+        return None
+    sequence, start = raw.get("sequence"), raw.get("answer_start")
+    if not isinstance(sequence, int) or not isinstance(start, int):
+        return None
+    return TeacherForced(sequence, start)

@@ -16,6 +16,22 @@ BASE = 128
 """Indices are written as two digits of this base: bfloat16 holds whole numbers to 256."""
 
 
+def read_slots(worker: Any, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V of single slots (runs in the worker).
+
+    Args:
+        slots: int64 ``[n]``, block · block size + place in it.
+
+    Returns:
+        Two float32 tensors ``[layers, n, kv_heads, head_size]``.
+    """
+    size = _attention_layers(worker)[0].kv_cache.shape[2]
+    blocks, place = (slots // size).unique(return_inverse=True)
+    index = place * size + slots % size
+    keys, values = read(worker, blocks.tolist())
+    return keys[:, index], values[:, index]
+
+
 def clear(worker: Any) -> None:
     """Zero every block (runs in the worker)."""
     for layer in _attention_layers(worker):

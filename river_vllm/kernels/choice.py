@@ -10,6 +10,7 @@ import torch
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.crossover import seconds
+from river_vllm.kernels.dequantize import DequantizeKernel
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from river_vllm.kernels.w4a8 import NativeW4A8Kernel
@@ -25,12 +26,14 @@ class KernelChooser:
     """Packs weights, each shape with the kernel that is fastest for one row.
 
     Args:
-        name: ``auto``, or the only kernel to use.
+        name: ``auto`` (of those for few rows), or the only kernel to use.
         activations: ``bf16``, or ``int8`` for the kernels that round them.
     """
 
     def __init__(self, name: str = "auto", activations: str = "bf16") -> None:
         kernels: tuple[Int4Kernel, ...] = (TorchInt4Kernel(), VllmMixedPrecisionKernel())
+        if name == DequantizeKernel.name:
+            kernels = (DequantizeKernel(),)
         if activations == "int8":
             kernels = (NativeW4A8Kernel(),)
         self._kernels = [k for k in kernels if name in ("auto", k.name)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -24,12 +24,20 @@ from river_vllm.layers.dual_linear import RiverDualLinearMethod
 from river_vllm.layers.eager_ops import DirectAttention, use_eager_ops
 from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
 from river_vllm.layers.river_head import install_river_head
+from river_vllm.router.batch import StepBatch
 from river_vllm.router.plan import RowPlan
 from river_vllm.router.router import Router
 from river_vllm.weights.cache import WeightCache, cache_folders
 from river_vllm.weights.source import QuantizedAtLoad, WeightSource
 
 logger = init_logger("vllm.river")
+
+
+class StepObserver(Protocol):
+    """Looks at the steps of a measurement."""
+
+    def step(self, batch: StepBatch, hidden: torch.Tensor) -> None:
+        """After a routed forward pass; ``hidden`` is its output, ``[rows, hidden]``."""
 
 
 class River:
@@ -51,6 +59,7 @@ class River:
         )
         self._chooser = KernelChooser(config.kernel, config.activations)
         self._source = _source(config, model_config.model)
+        self.observer: StepObserver | None = None
         self._crossover = Crossover()
         self._max_rows: int | None = None
         self._group_sizes: set[int] = set()

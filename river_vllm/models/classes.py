@@ -58,7 +58,10 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
         if river_batch is None:
             return run()
         with self.river.router.step(river_batch):
-            return run()
+            output = run()
+        if self.river.observer is not None:
+            self.river.observer.step(river_batch, output)
+        return output
 
     members = {
         "__init__": __init__,

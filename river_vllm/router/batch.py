@@ -22,6 +22,10 @@ class ExitUnit:
     min_layers: int
     forced: bool = False
     """Leaves after exactly ``min_layers`` layers, whatever its similarity."""
+    offsets: tuple[float, ...] | None = None
+    """Added to the threshold, for the decisions after 1 … L−1 layers."""
+    token: tuple[int, int] | None = None
+    """Text and position of a teacher-forced token, for observers."""
 
     @property
     def unconditional(self) -> bool:
@@ -54,9 +58,25 @@ class StepBatch:
         self.unconditional: npt.NDArray[np.bool_] = np.array(
             [u.unconditional for u in units], dtype=np.bool_
         )
+        self._offsets = _stacked(units)
         self.exit_layer: npt.NDArray[np.int32] = np.full(len(units), -1, dtype=np.int32)
         """Backbone layers run before the exit, −1 where the unit has not left."""
+
+    def threshold_after(self, layers_run: int) -> npt.NDArray[np.float32]:
+        """Every unit's threshold for the decision after ``layers_run`` layers."""
+        if self._offsets is None:
+            return self.threshold
+        return self.threshold + self._offsets[:, layers_run - 1]
 
     @property
     def covers_all_rows(self) -> bool:
         return sum(u.rows for u in self.units) == self.num_rows
+
+
+def _stacked(units: list[ExitUnit]) -> npt.NDArray[np.float32] | None:
+    """The units' offsets ``[units, L − 1]``; None where no unit has any."""
+    given = next((u.offsets for u in units if u.offsets is not None), None)
+    if given is None:
+        return None
+    none = (0.0,) * len(given)
+    return np.array([none if u.offsets is None else u.offsets for u in units], dtype=np.float32)

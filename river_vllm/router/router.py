@@ -18,6 +18,10 @@ Agree = Callable[[torch.Tensor], torch.Tensor]
 """Makes a float32 tensor the same on every tensor-parallel rank."""
 
 
+Probe = Callable[[int, torch.Tensor, torch.Tensor], None]
+"""Takes layers run and the rows' states before and after the last of them, ``[rows, hidden]``."""
+
+
 class Router:
     """Moves rows from the backbone to the river as their state settles.
 
@@ -54,6 +58,8 @@ class Router:
         self._count = 0
         self._before: torch.Tensor | None = None
         self._first_exit = 0
+        self.probe: Probe | None = None
+        """Sees the states of the rows that are still on the backbone; for measurements."""
 
     @contextmanager
     def step(self, batch: StepBatch) -> Iterator[StepBatch]:
@@ -87,8 +93,13 @@ class Router:
         leave = batch.unconditional[active] & ready
         if not batch.unconditional[active].all():
             stream = self._stream(hidden, residual)
+            if self._before is not None and self.probe is not None:
+                self.probe(layers_run, self._before, stream)
             if self._before is not None and ready.any():
-                settled = self._similarity(self._before, stream) > batch.threshold[active]
+                settled = (
+                    self._similarity(self._before, stream)
+                    > batch.threshold_after(layers_run)[active]
+                )
                 leave |= settled & ready
             self._before = stream
         if self._batch_scope:

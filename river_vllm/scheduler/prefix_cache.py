@@ -26,12 +26,16 @@ def isolate(
     """
     if not settings.may_exit or request._block_hasher is None:
         return
-    salt = (
-        f"river:{settings.threshold!r}:{settings.min_layers}:{config.scope}:{config.prefill}"
-    ).encode()
-    exact_tokens = request.num_prompt_tokens if config.prefill == "backbone" else 0
+    salt = f"river:{settings.threshold!r}:{settings.min_layers}:{config.scope}:{config.prefill}"
+    if settings.layer_offsets is not None:
+        salt += f":{settings.layer_offsets!r}"
+    if settings.teacher is not None:
+        # Every row of a measurement has to be computed.
+        salt += f":{request.request_id}"
+    prompt = settings.prompt_tokens(request.num_prompt_tokens)
+    exact_tokens = prompt if config.prefill == "backbone" else 0
     request._block_hasher = SaltedHasher(
-        request._block_hasher, salt, exact_tokens // hash_block_size
+        request._block_hasher, salt.encode(), exact_tokens // hash_block_size
     )
     request.block_hashes.clear()
     request.update_block_hashes()

@@ -125,13 +125,25 @@ class BatchFeed:
         if rows.prompt_rows and settings.may_exit and self._sequence_prefill:
             place.prompt_unit = len(units)
             stop = rows.start + rows.prompt_rows
-            units.append(ExitUnit(rows.start, stop, settings.threshold, settings.min_layers))
+            units.append(
+                ExitUnit(
+                    rows.start,
+                    stop,
+                    settings.threshold,
+                    settings.min_layers,
+                    offsets=settings.layer_offsets,
+                )
+            )
         for offset in range(rows.count - rows.prompt_rows):
             row = rows.start + rows.prompt_rows + offset
             index = first_generated + offset
-            unit = _unit(row, settings, history[index] if index < len(history) else None)
+            replay = history[index] if index < len(history) else None
+            unit = _unit(row, rows.prompt + index, settings, replay)
             held = self._hold and unit is not None and not unit.unconditional
-            if unit is None or held or unit.min_layers >= self._num_layers:
+            misfit = settings.layer_offsets is not None and (
+                len(settings.layer_offsets) != self._num_layers - 1
+            )
+            if unit is None or held or misfit or unit.min_layers >= self._num_layers:
                 place.generated_units.append(None)
             else:
                 place.generated_units.append(len(units))
@@ -151,10 +163,18 @@ class BatchFeed:
         return self._num_layers if unit is None else int(batch.exit_layer[unit])
 
 
-def _unit(row: int, settings: RiverSettings, replay: int | None) -> ExitUnit | None:
+def _unit(row: int, position: int, settings: RiverSettings, replay: int | None) -> ExitUnit | None:
     """The unit of one generated token: its recorded depth, or its own decision."""
     if replay is not None:
         return ExitUnit(row, row + 1, -1.0, replay, forced=True)
     if not settings.may_exit:
         return None
-    return ExitUnit(row, row + 1, settings.threshold, settings.min_layers)
+    teacher = settings.teacher
+    return ExitUnit(
+        row,
+        row + 1,
+        settings.threshold,
+        settings.min_layers,
+        offsets=settings.layer_offsets,
+        token=None if teacher is None else (teacher.sequence, position),
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from river_vllm.compat import VllmConfig
 from river_vllm.layers.river import River
 from river_vllm.request import RiverSettings
 from river_vllm.worker.feed import BatchFeed
+
+if TYPE_CHECKING:
+    from river_vllm.calibration.observer import Measured, Observer
 
 
 class RiverWorkerMixin:
@@ -15,6 +18,7 @@ class RiverWorkerMixin:
 
     model_runner: Any
     vllm_config: VllmConfig
+    _observer: Observer
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         super().load_model(*args, **kwargs)  # type: ignore[misc]
@@ -25,6 +29,21 @@ class RiverWorkerMixin:
     def river_info(self) -> dict[str, Any]:
         """RPC: what is in force. That a worker answers is the proof that River is active."""
         return self._river().info()
+
+    def river_observe(self) -> None:
+        """RPC: get ready for teacher-forced passes (``calibration/passes.py``)."""
+        from river_vllm.calibration.observer import Observer
+
+        self._observer = Observer(self)
+        self._river().observer = self._observer
+
+    def river_observe_begin(self, reference: bool, kv: bool) -> None:
+        """RPC: start a pass."""
+        self._observer.begin(reference, kv)
+
+    def river_observe_finish(self) -> Measured:
+        """RPC within a process: the pass that was begun."""
+        return self._observer.finish()
 
     def _river(self) -> River:
         river: River = self.model_runner.get_model().river

@@ -30,7 +30,7 @@ class RiverStateMixin:
         prompt_tokens = new_req_data.prompt_token_ids
         if prompt_tokens is None:
             prompt_tokens = new_req_data.prompt_embeds
-        prompt = len(prompt_tokens)
+        prompt = settings.prompt_tokens(len(prompt_tokens))
         # A request that was preempted comes back here; its prompt is what it was at first.
         self._river_requests.setdefault(new_req_data.req_id, (prompt, settings))
 

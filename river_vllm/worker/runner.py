@@ -90,14 +90,15 @@ class RiverRunnerMixin:
             request = self.requests[request_id]
             start = int(starts[index])
             params = request.sampling_params
+            settings = settings_of(params and params.extra_args, self.river_defaults)
             rows.append(
                 RequestRows(
                     request_id,
                     start,
                     int(starts[index + 1]) - start,
                     int(batch.num_computed_tokens_cpu[index]),
-                    request.num_prompt_tokens,
-                    settings_of(params and params.extra_args, self.river_defaults),
+                    settings.prompt_tokens(request.num_prompt_tokens),
+                    settings,
                     params is not None and needs_every_logit(params),
                 )
             )

@@ -1,4 +1,4 @@
-"""``river-vllm``: serve, and the tools that need neither torch nor vLLM."""
+"""``river-vllm``: serve, calibrate, and the tools that need neither torch nor vLLM."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from river_vllm import __version__
 from river_vllm.errors import RiverError
 from server.bench.command import add_parser as add_bench
+from server.calibrate.command import add_parser as add_calibrate
 from server.evaluate.command import add_parser as add_eval
 
 SERVE_HELP = "serve a model with River over the OpenAI API (takes every option of vLLM's server)"
@@ -25,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("serve", help=SERVE_HELP, add_help=False)
     add_bench(commands)
     add_eval(commands)
+    add_calibrate(commands)
     return parser
 
 

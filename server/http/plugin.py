@@ -64,7 +64,20 @@ class RiverEndpointPlugin:
             state.river.metrics.set_max_rows(max_rows)
         on_step(progress)
         tap(engine_client, state.river)
+        _say_calibration(state.river.describe()["calibration"])
         logger.info("River is active: %s", state.river.describe())
+
+
+def _say_calibration(calibration: dict[str, Any] | None) -> None:
+    if calibration is None:
+        return
+    if calibration["in_force"]:
+        logger.info("River is calibrated: %s", calibration["guarantee"])
+    else:
+        logger.warning(
+            "River's threshold, min_layers or layer offsets are not those that the calibration "
+            "chose: its guarantee does not hold for them"
+        )
 
 
 async def _engine_info(engine_client: Any) -> dict[str, Any]:

@@ -35,6 +35,19 @@ class RiverState:
         self.defaults = replace(self.defaults, threshold=threshold)
         self.metrics.set_threshold(threshold)
 
+    def _calibration(self) -> dict[str, Any] | None:
+        """What the defaults were calibrated on, and whether they still are what it chose."""
+        calibration = self.config.calibration
+        if calibration is None:
+            return None
+        chosen, now = calibration.chosen, self.defaults
+        in_force = (chosen.threshold, chosen.min_layers, chosen.layer_offsets) == (
+            now.threshold,
+            now.min_layers,
+            now.layer_offsets,
+        )
+        return {**calibration.model_dump(mode="json"), "in_force": in_force}
+
     def describe(self) -> dict[str, Any]:
         """The body of ``GET /river``."""
         return {
@@ -44,5 +57,6 @@ class RiverState:
             "min_layers": self.defaults.min_layers,
             "prefill": self.config.prefill,
             "scope": self.config.scope,
+            "calibration": self._calibration(),
             **self.engine,
         }

@@ -38,6 +38,7 @@ class FakeRiver:
     def __init__(self, model: Any, config: RiverConfig, vllm_config: Any) -> None:
         assert model.made_with[0] is vllm_config, "the model is there before its river"
         self.config, self.router, self.open = config, self, False
+        self.observer = None
         self.batches: list[Any] = []
 
     @contextmanager

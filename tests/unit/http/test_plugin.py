@@ -67,6 +67,7 @@ def test_the_state_is_what_engine_and_config_say(metrics: dict[int, Metrics]) ->
         "min_layers": 3,
         "prefill": "backbone",
         "scope": "token",
+        "calibration": None,
         **INFO,
     }
     assert state.defaults == RiverSettings(True, 0.25, 3)

@@ -1,0 +1,7 @@
+"""What an exit costs, measured in the engine itself, and settings chosen from it with a bound.
+
+A text that the backbone has written is fed as one prompt whose tail counts as generated
+(``request.TeacherForced``). The rows of a forward pass run layer by layer and each writes its K/V
+on its own path before later rows attend to it, so one pass gives what decoding with the same
+settings would have given along that text: exit layers, K/V and logits.
+"""

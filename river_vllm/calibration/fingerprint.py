@@ -1,0 +1,63 @@
+"""Which checkpoint a folder holds, without reading all of it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from river_vllm.calibration.record import ModelRecord
+from river_vllm.errors import RiverError
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+SAMPLES = 16
+SAMPLE_BYTES = 1 << 16
+
+
+def fingerprint(model: str, revision: str | None = None) -> ModelRecord:
+    """Of a folder: hashes of its configuration and of its weight files' names, sizes and samples.
+
+    Two fine-tunes of one model differ in nearly every byte of their weights, so 16 samples of each
+    file tell them apart. A hub name is recorded with its commit, where that is known.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return ModelRecord(name=model, revision=revision)
+    config = folder / "config.json"
+    return ModelRecord(
+        name=folder.resolve().name,
+        revision=revision,
+        config_sha256=hashlib.sha256(config.read_bytes()).hexdigest() if config.exists() else None,
+        weights_sha256=_weights(folder),
+    )
+
+
+def check_model(calibrated: ModelRecord, model: str, revision: str | None = None) -> None:
+    """Refuse settings that were calibrated for another checkpoint.
+
+    Raises:
+        RiverError: what can be compared differs.
+    """
+    served = fingerprint(model, revision)
+    for name in ("config_sha256", "weights_sha256", "revision"):
+        known, found = getattr(calibrated, name), getattr(served, name)
+        if known is not None and found is not None and known != found:
+            raise RiverError(
+                f"the river config was calibrated for the model '{calibrated.name}', and "
+                f"'{model}' is another ({name} differs); calibrate this one, or take the "
+                "'calibration' block out of the file to use its settings without their guarantee"
+            )
+
+
+def _weights(folder: Path) -> str | None:
+    files = sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        with file.open("rb") as data:
+            for index in range(SAMPLES):
+                data.seek(max(0, size - SAMPLE_BYTES) * index // (SAMPLES - 1))
+                digest.update(data.read(SAMPLE_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,86 @@
+"""Passes over known texts through a vLLM engine of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from river_vllm.calibration.observer import Measured
+from river_vllm.calibration.policy import Policy
+from river_vllm.request import EXTRA_ARGS_KEY, TeacherForced
+
+Progress = Callable[[int], None]
+"""Takes the number of texts that have been done since the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A prompt and the answer that the backbone gave, or that was given, as tokens."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    @property
+    def forced(self) -> int:
+        """Answer tokens that a decode step would have read: all but the last."""
+        return max(0, len(self.answer) - 1)
+
+
+class TeacherForcedEngine:
+    """Answers prompts and runs passes over texts.
+
+    Args:
+        llm: vLLM's ``LLM`` with a River model, its engine core in this process.
+    """
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+        llm.collective_rpc("river_observe")
+
+    def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Text]:
+        """The backbone's greedy answers, at most ``tokens`` long; an end of text counts."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=tokens,
+            detokenize=False,
+            extra_args={EXTRA_ARGS_KEY: {"enabled": False}},
+        )
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs = self._llm.generate(inputs, params, use_tqdm=False)
+        return [
+            Text(tuple(prompt), tuple(output.outputs[0].token_ids))
+            for prompt, output in zip(prompts, outputs, strict=True)
+        ]
+
+    def run(
+        self, policy: Policy | None, texts: Sequence[Text], first: int = 0, kv: bool = False
+    ) -> Measured:
+        """One pass over ``texts``.
+
+        Args:
+            policy: when tokens leave; None for the backbone's pass, which has to come first.
+            first: number of the first text.
+            kv: compare (or, on the backbone's pass, keep) K and V.
+        """
+        from vllm import SamplingParams
+
+        chosen = policy or Policy.backbone()
+        inputs, params = [], []
+        for index, text in enumerate(texts):
+            teacher = TeacherForced(first + index, len(text.prompt))
+            inputs.append({"prompt_token_ids": [*text.prompt, *text.answer[: text.forced]]})
+            params.append(
+                SamplingParams(
+                    temperature=0.0,
+                    max_tokens=1,
+                    detokenize=False,
+                    extra_args={EXTRA_ARGS_KEY: chosen.settings(teacher).as_extra_arg()},
+                )
+            )
+        self._llm.collective_rpc("river_observe_begin", args=(policy is None, kv))
+        self._llm.generate(inputs, params, use_tqdm=False)
+        measured: Measured = self._llm.collective_rpc("river_observe_finish")[0]
+        return measured

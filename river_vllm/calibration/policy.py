@@ -1,0 +1,56 @@
+"""A policy: when a token leaves, and what that would have given on measured similarities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from river_vllm.request import RiverSettings, TeacherForced
+
+NEVER = 1.0 - 1e-9
+"""A τ that no token passes but that is below 1: the backbone's own pass, which routes its rows (so
+that they are observed) and lets none leave. As float32 it is 1.0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """τ, the floor, and each layer's own offset, as in ``RiverConfig``."""
+
+    threshold: float
+    min_layers: int
+    layer_offsets: tuple[float, ...] | None = None
+
+    @classmethod
+    def backbone(cls) -> Policy:
+        return cls(NEVER, 1)
+
+    def settings(self, teacher: TeacherForced) -> RiverSettings:
+        return RiverSettings(True, self.threshold, self.min_layers, self.layer_offsets, teacher)
+
+    def exit_layers(self, similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
+        """Exit layers of tokens with these similarities, if an exit changed no later similarity.
+
+        Args:
+            similarity: s after 1 … L−1 layers on the backbone, ``[tokens, L − 1]``.
+        """
+        layers = similarity.shape[1] + 1
+        if self.threshold <= -1.0:
+            return np.full(len(similarity), self.min_layers, dtype=np.int16)
+        limits = np.full(layers - 1, self.threshold, dtype=np.float32)
+        if self.layer_offsets is not None:
+            limits += np.array(self.layer_offsets, dtype=np.float32)
+        leaves = similarity > limits
+        leaves[:, : self.min_layers - 1] = False
+        first = np.where(leaves.any(axis=1), leaves.argmax(axis=1) + 1, layers)
+        found: npt.NDArray[np.int16] = first.astype(np.int16)
+        return found
+
+    def as_config(self) -> dict[str, Any]:
+        """The settings of a ``river_config``."""
+        found: dict[str, Any] = {"threshold": self.threshold, "min_layers": self.min_layers}
+        if self.layer_offsets is not None:
+            found["layer_offsets"] = list(self.layer_offsets)
+        return found

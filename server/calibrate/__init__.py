@@ -1,0 +1,1 @@
+"""``river-vllm calibrate``: the command around ``river_vllm.calibration``."""

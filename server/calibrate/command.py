@@ -1,0 +1,41 @@
+"""``river-vllm calibrate MODEL``: settings for a target, with a guarantee."""
+
+from __future__ import annotations
+
+import argparse
+
+from server.bench.arguments import OneLineParser
+from server.calibrate.options import add_options
+
+_HELP = "choose τ for a target agreement, divergence or depth, with a finite-sample guarantee"
+
+_DESCRIPTION = f"""\
+{_HELP[:1].upper()}{_HELP[1:]}.
+
+The backbone answers prompts; along its answers, passes with different exits are compared with it:
+likeliest token, KL divergence, K and V. Candidates are chosen on some prompts and tested on
+others; docs/calibration.md says what is guaranteed. Exit status 0 if settings were found (with
+--check: if the settings keep the target), 1 if none could be shown to keep it.
+"""
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    """Register ``calibrate``; the parsed namespace's ``run`` takes it, returns an exit status."""
+    prog = subparsers.add_parser("calibrate", help=_HELP).prog
+    parser = OneLineParser(
+        prog=prog,
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    subparsers.choices["calibrate"] = parser
+    add_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from server.calibrate.run_command import run_command
+
+    return run_command(args)

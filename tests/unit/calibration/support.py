@@ -1,0 +1,60 @@
+"""A made-up model: similarities and costs of tokens, without an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from river_vllm.calibration.observer import Measured
+from river_vllm.calibration.policy import Policy
+
+LAYERS = 12
+
+
+@dataclass
+class World:
+    """Tokens whose cost falls with depth; a settled state (high similarity) costs less."""
+
+    texts: int
+    tokens: int = 16
+    seed: int = 0
+    hardest: float = 0.12
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        count = self.texts * self.tokens
+        self.ease = rng.random(count)
+        rise = np.linspace(0.5, 0.95, LAYERS - 1)
+        noise = rng.normal(0, 0.01, (count, LAYERS - 1))
+        self.similarity = np.clip(rise + 0.05 * (self.ease[:, None] - 0.5) + noise, -1, 1)
+        self.luck = rng.random(count)
+        self.where = np.stack(
+            [
+                np.repeat(np.arange(self.texts), self.tokens),
+                np.tile(np.arange(self.tokens), self.texts),
+            ],
+            axis=1,
+        )
+
+    def risk(self, exits: np.ndarray) -> np.ndarray:
+        return self.hardest * (1 - self.ease) * (1 - exits / LAYERS)
+
+    def measure(self, policy: Policy | None, part: slice | None = None) -> Measured:
+        rows = slice(None)
+        if part is not None:
+            rows = slice(part.start * self.tokens, part.stop * self.tokens)
+        similarity = self.similarity[rows].astype(np.float32)
+        exits = np.full(len(similarity), LAYERS, dtype=np.int16)
+        if policy is not None:
+            exits = policy.exit_layers(similarity)
+        full = np.full(len(self.ease), LAYERS)
+        full[rows] = exits
+        risk = self.risk(full)[rows]
+        return Measured(
+            tokens=self.where[rows].astype(np.int32),
+            exit_layer=exits,
+            agrees=self.luck[rows] >= risk,
+            kl=(risk / 2).astype(np.float32),
+            similarity=similarity if policy is None else None,
+        )

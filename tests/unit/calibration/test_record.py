@@ -1,0 +1,99 @@
+"""The calibration block of a river config, and which checkpoint it is for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from river_vllm.calibration.fingerprint import check_model, fingerprint
+from river_vllm.calibration.record import ModelRecord
+from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.errors import RiverError
+
+
+def _checkpoint(folder: Path, weights: bytes = b"w" * 3_000_000) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def calibrated(**changes: Any) -> dict[str, Any]:
+    return {
+        "threshold": 0.9,
+        "min_layers": 2,
+        "layer_offsets": [0.1, 0.0, 2.0],
+        "quantizer": "hqq",
+        "calibration": {
+            "model": {"name": "m", "config_sha256": "a", "weights_sha256": "b"},
+            "chosen": {"threshold": 0.9, "min_layers": 2, "layer_offsets": [0.1, 0.0, 2.0]},
+            "settings": {"quantizer": "hqq", "group_size": 128},
+            "prompts": {"source": "x.jsonl", "pilot": 64, "tested": 256, "tokens": 16},
+            "target": {"metric": "agreement", "value": 0.98, "delta": 0.1},
+            "achieved": {"agreement": 0.99, "kl": 0.01, "mean_exit_layer": 3.5, "p_value": 0.05},
+            "guarantee": "…",
+            "date": "2026-01-01",
+            "river": "0",
+            "vllm": "0",
+        },
+        **changes,
+    }
+
+
+def test_file_gives_the_config_and_crosses_processes(tmp_path: Path) -> None:
+    file = tmp_path / "river.yaml"
+    file.write_text(yaml.safe_dump(calibrated()))
+    config = parse_config(load_config_file(file), "file")
+    assert config.calibration is not None
+    assert config.layer_offsets == (0.1, 0.0, 2.0)
+    assert parse_config(config.model_dump(exclude_unset=True), "x") == config
+    assert parse_config(json.loads(config.model_dump_json()), "x") == config
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"quantizer": "rtn"}, "quantizer = 'rtn'"), ({"group_size": 64}, "64")]
+)
+def test_other_weights_than_calibrated_are_refused(change: dict[str, Any], named: str) -> None:
+    config = parse_config(calibrated(), "file")
+    with pytest.raises(RiverError, match="does not go with the calibration") as error:
+        config.merged(change, "command line")
+    assert named in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_the_dial_still_turns() -> None:
+    config = parse_config(calibrated(), "file").merged({"threshold": 0.8}, "command line")
+    assert config.threshold == 0.8
+
+
+@pytest.mark.parametrize("offsets", [[], [3.0], ["0.1"], 0.1])
+def test_bad_offsets_are_named(offsets: Any) -> None:
+    with pytest.raises(RiverError, match="layer_offsets"):
+        parse_config({"layer_offsets": offsets}, "file")
+    assert RiverConfig().layer_offsets is None
+
+
+def test_same_checkpoint_elsewhere_is_the_same(tmp_path: Path) -> None:
+    known = fingerprint(str(_checkpoint(tmp_path / "a")))
+    assert known.name == "a"
+    check_model(known, str(_checkpoint(tmp_path / "b")))
+
+
+def test_other_weights_of_the_same_shape_are_another_model(tmp_path: Path) -> None:
+    known = fingerprint(str(_checkpoint(tmp_path / "a")))
+    other = _checkpoint(tmp_path / "b", bytes(range(250)) * 12_000)
+    with pytest.raises(RiverError, match="weights_sha256 differs"):
+        check_model(known, str(other))
+
+
+def test_hub_names_are_told_apart_by_their_commit() -> None:
+    known = ModelRecord(name="x/y", revision="abc")
+    assert fingerprint("x/y", "abc") == known
+    check_model(known, "x/y", "abc")
+    check_model(known, "x/y", None)
+    with pytest.raises(RiverError, match="revision"):
+        check_model(known, "x/y", "def")
