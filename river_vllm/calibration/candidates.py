@@ -91,7 +91,8 @@ def ladder(landscape: Landscape, target: Target) -> list[Prediction]:
             best = min(within, key=lambda p: (p.mean_exit_layer, p.loss))
         if all(best.policy != earlier.policy for earlier in found):
             found.append(best)
-    return found
+    # Where nothing is predicted to keep the target, the nearest is tested all the same.
+    return found or [min(predictions, key=lambda p: p.loss)]
 
 
 def frontier(landscape: Landscape) -> dict[str, list[Prediction]]:

@@ -83,7 +83,8 @@ def _add_prompt_options(parser: argparse.ArgumentParser) -> None:
         "--test-prompts",
         type=whole(1),
         metavar="N",
-        help="prompts for the test (default: what the target needs, as far as the files go)",
+        help="prompts for the test (default: what the target needs, as far as the files go; all "
+        "with --check)",
     )
     add(
         "--pilot-prompts",

@@ -128,11 +128,13 @@ def _prompts(args: argparse.Namespace, llm: Any, target: Target, pilot: int) -> 
         found = from_files(args.prompts, tokenizer, longest, args.seed, args.half, args.answers)
     else:
         found = self_made(llm, pilot + wanted, longest, args.seed)
-    available = len(found.tokens) - pilot
+    if args.check is not None and args.prompts and args.test_prompts is None:
+        wanted = len(found.tokens)
+    available = min(wanted, len(found.tokens) - pilot)
     if available < 8:
         raise BenchError(
             f"--prompts: {len(found.tokens)} prompts, of which {pilot} are for the pilot: expected "
-            "at least 8 more"
+            "at least 8 for the test"
         )
     if available < needed:
         print(

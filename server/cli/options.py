@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
+from river_vllm.calibrations import AUTO, shipped_for
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
 from server.telemetry.progress import STALL_SECONDS
@@ -50,7 +51,11 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
             help=f"{text} (default: {getattr(defaults, name)})",
         )
     group.add_argument(
-        "--river-config", metavar="FILE", default=None, help="YAML or JSON file of River settings"
+        "--river-config",
+        metavar="FILE",
+        default=None,
+        help="YAML or JSON file of River settings, as 'river-vllm calibrate' writes it; "
+        f"{AUTO}: the one that is shipped for this checkpoint",
     )
     group.add_argument(
         "--river-stall-seconds",
@@ -87,6 +92,8 @@ def river_config(args: argparse.Namespace) -> RiverConfig:
             f"--river-stall-seconds = {args.river_stall_seconds}: must be above 0 and finite"
         )
     path = args.river_config
+    if path == AUTO:
+        path = str(shipped_for(args.model))
     config = RiverConfig() if path is None else parse_config(load_config_file(path), path)
     given: dict[str, Any] = {
         name: value for name in _FIELDS if (value := getattr(args, f"river_{name}")) is not None

@@ -8,7 +8,7 @@ import pytest
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.request import RiverField, RiverSettings, resolve, settings_of
+from river_vllm.request import RiverField, RiverSettings, TeacherForced, resolve, settings_of
 
 LAYERS = 12
 DEFAULTS = RiverSettings(True, 0.8, 3)
@@ -98,3 +98,28 @@ def test_partial_settings_take_the_rest_from_the_defaults() -> None:
 )
 def test_malformed_settings_fall_back_to_the_backbone(raw: Any) -> None:
     assert settings_of({"river": raw}, DEFAULTS) == BACKBONE
+
+
+def test_offsets_come_from_the_config_and_cross_to_the_worker() -> None:
+    config = RiverConfig(layer_offsets=(0.1, -0.1))
+    settings = RiverSettings.from_config(config)
+    assert settings.layer_offsets == (0.1, -0.1)
+    assert resolve(RiverField(threshold=0.5), settings, LAYERS).layer_offsets == (0.1, -0.1)
+    carried = {"river": settings.as_extra_arg()}
+    assert settings_of(carried, DEFAULTS) == settings
+    as_list = {"river": {**settings.as_extra_arg(), "layer_offsets": [0.1, -0.1]}}
+    assert settings_of(as_list, DEFAULTS) == settings
+
+
+@pytest.mark.parametrize("offsets", ["0.1", [], ["a"], 3])
+def test_offsets_that_are_none_are_left_out(offsets: Any) -> None:
+    assert settings_of({"river": {"layer_offsets": offsets}}, DEFAULTS).layer_offsets is None
+
+
+def test_a_known_texts_tail_crosses_to_the_worker() -> None:
+    settings = RiverSettings(True, 0.5, 2, None, TeacherForced(3, 40))
+    assert settings_of({"river": settings.as_extra_arg()}, DEFAULTS) == settings
+    assert settings.prompt_tokens(100) == 40
+    assert settings.prompt_tokens(10) == 10
+    for broken in ({"sequence": 1}, 7, {"sequence": 1, "answer_start": "2"}):
+        assert settings_of({"river": {"teacher": broken}}, DEFAULTS).teacher is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from river_vllm.request import RiverSettings
+from river_vllm.request import RiverSettings, TeacherForced
 from river_vllm.router.batch import ExitUnit
 from river_vllm.worker.feed import BatchFeed, RequestRows
 from tests.unit.worker.support import NEVER, OFF, free, replay, route, rows, step
@@ -170,3 +170,23 @@ def test_with_too_many_rows_all_stay_but_what_is_forced() -> None:
     assert step(own, own, own) == []
     assert step(own, told, own) == [-1.0]
     assert step(own, own, RiverSettings(False, 0.5, 1)) == [0.5, 0.5]
+
+
+def test_the_tail_of_a_known_text_counts_as_generated() -> None:
+    """Its rows are units of their own that name their text and position, in later chunks too."""
+    settings = RiverSettings(True, 0.9, 2, teacher=TeacherForced(5, 6))
+    feed = BatchFeed(L, "backbone")
+    prompt = settings.prompt_tokens(10)
+    batch = feed.begin([RequestRows("a", 0, 8, 0, prompt, settings)])
+    assert [(u.start, u.token) for u in batch.units] == [(6, (5, 6)), (7, (5, 7))]
+    feed.finish()
+    batch = feed.begin([RequestRows("a", 0, 2, 8, prompt, settings)])
+    assert [(u.start, u.token) for u in batch.units] == [(0, (5, 8)), (1, (5, 9))]
+
+
+def test_offsets_travel_to_the_units_and_misfits_stay_on_the_backbone() -> None:
+    offsets = (0.1,) * (L - 1)
+    for given, units in ((offsets, 1), (offsets[1:], 0)):
+        settings = RiverSettings(True, 0.9, 1, given)
+        batch = BatchFeed(L, "backbone").begin([RequestRows("a", 0, 1, 5, 5, settings)])
+        assert [u.offsets for u in batch.units] == [given] * units

@@ -1,0 +1,175 @@
+"""The command from prompts to files, on a made-up model instead of an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from river_vllm.calibration.observer import Measured
+from river_vllm.calibration.passes import Text
+from river_vllm.calibration.policy import Policy
+from river_vllm.config import load_config_file, parse_config
+from server.calibrate import run_command
+from server.cli.main import main
+from tests.unit.calibrate_command.test_prompts import Tokenizer
+from tests.unit.calibration.support import LAYERS, World
+
+ANSWER = tuple(range(17))
+
+
+class Llm:
+    """What the command asks of vLLM's ``LLM``."""
+
+    def __init__(self) -> None:
+        hf_config = SimpleNamespace(
+            hidden_size=64,
+            intermediate_size=128,
+            num_attention_heads=4,
+            vocab_size=1000,
+            num_hidden_layers=LAYERS,
+        )
+        self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(hf_config=hf_config))
+
+    def collective_rpc(self, name: str) -> list[dict[str, Any]]:
+        assert name == "river_info"
+        return [{"num_layers": LAYERS}]
+
+    def get_tokenizer(self) -> Tokenizer:
+        return Tokenizer()
+
+
+class Engine:
+    """Stands for ``TeacherForcedEngine``: 16 tokens of a made-up model per text."""
+
+    world = World(600, seed=4)
+    passes: list[tuple[Policy | None, int, int]]
+
+    def __init__(self, llm: Llm) -> None:
+        type(self).passes = []
+
+    def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Text]:
+        assert tokens == 17
+        return [Text(tuple(prompt), ANSWER) for prompt in prompts]
+
+    def run(
+        self, policy: Policy | None, texts: Sequence[Text], first: int = 0, kv: bool = False
+    ) -> Measured:
+        self.passes.append((policy, first, len(texts)))
+        measured = self.world.measure(policy, slice(first, first + len(texts)))
+        if kv and policy is not None:
+            shape = (len(measured.tokens), LAYERS)
+            measured.keys, measured.values = np.full(shape, 0.99), np.full(shape, 0.98)
+        return measured
+
+
+@pytest.fixture
+def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(run_command, "prepare", lambda: None)
+    monkeypatch.setattr(run_command, "start", lambda *_: Llm())
+    monkeypatch.setattr(run_command, "TeacherForcedEngine", Engine)
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"prompt {i}" for i in range(500)))
+    return file
+
+
+def _run(prompts: Path, *options: str) -> int:
+    command = ["calibrate", "made-up", "--prompts", str(prompts), "--tokens", "17"]
+    return main([*command, "--river-group-size", "64", *options])
+
+
+def test_settings_with_everything_that_they_rest_on(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, report, plot = (tmp_path / name for name in ("river.yaml", "all.json", "plot.svg"))
+    files = ("--output", str(output), "--json", str(report), "--plot", str(plot))
+    assert _run(prompts, "--target-agreement", "0.97", *files) == 0
+
+    config = parse_config(load_config_file(output), "output")
+    record = config.calibration
+    assert record is not None
+    assert (config.quantizer, config.group_size) == ("hqq", 64)
+    assert record.settings["group_size"] == 64
+    assert not set(record.settings) & {"threshold", "kernel", "max_rows"}
+    assert record.model.name == "made-up"
+    assert record.prompts.source == "prompts.txt"
+    assert len(record.prompts.sha256 or "") == 64
+    assert (record.prompts.pilot, record.prompts.tokens) == (64, 17)
+    assert record.achieved.agreement > 0.97
+    assert record.achieved.p_value <= record.target.delta == 0.1
+    assert "at most 0.03 in expectation" in record.guarantee
+    assert yaml.safe_load(output.read_text())["threshold"] == record.chosen.threshold
+
+    document = json.loads(report.read_text())
+    assert document["chosen"]["passed"]
+    assert document["chosen"]["threshold"] == config.threshold
+    assert document["chosen"]["mean_exit_layer"] == pytest.approx(
+        record.achieved.mean_exit_layer, abs=1e-3
+    )
+    assert document["chosen"]["bound"] >= 0.97
+    assert len(document["similarity_quantiles"]) == LAYERS - 1
+    assert document["forced_exits"][0]["values"] == [0.98] * LAYERS
+    assert plot.read_text().count("<path") > 5
+    out = capsys.readouterr().out
+    assert "passed" in out
+    assert "With probability at least 0.9" in " ".join(out.split())
+
+
+def test_pilot_and_test_share_no_prompt(prompts: Path) -> None:
+    assert _run(prompts, "--target-kl", "0.02") == 0
+    pilot = {first for policy, first, _ in Engine.passes if policy and policy.threshold == -1.0}
+    assert 0 in pilot
+    tested = [(first, first + count) for _, first, count in Engine.passes if first >= 64]
+    assert tested
+    assert all(stop <= 500 for _, stop in tested)
+    assert all(first + count <= 64 for _, first, count in Engine.passes if first < 64)
+
+
+def test_depth_target(prompts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "river.yaml"
+    assert _run(prompts, "--target-depth", "6", "--output", str(output)) == 0
+    record = parse_config(load_config_file(output), "output").calibration
+    assert record is not None
+    assert 4 < record.achieved.mean_exit_layer < 6
+
+
+def test_what_cannot_be_shown_is_said(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, report = tmp_path / "river.yaml", tmp_path / "all.json"
+    files = ("--output", str(output), "--json", str(report))
+    assert _run(prompts, "--target-agreement", "0.9999", "--test-prompts", "100", *files) == 1
+    assert not output.exists()
+    document = json.loads(report.read_text())
+    assert document["chosen"] is None
+    assert [test["passed"] for test in document["tests"]] == [False]
+    captured = capsys.readouterr()
+    assert "could not show agreement with the backbone of at least 99.99%" in captured.out
+    assert "100 prompts are left for the test" in captured.err
+
+
+def test_check_measures_the_files_settings_on_all_prompts(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, report = tmp_path / "river.yaml", tmp_path / "check.json"
+    settings.write_text(f"threshold: -1.0\nmin_layers: {LAYERS - 1}\ngroup_size: 64\n")
+    assert _run(prompts, "--check", str(settings), "--json", str(report)) == 0
+    document = json.loads(report.read_text())
+    assert document["prompts"]["tested"] == document["chosen"]["prompts"] == 500
+    assert document["chosen"]["exit_layers"] == {str(LAYERS - 1): 500 * 16}
+    assert document["chosen"]["value_similarity"] == [0.98] * LAYERS
+    settings.write_text("threshold: -1.0\nmin_layers: 1\ngroup_size: 64\n")
+    assert _run(prompts, "--check", str(settings)) == 1
+    assert "could not show" in capsys.readouterr().out
+
+
+def test_too_few_prompts(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts.write_text("\n".join(f"prompt {i}" for i in range(70)))
+    assert _run(prompts) == 2
+    assert "70 prompts, of which 64 are for the pilot" in capsys.readouterr().err

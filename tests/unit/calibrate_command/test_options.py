@@ -1,0 +1,59 @@
+"""The command line of calibrate: what is wrong is said before an engine starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.cli.main import main
+
+
+def _error(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    try:
+        status = main(["calibrate", "no-model", *options])
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+    assert status == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target-agreement", "98"], "--target-agreement: '98': expected a number between 0"),
+        (["--target-kl", "1", "--target-depth", "3"], "not allowed with"),
+        (["--delta", "0"], "--delta"),
+        (["--tokens", "1"], "--tokens: '1': expected a whole number of at least 2"),
+        (["--half", "third"], "--half"),
+        (["--plot", "x.bmp"], "--plot 'x.bmp': expected .png, .svg, .pdf"),
+        (["--output", "/nowhere/x.yaml"], "--output '/nowhere/x.yaml': expected a file in a"),
+        (["--json", "a.png", "--plot", "a.png"], "expected different files"),
+        (["--check", "a.yaml", "--output", "b.yaml"], "--check: chooses nothing"),
+        (["--answers", "answer"], "--answers: names a field"),
+        (["--check", "a.yaml", "--river-config", "b.yaml"], "--check: the file gives all"),
+        (["--river-config", "none.yaml"], "river config 'none.yaml': No such file"),
+        (["--river-quantizer", "best"], "command line: 'quantizer' = 'best'"),
+        (["--river-group-size", "7"], "'group_size' = 7"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+    ],
+)
+def test_one_line_names_the_option(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in _error(capsys, *options)
+
+
+def test_modes_that_cannot_be_measured_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "batch.yaml"
+    file.write_text("scope: batch\n")
+    assert "scope = 'batch'" in _error(capsys, "--river-config", str(file))

@@ -1,0 +1,103 @@
+"""Prompts from files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.bench.errors import BenchError
+from server.calibrate.prompts import from_files
+
+
+class Tokenizer:
+    """A token per character; chats are marked."""
+
+    chat_template = "there is one"
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return ([0] if add_special_tokens else []) + [ord(c) for c in text]
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> str:
+        assert options == {"add_generation_prompt": True, "tokenize": False}
+        return "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>"
+
+
+def _texts(path: Path, **options: Any) -> list[str]:
+    options = {"longest": 100, "seed": 0, **options}
+    found = from_files([path], Tokenizer(), **options)
+    return ["".join(map(chr, tokens)) for tokens in found.tokens]
+
+
+def _jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_each_kind_of_row(tmp_path: Path) -> None:
+    file = _jsonl(
+        tmp_path / "a.jsonl",
+        {"prompt": "def f"},
+        {"question": "why?", "prompt": "not this"},
+        {"messages": [{"role": "user", "content": "hi"}]},
+    )
+    assert sorted(_texts(file)) == ["\0def f", "<user>hi<assistant>", "<user>why?<assistant>"]
+
+
+def test_plain_lines(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one\n\ntwo\n")
+    assert sorted(_texts(file)) == ["\0one", "\0two"]
+
+
+def test_order_is_shuffled_by_the_seed_and_long_prompts_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("\n".join(["x" * 101, *map(str, range(50))]))
+    assert _texts(file) == _texts(file)
+    assert _texts(file) != _texts(file, seed=1)
+    assert sorted(_texts(file)) == sorted(f"\0{i}" for i in range(50))
+
+
+def test_halves_share_nothing_and_make_up_the_whole(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("\n".join(map(str, range(9))))
+    first, second = (_texts(file, half=half) for half in ("first", "second"))
+    assert (len(first), len(second)) == (5, 4)
+    assert sorted(first + second) == sorted(_texts(file))
+
+
+def test_given_answers_stay_with_their_prompts(tmp_path: Path) -> None:
+    file = _jsonl(tmp_path / "a.jsonl", *({"prompt": f"p{i}", "answer": f"a{i}"} for i in range(9)))
+    found = from_files([file], Tokenizer(), 100, 0, answer_field="answer").head(5)
+    assert found.answers is not None
+    assert len(found.tokens) == len(found.answers) == 5
+    assert [p[2] for p in found.tokens] == [a[1] for a in found.answers]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "at least one prompt"),
+        ('{"prompt": "a"}\n{"prompt"', "line 2: expected JSON"),
+        ('{"text": "a"}', "line 1: expected one of messages, question, prompt, got text"),
+        ('{"prompt": 3}', "'prompt' = 3"),
+        ('{"messages": [3]}', "'messages'"),
+        ("x" * 200, "no prompt of at most 100 tokens"),
+    ],
+)
+def test_errors_name_the_file_and_the_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(text)
+    with pytest.raises(BenchError, match=message) as error:
+        _texts(file)
+    assert "bad.jsonl" in str(error.value)
+
+
+def test_missing_answers_and_files(tmp_path: Path) -> None:
+    file = _jsonl(tmp_path / "a.jsonl", {"prompt": "a"})
+    with pytest.raises(BenchError, match="line 1: 'answer' = None"):
+        from_files([file], Tokenizer(), 100, 0, answer_field="answer")
+    with pytest.raises(BenchError, match=r"none\.jsonl': No such file"):
+        _texts(tmp_path / "none.jsonl")
