@@ -76,7 +76,8 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
 
         Where a step is on both paths, the backbone product runs over all rows: backbone rows
         then see the very shape that stock vLLM would run, and their result is the same to the
-        bit. The weight has to be read for them anyway.
+        bit. The weight has to be read for them anyway. Measurements, whose thousands of rows
+        are owed nothing, split the rows.
         """
         path = self._plan.path
         if path is Path.BACKBONE:
@@ -84,7 +85,12 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         river_bias = None if bias is None else self._bias
         if path is Path.RIVER:
             return self.packed.apply(x, river_bias)
-        rows = self._plan.river_rows
-        out = super().apply(layer, x, bias)
+        rows, others = self._plan.river_rows, self._plan.backbone_rows
+        if others is None:
+            out = super().apply(layer, x, bias)
+        else:
+            backbone = super().apply(layer, x[others], bias)
+            out = backbone.new_zeros(x.shape[0], backbone.shape[1])
+            out[others] = backbone
         out[rows] = self.packed.apply(x[rows], river_bias)
         return out

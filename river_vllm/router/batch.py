@@ -59,6 +59,8 @@ class StepBatch:
             [u.unconditional for u in units], dtype=np.bool_
         )
         self._offsets = _stacked(units)
+        self.measured = any(u.token is not None for u in units)
+        """Whether the step is part of a measurement, whose rows are owed nobody stock's bits."""
         self.exit_layer: npt.NDArray[np.int32] = np.full(len(units), -1, dtype=np.int32)
         """Backbone layers run before the exit, −1 where the unit has not left."""
 

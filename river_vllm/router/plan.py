@@ -21,7 +21,7 @@ class RowPlan:
     Outside a step (warm-up, profiling, dummy runs) every row is on the backbone.
     """
 
-    __slots__ = ("free", "path", "river_head", "river_rows")
+    __slots__ = ("backbone_rows", "free", "path", "river_head", "river_rows")
 
     def __init__(self) -> None:
         self.path = Path.BACKBONE
@@ -31,16 +31,19 @@ class RowPlan:
         """Whether the step's logits may come from the 4-bit LM head; outlives the forward pass."""
         self.river_rows: torch.Tensor | None = None
         """Row indices on the river, int64 ``[rows]``; set where ``path`` is ``MIXED``."""
+        self.backbone_rows: torch.Tensor | None = None
+        """All others, where the backbone product need not run over every row (measurements)."""
 
     def reset(self) -> None:
         self.free = False
         self.path = Path.BACKBONE
-        self.river_rows = None
+        self.river_rows = self.backbone_rows = None
 
     def all_river(self) -> None:
         self.path = Path.RIVER
-        self.river_rows = None
+        self.river_rows = self.backbone_rows = None
 
-    def mixed(self, river_rows: torch.Tensor) -> None:
+    def mixed(self, river_rows: torch.Tensor, backbone_rows: torch.Tensor | None = None) -> None:
         self.path = Path.MIXED
         self.river_rows = river_rows
+        self.backbone_rows = backbone_rows

@@ -145,7 +145,15 @@ class Router:
         if staying.size == 0 and batch.covers_all_rows:
             self.plan.all_river()
         else:
-            self.plan.mixed(self._row_index(batch, exited))
+            river = self._row_index(batch, exited)
+            self.plan.mixed(river, self._others(river) if batch.measured else None)
+
+    def _others(self, rows: torch.Tensor) -> torch.Tensor:
+        """The step's other rows, int64."""
+        assert self._batch is not None
+        others = torch.ones(self._batch.num_rows, dtype=torch.bool, device=self._device)
+        others[rows] = False
+        return others.nonzero().squeeze(1)
 
     def _track(self, batch: StepBatch, active: npt.NDArray[np.intp]) -> None:
         self._active = active

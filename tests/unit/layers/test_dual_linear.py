@@ -73,6 +73,13 @@ def test_mixed_rows_each_take_their_own_weight(twin: Twin, rows: list[int]) -> N
     torch.testing.assert_close(out[rows], twin.river[rows], rtol=2**-7, atol=2**-7)
 
 
+def test_rows_that_are_split_each_take_their_own_weight(twin: Twin) -> None:
+    twin.plan.mixed(torch.tensor([1, 3]), torch.tensor([0, 2, 4]))
+    out = twin.run()
+    torch.testing.assert_close(out[[0, 2, 4]], twin.backbone[[0, 2, 4]], rtol=2**-7, atol=2**-7)
+    torch.testing.assert_close(out[[1, 3]], twin.river[[1, 3]], rtol=2**-7, atol=2**-7)
+
+
 def test_the_plan_is_read_on_every_call(twin: Twin) -> None:
     twin.plan.mixed(torch.tensor([2]))
     twin.run()

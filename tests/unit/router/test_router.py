@@ -197,3 +197,19 @@ def test_the_plan_is_on_the_backbone_after_a_step() -> None:
     r = router()
     drive(r, tokens(-1.0), rows_of("llllll"))
     assert (r.plan.path, r.plan.river_rows) == (Path.BACKBONE, None)
+
+
+def test_a_measurement_splits_the_rows() -> None:
+    """Where nobody is owed stock's bits the backbone product runs over its own rows only."""
+    units = [ExitUnit(1, 2, -1.0, 1, token=(0, 7)), ExitUnit(2, 3, 1.0, 1, token=(0, 8))]
+    river = router()
+    with river.step(StepBatch(4, units)):
+        river.before_layer(0, torch.ones(4, 2), None)
+        river.before_layer(1, torch.ones(4, 2), None)
+        assert river.plan.river_rows.tolist() == [1]
+        assert river.plan.backbone_rows.tolist() == [0, 2, 3]
+    assert river.plan.backbone_rows is None
+    with river.step(StepBatch(2, [ExitUnit(1, 2, -1.0, 1)])):
+        river.before_layer(1, torch.ones(2, 2), None)
+        assert river.plan.river_rows.tolist() == [1]
+        assert river.plan.backbone_rows is None
