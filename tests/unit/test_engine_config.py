@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from river_vllm import engine_config
+from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.engine_config import CPU_WORKER, GPU_WORKER, SCHEDULER, RiverConfigHook
 from river_vllm.errors import RiverError, UnsupportedModelError
+from tests.unit.calibration.support import calibrated
 
 LAYERS = 12
 
@@ -128,3 +131,22 @@ def test_vllms_configuration_has_every_field_that_is_looked_at() -> None:
         if isinstance(values, SimpleNamespace) and config is not None:
             for field in vars(values):
                 assert hasattr(config, field), f"{part}.{field}"
+
+
+def test_offsets_fit_the_models_layers() -> None:
+    fitting = {"layer_offsets": [0.0] * (LAYERS - 1)}
+    hook(engine(fitting))
+    with pytest.raises(RiverError, match="'layer_offsets' has 12 values: must have 11"):
+        hook(engine({"layer_offsets": [0.0] * LAYERS}))
+
+
+def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    river = calibrated(layer_offsets=None)
+    river["calibration"]["chosen"]["layer_offsets"] = None
+    here = str(tmp_path)
+    with pytest.raises(RiverError, match="calibrated for the model 'm'.*config_sha256"):  # noqa: RUF043
+        hook(engine(river, model_config__model=here))
+    river["calibration"]["model"] = fingerprint(here).model_dump()
+    hook(engine(river, model_config__model=here))

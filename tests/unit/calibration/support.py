@@ -1,8 +1,9 @@
-"""A made-up model: similarities and costs of tokens, without an engine."""
+"""A made-up model (similarities and costs of tokens, no engine), and a calibrated config."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,28 @@ from river_vllm.calibration.observer import Measured
 from river_vllm.calibration.policy import Policy
 
 LAYERS = 12
+
+
+def calibrated(**changes: Any) -> dict[str, Any]:
+    return {
+        "threshold": 0.9,
+        "min_layers": 2,
+        "layer_offsets": [0.1, 0.0, 2.0],
+        "quantizer": "hqq",
+        "calibration": {
+            "model": {"name": "m", "config_sha256": "a", "weights_sha256": "b"},
+            "chosen": {"threshold": 0.9, "min_layers": 2, "layer_offsets": [0.1, 0.0, 2.0]},
+            "settings": {"quantizer": "hqq", "group_size": 128},
+            "prompts": {"source": "x.jsonl", "pilot": 64, "tested": 256, "tokens": 16},
+            "target": {"metric": "agreement", "value": 0.98, "delta": 0.1},
+            "achieved": {"agreement": 0.99, "kl": 0.01, "mean_exit_layer": 3.5, "p_value": 0.05},
+            "guarantee": "…",
+            "date": "2026-01-01",
+            "river": "0",
+            "vllm": "0",
+        },
+        **changes,
+    }
 
 
 @dataclass

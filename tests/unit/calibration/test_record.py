@@ -13,6 +13,7 @@ from river_vllm.calibration.fingerprint import check_model, fingerprint
 from river_vllm.calibration.record import ModelRecord
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
+from tests.unit.calibration.support import calibrated
 
 
 def _checkpoint(folder: Path, weights: bytes = b"w" * 3_000_000) -> Path:
@@ -20,28 +21,6 @@ def _checkpoint(folder: Path, weights: bytes = b"w" * 3_000_000) -> Path:
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (folder / "model.safetensors").write_bytes(weights)
     return folder
-
-
-def calibrated(**changes: Any) -> dict[str, Any]:
-    return {
-        "threshold": 0.9,
-        "min_layers": 2,
-        "layer_offsets": [0.1, 0.0, 2.0],
-        "quantizer": "hqq",
-        "calibration": {
-            "model": {"name": "m", "config_sha256": "a", "weights_sha256": "b"},
-            "chosen": {"threshold": 0.9, "min_layers": 2, "layer_offsets": [0.1, 0.0, 2.0]},
-            "settings": {"quantizer": "hqq", "group_size": 128},
-            "prompts": {"source": "x.jsonl", "pilot": 64, "tested": 256, "tokens": 16},
-            "target": {"metric": "agreement", "value": 0.98, "delta": 0.1},
-            "achieved": {"agreement": 0.99, "kl": 0.01, "mean_exit_layer": 3.5, "p_value": 0.05},
-            "guarantee": "…",
-            "date": "2026-01-01",
-            "river": "0",
-            "vllm": "0",
-        },
-        **changes,
-    }
 
 
 def test_file_gives_the_config_and_crosses_processes(tmp_path: Path) -> None:

@@ -6,10 +6,14 @@ import argparse
 from pathlib import Path
 
 import pytest
+import yaml
 
-from river_vllm.config import RiverConfig
+from river_vllm import calibrations
+from river_vllm.calibration.fingerprint import fingerprint
+from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
 from server.cli.options import river_config
+from tests.unit.calibration.support import calibrated
 from tests.unit.cli.support import parse
 
 
@@ -101,3 +105,32 @@ def test_errors_of_the_file_name_it(tmp_path: Path) -> None:
     assert str(error.value).startswith(str(path))
     with pytest.raises(RiverError, match="No such file"):
         river_config(parse("--river-config", str(tmp_path / "none")))
+
+
+def test_auto_takes_the_file_that_is_shipped_for_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights")
+    args = parse("--river-config", "auto", "--river-threshold", "0.7")
+    args.model = str(model)
+    with pytest.raises(RiverError, match="no calibration is shipped"):
+        river_config(args)
+    data = calibrated()
+    data["calibration"]["model"] = fingerprint(str(model)).model_dump()
+    file = tmp_path / "m.yaml"
+    file.write_text(yaml.safe_dump(data))
+    monkeypatch.setattr(calibrations, "shipped", lambda: {"m": file})
+    config = river_config(args)
+    assert config.calibration is not None
+    assert (config.threshold, config.min_layers) == (0.7, 2)
+
+
+def test_what_is_shipped_is_valid_and_named_after_its_model() -> None:
+    for name, file in calibrations.shipped().items():
+        config = parse_config(load_config_file(file), file.name)
+        assert config.calibration is not None
+        assert config.calibration.model.name == name
+        assert config.calibration.achieved.p_value <= config.calibration.target.delta

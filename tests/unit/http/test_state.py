@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+from river_vllm.config import parse_config
 from river_vllm.request import RiverSettings
+from tests.unit.calibration.support import calibrated
 from tests.unit.http.support import L, Metrics, river_state
 
 
@@ -33,3 +36,15 @@ def test_a_changed_threshold_shows_everywhere() -> None:
     assert state.metrics.thresholds == [0.25]
     # Requests that are under way keep what they arrived with.
     assert before.threshold == 0.9
+
+
+def test_calibration_is_in_force_until_the_dial_is_turned() -> None:
+    config = parse_config(calibrated(), "file")
+    defaults = RiverSettings.from_config(config)
+    state = replace(river_state(), config=config, defaults=defaults)
+    shown = state.describe()["calibration"]
+    assert shown["in_force"]
+    assert shown["achieved"]["agreement"] == 0.99
+    json.dumps(shown)
+    state.set_threshold(0.5)
+    assert not state.describe()["calibration"]["in_force"]
