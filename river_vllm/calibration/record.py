@@ -79,8 +79,14 @@ class Calibration(_Part):
     vllm: str
 
 
-DIAL = ("threshold", "min_layers", "layer_offsets")
-"""What calibration chooses."""
-
-INDIFFERENT = (*DIAL, "calibration", "kernel", "max_rows")
-"""Settings that leave a calibration valid: they change speed, or keep rows on the backbone."""
+MATTERS = (
+    "prefill",
+    "scope",
+    "quantizer",
+    "group_size",
+    "activations",
+    "lm_head",
+    "lm_head_candidates",
+)
+"""Settings that change what a token's river computes or who takes it; the dial apart. A new setting
+that does so belongs here."""

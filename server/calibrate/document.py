@@ -13,7 +13,7 @@ from river_vllm.calibration.bounds import upper_bound
 from river_vllm.calibration.certify import Trial
 from river_vllm.calibration.landscape import Prediction
 from river_vllm.calibration.record import (
-    INDIFFERENT,
+    MATTERS,
     AchievedRecord,
     Calibration,
     DialRecord,
@@ -62,7 +62,7 @@ def guarantee(target: Target, delta: float, made: Circumstances) -> str:
 
 def settings_of(config: RiverConfig) -> dict[str, Any]:
     """What the calibration holds for."""
-    return config.model_dump(mode="json", exclude=set(INDIFFERENT))
+    return config.model_dump(mode="json", include=set(MATTERS))
 
 
 def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverConfig:
