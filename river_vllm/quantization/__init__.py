@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from river_vllm.errors import RiverError
+from river_vllm.quantization.gptq import quantize_gptq
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.quantization.hqq import quantize_hqq
 from river_vllm.quantization.rtn import quantize_rtn
@@ -20,9 +22,35 @@ class Quantizer(Protocol):
     ) -> GroupedWeight: ...
 
 
-QUANTIZERS: dict[str, Quantizer] = {"rtn": quantize_rtn, "hqq": quantize_hqq}
+class CalibratedQuantizer(Protocol):
+    """Turns a weight ``[N, K]`` into 4-bit groups, given the mean ``x xᵀ`` of its inputs.
 
-__all__ = ["QUANTIZERS", "GroupedWeight", "Quantizer", "fitting_group_size"]
+    The moments are diagonal blocks, from the first feature on.
+    """
+
+    def __call__(
+        self,
+        weight: torch.Tensor,
+        group_size: int,
+        moments: Sequence[torch.Tensor],
+        whole_zeros: bool = False,
+    ) -> GroupedWeight: ...
+
+
+QUANTIZERS: dict[str, Quantizer] = {"rtn": quantize_rtn, "hqq": quantize_hqq}
+"""Those that need the weight alone."""
+
+CALIBRATED: dict[str, CalibratedQuantizer] = {"gptq": quantize_gptq}
+"""Those that need a calibration text (``river-vllm quantize``)."""
+
+__all__ = [
+    "CALIBRATED",
+    "QUANTIZERS",
+    "CalibratedQuantizer",
+    "GroupedWeight",
+    "Quantizer",
+    "fitting_group_size",
+]
 
 
 def fitting_group_size(in_features: int, wanted: int) -> int:

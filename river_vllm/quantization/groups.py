@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,11 +18,13 @@ class GroupedWeight:
     codes: uint8 ``[N, K]``, 0…15.
     scales: float32 ``[N, K / group]``, already rounded to the bfloat16 that kernels hold.
     zeros: float32 ``[N, K / group]``, not necessarily whole.
+    inputs: float32 ``[K]``, what each input is multiplied by before the product (AWQ); None for 1.
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
     zeros: torch.Tensor
+    inputs: torch.Tensor | None = None
 
     @property
     def group_size(self) -> int:
@@ -33,7 +35,17 @@ class GroupedWeight:
         out_features, in_features = self.codes.shape
         grouped = self.codes.view(out_features, -1, self.group_size).float()
         values = (grouped - self.zeros.unsqueeze(-1)) * self.scales.unsqueeze(-1)
-        return values.view(out_features, in_features)
+        values = values.view(out_features, in_features)
+        return values if self.inputs is None else values * self.inputs
+
+    def regrouped(self, group_size: int) -> GroupedWeight:
+        """The same weight in smaller groups, ``group_size`` dividing the present one."""
+        times = self.group_size // group_size
+        return replace(
+            self,
+            scales=self.scales.repeat_interleave(times, dim=1),
+            zeros=self.zeros.repeat_interleave(times, dim=1),
+        )
 
 
 def grouped_range(

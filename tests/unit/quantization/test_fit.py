@@ -1,0 +1,84 @@
+"""Groups fitted by least squares, weighted or not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from river_vllm.quantization import fit
+from river_vllm.quantization.fit import quantize_fit
+from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.quantization.rtn import quantize_rtn
+from tests.unit.quantization.test_rtn import weights
+
+WEIGHT = weights(32, 256)
+
+
+def importance(seed: int = 0) -> torch.Tensor:
+    """Squares of inputs, a few of them a hundred times as large."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(256, generator=generator) + 0.1
+    values[torch.randperm(256, generator=generator)[:12]] *= 100
+    return values
+
+
+def group_errors(made: GroupedWeight, weight: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    missed = (made.dequantize() - weight.float()).square() * features
+    return missed.view(weight.shape[0], -1, made.group_size).sum(dim=-1)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["real", "whole"])
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("features", [None, importance()], ids=["equal", "weighted"])
+def test_no_group_ends_above_its_round_to_nearest_error(
+    group: int, whole: bool, features: torch.Tensor | None
+) -> None:
+    counted = torch.ones(256) if features is None else features
+    made = quantize_fit(WEIGHT, group, whole, features)
+    ours = group_errors(made, WEIGHT, counted)
+    theirs = group_errors(quantize_rtn(WEIGHT, group), WEIGHT, counted)
+    # Errors are compared in float32 while a group is fitted.
+    assert (ours <= theirs * (1 + 1e-4) + 1e-9).all()
+    assert float(ours.sum()) < 0.95 * float(theirs.sum())
+    if whole:
+        assert torch.equal(made.zeros, made.zeros.round().clamp(0, 15))
+    assert torch.equal(made.scales, made.scales.bfloat16().float())
+
+
+def test_weighting_lowers_the_weighted_error() -> None:
+    features = importance()
+    plain = group_errors(quantize_fit(WEIGHT, 64), WEIGHT, features).sum()
+    weighted = group_errors(quantize_fit(WEIGHT, 64, importance=features), WEIGHT, features).sum()
+    assert float(weighted) < 0.8 * float(plain)
+
+
+def test_only_ratios_within_a_group_matter() -> None:
+    features = importance()
+    scaled = (features.view(-1, 64) * torch.tensor([[1e-3], [1.0], [7.0], [1e4]])).flatten()
+    a = quantize_fit(WEIGHT, 64, importance=features)
+    b = quantize_fit(WEIGHT, 64, importance=scaled)
+    # Sums of differently scaled numbers round differently: a code in a thousand may differ.
+    assert float((a.codes != b.codes).float().mean()) < 1e-3
+
+
+def test_a_group_that_no_input_reaches_counts_equally() -> None:
+    features = importance()
+    features[:64] = 0
+    made = quantize_fit(WEIGHT, 64, importance=features)
+    plain = quantize_fit(WEIGHT, 64)
+    assert torch.equal(made.codes[:, :64], plain.codes[:, :64])
+    assert torch.isfinite(made.dequantize()).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.75, -0.75])
+def test_constant_groups(value: float) -> None:
+    made = quantize_fit(torch.full((2, 64), value, dtype=torch.bfloat16), 32)
+    # The scale's own rounding to bfloat16 is all that can be lost.
+    torch.testing.assert_close(made.dequantize(), torch.full((2, 64), value), rtol=2**-8, atol=1e-7)
+
+
+@pytest.mark.parametrize("block", [1, 1 << 18])
+def test_the_block_size_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = quantize_fit(WEIGHT[:5], 64)
+    monkeypatch.setattr(fit, "BLOCK", block)
+    assert torch.equal(quantize_fit(WEIGHT[:5], 64).codes, expected.codes)
