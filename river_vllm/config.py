@@ -44,8 +44,10 @@ class RiverConfig(BaseModel):
     """Prompts on the backbone, or the paper's sequence-level exit."""
     scope: Literal["token", "batch"] = "token"
     """Each token on its own, or the paper's minimum over the batch."""
-    quantizer: Literal["hqq", "rtn"] = "hqq"
-    """How the 4-bit weights are made."""
+    quantizer: Literal["hqq", "rtn", "gptq"] = "hqq"
+    """How the 4-bit weights are made; ``gptq`` beforehand, by ``river-vllm quantize``."""
+    weights: str | None = Field(default=None, min_length=1)
+    """A folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or River's own."""
     group_size: Literal[32, 64, 128] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
     max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "all"

@@ -12,6 +12,7 @@ from river_vllm.compat import (
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
+from river_vllm.weights.choose import weight_source, weights_folder
 
 SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.worker.cpu.RiverCPUWorker"
@@ -40,16 +41,18 @@ class RiverConfigHook(VerifyAndUpdateConfig):
 
 def _check_config(vllm_config: VllmConfig) -> None:
     config = river_config_of(vllm_config)
-    layers = vllm_config.model_config.get_total_num_hidden_layers()
+    model = vllm_config.model_config
+    layers = model.get_total_num_hidden_layers()
     if config.min_layers > layers:
         raise RiverError(
             f"'min_layers' = {config.min_layers}: must be between 1 and {layers}, "
             "the number of layers of this model"
         )
     if config.calibration is not None:
-        model = vllm_config.model_config
         commit = getattr(model.hf_config, "_commit_hash", None)
         check_model(config.calibration.model, model.model, commit)
+    if weights_folder(config, model.model) is not None:
+        weight_source(config, model, {})  # raises for weights that are of no use
     offsets = config.layer_offsets
     if offsets is not None and len(offsets) != layers - 1:
         raise RiverError(

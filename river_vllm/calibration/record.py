@@ -83,6 +83,7 @@ MATTERS = (
     "prefill",
     "scope",
     "quantizer",
+    "weights",
     "group_size",
     "activations",
     "lm_head",

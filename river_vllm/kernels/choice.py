@@ -11,6 +11,7 @@ from river_vllm.errors import RiverError
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.crossover import seconds
 from river_vllm.kernels.dequantize import DequantizeKernel
+from river_vllm.kernels.scaled import ScaledInputs
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from river_vllm.kernels.w4a8 import NativeW4A8Kernel
@@ -28,15 +29,19 @@ class KernelChooser:
     Args:
         name: ``auto`` (of those for few rows), or the only kernel to use.
         activations: ``bf16``, or ``int8`` for the kernels that round them.
+        whole_zeros: whether weights can be had with whole zero points.
     """
 
-    def __init__(self, name: str = "auto", activations: str = "bf16") -> None:
+    def __init__(
+        self, name: str = "auto", activations: str = "bf16", whole_zeros: bool = True
+    ) -> None:
         kernels: tuple[Int4Kernel, ...] = (TorchInt4Kernel(), VllmMixedPrecisionKernel())
         if name == DequantizeKernel.name:
             kernels = (DequantizeKernel(),)
         if activations == "int8":
             kernels = (NativeW4A8Kernel(),)
         self._kernels = [k for k in kernels if name in ("auto", k.name)]
+        self._whole_zeros = whole_zeros
         self._chosen: dict[LinearSpec, Int4Kernel] = {}
 
     @property
@@ -52,8 +57,8 @@ class KernelChooser:
         """
         kernel = self._chosen.get(spec)
         if kernel is not None:
-            return kernel.pack(make(kernel.whole_zeros), spec)
-        reasons = {k.name: k.unsupported(spec) for k in self._kernels}
+            return _pack(kernel, spec, make)
+        reasons = {k.name: self._unsupported(k, spec) for k in self._kernels}
         usable = [k for k in self._kernels if reasons[k.name] is None]
         if not usable:
             why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -61,13 +66,24 @@ class KernelChooser:
                 f"no 4-bit kernel for a projection {spec.in_features} -> {spec.out_features} "
                 f"({spec.dtype}, groups of {spec.group_size}): {why}"
             )
-        packed = {k: k.pack(make(k.whole_zeros), spec) for k in usable}
+        packed = {k: _pack(k, spec, make) for k in usable}
         if len(usable) == 1:
             best = usable[0]
         else:
             best = min(usable, key=lambda k: _seconds(packed[k], spec))
         self._chosen[spec] = best
         return packed[best]
+
+    def _unsupported(self, kernel: Int4Kernel, spec: LinearSpec) -> str | None:
+        if kernel.whole_zeros and not self._whole_zeros:
+            return "needs whole zero points, and the weights have others"
+        return kernel.unsupported(spec)
+
+
+def _pack(kernel: Int4Kernel, spec: LinearSpec, make: Maker) -> PackedLinear:
+    weight = make(kernel.whole_zeros)
+    packed = kernel.pack(weight, spec)
+    return packed if weight.inputs is None else ScaledInputs(packed, weight.inputs, spec)
 
 
 def _seconds(packed: PackedLinear, spec: LinearSpec) -> float:

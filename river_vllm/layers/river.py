@@ -27,8 +27,7 @@ from river_vllm.layers.river_head import install_river_head
 from river_vllm.router.batch import StepBatch
 from river_vllm.router.plan import RowPlan
 from river_vllm.router.router import Router
-from river_vllm.weights.cache import WeightCache, cache_folders
-from river_vllm.weights.source import QuantizedAtLoad, WeightSource
+from river_vllm.weights.choose import weight_source
 
 logger = init_logger("vllm.river")
 
@@ -57,9 +56,10 @@ class River:
             vllm_config.device_config.device,
             _broadcast if get_tensor_model_parallel_world_size() > 1 else None,
         )
-        self._chooser = KernelChooser(config.kernel, config.activations)
-        self._source = _source(config, model_config.model)
         self.observer: StepObserver | None = None
+        packed_modules = getattr(model, "packed_modules_mapping", {})
+        self._source = weight_source(config, model_config, packed_modules)
+        self._chooser = KernelChooser(config.kernel, config.activations, self._source.whole_zeros)
         self._crossover = Crossover()
         self._max_rows: int | None = None
         self._group_sizes: set[int] = set()
@@ -85,7 +85,7 @@ class River:
         """What is in force, for operators."""
         return {
             "num_layers": self.num_layers,
-            "quantizer": self.config.quantizer,
+            "quantizer": self._source.quantizer,
             "activations": self.config.activations,
             "lm_head": self.config.lm_head,
             "group_sizes": sorted(self._group_sizes),
@@ -144,7 +144,7 @@ class River:
             logger.info(
                 "River: %d layers in 4 bit (%s, groups of %s, %s kernel), %.1f MiB, %s in %.1f s",
                 self.num_layers,
-                self.config.quantizer,
+                self._source.quantizer,
                 "/".join(map(str, sorted(self._group_sizes))),
                 "/".join(self._chooser.names),
                 self._nbytes / 2**20,
@@ -163,11 +163,6 @@ class River:
     ) -> None:
         hidden, residual = arguments.read(args, kwargs)
         self.router.before_layer(index, hidden, residual)
-
-
-def _source(config: RiverConfig, model: str) -> WeightSource:
-    cache = WeightCache(cache_folders(config.cache_dir, model))
-    return QuantizedAtLoad(config.quantizer, config.group_size, cache)
 
 
 def _broadcast(values: torch.Tensor) -> torch.Tensor:

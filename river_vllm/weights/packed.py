@@ -1,4 +1,4 @@
-"""A 4-bit weight as bytes: two codes a byte, safetensors, a checksum over all of it.
+"""A 4-bit weight as tensors of a file: two codes a byte, with a checksum over all of it.
 
 The form is that of no kernel, so any kernel can be given what another start has saved.
 """
@@ -16,7 +16,8 @@ from river_vllm.errors import RiverError
 from river_vllm.quantization.groups import GroupedWeight
 
 FORMAT = 1
-"""Raised when the bytes change their meaning."""
+"""Raised when the tensors change their meaning."""
+NAMES = ("codes", "scales", "zeros", "checksum")
 
 
 def pack_codes(codes: torch.Tensor) -> torch.Tensor:
@@ -29,36 +30,49 @@ def unpack_codes(packed: torch.Tensor) -> torch.Tensor:
     return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)
 
 
-def to_bytes(weight: GroupedWeight, key: str) -> bytes:
-    """``weight`` as a safetensors file that only ``key`` opens."""
+def to_tensors(weight: GroupedWeight, key: str) -> dict[str, torch.Tensor]:
+    """``weight`` as the tensors ``NAMES``; only ``key`` brings it back."""
     tensors = {
         "codes": pack_codes(weight.codes).cpu(),
         # Exact: quantisers round scales to the bfloat16 that kernels keep.
         "scales": weight.scales.to("cpu", torch.bfloat16),
         "zeros": weight.zeros.cpu(),
     }
-    tensors["checksum"] = _checksum(tensors, key)
-    return save(tensors)
+    return {**tensors, "checksum": _checksum(tensors, key)}
+
+
+def from_tensors(tensors: dict[str, torch.Tensor], key: str) -> GroupedWeight:
+    """What ``to_tensors`` was given, to the bit.
+
+    Raises:
+        RiverError: the tensors are not those that were made for ``key``.
+    """
+    if set(tensors) != set(NAMES):
+        raise RiverError(f"not a packed weight (it holds {', '.join(sorted(tensors))})")
+    content = {name: tensor for name, tensor in tensors.items() if name != "checksum"}
+    if not torch.equal(tensors["checksum"], _checksum(content, key)):
+        raise RiverError("the checksum does not match")
+    return GroupedWeight(
+        unpack_codes(tensors["codes"]), tensors["scales"].float(), tensors["zeros"]
+    )
+
+
+def to_bytes(weight: GroupedWeight, key: str) -> bytes:
+    """``weight`` as a safetensors file of its own."""
+    return save(to_tensors(weight, key))
 
 
 def from_bytes(data: bytes, key: str) -> GroupedWeight:
-    """What ``to_bytes`` was given, to the bit.
+    """The inverse of ``to_bytes``.
 
     Raises:
         RiverError: the bytes are not those that were written for ``key``.
     """
     try:
         tensors = load(data)
-        checksum = tensors.pop("checksum")
     except (SafetensorError, KeyError, ValueError) as error:
         raise RiverError(f"not a packed weight ({error})") from None
-    if set(tensors) != {"codes", "scales", "zeros"}:
-        raise RiverError(f"not a packed weight (it holds {sorted(tensors)})")
-    if not torch.equal(checksum, _checksum(tensors, key)):
-        raise RiverError("its checksum does not match")
-    return GroupedWeight(
-        unpack_codes(tensors["codes"]), tensors["scales"].float(), tensors["zeros"]
-    )
+    return from_tensors(tensors, key)
 
 
 def digest(tensor: torch.Tensor) -> str:

@@ -20,6 +20,14 @@ from river_vllm.weights.packed import FORMAT, digest
 class WeightSource(Protocol):
     """Gives each projection its 4-bit groups."""
 
+    @property
+    def quantizer(self) -> str:
+        """Its name."""
+
+    @property
+    def whole_zeros(self) -> bool:
+        """Whether groups can be had with whole zero points."""
+
     def group_size(self, layer: nn.Module, in_features: int) -> int:
         """Input features of ``layer`` that share a scale."""
 
@@ -44,7 +52,10 @@ class QuantizedAtLoad:
         cache: where made groups are kept.
     """
 
+    whole_zeros = True
+
     def __init__(self, quantizer: str, group_size: int, cache: WeightCache) -> None:
+        self.quantizer = quantizer
         self._quantize = QUANTIZERS[quantizer]
         self._group_size = group_size
         self._cache = cache

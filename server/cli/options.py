@@ -22,6 +22,8 @@ _FIELDS = {
     "prefill": "prompts on the backbone, or sequence-level exit",
     "scope": "each token on its own, or the minimum over the batch",
     "quantizer": "how the 4-bit weights are made",
+    "weights": "folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or made by "
+    "'river-vllm quantize'",
     "group_size": "input features that share one scale",
     "max_rows": "rows of a step that may exit: all, a number, or auto (while 4 bit pays)",
     "activations": "what the 4-bit products multiply by; int8 (CPU) goes on paying with many rows",
@@ -43,6 +45,8 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
         kind: Any = type(choices[0]) if choices else annotation
         if name == "max_rows":
             kind, choices = _rows, None
+        if name == "weights":
+            kind, choices = str, None
         group.add_argument(
             f"--river-{name.replace('_', '-')}",
             type=kind,

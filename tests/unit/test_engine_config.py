@@ -24,6 +24,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
         model_config=SimpleNamespace(
             architecture="RiverLlamaForCausalLM",
             hf_config=SimpleNamespace(),
+            model="someone/some-model",
             get_total_num_hidden_layers=lambda: LAYERS,
             quantization=None,
             runner_type="generate",
@@ -150,3 +151,10 @@ def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
         hook(engine(river, model_config__model=here))
     river["calibration"]["model"] = fingerprint(here).model_dump()
     hook(engine(river, model_config__model=here))
+
+
+def test_weights_that_are_not_there_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(RiverError, match="river-vllm quantize someone/some-model --quantizer gptq"):
+        hook(engine({"quantizer": "gptq", "cache_dir": str(tmp_path)}))
+    with pytest.raises(RiverError, match=f"'{tmp_path}/config.json'"):
+        hook(engine({"weights": str(tmp_path)}))

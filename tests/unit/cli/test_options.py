@@ -38,7 +38,7 @@ def test_every_setting_has_its_option() -> None:
             *("--river-group-size", "64", "--river-kernel", "auto"),
             *("--river-activations", "int8", "--river-max-rows", "6"),
             *("--river-lm-head", "river", "--river-lm-head-candidates", "128"),
-            *("--river-cache-dir", "/some/where"),
+            *("--river-cache-dir", "/some/where", "--river-weights", "/else/where"),
         )
     )
     assert config == RiverConfig(
@@ -54,6 +54,7 @@ def test_every_setting_has_its_option() -> None:
         lm_head="river",
         lm_head_candidates=128,
         cache_dir="/some/where",
+        weights="/else/where",
     )
     of_a_file = {"layer_offsets", "calibration"}
     assert config.model_fields_set == set(RiverConfig.model_fields) - of_a_file

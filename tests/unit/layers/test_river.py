@@ -32,7 +32,11 @@ def river(model: Model, tmp_path: Path) -> River:
 def build(model: Model, folder: Path, **settings: Any) -> River:
     vllm_config: Any = SimpleNamespace(
         model_config=SimpleNamespace(
-            dtype=torch.bfloat16, get_total_num_hidden_layers=lambda: LAYERS, model=str(folder)
+            dtype=torch.bfloat16,
+            get_total_num_hidden_layers=lambda: LAYERS,
+            model=str(folder),
+            architecture="RiverLlamaForCausalLM",
+            hf_config=SimpleNamespace(),
         ),
         device_config=SimpleNamespace(device="cpu"),
     )

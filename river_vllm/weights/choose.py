@@ -1,0 +1,79 @@
+"""Which source a configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError
+from river_vllm.models.architectures import PREFIX
+from river_vllm.quantization import CALIBRATED, QUANTIZERS
+from river_vllm.weights.cache import WeightCache, cache_folders
+from river_vllm.weights.checkpoint import FromCheckpoint
+from river_vllm.weights.source import QuantizedAtLoad, WeightSource
+
+DATA_FREE = "hqq"
+"""Makes what a checkpoint of 4-bit layers leaves out."""
+
+
+def weight_source(
+    config: RiverConfig, model_config: Any, packed_modules: Mapping[str, Sequence[str]]
+) -> WeightSource:
+    """The source of every 4-bit weight of a model.
+
+    Args:
+        model_config: vLLM's, of the backbone.
+        packed_modules: the model class's ``packed_modules_mapping``.
+
+    Raises:
+        RiverError: there are no weights of the kind asked for, or they are of another model.
+    """
+    model = model_config.model
+    folder = weights_folder(config, model)
+    name = config.quantizer if config.quantizer in QUANTIZERS else DATA_FREE
+    cache = WeightCache(cache_folders(config.cache_dir, model))
+    made = QuantizedAtLoad(name, config.group_size, cache)
+    if folder is None:
+        return made
+    architecture = model_config.architecture.removeprefix(PREFIX)
+    source = FromCheckpoint(folder, architecture, model_config.hf_config, packed_modules, made)
+    for setting, stored in (("quantizer", source.quantizer), ("group_size", source.stored_group)):
+        wanted = getattr(config, setting)
+        if setting in config.model_fields_set and wanted != stored:
+            raise RiverError(f"'{setting}' = {wanted!r}: the weights in '{folder}' have {stored!r}")
+    return source
+
+
+def weights_folder(config: RiverConfig, model: str) -> Path | None:
+    """The 4-bit checkpoint to read; None where the weights are made at load.
+
+    Raises:
+        RiverError: a quantiser needs calibration, and none has been done.
+    """
+    if config.weights is not None:
+        return Path(config.weights).expanduser()
+    if config.quantizer in QUANTIZERS:
+        return None
+    places = calibrated_folders(config, model)
+    for place in places:
+        if (place / "config.json").is_file():
+            return place
+    looked = " or ".join(f"'{place}'" for place in places) or "any cache (it is off)"
+    raise RiverError(
+        f"no weights of quantizer '{config.quantizer}' in {looked}: make them with "
+        f"'river-vllm quantize {model} --quantizer {config.quantizer} "
+        f"--group-size {config.group_size} --prompts FILE'"
+    )
+
+
+def calibrated_folders(config: RiverConfig, model: str) -> list[Path]:
+    """Where weights of a calibrated quantiser are looked for, and by default written."""
+    assert config.quantizer in CALIBRATED
+    name = f"{config.quantizer}-g{config.group_size}"
+    beside = Path(model) / "river"
+    return [
+        folder / name if folder == beside else folder / model.strip("/").replace("/", "--") / name
+        for folder in cache_folders(config.cache_dir, model)
+    ]

@@ -1,0 +1,73 @@
+"""Whether a 4-bit weight is a quantisation of this backbone's, and of which scaling of it.
+
+AWQ and its like multiply the inputs of a projection by one factor for each feature, and divide the
+norm or the projection before it by the same. The river shares its norms with the backbone, so it
+has to undo that: factors of the inputs are applied to the activations, factors of the outputs are
+folded into the scales. Both are found by comparing the two weights: alternating least squares of
+``Ŵ ≈ W / (outputs ⊗ inputs)``. The 4-bit weight, which has the errors, is on the left: factors of
+features that 4 bits hold badly would otherwise come out too small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from river_vllm.errors import RiverError
+from river_vllm.quantization.groups import GroupedWeight
+
+TOLERANCE = 0.35
+"""Relative error of a weight; 4 bits make 0.05 to 0.2, another model's weight about 1."""
+EXACT = 0.02
+"""Relative error that leaves nothing to scale."""
+GAIN = 0.8
+"""Factors are used where they bring the error below this part of what it was: without scaling
+they can only fit the rounding, a few per cent of it."""
+ROUNDS = 4
+SAMPLE = 512
+"""Rows that decide."""
+
+
+def matched(weight: GroupedWeight, backbone: torch.Tensor) -> GroupedWeight:
+    """``weight`` with the factors that make it a quantisation of ``backbone`` ``[N, K]``.
+
+    Raises:
+        RiverError: it is not one.
+    """
+    step = -(-backbone.shape[0] // SAMPLE)
+    rows = slice(None, None, step)
+    sample = GroupedWeight(weight.codes[rows], weight.scales[rows], weight.zeros[rows])
+    error, (_, _, fitted) = _compare(sample, backbone[rows])
+    if min(error, fitted) > TOLERANCE:
+        raise RiverError(
+            f"differs by {error:.0%} from the backbone's weight: it was made from another model"
+        )
+    if error < EXACT or fitted > GAIN * error:
+        return weight
+    _, (outputs, inputs, _) = _compare(weight, backbone)
+    scales = (weight.scales * outputs.unsqueeze(-1)).bfloat16().float()
+    return replace(weight, scales=scales, inputs=inputs)
+
+
+def _compare(
+    weight: GroupedWeight, backbone: torch.Tensor
+) -> tuple[float, tuple[torch.Tensor, torch.Tensor, float]]:
+    """Relative error as it is; best factors ``[N]``, ``[K]``, and the error with them."""
+    ours, theirs = weight.dequantize(), backbone.float()
+    norm = float(theirs.norm()) or 1.0
+    plain = float((ours - theirs).norm()) / norm
+    product, square = ours * theirs, theirs.square()
+    # One over the factors.
+    rows, columns = theirs.new_ones(theirs.shape[0]), theirs.new_ones(theirs.shape[1])
+    for _ in range(ROUNDS):
+        columns = _ratio(rows @ product, rows.square() @ square)
+        rows = _ratio(product @ columns, square @ columns.square())
+    outputs, inputs = 1 / rows, 1 / columns
+    fitted = float((outputs.unsqueeze(-1) * ours * inputs - theirs).norm()) / norm
+    return plain, (outputs, inputs, fitted)
+
+
+def _ratio(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+    """Factors; 1 where there is nothing to scale, and none negative."""
+    return torch.where((below > 0) & (above > 0), above / below, 1.0)

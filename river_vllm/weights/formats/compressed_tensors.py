@@ -1,0 +1,44 @@
+"""compressed-tensors, ``pack-quantized`` (llm-compressor)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from river_vllm.errors import RiverError
+from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.weights.formats.bits import expect, grouped, in_place_order, unpack
+from river_vllm.weights.tensors import CheckpointFolder
+
+_MIDDLE = 8.0
+
+
+class CompressedTensorsFormat:
+    """Codes along the inputs, zero points along the outputs, both raised by 8 to be unsigned."""
+
+    name = "compressed-tensors"
+    whole_zeros = True
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        expect(config, format=("pack-quantized",))
+        schemes = list((config.get("config_groups") or {}).values())
+        if len(schemes) != 1:
+            raise RiverError(f"expected one entry in 'config_groups', found {len(schemes)}")
+        weights = schemes[0].get("weights") or {}
+        expect(weights, num_bits=(4,), type=("int",), strategy=("group", "channel"))
+        self._symmetric = bool(weights.get("symmetric", True))
+        self.group_size = -1 if weights["strategy"] == "channel" else int(weights["group_size"])
+
+    def read(self, folder: CheckpointFolder, name: str) -> GroupedWeight:
+        packed = f"{name}.weight_packed"
+        in_place_order(folder, f"{name}.weight_g_idx", self.group_size)
+        rows, features = folder.get(f"{name}.weight_shape").tolist()
+        # The last word of a row is filled up where eight do not divide it.
+        codes = unpack(folder.get(packed), 1)[:, :features]
+        scales = folder.get(f"{name}.weight_scale").float()
+        if self._symmetric:
+            zeros = torch.full_like(scales, _MIDDLE)
+        else:
+            zeros = unpack(folder.get(f"{name}.weight_zero_point"), 0)[:rows].float()
+        return grouped(folder, packed, codes, scales, zeros)

@@ -1,0 +1,54 @@
+"""Where weights of a calibrated quantiser are looked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError
+from river_vllm.weights.choose import calibrated_folders, weights_folder
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RIVER_CACHE_DIR", str(tmp_path / "user"))
+    return tmp_path / "user"
+
+
+def test_beside_a_local_model_then_in_the_users_cache(tmp_path: Path, user: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    config = RiverConfig(quantizer="gptq", group_size=64)
+    beside, elsewhere = calibrated_folders(config, str(model))
+    assert beside == model / "river" / "gptq-g64"
+    assert elsewhere.parent.parent == user and elsewhere.name == "gptq-g64"
+    assert calibrated_folders(config, "someone/some-model") == [
+        user / "someone--some-model" / "gptq-g64"
+    ]
+    for place in (elsewhere, beside):
+        place.mkdir(parents=True)
+        (place / "config.json").write_text("{}")
+        assert weights_folder(config, str(model)) == place
+
+
+def test_a_folder_that_is_given_is_taken(tmp_path: Path) -> None:
+    config = RiverConfig(quantizer="gptq", weights=str(tmp_path))
+    assert weights_folder(config, "a/b") == tmp_path
+
+
+@pytest.mark.parametrize("quantizer", ["rtn", "hqq"])
+def test_others_are_made_at_load(quantizer: str) -> None:
+    assert weights_folder(RiverConfig(quantizer=quantizer), "a/b") is None
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_without_a_calibration_the_command_is_named(cache: str, user: Path) -> None:
+    config = RiverConfig(quantizer="gptq", group_size=64, cache_dir=cache)
+    with pytest.raises(RiverError) as error:
+        weights_folder(config, "a/b")
+    text = str(error.value)
+    assert "'river-vllm quantize a/b --quantizer gptq --group-size 64 --prompts FILE'" in text
+    assert ("it is off" if cache == "off" else str(user)) in text
+    assert "\n" not in text

@@ -1,0 +1,155 @@
+"""Every format gives back the weight that its tool's packing put in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from river_vllm.compat import pack_int4_into_int32
+from river_vllm.errors import RiverError
+from river_vllm.quantization import QUANTIZERS, GroupedWeight
+from river_vllm.weights.formats import format_of
+from river_vllm.weights.formats.own import own_config, own_tensors
+from river_vllm.weights.tensors import CheckpointFolder
+from tests.support import quantized
+from tests.unit.quantization.test_rtn import weights
+
+NAME = "model.layers.0.mlp.up_proj"
+
+
+def weight_of(kind: str) -> GroupedWeight:
+    made = QUANTIZERS["rtn"](weights(24, 128), 32)
+    # A scale that float16 and bfloat16 both hold; an AWQ or GPTQ file keeps float16.
+    zeros = made.zeros.clamp(min=1) if kind == "gptq" else made.zeros
+    return GroupedWeight(made.codes, 2.0 ** made.scales.log2().round(), zeros)
+
+
+def read(folder: Path) -> GroupedWeight:
+    checkpoint = CheckpointFolder(folder)
+    return format_of(checkpoint).read(checkpoint, NAME)
+
+
+def assert_same(found: GroupedWeight, expected: GroupedWeight) -> None:
+    assert torch.equal(found.codes, expected.codes) and found.codes.dtype == torch.uint8
+    assert torch.equal(found.scales, expected.scales) and found.scales.dtype == torch.float32
+    assert torch.equal(found.zeros, expected.zeros) and found.zeros.dtype == torch.float32
+    assert found.codes.is_contiguous()
+
+
+@pytest.mark.parametrize("kind", sorted(quantized.FORMATS))
+def test_what_was_packed_is_read(kind: str, tmp_path: Path) -> None:
+    weight = weight_of(kind)
+    pack, describe = quantized.FORMATS[kind]
+    quantized.write(tmp_path, pack(NAME, weight), {}, describe(32))
+    assert format_of(CheckpointFolder(tmp_path)).name == kind
+    assert_same(read(tmp_path), weight)
+
+
+def test_the_packers_of_the_tests_are_vllms(tmp_path: Path) -> None:
+    """vLLM's own packing, from which its kernels read compressed-tensors."""
+    codes = torch.randint(0, 16, (8, 64))
+    assert torch.equal(quantized.pack_columns(codes), pack_int4_into_int32(codes, 1))
+
+
+@pytest.mark.parametrize("channel", [False, True])
+def test_symmetric_compressed_tensors(channel: bool, tmp_path: Path) -> None:
+    made = weight_of("compressed-tensors")
+    scales = made.scales[:, :1] if channel else made.scales
+    weight = GroupedWeight(made.codes, scales, torch.full_like(scales, 8.0))
+    tensors = quantized.compressed_tensors(NAME, weight)
+    del tensors[f"{NAME}.weight_zero_point"]
+    config = quantized.compressed_tensors_config(32)
+    config["config_groups"]["group_0"]["weights"]["symmetric"] = True
+    if channel:
+        config["config_groups"]["group_0"]["weights"]["strategy"] = "channel"
+    quantized.write(tmp_path, tensors, {}, config)
+    assert_same(read(tmp_path), weight)
+    assert format_of(CheckpointFolder(tmp_path)).group_size == (-1 if channel else 32)
+
+
+def test_gptq_of_the_second_version_stores_zeros_as_they_are(tmp_path: Path) -> None:
+    weight = weight_of("gptq")
+    config = {**quantized.gptq_config(32), "checkpoint_format": "gptq_v2"}
+    quantized.write(tmp_path, quantized.gptq(NAME, weight, less=0), {}, config)
+    assert_same(read(tmp_path), weight)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_rivers_own_keeps_real_zeros(whole: bool, tmp_path: Path) -> None:
+    weight = QUANTIZERS["hqq"](weights(24, 128), 32, whole_zeros=whole)
+    quantized.write(tmp_path, own_tensors(NAME, weight), {}, own_config("gptq", 32, whole))
+    assert_same(read(tmp_path), weight)
+    assert format_of(CheckpointFolder(tmp_path)).whole_zeros is whole
+
+
+def test_rivers_own_notices_a_changed_value(tmp_path: Path) -> None:
+    tensors = own_tensors(NAME, QUANTIZERS["hqq"](weights(24, 128), 32))
+    tensors[f"{NAME}.codes"][3, 3] ^= 1
+    quantized.write(tmp_path, tensors, {}, own_config("gptq", 32, False))
+    with pytest.raises(RiverError, match=f"'{NAME}.codes' in .*checksum"):
+        read(tmp_path)
+
+
+def test_groups_in_another_order_are_refused(tmp_path: Path) -> None:
+    tensors = quantized.gptq(NAME, weight_of("gptq"))
+    tensors[f"{NAME}.g_idx"] = tensors[f"{NAME}.g_idx"].flip(0)
+    quantized.write(tmp_path, tensors, {}, quantized.gptq_config(32))
+    with pytest.raises(RiverError, match=r"g_idx' in .*act-order"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (None, "not a quantised checkpoint"),
+        ({"quant_method": "fp8"}, "quant_method = 'fp8' (allowed: compressed-tensors, awq"),
+        ({**quantized.gptq_config(32), "bits": 8}, "'bits' = 8 (allowed: 4)"),
+        ({**quantized.awq_config(32), "version": "gemv"}, "'version' = 'gemv'"),
+        ({**quantized.awq_config(32), "zero_point": False}, "'zero_point' = False"),
+        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "'format' ="),
+        (
+            {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+            "one entry in 'config_groups', found 0",
+        ),
+        ({**own_config("gptq", 32, False), "format": 99}, "'format' = 99 (allowed: 1)"),
+    ],
+    ids=str,
+)
+def test_what_is_not_read_is_said(config: Any, words: str, tmp_path: Path) -> None:
+    quantized.write(tmp_path, {"a": torch.zeros(1)}, {}, config)
+    with pytest.raises(RiverError) as error:
+        format_of(CheckpointFolder(tmp_path))
+    assert words in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_shapes_that_do_not_go_together(tmp_path: Path) -> None:
+    tensors = quantized.awq(NAME, weight_of("awq"))
+    tensors[f"{NAME}.scales"] = tensors[f"{NAME}.scales"][:, :-8].contiguous()
+    quantized.write(tmp_path, tensors, {}, quantized.awq_config(32))
+    with pytest.raises(RiverError, match=r"qweight' in .*scales of shape \(16, 4\).*24 x 128"):
+        read(tmp_path)
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    quantized.write(tmp_path, {"a": torch.zeros(1)}, {}, quantized.gptq_config(32))
+    with pytest.raises(RiverError, match=f"no tensor '{NAME}"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["config", "json", "none", "cut"])
+def test_folders_that_are_no_checkpoint(damage: str, tmp_path: Path) -> None:
+    quantized.write(tmp_path, {"a": torch.zeros(64)}, {}, None)
+    config, file = tmp_path / "config.json", tmp_path / "model.safetensors"
+    if damage == "config":
+        config.unlink()
+    elif damage == "json":
+        config.write_text("{")
+    elif damage == "none":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(RiverError, match=str(tmp_path)):
+        CheckpointFolder(tmp_path)
