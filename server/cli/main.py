@@ -1,4 +1,4 @@
-"""``river-vllm``: serve, calibrate, and the tools that need neither torch nor vLLM."""
+"""``river-vllm``: serve, calibrate, quantize, and the tools that need neither torch nor vLLM."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from river_vllm.errors import RiverError
 from server.bench.command import add_parser as add_bench
 from server.calibrate.command import add_parser as add_calibrate
 from server.evaluate.command import add_parser as add_eval
+from server.quantize.command import add_parser as add_quantize
 
 SERVE_HELP = "serve a model with River over the OpenAI API (takes every option of vLLM's server)"
 
@@ -27,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_bench(commands)
     add_eval(commands)
     add_calibrate(commands)
+    add_quantize(commands)
     return parser
 
 

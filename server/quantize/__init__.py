@@ -1,0 +1,1 @@
+"""``river-vllm quantize``: 4-bit weights for the river, made with a calibration text."""

@@ -1,0 +1,124 @@
+"""``river-vllm quantize MODEL``: the parser."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from server.bench.arguments import OneLineParser, positive, whole
+
+_HELP = "make the river's 4-bit weights with a calibration text (GPTQ), for 'serve'"
+
+_DESCRIPTION = f"""\
+{_HELP[:1].upper()}{_HELP[1:]}.
+
+The backbone reads prompts and answers; what goes into each projection decides how its weight is
+rounded. The result is found by 'serve MODEL --river-quantizer gptq', or given by --river-weights.
+"""
+
+QUANTIZERS = ("gptq",)
+GROUP_SIZES = (32, 64, 128)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register ``quantize``; the parsed namespace's ``run`` takes it, returns an exit status."""
+    prog = subparsers.add_parser("quantize", help=_HELP).prog
+    parser = OneLineParser(
+        prog=prog,
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    subparsers.choices["quantize"] = parser
+    _add_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a Hugging Face id or a folder, in bf16")
+    add("--quantizer", choices=QUANTIZERS, default="gptq", help="(default: %(default)s)")
+    add(
+        "--group-size",
+        type=int,
+        choices=GROUP_SIZES,
+        default=128,
+        help="input features per scale (default: %(default)s)",
+    )
+    add(
+        "--whole-zeros",
+        action="store_true",
+        help="zero points that vLLM's kernels (Marlin, Machete) can hold; a little less exact",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for the weights (default: where 'serve' looks for them, beside the model)",
+    )
+    add("--json", type=Path, metavar="FILE", help="what was done, with the error of each layer")
+    add("--no-progress", action="store_true", help="no progress bar on a terminal either")
+    add = parser.add_argument_group("text", "Like what will be served").add_argument
+    add(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        help="JSONL rows with messages, question or prompt, or one prompt per line; more than once "
+        "mixes files (default: the model makes up its own)",
+    )
+    add(
+        "--answers",
+        metavar="FIELD",
+        help="of the JSONL rows: take these texts as answers (default: the model's own, greedy)",
+    )
+    add(
+        "--half",
+        choices=("first", "second"),
+        help="take the rows with odd, or with even line numbers, and leave the others unseen",
+    )
+    add(
+        "--tokens",
+        type=whole(64),
+        default=8192,
+        metavar="N",
+        help="length of the text, prompts and answers together (default: %(default)s)",
+    )
+    add(
+        "--answer-tokens",
+        type=whole(0),
+        default=128,
+        metavar="N",
+        help="of each answer at most (default: %(default)s)",
+    )
+    add("--seed", type=whole(0), default=0, metavar="N", help="of the prompts' order (default: 0)")
+    add = parser.add_argument_group("engine").add_argument
+    add("--revision", metavar="NAME", help="of a hub checkpoint")
+    add(
+        "--max-model-len",
+        type=whole(64),
+        default=1024,
+        metavar="N",
+        help="longest text in tokens; longer prompts are left out (default: %(default)s)",
+    )
+    add(
+        "--kv-cache-gib",
+        type=positive,
+        default=1.0,
+        metavar="G",
+        help="memory for K and V (default: %(default)s)",
+    )
+    add(
+        "--moments-gib",
+        type=positive,
+        default=4.0,
+        metavar="G",
+        help="memory for what is gathered; with less, the text is read more often "
+        "(default: %(default)s)",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    from server.quantize.run_command import run_command
+
+    return run_command(args)

@@ -1,0 +1,100 @@
+"""A stock vLLM engine whose worker can listen to its projections and quantise them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from river_vllm.compat import checkpoint_architecture
+from river_vllm.models.architectures import river_architecture
+
+EXTENSION = "river_vllm.worker.quantize.QuantizeExtension"
+GIB = 2**30
+
+
+class QuantizingEngine:
+    """vLLM's ``LLM`` in this process, uncompiled, so that hooks on its modules run.
+
+    Raises:
+        UnsupportedModelError: River does not carry the model's architecture.
+    """
+
+    def __init__(
+        self, model: str, revision: str | None, max_model_len: int, kv_cache_gib: float
+    ) -> None:
+        from vllm import LLM
+
+        options: dict[str, Any] = {} if revision is None else {"revision": revision}
+        river_architecture(checkpoint_architecture(model, options))
+        self.llm = LLM(
+            model,
+            worker_extension_cls=EXTENSION,
+            enforce_eager=True,
+            # A text that is read again has to be computed again.
+            enable_prefix_caching=False,
+            max_model_len=max_model_len,
+            max_num_seqs=16,
+            max_num_batched_tokens=2048,
+            kv_cache_memory_bytes=int(kv_cache_gib * GIB),
+            disable_log_stats=True,
+            seed=0,
+            **options,
+        )
+        self._folder = checkpoint_folder(model, revision)
+
+    def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+        """The model's own, greedy."""
+        return self._generate(prompts, tokens) if tokens else [[] for _ in prompts]
+
+    def quantize(
+        self,
+        texts: Sequence[Sequence[int]],
+        out: Path,
+        settings: dict[str, Any],
+        moments_gib: float,
+    ) -> Iterator[dict[str, Any]]:
+        """Write every decoder layer's weights to ``out``; what was done, layer by layer.
+
+        The text is read once for as many layers as ``moments_gib`` holds.
+        """
+        for layers in _portions(self._call("river_layer_bytes"), moments_gib * GIB):
+            self._call("river_listen", layers)
+            self._generate(texts, 1)
+            for layer in layers:
+                yield self._call(
+                    "river_quantize_layer", layer, str(self._folder), str(out), settings
+                )
+
+    def _generate(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=tokens, detokenize=False)
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def _call(self, method: str, *args: Any) -> Any:
+        return self.llm.collective_rpc(method, args=args)[0]
+
+
+def checkpoint_folder(model: str, revision: str | None) -> Path:
+    """Where a checkpoint's files are, once an engine has loaded it."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, revision=revision, local_files_only=True))
+
+
+def _portions(sizes: Sequence[int], limit: float) -> list[list[int]]:
+    """Indices in a row whose sizes fit ``limit`` together; at least one at a time."""
+    portions: list[list[int]] = []
+    room = 0.0
+    for index, size in enumerate(sizes):
+        if not portions or size > room:
+            portions.append([])
+            room = limit
+        portions[-1].append(index)
+        room -= size
+    return portions

@@ -1,0 +1,115 @@
+"""``river-vllm quantize`` on a stock engine, and a river that reads what it wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from river_vllm import RiverConfig, engine_args
+from river_vllm.quantization import QUANTIZERS
+from river_vllm.weights.formats import format_of
+from river_vllm.weights.tensors import CheckpointFolder
+from tests.support import engines
+from tests.support.engines import generate, greedy
+from tests.support.prompts import PROMPTS
+
+pytestmark = pytest.mark.engine
+
+COMMAND = (sys.executable, "-m", "server.cli.main", "quantize")
+
+
+@pytest.fixture(scope="session")
+def quantized(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The command's own process, on the model's own answers; its report."""
+    folder = tmp_path_factory.mktemp("quantize")
+    prompts = folder / "prompts.txt"
+    prompts.write_text("\n".join(p.replace("\n", " ") for p in PROMPTS))
+    # Little memory for moments: two layers at a time, so the text is read three times.
+    done = subprocess.run(
+        [
+            *(*COMMAND, str(tiny_qwen2), "--prompts", str(prompts)),
+            *("--tokens", "600", "--answer-tokens", "40", "--max-model-len", "256"),
+            *("--moments-gib", str(2.5 * 4 * (3 * 128**2 + 256**2) / 2**30)),
+            *("--kv-cache-gib", "0.25", "--json", str(folder / "report.json")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"RIVER_CACHE_DIR": str(folder / "cache")},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads((folder / "report.json").read_text()))
+
+
+# The session's: an engine that ends takes the process's distributed groups with it.
+@pytest.fixture(scope="session")
+def river_gptq(tiny_qwen2: Path, quantized: dict[str, Any]) -> Any:
+    config = RiverConfig(quantizer="gptq")
+    return engines.river_engine(tiny_qwen2, config, max_logprobs=64, logprobs_mode="raw_logits")
+
+
+def test_the_report(tiny_qwen2: Path, quantized: dict[str, Any]) -> None:
+    assert quantized["folder"] == str(tiny_qwen2 / "river" / "gptq-g128")
+    assert len(quantized["layers"]) == 6
+    # Every layer has read the whole text, whichever pass it was in.
+    assert len({layer["tokens"] for layer in quantized["layers"]}) == 1
+    assert quantized["tokens"] > 400
+    assert all(0 < layer["output_error"] < 0.2 for layer in quantized["layers"])
+
+
+def test_the_weights_are_the_backbones(tiny_qwen2: Path, quantized: dict[str, Any]) -> None:
+    checkpoint = CheckpointFolder(Path(quantized["folder"]))
+    read = format_of(checkpoint).read
+    backbone = load_file(tiny_qwen2 / "model.safetensors")
+    names = [name for name in backbone if name.endswith("_proj.weight")]
+    assert len(names) == 42
+    for name in names:
+        weight = backbone[name]
+        made = read(checkpoint, name.removesuffix(".weight"))
+        error = (made.dequantize() - weight.float()).norm() / weight.float().norm()
+        nearest = QUANTIZERS["rtn"](weight, 128).dequantize() - weight.float()
+        # Codes that make up for each other are further from the weight, by less than twice.
+        assert float(error) < 2 * float(nearest.norm() / weight.float().norm())
+
+
+def test_a_river_reads_them(quantized: dict[str, Any], river_gptq: Any) -> None:
+    info = river_gptq.collective_rpc("river_info")[0]
+    assert info["quantizer"] == "gptq"
+    assert info["weights"]["folder"] == quantized["folder"]
+    assert info["weights"]["made"] == 0 and info["weights"]["scaled_inputs"] == 0
+    assert info["kernels"] == ["torch"], "real zero points fit no other kernel"
+
+
+def test_it_is_nearer_to_the_backbone_than_a_river_made_without_text(
+    river_gptq: Any, river_qwen2: Any
+) -> None:
+    """The first token that leaves, after the same prompt; the other river has HQQ's weights."""
+    errors = {}
+    for name, engine in (("gptq", river_gptq), ("hqq", river_qwen2)):
+        exact = generate(engine, PROMPTS, greedy(2, {"enabled": False}, logprobs=64))
+        river = generate(engine, PROMPTS, greedy(2, {"threshold": -1.0}, logprobs=64))
+        errors[name] = 0.0
+        for ours, theirs in zip(river, exact, strict=True):
+            assert ours.tokens[0] == theirs.tokens[0], "the prompt runs on the backbone"
+            shared = sorted(set(ours.logprobs[1]) & set(theirs.logprobs[1]))
+            a = torch.tensor([ours.logprobs[1][token] for token in shared])
+            b = torch.tensor([theirs.logprobs[1][token] for token in shared])
+            errors[name] += float((a - b).square().mean())
+    assert errors["gptq"] < 0.8 * errors["hqq"]
+
+
+def test_without_weights_the_command_is_named(tiny_qwen2: Path) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    config = RiverConfig(quantizer="gptq", group_size=64)
+    arguments = engine_args(str(tiny_qwen2), config, max_model_len=256)
+    with pytest.raises(Exception, match=r"river-vllm quantize .* --group-size 64"):
+        EngineArgs(model=str(tiny_qwen2), **arguments).create_engine_config()

@@ -1,0 +1,96 @@
+"""``river-vllm quantize``: arguments, text, and how the layers are portioned out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from river_vllm.config import RiverConfig
+from river_vllm.quantization import CALIBRATED
+from server.calibrate.prompts import Prompts
+from server.cli.main import build_parser, main
+from server.quantize import command
+from server.quantize.engine import _portions, checkpoint_folder
+from server.quantize.run_command import _texts
+
+
+def parse(*arguments: str) -> Any:
+    return build_parser().parse_args(["quantize", "model", *arguments])
+
+
+def test_quantisers_and_group_sizes_are_the_engines() -> None:
+    assert set(command.QUANTIZERS) == set(CALIBRATED)
+    for size in command.GROUP_SIZES:
+        for quantizer in command.QUANTIZERS:
+            assert RiverConfig(quantizer=quantizer, group_size=size).group_size == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--quantizer", "hqq"], "--quantizer"),
+        (["--group-size", "48"], "--group-size"),
+        (["--tokens", "0"], "--tokens"),
+        (["--moments-gib", "0"], "--moments-gib"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_named(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["quantize", "model", *arguments])
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+class Engine:
+    """Answers every prompt with sevens."""
+
+    def answers(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
+        self.asked = len(prompts)
+        return [[7] * tokens for _ in prompts]
+
+
+def texts(prompts: Prompts, *arguments: str) -> tuple[list[list[int]], Engine]:
+    engine = Engine()
+    return _texts(parse(*arguments), engine, prompts), engine
+
+
+def test_the_text_is_as_long_as_asked_for() -> None:
+    prompts = Prompts("file", None, [[1] * 30] * 10)
+    found, engine = texts(prompts, "--tokens", "100", "--answer-tokens", "20")
+    assert engine.asked == 2
+    assert found == [[1] * 30 + [7] * 20] * 2
+    found, _ = texts(prompts, "--tokens", "101", "--answer-tokens", "20")
+    assert len(found) == 3
+    found, _ = texts(prompts, "--tokens", "9999", "--answer-tokens", "20")
+    assert len(found) == 10
+
+
+def test_given_answers_are_taken_and_cut() -> None:
+    prompts = Prompts("file", None, [[1, 2], [3]], [[4, 5, 6], [8]])
+    found, engine = texts(prompts, "--answer-tokens", "2")
+    assert found == [[1, 2, 4, 5], [3, 8]]
+    assert not hasattr(engine, "asked")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limit", "expected"),
+    [
+        ([1, 1, 1, 1], 2, [[0, 1], [2, 3]]),
+        ([1, 1, 1], 10, [[0, 1, 2]]),
+        ([5, 1, 1], 2, [[0], [1, 2]]),
+        ([2, 3, 1], 2.5, [[0], [1], [2]]),
+    ],
+)
+def test_layers_are_taken_together_while_they_fit(
+    sizes: list[int], limit: float, expected: list[list[int]]
+) -> None:
+    assert _portions(sizes, limit) == expected
+
+
+def test_the_checkpoint_of_a_folder_is_the_folder(tmp_path: Path) -> None:
+    assert checkpoint_folder(str(tmp_path), None) == tmp_path
