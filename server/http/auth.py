@@ -7,8 +7,11 @@ import secrets
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.http.console.page import PATH
+from server.http.console.session import opens_console, signin_page, wants_signin
 from server.http.errors import error_response
 
 PUBLIC = frozenset({"/health", "/ready", "/version"})
@@ -34,10 +37,7 @@ class RiverAuthMiddleware:
                 await receive()
                 await send({"type": "websocket.close", "code": 1008, "reason": "Unauthorized"})
                 return
-            await error_response(
-                "Missing or wrong API key: send 'Authorization: Bearer KEY'",
-                HTTPStatus.UNAUTHORIZED,
-            )(scope, receive, send)
+            await _refusal(scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -47,7 +47,9 @@ class RiverAuthMiddleware:
         keys = [key for key in args.api_key or () if key]
         if not keys or scope.get("method") == "OPTIONS":
             return True
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _path(scope)
+        if opens_console(scope, path, keys, PATH):
+            return True
         if path in PUBLIC or (path == METRICS and getattr(args, "river_open_metrics", False)):
             return True
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -59,6 +61,18 @@ class RiverAuthMiddleware:
         for key in keys:
             allowed |= secrets.compare_digest(digest, _digest(key))
         return allowed
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path
+
+
+def _refusal(scope: Scope) -> Response:
+    if wants_signin(scope, _path(scope), PATH):
+        return signin_page()
+    message = "Missing or wrong API key: send 'Authorization: Bearer KEY'"
+    return error_response(message, HTTPStatus.UNAUTHORIZED)
 
 
 def _digest(text: str) -> bytes:

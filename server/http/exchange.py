@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ class RiverExchange:
     _calls: int = 0
     _summary: ExitSummary = field(default_factory=ExitSummary)
     _choices: dict[int, Depths] = field(default_factory=dict)
+    _unsent: dict[int, list[int]] = field(default_factory=dict)
 
     def next_call(self, choices: int) -> int:
         """The index of the first choice of the next engine call.
@@ -34,6 +36,15 @@ class RiverExchange:
         """Take the exit layers of a finished choice."""
         self._choices[choice] = depths
         self._summary.add(depths)
+
+    def stream(self, choice: int, layers: Sequence[int]) -> None:
+        """Take the exit layers of tokens that are on their way to the client."""
+        if self.trace and layers:
+            self._unsent.setdefault(choice, []).extend(layers)
+
+    def take_unsent(self, choice: int) -> list[int]:
+        """The exit layers of the choice's tokens since the last call."""
+        return self._unsent.pop(choice, [])
 
     def trace_of(self, choice: int) -> list[int]:
         """One exit layer per token of a finished choice."""

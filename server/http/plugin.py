@@ -11,6 +11,7 @@ from river_vllm.compat import init_logger
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings
+from server.http.console.page import attach_console
 from server.http.middleware import RiverMiddleware
 from server.http.openapi import describe_river
 from server.http.routes import router
@@ -31,6 +32,7 @@ class RiverEndpointPlugin:
 
     def attach_router(self, app: FastAPI) -> None:
         app.include_router(router)
+        attach_console(app)
         app.add_middleware(RiverMiddleware)
         describe_river(app)
 

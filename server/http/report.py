@@ -34,11 +34,25 @@ def _add_traces(payload: dict[str, Any], exchange: RiverExchange) -> None:
             choice["river_trace"] = exchange.trace_of(choice["index"])
 
 
+def _add_deltas(payload: dict[str, Any], exchange: RiverExchange) -> bool:
+    """Give a chunk the exit layers of the tokens that came since the choice's last one."""
+    added = False
+    for choice in payload["choices"]:
+        # vLLM opens a choice with a chunk that names the role and holds no token.
+        opens = "role" in choice.get("delta", {}) and choice.get("finish_reason") is None
+        layers = [] if opens else exchange.take_unsent(choice["index"])
+        if layers:
+            choice["river_trace_delta"] = layers
+            added = True
+    return added
+
+
 class StreamReport:
     """Rewrites a server-sent event stream: the last chunk before ``[DONE]`` gets the report.
 
     Only chunks that may be the last one (a choice has finished, or there are none: the usage
-    chunk) wait for their successor; tokens pass without delay.
+    chunk) wait for their successor; tokens pass without delay. With ``trace`` each chunk also
+    carries the exit layers of its own tokens, ``river_trace_delta``.
     """
 
     def __init__(self, exchange: RiverExchange) -> None:
@@ -64,11 +78,17 @@ class StreamReport:
         before = self._release(last=False)
         if event.startswith(b"event:"):
             return before + self._responses_event(event) + b"\n\n"
-        if b'"finish_reason":"' in event or b'"choices":[]' in event:
-            payload = _payload(event)
-            if payload is not None and "choices" in payload:
-                self._held = payload
-                return before
+        may_be_last = b'"finish_reason":"' in event or b'"choices":[]' in event
+        if not may_be_last and not self._exchange.trace:
+            return before + event + b"\n\n"
+        payload = _payload(event)
+        if payload is None or "choices" not in payload:
+            return before + event + b"\n\n"
+        if self._exchange.trace and _add_deltas(payload, self._exchange):
+            event = _line(payload)
+        if may_be_last:
+            self._held = payload
+            return before
         return before + event + b"\n\n"
 
     def _responses_event(self, event: bytes) -> bytes:

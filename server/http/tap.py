@@ -13,9 +13,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from river_vllm.depths import trace
 from river_vllm.request import EXTRA_ARGS_KEY
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.state import RiverState
+
+STEPS = "river_steps"
+"""Extra attribute of vLLM's request states and choices: exit layers not yet given to a client."""
 
 
 def tap(engine_client: Any, state: RiverState) -> None:
@@ -50,7 +54,10 @@ async def _collect(
         async for output in outputs:
             for choice in output.outputs:
                 depths, choice.routed_experts = choice.routed_experts, None
-                if depths is not None and exchange is not None:
+                if exchange is None:
+                    continue
+                exchange.stream(first + choice.index, getattr(choice, STEPS, ()))
+                if depths is not None:
                     exchange.add(first + choice.index, depths)
             yield output
 
@@ -59,15 +66,36 @@ def _tap_outputs(processor: Any, state: RiverState) -> None:
     process = processor.process_outputs
 
     def river_process_outputs(engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
-        known = [o for o in engine_core_outputs if o.request_id in processor.request_states]
+        states = processor.request_states
+        known = [(o, states[o.request_id]) for o in engine_core_outputs if o.request_id in states]
         result = process(engine_core_outputs, *args, **kwargs)
         state.progress.step()
-        for output in known:
+        for output, request in known:
             # A stop string trims new_token_ids in place, so tokens past it are not counted.
             depths = output.routed_experts
             if depths is not None:
-                state.metrics.observe(depths[: len(output.new_token_ids)])
+                depths = depths[: len(output.new_token_ids)]
+                state.metrics.observe(depths)
+                _hand_over(request, trace(depths))
         return result
 
     processor.process_outputs = river_process_outputs
     state.progress.watch(processor.has_unfinished_requests)
+
+
+def _hand_over(request: Any, layers: list[int]) -> None:
+    """Put a step's exit layers beside its tokens, in the output that waits for the client.
+
+    vLLM hands the whole array over when a choice finishes; a stream wants each token's at once.
+    An output that the client has not fetched yet takes in the next one, and with
+    ``stream_interval`` a step may have none: its layers then wait for the next.
+    """
+    queue = getattr(request, "queue", None)
+    if queue is None:
+        return
+    waiting: list[int] = request.__dict__.setdefault(STEPS, [])
+    waiting += layers
+    for choice in getattr(queue.output, "outputs", ()):
+        if choice.index == request.request_index:
+            setattr(choice, STEPS, [*getattr(choice, STEPS, ()), *waiting])
+            waiting.clear()

@@ -96,6 +96,10 @@ def test_stream(server: RiverServer, usage: bool) -> None:
     assert "".join(text or "" for text in texts)
     finish = next(c.choices[0] for c in chunks if c.choices and c.choices[0].finish_reason)
     _check(reports[-1], len(finish.river_trace))
+    deltas = [getattr(c.choices[0], "river_trace_delta", []) for c in chunks if c.choices]
+    joined = [layer for delta in deltas for layer in delta]
+    assert joined == finish.river_trace, "each token's layer arrives with its chunk"
+    assert sum(map(bool, deltas)) > 1
     assert (chunks[-1].choices == []) is usage
     assert len(chunks) >= len(finish.river_trace)
 

@@ -44,3 +44,14 @@ def test_calls_of_one_request_number_their_choices_in_order() -> None:
     assert [made.next_call(2), made.next_call(1), made.next_call(3)] == [0, 2, 3]
     made.add(3, np.array([4], dtype=np.int16))
     assert made.trace_of(3) == [4]
+
+
+def test_layers_on_their_way_are_given_once_and_only_where_a_trace_was_asked_for() -> None:
+    made = exchange(trace=True)
+    made.stream(1, [12])
+    made.stream(1, [3, 4])
+    assert made.take_unsent(1) == [12, 3, 4]
+    assert made.take_unsent(1) == made.take_unsent(0) == []
+    silent = exchange()
+    silent.stream(0, [3])
+    assert silent.take_unsent(0) == []

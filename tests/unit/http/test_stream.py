@@ -93,6 +93,21 @@ def test_a_finish_that_its_usage_follows_still_gets_its_trace() -> None:
     assert found[3]["river"] == exchange(DEPTHS).report()
 
 
+def test_each_chunk_gets_the_layers_of_its_own_tokens() -> None:
+    """Not the opening chunk, which holds none; together they are the whole trace."""
+    opening = chunk(text="")
+    opening["choices"][0]["delta"] = {"role": "assistant", "content": ""}
+    made = exchange(DEPTHS, trace=True)
+    report = StreamReport(made)
+    out = b""
+    for payload, layers in [(opening, [L]), (CHAT[0], []), (CHAT[1], []), (CHAT[2], [3, 5])]:
+        made.stream(0, layers)
+        out += report.feed(sse(payload))
+    found = [p["choices"][0] for p in payloads(out + report.feed(DONE))]
+    assert [c.get("river_trace_delta") for c in found] == [None, [L], None, [3, 5]]
+    assert found[-1]["river_trace"] == [L, 3, 5]
+
+
 def test_an_error_in_mid_stream_passes_with_nothing_added() -> None:
     error = {"error": {"message": "boom", "code": 500}}
     data = sse(CHAT[0], error) + DONE

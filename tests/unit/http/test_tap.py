@@ -47,7 +47,7 @@ class Processor:
     leaves one of its tokens."""
 
     def __init__(self) -> None:
-        self.request_states = {"a": 1, "b": 1, "stopped": 1}
+        self.request_states: dict[str, Any] = {"a": 1, "b": 1, "stopped": 1}
 
     def process_outputs(self, outputs: list[Any], timestamp: float = 0.0) -> str:
         for output in outputs:
@@ -195,3 +195,46 @@ def test_progress_follows_arrivals_and_steps() -> None:
     client.generate("p", params(), "id")
     client.output_processor.request_states["c"] = 1
     assert state.progress.stalled_for() == 0.0
+
+
+def queued(request: Any, *choices: Any) -> Any:
+    """A request state whose output of this step waits for the client."""
+    request.queue.output = SimpleNamespace(outputs=list(choices)) if choices else None
+    return request
+
+
+def test_a_steps_exit_layers_wait_beside_its_tokens(state: RiverState) -> None:
+    """A step without an output keeps them, one that is merged into a waiting output adds them."""
+    client = Client()
+    tap(client, state)
+    request = SimpleNamespace(request_index=1, queue=SimpleNamespace(output=None))
+    processor = client.output_processor
+    other, mine = choice(0, None), choice(1, None)
+
+    def step(depths: list[int], *choices: Any) -> None:
+        processor.request_states = {"a": queued(request, *choices)}
+        processor.process_outputs([core_output("a", [7] * len(depths), depths)])
+
+    step([-L])
+    step([3], other, mine)
+    step([4, 5], other, mine)
+    assert mine.river_steps == [L, 3, 4, 5]
+    assert not hasattr(other, "river_steps")
+    later = choice(1, None)
+    step([6], later)
+    assert later.river_steps == [6]
+
+
+def test_streamed_exit_layers_reach_the_exchange_with_their_tokens(
+    state: RiverState, current: RiverExchange
+) -> None:
+    first, second = choice(0, None), choice(0, [-L, 3, 3])
+    first.river_steps, second.river_steps = [L], [3, 3]
+    client = Client([first], [second])
+    tap(client, state)
+
+    async def run() -> list[list[int]]:
+        outputs = client.generate("p", params(), "id")
+        return [current.take_unsent(0) async for _ in outputs]
+
+    assert asyncio.run(run()) == [[L], [3, 3]]

@@ -1,0 +1,116 @@
+"""A browser cannot put a key on the request for a page. It signs in instead.
+
+Without a key the console answers 401 like every route; to a browser the body is a page that asks
+for the key and sends it once, as any client does, in the ``Authorization`` header. The answer sets
+a cookie that opens the console's own files and nothing else: no other route looks at it, so a
+foreign page can do nothing with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Iterable
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.types import Scope
+
+COOKIE = "river_console"
+_SIGNIN = Path(__file__).parent / "signin"
+
+
+def token(key: str) -> str:
+    """The cookie's value: proves the key, does not reveal it, and ends with it.
+
+    The same in every process and replica that has the key, so that none has to remember it.
+    """
+    return hmac.new(key.encode(), b"river console", hashlib.sha256).hexdigest()
+
+
+def opens_console(scope: Scope, path: str, keys: Iterable[str], console: str) -> bool:
+    """Whether the request reads the console's files and brings the cookie of one of ``keys``."""
+    if scope.get("method") not in ("GET", "HEAD"):
+        return False
+    if path != console and not path.startswith(console + "/"):
+        return False
+    given = HTTPConnection(scope).cookies.get(COOKIE, "").encode()
+    # Every key is compared, so that the time tells nothing about which one was close.
+    allowed = False
+    for key in keys:
+        allowed |= hmac.compare_digest(given, token(key).encode())
+    return allowed
+
+
+def wants_signin(scope: Scope, path: str, console: str) -> bool:
+    """Whether a refused request is a browser asking for the console."""
+    accept = HTTPConnection(scope).headers.get("accept", "")
+    return scope.get("method") == "GET" and path == console and "text/html" in accept
+
+
+@cache
+def _signin() -> tuple[str, str]:
+    """The page and its policy, which names the page's own script and style by their hashes."""
+    style, script, page = (
+        (_SIGNIN / name).read_text(encoding="utf-8")
+        for name in ("signin.css", "signin.js", "signin.html")
+    )
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page.replace("/*style*/", style).replace("/*script*/", script), policy
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def signin_page() -> Response:
+    """HTTP 401 with a page that asks for the key."""
+    page, policy = _signin()
+    headers = {
+        "WWW-Authenticate": "Bearer",
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
+    return HTMLResponse(page, HTTPStatus.UNAUTHORIZED, headers)
+
+
+def open_session(request: Request) -> Response:
+    """Reached with a right key only; gives the browser its cookie."""
+    response = Response(status_code=HTTPStatus.NO_CONTENT)
+    _, _, key = request.headers.get("authorization", "").partition(" ")
+    if key.strip():
+        response.set_cookie(COOKIE, token(key.strip()), **_scope(request))
+    return response
+
+
+def close_session(request: Request) -> Response:
+    """Takes the cookie back."""
+    response = Response(status_code=HTTPStatus.NO_CONTENT)
+    response.delete_cookie(COOKIE, **_scope(request))
+    return response
+
+
+class _CookieScope(TypedDict):
+    path: str
+    secure: bool
+    httponly: bool
+    samesite: Literal["strict"]
+
+
+def _scope(request: Request) -> _CookieScope:
+    return {
+        "path": request.url.path,
+        "secure": request.url.scheme == "https",
+        "httponly": True,
+        "samesite": "strict",
+    }

@@ -1,0 +1,46 @@
+/** τ and the other settings of a request. */
+
+import { byId, number } from "./dom.js";
+
+export class Dial {
+  constructor() {
+    this.slider = byId("threshold");
+    this.field = byId("threshold-number");
+    this.slider.addEventListener("input", () => this.set(this.slider.valueAsNumber));
+    this.field.addEventListener("change", () => this.set(this.field.valueAsNumber));
+  }
+
+  /** Take the server's defaults. */
+  start({ threshold, min_layers: minLayers, num_layers: layers }) {
+    this.slider.min = Math.min(Number(this.slider.min), Math.floor(threshold * 20) / 20);
+    byId("min-layers").max = layers;
+    byId("min-layers").value = minLayers;
+    this.set(threshold);
+  }
+
+  get threshold() { return this.field.valueAsNumber; }
+
+  set(value) {
+    const threshold = Number.isFinite(value) ? Math.max(-1, Math.min(1, value)) : 1;
+    this.field.value = String(Number(threshold.toFixed(4)));
+    this.slider.value = String(threshold);
+    byId("threshold-says").textContent = threshold >= 1
+      ? "No token leaves: the answers are the backbone's own."
+      : `A token leaves the backbone once a layer changes its state so little that the similarity is above ${number(threshold, 3)}.`;
+  }
+
+  /** The request's `river` field. */
+  river() {
+    return { threshold: this.threshold, min_layers: whole("min-layers") };
+  }
+
+  get maxTokens() { return whole("max-tokens"); }
+
+  get temperature() { return byId("temperature").valueAsNumber || 0; }
+}
+
+function whole(id) {
+  const field = byId(id);
+  const value = Math.round(field.valueAsNumber);
+  return Number.isFinite(value) ? value : Number(field.defaultValue || field.min);
+}

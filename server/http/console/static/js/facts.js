@@ -1,0 +1,14 @@
+/** One line about a finished answer. */
+
+import { number } from "./dom.js";
+
+export function facts({ tokens, milliseconds, first, report, finish }) {
+  const parts = [`${tokens} tokens`];
+  if (milliseconds !== null) parts.push(`${number(milliseconds, 1)} ms per token`);
+  if (first !== null) parts.push(`first after ${number(first)} ms`);
+  if (report && report.mean_exit_layer !== null) {
+    parts.push(`mean depth ${number(report.mean_exit_layer, 1)} of ${report.num_layers}`);
+  }
+  if (finish === "length") parts.push("cut at the limit");
+  return parts.join(" · ");
+}

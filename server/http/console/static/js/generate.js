@@ -1,0 +1,49 @@
+/** One streamed answer, with the exit layers and the times of its tokens. */
+
+/**
+ * @param api the server.
+ * @param request `{model, messages, river, maxTokens, temperature, signal}`.
+ * @param onPiece called with `{text, ids, depths}` as tokens arrive.
+ * @returns `{tokens, report, finish, milliseconds, first}`: the time per token after the first one,
+ *   and the time to the first one, as this browser saw them.
+ */
+export async function generate(api, request, onPiece) {
+  const { model, messages, river, maxTokens, temperature, signal } = request;
+  const body = {
+    model, messages, temperature, max_tokens: maxTokens, stream: true, return_token_ids: true,
+    river: { ...river, trace: true },
+  };
+  const result = { tokens: 0, report: null, finish: null, milliseconds: null, first: null };
+  const started = performance.now();
+  let firstAt = null;
+  let lastAt = null;
+  let firstTokens = 0;
+  let unsaid = { ids: [], depths: [] };
+  for await (const chunk of api.stream("v1/chat/completions", body, signal)) {
+    if (chunk.river) result.report = chunk.river;
+    const choice = chunk.choices?.[0];
+    if (!choice) continue;
+    const text = (choice.delta.reasoning ?? "") + (choice.delta.content ?? "");
+    const depths = choice.river_trace_delta ?? [];
+    if (depths.length) {
+      lastAt = performance.now();
+      if (firstAt === null) {
+        firstAt = lastAt;
+        firstTokens = depths.length;
+      }
+      result.tokens += depths.length;
+    }
+    // A token without text is part of a character that the next one completes, or ends the answer.
+    unsaid.ids.push(...choice.token_ids ?? []);
+    unsaid.depths.push(...depths);
+    if (text) {
+      onPiece({ text, ...unsaid });
+      unsaid = { ids: [], depths: [] };
+    }
+    if (choice.finish_reason) result.finish = choice.finish_reason;
+  }
+  if (firstAt !== null) result.first = firstAt - started;
+  const timed = result.tokens - firstTokens;
+  if (timed > 0) result.milliseconds = (lastAt - firstAt) / timed;
+  return result;
+}

@@ -1,0 +1,135 @@
+"""The console's pure modules, run in the browser; and its way in, on a server without an engine."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from server.http.auth import RiverAuthMiddleware
+from server.http.console.page import PATH, attach_console
+
+KEY = "open-sesame"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The console's routes behind River's key check, and nothing else of a server."""
+    app = FastAPI()
+    app.state.args = SimpleNamespace(api_key=[KEY])
+    app.state.river = object()
+    attach_console(app)
+    app.get("/river")(lambda: {"active": False})
+    app.add_middleware(RiverAuthMiddleware)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}{PATH}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def inside(page: Any, url: str) -> Any:
+    """The console, signed in to."""
+    page.goto(url)
+    page.get_by_label("API key").fill(KEY)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#model")
+    return page
+
+
+def run(page: Any, module: str, script: str) -> Any:
+    return page.evaluate(f"import('{PATH}/js/{module}.js').then((m) => {script})")
+
+
+def test_the_key_is_asked_for_kept_in_the_tab_and_forgotten(page: Any, url: str) -> None:
+    answer = page.goto(url)
+    assert answer.status == 401
+    page.get_by_label("API key").fill("wrong")
+    page.get_by_role("button", name="Open the console").click()
+    page.get_by_text("does not accept this key").wait_for()
+    page.get_by_label("API key").fill(KEY)
+    page.keyboard.press("Enter")
+    page.get_by_text("served without a river").wait_for()
+    assert page.evaluate("Object.values(sessionStorage)") == [KEY]
+    assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
+    page.reload()
+    page.get_by_text("served without a river").wait_for()
+    page.get_by_role("button", name="Key", exact=True).click()
+    page.get_by_role("button", name="Forget").click()
+    page.get_by_role("button", name="Open the console").wait_for()
+    assert page.evaluate("sessionStorage.length") == 0
+    assert page.context.cookies() == []
+
+
+def test_a_key_that_ended_is_asked_for_again(inside: Any) -> None:
+    inside.evaluate("sessionStorage.setItem('river-key', 'of yesterday')")
+    inside.reload()
+    dialog = inside.get_by_role("dialog")
+    dialog.get_by_text("does not accept this key").wait_for()
+    dialog.get_by_label("Key of this server").fill(KEY)
+    dialog.get_by_role("button", name="Use").click()
+    inside.get_by_text("served without a river").wait_for()
+    assert not dialog.is_visible()
+
+
+def test_differences_are_what_is_not_in_the_longest_common_subsequence(inside: Any) -> None:
+    script = (
+        "((a, b) => { const [x, y] = m.differences([...a], [...b]); return [[...x], [...y]]; })"
+    )
+    cases = [
+        ("abc", "abc", [[], []]),
+        ("abc", "axbc", [[], [1]]),
+        ("abcd", "abd", [[2], []]),
+        ("abc", "xyz", [[0, 1, 2], [0, 1, 2]]),
+        ("", "ab", [[], [0, 1]]),
+    ]
+    for a, b, expected in cases:
+        assert run(inside, "diff", f"{script}('{a}', '{b}')") == expected, (a, b)
+    assert run(inside, "diff", "m.commonStart([...'abcd'], [...'abxd'])") == 2
+
+
+def test_events_may_arrive_in_any_pieces(inside: Any) -> None:
+    script = """(async () => {
+        const text = 'data: {"å": 1}\\n\\n: ping\\n\\ndata: [DONE]\\n\\n';
+        const bytes = new TextEncoder().encode(text);
+        const found = [];
+        for (let size = 1; size <= bytes.length; size += 1) {
+          const body = new ReadableStream({ start(controller) {
+            for (let at = 0; at < bytes.length; at += size)
+              controller.enqueue(bytes.slice(at, at + size));
+            controller.close();
+          } });
+          const data = [];
+          for await (const event of m.events(body)) data.push(event);
+          found.push(data.join(' '));
+        }
+        return [...new Set(found)];
+      })()"""
+    assert run(inside, "sse", script) == ['{"å": 1} [DONE]']
+
+
+def test_metrics_are_summed_over_their_labels(inside: Any) -> None:
+    text = r'# TYPE a gauge\na{x="1 }"} 2\na{x="2"} 3.5\nb 1e3\n'
+    assert run(inside, "metrics", f"['a', 'b', 'c'].map(m.samples('{text}'))") == [5.5, 1000, None]
+
+
+def test_the_scale_runs_from_the_first_exit_to_the_last(inside: Any) -> None:
+    places = run(inside, "depth", "[1, 2, 29, 40].map((layer) => m.position(layer, 30))")
+    assert places[0] == 0
+    assert 0 < places[1] < 0.5
+    assert places[2:] == [1, 1]
+    assert run(inside, "depth", "m.say(30, 30)") == "all 30 layers on the backbone"
+    assert run(inside, "depth", "m.say(3, 30)") == "left after layer 3 of 30; 27 in 4 bit"

@@ -1,0 +1,157 @@
+"""The console's files, their policy, and how a browser is let in to them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from server.http.auth import RiverAuthMiddleware
+from server.http.console.page import PATH, STATIC, attach_console
+from server.http.console.session import COOKIE, token
+from tests.unit.http.support import fetch
+
+KEYS = ["first-key", "second-key"]
+BROWSER = {"Accept": "text/html,application/xhtml+xml"}
+FILES = sorted(path for path in STATIC.rglob("*") if path.is_file())
+
+
+def app(keys: list[str] | None = None) -> FastAPI:
+    made = FastAPI()
+    made.state.args = SimpleNamespace(api_key=keys)
+    made.state.river = object()
+    attach_console(made)
+    made.add_middleware(RiverAuthMiddleware)
+    return made
+
+
+def get(path: str, keys: list[str] | None = None, **headers: str) -> httpx.Response:
+    return fetch(app(keys), "GET", path, headers=headers)
+
+
+def test_every_file_is_served_under_the_strict_policy() -> None:
+    for path in ("", *(f"/{file.relative_to(STATIC)}" for file in FILES)):
+        response = get(PATH + path)
+        assert response.status_code == 200, path
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert response.headers["x-content-type-options"] == "nosniff"
+    assert "javascript" in get(PATH + "/js/main.js").headers["content-type"]
+
+
+@pytest.mark.parametrize("path", ["/../session.py", "/%2e%2e/session.py", "/js", "/nothing.js"])
+def test_nothing_else_is_served(path: str) -> None:
+    assert get(PATH + path).status_code == 404
+
+
+def test_the_page_names_no_other_host_and_only_files_that_exist() -> None:
+    for file in FILES:
+        text = file.read_text(encoding="utf-8")
+        addresses = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s'\"]*", text))
+        assert addresses <= {"http://www.w3.org/2000/svg"}, file.name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
+        for name in re.findall(r"from \"(\./[\w.-]+)\"", text):
+            assert (file.parent / name).is_file(), f"{file.name} imports {name}"
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    for name in re.findall(r"(?:src|href)=\"console/([\w./-]+)\"", page):
+        assert (STATIC / name).is_file(), name
+    assert "<style" not in page
+    assert not re.search(r"\son\w+=|\sstyle=", page), "the policy allows no inline script or style"
+
+
+def test_the_wheel_takes_every_file(pytestconfig: pytest.Config) -> None:
+    import tomllib
+
+    root = pytestconfig.rootpath
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["server"]
+    packed = {path for pattern in patterns for path in (root / "server").glob(pattern)}
+    assert set(FILES) <= packed
+    assert Path(STATIC.parent / "signin" / "signin.html") in packed
+
+
+def test_a_client_without_a_key_gets_the_error_object_and_a_browser_a_form() -> None:
+    for path in (PATH, PATH + "/js/main.js"):
+        response = get(path, KEYS)
+        assert response.status_code == 401
+        assert response.json()["error"]["code"] == 401
+    response = get(PATH, KEYS, **BROWSER)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert "API key" in response.text
+    assert "unsafe" not in response.headers["content-security-policy"]
+    for other in ("/river", PATH + "/js/main.js", "/"):
+        assert get(other, KEYS, **BROWSER).json()["error"]["code"] == 401
+
+
+def test_the_forms_policy_names_its_script_and_style_by_their_hashes() -> None:
+    import base64
+    import hashlib
+
+    response = get(PATH, KEYS, **BROWSER)
+    for tag in ("script", "style"):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", response.text, re.DOTALL)
+        assert text.strip()
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in response.headers["content-security-policy"]
+
+
+def cookie_of(key: str) -> httpx.Response:
+    return fetch(app(KEYS), "POST", PATH, headers={"Authorization": f"Bearer {key}"})
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_opens_a_session_for_the_consoles_files(key: str) -> None:
+    response = cookie_of(key)
+    assert response.status_code == 204
+    cookie = response.headers["set-cookie"]
+    assert cookie.startswith(f"{COOKIE}={token(key)};")
+    assert key not in cookie
+    for attribute in ("HttpOnly", "SameSite=strict", f"Path={PATH}"):
+        assert attribute in cookie
+    for path in (PATH, PATH + "/js/main.js"):
+        assert get(path, KEYS, Cookie=f"{COOKIE}={token(key)}").status_code == 200
+
+
+def test_the_session_opens_nothing_else() -> None:
+    cookie = {"Cookie": f"{COOKIE}={token(KEYS[0])}"}
+    for path in ("/river", "/river/stats", "/metrics", "/v1/models", PATH + "x"):
+        assert get(path, KEYS, **cookie).status_code == 401, path
+    for method in ("POST", "DELETE"):
+        assert fetch(app(KEYS), method, PATH, headers=cookie).status_code == 401
+
+
+@pytest.mark.parametrize("value", ["", "x", KEYS[0], token("third-key"), token(""), "é"])
+def test_wrong_cookies(value: str) -> None:
+    headers = httpx.Headers({"Cookie": f"{COOKIE}={value}".encode()})
+    assert fetch(app(KEYS), "GET", PATH, headers=headers).status_code == 401
+
+
+def test_a_wrong_key_opens_no_session() -> None:
+    response = cookie_of("wrong")
+    assert response.status_code == 401
+    assert "set-cookie" not in response.headers
+
+
+def test_signing_out_takes_the_cookie_back() -> None:
+    headers = {"Authorization": f"Bearer {KEYS[0]}"}
+    response = fetch(app(KEYS), "DELETE", PATH, headers=headers)
+    assert response.status_code == 204
+    assert f'{COOKIE}=""; expires=' in response.headers["set-cookie"]
+
+
+def test_without_keys_the_console_is_open() -> None:
+    assert get(PATH).status_code == 200
+    assert "set-cookie" not in fetch(app(), "POST", PATH).headers
+
+
+def test_behind_https_the_cookie_is_secure() -> None:
+    url = "https://river" + PATH
+    headers = {"Authorization": f"Bearer {KEYS[0]}"}
+    assert "Secure" in fetch(app(KEYS), "POST", url, headers=headers).headers["set-cookie"]
