@@ -19,7 +19,7 @@ BODY = {"model": NAME, "prompt": "One, two,", "max_tokens": 8, "temperature": 0}
 PUBLIC = ("/health", "/ready", "/version")
 GUARDED = (
     *("/river", "/river/stats", "/metrics", "/v1/models", "/openapi.json", "/docs", "/load"),
-    *("/ping", "/nowhere"),
+    *("/ping", "/nowhere", "/river/console", "/river/console/js/main.js"),
 )
 
 
