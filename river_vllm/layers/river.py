@@ -23,6 +23,7 @@ from river_vllm.kernels.crossover import Crossover, Product
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
 from river_vllm.layers.eager_ops import DirectAttention, use_eager_ops
 from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
+from river_vllm.layers.progress import PackingProgress
 from river_vllm.layers.river_head import install_river_head
 from river_vllm.router.batch import StepBatch
 from river_vllm.router.plan import RowPlan
@@ -65,13 +66,13 @@ class River:
         self._group_sizes: set[int] = set()
         self._nbytes = 0
         self._seconds = 0.0
-        self._remaining = 0
+        self._progress = PackingProgress(logger.info, shown=get_tp_group().is_first_rank)
         use_eager_ops(model, self.plan)
         self.direct_attention = DirectAttention(layers)
         if config.lm_head == "river":
             packer = partial(self._pack, getattr(model, "lm_head", None))
             install_river_head(model, self.plan, packer, config.lm_head_candidates)
-            self._remaining += 1
+            self._progress.expect()
         arguments = state_arguments(layers[0])
         for index, layer in enumerate(layers):
             for _, linear in projections(layer):
@@ -121,7 +122,7 @@ class River:
     def _add_river_weight(self, linear: LinearBase, measured: bool) -> None:
         hook = partial(self._measure, linear) if measured else None
         linear.quant_method = RiverDualLinearMethod(self.plan, partial(self._pack, linear), hook)
-        self._remaining += 1
+        self._progress.expect()
 
     def _measure(self, linear: LinearBase, backbone: Product, river: Product) -> None:
         in_features = getattr(linear, "input_size_per_partition", linear.input_size)
@@ -130,6 +131,7 @@ class River:
 
     def _pack(self, layer: nn.Module, weight: torch.Tensor) -> PackedLinear:
         start = time.perf_counter()
+        self._progress.start()
         out_features, in_features = weight.shape
         group_size = self._source.group_size(layer, in_features)
         spec = LinearSpec(in_features, out_features, group_size, self._dtype, weight.device)
@@ -139,8 +141,7 @@ class River:
         self._group_sizes.add(group_size)
         self._nbytes += packed.nbytes
         self._seconds += time.perf_counter() - start
-        self._remaining -= 1
-        if self._remaining == 0:
+        if self._progress.step():
             logger.info(
                 "River: %d layers in 4 bit (%s, groups of %s, %s kernel), %.1f MiB, %s in %.1f s",
                 self.num_layers,

@@ -16,6 +16,7 @@ from server.http.middleware import RiverMiddleware
 from server.http.openapi import describe_river
 from server.http.routes import router
 from server.http.state import RiverState
+from server.http.summary import announce_when_ready
 from server.http.tap import tap
 from server.telemetry.metrics import river_metrics
 from server.telemetry.progress import STALL_SECONDS, Progress
@@ -35,6 +36,7 @@ class RiverEndpointPlugin:
         attach_console(app)
         app.add_middleware(RiverMiddleware)
         describe_river(app)
+        announce_when_ready(app)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Ask the worker what is in force, and listen to the engine client.
@@ -60,26 +62,13 @@ class RiverEndpointPlugin:
             metrics=river_metrics(int(engine["num_layers"])),
             progress=progress,
             single_process=vllm_config.parallel_config._api_process_count == 1,
+            first_process=vllm_config.parallel_config._api_process_rank <= 0,
         )
         state.river.set_threshold(config.threshold)
         if (max_rows := engine["crossover"]["max_rows"]) is not None:
             state.river.metrics.set_max_rows(max_rows)
         on_step(progress)
         tap(engine_client, state.river)
-        _say_calibration(state.river.describe()["calibration"])
-        logger.info("River is active: %s", state.river.describe())
-
-
-def _say_calibration(calibration: dict[str, Any] | None) -> None:
-    if calibration is None:
-        return
-    if calibration["in_force"]:
-        logger.info("River is calibrated: %s", calibration["guarantee"])
-    else:
-        logger.warning(
-            "River's threshold, min_layers or layer offsets are not those that the calibration "
-            "chose: its guarantee does not hold for them"
-        )
 
 
 async def _engine_info(engine_client: Any) -> dict[str, Any]:

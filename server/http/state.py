@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from river_vllm.config import RiverConfig
@@ -24,7 +24,8 @@ class RiverState:
     progress: Progress
     single_process: bool
     """Whether this is the only API server process of the engine."""
-    _extra: dict[str, Any] = field(default_factory=dict)
+    first_process: bool = True
+    """Whether this process speaks for all of them on the terminal."""
 
     @property
     def num_layers(self) -> int:

@@ -27,7 +27,7 @@ class Client:
             model_config=SimpleNamespace(
                 architecture=architecture, model="tiny", hf_config=SimpleNamespace()
             ),
-            parallel_config=SimpleNamespace(_api_process_count=processes),
+            parallel_config=SimpleNamespace(_api_process_count=processes, _api_process_rank=0),
             additional_config={"river": {"threshold": 0.25, "min_layers": 3}},
         )
         self.output_processor = SimpleNamespace(

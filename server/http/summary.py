@@ -1,0 +1,79 @@
+"""What the operator reads when the server is ready: one record, on the log and on the terminal."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from river_vllm.compat import init_logger
+from server.http.console.page import PATH
+from server.http.state import RiverState
+
+logger = init_logger("vllm.river")
+
+
+def announce_when_ready(app: FastAPI) -> None:
+    """Log the summary after the app's start-up, which is vLLM's last step before it listens."""
+    original = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[Any]:
+        inner: AbstractAsyncContextManager[Any] = original(app)
+        async with inner as state:
+            river: RiverState | None = getattr(app.state, "river", None)
+            if river is not None and river.first_process:
+                logger.info("%s", summary(river, address(app.state.args)))
+            yield state
+
+    app.router.lifespan_context = lifespan
+
+
+def address(args: Namespace) -> str:
+    """Where the server listens, as vLLM writes it (``entrypoints/launchers/launcher.py``)."""
+    if args.uds:
+        return f"unix:{args.uds}"
+    host = args.host or "0.0.0.0"
+    scheme = "https" if args.ssl_keyfile and args.ssl_certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{args.port}"
+
+
+def summary(river: RiverState, where: str) -> str:
+    """Model, layers, quantiser, kernel, crossover, memory added, address."""
+    engine, crossover = river.engine, river.engine["crossover"]
+    groups = "/".join(map(str, engine["group_sizes"]))
+    kernels = "/".join(engine["kernels"])
+    weights = engine["weights"]
+    done = "made" if weights["made"] else "loaded"
+    least = f"{river.defaults.min_layers} layer{'s' if river.defaults.min_layers > 1 else ''}"
+    rows = {
+        "model": f"{river.model}, {river.num_layers} layers",
+        "river": f"{engine['quantizer']} in groups of {groups}, {kernels} kernel, "
+        f"{done} in {weights['seconds']:.1f} s",
+        "memory": f"{engine['river_bytes'] / 2**20:.1f} MiB added",
+        "dial": f"τ = {river.defaults.threshold}, at least {least}, "
+        f"prompts: {river.config.prefill}, scope: {river.config.scope}",
+        "crossover": _crossover(crossover),
+        "calibrated": _calibration(river.describe()["calibration"]),
+        "console": where + PATH if where.startswith("http") else PATH,
+    }
+    lines = [f"  {name:<11}{text}" for name, text in rows.items()]
+    return "\n".join([f"River is ready at {where}", *lines])
+
+
+def _crossover(crossover: dict[str, Any]) -> str:
+    speedups = ", ".join(f"{rows}: {times} ×" for rows, times in crossover["speedup_by_rows"].items())
+    limit = crossover["max_rows"]
+    held = "any number may leave" if limit is None else f"above {limit} rows all stay"
+    return f"4 bit pays up to {crossover['pays_up_to_rows']} rows a step ({speedups}); {held}"
+
+
+def _calibration(calibration: dict[str, Any] | None) -> str:
+    if calibration is None:
+        return "no; 'river-vllm calibrate' chooses τ by what it costs on your prompts"
+    if calibration["in_force"]:
+        return str(calibration["guarantee"])
+    return "not in force: threshold, min_layers or layer offsets are not those that it chose"

@@ -1,0 +1,93 @@
+"""The one summary at start-up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from argparse import Namespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from server.http.summary import address, announce_when_ready, summary
+from tests.unit.http.support import L, river_state
+
+ENGINE = {
+    "num_layers": L,
+    "quantizer": "hqq",
+    "group_sizes": [64, 128],
+    "kernels": ["torch", "vllm"],
+    "river_bytes": 3 << 19,
+    "weights": {"made": 7, "loaded": 0, "folder": None, "seconds": 1.25},
+    "crossover": {
+        "max_rows": None,
+        "pays_up_to_rows": 2,
+        "speedup_by_rows": {"1": 2.5, "2": 1.3, "4": 0.9},
+    },
+}
+
+
+def args(**changes: Any) -> Namespace:
+    values = {"uds": None, "host": "127.0.0.1", "port": 8000, "ssl_keyfile": None}
+    return Namespace(**{**values, "ssl_certfile": None, **changes})
+
+
+def test_it_says_what_is_in_force_and_where() -> None:
+    text = summary(river_state(engine=ENGINE), address(args()))
+    assert text.splitlines() == [
+        "River is ready at http://127.0.0.1:8000",
+        "  model      tiny, 12 layers",
+        "  river      hqq in groups of 64/128, torch/vllm kernel, made in 1.2 s",
+        "  memory     1.5 MiB added",
+        "  dial       τ = 0.9, at least 2 layers, prompts: backbone, scope: batch",
+        "  crossover  4 bit pays up to 2 rows a step (1: 2.5 ×, 2: 1.3 ×, 4: 0.9 ×); "
+        "any number may leave",
+        "  calibrated no; 'river-vllm calibrate' chooses τ by what it costs on your prompts",
+        "  console    http://127.0.0.1:8000/river/console",
+    ]
+
+
+def test_weights_that_were_loaded_are_not_said_to_be_made() -> None:
+    weights = {"made": 0, "loaded": 7, "folder": "/cache", "seconds": 0.5}
+    text = summary(river_state(engine={**ENGINE, "weights": weights}), "unix:/x")
+    assert "torch/vllm kernel, loaded in 0.5 s" in text
+
+
+def test_a_limit_on_rows_is_said() -> None:
+    limited = {**ENGINE, "crossover": {**ENGINE["crossover"], "max_rows": 2}}
+    assert "above 2 rows all stay" in summary(river_state(engine=limited), "unix:/x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"uds": "/run/river.sock"}, "unix:/run/river.sock"),
+        ({"host": None}, "http://0.0.0.0:8000"),
+        ({"host": "::1", "port": 81}, "http://[::1]:81"),
+        ({"ssl_keyfile": "k", "ssl_certfile": "c"}, "https://127.0.0.1:8000"),
+    ],
+)
+def test_addresses(changes: dict[str, Any], expected: str) -> None:
+    assert address(args(**changes)) == expected
+
+
+@pytest.mark.parametrize(("first", "lines"), [(True, 1), (False, 0)])
+def test_it_is_logged_once_when_the_app_has_started(
+    first: bool, lines: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from server.http import summary as module
+
+    monkeypatch.setattr(module, "logger", logging.getLogger("river-test"))
+    caplog.set_level(logging.INFO, "river-test")
+    app = FastAPI()
+    announce_when_ready(app)
+    app.state.river = river_state(engine=ENGINE, first_process=first)
+    app.state.args = args()
+
+    async def start() -> None:
+        async with app.router.lifespan_context(app):
+            found = [r.getMessage() for r in caplog.records if "River is ready at" in r.message]
+            assert len(found) == lines
+
+    asyncio.run(start())
