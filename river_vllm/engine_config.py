@@ -67,21 +67,21 @@ def _refuse(vllm_config: VllmConfig) -> None:
     scheduler = vllm_config.scheduler_config
     reasons = {
         "pipeline parallelism (use tensor parallelism)": parallel.pipeline_parallel_size > 1,
-        "micro-batch overlap (--enable-dbo)": parallel.enable_dbo,
-        "decode context parallelism": parallel.decode_context_parallel_size > 1,
+        "micro-batch overlap (leave out --enable-dbo)": parallel.enable_dbo,
+        "decode context parallelism (--decode-context-parallel-size 1)": parallel.decode_context_parallel_size > 1,
         "an already quantised checkpoint (River quantises a bf16 one itself)": (
             model.quantization is not None
         ),
-        "vLLM's speculative decoding": vllm_config.speculative_config is not None,
-        "pooling models": model.runner_type != "generate",
-        "LoRA adapters": vllm_config.lora_config is not None,
-        "--enable-return-routed-experts": (
+        "vLLM's speculative decoding (leave out --speculative-config)": vllm_config.speculative_config is not None,
+        "pooling models (vLLM serves them without a river)": model.runner_type != "generate",
+        "LoRA adapters (leave out --enable-lora, or merge the adapter into the model)": vllm_config.lora_config is not None,
+        "--enable-return-routed-experts (leave it out)": (
             vllm_config.aux_output_config.enable_return_routed_experts
         ),
-        f"a custom scheduler ({scheduler.scheduler_cls})": (
+        f"a custom scheduler ({scheduler.scheduler_cls}; leave out --scheduler-cls)": (
             scheduler.scheduler_cls not in (None, SCHEDULER)
         ),
-        f"a custom worker ({parallel.worker_cls})": (
+        f"a custom worker ({parallel.worker_cls}; leave out --worker-cls)": (
             parallel.worker_cls not in ("auto", CPU_WORKER, GPU_WORKER)
         ),
     }

@@ -44,13 +44,13 @@ def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) 
     Raises:
         RiverError: the options already say something else in River's place.
     """
-    from river_vllm.compat import checkpoint_architecture
-
     overrides = options.get("hf_overrides") or {}
     if not isinstance(overrides, Mapping):
-        raise RiverError("hf_overrides must be an object: River adds 'architectures' to it")
+        raise RiverError(
+            f"hf_overrides = {overrides!r}: must be an object, River adds 'architectures' to it"
+        )
     given = overrides.get("architectures")
-    architecture = given[0] if given else checkpoint_architecture(model, options)
+    architecture = given[0] if given else _architecture(model, options)
     additional = dict(options.get("additional_config") or {})
     settings = additional.get(CONFIG_KEY) or {}
     if not isinstance(settings, Mapping):
@@ -61,3 +61,16 @@ def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) 
         "hf_overrides": {**overrides, "architectures": [river_architecture(architecture)]},
         "additional_config": additional,
     }
+
+
+def _architecture(model: str, options: Mapping[str, Any]) -> str:
+    from river_vllm.compat import checkpoint_architecture
+
+    try:
+        return checkpoint_architecture(model, options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RiverError(
+            f"model '{model}' cannot be read: {reason} Give a folder with a config.json, "
+            "or a hub id that this machine can reach"
+        ) from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from river_vllm.compat import VllmConfig
 from river_vllm.layers.river import River
+from river_vllm.refusal import refusals_left
 from river_vllm.request import RiverSettings
 from river_vllm.worker.feed import BatchFeed
 
@@ -21,7 +22,8 @@ class RiverWorkerMixin:
     _observer: Observer
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        super().load_model(*args, **kwargs)  # type: ignore[misc]
+        with refusals_left():
+            super().load_model(*args, **kwargs)  # type: ignore[misc]
         river = self._river()
         feed = BatchFeed(river.num_layers, river.config.prefill, river.max_rows)
         self._river_host().set_up_river(feed, RiverSettings.from_config(river.config))

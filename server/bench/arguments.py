@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
 from server.bench.compare.ratios import METRICS
@@ -32,8 +33,14 @@ class OneLineParser(argparse.ArgumentParser):
         """Nothing unknown is left to parsers above, which would answer in their own way."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
         return found, []
+
+    def _meant(self, unknown: Sequence[str]) -> str:
+        names = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        close = {name: get_close_matches(name, self._option_string_actions, 1) for name in names}
+        meant = [found[0] for found in close.values() if found]
+        return f" (did you mean {', '.join(meant)}?)" if meant else f" (see {self.prog} --help)"
 
 
 class Explain(argparse.Action):

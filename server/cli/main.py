@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from river_vllm import __version__
 from river_vllm.errors import RiverError
+from server.bench.arguments import OneLineParser
 from server.bench.command import add_parser as add_bench
 from server.calibrate.command import add_parser as add_calibrate
 from server.evaluate.command import add_parser as add_eval
@@ -18,7 +19,7 @@ SERVE_HELP = "serve a model with River over the OpenAI API (takes every option o
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command; ``serve`` is parsed by vLLM's own."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="river-vllm",
         description="Early exit for vLLM on stock checkpoints.",
     )

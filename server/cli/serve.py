@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import entry_points
-from typing import Any
 
 from river_vllm.errors import RiverError
+from river_vllm.refusal import refusals_collected
 from server.cli.options import add_river_options, api_keys, river_config
+from server.cli.refusals import refusal
 
 PLUGIN = "river"
 GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins", "vllm.stat_logger_plugins")
@@ -66,7 +67,10 @@ def check_plugins() -> None:
     for group in GROUPS:
         found = [point for point in entry_points(group=group) if point.name == PLUGIN]
         if not found:
-            raise RiverError(f"River is not active: no entry point '{PLUGIN}' in {group}")
+            raise RiverError(
+                f"River is not active: no entry point '{PLUGIN}' in {group}; "
+                "install river-vllm again in this environment"
+            )
         try:
             found[0].load()
         except Exception as error:
@@ -75,9 +79,9 @@ def check_plugins() -> None:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse with vLLM's parser of ``vllm serve`` and River's options beside it."""
-    from server.cli.vllm_cli import FlexibleArgumentParser, make_arg_parser
+    from server.cli.vllm_cli import ServeParser, make_arg_parser
 
-    parser = FlexibleArgumentParser(
+    parser = ServeParser(
         prog="river-vllm serve",
         description="Serve a model with River over the OpenAI API. Takes every option of vLLM's "
         "own server; '--help=River', '--help=all' and '--help=GROUP' list them.",
@@ -99,6 +103,8 @@ def configure(args: argparse.Namespace) -> None:
 
     if args.model_tag is None:
         raise RiverError("no model given: river-vllm serve MODEL")
+    if not args.uds and not 0 < args.port < 65536:
+        raise RiverError(f"--port {args.port}: must be between 1 and 65535")
     args.model, args.model_tag = args.model_tag, None
     args.api_key = api_keys(args)
     options = dict(vars(args))
@@ -113,28 +119,16 @@ def run(args: argparse.Namespace) -> int:
     from server.cli.vllm_cli import ServeSubcommand
 
     command = ServeSubcommand()
-    try:
-        command.validate(args)
-        command.cmd(args)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        refusal = next((e for e in _causes(error) if isinstance(e, RiverError)), None)
-        if refusal is None:
-            raise
-        print(f"river-vllm: error: {refusal}", file=sys.stderr)
-        return 1
+    with refusals_collected() as left:
+        try:
+            command.validate(args)
+            command.cmd(args)
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:
+            line = refusal(error, args, left)
+            if line is None:
+                raise
+            print(f"river-vllm: error: {line}", file=sys.stderr)
+            return 1
     return 0
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what pydantic wrapped in it, and what it was raised from."""
-    seen: list[BaseException] = [error]
-    while seen:
-        current = seen.pop()
-        yield current
-        details: Any = getattr(current, "errors", None)
-        if callable(details):
-            wrapped = [item.get("ctx", {}).get("error") for item in details()]
-            seen.extend(e for e in wrapped if isinstance(e, BaseException))
-        seen.extend(e for e in (current.__cause__,) if e is not None)

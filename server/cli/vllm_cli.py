@@ -6,4 +6,10 @@ from vllm.entrypoints.cli.serve import ServeSubcommand
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-__all__ = ["FlexibleArgumentParser", "ServeSubcommand", "make_arg_parser"]
+from server.bench.arguments import OneLineParser
+
+__all__ = ["ServeParser", "ServeSubcommand", "make_arg_parser"]
+
+
+class ServeParser(OneLineParser, FlexibleArgumentParser):
+    """vLLM's parser, without its three hundred lines of usage before an error."""

@@ -1,0 +1,61 @@
+"""What ``serve`` cannot do, in one line with the cure; anything else keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from river_vllm.errors import RiverError
+
+ENGINE_FAILED = "Engine core initialization failed"
+"""How vLLM's parent process says that an engine process ended at its start."""
+
+
+def refusal(error: Exception, args: Namespace, left: Path) -> str | None:
+    """The line for ``error``; None where it is no refusal.
+
+    Args:
+        error: what vLLM's start-up raised.
+        args: the server's arguments.
+        left: the file in which a worker leaves its reason.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, RiverError):
+            return str(cause)
+    if ENGINE_FAILED in str(error):
+        reason = left.read_text(encoding="utf-8").strip()
+        return reason or "the engine did not start; its own error stands above"
+    if isinstance(error, ValidationError):
+        return "; ".join(_one_line(item["msg"].removeprefix("Value error, ")) for item in error.errors())
+    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return _address(error, args)
+    return None
+
+
+def _address(error: OSError, args: Namespace) -> str:
+    where = f"{args.host}:{args.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use by another program; choose another with --port"
+    return f"{where} is not allowed for this user; choose a --port above 1023"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what pydantic wrapped in it, and what it was raised from."""
+    seen: list[BaseException] = [error]
+    while seen:
+        current = seen.pop()
+        yield current
+        details: Any = getattr(current, "errors", None)
+        if callable(details):
+            wrapped = [item.get("ctx", {}).get("error") for item in details()]
+            seen.extend(e for e in wrapped if isinstance(e, BaseException))
+        seen.extend(e for e in (current.__cause__,) if e is not None)
