@@ -65,19 +65,24 @@ def _refuse(vllm_config: VllmConfig) -> None:
     """One line for the first thing that River does not go with."""
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     scheduler = vllm_config.scheduler_config
-    reasons = {
+    returns_experts = vllm_config.aux_output_config.enable_return_routed_experts
+    refused = {
         "pipeline parallelism (use tensor parallelism)": parallel.pipeline_parallel_size > 1,
         "micro-batch overlap (leave out --enable-dbo)": parallel.enable_dbo,
-        "decode context parallelism (--decode-context-parallel-size 1)": parallel.decode_context_parallel_size > 1,
+        "decode context parallelism (leave out --decode-context-parallel-size)": (
+            parallel.decode_context_parallel_size > 1
+        ),
         "an already quantised checkpoint (River quantises a bf16 one itself)": (
             model.quantization is not None
         ),
-        "vLLM's speculative decoding (leave out --speculative-config)": vllm_config.speculative_config is not None,
-        "pooling models (vLLM serves them without a river)": model.runner_type != "generate",
-        "LoRA adapters (leave out --enable-lora, or merge the adapter into the model)": vllm_config.lora_config is not None,
-        "--enable-return-routed-experts (leave it out)": (
-            vllm_config.aux_output_config.enable_return_routed_experts
+        "vLLM's speculative decoding (leave out --speculative-config)": (
+            vllm_config.speculative_config is not None
         ),
+        "pooling models (vLLM serves them without a river)": model.runner_type != "generate",
+        "LoRA adapters (leave out --enable-lora, or merge the adapter into the model)": (
+            vllm_config.lora_config is not None
+        ),
+        "--enable-return-routed-experts (leave it out)": returns_experts,
         f"a custom scheduler ({scheduler.scheduler_cls}; leave out --scheduler-cls)": (
             scheduler.scheduler_cls not in (None, SCHEDULER)
         ),
@@ -85,7 +90,7 @@ def _refuse(vllm_config: VllmConfig) -> None:
             parallel.worker_cls not in ("auto", CPU_WORKER, GPU_WORKER)
         ),
     }
-    for reason, applies in reasons.items():
+    for reason, applies in refused.items():
         if applies:
             raise UnsupportedModelError(f"River cannot be combined with {reason}")
 

@@ -53,9 +53,7 @@ class PackingProgress:
             return
         self._started = self._last = self._clock()
         if self._stream.isatty():
-            self._bar = tqdm(
-                total=self._total, desc="Packing the river", file=self._stream
-            )
+            self._bar = tqdm(total=self._total, desc="Packing the river", file=self._stream)
 
     def step(self) -> bool:
         """A projection is packed; returns whether it was the last."""

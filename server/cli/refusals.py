@@ -31,7 +31,9 @@ def refusal(error: Exception, args: Namespace, left: Path) -> str | None:
         reason = left.read_text(encoding="utf-8").strip()
         return reason or "the engine did not start; its own error stands above"
     if isinstance(error, ValidationError):
-        return "; ".join(_one_line(item["msg"].removeprefix("Value error, ")) for item in error.errors())
+        return "; ".join(
+            _one_line(item["msg"].removeprefix("Value error, ")) for item in error.errors()
+        )
     if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
         return _address(error, args)
     return None

@@ -65,7 +65,9 @@ def summary(river: RiverState, where: str) -> str:
 
 
 def _crossover(crossover: dict[str, Any]) -> str:
-    speedups = ", ".join(f"{rows}: {times} ×" for rows, times in crossover["speedup_by_rows"].items())
+    speedups = ", ".join(
+        f"{rows}: {times} ×" for rows, times in crossover["speedup_by_rows"].items()
+    )
     limit = crossover["max_rows"]
     held = "any number may leave" if limit is None else f"above {limit} rows all stay"
     return f"4 bit pays up to {crossover['pays_up_to_rows']} rows a step ({speedups}); {held}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support import checkpoints
 from tests.support.server import NAME, RiverServer
 
 pytestmark = pytest.mark.engine
@@ -61,15 +63,45 @@ def test_keys_guard_every_route(tiny_qwen2: Path, tmp_path: Path) -> None:
     [
         (["--river-threshold", "2"], "'threshold' = 2.0: input should be less than or equal to 1"),
         (["--pipeline-parallel-size", "2"], "River cannot be combined with pipeline parallelism"),
+        (["--river-treshold", "0.9"], "--river-treshold 0.9 (did you mean --river-threshold?)"),
+        (["--max-model-len", "1000000"], "max_model_len (1000000) is greater than"),
     ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_wrong_arguments_are_one_line(tiny_qwen2: Path, arguments: list[str], words: str) -> None:
     result = _serve(str(tiny_qwen2), *arguments)
     assert result.returncode in (1, 2)
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("river-vllm: error: ")
-    assert words in last
+    _refused(result, words)
     assert "Traceback" not in result.stderr
+
+
+def test_a_model_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    _refused(_serve(str(tmp_path)), f"model '{tmp_path}' cannot be read: ")
+
+
+def test_a_port_in_use_is_one_line(tiny_qwen2: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = _serve(str(tiny_qwen2), "--port", str(port))
+    _refused(result, f"127.0.0.1:{port} is in use by another program; choose another with --port")
+    assert "Traceback" not in result.stderr
+
+
+def test_what_a_worker_refuses_is_the_last_line_too(tmp_path: Path) -> None:
+    """vLLM's processes write their tracebacks; the line that helps comes after them."""
+    checkpoint = checkpoints.tiny_qwen2(tmp_path, intermediate_size=272)
+    result = _serve(str(checkpoint), "--enforce-eager")
+    _refused(result, "a projection has 272 input features; 4-bit groups need a multiple of 32")
+
+
+def _refused(result: subprocess.CompletedProcess[str], words: str) -> None:
+    assert result.returncode in (1, 2)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("river-vllm")
+    assert "error: " in last
+    assert words in last
 
 
 def test_a_broken_plugin_stops_the_start(tiny_qwen2: Path, tmp_path: Path) -> None:
@@ -86,7 +118,7 @@ def _serve(
     *arguments: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "server.cli.main", "serve", *arguments, "--port", "1"],
+        [sys.executable, "-m", "server.cli.main", "serve", "--port", "1", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

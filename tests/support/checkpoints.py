@@ -25,7 +25,7 @@ def smollm2() -> Path:
     return folder
 
 
-def tiny_qwen2(folder: Path, seed: int = 0) -> Path:
+def tiny_qwen2(folder: Path, seed: int = 0, intermediate_size: int = 256) -> Path:
     """A random Qwen2 of six layers with biases and grouped heads, and SmolLM2's tokenizer.
 
     Weights are wide enough (std 0.08) that a random model's tokens differ from one another and
@@ -36,7 +36,7 @@ def tiny_qwen2(folder: Path, seed: int = 0) -> Path:
     config = Qwen2Config(
         vocab_size=49152,
         hidden_size=128,
-        intermediate_size=256,
+        intermediate_size=intermediate_size,
         num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
