@@ -22,12 +22,18 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 
 from river_vllm.compat import UnquantizedLinearMethod
 from river_vllm.kernels.base import LinearSpec
+from river_vllm.kernels.native.kernel import NativeKernel
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
-from river_vllm.kernels.w4a8 import NativeW4A8Kernel
 from river_vllm.quantization import QUANTIZERS
 
-KERNELS = (TorchInt4Kernel(), VllmMixedPrecisionKernel(), NativeW4A8Kernel())
+KERNELS = {
+    "torch": TorchInt4Kernel(),
+    "vllm": VllmMixedPrecisionKernel(),
+    "native": NativeKernel(),
+    "native int8": NativeKernel(int8=True),
+    "vllm int8": VllmMixedPrecisionKernel(int8=True),
+}
 CACHE = 96 << 20
 """Bytes of 4-bit weights to rotate through."""
 
@@ -58,11 +64,11 @@ def table(shape: str, args: argparse.Namespace) -> None:
     copies = max(2, CACHE // (in_features * out_features // 2))
     weight = torch.randn(out_features, in_features).mul_(0.02).bfloat16()
     products: dict[str, list[Product]] = {"bf16": [backbone(weight) for _ in range(copies)]}
-    for kernel in KERNELS:
+    for name, kernel in KERNELS.items():
         if kernel.unsupported(spec) is None:
             made = QUANTIZERS["hqq"](weight, args.group_size, whole_zeros=kernel.whole_zeros)
             packed = [kernel.pack(made, spec) for _ in range(copies)]
-            products[kernel.name] = [lambda x, p=p: p.apply(x, None) for p in packed]
+            products[name] = [lambda x, p=p: p.apply(x, None) for p in packed]
     names = [name for name in products if name != "bf16"]
     print(f"\n{in_features} -> {out_features}, {args.threads} threads\n")
     print(f"| rows | bf16, us | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")

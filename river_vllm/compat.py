@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import vllm.envs as vllm_envs
 from vllm.config import CompilationMode, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.forward_context import (
@@ -19,6 +20,7 @@ from vllm.forward_context import (
     override_forward_context,
 )
 from vllm.logger import init_logger
+from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import (
@@ -75,12 +77,26 @@ __all__ = [
     "init_logger",
     "override_forward_context",
     "pack_int4_into_int32",
+    "rounds_activations",
 ]
 
 
 def pack_int4_into_int32(codes: torch.Tensor, dim: int) -> torch.Tensor:
     """Eight codes 0…15 per int32 along ``dim``, low bits first (vLLM's checkpoint layout)."""
     return pack_quantized_values_into_int32(codes, scalar_types.uint4, packed_dim=dim)
+
+
+def rounds_activations(scheme: CompressedTensorsWNA16, dtype: torch.dtype) -> bool:
+    """Whether the scheme's kernel will take activations of ``dtype`` rounded to 8 bits.
+
+    The rule of ``kernels/linear/mixed_precision/cpu.py``, which applies it while it repacks.
+    """
+    return (
+        isinstance(scheme.kernel, CPUWNA16LinearKernel)
+        and bool(vllm_envs.VLLM_CPU_INT4_W4A8)
+        and dtype == torch.bfloat16
+        and torch.cpu._is_amx_tile_supported()
+    )
 
 
 def checkpoint_architecture(model: str, options: Mapping[str, Any]) -> str:

@@ -50,9 +50,11 @@ class RiverConfig(BaseModel):
     """A folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or River's own."""
     group_size: Literal[32, 64, 128] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
-    max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "all"
-    """Rows of a step that may leave the backbone; with more, all stay. ``auto`` measures at load
-    from where on 4 bit saves nothing. τ = −1 exits in any case."""
+    max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Up to how many rows a step's tokens leave the backbone; ``auto`` measures at load up to where
+    4 bit is faster. They then also stay where another row of the step has to run the whole
+    backbone, which carries them at no cost. ``all``: every token leaves on its own similarity,
+    whatever is beside it and whatever that costs."""
     activations: Literal["bf16", "int8"] = "bf16"
     """What the 4-bit products multiply by; int8 goes on paying with many rows."""
     lm_head: Literal["backbone", "river"] = "backbone"
@@ -62,9 +64,9 @@ class RiverConfig(BaseModel):
     cache_dir: str = Field(default="auto", min_length=1)
     """Where 4-bit weights are kept between starts: ``auto`` (beside a local checkpoint if it can
     be written to, else the user's cache), ``off``, or a folder."""
-    kernel: Literal["auto", "torch", "vllm", "dequantize"] = "auto"
-    """The 4-bit product: the fastest measured at load, torch's own, vLLM's, or weights expanded to
-    bf16 for each product (for hundreds of rows a step, as in ``river-vllm calibrate``)."""
+    kernel: Literal["auto", "native", "torch", "vllm", "dequantize"] = "auto"
+    """The 4-bit product: the fastest measured at load, River's own, torch's, vLLM's, or weights
+    expanded to bf16 for each product (hundreds of rows a step, as in ``river-vllm calibrate``)."""
 
     calibration: Calibration | None = None
     """What the settings were chosen from; written by ``river-vllm calibrate``."""
@@ -83,8 +85,8 @@ class RiverConfig(BaseModel):
 
     @model_validator(mode="after")
     def _kernel_fits_activations(self) -> Self:
-        if self.activations == "int8" and self.kernel != "auto":
-            raise ValueError("kernel must be 'auto' where activations is 'int8'")
+        if self.activations == "int8" and self.kernel == "torch":
+            raise ValueError("kernel 'torch' does not take int8 activations")
         return self
 
     def merged(self, changes: Mapping[str, Any], source: str) -> RiverConfig:

@@ -1,7 +1,8 @@
 """Exit layers on their way from the worker to the response.
 
 A step reports one signed number per request: ``+l`` where the token came out of a decode step
-that ran *l* backbone layers, ``-l`` where it came out of the prompt's last row. The numbers ride
+that ran *l* backbone layers, ``-l`` where it came out of the prompt's last row, with a
+mark where the token was held on the backbone because leaving would not have paid. The numbers ride
 in vLLM's per-step ``routed_experts`` array, which its front end concatenates over a choice's life,
 trims at stop strings and hands over when the choice finishes; River has no other use for it.
 """
@@ -16,10 +17,14 @@ import numpy.typing as npt
 
 Depths = npt.NDArray[np.int16]
 
+_HELD = 1 << 12
+"""The mark; more layers than any model has."""
 
-def signed_depth(exit_layer: int, decode: bool) -> int:
+
+def signed_depth(exit_layer: int, decode: bool, held: bool = False) -> int:
     """The number that a step reports for a request."""
-    return exit_layer if decode else -exit_layer
+    depth = exit_layer | _HELD if held else exit_layer
+    return depth if decode else -depth
 
 
 @dataclass(slots=True)
@@ -28,9 +33,13 @@ class ExitSummary:
 
     layers: Counter[int] = field(default_factory=Counter)
     """Exit layer → decode tokens."""
+    held: int = 0
+    """Decode tokens that were held on the backbone."""
 
     def add(self, depths: Depths) -> None:
-        values, counts = np.unique(depths[depths > 0], return_counts=True)
+        decoded = depths[depths > 0]
+        self.held += int(np.count_nonzero(decoded & _HELD))
+        values, counts = np.unique(decoded & ~_HELD, return_counts=True)
         for layer, count in zip(values.tolist(), counts.tolist(), strict=True):
             self.layers[layer] += count
 
@@ -51,5 +60,5 @@ class ExitSummary:
 
 def trace(depths: Depths) -> list[int]:
     """One exit layer per token, in order."""
-    layers: list[int] = np.abs(depths).tolist()
+    layers: list[int] = (np.abs(depths) & ~_HELD).tolist()
     return layers

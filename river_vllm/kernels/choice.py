@@ -11,10 +11,10 @@ from river_vllm.errors import RiverError
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.crossover import seconds
 from river_vllm.kernels.dequantize import DequantizeKernel
+from river_vllm.kernels.native.kernel import NativeKernel
 from river_vllm.kernels.scaled import ScaledInputs
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
-from river_vllm.kernels.w4a8 import NativeW4A8Kernel
 from river_vllm.quantization.groups import GroupedWeight
 
 REPEATS = 15
@@ -35,11 +35,12 @@ class KernelChooser:
     def __init__(
         self, name: str = "auto", activations: str = "bf16", whole_zeros: bool = True
     ) -> None:
-        kernels: tuple[Int4Kernel, ...] = (TorchInt4Kernel(), VllmMixedPrecisionKernel())
+        int8 = activations == "int8"
+        kernels: list[Int4Kernel] = [NativeKernel(int8), VllmMixedPrecisionKernel(int8)]
+        if not int8:
+            kernels.append(TorchInt4Kernel())
         if name == DequantizeKernel.name:
-            kernels = (DequantizeKernel(),)
-        if activations == "int8":
-            kernels = (NativeW4A8Kernel(),)
+            kernels = [DequantizeKernel()]
         self._kernels = [k for k in kernels if name in ("auto", k.name)]
         self._whole_zeros = whole_zeros
         self._chosen: dict[LinearSpec, Int4Kernel] = {}

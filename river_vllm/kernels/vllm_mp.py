@@ -10,16 +10,30 @@ from river_vllm.quantization.groups import GroupedWeight
 
 
 class VllmMixedPrecisionKernel(Int4Kernel):
-    """Whatever ``choose_mp_linear_kernel`` picks for the platform, held by vLLM's own scheme."""
+    """Whatever ``choose_mp_linear_kernel`` picks for the platform, held by vLLM's own scheme.
+
+    On CPUs with AMX vLLM's kernel rounds the activations to 8 bits unless
+    ``VLLM_CPU_INT4_W4A8=0`` (``kernels/linear/mixed_precision/cpu.py``), so it serves one of
+    River's two ``activations`` settings, never both.
+
+    Args:
+        int8: whether activations may be, and have to be, rounded.
+    """
 
     name = "vllm"
     whole_zeros = True
 
+    def __init__(self, int8: bool = False) -> None:
+        self._int8 = int8
+
     def unsupported(self, spec: LinearSpec) -> str | None:
         try:
-            _empty(spec, torch.device("meta"))
+            scheme, _ = _empty(spec, torch.device("meta"))
         except (ValueError, RuntimeError) as error:
             return " ".join(str(error).split())
+        if compat.rounds_activations(scheme, spec.dtype) != self._int8:
+            bits = "16" if self._int8 else "8"
+            return f"vLLM's kernel takes {bits}-bit activations here (VLLM_CPU_INT4_W4A8)"
         return None
 
     def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
@@ -31,15 +45,20 @@ class VllmMixedPrecisionKernel(Int4Kernel):
         host.weight_scale.data.copy_(weight.scales)
         host.weight_zero_point.data.copy_(pack(zeros, 0))
         scheme.process_weights_after_loading(host)
-        return _VllmPacked(scheme, host)
+        return _VllmPacked(scheme, host, torch.float32 if self._int8 else spec.dtype)
 
 
 class _VllmPacked(PackedLinear):
-    def __init__(self, scheme: compat.CompressedTensorsWNA16, host: torch.nn.Module) -> None:
+    def __init__(
+        self, scheme: compat.CompressedTensorsWNA16, host: torch.nn.Module, bias_dtype: torch.dtype
+    ) -> None:
         self._scheme = scheme
         self._host = host
+        self._bias_dtype = bias_dtype
 
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if bias is not None:
+            bias = bias.to(self._bias_dtype)
         return self._scheme.apply_weights(self._host, x, bias)
 
     @property

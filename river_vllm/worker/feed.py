@@ -46,6 +46,8 @@ class _Place:
     first_new: int
     prompt_unit: int | None = None
     generated_units: list[int | None] = field(default_factory=list)
+    held: bool = False
+    """Whether the last row would have been free to leave, had it paid."""
 
 
 class BatchFeed:
@@ -57,7 +59,8 @@ class BatchFeed:
     Args:
         num_layers: decoder layers L.
         prefill: whether prompt rows may leave (``sequence``), and then together.
-        max_rows: generated tokens of a step that may leave; with more, all stay.
+        max_rows: up to how many generated tokens of a step may leave, and only where all of its
+            rows may; None lets each leave on its own.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class BatchFeed:
     def begin(self, requests: list[RequestRows]) -> StepBatch:
         """The units of a step; ``requests`` in row order."""
         units: list[ExitUnit] = []
-        self._hold = self._too_many(requests)
+        self._hold = not self._pays(requests)
         self._places = [self._place(rows, units) for rows in requests]
         last = requests[-1] if requests else None
         self._batch = StepBatch(last.start + last.count if last else 0, units)
@@ -98,12 +101,21 @@ class BatchFeed:
             and all(p.generated_units and not p.rows.every_logit for p in self._places)
         )
 
-    def _too_many(self, requests: list[RequestRows]) -> bool:
-        """Whether more rows would leave than 4 bit pays for."""
+    def _pays(self, requests: list[RequestRows]) -> bool:
+        """Whether leaving makes the step shorter.
+
+        With few rows a layer takes as long as reading its weights. A row that has to run the whole
+        backbone reads them for all: the others then ride along, and what they do in 4 bit comes on
+        top.
+        """
         if self._max_rows is None:
-            return False
-        rows = sum(r.count - r.prompt_rows for r in requests if r.settings.may_exit)
-        return rows > self._max_rows
+            return True
+        generated = sum(r.count - r.prompt_rows for r in requests)
+        return generated <= self._max_rows and all(self._all_may_leave(r) for r in requests)
+
+    def _all_may_leave(self, rows: RequestRows) -> bool:
+        may_leave = rows.settings.may_exit and rows.settings.min_layers < self._num_layers
+        return may_leave and (self._sequence_prefill or not rows.prompt_rows)
 
     def settle(self, part: StepBatch) -> None:
         """Take the exit layers from a second pass over the step's units alone."""
@@ -139,7 +151,8 @@ class BatchFeed:
             index = first_generated + offset
             replay = history[index] if index < len(history) else None
             unit = _unit(row, rows.prompt + index, settings, replay)
-            held = self._hold and unit is not None and not unit.unconditional
+            held = self._hold and unit is not None and not unit.forced
+            place.held = held
             misfit = settings.layer_offsets is not None and (
                 len(settings.layer_offsets) != self._num_layers - 1
             )
@@ -157,7 +170,7 @@ class BatchFeed:
             depth = self._depth(unit, batch)
             if place.first_new + offset >= len(history):
                 history.append(depth)
-        return signed_depth(depth, decode=bool(place.generated_units))
+        return signed_depth(depth, bool(place.generated_units), place.held)
 
     def _depth(self, unit: int | None, batch: StepBatch) -> int:
         return self._num_layers if unit is None else int(batch.exit_layer[unit])

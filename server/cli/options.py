@@ -25,13 +25,13 @@ _FIELDS = {
     "weights": "folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or made by "
     "'river-vllm quantize'",
     "group_size": "input features that share one scale",
-    "max_rows": "rows of a step that may exit: all, a number, or auto (while 4 bit pays)",
+    "max_rows": "rows of a step that may exit: auto (while it pays), a number, or all (always)",
     "activations": "what the 4-bit products multiply by; int8 (CPU) goes on paying with many rows",
     "lm_head": "the bf16 LM head, or 4-bit candidates with exact logits for the best",
     "lm_head_candidates": "logits per token that the river's LM head makes exact",
     "cache_dir": "keeps 4-bit weights between starts: auto (beside a local checkpoint, else the "
     "user's cache), off, or a folder",
-    "kernel": "4-bit product: the fastest measured at load, torch's or vLLM's",
+    "kernel": "4-bit product: the fastest measured at load, River's own, torch's or vLLM's",
 }
 
 

@@ -34,13 +34,17 @@ class RiverMetrics:
         self._skipped = Counter(
             "river_skipped_layers", "Layers that decode tokens ran in 4 bit instead."
         )
+        self._held = Counter(
+            "river_held_tokens",
+            "Decode tokens held on the backbone because leaving would not have paid.",
+        )
         self._threshold = Gauge(
             "river_threshold", "Default exit threshold.", multiprocess_mode="mostrecent"
         )
 
         self._max_rows = Gauge(
             "river_max_rows",
-            "Rows of a step that may leave the backbone; with more, all stay.",
+            "Rows of a step up to which leaving the backbone pays; with more, all stay.",
             multiprocess_mode="mostrecent",
         )
 
@@ -61,6 +65,7 @@ class RiverMetrics:
             path.inc(count)
             self._run.inc(layer * count)
             self._skipped.inc((self._num_layers - layer) * count)
+        self._held.inc(summary.held)
 
     def totals(self) -> dict[str, Any]:
         """The body of ``GET /river/stats``, read back from the metrics themselves."""
@@ -82,6 +87,7 @@ class RiverMetrics:
             "tokens_by_path": {"backbone": backbone, "river": river},
             "backbone_layers": run,
             "skipped_layers": int(samples.get(("river_skipped_layers_total", ""), 0)),
+            "held_tokens": int(samples.get(("river_held_tokens_total", ""), 0)),
             "mean_exit_layer": round(run / tokens, 3) if tokens else None,
             "exit_layers": layers,
         }

@@ -21,7 +21,12 @@ pytestmark = pytest.mark.engine
 @pytest.fixture(scope="session")
 def paper(tiny_qwen2: Path) -> Any:
     config = RiverConfig(
-        threshold=0.5, scope="batch", prefill="sequence", quantizer="rtn", group_size=32
+        threshold=0.5,
+        scope="batch",
+        prefill="sequence",
+        quantizer="rtn",
+        group_size=32,
+        max_rows="all",
     )
     return engines.river_engine(tiny_qwen2, config, max_logprobs=64, logprobs_mode="raw_logits")
 

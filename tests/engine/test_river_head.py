@@ -20,7 +20,9 @@ EXIT = {"threshold": -1.0, "min_layers": 2}
 # The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def with_river_head(smollm2: Path) -> Any:
-    return engines.river_engine(smollm2, RiverConfig(lm_head="river", lm_head_candidates=64))
+    return engines.river_engine(
+        smollm2, RiverConfig(lm_head="river", lm_head_candidates=64, max_rows="all")
+    )
 
 
 def test_greedy_tokens_are_those_of_the_exact_head(

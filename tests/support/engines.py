@@ -43,8 +43,11 @@ def stock_engine(model: Path, **options: Any) -> Any:
 
 
 def river_engine(model: Path, config: RiverConfig | None = None, **options: Any) -> Any:
+    """Tokens leave on their own similarity alone unless ``config`` says otherwise: what pays
+    depends on the machine."""
     from vllm import LLM
 
+    config = config or RiverConfig(max_rows="all")
     return LLM(str(model), **engine_args(str(model), config, **{**COMMON, **options}))
 
 

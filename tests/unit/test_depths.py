@@ -34,6 +34,15 @@ def test_no_decode_token_has_no_mean() -> None:
     assert (summary.tokens, summary.mean_exit_layer) == (0, None)
 
 
+def test_a_held_token_counts_at_its_depth_and_apart() -> None:
+    held, prompt = signed_depth(30, True, held=True), signed_depth(30, False)
+    depths = np.array([prompt, held, 4, held], dtype=np.int16)
+    summary = ExitSummary()
+    summary.add(depths)
+    assert (dict(summary.layers), summary.held) == ({4: 1, 30: 2}, 2)
+    assert trace(depths) == [30, 30, 4, 30]
+
+
 def test_trace_has_one_layer_per_token_the_first_included() -> None:
     layers = trace(np.array([-30, 3, 5], dtype=np.int16))
     assert layers == [30, 3, 5]

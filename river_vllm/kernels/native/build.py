@@ -1,6 +1,6 @@
-"""Compiles the native kernel once per source, compiler and CPU, and loads it.
+"""Compiles the native kernels once per source, compiler and CPU, and loads it.
 
-Plain C++ behind one C function: it takes two seconds to compile and needs no torch headers. The
+Plain C++ behind C functions: it takes a few seconds to compile and needs no torch headers. The
 library links the OpenMP runtime that torch has loaded, since a second one would bring threads of
 its own to the same cores.
 """
@@ -18,14 +18,28 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("w4a8.cpp")
+FOLDER = Path(__file__).parent
+SOURCES = ("int8.cpp", "bf16.cpp")
+HEADERS = ("weights.h", "amx.h")
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-march=native")
 
 
-def unsupported() -> str | None:
-    """Why the kernel cannot be built or run here; None where it can."""
-    if not torch.cpu._is_avx512_supported() or not torch.cpu._is_vnni_supported():
-        return "needs a CPU with AVX-512 VNNI"
+NEEDS = {
+    "river_int8": ("AVX-512 VNNI", lambda: torch.cpu._is_vnni_supported()),
+    "river_bf16": ("AVX-512 BF16", lambda: torch.cpu._is_avx512_bf16_supported()),
+}
+"""The C functions, and the instructions that each one is made of."""
+
+
+def unsupported(product: str) -> str | None:
+    """Why a function of ``NEEDS`` cannot be built or run here; None where it can."""
+    instructions, there = NEEDS[product]
+    if not torch.cpu._is_avx512_supported() or not there():
+        return f"needs a CPU with {instructions}"
+    return _cannot_build()
+
+
+def _cannot_build() -> str | None:
     if _compiler() is None:
         return "needs a C++ compiler (g++ or clang++)"
     if _openmp() is None:
@@ -35,32 +49,36 @@ def unsupported() -> str | None:
 
 @cache
 def library() -> ctypes.CDLL:
-    """The compiled kernel.
+    """The compiled kernels.
 
     Raises:
         RuntimeError: the compiler failed; with its message.
     """
     compiler, openmp = _compiler(), _openmp()
     if compiler is None or openmp is None:
-        raise RuntimeError(f"River's native kernel {unsupported()}")
-    path = _cache_folder() / f"w4a8-{_key(compiler)}.so"
+        raise RuntimeError(f"River's native kernels: {_cannot_build()}")
+    path = _cache_folder() / f"int4-{_key(compiler)}.so"
     if not path.exists():
         _compile(compiler, openmp, path)
     loaded = ctypes.CDLL(str(path))
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    loaded.river_w4a8.argtypes = [pointer] * 9 + [size] * 4 + [ctypes.c_int]
-    loaded.river_w4a8.restype = None
+    for product in NEEDS:
+        if hasattr(loaded, product):
+            function = getattr(loaded, product)
+            function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64, ctypes.c_int]
+            function.restype = None
     return loaded
 
 
 def _compile(compiler: str, openmp: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        objects, shared = Path(folder, "w4a8.o"), Path(folder, "w4a8.so")
-        _run([compiler, *FLAGS, "-c", str(SOURCE), "-o", str(objects)])
+        shared = Path(folder, "int4.so")
+        objects = [str(Path(folder, source).with_suffix(".o")) for source in SOURCES]
+        for source, target_object in zip(SOURCES, objects, strict=True):
+            _run([compiler, *FLAGS, "-c", str(FOLDER / source), "-o", target_object])
         _run(
             [
-                *(compiler, "-shared", str(objects), "-o", str(shared)),
+                *(compiler, "-shared", *objects, "-o", str(shared)),
                 *(str(openmp), f"-Wl,-rpath,{openmp.parent}"),
             ]
         )
@@ -105,6 +123,7 @@ def _key(compiler: str) -> str:
         "",
     )
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    parts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, cpu.encode())
+    sources = b"".join((FOLDER / name).read_bytes() for name in SOURCES + HEADERS)
+    parts = (sources, " ".join(FLAGS).encode(), version, cpu.encode())
     openmp = str(_openmp()).encode()
     return hashlib.sha256(b"\0".join((*parts, openmp))).hexdigest()[:16]

@@ -34,14 +34,23 @@ def inputs(rows: int, spec: LinearSpec) -> torch.Tensor:
 
 
 def assert_product(
-    packed: PackedLinear, weight: GroupedWeight, x: torch.Tensor, bias: torch.Tensor | None
+    packed: PackedLinear,
+    weight: GroupedWeight,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    reference: torch.Tensor | None = None,
+    tolerance: float = TOLERANCE,
 ) -> None:
-    """``packed`` agrees with the float32 product of the dequantised weight, row by row."""
+    """``packed`` agrees with the float32 product of the dequantised weight, row by row.
+
+    Args:
+        reference: what the kernel makes of ``x`` before it multiplies.
+    """
     out = packed.apply(x, bias)
-    expected = x.float() @ weight.dequantize().t()
+    expected = (x if reference is None else reference).float() @ weight.dequantize().t()
     if bias is not None:
         expected = expected + bias.float()
     assert out.dtype == x.dtype
     assert out.shape == expected.shape
     error = (out.float() - expected).norm(dim=1) / expected.norm(dim=1)
-    assert float(error.max()) < TOLERANCE
+    assert float(error.max()) < tolerance

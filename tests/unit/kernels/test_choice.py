@@ -28,6 +28,9 @@ class Packed(PackedLinear):
 
 def kernel_class(kernel_name: str, whole: bool, max_width: int) -> type[Int4Kernel]:
     class Kernel(Int4Kernel):
+        def __init__(self, int8: bool = False) -> None:
+            self.int8 = int8
+
         name = kernel_name
         whole_zeros = whole
 
@@ -52,6 +55,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(choice, "TorchInt4Kernel", kernel_class("torch", False, 128))
     monkeypatch.setattr(choice, "VllmMixedPrecisionKernel", kernel_class("vllm", True, 64))
+    monkeypatch.setattr(choice, "NativeKernel", kernel_class("native", False, 0))
     monkeypatch.setattr(choice, "_seconds", seconds)
     return log
 

@@ -15,11 +15,23 @@ pytestmark = [
         not current_platform.is_cpu(), reason="weights of these tests are on the CPU"
     ),
 ]
-
-
-@pytest.mark.parametrize(
-    ("k", "n", "group"), [(64, 32, 32), (160, 64, 32), (576, 192, 64), (384, 96, 128)]
+SHAPES = [(64, 32, 32), (160, 64, 32), (576, 192, 64), (384, 96, 128)]
+INT8_TOLERANCE = 2**-5
+"""One int8 scale per row: half a step of 1/127 of its largest value, about three times its norm's
+share, on random codes whose groups differ widely."""
+amx = pytest.mark.skipif(
+    not torch.cpu._is_amx_tile_supported(), reason="vLLM rounds activations on AMX only"
 )
+
+
+@pytest.fixture
+def sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's switch; without it a CPU with AMX takes 8-bit activations."""
+    monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "0")
+
+
+@pytest.mark.usefixtures("sixteen_bits")
+@pytest.mark.parametrize(("k", "n", "group"), SHAPES)
 def test_product_is_that_of_the_dequantised_weight(k: int, n: int, group: int) -> None:
     spec = spec_of(k, n, group)
     kernel = VllmMixedPrecisionKernel()
@@ -32,11 +44,38 @@ def test_product_is_that_of_the_dequantised_weight(k: int, n: int, group: int) -
         assert_product(packed, weight, inputs(rows, spec), bias)
 
 
+@amx
+@pytest.mark.parametrize(("k", "n", "group"), SHAPES)
+def test_product_with_rounded_activations(k: int, n: int, group: int) -> None:
+    spec = spec_of(k, n, group)
+    kernel = VllmMixedPrecisionKernel(int8=True)
+    assert kernel.unsupported(spec) is None
+    weight = grouped_weight(spec, kernel.whole_zeros)
+    packed = kernel.pack(weight, spec)
+    bias = torch.randn(n).to(spec.dtype) * 5
+    for rows in (1, 5, 17):
+        for b in (None, bias):
+            assert_product(packed, weight, inputs(rows, spec), b, tolerance=INT8_TOLERANCE)
+
+
+@amx
+def test_rounded_activations_are_taken_only_where_they_are_wanted() -> None:
+    spec = spec_of(64, 32, 32)
+    assert "8-bit activations" in str(VllmMixedPrecisionKernel().unsupported(spec))
+
+
+@pytest.mark.usefixtures("sixteen_bits")
+def test_activations_that_are_not_rounded_do_not_pass_for_int8() -> None:
+    reason = VllmMixedPrecisionKernel(int8=True).unsupported(spec_of(64, 32, 32))
+    assert "16-bit activations" in str(reason)
+
+
 def test_it_asks_for_zero_points_that_an_integer_holds() -> None:
     """A real-valued zero would be truncated while it is packed."""
     assert VllmMixedPrecisionKernel.whole_zeros
 
 
+@pytest.mark.usefixtures("sixteen_bits")
 def test_memory_is_that_of_the_packed_parameters() -> None:
     spec = spec_of(256, 64, 32)
     weight = grouped_weight(spec, whole=True)

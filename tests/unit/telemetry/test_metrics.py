@@ -42,6 +42,7 @@ def test_totals_of_a_server_that_has_made_no_token(metrics: RiverMetrics) -> Non
         "tokens_by_path": {"backbone": 0, "river": 0},
         "backbone_layers": 0,
         "skipped_layers": 0,
+        "held_tokens": 0,
         "mean_exit_layer": None,
         "exit_layers": {},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from river_vllm.depths import signed_depth
 from river_vllm.request import RiverSettings, TeacherForced
 from river_vllm.router.batch import ExitUnit
 from river_vllm.worker.feed import BatchFeed, RequestRows
@@ -155,21 +156,48 @@ def test_a_step_is_finished_once(feed: BatchFeed) -> None:
     assert feed.finish() == {}
 
 
-def test_with_too_many_rows_all_stay_but_what_is_forced() -> None:
-    """Above the crossover 4 bit saves nothing; a replay and τ = −1 are orders, not decisions."""
-    feed = BatchFeed(12, "backbone", max_rows=2)
-    own, told = RiverSettings(True, 0.5, 1), RiverSettings(True, -1.0, 3)
+class TestWhereLeavingDoesNotPay:
+    """With a limit, a step's tokens leave where all of its rows may, and are few enough."""
 
-    def step(*settings: RiverSettings) -> list[float]:
-        rows = [RequestRows(str(i), i, 1, 9, 9, s) for i, s in enumerate(settings)]
-        batch = feed.begin(rows)
+    OWN, TOLD = RiverSettings(True, 0.5, 1), RiverSettings(True, -1.0, 3)
+
+    @pytest.fixture
+    def feed(self) -> BatchFeed:
+        return BatchFeed(12, "backbone", max_rows=2)
+
+    @staticmethod
+    def thresholds(feed: BatchFeed, *settings: RiverSettings) -> list[float]:
+        batch = feed.begin([RequestRows(str(i), i, 1, 9, 9, s) for i, s in enumerate(settings)])
         feed.forget(str(i) for i in range(len(settings)))
         return [unit.threshold for unit in batch.units]
 
-    assert step(own, own) == [0.5, 0.5]
-    assert step(own, own, own) == []
-    assert step(own, told, own) == [-1.0]
-    assert step(own, own, RiverSettings(False, 0.5, 1)) == [0.5, 0.5]
+    def test_up_to_the_limit_all_may_leave(self, feed: BatchFeed) -> None:
+        assert self.thresholds(feed, self.OWN, self.TOLD) == [0.5, -1.0]
+
+    def test_with_more_all_stay(self, feed: BatchFeed) -> None:
+        assert self.thresholds(feed, self.OWN, self.OWN, self.TOLD) == []
+
+    @pytest.mark.parametrize("other", [OFF, NEVER, RiverSettings(True, 0.5, 12)])
+    def test_a_row_that_has_to_stay_carries_the_others(
+        self, feed: BatchFeed, other: RiverSettings
+    ) -> None:
+        assert self.thresholds(feed, self.OWN, other) == []
+
+    def test_so_does_a_prompt_and_what_it_carried_is_marked(self, feed: BatchFeed) -> None:
+        assert feed.begin([rows("a", 1, 4), rows("b", 4, 0, start=1)]).units == []
+        assert feed.finish() == {"a": signed_depth(12, True, held=True), "b": -12}
+
+    def test_a_token_that_may_not_leave_is_not_held(self, feed: BatchFeed) -> None:
+        feed.begin([rows("a", 1, 4, settings=OFF), rows("b", 1, 4, start=1)])
+        assert feed.finish() == {"a": 12, "b": signed_depth(12, True, held=True)}
+
+    def test_what_has_left_once_leaves_again(self, feed: BatchFeed) -> None:
+        step(feed, [rows("a", 1, 4)], 3)
+        assert feed.begin([rows("a", 5, 0), rows("b", 4, 0, start=5)]).units == [replay(4, 3)]
+
+    def test_prompts_that_leave_do_not_count(self) -> None:
+        feed = BatchFeed(12, "sequence", max_rows=2)
+        assert len(feed.begin([rows("a", 1, 4), rows("b", 4, 0, start=1)]).units) == 2
 
 
 def test_the_tail_of_a_known_text_counts_as_generated() -> None:

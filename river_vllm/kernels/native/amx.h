@@ -1,0 +1,54 @@
+// Intel AMX: permission of the operating system, and the shapes of the tiles.
+//
+// Tiles 0-3 hold results: two blocks of 16 output features for up to two times 16 rows. Tiles 4
+// and 5 hold the rows' activations, 6 and 7 the two blocks' weights. All are 64 bytes wide.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__)
+#define RIVER_AMX 1
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace river {
+
+constexpr int kTileRows = 16;
+constexpr int kTileBytes = 64;
+constexpr int kTile = kTileRows * kTileBytes;
+
+// Linux lets a process use the tiles once it has asked (Documentation/arch/x86/xstate.rst).
+inline bool amx_allowed() {
+  constexpr long kRequest = 0x1023, kTileData = 18;
+  static const bool allowed = syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  return allowed;
+}
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// For `m` <= 32 rows of activations and `depth` <= 16 tile rows of weights.
+inline void configure(int m, int depth) {
+  const int first = m < kTileRows ? m : kTileRows, second = m - first;
+  TileConfig config;
+  const int rows[8] = {first, second, first, second, first, second, depth, depth};
+  for (int tile = 0; tile < 8; ++tile) {
+    if (rows[tile] == 0) continue;
+    config.rows[tile] = uint8_t(rows[tile]);
+    config.bytes[tile] = uint16_t(tile == 4 || tile == 5 ? depth * 4 : kTileBytes);
+  }
+  _tile_loadconfig(&config);
+}
+
+}  // namespace river
+
+#endif

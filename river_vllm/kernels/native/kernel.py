@@ -1,0 +1,104 @@
+"""River's native CPU kernels: 4-bit weights that go on paying with many rows.
+
+Two products over one packed form. ``bf16`` multiplies by the activations as they are; ``int8``
+rounds them to 8 bits per group, an approximation of its own on top of the 4-bit weights, used only
+where it is asked for (``activations="int8"``). Both give a row the same bits whatever is beside it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, not_for_cpu_bf16
+from river_vllm.kernels.native import build
+from river_vllm.quantization.groups import GroupedWeight
+
+LANES = 16
+LINE = 8
+
+
+class _Weight(ctypes.Structure):
+    """``struct Weight`` of ``weights.h``."""
+
+    _fields_ = (
+        ("codes", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("zeros", ctypes.c_void_p),
+        ("out_features", ctypes.c_int64),
+        ("in_features", ctypes.c_int64),
+        ("group", ctypes.c_int64),
+    )
+
+
+class NativeKernel(Int4Kernel):
+    """``kernels/native/bf16.cpp`` or ``int8.cpp``.
+
+    Args:
+        int8: whether activations are rounded.
+    """
+
+    name = "native"
+    whole_zeros = False
+
+    def __init__(self, int8: bool = False) -> None:
+        self._product = "river_int8" if int8 else "river_bf16"
+
+    def unsupported(self, spec: LinearSpec) -> str | None:
+        return not_for_cpu_bf16(spec, LANES) or build.unsupported(self._product)
+
+    def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
+        return _NativePacked(weight, self._product)
+
+
+class _NativePacked(PackedLinear):
+    def __init__(self, weight: GroupedWeight, product: str) -> None:
+        self._product = getattr(build.library(), product)
+        self._out_features, in_features = weight.codes.shape
+        self._codes = _pack_codes(weight.codes)
+        self._scales = _by_block(weight.scales)
+        self._zeros = _by_block(weight.zeros)
+        self._weight = _Weight(
+            self._codes.data_ptr(),
+            self._scales.data_ptr(),
+            self._zeros.data_ptr(),
+            self._out_features,
+            in_features,
+            weight.group_size,
+        )
+        self._address = ctypes.addressof(self._weight)
+
+    def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        x = x.contiguous()
+        rows = x.shape[0]
+        out = x.new_empty(rows, self._out_features)
+        self._product(
+            self._address,
+            x.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            rows,
+            torch.get_num_threads(),
+        )
+        return out
+
+    @property
+    def nbytes(self) -> int:
+        return self._codes.nbytes + self._scales.nbytes + self._zeros.nbytes
+
+
+def _pack_codes(codes: torch.Tensor) -> torch.Tensor:
+    """uint8 ``[N, K]`` of 0…15 → ``[N / 16, K / 8, 64]``, see ``weights.h``."""
+    out_features, in_features = codes.shape
+    split = codes.view(out_features // LANES, LANES, in_features // LINE, 2, LINE // 2)
+    low, high = split.unbind(dim=3)
+    packed = (low | (high << 4)).permute(0, 2, 1, 3)
+    return packed.reshape(out_features // LANES, in_features // LINE, -1).contiguous()
+
+
+def _by_block(values: torch.Tensor) -> torch.Tensor:
+    """float ``[N, G]`` → bfloat16 ``[N / 16, G, 16]``."""
+    out_features, groups = values.shape
+    blocks = values.view(out_features // LANES, LANES, groups).transpose(1, 2)
+    return blocks.to(torch.bfloat16).contiguous()

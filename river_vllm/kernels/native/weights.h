@@ -1,0 +1,66 @@
+// A packed 4-bit weight, and what both kernels do with it.
+//
+//   y[m, n] = sum_g s[n, g] (sum_k q[n, k] x[m, k] - z[n, g] sum_k x[m, k])
+//
+// q: codes 0..15; s, z: scale and zero of a group of input features.
+//
+// For 16 output features and 8 input features the codes are one 64-byte line. Byte 4 c + i holds
+// input feature i of output feature c in its low nibble and input feature 4 + i in its high one.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace river {
+
+constexpr int kLanes = 16;  // output features of a block, float32 lanes of a register
+constexpr int kLine = 8;    // input features of a line
+
+// Filled in by Python (kernels/native/library.py), in this order.
+struct Weight {
+  const uint8_t* codes;    // [N / 16, K / 8, 64]
+  const uint16_t* scales;  // bf16 [N / 16, K / group, 16]
+  const uint16_t* zeros;   // bf16 [N / 16, K / group, 16]
+  int64_t n, k, group;
+
+  const uint8_t* line(int64_t block, int64_t feature) const {
+    return codes + block * k * 8 + feature * 8;
+  }
+  int64_t of_group(int64_t block, int64_t g) const { return (block * (k / group) + g) * kLanes; }
+};
+
+inline float to_float(uint16_t value) {
+  uint32_t bits = uint32_t(value) << 16;
+  float out;
+  std::memcpy(&out, &bits, sizeof out);
+  return out;
+}
+
+inline __m512 load_bf16(const uint16_t* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+// To nearest, ties to even.
+inline void store_bf16(uint16_t* p, __m512 value) {
+  const __m512i bits = _mm512_castps_si512(value);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+}
+
+inline __m512 bias_of(const uint16_t* bias, int64_t block) {
+  return bias ? load_bf16(bias + block * kLanes) : _mm512_setzero_ps();
+}
+
+inline __m512i load_line(const uint8_t* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p) + 1024, _MM_HINT_T0);
+  return _mm512_loadu_si512(p);
+}
+
+}  // namespace river
