@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import vllm.envs as vllm_envs
-from vllm.config import CompilationMode, VllmConfig
+from vllm.config import CompilationMode, SpeculativeConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.forward_context import (
     create_forward_context,
@@ -61,6 +61,7 @@ __all__ = [
     "QKVParallelLinear",
     "RMSNorm",
     "RotaryEmbedding",
+    "SpeculativeConfig",
     "StatLoggerBase",
     "UnquantizedEmbeddingMethod",
     "UnquantizedLinearMethod",

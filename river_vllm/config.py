@@ -18,6 +18,9 @@ CONFIG_KEY = "river"
 CHECKPOINT_KEY = "river_config"
 """River's key in a checkpoint's ``config.json``."""
 
+EXIT_FIELDS = ("threshold", "layer_offsets", "prefill", "scope", "max_rows", "calibration")
+"""Settings of the exit decision; in verified mode there is none."""
+
 
 class RiverConfig(BaseModel):
     """Everything about the river that is fixed when the engine starts.
@@ -67,6 +70,12 @@ class RiverConfig(BaseModel):
     kernel: Literal["auto", "native", "torch", "vllm", "dequantize"] = "auto"
     """The 4-bit product: the fastest measured at load, River's own, torch's, vLLM's, or weights
     expanded to bf16 for each product (hundreds of rows a step, as in ``river-vllm calibrate``)."""
+    verify: int = Field(default=0, ge=0, le=16)
+    """K: tokens that the river may draft for one pass of the backbone to check; 0 turns it off.
+    Then no token exits, ``min_layers`` (0 unless set) are a draft's backbone layers, and
+    ``lm_head`` (``river`` unless set) ranks the drafts only."""
+    draft: Literal["adaptive", "fixed"] = "adaptive"
+    """As many tokens as pay, up to ``verify``; or always ``verify``."""
 
     calibration: Calibration | None = None
     """What the settings were chosen from; written by ``river-vllm calibrate``."""
@@ -89,9 +98,35 @@ class RiverConfig(BaseModel):
             raise ValueError("kernel 'torch' does not take int8 activations")
         return self
 
+    @model_validator(mode="after")
+    def _exit_or_verify(self) -> Self:
+        beside = [name for name in EXIT_FIELDS if name in self.model_fields_set]
+        if self.verify and beside:
+            raise ValueError(f"verify = {self.verify} cannot be combined with {', '.join(beside)}")
+        if not self.verify and self.draft == "fixed":
+            raise ValueError("draft must be 'adaptive' where verify is 0")
+        return self
+
+    @property
+    def draft_layers(self) -> int:
+        """Backbone layers that a drafted token runs."""
+        return self.min_layers if "min_layers" in self.model_fields_set else 0
+
+    @property
+    def river_head(self) -> bool:
+        """Whether the LM head gets a 4-bit twin; wanted for drafts unless set otherwise."""
+        return self.lm_head == "river" or (
+            self.verify > 0 and "lm_head" not in self.model_fields_set
+        )
+
     def merged(self, changes: Mapping[str, Any], source: str) -> RiverConfig:
         """A copy with ``changes`` on top, validated; errors name them by ``source``."""
-        return parse_config({**self.model_dump(exclude_unset=True), **changes}, source)
+        below = self.model_dump(exclude_unset=True)
+        if changes.get("verify") and not self.verify:
+            # The mode is chosen on top: what was set for exits goes.
+            gone = (*EXIT_FIELDS, "min_layers")
+            below = {name: value for name, value in below.items() if name not in gone}
+        return parse_config({**below, **changes}, source)
 
 
 def parse_config(data: object, source: str) -> RiverConfig:

@@ -12,6 +12,8 @@ from river_vllm.compat import (
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
+from river_vllm.verify.speculation import RiverSpeculativeConfig
+from river_vllm.verify.speculation import install as speculate
 from river_vllm.weights.choose import weight_source, weights_folder
 
 SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
@@ -37,6 +39,8 @@ class RiverConfigHook(VerifyAndUpdateConfig):
         _check_config(vllm_config)
         _refuse(vllm_config)
         _install(vllm_config)
+        if tokens := river_config_of(vllm_config).verify:
+            speculate(vllm_config, tokens)
 
 
 def _check_config(vllm_config: VllmConfig) -> None:
@@ -75,8 +79,9 @@ def _refuse(vllm_config: VllmConfig) -> None:
         "an already quantised checkpoint (River quantises a bf16 one itself)": (
             model.quantization is not None
         ),
-        "vLLM's speculative decoding (leave out --speculative-config)": (
-            vllm_config.speculative_config is not None
+        "vLLM's speculative decoding (leave out --speculative-config; --river-verify drafts with "
+        "the river)": not isinstance(
+            vllm_config.speculative_config, RiverSpeculativeConfig | None
         ),
         "pooling models (vLLM serves them without a river)": model.runner_type != "generate",
         "LoRA adapters (leave out --enable-lora, or merge the adapter into the model)": (

@@ -64,10 +64,14 @@ class RiverSettings:
     layer_offsets: tuple[float, ...] | None = None
     """Added to τ after each layer (``RiverConfig.layer_offsets``)."""
     teacher: TeacherForced | None = None
+    verified: bool = False
+    """The river drafts for this request and the backbone checks; no token of it exits."""
 
     @classmethod
     def from_config(cls, config: RiverConfig) -> RiverSettings:
         """What holds for a request that says nothing."""
+        if config.verify:
+            return cls(True, 1.0, config.min_layers, verified=True)
         return cls(True, config.threshold, config.min_layers, config.layer_offsets)
 
     @property
@@ -99,6 +103,7 @@ def resolve(field: RiverField, defaults: RiverSettings, num_layers: int) -> Rive
         threshold=defaults.threshold if field.threshold is None else field.threshold,
         min_layers=defaults.min_layers if field.min_layers is None else field.min_layers,
         layer_offsets=defaults.layer_offsets,
+        verified=defaults.verified,
     )
 
 
@@ -119,12 +124,15 @@ def settings_of(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -
     numbers = isinstance(threshold, int | float) and isinstance(min_layers, int)
     if not isinstance(enabled, bool) or not numbers or not -1.0 <= threshold <= 1.0:
         return RiverSettings(False, 1.0, defaults.min_layers)
+    if defaults.verified and (threshold, min_layers) != (1.0, defaults.min_layers):
+        return RiverSettings(False, 1.0, defaults.min_layers)
     return RiverSettings(
         enabled,
         float(threshold),
         max(1, min_layers),
         _offsets(raw.get("layer_offsets", defaults.layer_offsets)),
         _teacher(raw.get("teacher")),
+        defaults.verified,
     )
 
 

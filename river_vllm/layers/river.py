@@ -24,7 +24,7 @@ from river_vllm.layers.dual_linear import RiverDualLinearMethod
 from river_vllm.layers.eager_ops import DirectAttention, use_eager_ops
 from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
 from river_vllm.layers.progress import PackingProgress
-from river_vllm.layers.river_head import install_river_head
+from river_vllm.layers.river_head import has_plain_head, install_river_head
 from river_vllm.router.batch import StepBatch
 from river_vllm.router.plan import RowPlan
 from river_vllm.router.router import Router
@@ -69,7 +69,8 @@ class River:
         self._progress = PackingProgress(logger.info, shown=get_tp_group().is_first_rank)
         use_eager_ops(model, self.plan)
         self.direct_attention = DirectAttention(layers)
-        if config.lm_head == "river":
+        self.river_head = config.lm_head == "river" or (config.river_head and has_plain_head(model))
+        if self.river_head:
             packer = partial(self._pack, getattr(model, "lm_head", None))
             install_river_head(model, self.plan, packer, config.lm_head_candidates)
             self._progress.expect()
@@ -88,7 +89,7 @@ class River:
             "num_layers": self.num_layers,
             "quantizer": self._source.quantizer,
             "activations": self.config.activations,
-            "lm_head": self.config.lm_head,
+            "lm_head": "river" if self.river_head else "backbone",
             "group_sizes": sorted(self._group_sizes),
             "kernels": self._chooser.names,
             "crossover": {

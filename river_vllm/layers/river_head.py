@@ -47,13 +47,23 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """``x [rows, hidden] -> [rows, vocabulary of this rank]``."""
-        if not self._plan.river_head or bias is not None or self._packed is None:
+        plan = self._plan
+        wanted = plan.river_head or plan.draft_head
+        if not wanted or bias is not None or self._packed is None:
             return super().apply(layer, x, bias)
         logits = self._packed.apply(x, None)
+        if plan.draft_head:
+            return logits
         best = logits.topk(min(self._candidates, logits.shape[1]), dim=-1).indices
         # [rows, candidates, hidden] @ [rows, hidden, 1]
         exact = torch.bmm(layer.weight[best], x.unsqueeze(-1)).squeeze(-1)
         return logits.scatter_(1, best, exact)
+
+
+def has_plain_head(model: nn.Module) -> bool:
+    """Whether the model has an LM head that can get a 4-bit twin."""
+    head: Any = getattr(model, "lm_head", None)
+    return type(getattr(head, "quant_method", None)) is UnquantizedEmbeddingMethod
 
 
 def install_river_head(model: nn.Module, plan: RowPlan, packer: Packer, candidates: int) -> None:
@@ -63,7 +73,7 @@ def install_river_head(model: nn.Module, plan: RowPlan, packer: Packer, candidat
         UnsupportedModelError: the model has no plain LM head.
     """
     head: Any = getattr(model, "lm_head", None)
-    if type(getattr(head, "quant_method", None)) is not UnquantizedEmbeddingMethod:
+    if not has_plain_head(model):
         raise UnsupportedModelError(
             f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'"
         )

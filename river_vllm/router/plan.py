@@ -21,12 +21,14 @@ class RowPlan:
     Outside a step (warm-up, profiling, dummy runs) every row is on the backbone.
     """
 
-    __slots__ = ("backbone_rows", "free", "path", "river_head", "river_rows")
+    __slots__ = ("backbone_rows", "draft_head", "free", "path", "river_head", "river_rows")
 
     def __init__(self) -> None:
         self.path = Path.BACKBONE
         self.free = False
         """Whether no row of the step is owed stock vLLM's own bits."""
+        self.draft_head = False
+        """Whether the logits only rank a draft's tokens: the 4-bit LM head, as it is."""
         self.river_head = False
         """Whether the step's logits may come from the 4-bit LM head; outlives the forward pass."""
         self.river_rows: torch.Tensor | None = None

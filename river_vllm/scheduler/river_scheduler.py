@@ -10,6 +10,7 @@ import numpy as np
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings, settings_of
 from river_vllm.scheduler.prefix_cache import isolate
+from river_vllm.verify.tally import StepTally, step_tallies
 from river_vllm.worker.output import depths_of
 
 
@@ -28,10 +29,18 @@ class RiverSchedulerMixin:
         super().add_request(request)  # type: ignore[misc]
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
+        tallies: dict[str, StepTally] = {}
+        if self._river_config.verify:
+            tallies = step_tallies(self.requests, scheduler_output, model_runner_output)
         outputs = super().update_from_output(  # type: ignore[misc]
             scheduler_output, model_runner_output
         )
         depths = depths_of(model_runner_output)
+        for client in outputs.values():
+            for output in client.outputs:
+                tally = tallies.get(output.request_id)
+                if tally is not None and output.new_token_ids:
+                    output.routed_experts = tally.values(len(output.new_token_ids))
         for client in outputs.values():
             for output in client.outputs:
                 depth = depths.get(output.request_id)

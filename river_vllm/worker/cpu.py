@@ -9,6 +9,7 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 # isort: on
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+from river_vllm.verify.proposer import RiverProposer
 from river_vllm.worker.mixin import RiverWorkerMixin
 from river_vllm.worker.runner import RiverRunnerMixin
 from river_vllm.worker.runner_v2 import river_runner_v2
@@ -27,5 +28,8 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
         runner = self.model_runner
         if type(runner) is CPUModelRunner:
             runner.__class__ = RiverCPUModelRunner
+            if getattr(runner, "speculative_config", None) is not None:
+                # GPUModelRunner.__init__ names its drafter classes too.
+                runner.drafter = RiverProposer(self.vllm_config, self.device, runner)
         else:
             runner.__class__ = river_runner_v2(type(runner))

@@ -28,9 +28,18 @@ class RiverWorkerMixin:
         feed = BatchFeed(river.num_layers, river.config.prefill, river.max_rows)
         self._river_host().set_up_river(feed, RiverSettings.from_config(river.config))
 
+    def compile_or_warm_up_model(self) -> Any:
+        times = super().compile_or_warm_up_model()  # type: ignore[misc]
+        if self._river().config.verify:
+            self.model_runner.drafter.measure_costs()
+        return times
+
     def river_info(self) -> dict[str, Any]:
         """RPC: what is in force. That a worker answers is the proof that River is active."""
-        return self._river().info()
+        info = self._river().info()
+        if self._river().config.verify:
+            info["verify"] = self.model_runner.drafter.info()
+        return info
 
     def river_observe(self) -> None:
         """RPC: get ready for teacher-forced passes (``calibration/passes.py``)."""

@@ -29,14 +29,18 @@ class RiverRunnerMixin:
 
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         self.river_feed.forget(scheduler_output.finished_req_ids)
+        if self.river_defaults.verified:
+            self.drafter.forget(scheduler_output.finished_req_ids)
         return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
 
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         """vLLM's documented override point for the forward pass of a real step."""
+        forward = super()._model_forward  # type: ignore[misc]
+        if self.river_defaults.verified:
+            return forward(*args, **kwargs)
         river = self.get_model().river
         rows = self._river_rows()
         batch = self.river_feed.begin(rows)
-        forward = super()._model_forward  # type: ignore[misc]
         if not batch.units:
             output = forward(*args, **kwargs)
         elif batch.covers_all_rows or not self._river_compiles():
@@ -73,6 +77,13 @@ class RiverRunnerMixin:
                 **kwargs,
             )
         self.river_feed.settle(part.batch)
+
+    def _input_fits_in_drafter(self: Any, common_attn_metadata: Any) -> bool:
+        """Each request has a limit of its own; vLLM's stops all of them near the longest's end."""
+        if self.river_defaults.verified:
+            return common_attn_metadata is not None
+        fits: bool = super()._input_fits_in_drafter(common_attn_metadata)  # type: ignore[misc]
+        return fits
 
     def _river_compiles(self: Any) -> bool:
         return self.vllm_config.compilation_config.mode != CompilationMode.NONE

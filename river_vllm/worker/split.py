@@ -16,13 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from river_vllm.compat import (
-    CommonAttentionMetadata,
-    create_forward_context,
-    get_forward_context,
-    override_forward_context,
-)
+from river_vllm.compat import CommonAttentionMetadata, get_forward_context
 from river_vllm.router.batch import ExitUnit, StepBatch
+from river_vllm.worker.context import own_forward_context
 from river_vllm.worker.feed import RequestRows
 
 
@@ -61,18 +57,8 @@ class SubStep:
             groups: the runner's attention groups, each with its layers and metadata builder.
         """
         whole = get_forward_context()
-        metadata: dict[str, Any] = {}
-        slots: dict[str, torch.Tensor] = {}
-        for group in groups:
-            first = group.layer_names[0]
-            built = group.get_metadata_builder(0).build(0, self._common(whole, first))
-            for name in group.layer_names:
-                metadata[name] = built
-                slots[name] = whole.slot_mapping[name][self.rows]
-        context = create_forward_context(
-            metadata, vllm_config, slot_mapping=slots, skip_compiled=True
-        )
-        with override_forward_context(context):
+        parts = [(group, self._common(whole, group.layer_names[0])) for group in groups]
+        with own_forward_context(vllm_config, parts):
             yield
 
     def _common(self, whole: Any, layer: str) -> CommonAttentionMetadata:

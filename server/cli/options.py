@@ -32,6 +32,9 @@ _FIELDS = {
     "cache_dir": "keeps 4-bit weights between starts: auto (beside a local checkpoint, else the "
     "user's cache), off, or a folder",
     "kernel": "4-bit product: the fastest measured at load, River's own, torch's or vLLM's",
+    "verify": "tokens that the river may draft for the backbone to check in one pass, lossless; "
+    "0: tokens exit instead",
+    "draft": "as many tokens as pay, up to --river-verify, or always so many",
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from river_vllm.depths import Depths, ExitSummary, trace
 from river_vllm.request import RiverSettings
+from river_vllm.verify.tally import DraftSummary
 
 
 @dataclass(slots=True)
@@ -20,6 +21,7 @@ class RiverExchange:
     trace: bool = False
     _calls: int = 0
     _summary: ExitSummary = field(default_factory=ExitSummary)
+    _drafts: DraftSummary = field(default_factory=DraftSummary)
     _choices: dict[int, Depths] = field(default_factory=dict)
     _unsent: dict[int, list[int]] = field(default_factory=dict)
 
@@ -33,7 +35,10 @@ class RiverExchange:
         return first
 
     def add(self, choice: int, depths: Depths) -> None:
-        """Take the exit layers of a finished choice."""
+        """Take the exit layers of a finished choice, or in verified mode the fate of its drafts."""
+        if self.settings.verified:
+            self._drafts.add(depths)
+            return
         self._choices[choice] = depths
         self._summary.add(depths)
 
@@ -53,6 +58,13 @@ class RiverExchange:
 
     def report(self) -> dict[str, Any]:
         """The ``river`` object of the response."""
+        if self.settings.verified:
+            return {
+                "enabled": self.settings.enabled,
+                "mode": "verified",
+                "num_layers": self.num_layers,
+                **self._drafts.report(),
+            }
         mean = self._summary.mean_exit_layer
         return {
             "enabled": self.settings.enabled,

@@ -49,6 +49,8 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
             )
         return None
     field = _parse(raw) if given else RiverField()
+    if state.defaults.verified:
+        _refuse_exit_fields(field)
     try:
         settings = resolve(field, state.defaults, state.num_layers)
     except RiverError as error:
@@ -57,6 +59,15 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
         if given and body.get(option):
             raise FieldError(FIELD, f"'{FIELD}' cannot be combined with '{option}'")
     return RiverExchange(settings, state.num_layers, field.trace)
+
+
+def _refuse_exit_fields(field: RiverField) -> None:
+    for name in sorted(field.model_fields_set - {"enabled"}):
+        raise FieldError(
+            f"{FIELD}.{name}",
+            f"{FIELD}: '{name}' belongs to early exit; this server verifies drafts "
+            "(--river-verify) and takes 'enabled' alone",
+        )
 
 
 def _parse(raw: Any) -> RiverField:

@@ -11,6 +11,22 @@ from river_vllm.request import RiverField
 REQUESTS = ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest")
 RESPONSES = ("ChatCompletionResponse", "CompletionResponse", "ResponsesResponse")
 
+VERIFIED_REPORT: dict[str, Any] = {
+    "type": "object",
+    "description": "What became of the river's drafts (--river-verify).",
+    "properties": {
+        "enabled": {"type": "boolean"},
+        "mode": {"type": "string", "enum": ["verified"]},
+        "num_layers": {"type": "integer"},
+        "tokens": {"type": "integer", "description": "tokens generated in decode steps"},
+        "steps": {"type": "integer", "description": "decode steps: passes of the backbone"},
+        "tokens_per_step": {"type": ["number", "null"]},
+        "drafted": {"type": "integer", "description": "tokens that the backbone checked"},
+        "accepted": {"type": "integer", "description": "drafted tokens in the answer"},
+        "acceptance": {"type": ["number", "null"]},
+    },
+}
+
 REPORT: dict[str, Any] = {
     "type": "object",
     "description": "How deep the tokens of this response ran.",
@@ -37,12 +53,13 @@ def describe_river(app: FastAPI) -> None:
         schema = original()
         components = schema.get("components", {}).get("schemas", {})
         field = RiverField.model_json_schema()
+        report = {"anyOf": [REPORT, VERIFIED_REPORT]}
         for name in REQUESTS:
             if name in components:
                 components[name].setdefault("properties", {})["river"] = field
         for name in RESPONSES:
             if name in components:
-                components[name].setdefault("properties", {})["river"] = REPORT
+                components[name].setdefault("properties", {})["river"] = report
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -64,7 +64,7 @@ class RiverEndpointPlugin:
             single_process=vllm_config.parallel_config._api_process_count == 1,
             first_process=vllm_config.parallel_config._api_process_rank <= 0,
         )
-        state.river.set_threshold(config.threshold)
+        state.river.set_threshold(state.river.defaults.threshold)
         if (max_rows := engine["crossover"]["max_rows"]) is not None:
             state.river.metrics.set_max_rows(max_rows)
         on_step(progress)

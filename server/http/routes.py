@@ -55,6 +55,12 @@ async def patch(request: Request) -> Response:
     state = _state(request)
     if state is None:
         return _inactive()
+    if state.defaults.verified:
+        return error_response(
+            "this server verifies drafts (--river-verify): no token exits, so there is no "
+            "threshold to change",
+            HTTPStatus.CONFLICT,
+        )
     if not state.single_process:
         return error_response(
             "the default threshold can be changed live with one API server process only "

@@ -51,8 +51,17 @@ class RiverState:
 
     def describe(self) -> dict[str, Any]:
         """The body of ``GET /river``."""
+        if self.defaults.verified:
+            return {
+                "active": True,
+                "mode": "verified",
+                "model": self.model,
+                "draft_layers": self.config.draft_layers,
+                **self.engine,
+            }
         return {
             "active": True,
+            "mode": "exit",
             "model": self.model,
             "threshold": self.defaults.threshold,
             "min_layers": self.defaults.min_layers,

@@ -64,6 +64,8 @@ async def _collect(
 
 def _tap_outputs(processor: Any, state: RiverState) -> None:
     process = processor.process_outputs
+    verified = state.defaults.verified
+    observe = state.metrics.observe_drafts if verified else state.metrics.observe
 
     def river_process_outputs(engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         states = processor.request_states
@@ -75,8 +77,9 @@ def _tap_outputs(processor: Any, state: RiverState) -> None:
             depths = output.routed_experts
             if depths is not None:
                 depths = depths[: len(output.new_token_ids)]
-                state.metrics.observe(depths)
-                _hand_over(request, trace(depths))
+                observe(depths)
+                if not verified:
+                    _hand_over(request, trace(depths))
         return result
 
     processor.process_outputs = river_process_outputs

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
 from river_vllm.compat import get_prometheus_registry
 from river_vllm.depths import Depths, ExitSummary
+from river_vllm.verify.tally import DraftSummary
 
 
 class RiverMetrics:
@@ -48,6 +50,13 @@ class RiverMetrics:
             multiprocess_mode="mostrecent",
         )
 
+        self._drafted = Counter(
+            "river_drafted_tokens", "Tokens that the river drafted and the backbone checked."
+        )
+        self._accepted = Counter(
+            "river_accepted_tokens", "Drafted tokens that the backbone kept, in answers."
+        )
+
     def set_max_rows(self, rows: int) -> None:
         self._max_rows.set(rows)
 
@@ -66,6 +75,14 @@ class RiverMetrics:
             self._run.inc(layer * count)
             self._skipped.inc((self._num_layers - layer) * count)
         self._held.inc(summary.held)
+
+    def observe_drafts(self, tally: Depths) -> None:
+        """Count a verified step's tokens (``river_vllm.verify.tally``); all ran all layers."""
+        summary = DraftSummary()
+        summary.add(tally)
+        self._drafted.inc(summary.drafted)
+        self._accepted.inc(summary.accepted)
+        self.observe(np.full(summary.tokens, self._num_layers, dtype=np.int16))
 
     def totals(self) -> dict[str, Any]:
         """The body of ``GET /river/stats``, read back from the metrics themselves."""
@@ -90,6 +107,8 @@ class RiverMetrics:
             "held_tokens": int(samples.get(("river_held_tokens_total", ""), 0)),
             "mean_exit_layer": round(run / tokens, 3) if tokens else None,
             "exit_layers": layers,
+            "drafted": int(samples.get(("river_drafted_tokens_total", ""), 0)),
+            "accepted": int(samples.get(("river_accepted_tokens_total", ""), 0)),
         }
 
 

@@ -8,40 +8,13 @@ import pytest
 import torch
 
 from river_vllm.inspection import paged_kv as kv
-from tests.support.engines import greedy
+from tests.support.engines import greedy, run_with_kv
 from tests.support.prompts import PROMPTS
 
 pytestmark = pytest.mark.engine
 
 TOKENS = 40
 DEPTHS = (1, 2, 5, 17)
-
-
-def _run(engine: Any, prompts: list[list[int]], params: list[Any]) -> list[dict[str, Any]]:
-    """Step the engine to the last token of every request and read its K/V while it is alive."""
-    core = engine.llm_engine.engine_core.engine_core
-    llm = engine.llm_engine
-    # One token more than is looked at keeps the request, and so its blocks, alive.
-    for index, (prompt, param) in enumerate(zip(prompts, params, strict=True)):
-        llm.add_request(f"kv-{index}", {"prompt_token_ids": prompt}, param)
-    while any(r.num_output_tokens < TOKENS for r in core.scheduler.requests.values()):
-        llm.step()
-    found = []
-    for request in sorted(core.scheduler.requests.values(), key=lambda r: r.request_id):
-        (blocks,) = core.scheduler.kv_cache_manager.get_block_ids(request.request_id)
-        k, v = engine.collective_rpc(kv.read, args=(list(blocks),))[0]
-        found.append(
-            {
-                "tokens": list(request.all_token_ids),
-                "written": request.num_tokens - 1,
-                "k": k,
-                "v": v,
-            }
-        )
-    llm.abort_request([f"kv-{i}" for i in range(len(prompts))])
-    while llm.has_unfinished_requests():
-        llm.step()
-    return found
 
 
 def _prompts(engine: Any, count: int) -> list[list[int]]:
@@ -56,7 +29,7 @@ def test_every_slot_of_every_layer_is_written(name: str, request: pytest.Fixture
     engine.collective_rpc(kv.clear)
     params = [greedy(TOKENS + 8, {"threshold": -1.0, "min_layers": d}) for d in DEPTHS[:3]]
     params.append(greedy(TOKENS + 8, {"threshold": 0.9}))
-    for cache in _run(engine, _prompts(engine, 4), params):
+    for cache in run_with_kv(engine, TOKENS, _prompts(engine, 4), params):
         for half in ("k", "v"):
             norms = cache[half].flatten(2).norm(dim=-1)  # [layers, slots]
             assert (norms[:, : cache["written"]] > 0).all()
@@ -73,10 +46,12 @@ def test_river_kv_is_close_to_the_backbones(river_smollm2: Any, record_property:
     engine.reset_prefix_cache()
     prompts = _prompts(engine, 4)
     params = [greedy(TOKENS + 8, {"threshold": -1.0, "min_layers": d}) for d in DEPTHS]
-    river = _run(engine, prompts, params)
+    river = run_with_kv(engine, TOKENS, prompts, params)
     engine.reset_prefix_cache()
     texts = [cache["tokens"][: cache["written"]] for cache in river]
-    exact = _run(engine, texts, [greedy(TOKENS + 8, {"enabled": False})] * len(texts))
+    exact = run_with_kv(
+        engine, TOKENS, texts, [greedy(TOKENS + 8, {"enabled": False})] * len(texts)
+    )
     for depth, prompt, ours, theirs in zip(DEPTHS, prompts, river, exact, strict=True):
         first, last = len(prompt), ours["written"]
         for half in ("k", "v"):

@@ -30,6 +30,13 @@ def _engine_config(model: Path, **options: Any) -> Any:
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
             "speculative decoding",
         ),
+        (
+            {
+                "speculative_config": {"method": "ngram", "num_speculative_tokens": 2},
+                "river": RiverConfig(verify=2),
+            },
+            "speculative decoding",
+        ),
         ({"runner": "pooling"}, "pooling"),
         ({"scheduler_cls": "some.Scheduler"}, "custom scheduler (some.Scheduler; leave"),
         ({"worker_cls": "some.Worker"}, "custom worker (some.Worker; leave"),
@@ -50,6 +57,14 @@ def test_accepted(tiny_qwen2: Path) -> None:
     config = _engine_config(tiny_qwen2)
     assert config.model_config.architecture == "RiverQwen2ForCausalLM"
     assert config.scheduler_config.scheduler_cls.endswith("RiverScheduler")
+
+
+def test_verified_mode_is_vllms_own_speculation(tiny_qwen2: Path) -> None:
+    """Look-ahead slots, the rejection sampler and its metrics are vLLM's: it has to be told."""
+    config = _engine_config(tiny_qwen2, river=RiverConfig(verify=3))
+    assert config.num_speculative_tokens == config.num_lookahead_tokens == 3
+    assert config.speculative_config.draft_model_config.model == str(tiny_qwen2)
+    assert config.speculative_config.draft_sample_method == "probabilistic"
 
 
 def test_unknown_architecture(tiny_qwen2: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from river_vllm import RiverConfig, engine_args
 from river_vllm.depths import trace
+from river_vllm.inspection import paged_kv
 
 COMMON: dict[str, Any] = {
     "max_model_len": 512,
@@ -73,6 +74,35 @@ def generate(engine: Any, prompts: Sequence[Any], params: Any) -> list[Generated
 def generate_alone(engine: Any, prompts: Sequence[Any], params: Any) -> list[Generated]:
     """Run each prompt in a batch of its own."""
     return [generate(engine, [prompt], params)[0] for prompt in prompts]
+
+
+def run_with_kv(
+    engine: Any, tokens: int, prompts: list[list[int]], params: list[Any]
+) -> list[dict[str, Any]]:
+    """Step the engine to the last of ``tokens`` of every request and read its K/V while it is
+    alive: ``params`` must allow for more."""
+    core = engine.llm_engine.engine_core.engine_core
+    llm = engine.llm_engine
+    for index, (prompt, param) in enumerate(zip(prompts, params, strict=True)):
+        llm.add_request(f"kv-{index}", {"prompt_token_ids": prompt}, param)
+    while any(r.num_output_tokens < tokens for r in core.scheduler.requests.values()):
+        llm.step()
+    found = []
+    for request in sorted(core.scheduler.requests.values(), key=lambda r: r.request_id):
+        (blocks,) = core.scheduler.kv_cache_manager.get_block_ids(request.request_id)
+        k, v = engine.collective_rpc(paged_kv.read, args=(list(blocks),))[0]
+        found.append(
+            {
+                "tokens": list(request.all_token_ids),
+                "written": request.num_tokens - 1,
+                "k": k,
+                "v": v,
+            }
+        )
+    llm.abort_request([f"kv-{i}" for i in range(len(prompts))])
+    while llm.has_unfinished_requests():
+        llm.step()
+    return found
 
 
 def _generated(choice: Any) -> Generated:

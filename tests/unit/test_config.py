@@ -108,6 +108,28 @@ def test_layers_name_themselves_in_errors() -> None:
     assert str(error.value).startswith(f"{ADDITIONAL}: expected an object")
 
 
+def test_exits_and_verified_drafts_exclude_each_other() -> None:
+    with pytest.raises(RiverError) as error:
+        parse_config({"verify": 4, "scope": "token", "threshold": 0.9}, "here")
+    assert str(error.value) == "here: verify = 4 cannot be combined with threshold, scope"
+    assert parse_config({"verify": 0, "threshold": 0.9}, "here").verify == 0
+
+
+def test_the_mode_of_the_upper_layer_wins() -> None:
+    """A checkpoint that was calibrated for exits can be served verified."""
+    exits = {"threshold": 0.8, "max_rows": 4, "min_layers": 2, "group_size": 64}
+    assert layered_config(exits, {"verify": 4}) == RiverConfig(verify=4, group_size=64)
+    with pytest.raises(RiverError, match="verify = 4 cannot be combined with threshold"):
+        layered_config({"verify": 4}, {"threshold": 0.8})
+
+
+def test_what_a_draft_runs() -> None:
+    assert (RiverConfig(verify=4).draft_layers, RiverConfig(verify=4).river_head) == (0, True)
+    asked = RiverConfig(verify=4, min_layers=1, lm_head="backbone")
+    assert (asked.draft_layers, asked.river_head) == (1, False)
+    assert not RiverConfig().river_head
+
+
 SETTINGS = {"threshold": 0.25, "scope": "batch"}
 
 

@@ -12,6 +12,7 @@ from river_vllm import engine_config
 from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.engine_config import CPU_WORKER, GPU_WORKER, SCHEDULER, RiverConfigHook
 from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.verify import speculation
 from tests.unit.calibration.support import calibrated
 
 LAYERS = 12
@@ -98,6 +99,18 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
     with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
         hook(config)
     assert config.scheduler_config.scheduler_cls != SCHEDULER
+
+
+@pytest.mark.parametrize(
+    ("cpu", "v2", "reason"), [(False, False, "on the CPU only"), (True, True, "runner V1 only")]
+)
+def test_where_drafts_cannot_be_verified(
+    cpu: bool, v2: bool, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = SimpleNamespace(is_cpu=lambda: cpu)
+    monkeypatch.setattr(speculation, "current_platform", platform)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        hook(engine({"verify": 4}, use_v2_model_runner=v2))
 
 
 def test_wrong_settings_stop_the_engine() -> None:

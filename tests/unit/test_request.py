@@ -69,6 +69,17 @@ def test_requests_without_settings_take_the_defaults(extra_args: Any) -> None:
     assert settings_of(extra_args, DEFAULTS) == DEFAULTS
 
 
+def test_a_verifying_engine_lets_nothing_exit() -> None:
+    """Settings that only exits have are none of its own: such a request runs on the backbone."""
+    defaults = RiverSettings.from_config(RiverConfig(verify=4))
+    assert defaults.verified and not defaults.may_exit
+    assert settings_of({"river": defaults.as_extra_arg()}, defaults) == defaults
+    off = settings_of({"river": {"enabled": False}}, defaults)
+    assert (off.enabled, off.may_exit) == (False, False)
+    for raw in ({"threshold": 0.5}, {"min_layers": 3}):
+        assert settings_of({"river": raw}, defaults) == RiverSettings(False, 1.0, 1)
+
+
 def test_partial_settings_take_the_rest_from_the_defaults() -> None:
     assert settings_of({"river": {"threshold": 0.1}}, DEFAULTS) == RiverSettings(True, 0.1, 3)
     assert settings_of({"river": {"enabled": False}}, DEFAULTS) == RiverSettings(False, 0.8, 3)

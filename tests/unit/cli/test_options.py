@@ -57,7 +57,23 @@ def test_every_setting_has_its_option() -> None:
         weights="/else/where",
     )
     of_a_file = {"layer_offsets", "calibration"}
-    assert config.model_fields_set == set(RiverConfig.model_fields) - of_a_file
+    of_verified_mode = {"verify", "draft"}
+    assert config.model_fields_set == (
+        set(RiverConfig.model_fields) - of_a_file - of_verified_mode
+    )
+
+
+def test_verified_mode() -> None:
+    config = river_config(
+        parse("--river-verify", "4", "--river-min-layers", "2", "--river-draft", "fixed")
+    )
+    assert config == RiverConfig(verify=4, min_layers=2, draft="fixed")
+    assert config.draft_layers == 2
+
+
+def test_verified_mode_on_the_command_line_ends_the_files_exits(file: str) -> None:
+    config = river_config(parse("--river-config", file, "--river-verify", "4"))
+    assert config == RiverConfig(verify=4)
 
 
 def test_the_command_line_goes_over_the_file(file: str) -> None:
@@ -79,6 +95,12 @@ def test_a_value_equal_to_the_default_still_goes_over_the_file(file: str) -> Non
         (("--river-threshold", "1.5"), "command line: 'threshold' = 1.5: "),
         (("--river-threshold", "nan"), "command line: 'threshold' = nan: "),
         (("--river-min-layers", "0"), "command line: 'min_layers' = 0: "),
+        (("--river-verify", "17"), "command line: 'verify' = 17: "),
+        (("--river-verify", "-1"), "command line: 'verify' = -1: "),
+        (
+            ("--river-verify", "4", "--river-threshold", "0.5", "--river-max-rows", "4"),
+            "command line: verify = 4 cannot be combined with threshold, max_rows",
+        ),
         (("--river-stall-seconds", "0"), "--river-stall-seconds = 0.0: "),
         (("--river-stall-seconds", "-3"), "--river-stall-seconds = -3.0: "),
         (("--river-stall-seconds", "nan"), "--river-stall-seconds = nan: "),

@@ -19,6 +19,7 @@ from server.telemetry.progress import Progress
 
 L = 12
 DEFAULTS = RiverSettings(True, 0.9, 2)
+VERIFIED = RiverSettings(True, 1.0, 1, verified=True)
 
 
 class Metrics:
@@ -27,6 +28,7 @@ class Metrics:
     def __init__(self) -> None:
         self.thresholds: list[float] = []
         self.observed: list[list[int]] = []
+        self.drafts: list[list[int]] = []
 
     def set_max_rows(self, rows: int) -> None:
         self.max_rows = rows
@@ -36,6 +38,9 @@ class Metrics:
 
     def observe(self, depths: Depths) -> None:
         self.observed.append(depths.tolist())
+
+    def observe_drafts(self, tally: Depths) -> None:
+        self.drafts.append(tally.tolist())
 
     def totals(self) -> dict[str, Any]:
         return {"tokens": 42}

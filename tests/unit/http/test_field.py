@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
 from server.http.errors import FieldError
 from server.http.field import GENERATING, OTHERS, take_exchange
-from tests.unit.http.support import DEFAULTS, L, river_state
+from server.http.state import RiverState
+from tests.unit.http.support import DEFAULTS, VERIFIED, L, river_state
 
 CHAT = "/v1/chat/completions"
 
@@ -22,6 +24,24 @@ def test_the_field_is_taken_out_and_resolved(path: str) -> None:
     assert exchange is not None
     assert exchange.settings == RiverSettings(True, 0.5, 2)
     assert (exchange.trace, exchange.num_layers) == (True, L)
+
+
+def verifying() -> RiverState:
+    return river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_server_that_verifies_takes_enabled(enabled: bool) -> None:
+    exchange = take_exchange(CHAT, {"river": {"enabled": enabled}}, verifying())
+    assert exchange is not None
+    assert exchange.settings == RiverSettings(enabled, 1.0, 1, verified=True)
+
+
+@pytest.mark.parametrize("field", [{"threshold": 1.0}, {"min_layers": 1}, {"trace": False}])
+def test_a_server_that_verifies_has_no_exit_to_set(field: dict[str, Any]) -> None:
+    with pytest.raises(FieldError, match="--river-verify") as caught:
+        take_exchange(CHAT, {"river": {"enabled": True, **field}}, verifying())
+    assert caught.value.param == f"river.{next(iter(field))}"
 
 
 @pytest.mark.parametrize("body", [{}, {"river": {}}], ids=["absent", "empty"])

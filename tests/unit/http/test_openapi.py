@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from river_vllm.request import RiverField
 from server.http.exchange import RiverExchange
-from server.http.openapi import REPORT, describe_river
-from tests.unit.http.support import exchange
+from server.http.openapi import REPORT, VERIFIED_REPORT, describe_river
+from tests.unit.http.support import VERIFIED, L, exchange
 
 
 class ChatCompletionRequest(BaseModel):
@@ -53,7 +53,9 @@ def test_generating_endpoints_describe_the_field_and_the_report() -> None:
     assert set(request) == {"model", "river"}
     assert set(request["river"]["properties"]) == set(RiverField.model_fields)
     assert request["river"]["additionalProperties"] is False
-    assert found["ChatCompletionResponse"]["properties"]["river"] == REPORT
+    assert found["ChatCompletionResponse"]["properties"]["river"] == {
+        "anyOf": [REPORT, VERIFIED_REPORT]
+    }
 
 
 def test_other_schemas_stay_as_they_are() -> None:
@@ -64,3 +66,5 @@ def test_other_schemas_stay_as_they_are() -> None:
 def test_the_described_report_is_the_one_that_is_sent() -> None:
     made: RiverExchange = exchange([3])
     assert set(REPORT["properties"]) == set(made.report())
+    verified = RiverExchange(VERIFIED, L)
+    assert set(VERIFIED_REPORT["properties"]) == set(verified.report())

@@ -62,6 +62,7 @@ def test_the_state_is_what_engine_and_config_say(metrics: dict[int, Metrics]) ->
     state = init(Client(), river_stall_seconds=7.0)
     assert state.describe() == {
         "active": True,
+        "mode": "exit",
         "model": "tiny",
         "threshold": 0.25,
         "min_layers": 3,

@@ -9,10 +9,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from river_vllm.config import RiverConfig
 from server.http.routes import router
 from server.http.state import RiverState
 from server.telemetry.progress import Progress
-from tests.unit.http.support import fetch, river_state
+from tests.unit.http.support import VERIFIED, fetch, river_state
 
 
 def request(
@@ -44,6 +45,14 @@ def test_the_dial(threshold: float) -> None:
     assert response.status_code == 200
     assert response.json() == state.describe()
     assert state.defaults.threshold == threshold
+
+
+def test_a_server_that_verifies_has_no_dial() -> None:
+    state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
+    response = request("PATCH", "/river", state, json={"threshold": 0.5})
+    assert response.status_code == 409
+    assert "--river-verify" in response.json()["error"]["message"]
+    assert state.defaults == VERIFIED
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from river_vllm.config import parse_config
+from river_vllm.config import RiverConfig, parse_config
 from river_vllm.request import RiverSettings
 from tests.unit.calibration.support import calibrated
-from tests.unit.http.support import L, Metrics, river_state
+from tests.unit.http.support import VERIFIED, L, Metrics, river_state
 
 
 def test_description_is_what_is_in_force() -> None:
     assert river_state().describe() == {
         "active": True,
+        "mode": "exit",
         "model": "tiny",
         "threshold": 0.9,
         "min_layers": 2,
@@ -24,6 +25,17 @@ def test_description_is_what_is_in_force() -> None:
         "kernels": ["torch"],
     }
     json.dumps(river_state().describe())
+
+
+def test_description_of_verified_mode() -> None:
+    assert river_state(config=RiverConfig(verify=4), defaults=VERIFIED).describe() == {
+        "active": True,
+        "mode": "verified",
+        "model": "tiny",
+        "draft_layers": 0,
+        "num_layers": L,
+        "kernels": ["torch"],
+    }
 
 
 def test_a_changed_threshold_shows_everywhere() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from river_vllm.config import RiverConfig
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.state import RiverState
 from server.http.tap import tap
 from server.telemetry.progress import Progress
-from tests.unit.http.support import DEFAULTS, L, Metrics, exchange, river_state
+from tests.unit.http.support import DEFAULTS, VERIFIED, L, Metrics, exchange, river_state
 
 
 def choice(index: int, depths: list[int] | None) -> Any:
@@ -176,6 +177,16 @@ def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) ->
     # Its requests have ended: what is still on its way is not vLLM's to count, nor River's.
     process(outputs)
     assert metrics.observed == [[3, 3], [5]]
+
+
+def test_a_server_that_verifies_counts_drafts() -> None:
+    state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
+    client = Client()
+    tap(client, state)
+    client.output_processor.process_outputs([core_output("a", [7, 8], [10, 0])])
+    metrics = state.metrics
+    assert isinstance(metrics, Metrics)
+    assert (metrics.observed, metrics.drafts) == ([], [[10, 0]])
 
 
 def test_progress_follows_arrivals_and_steps() -> None:

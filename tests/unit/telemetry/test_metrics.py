@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 
+from river_vllm.verify.tally import StepTally
 from server.telemetry.metrics import RiverMetrics, river_metrics
 
 L = 12
@@ -45,6 +46,8 @@ def test_totals_of_a_server_that_has_made_no_token(metrics: RiverMetrics) -> Non
         "held_tokens": 0,
         "mean_exit_layer": None,
         "exit_layers": {},
+        "drafted": 0,
+        "accepted": 0,
     }
 
 
@@ -84,6 +87,18 @@ def test_the_threshold_is_the_last_one_set(metrics: RiverMetrics) -> None:
     assert sample("river_threshold") == -0.5
 
 
+def test_verified_steps(metrics: RiverMetrics) -> None:
+    """Whatever was drafted, each decode token ran all layers of the backbone."""
+    metrics.observe_drafts(StepTally(0, 0, decode=False).values(1))
+    metrics.observe_drafts(StepTally(4, 2, decode=True).values(3))
+    assert sample("river_drafted_tokens_total") == 4
+    assert sample("river_accepted_tokens_total") == 2
+    totals = metrics.totals()
+    assert (totals["drafted"], totals["accepted"]) == (4, 2)
+    assert totals["tokens_by_path"] == {"backbone": 3, "river": 0}
+    assert totals["exit_layers"] == {str(L): 3}
+
+
 @pytest.mark.usefixtures("metrics")
 def test_names_are_the_documented_ones() -> None:
     text = generate_latest(REGISTRY).decode()
@@ -94,5 +109,7 @@ def test_names_are_the_documented_ones() -> None:
         "river_backbone_layers_total",
         "river_skipped_layers_total",
         "river_threshold",
+        "river_drafted_tokens_total",
+        "river_accepted_tokens_total",
     ):
         assert f"\n{name}" in text

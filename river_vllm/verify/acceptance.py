@@ -1,0 +1,88 @@
+"""How likely the backbone keeps a drafted token: learnt from what became of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+PRIOR, PRIOR_WEIGHT = 0.85, 8.0
+"""Of a river against its own backbone, before anything was verified."""
+SHARED_MEMORY, OWN_MEMORY = 0.998, 0.97
+"""What is left of a count after one more verified token."""
+REST_MEMORY = 0.95
+"""What is left after a step without a draft, so that a request is tried again."""
+OWN_WEIGHT = 4.0
+"""Verified tokens from which a request's own rate outweighs everyone's."""
+
+EDGES = np.array([0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
+CONFIDENCE_PRIOR = (0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98, 0.995)
+"""Acceptance by the probability that the river gave its token, between ``EDGES``."""
+CONFIDENCE_WEIGHT = 10.0
+
+
+@dataclass(slots=True)
+class _Count:
+    kept: float = 0.0
+    tried: float = 0.0
+
+    def add(self, kept: bool, memory: float) -> None:
+        self.kept = self.kept * memory + kept
+        self.tried = self.tried * memory + 1.0
+
+    def fade(self, memory: float) -> None:
+        self.kept *= memory
+        self.tried *= memory
+
+    def rate(self, prior: float, weight: float) -> float:
+        return (self.kept + weight * prior) / (self.tried + weight)
+
+
+class Acceptance:
+    """Rates per request, over all requests, and by the river's confidence."""
+
+    def __init__(self) -> None:
+        self._all = _Count()
+        self._requests: dict[str, _Count] = {}
+        self._by_confidence = [_Count() for _ in CONFIDENCE_PRIOR]
+
+    def rate(self, request_id: str) -> float:
+        """That the next drafted token of the request is kept, if all before it are."""
+        shared = self._all.rate(PRIOR, PRIOR_WEIGHT)
+        own = self._requests.get(request_id)
+        return shared if own is None else own.rate(shared, OWN_WEIGHT)
+
+    def likelihood(self, confidence: float) -> float:
+        """That a greedy token with this probability in the river is the backbone's too."""
+        place = int(np.searchsorted(EDGES, confidence, side="right"))
+        return self._by_confidence[place].rate(CONFIDENCE_PRIOR[place], CONFIDENCE_WEIGHT)
+
+    def verified(self, request_id: str, confidences: Sequence[float | None], kept: int) -> None:
+        """Take what became of a request's draft.
+
+        Args:
+            confidences: of each token that was verified, in order; None where the token was
+                sampled and its own probability says nothing.
+            kept: how many of them stayed; the one after them is the first that did not.
+        """
+        own = self._requests.setdefault(request_id, _Count())
+        for index, confidence in enumerate(confidences[: kept + 1]):
+            stayed = index < kept
+            own.add(stayed, OWN_MEMORY)
+            self._all.add(stayed, SHARED_MEMORY)
+            if confidence is not None:
+                place = int(np.searchsorted(EDGES, confidence, side="right"))
+                self._by_confidence[place].add(stayed, SHARED_MEMORY)
+
+    def rested(self, request_id: str) -> None:
+        """The request went a step without a draft: what is known of it ages."""
+        self._all.fade(SHARED_MEMORY)
+        own = self._requests.get(request_id)
+        if own is not None:
+            own.fade(REST_MEMORY)
+
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """Drop requests that have ended."""
+        for request_id in request_ids:
+            self._requests.pop(request_id, None)

@@ -1,0 +1,74 @@
+"""How far to draft: as long as a token more is expected to save more time than it costs.
+
+A step of R requests that drafts k tokens for each costs ``k`` draft steps and one verifying pass
+over ``R (k + 1)`` rows, and brings ``1 + a + … + a^k`` tokens per request at acceptance a
+(Leviathan et al. 2023, eq. 1). The best k by average fixes the price of a token, seconds a token;
+inside a draft each further token is then weighed at that price, with what the river's confidence
+in the tokens before it says about their staying.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from river_vllm.verify.costs import CostCurve, StepCosts
+
+GAIN = 1.03
+"""Drafting must promise this much over not drafting: a prediction within noise is no gain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """What holds while one step drafts.
+
+    Attributes:
+        rows: rows of the verifying pass before any draft.
+        price: seconds that a token costs at the best depth; 0 where drafting does not pay.
+    """
+
+    costs: StepCosts
+    rows: int
+    price: float
+
+    def worth_verifying(self, drafted: int, reach: float) -> bool:
+        """Whether a drafted token that stays with probability ``reach`` pays for its row."""
+        rows = self.rows + drafted
+        return reach * self.price > self.costs.verify(rows + 1) - self.costs.verify(rows)
+
+    def worth_drafting(self, drafted: int, reaches: Sequence[float]) -> bool:
+        """Whether a draft step for requests whose next token stays so likely pays."""
+        rows = self.rows + drafted
+        more = self.costs.verify(rows + len(reaches)) - self.costs.verify(rows)
+        return sum(reaches) * self.price > more + self.costs.draft(len(reaches))
+
+
+def fixed_depth(requests: int) -> Depth:
+    """Every token is worth a draft."""
+    nothing = CostCurve.of([(1, 0.0)])
+    return Depth(StepCosts(nothing, nothing), requests, math.inf)
+
+
+def best_depth(costs: StepCosts, rates: Sequence[float], limits: Sequence[int]) -> Depth:
+    """Weigh every uniform depth.
+
+    Args:
+        rates: acceptance of each request of the step.
+        limits: tokens that each may draft at most.
+    """
+    requests = len(rates)
+    a, limit = np.asarray(rates), np.asarray(limits)
+    seconds, tokens = costs.verify(requests), float(requests)
+    without = best = seconds / tokens if requests else 0.0
+    draft_seconds, drafted = 0.0, 0
+    for level in range(1, int(limit.max(initial=0)) + 1):
+        going = limit >= level
+        count = int(going.sum())
+        draft_seconds += costs.draft(count)
+        drafted += count
+        tokens += float((a[going] ** level).sum())
+        best = min(best, (draft_seconds + costs.verify(requests + drafted)) / tokens)
+    return Depth(costs, requests, best if best * GAIN < without else 0.0)

@@ -1,0 +1,88 @@
+"""The river's draft steps, on the blocks of the requests themselves.
+
+A draft starts with the token that the backbone has just sampled: its K/V is nobody's yet, the
+verifying pass of the next step will write it. Every draft step writes river K/V into the very
+slot that this pass overwrites, so nothing has to be copied, cleared or computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from river_vllm.compat import CommonAttentionMetadata
+from river_vllm.router.batch import ExitUnit, StepBatch
+from river_vllm.worker.context import own_forward_context
+
+
+class RiverDrafter:
+    """One token for each of some requests, by the river.
+
+    Args:
+        runner: vLLM's V1 runner: its model, attention groups and block tables.
+        layers: backbone layers that a draft runs first.
+    """
+
+    def __init__(self, runner: Any, layers: int) -> None:
+        self._runner = runner
+        self._model = runner.get_model()
+        self._layers = layers
+
+    def step(self, rows: Sequence[int], tokens: torch.Tensor, positions: torch.Tensor) -> Any:
+        """The river's logits after ``tokens``.
+
+        Args:
+            rows: the requests' rows in the runner's batch.
+            tokens: int ``[rows]``, the last token of each.
+            positions: int64 ``[rows]``, where they stand; their K/V slots are allocated.
+
+        Returns:
+            ``[rows, vocabulary]``.
+        """
+        river = self._model.river
+        units = [ExitUnit(i, i + 1, -1.0, self._layers, forced=True) for i in range(len(rows))]
+        context = own_forward_context(self._runner.vllm_config, self._parts(rows, positions))
+        with context, river.direct_attention:
+            hidden = self._model(
+                input_ids=tokens, positions=positions, river_batch=StepBatch(len(rows), units)
+            )
+            with self._draft_head(river.plan):
+                return self._model.compute_logits(hidden)
+
+    def _parts(
+        self, rows: Sequence[int], positions: torch.Tensor
+    ) -> Iterator[tuple[Any, CommonAttentionMetadata]]:
+        count = len(rows)
+        index = torch.tensor(rows, device=positions.device)
+        starts = torch.arange(count + 1, dtype=torch.int32)
+        for gid, groups in enumerate(self._runner.attn_groups):
+            tables = self._runner.input_batch.block_table[gid]
+            table = tables.block_table.gpu[index]
+            size = tables.block_size
+            blocks = table.gather(1, (positions // size).unsqueeze(1)).squeeze(1)
+            common = CommonAttentionMetadata(
+                query_start_loc=starts.to(positions.device),
+                query_start_loc_cpu=starts,
+                seq_lens=(positions + 1).to(torch.int32),
+                num_reqs=count,
+                num_actual_tokens=count,
+                max_query_len=1,
+                max_seq_len=int(positions.max()) + 1,
+                block_table_tensor=table,
+                slot_mapping=blocks.long() * size + positions % size,
+                causal=True,
+            )
+            for group in groups:
+                yield group, common
+
+    @staticmethod
+    @contextmanager
+    def _draft_head(plan: Any) -> Iterator[None]:
+        plan.draft_head = True
+        try:
+            yield
+        finally:
+            plan.draft_head = False

@@ -1,0 +1,186 @@
+"""vLLM's drafter seam (runner V1): asked after every step for the tokens to verify in the next.
+
+The runner takes a ``DraftModelProposer`` by its type (``v1/worker/gpu_model_runner.py``); this one
+has no model, no K/V cache and no attention layers of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from vllm.v1.spec_decode.draft_model import DraftModelProposer
+
+from river_vllm.compat import get_tensor_model_parallel_world_size, get_tp_group, init_logger
+from river_vllm.request import RiverSettings, settings_of
+from river_vllm.verify.acceptance import Acceptance
+from river_vllm.verify.costs import StepCosts, measure
+from river_vllm.verify.depth import best_depth, fixed_depth
+from river_vllm.verify.draft import Draft, run
+from river_vllm.verify.drafter import RiverDrafter
+from river_vllm.verify.sampling import GREEDY, pick
+
+logger = init_logger("vllm.river")
+
+
+class RiverProposer(DraftModelProposer):
+    """Drafts with the target model's own river."""
+
+    _drafter: RiverDrafter
+    _defaults: RiverSettings
+    _fixed: bool
+    _costs: StepCosts | None = None
+
+    def __init__(self, vllm_config: Any, device: torch.device, runner: Any) -> None:
+        super().__init__(vllm_config, device, runner)
+        self._river_runner = runner
+        self._most = int(self.speculative_config.num_speculative_tokens)
+        self._acceptance = Acceptance()
+        self._pending: dict[str, Draft] = {}
+
+    def load_model(self, target_model: Any) -> None:
+        """There is nothing to load: the draft model is the target."""
+        config = target_model.river.config
+        self._drafter = RiverDrafter(self._river_runner, config.draft_layers)
+        self._defaults = RiverSettings.from_config(config)
+        self._fixed = config.draft == "fixed"
+
+    def initialize_attn_backend(
+        self, kv_cache_config: Any, kernel_block_sizes: list[int] | None = None
+    ) -> None:
+        """It has no attention layers of its own."""
+
+    def initialize_cudagraph_keys(self, cudagraph_mode: Any) -> None:
+        """Draft steps are never captured."""
+
+    def dummy_run(self, *args: Any, **kwargs: Any) -> None:
+        """The target's own dummy run is all there is to warm up."""
+
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """Drop requests that have ended."""
+        for request_id in request_ids:
+            self._acceptance.forget([request_id])
+            self._pending.pop(request_id, None)
+
+    def info(self) -> dict[str, Any]:
+        """What drafting goes by, for operators."""
+        costs = {} if self._costs is None else self._costs.describe()
+        return {"max_tokens": self._most, "adaptive": not self._fixed, **costs}
+
+    def measure_costs(self) -> None:
+        """Time both passes of a step, once the K/V cache is there; equal on every rank.
+
+        The draft's writes go to vLLM's null block, which no request reads.
+        """
+        if self._fixed:
+            return
+        runner = self._river_runner
+
+        def draft(rows: int) -> None:
+            zeros = torch.zeros(rows, dtype=torch.int64, device=self.device)
+            self._drafter.step([0] * rows, zeros, zeros).float().argmax(dim=-1).tolist()
+
+        def verify(rows: int) -> None:
+            hidden, _ = runner._dummy_run(rows)
+            runner.model.compute_logits(hidden[:rows]).float().argmax(dim=-1).tolist()
+
+        most = runner.max_num_reqs
+        costs = measure(draft, verify, most, min(most * (self._most + 1), runner.max_num_tokens))
+        if get_tensor_model_parallel_world_size() > 1:
+            costs = get_tp_group().broadcast_object(costs, src=0)
+        self._costs = costs
+        logger.info("River verifies up to %d drafted tokens: %s", self._most, costs.describe())
+
+    def propose(
+        self,
+        num_speculative_tokens: int,
+        target_token_ids: torch.Tensor,
+        target_positions: torch.Tensor,
+        target_hidden_states: torch.Tensor,
+        next_token_ids: torch.Tensor,
+        token_indices_to_sample: torch.Tensor | None,
+        common_attn_metadata: Any,
+        sampling_metadata: Any,
+        mm_embed_inputs: Any = None,
+        num_rejected_tokens_gpu: torch.Tensor | None = None,
+        slot_mappings: Any = None,
+    ) -> list[list[int]]:
+        """The tokens to verify in the next step, for each request of this one.
+
+        ``common_attn_metadata`` describes the step that has just run; ``next_token_ids`` are the
+        tokens that it sampled, one per request, whose K/V nobody has computed.
+        """
+        runner = self._river_runner
+        lengths = common_attn_metadata.seq_lens.tolist()
+        starts = common_attn_metadata.query_start_loc_cpu.tolist()
+        tokens = next_token_ids.tolist()
+        rejected = [0] * len(lengths)
+        if num_rejected_tokens_gpu is not None:
+            rejected = num_rejected_tokens_gpu.tolist()
+        drafts = []
+        for row, request_id in enumerate(runner.input_batch.req_ids):
+            checked = starts[row + 1] - starts[row] - 1
+            self._learn(request_id, lengths[row] - checked - 1, checked, rejected[row])
+            if not runner.discard_request_mask.np[row]:
+                position = lengths[row] - rejected[row]
+                drafts.append(self._draft(request_id, row, position, tokens[row]))
+        self._last_draft_probs = self._run(drafts, sampling_metadata)
+        proposed: list[list[int]] = [[] for _ in lengths]
+        for draft in drafts:
+            proposed[draft.row] = draft.tokens
+            if draft.tokens:
+                self._pending[draft.request_id] = draft
+            else:
+                self._acceptance.rested(draft.request_id)
+        return proposed
+
+    def _learn(self, request_id: str, position: int, checked: int, rejected: int) -> None:
+        """What became of the request's last draft, if this step verified it."""
+        draft = self._pending.pop(request_id, None)
+        if draft is not None and draft.position == position and 0 < checked <= len(draft.tokens):
+            self._acceptance.verified(request_id, draft.confidences[:checked], checked - rejected)
+
+    def _draft(self, request_id: str, row: int, position: int, token: int) -> Draft:
+        runner = self._river_runner
+        request = runner.requests[request_id]
+        params = request.sampling_params
+        ends = (params.eos_token_id, *(params.stop_token_ids or ()))
+        limit = 0
+        if settings_of(params.extra_args, self._defaults).enabled and token not in ends:
+            # A step also brings the backbone's own token: what is drafted must leave room for it.
+            left = runner.max_model_len - position - 1
+            if params.max_tokens is not None:
+                left = min(left, params.max_tokens - (position + 1 - request.num_prompt_tokens))
+            limit = max(0, min(self._most, left - 1))
+        rate = self._acceptance.rate(request_id)
+        return Draft(
+            request_id, row, position, token, limit, params.temperature < GREEDY, rate, ends
+        )
+
+    def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
+        """Draft; what the tokens were sampled from, ``[requests, level, vocabulary]``."""
+        levels: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def step(going: Sequence[Draft]) -> tuple[list[int], list[float]]:
+            rows = torch.tensor([d.row for d in going], device=self.device)
+            tokens = torch.tensor([d.token for d in going], device=self.device)
+            positions = torch.tensor([d.next_position for d in going], device=self.device)
+            picked = pick(self._drafter.step(rows.tolist(), tokens, positions), rows, metadata)
+            if picked.probabilities is not None:
+                levels.append((rows, picked.probabilities))
+            return picked.tokens.tolist(), picked.confidence.tolist()
+
+        if self._costs is None:
+            depth = fixed_depth(len(drafts))
+        else:
+            rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
+            depth = best_depth(self._costs, rates, limits)
+        run(drafts, depth, self._acceptance, step)
+        if not levels:
+            return None
+        vocabulary = levels[0][1].shape[1]
+        stacked = torch.zeros(self._river_runner.input_batch.num_reqs, len(levels), vocabulary)
+        for level, (rows, probabilities) in enumerate(levels):
+            stacked[rows, level] = probabilities
+        return stacked

@@ -1,0 +1,42 @@
+"""vLLM's own speculative decoding, set up for a draft model that is the target itself."""
+
+from __future__ import annotations
+
+from river_vllm.compat import SpeculativeConfig, VllmConfig, current_platform
+from river_vllm.errors import UnsupportedModelError
+
+
+class RiverSpeculativeConfig(SpeculativeConfig):
+    """Told from one that a user asked for by its type."""
+
+
+def install(vllm_config: VllmConfig, tokens: int) -> None:
+    """Have vLLM allocate look-ahead slots, verify drafts and count them.
+
+    The method ``draft_model`` brings all three; ``worker/cpu.py`` puts River's proposer in the
+    place of the one that would load a second model.
+
+    Args:
+        tokens: the most that may be drafted for one pass of the backbone.
+
+    Raises:
+        UnsupportedModelError: the engine cannot draft with the river.
+    """
+    if isinstance(vllm_config.speculative_config, RiverSpeculativeConfig):
+        return  # vLLM validates a configuration again when it copies it
+    if not current_platform.is_cpu():
+        raise UnsupportedModelError("River verifies drafts on the CPU only so far")
+    if vllm_config.use_v2_model_runner:
+        raise UnsupportedModelError(
+            "River verifies drafts with vLLM's model runner V1 only so far "
+            "(VLLM_USE_V2_MODEL_RUNNER=0)"
+        )
+    vllm_config.speculative_config = RiverSpeculativeConfig(
+        method="draft_model",
+        model=vllm_config.model_config.model,
+        revision=vllm_config.model_config.revision,
+        num_speculative_tokens=tokens,
+        draft_sample_method="probabilistic",
+        target_model_config=vllm_config.model_config,
+        target_parallel_config=vllm_config.parallel_config,
+    )

@@ -1,0 +1,248 @@
+"""Verified mode: the river drafts, and the answers are stock vLLM's own.
+
+A verifying pass has more rows than stock's step. Where a CPU's products round otherwise at another
+number of rows, two logits that are next to each other in bf16 can change places; nothing else may.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from river_vllm import RiverConfig
+from river_vllm.verify.tally import DraftSummary
+from tests.support import engines
+from tests.support.engines import Generated, generate, generate_alone, greedy, run_with_kv
+from tests.support.prompts import PROMPTS
+
+pytestmark = pytest.mark.engine
+
+K = 4
+OFF = {"enabled": False}
+NEAR = 0.25
+"""Two steps of bf16 between logits of 16 and 32."""
+
+
+# The session's: an engine that ends takes the process's distributed groups with it.
+@pytest.fixture(scope="session")
+def verified_smollm2(smollm2: Any) -> Any:
+    return engines.river_engine(smollm2, RiverConfig(verify=K, draft="fixed"))
+
+
+@pytest.fixture(scope="session")
+def verified_qwen2(tiny_qwen2: Any) -> Any:
+    """A random model, whose river is often wrong; few blocks, so that requests preempt."""
+    config = RiverConfig(verify=K, draft="fixed")
+    return engines.river_engine(tiny_qwen2, config, num_gpu_blocks_override=24)
+
+
+@pytest.fixture(params=["smollm2", "qwen2"])
+def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    name = request.param
+    return (
+        request.getfixturevalue(f"stock_{name}"),
+        request.getfixturevalue(f"verified_{name}"),
+    )
+
+
+def answers(engine: Any, prompts: list[Any], params: Any) -> tuple[list[Any], DraftSummary]:
+    """Each request's only choice, and what became of the drafts of all."""
+    summary = DraftSummary()
+    choices = [o.outputs[0] for o in engine.generate(prompts, params, use_tqdm=False)]
+    for choice in choices:
+        assert len(choice.routed_experts) == len(choice.token_ids)
+        summary.add(choice.routed_experts)
+    return choices, summary
+
+
+def assert_same(found: list[Any], expected: list[Generated]) -> None:
+    """Token for token; a first difference must be a near-tie of stock's, and a rare one."""
+    ties = 0
+    for ours, theirs in zip(found, expected, strict=True):
+        pairs = zip(ours.token_ids, theirs.tokens, theirs.logprobs, strict=True)
+        for index, (mine, stock, top) in enumerate(pairs):
+            if mine != stock:
+                best, second = sorted(top.values(), reverse=True)[:2]
+                assert best - second <= NEAR, f"token {index}: {mine}, not {stock}"
+                ties += 1
+                break
+    assert ties <= len(found) // 5
+
+
+def test_alone(pair: tuple[Any, Any]) -> None:
+    """20 prompts of 64 tokens, each in a batch of its own; drafts of both fates."""
+    stock, engine = pair
+    found, total = [], DraftSummary()
+    for prompt in PROMPTS:
+        choices, summary = answers(engine, [prompt], greedy())
+        assert summary.tokens == 63
+        found += choices
+        total.drafted += summary.drafted
+        total.accepted += summary.accepted
+    assert 0 < total.accepted < total.drafted
+    assert_same(found, generate_alone(stock, PROMPTS, greedy(logprobs=2)))
+
+
+def test_in_a_batch(pair: tuple[Any, Any]) -> None:
+    """Beside requests that do not draft, and that end at different lengths."""
+    stock, engine = pair
+    lengths = [64, 1, 2, 33, 64, 5, 64, 48]
+    expected = generate(stock, PROMPTS[:8], [greedy(n, logprobs=2) for n in lengths])
+    params = [greedy(n, OFF if i % 4 == 0 else None) for i, n in enumerate(lengths)]
+    found, summary = answers(engine, PROMPTS[:8], params)
+    assert_same(found, expected)
+    assert summary.drafted > 0
+    for index in (0, 4):
+        off = DraftSummary()
+        off.add(found[index].routed_experts)
+        assert (off.drafted, off.tokens, off.steps) == (0, 63, 63)
+
+
+def test_preempted(stock_qwen2: Any, verified_qwen2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preempted request is computed again without its drafts."""
+    scheduler = verified_qwen2.llm_engine.engine_core.engine_core.scheduler
+    preempt, preempted = scheduler._preempt_request, []
+
+    def count(request: Any, *args: Any, **kwargs: Any) -> None:
+        preempted.append(request.request_id)
+        preempt(request, *args, **kwargs)
+
+    monkeypatch.setattr(scheduler, "_preempt_request", count)
+    found, summary = answers(verified_qwen2, PROMPTS[:12], greedy(96))
+    assert preempted
+    assert 0 < summary.accepted < summary.drafted
+    assert_same(found, generate(stock_qwen2, PROMPTS[:12], greedy(96, logprobs=2)))
+
+
+def test_up_to_the_last_token_of_the_context(stock_qwen2: Any, verified_qwen2: Any) -> None:
+    """One request at the end of its context does not stop another's drafts."""
+    prompts = [{"prompt_token_ids": [5 + i % 97 for i in range(500)]}, PROMPTS[0]]
+    expected = generate(stock_qwen2, prompts, greedy(64, logprobs=2))
+    found, summary = answers(verified_qwen2, prompts, greedy(64))
+    assert len(found[0].token_ids) == 12
+    assert_same(found, expected)
+    assert summary.drafted > 3 * 12
+
+
+def test_kv_is_the_backbones(verified_smollm2: Any) -> None:
+    """What is kept is exact: K and V of every accepted position, read from the blocks."""
+    prompts = [verified_smollm2.get_tokenizer().encode(text) for text in PROMPTS[:3]]
+    caches = []
+    for river in (None, OFF):
+        verified_smollm2.reset_prefix_cache()
+        caches.append(run_with_kv(verified_smollm2, 40, prompts, [greedy(64, river)] * 3))
+    for drafted, exact in zip(*caches, strict=True):
+        count = min(drafted["written"], exact["written"])
+        assert drafted["tokens"][:count] == exact["tokens"][:count]
+        for half in ("k", "v"):
+            # bf16 rounds to 2^-8 of a value; the states that K and V come from add some of it up.
+            close = torch.isclose(
+                drafted[half][:, :count].float(), exact[half][:, :count].float(), 2**-6, 2**-5
+            )
+            assert close.float().mean() > 0.999
+
+
+def test_blocks_are_shared_with_exact_requests(stock_smollm2: Any, verified_smollm2: Any) -> None:
+    """A next turn that may not draft reads the blocks that drafts went through."""
+    engine = verified_smollm2
+    engine.reset_prefix_cache()
+    prompt = engine.get_tokenizer().encode(PROMPTS[2])
+    (first,), summary = answers(engine, [{"prompt_token_ids": prompt}], greedy(96))
+    assert summary.accepted > 0
+    longer = [{"prompt_token_ids": prompt + list(first.token_ids)}]
+    (output,) = engine.generate(longer, greedy(32, OFF), use_tqdm=False)
+    assert output.num_cached_tokens >= len(prompt) + 64
+    assert_same(output.outputs, generate(stock_smollm2, longer, greedy(32, logprobs=2)))
+
+
+def sampled(engine: Any, temperature: float, count: int = 480) -> Counter[tuple[int, ...]]:
+    """Second and third token of many answers to one prompt."""
+    params = greedy(4)
+    params.temperature, params.top_k, params.n = temperature, 5, count
+    (output,) = engine.generate([PROMPTS[2]], params, use_tqdm=False)
+    return Counter(tuple(choice.token_ids[1:3]) for choice in output.outputs)
+
+
+def likeness(a: Counter[tuple[int, ...]], b: Counter[tuple[int, ...]]) -> float:
+    """p of a two-sample chi-square test; rare outcomes are counted together."""
+    common = [pair for pair, n in (a + b).items() if n >= 20]
+    table = torch.tensor([[found[pair] for pair in common] for found in (a, b)])
+    totals = torch.tensor([[a.total()], [b.total()]])
+    table = torch.cat([table, totals - table.sum(1, keepdim=True)], dim=1).double()
+    table = table[:, table.sum(0) > 0]
+    expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / table.sum()
+    statistic = ((table - expected) ** 2 / expected).sum()
+    freedom = torch.tensor(table.shape[1] - 1, dtype=torch.float64)
+    return float(torch.special.gammaincc(freedom / 2, statistic / 2))
+
+
+def test_sampled_answers_have_stocks_distribution(
+    stock_smollm2: Any, verified_smollm2: Any
+) -> None:
+    """And a distribution that is a little sharper does not pass for it."""
+    stock = sampled(stock_smollm2, 1.0)
+    assert likeness(sampled(verified_smollm2, 1.0), stock) > 0.001
+    assert likeness(sampled(verified_smollm2, 0.6), stock) < 0.001
+
+
+def test_a_seed_decides(verified_smollm2: Any) -> None:
+    params = greedy(48)
+    params.temperature, params.seed = 1.0, 7
+    first, summary = answers(verified_smollm2, PROMPTS[:1], params)
+    again, _ = answers(verified_smollm2, PROMPTS[:1], params)
+    assert summary.accepted > 0
+    assert list(first[0].token_ids) == list(again[0].token_ids)
+
+
+def test_log_probabilities_are_the_backbones(stock_smollm2: Any, verified_smollm2: Any) -> None:
+    expected = generate_alone(stock_smollm2, PROMPTS[:2], greedy(24, logprobs=3))
+    for prompt, theirs in zip(PROMPTS[:2], expected, strict=True):
+        (ours,) = generate(verified_smollm2, [prompt], greedy(24, logprobs=3))
+        assert ours.tokens == theirs.tokens
+        for mine, stock in zip(ours.logprobs, theirs.logprobs, strict=True):
+            common = mine.keys() & stock.keys()
+            assert len(common) >= 2
+            assert max(abs(mine[t] - stock[t]) for t in common) <= NEAR
+
+
+def test_penalties_and_bad_words(stock_smollm2: Any, verified_smollm2: Any) -> None:
+    for options in ({"frequency_penalty": 0.8}, {"bad_words": [" the"]}, {"min_tokens": 40}):
+        expected = generate_alone(stock_smollm2, PROMPTS[:3], greedy(48, logprobs=2, **options))
+        for prompt, theirs in zip(PROMPTS[:3], expected, strict=True):
+            found, _ = answers(verified_smollm2, [prompt], greedy(48, **options))
+            assert_same(found, [theirs])
+
+
+def test_stop_strings(stock_smollm2: Any, verified_smollm2: Any) -> None:
+    (stock,) = generate(stock_smollm2, PROMPTS[2:3], greedy(64, stop=["village"]))
+    (found,), summary = answers(verified_smollm2, PROMPTS[2:3], greedy(64, stop=["village"]))
+    assert found.finish_reason == "stop"
+    assert found.text == stock.text
+    assert summary.tokens == len(found.token_ids) - 1
+
+
+def test_structured_output(verified_smollm2: Any) -> None:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    params = greedy(64, structured_outputs=StructuredOutputsParams(json=schema))
+    (choice,), _ = answers(verified_smollm2, ["A person as JSON: "], params)
+    assert set(json.loads(choice.text)) == {"name", "age"}
+
+
+@pytest.mark.parametrize("options", [{"min_p": 0.1}, {"logit_bias": {5: 1.0}}])
+def test_what_vllms_speculation_does_not_do_is_refused(
+    verified_smollm2: Any, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="min_p and logit_bias"):
+        verified_smollm2.generate(PROMPTS[:1], greedy(4, **options), use_tqdm=False)
+    generate(verified_smollm2, PROMPTS[:1], greedy(4))

@@ -1,0 +1,109 @@
+"""A server that verifies drafts: reports, metrics, and what it has no use for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.server import NAME, RiverServer
+
+pytestmark = pytest.mark.engine
+
+CHAT = {
+    "model": NAME,
+    "messages": [{"role": "user", "content": "Count from one to thirty."}],
+    "max_tokens": 48,
+    "temperature": 0,
+}
+REPORT = {
+    *("enabled", "mode", "num_layers", "tokens", "steps", "tokens_per_step"),
+    *("drafted", "accepted", "acceptance"),
+}
+
+
+@pytest.fixture(scope="module")
+def verifying(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
+    log = tmp_path_factory.mktemp("verifying") / "log.txt"
+    options = ("--river-verify", "3", "--river-draft", "fixed", "--enforce-eager")
+    with RiverServer(tiny_qwen2, log, options) as running:
+        yield running
+
+
+def chat(server: RiverServer, **changes: Any) -> dict[str, Any]:
+    response = server.post("/v1/chat/completions", {**CHAT, **changes})
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def test_the_report_says_what_became_of_the_drafts(verifying: RiverServer) -> None:
+    answer = chat(verifying, n=2, ignore_eos=True)
+    river = answer["river"]
+    assert set(river) == REPORT
+    assert (river["mode"], river["enabled"], river["num_layers"]) == ("verified", True, 6)
+    assert river["tokens"] == answer["usage"]["completion_tokens"] - 2 == 94
+    assert 0 < river["accepted"] <= river["drafted"]
+    assert river["steps"] == river["tokens"] - river["accepted"]
+    assert river["acceptance"] == round(river["accepted"] / river["drafted"], 4)
+
+
+def test_a_stream_is_the_same_answer(verifying: RiverServer) -> None:
+    whole = chat(verifying)
+    lines = verifying.post("/v1/chat/completions", {**CHAT, "stream": True}).text.splitlines()
+    stream = [json.loads(line.removeprefix("data: ")) for line in lines if "{" in line]
+    text = "".join(c["delta"].get("content") or "" for e in stream for c in e["choices"])
+    assert text == whole["choices"][0]["message"]["content"]
+    assert stream[-1]["river"] == whole["river"]
+
+
+def test_off_is_the_backbone_alone(verifying: RiverServer) -> None:
+    drafted, alone = chat(verifying), chat(verifying, river={"enabled": False})
+    assert alone["choices"][0]["message"] == drafted["choices"][0]["message"]
+    assert alone["river"]["enabled"] is False
+    assert (alone["river"]["drafted"], alone["river"]["acceptance"]) == (0, None)
+    assert alone["river"]["steps"] == alone["river"]["tokens"]
+
+
+def test_every_draft_is_counted_once(verifying: RiverServer) -> None:
+    before = verifying.metrics()
+    answer = chat(verifying, ignore_eos=True)["river"]
+    after = verifying.metrics()
+
+    def more(name: str) -> float:
+        return after[name] - before.get(name, 0.0)
+
+    assert more("river_drafted_tokens_total") == answer["drafted"]
+    assert more("river_accepted_tokens_total") == answer["accepted"]
+    assert more('river_tokens_total{path="backbone"}') == answer["tokens"]
+    totals = verifying.get("/river/stats").json()
+    assert totals["drafted"] == after["river_drafted_tokens_total"]
+
+
+def test_what_is_in_force(verifying: RiverServer) -> None:
+    river = verifying.get("/river").json()
+    assert (river["mode"], river["lm_head"], river["draft_layers"]) == ("verified", "river", 0)
+    assert river["verify"] == {"max_tokens": 3, "adaptive": False}
+    assert "threshold" not in river
+
+
+@pytest.mark.parametrize("field", [{"threshold": 0.5}, {"min_layers": 2}, {"trace": True}])
+def test_exit_settings_are_refused(verifying: RiverServer, field: dict[str, Any]) -> None:
+    response = verifying.post("/v1/chat/completions", {**CHAT, "river": field})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == f"river.{next(iter(field))}"
+    assert "--river-verify" in error["message"]
+    dial = httpx.patch(verifying.url + "/river", json={"threshold": 0.5})
+    assert dial.status_code == 409
+    assert verifying.post("/v1/chat/completions", CHAT).status_code == 200
+
+
+def test_what_speculation_does_not_do_is_refused(verifying: RiverServer) -> None:
+    response = verifying.post("/v1/chat/completions", {**CHAT, "min_p": 0.2})
+    assert response.status_code == 400
+    assert "speculative decoding" in response.json()["error"]["message"]

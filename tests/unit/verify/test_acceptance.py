@@ -1,0 +1,61 @@
+"""What becomes of drafts is learnt per request, over all, and by confidence."""
+
+from __future__ import annotations
+
+import pytest
+
+from river_vllm.verify.acceptance import CONFIDENCE_PRIOR, PRIOR, Acceptance
+
+
+def test_before_anything_was_verified() -> None:
+    acceptance = Acceptance()
+    assert acceptance.rate("a") == PRIOR
+    for confidence, place in ((0.1, 0), (0.69, 2), (0.7, 3), (0.999, -1)):
+        assert acceptance.likelihood(confidence) == pytest.approx(CONFIDENCE_PRIOR[place])
+
+
+def test_a_request_that_rejects_is_told_from_one_that_keeps() -> None:
+    acceptance = Acceptance()
+    for _ in range(20):
+        acceptance.verified("bad", [0.6, 0.6, 0.6], kept=0)
+        acceptance.verified("good", [0.999, 0.999], kept=2)
+    assert acceptance.rate("bad") < 0.2
+    assert acceptance.rate("good") > 0.9
+    assert 0.2 < acceptance.rate("new") < 0.9
+    assert acceptance.likelihood(0.6) < 0.4
+    assert acceptance.likelihood(0.999) > 0.99
+
+
+def test_tokens_after_the_first_rejected_one_say_nothing() -> None:
+    """The backbone never judged them: their own context was wrong."""
+    one, other = Acceptance(), Acceptance()
+    one.verified("a", [0.6, 0.6], kept=1)
+    other.verified("a", [0.6, 0.6, 0.1, 0.1], kept=1)
+    assert one.rate("a") == other.rate("a")
+    assert other.likelihood(0.1) == CONFIDENCE_PRIOR[0]
+
+
+def test_sampled_tokens_do_not_teach_confidence() -> None:
+    acceptance = Acceptance()
+    acceptance.verified("a", [None, None], kept=1)
+    assert acceptance.likelihood(0.75) == pytest.approx(CONFIDENCE_PRIOR[3])
+    assert acceptance.rate("a") < PRIOR
+
+
+def test_a_request_that_rests_is_tried_again() -> None:
+    acceptance = Acceptance()
+    for _ in range(30):
+        acceptance.verified("good", [0.99] * 4, kept=4)
+        acceptance.verified("a", [0.6], kept=0)
+    low = acceptance.rate("a")
+    for _ in range(100):
+        acceptance.rested("a")
+    assert low < 0.2
+    assert acceptance.rate("a") == pytest.approx(acceptance.rate("new"), abs=0.05)
+
+
+def test_ended_requests_leave_nothing() -> None:
+    acceptance = Acceptance()
+    acceptance.verified("a", [0.6] * 3, kept=0)
+    acceptance.forget(["a", "never seen"])
+    assert acceptance.rate("a") == acceptance.rate("new")

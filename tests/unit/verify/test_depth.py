@@ -1,0 +1,62 @@
+"""How far to draft: against a search over every depth, and where it must not draft at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from river_vllm.verify.costs import CostCurve, StepCosts
+from river_vllm.verify.depth import best_depth, fixed_depth
+
+FLAT = StepCosts(CostCurve.of([(1, 0.03), (32, 0.04)]), CostCurve.of([(1, 0.09), (8, 0.1)]))
+"""As measured: a draft step is a third of the backbone's, rows of a pass are almost free."""
+STEEP = StepCosts(CostCurve.of([(1, 0.09)]), CostCurve.of([(1, 0.09)]))
+"""A draft step as dear as the backbone, and every row paid for."""
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.8, 0.96])
+@pytest.mark.parametrize("most", [1, 4, 8])
+def test_price_is_the_best_of_all_depths(rate: float, most: int) -> None:
+    def price(k: int) -> float:
+        tokens = sum(rate**j for j in range(k + 1))
+        return (k * FLAT.draft(1) + FLAT.verify(1 + k)) / tokens
+
+    found = best_depth(FLAT, [rate], [most])
+    assert found.price == pytest.approx(min(price(k) for k in range(most + 1)))
+    assert found.price < price(0)
+
+
+def test_no_draft_where_it_does_not_pay() -> None:
+    assert best_depth(STEEP, [0.99], [8]).price == 0.0
+    assert best_depth(FLAT, [0.05], [8]).price == 0.0
+    assert best_depth(FLAT, [0.96], [0]).price == 0.0
+    assert best_depth(FLAT, [], []).price == 0.0
+
+
+def test_many_rows_end_it() -> None:
+    """From some number of requests on, every row of the pass costs its share."""
+    loaded = StepCosts(
+        CostCurve.of([(1, 0.03), (32, 0.9)]), CostCurve.of([(1, 0.09), (8, 0.1), (32, 0.9)])
+    )
+    assert best_depth(loaded, [0.96] * 2, [4] * 2).price > 0
+    assert best_depth(loaded, [0.96] * 32, [4] * 32).price == 0.0
+
+
+def test_limits_are_each_requests_own() -> None:
+    one = best_depth(FLAT, [0.9, 0.9], [4, 0])
+    both = best_depth(FLAT, [0.9, 0.9], [4, 4])
+    assert 0 < both.price < one.price
+
+
+def test_fixed() -> None:
+    depth = fixed_depth(3)
+    assert depth.worth_verifying(40, 1e-9)
+    assert depth.worth_drafting(40, [1e-9])
+
+
+def test_what_is_worth_a_row_and_what_a_step() -> None:
+    depth = best_depth(FLAT, [0.9], [4])
+    assert depth.worth_verifying(0, 0.9)
+    assert not depth.worth_verifying(0, 0.0)
+    assert depth.worth_drafting(1, [0.9])
+    assert not depth.worth_drafting(1, [0.2])
+    assert not depth.worth_drafting(1, [])

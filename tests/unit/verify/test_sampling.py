@@ -1,0 +1,78 @@
+"""Drafted tokens: greedy where the request is, sampled from what rejection sampling is told."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from river_vllm.verify.sampling import pick
+
+
+def metadata(temperature: list[float] | None, **changes: Any) -> Any:
+    values: dict[str, Any] = {
+        "all_greedy": temperature is None,
+        "temperature": None if temperature is None else torch.tensor(temperature),
+        "top_k": None,
+        "top_p": None,
+        "generators": {},
+    }
+    return SimpleNamespace(**(values | changes))
+
+
+LOGITS = torch.tensor([[0.0, 2.0, 1.0, -1.0], [3.0, 0.0, 0.0, 0.0]])
+ROWS = torch.tensor([2, 0])
+
+
+def test_greedy() -> None:
+    picked = pick(LOGITS.clone(), ROWS, metadata(None))
+    assert picked.tokens.tolist() == [1, 0]
+    assert torch.allclose(picked.confidence, LOGITS.softmax(-1).amax(-1))
+    assert picked.probabilities is None
+
+
+def test_a_step_of_greedy_rows_beside_sampled_requests() -> None:
+    picked = pick(LOGITS.clone(), ROWS, metadata([0.0, 1.0, 0.0]))
+    assert picked.probabilities is None
+
+
+def test_each_row_takes_its_own_requests_settings() -> None:
+    """Row 0 of the logits is the batch's row 2."""
+    settings = metadata([0.0, 1.0, 0.5], top_k=torch.tensor([4, 4, 2]))
+    picked = pick(LOGITS.clone(), ROWS, settings)
+    assert picked.tokens[1] == 0
+    assert picked.probabilities is not None
+    expected = torch.tensor([4.0, 2.0]).softmax(-1)
+    assert torch.allclose(picked.probabilities[0, [1, 2]], expected)
+    assert picked.probabilities[0, [0, 3]].sum() == 0
+
+
+def test_tokens_follow_the_probabilities() -> None:
+    """20,000 draws: each share within five standard errors of its probability."""
+    draws = 20_000
+    torch.manual_seed(0)
+    logits = LOGITS[:1].expand(draws, -1).contiguous()
+    rows = torch.zeros(draws, dtype=torch.int64)
+    picked = pick(logits, rows, metadata([0.7]))
+    expected = (LOGITS[0] / 0.7).softmax(-1)
+    found = torch.bincount(picked.tokens, minlength=4) / draws
+    error = (expected * (1 - expected) / draws).sqrt()
+    assert ((found - expected).abs() < 5 * error).all()
+
+
+def test_a_seed_decides() -> None:
+    def drawn(seed: int) -> list[int]:
+        generators = {row: torch.Generator().manual_seed(seed + row) for row in (0, 2)}
+        settings = metadata([1.0] * 3, generators=generators)
+        return [int(t) for _ in range(20) for t in pick(LOGITS.clone(), ROWS, settings).tokens]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1.0])
+def test_confidence_is_the_rivers_own_whatever_the_temperature(temperature: float) -> None:
+    picked = pick(LOGITS.clone(), ROWS, metadata([temperature] * 3))
+    assert torch.allclose(picked.confidence, LOGITS.softmax(-1).amax(-1))
