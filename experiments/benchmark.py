@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,10 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+from servers import Server, machine
 
-NAME = "model"
-START_SECONDS = 600.0
 STOCK = "stock vLLM"
 
 
@@ -55,72 +50,6 @@ OPTIONS = {
     "fast": ("--river-lm-head", "river", "--river-activations", "int8"),
 }
 """River servers, by what their command line adds."""
-
-
-class Server:
-    """A server process on a free port, with the same engine settings as the others."""
-
-    def __init__(self, kind: str, model: str, logs: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        common = [
-            *("--host", "127.0.0.1", "--port", str(self.port), "--served-model-name", NAME),
-            *("--max-model-len", "2048", "--max-num-seqs", "32"),
-            *("--kv-cache-memory-bytes", str(1 << 29)),
-        ]
-        if kind in OPTIONS:
-            command = ["-m", "server.cli.main", "serve", model, *common, *OPTIONS[kind]]
-        else:
-            command = ["-m", "vllm.entrypoints.openai.api_server", "--model", model, *common]
-        environment = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
-        self.log = logs / f"{kind}.log"
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, *command],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                sys.exit(f"{self.log}: the server ended at start")
-            try:
-                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(1)
-        sys.exit(f"{self.log}: the server was not ready in time")
-
-    def memory_mib(self) -> float:
-        """Resident memory of the server's processes, peak of each, summed."""
-        total = 0
-        for status in Path("/proc").glob("[0-9]*/status"):
-            try:
-                text = status.read_text()
-                if os.getpgid(int(status.parent.name)) != self.process.pid:
-                    continue
-            except (OSError, ProcessLookupError):
-                continue
-            lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-            total += int(lines.get("VmHWM", "0 kB").split()[0])
-        return total / 1024
 
 
 def compare(a: str, setting: Setting, b: str, args: argparse.Namespace, users: int) -> Any:
@@ -161,7 +90,9 @@ def main() -> None:
                 model = str(folder / "w4a16")
                 script = Path(__file__).with_name("make_w4a16.py")
                 subprocess.run([sys.executable, script, args.model, model], check=True)
-            servers[kind] = stack.enter_context(Server(kind, model, folder))
+            options = OPTIONS.get(kind)
+            server = Server(kind, model, folder, options or (), river=options is not None)
+            servers[kind] = stack.enter_context(server)
             servers[kind].wait()
         report(args, settings, servers)
 
@@ -193,15 +124,6 @@ def row(found: Any) -> str:
 
     tpot = ratios["tpot"]
     return f"{cell('tpot')} | {cell('ttft')} | {tpot['a']:.1f} → {tpot['b']:.1f}"
-
-
-def machine() -> str:
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{len(os.sched_getaffinity(0))} cores {names[0] if names else platform.machine()}"
 
 
 if __name__ == "__main__":

@@ -58,9 +58,7 @@ def test_every_setting_has_its_option() -> None:
     )
     of_a_file = {"layer_offsets", "calibration"}
     of_verified_mode = {"verify", "draft"}
-    assert config.model_fields_set == (
-        set(RiverConfig.model_fields) - of_a_file - of_verified_mode
-    )
+    assert config.model_fields_set == (set(RiverConfig.model_fields) - of_a_file - of_verified_mode)
 
 
 def test_verified_mode() -> None:

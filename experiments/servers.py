@@ -1,0 +1,122 @@
+"""Servers side by side for a measurement: each on a free port, with the same engine settings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+
+NAME = "model"
+START_SECONDS = 600.0
+
+
+class Server:
+    """A server process, from ``wait`` on ready, until the block ends.
+
+    Args:
+        label: names its log.
+        model: folder of the checkpoint.
+        logs: folder of the logs.
+        options: of the command line.
+        river: River's own command; else vLLM's.
+    """
+
+    def __init__(
+        self, label: str, model: str, logs: Path, options: Sequence[str] = (), river: bool = False
+    ) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        common = [
+            *("--host", "127.0.0.1", "--port", str(self.port), "--served-model-name", NAME),
+            *("--max-model-len", "2048", "--max-num-seqs", "32"),
+            *("--kv-cache-memory-bytes", str(1 << 29)),
+        ]
+        if river:
+            command = ["-m", "server.cli.main", "serve", model, *common, *options]
+        else:
+            module = "vllm.entrypoints.openai.api_server"
+            command = ["-m", module, "--model", model, *common, *options]
+        environment = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+        self.log = logs / f"{label}.log"
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def wait(self) -> None:
+        """Until it answers.
+
+        Raises:
+            RuntimeError: it ended or was not ready in time; shows the end of its log.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended at start:\n{self._tail()}")
+            try:
+                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(1)
+        raise RuntimeError(f"the server was not ready in time:\n{self._tail()}")
+
+    def metrics(self) -> dict[str, float]:
+        """Samples of ``/metrics`` by name, summed over labels."""
+        found: dict[str, float] = {}
+        for line in httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines():
+            if line and not line.startswith("#"):
+                name, value = line.rsplit(" ", 1)
+                name = name.partition("{")[0]
+                found[name] = found.get(name, 0.0) + float(value)
+        return found
+
+    def memory_mib(self) -> float:
+        """Resident memory of the server's processes, peak of each, summed."""
+        total = 0
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                text = status.read_text()
+                if os.getpgid(int(status.parent.name)) != self.process.pid:
+                    continue
+            except (OSError, ProcessLookupError):
+                continue
+            lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+            total += int(lines.get("VmHWM", "0 kB").split()[0])
+        return total / 1024
+
+    def _tail(self, lines: int = 30) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def machine() -> str:
+    """The cores that this process may use."""
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{len(os.sched_getaffinity(0))} cores {names[0] if names else platform.machine()}"

@@ -1,0 +1,115 @@
+"""How far speculative answers are stock vLLM's, token for token: River's, and vLLM's own.
+
+A verifying pass has more rows than a step without drafts, and a CPU's products may round otherwise
+at another number of rows. Where the two likeliest tokens are next to each other in bf16 they can
+then change places, with any method. This lists every first difference with stock's gap between the
+two, and counts them for stock vLLM with itself in another batch, for n-gram speculation and for
+River; and it reads the K/V of River's answers back from the blocks.
+
+    python experiments/verified_exact.py MODEL --data gsm8k.jsonl:question --prompts 50
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+from vllm import LLM, SamplingParams
+
+from river_vllm import RiverConfig, engine_args
+
+ENGINE: dict[str, Any] = {
+    "max_model_len": 1024,
+    "max_num_seqs": 16,
+    "kv_cache_memory_bytes": 1 << 29,
+    "enable_prefix_caching": False,
+    "disable_log_stats": True,
+}
+NGRAM = {
+    "method": "ngram",
+    "num_speculative_tokens": 4,
+    "prompt_lookup_max": 4,
+    "prompt_lookup_min": 2,
+}
+
+
+def prompts_of(data: str, count: int) -> list[str]:
+    file, _, field = data.partition(":")
+    with Path(file).open(encoding="utf-8") as lines:
+        return [json.loads(line)[field or "prompt"] for line in islice(lines, count)]
+
+
+def run(engine: Any, prompts: list[str], tokens: int, batch: int) -> list[Any]:
+    params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, logprobs=2)
+    found = []
+    for start in range(0, len(prompts), batch):
+        part = prompts[start : start + batch]
+        found += [o.outputs[0] for o in engine.generate(part, params, use_tqdm=False)]
+    return found
+
+
+def differences(found: list[Any], stock: list[Any]) -> list[tuple[int, int, float]]:
+    """Prompt, token and stock's gap of each first difference."""
+    listed = []
+    for number, (ours, theirs) in enumerate(zip(found, stock, strict=True)):
+        for index, (a, b) in enumerate(zip(ours.token_ids, theirs.token_ids, strict=True)):
+            if a != b:
+                best, second, *_ = sorted(
+                    (entry.logprob for entry in theirs.logprobs[index].values()), reverse=True
+                )
+                listed.append((number, index, best - second))
+                break
+    return listed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="folder of a bf16 checkpoint")
+    parser.add_argument("--data", required=True, metavar="FILE:FIELD")
+    parser.add_argument("--prompts", type=int, default=50)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--verify", type=int, nargs="+", default=[3, 4])
+    parser.add_argument("--eager", action="store_true", help="without compilation")
+    args = parser.parse_args()
+    prompts = prompts_of(args.data, args.prompts)
+    options = {**ENGINE, "enforce_eager": args.eager}
+    stock = LLM(args.model, **options)
+    expected = {batch: run(stock, prompts, args.tokens, batch) for batch in args.batches}
+    print("| method | batch | answers that differ | of them by a gap above 0.25 | gaps |")
+    print("|---|---|---|---|---|")
+    alone = args.batches[0]
+    for batch in args.batches[1:]:
+        report("stock vLLM, other batch", batch, expected[batch], expected[alone])
+    del stock
+    engines: list[tuple[str, dict[str, Any]]] = [
+        ("n-gram, 4", {"speculative_config": NGRAM}),
+        *(
+            (f"River, always {k}", engine_args(args.model, RiverConfig(verify=k, draft="fixed")))
+            for k in args.verify
+        ),
+    ]
+    for label, extra in engines:
+        engine = LLM(args.model, **options, **extra)
+        for batch in args.batches:
+            report(label, batch, run(engine, prompts, args.tokens, batch), expected[batch])
+        del engine
+
+
+def report(label: str, batch: int, found: list[Any], expected: list[Any]) -> None:
+    listed = differences(found, expected)
+    gaps = ", ".join(f"{gap:.3f}" for _, _, gap in sorted(listed, key=lambda item: item[2]))
+    wide = sum(gap > 0.25 for _, _, gap in listed)
+    print(f"| {label} | {batch} | {len(listed)} of {len(found)} | {wide} | {gaps} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
