@@ -80,9 +80,7 @@ def _refuse(vllm_config: VllmConfig) -> None:
             model.quantization is not None
         ),
         "vLLM's speculative decoding (leave out --speculative-config; --river-verify drafts with "
-        "the river)": not isinstance(
-            vllm_config.speculative_config, RiverSpeculativeConfig | None
-        ),
+        "the river)": not isinstance(vllm_config.speculative_config, RiverSpeculativeConfig | None),
         "pooling models (vLLM serves them without a river)": model.runner_type != "generate",
         "LoRA adapters (leave out --enable-lora, or merge the adapter into the model)": (
             vllm_config.lora_config is not None
