@@ -36,6 +36,7 @@ def start(
     from vllm import LLM
 
     from river_vllm import engine_args
+    from river_vllm.compat import current_platform
 
     settings = config.model_dump(exclude_unset=True, exclude={"calibration"})
     if config.activations == "bf16":
@@ -50,6 +51,9 @@ def start(
         "disable_log_stats": True,
         "seed": 0,
     }
+    if current_platform.is_cpu():
+        # A pass computes again what does not fill a block; the CPU's default is 128 tokens.
+        options["block_size"] = 32
     if revision is not None:
         options["revision"] = revision
     return LLM(model, **engine_args(model, RiverConfig.model_validate(settings), **options))

@@ -10,6 +10,8 @@ import pytest
 from river_vllm.calibration.observer import Measured
 from river_vllm.calibration.passes import TeacherForcedEngine, Text
 from river_vllm.calibration.policy import Policy
+from river_vllm.calibration.run import Calibrator
+from river_vllm.calibration.target import Target
 from tests.support.engines import Generated, generate, greedy
 from tests.support.prompts import PROMPTS
 
@@ -104,3 +106,31 @@ def test_kv_is_exact_up_to_the_exit_and_near_after_it(forced: Any) -> None:
     assert measured.keys[:, 0].min() > 0.9999
     assert measured.values[before].mean() > measured.values[~before].mean()
     assert 0.9 < measured.values[~before].mean() < 0.999
+
+
+def test_calibration_on_the_engine(river_smollm2: Any) -> None:
+    """Costs fall with depth, and what is tested is what was measured on other prompts."""
+    done: list[int] = []
+    engine = TeacherForcedEngine(river_smollm2)
+    calibrator = Calibrator(engine, lambda *_: None, done.append)
+    encode = river_smollm2.get_tokenizer().encode
+    texts = calibrator.answer([encode(prompt) for prompt in PROMPTS], 12)
+    assert all(len(text.answer) <= 12 for text in texts)
+    target = Target("agreement", 0.5, 30)
+    outcome = calibrator.calibrate(texts, 8, target, 0.3, kv=True)
+    layers = [item.layer for item in outcome.forced]
+    kl = [item.kl for item in outcome.forced]
+    assert layers == sorted(set(layers))
+    assert kl[0] > kl[-1] > 0.0
+    for item in outcome.forced:
+        assert item.values is not None
+        assert item.values[0] > 0.9999
+        assert min(item.values) > 0.8
+    assert len(outcome.similarity_quantiles) == 29
+    assert outcome.tests
+    for test in outcome.tests:
+        assert len(test.losses) <= len(outcome.tested) <= 12
+        predicted = next(p for p in outcome.ladder if p.policy == test.policy)
+        assert test.mean_exit_layer == pytest.approx(predicted.mean_exit_layer, abs=6)
+        assert test.loss <= target.limit
+    assert sum(done) > 9 * 8
