@@ -12,6 +12,9 @@ from river_vllm.calibration.observer import Measured
 from river_vllm.calibration.policy import Policy
 from river_vllm.calibration.target import Target
 
+BINS = 40
+"""Groups of tokens of similar divergence, for the chance of disagreeing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -55,6 +58,8 @@ class Landscape:
         """Cost ``[L + 1, tokens]`` of leaving after 0 … L layers."""
         layers = sorted(forced)
         costs = np.stack([target.token_loss(forced[layer]) for layer in layers])
+        if target.metric == "agreement":
+            costs = _expected(costs, np.stack([forced[layer].kl for layer in layers]))
         end = 1.0 if target.metric == "depth" else 0.0
         costs = np.vstack([costs, np.full(costs.shape[1], end)])
         known = np.array([*layers, self.num_layers], dtype=np.float64)
@@ -73,3 +78,25 @@ class Landscape:
             float(self._loss[exits, self._tokens].mean()),
             float(self.kl[exits, self._tokens].mean()),
         )
+
+
+def _expected(
+    losses: npt.NDArray[np.float64], kl: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Each token's chance of another likeliest token, given its divergence.
+
+    Few of a pilot's tokens disagree at all; how likely one was to is told by its divergence, and
+    what the two have to do with each other by all tokens and layers together (means of equally
+    many, made monotone).
+
+    Args:
+        losses: 0 or 1, ``[layers, tokens]``.
+        kl: in nats, ``[layers, tokens]``.
+    """
+    order = np.argsort(kl, axis=None, kind="stable")
+    parts = np.array_split(order, min(BINS, order.size))
+    middles = np.array([np.median(kl.flat[part]) for part in parts])
+    means = np.maximum.accumulate([losses.flat[part].mean() for part in parts])
+    means *= losses.mean() / max(np.repeat(means, [len(p) for p in parts]).mean(), 1e-12)
+    found: npt.NDArray[np.float64] = np.interp(kl, middles, means)
+    return found

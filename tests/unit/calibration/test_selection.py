@@ -35,8 +35,22 @@ def test_prediction_of_a_measured_layer_is_the_measurement(pilot: World, target:
     predicted = _landscape(pilot, target).predict(policy)
     measured = pilot.measure(policy)
     assert predicted.mean_exit_layer == 6.0
-    assert predicted.loss == pytest.approx(target.token_loss(measured).mean())
+    # Few tokens disagree: the chance of it, given the divergence, is what is predicted.
+    tolerance = 0.15 if target.metric == "agreement" else 1e-6
+    assert predicted.loss == pytest.approx(target.token_loss(measured).mean(), rel=tolerance)
     assert predicted.kl == pytest.approx(measured.kl.mean(), rel=1e-5)
+
+
+def test_choosing_does_not_flatter() -> None:
+    """The best of hundreds of candidates on a small pilot costs elsewhere what was predicted, in
+    the mean over pilots. (Counting the pilot's few disagreements would promise 13 % too much.)"""
+    truth = World(1500, seed=777)
+    ratios = []
+    for seed in range(12):
+        chosen = ladder(_landscape(World(48, seed=seed), AGREEMENT), AGREEMENT)[-2]
+        risk = truth.risk(chosen.policy.exit_layers(truth.similarity.astype(np.float32)))
+        ratios.append(risk.mean() / chosen.loss)
+    assert 0.85 < np.mean(ratios) < 1.05
 
 
 def test_prediction_between_measured_layers_is_near_the_truth(pilot: World) -> None:
