@@ -27,6 +27,8 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = ENVIRONMENT["VLLM_ENABLE_V1_MULTIPROCESSING"]
     prepare_environment()
+    # On the CPU it would go over the option (vLLM platforms/cpu.py).
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
 
 
 def start(
