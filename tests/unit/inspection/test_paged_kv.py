@@ -58,3 +58,16 @@ def test_what_vllm_writes_is_read_slot_by_slot(size: int, head_size: int) -> Non
     assert not paged_kv.read(made, [2])[0].any()
     paged_kv.clear(made)
     assert not any(half.any() for half in paged_kv.read(made, [0, 1, 2, 3]))
+
+
+def test_single_slots_of_several_blocks_in_any_order() -> None:
+    made = worker(32, 64)
+    slots = torch.tensor([97, 3, 40, 98])
+    written = torch.randn(LAYERS, 2, 4, HEADS, 64).bfloat16()
+    layers = made.vllm_config.compilation_config.static_forward_context.values()
+    for layer, (keys, values) in zip(layers, written, strict=True):
+        write(layer, slots, keys, values)
+    order = [2, 0, 3, 1]
+    keys, values = paged_kv.read_slots(made, slots[order])
+    assert torch.equal(keys, written[:, 0, order].float())
+    assert torch.equal(values, written[:, 1, order].float())
