@@ -14,7 +14,7 @@ from river_vllm.calibration.target import Target
 QUANTILES = np.concatenate((np.linspace(0.02, 0.98, 25), [0.99, 0.995, 0.999]))
 NEVER_HERE = 2.0
 """An offset with which no similarity passes any τ above −1."""
-LADDER = (0.35, 0.5, 0.65, 0.8, 0.95)
+LADDER = (0.4, 0.6, 0.8, 0.95)
 """Shares of the limit that the candidates are predicted to take, safest first."""
 DEPTH_LADDER = (0.85, 0.91, 0.97)
 
