@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from river_vllm.calibration.fingerprint import check_model
+from river_vllm.calibration.fingerprint import check_model, check_weights
 from river_vllm.compat import (
     MODELS_CONFIG_MAP,
     VerifyAndUpdateConfig,
@@ -55,6 +55,7 @@ def _check_config(vllm_config: VllmConfig) -> None:
     if config.calibration is not None:
         commit = getattr(model.hf_config, "_commit_hash", None)
         check_model(config.calibration.model, model.model, commit)
+        check_weights(config.calibration.weights, config.weights)
     if weights_folder(config, model.model) is not None:
         weight_source(config, model, {})  # raises for weights that are of no use
     offsets = config.layer_offsets

@@ -48,6 +48,22 @@ def check_model(calibrated: ModelRecord, model: str, revision: str | None = None
             )
 
 
+def check_weights(calibrated: ModelRecord | None, folder: str | None) -> None:
+    """Refuse settings that were calibrated for other weights of the river.
+
+    Raises:
+        RiverError: the folder holds others, or there is one on one side only.
+    """
+    found = None if folder is None else fingerprint(folder)
+    known = None if calibrated is None else calibrated.weights_sha256
+    if (None if found is None else found.weights_sha256) != known:
+        name = "made at load" if calibrated is None else f"in '{calibrated.name}'"
+        raise RiverError(
+            f"'weights' = {folder!r} does not go with the calibration, whose river's weights were "
+            f"{name}; calibrate again, or leave the calibration out"
+        )
+
+
 def _weights(folder: Path) -> str | None:
     files = sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})
     if not files:

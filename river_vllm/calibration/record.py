@@ -67,6 +67,8 @@ class Calibration(_Part):
     """Everything that the settings rest on."""
 
     model: ModelRecord
+    weights: ModelRecord | None = None
+    """The folder with the river's own weights, where they are not made from the model's at load."""
     chosen: DialRecord
     settings: dict[str, Any]
     """The settings that change what a token's river computes; the calibration holds for these."""

@@ -11,6 +11,7 @@ import yaml
 from river_vllm import __version__
 from river_vllm.calibration.bounds import upper_bound
 from river_vllm.calibration.certify import Trial
+from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.calibration.landscape import Prediction
 from river_vllm.calibration.record import (
     MATTERS,
@@ -71,6 +72,7 @@ def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverCon
     settings = settings_of(made.config)
     record = Calibration(
         model=made.model,
+        weights=None if made.config.weights is None else fingerprint(made.config.weights),
         chosen=DialRecord.model_validate(dial),
         settings=settings,
         prompts=PromptsRecord(
