@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from river_vllm.calibration.fingerprint import check_model, fingerprint
+from river_vllm.calibration.fingerprint import check_model, check_weights, fingerprint
 from river_vllm.calibration.record import ModelRecord
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
@@ -76,3 +76,14 @@ def test_hub_names_are_told_apart_by_their_commit() -> None:
     check_model(known, "x/y", None)
     with pytest.raises(RiverError, match="revision"):
         check_model(known, "x/y", "def")
+
+
+def test_the_rivers_own_weights_are_those_that_were_calibrated(tmp_path: Path) -> None:
+    known = fingerprint(str(_checkpoint(tmp_path / "a")))
+    copy = str(_checkpoint(tmp_path / "b"))
+    other = str(_checkpoint(tmp_path / "c", b"o" * 1000))
+    check_weights(None, None)
+    check_weights(known, copy)
+    for calibrated_, folder in ((None, copy), (known, None), (known, other)):
+        with pytest.raises(RiverError, match="'weights' = "):
+            check_weights(calibrated_, folder)
