@@ -55,7 +55,7 @@ def start(
     }
     if current_platform.is_cpu():
         # A pass computes again what does not fill a block; the CPU's default is 128 tokens.
-        options["block_size"] = 16
+        options["block_size"] = 32
     if revision is not None:
         options["revision"] = revision
     return LLM(model, **engine_args(model, RiverConfig.model_validate(settings), **options))
