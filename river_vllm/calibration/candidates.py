@@ -73,8 +73,10 @@ def _equal_risk(landscape: Landscape) -> Iterator[Policy]:
         yield from _layered(limits, 1)
 
 
-def ladder(landscape: Landscape, target: Target) -> list[Prediction]:
+def ladder(landscape: Landscape, target: Target, scale: float = 1.0) -> list[Prediction]:
     """Candidates in the order in which they are to be tested, from the safest on.
+
+    ``scale`` is what predictions have turned out to be too small by.
 
     For a quality target each is the shallowest that is predicted to take a share of the limit;
     for a depth target the one of least divergence.
@@ -82,7 +84,7 @@ def ladder(landscape: Landscape, target: Target) -> list[Prediction]:
     predictions = [landscape.predict(policy) for policy in policies(landscape)]
     found: list[Prediction] = []
     for share in DEPTH_LADDER if target.metric == "depth" else LADDER:
-        within = [p for p in predictions if p.loss <= share * target.limit]
+        within = [p for p in predictions if scale * p.loss <= share * target.limit]
         if not within:
             continue
         if target.metric == "depth":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,15 +52,19 @@ class Landscape:
         self.similarity = backbone.similarity
         self.num_layers = target.num_layers
         self._tokens = np.arange(len(self.similarity))
-        self._loss = self._by_layer(forced, target)
+        self._target = target
+        self._chance: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
+        if target.metric == "agreement":
+            self._chance = _chance_by_divergence(list(forced.values()), target)
         self.kl = self._by_layer(forced, kl)
+        self._loss = self._by_layer(forced, target)
 
     def _by_layer(self, forced: Mapping[int, Measured], target: Target) -> npt.NDArray[np.float64]:
         """Cost ``[L + 1, tokens]`` of leaving after 0 … L layers."""
         layers = sorted(forced)
-        costs = np.stack([target.token_loss(forced[layer]) for layer in layers])
         if target.metric == "agreement":
-            costs = _expected(costs, np.stack([forced[layer].kl for layer in layers]))
+            return self._disagreement(self.kl)
+        costs = np.stack([target.token_loss(forced[layer]) for layer in layers])
         end = 1.0 if target.metric == "depth" else 0.0
         costs = np.vstack([costs, np.full(costs.shape[1], end)])
         known = np.array([*layers, self.num_layers], dtype=np.float64)
@@ -68,6 +73,17 @@ class Landscape:
         share = ((wanted - known[right - 1]) / (known[right] - known[right - 1]))[:, None]
         found: npt.NDArray[np.float64] = (1 - share) * costs[right - 1] + share * costs[right]
         return found
+
+    def _disagreement(self, kl: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        assert self._chance is not None
+        found: npt.NDArray[np.float64] = np.interp(kl, *self._chance)
+        return found
+
+    def loss_of(self, measured: Measured) -> float:
+        """The target's mean loss of a pass over the same texts, as ``predict`` gives it."""
+        if self._chance is not None:
+            return float(self._disagreement(measured.kl).mean())
+        return float(self._target.token_loss(measured).mean())
 
     def predict(self, policy: Policy) -> Prediction:
         """Mean exit layer and cost of ``policy``."""
@@ -80,23 +96,20 @@ class Landscape:
         )
 
 
-def _expected(
-    losses: npt.NDArray[np.float64], kl: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
-    """Each token's chance of another likeliest token, given its divergence.
+def _chance_by_divergence(
+    forced: list[Measured], target: Target
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """A token's chance of another likeliest token, by its divergence: nats, and chances.
 
-    Few of a pilot's tokens disagree at all; how likely one was to is told by its divergence, and
-    what the two have to do with each other by all tokens and layers together (means of equally
-    many, made monotone).
-
-    Args:
-        losses: 0 or 1, ``[layers, tokens]``.
-        kl: in nats, ``[layers, tokens]``.
+    Few of a pilot's tokens disagree at all, and how many do falls with the square root of the
+    divergence, so neither their count nor a line between layers would do. How the two hang
+    together is told by all tokens and measured layers (means of equally many, made monotone).
     """
-    order = np.argsort(kl, axis=None, kind="stable")
+    losses = np.concatenate([target.token_loss(measured) for measured in forced])
+    kl = np.concatenate([measured.kl for measured in forced])
+    order = np.argsort(kl, kind="stable")
     parts = np.array_split(order, min(BINS, order.size))
-    middles = np.array([np.median(kl.flat[part]) for part in parts])
-    means = np.maximum.accumulate([losses.flat[part].mean() for part in parts])
-    means *= losses.mean() / max(np.repeat(means, [len(p) for p in parts]).mean(), 1e-12)
-    found: npt.NDArray[np.float64] = np.interp(kl, middles, means)
-    return found
+    middles = np.array([0.0, *(np.median(kl[part]) for part in parts)])
+    means = np.maximum.accumulate([0.0, *(losses[part].mean() for part in parts)])
+    weights = np.repeat(means[1:], [len(part) for part in parts])
+    return middles, means * losses.mean() / max(weights.mean(), 1e-12)

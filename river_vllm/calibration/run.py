@@ -18,7 +18,7 @@ from river_vllm.calibration.target import Target
 PORTION = 64
 """Texts that one call to the engine takes."""
 
-DEPTHS = (0.0, 0.06, 0.14, 0.28, 0.43, 0.6, 0.8)
+DEPTHS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
 """Where every token leaves in the first passes, as shares of the layers."""
 
 Step = Callable[[str, int], None]
@@ -53,6 +53,8 @@ class Outcome:
     forced: list[ForcedExit] = field(default_factory=list)
     frontier: dict[str, list[Prediction]] = field(default_factory=dict)
     ladder: list[Prediction] = field(default_factory=list)
+    scale: float = 1.0
+    """What predictions had to be multiplied by."""
     tests: list[Trial] = field(default_factory=list)
     similarity_quantiles: list[list[float]] = field(default_factory=list)
     """5 %, 50 % and 95 % of s after 1 … L−1 layers."""
@@ -109,7 +111,7 @@ class Calibrator:
         )
         landscape = self._survey(outcome, kv)
         outcome.frontier = frontier(landscape)
-        outcome.ladder = ladder(landscape, target)
+        outcome.ladder = ladder(landscape, target, self._scale(outcome, landscape))
         self._test(outcome)
         return outcome
 
@@ -143,6 +145,18 @@ class Calibrator:
         quantiles = np.quantile(backbone.similarity, [0.05, 0.5, 0.95], axis=0)
         outcome.similarity_quantiles = quantiles.T.round(4).tolist()
         return Landscape(backbone, forced, outcome.target, Target("kl", 1.0, layers))
+
+    def _scale(self, outcome: Outcome, landscape: Landscape) -> float:
+        """How much more candidates cost on the pilot than was predicted for them: a token that
+        stays on the backbone still reads the K/V of those that left."""
+        ratios = []
+        for number, prediction in enumerate(ladder(landscape, outcome.target), 1):
+            name = f"pilot: candidate {number}"
+            measured = self.measure(name, prediction.policy, outcome.pilot, 0)
+            if prediction.loss > 0:
+                ratios.append(landscape.loss_of(measured) / prediction.loss)
+        outcome.scale = float(np.mean(ratios)) if ratios else 1.0
+        return outcome.scale
 
     def _test(self, outcome: Outcome) -> None:
         texts, first = outcome.tested, len(outcome.pilot)

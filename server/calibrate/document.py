@@ -132,6 +132,7 @@ def as_json(outcome: Outcome, made: Circumstances, seconds: float) -> dict[str, 
             kind: [_prediction(p, outcome, made) for p in found]
             for kind, found in outcome.frontier.items()
         },
+        "prediction_scale": outcome.scale,
         "candidates": [_prediction(p, outcome, made) for p in outcome.ladder],
         "tests": [_test(test, outcome, made) for test in outcome.tests],
         "chosen": None if chosen is None else _test(chosen, outcome, made),
