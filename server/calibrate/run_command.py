@@ -62,6 +62,11 @@ def _config(args: argparse.Namespace) -> RiverConfig:
         if (value := getattr(args, f"river_{name}")) is not None
     }
     config = parse_config(data, str(path or "defaults")).merged(given, "command line")
+    if config.verify:
+        raise RiverError(
+            f"calibrate: verify = {config.verify}: verified answers are the backbone's own, so "
+            "there is nothing to choose"
+        )
     if config.scope != "token" or config.prefill != "backbone":
         raise RiverError(
             f"calibrate: scope = '{config.scope}', prefill = '{config.prefill}': can be measured "

@@ -57,3 +57,5 @@ def test_modes_that_cannot_be_measured_are_refused(
     file = tmp_path / "batch.yaml"
     file.write_text("scope: batch\n")
     assert "scope = 'batch'" in _error(capsys, "--river-config", str(file))
+    file.write_text("verify: 4\n")
+    assert "verify = 4: verified answers are" in _error(capsys, "--river-config", str(file))
