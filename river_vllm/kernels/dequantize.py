@@ -1,8 +1,8 @@
 """4-bit weights expanded to the activations' type for each product: for steps of many rows.
 
 The other kernels are made for one to a few rows, where reading the weight is the cost. With
-hundreds of rows the arithmetic is, and the bf16 product does it several times as fast. The codes are
-kept a byte each.
+hundreds of rows the arithmetic is, and the bf16 product does it several times as fast. The codes
+are kept a byte each.
 """
 
 from __future__ import annotations
