@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from river_vllm.depths import signed_depth
 from river_vllm.request import RiverSettings
@@ -44,17 +48,19 @@ class _Place:
 
     rows: RequestRows
     first_new: int
-    prompt_unit: int | None = None
+    prompt_units: list[tuple[int, int | None]] = field(default_factory=list)
+    """Prompt rows and the unit that they are in, run by run."""
     generated_units: list[int | None] = field(default_factory=list)
     held: bool = False
     """Whether the last row would have been free to leave, had it paid."""
 
 
 class BatchFeed:
-    """Tells the router what may leave, and remembers how deep every generated token ran.
+    """Tells the router what may leave, and remembers how deep every token ran.
 
-    A request that vLLM preempts is computed again from its start. Its generated tokens then take
-    the depths that they had the first time, so that its K/V and its answer stay the same.
+    A request that vLLM preempts is computed again from its start. Its tokens, those of its prompt
+    too where prompts may leave, then take the depths that they had the first time, so that its
+    K/V and its answer stay the same.
 
     Args:
         num_layers: decoder layers L.
@@ -73,6 +79,7 @@ class BatchFeed:
         self._max_rows = max_rows
         self._sequence_prefill = prefill == "sequence"
         self._history: dict[str, list[int]] = {}
+        self._prompts: dict[str, npt.NDArray[np.int16]] = {}
         self._hold = False
         self._places: list[_Place] = []
         self._batch: StepBatch | None = None
@@ -81,6 +88,7 @@ class BatchFeed:
         """Drop what is kept for requests that have ended."""
         for request_id in request_ids:
             self._history.pop(request_id, None)
+            self._prompts.pop(request_id, None)
 
     def begin(self, requests: list[RequestRows]) -> StepBatch:
         """The units of a step; ``requests`` in row order."""
@@ -134,18 +142,8 @@ class BatchFeed:
         settings = rows.settings
         first_generated = rows.position + rows.prompt_rows - rows.prompt
         place = _Place(rows, first_generated)
-        if rows.prompt_rows and settings.may_exit and self._sequence_prefill:
-            place.prompt_unit = len(units)
-            stop = rows.start + rows.prompt_rows
-            units.append(
-                ExitUnit(
-                    rows.start,
-                    stop,
-                    settings.threshold,
-                    settings.min_layers,
-                    offsets=settings.layer_offsets,
-                )
-            )
+        if settings.may_exit and self._sequence_prefill:
+            self._place_prompt(place, units)
         for offset in range(rows.count - rows.prompt_rows):
             row = rows.start + rows.prompt_rows + offset
             index = first_generated + offset
@@ -163,14 +161,38 @@ class BatchFeed:
                 units.append(unit)
         return place
 
+    def _place_prompt(self, place: _Place, units: list[ExitUnit]) -> None:
+        """One unit for what is computed for the first time, one for each depth that is replayed."""
+        rows = place.rows
+        if not rows.prompt_rows:
+            return
+        known = self._prompts.setdefault(rows.request_id, np.zeros(rows.prompt, dtype=np.int16))
+        start = rows.start
+        for depth, count in _runs(known[rows.position : rows.position + rows.prompt_rows]):
+            if depth == self._num_layers:
+                place.prompt_units.append((count, None))
+            else:
+                place.prompt_units.append((count, len(units)))
+                units.append(_prompt_unit(start, count, rows.settings, depth))
+            start += count
+
     def _settle(self, place: _Place, batch: StepBatch) -> int:
         history = self._history.get(place.rows.request_id, [])
-        depth = self._depth(place.prompt_unit, batch)
+        depth = self._settle_prompt(place, batch)
         for offset, unit in enumerate(place.generated_units):
             depth = self._depth(unit, batch)
             if place.first_new + offset >= len(history):
                 history.append(depth)
         return signed_depth(depth, bool(place.generated_units), place.held)
+
+    def _settle_prompt(self, place: _Place, batch: StepBatch) -> int:
+        """Keep the depths of the step's prompt rows; returns that of the last one."""
+        depth, position = self._num_layers, place.rows.position
+        for count, unit in place.prompt_units:
+            depth = self._depth(unit, batch)
+            self._prompts[place.rows.request_id][position : position + count] = depth
+            position += count
+        return depth
 
     def _depth(self, unit: int | None, batch: StepBatch) -> int:
         return self._num_layers if unit is None else int(batch.exit_layer[unit])
@@ -191,3 +213,22 @@ def _unit(row: int, position: int, settings: RiverSettings, replay: int | None) 
         offsets=settings.layer_offsets,
         token=None if teacher is None else (teacher.sequence, position),
     )
+
+
+def _prompt_unit(start: int, count: int, settings: RiverSettings, replay: int) -> ExitUnit:
+    """The unit of prompt rows: their recorded depth, or (0) their own decision, together."""
+    if replay:
+        return ExitUnit(start, start + count, -1.0, replay, forced=True)
+    return ExitUnit(
+        start,
+        start + count,
+        settings.threshold,
+        settings.min_layers,
+        offsets=settings.layer_offsets,
+    )
+
+
+def _runs(depths: npt.NDArray[np.int16]) -> Iterator[tuple[int, int]]:
+    """Each value and how often it stands in a row."""
+    for depth, same in groupby(depths.tolist()):
+        yield depth, sum(1 for _ in same)

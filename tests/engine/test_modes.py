@@ -11,6 +11,7 @@ import torch
 from river_vllm import RiverConfig
 from tests.support import engines
 from tests.support.engines import generate, greedy
+from tests.support.pool import few_blocks, scheduler_of
 from tests.support.prompts import PROMPTS
 from tests.support.reference import ReferenceModel
 
@@ -75,3 +76,59 @@ def test_what_is_in_force(paper: Any) -> None:
     info = paper.collective_rpc("river_info")[0]
     assert info["quantizer"] == "rtn"
     assert info["group_sizes"] == [32]
+
+
+def test_a_preempted_prompt_leaves_where_it_left(
+    paper: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its similarities may fall otherwise the second time: other chunks, other neighbours."""
+    (feed,) = paper.collective_rpc(_feed)
+    first: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+    forget = feed.forget
+
+    def remember(request_ids: Any) -> None:
+        last.update({i: feed._prompts[i].copy() for i in request_ids if i in feed._prompts})
+        forget(request_ids)
+
+    monkeypatch.setattr(feed, "forget", remember)
+    with few_blocks(paper, 7, token_budget=24) as preempted:
+        scheduler = scheduler_of(paper)
+        preempt = scheduler._preempt_request
+
+        def look(request: Any, *args: Any, **kwargs: Any) -> Any:
+            first.setdefault(request.request_id, feed._prompts[request.request_id].copy())
+            return preempt(request, *args, **kwargs)
+
+        scheduler._preempt_request = look
+        params = [greedy(60, {"threshold": threshold}) for threshold in (0.75, 0.6, 0.7, 0.5)]
+        generate(paper, PROMPTS[8:12], params)
+    generate(paper, PROMPTS[:1], greedy(1))  # what has ended is forgotten with the next step
+    assert preempted
+    for request_id in set(preempted):
+        ran = first[request_id] > 0
+        assert ran.any()
+        assert (last[request_id][ran] == first[request_id][ran]).all()
+    assert any((depths[depths > 0] < 6).any() for depths in first.values())
+
+
+def test_prompts_that_exit_are_shared_by_the_same_settings_only(paper: Any) -> None:
+    prompt = {"prompt_token_ids": list(range(200, 300))}
+    lax, strict = {"threshold": -1.0, "min_layers": 2}, {"threshold": 0.9}
+    paper.reset_prefix_cache()
+
+    def hits(settings: dict[str, Any]) -> int:
+        (output,) = paper.generate([prompt], greedy(1, settings), use_tqdm=False)
+        cached: int = output.num_cached_tokens
+        return cached
+
+    assert hits(lax) == 0
+    assert hits(lax) == 96
+    assert hits(strict) == 0
+    assert hits({"enabled": False}) == 0
+    assert hits({"threshold": 1.0}) == 96, "exact prompts are shared with each other"
+    assert hits({**lax, "min_layers": 3}) == 0
+
+
+def _feed(worker: Any) -> Any:
+    return worker.model_runner.river_feed

@@ -57,18 +57,17 @@ def greedy(tokens: int = 64, river: dict[str, Any] | None = None, **options: Any
     from vllm import SamplingParams
 
     return SamplingParams(
-        temperature=0.0,
         max_tokens=tokens,
         ignore_eos=True,
         extra_args=None if river is None else {"river": river},
-        **options,
+        **{"temperature": 0.0, **options},
     )
 
 
 def generate(engine: Any, prompts: Sequence[Any], params: Any) -> list[Generated]:
     """Run ``prompts`` as one batch; all requests are queued before the first step."""
     outputs = engine.generate(list(prompts), params, use_tqdm=False)
-    return [_generated(output.outputs[0]) for output in outputs]
+    return [generated(output.outputs[0]) for output in outputs]
 
 
 def generate_alone(engine: Any, prompts: Sequence[Any], params: Any) -> list[Generated]:
@@ -105,7 +104,8 @@ def run_with_kv(
     return found
 
 
-def _generated(choice: Any) -> Generated:
+def generated(choice: Any) -> Generated:
+    """One of vLLM's ``CompletionOutput``."""
     depths = choice.routed_experts
     depths = np.empty(0, dtype=np.int16) if depths is None else depths
     return Generated(

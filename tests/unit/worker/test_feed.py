@@ -134,15 +134,48 @@ def test_sequence_prefill_of_a_request_without_river_stays(sequence: BatchFeed) 
     assert sequence.finish() == {"a": -L, "b": -L}
 
 
-def test_prompt_and_replayed_rows_of_one_chunk_are_units_of_their_own(
-    sequence: BatchFeed,
-) -> None:
-    step(sequence, [rows("a", 4, 0)], 3)
+def test_prompt_and_generated_rows_of_one_chunk_are_replayed(sequence: BatchFeed) -> None:
+    """A prompt that vLLM computes again leaves where it left the first time."""
+    assert step(sequence, [rows("a", 4, 0)], 3) == {"a": -3}
     step(sequence, [rows("a", 1, 4)], 6)
-    batch = sequence.begin([rows("a", 3, 2, start=0)])
-    assert batch.units == [ExitUnit(0, 2, 0.9, 2), replay(2, 6)]
-    route(batch, 4, 6)
+    batch = sequence.begin([rows("a", 3, 2)])
+    assert batch.units == [ExitUnit(0, 2, -1.0, 3, forced=True), replay(2, 6)]
+    route(batch, 3, 6)
     assert sequence.finish() == {"a": 6}
+
+
+def test_the_chunks_of_a_prompt_are_replayed_each_at_its_depth(sequence: BatchFeed) -> None:
+    """Chunks left at 3, at 12 (which is never) and at 5; the second time they come in one piece."""
+    for position, depth in ((0, 3), (2, L), (4, 5)):
+        step(sequence, [rows("a", 2, position, prompt=8)], depth)
+    batch = sequence.begin([rows("a", 8, 0, prompt=8)])
+    assert batch.units == [
+        ExitUnit(0, 2, -1.0, 3, forced=True),
+        ExitUnit(4, 6, -1.0, 5, forced=True),
+        ExitUnit(6, 8, 0.9, 2),
+    ]
+    route(batch, 3, 5, 7)
+    assert sequence.finish() == {"a": -7}
+    # A prompt that had been found in the cache in part: only what ran has a depth to replay.
+    sequence.forget(["a"])
+    step(sequence, [rows("a", 4, 4, prompt=8)], 6)
+    assert sequence.begin([rows("a", 8, 0, prompt=8)]).units == [
+        ExitUnit(0, 4, 0.9, 2),
+        ExitUnit(4, 8, -1.0, 6, forced=True),
+    ]
+
+
+def test_a_prompt_that_never_left_stays_when_it_is_replayed(sequence: BatchFeed) -> None:
+    step(sequence, [rows("a", 4, 0)], L)
+    batch = sequence.begin([rows("a", 4, 0)])
+    assert batch.units == []
+    assert sequence.finish() == {"a": -L}
+
+
+def test_a_prompt_on_the_backbone_needs_no_memory(feed: BatchFeed, sequence: BatchFeed) -> None:
+    step(feed, [rows("a", 4, 0)])
+    step(sequence, [rows("a", 4, 0, settings=OFF)])
+    assert not feed._prompts and not sequence._prompts
 
 
 def test_an_empty_step(feed: BatchFeed) -> None:
