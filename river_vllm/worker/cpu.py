@@ -10,12 +10,13 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 from river_vllm.verify.proposer import RiverProposer
+from river_vllm.worker.cpu_seeds import SeededChunksMixin
 from river_vllm.worker.mixin import RiverWorkerMixin
 from river_vllm.worker.runner import RiverRunnerMixin
 from river_vllm.worker.runner_v2 import river_runner_v2
 
 
-class RiverCPUModelRunner(RiverRunnerMixin, CPUModelRunner):
+class RiverCPUModelRunner(RiverRunnerMixin, SeededChunksMixin, CPUModelRunner):
     """vLLM's CPU runner (V1) with River's batch feed."""
 
 
