@@ -143,19 +143,34 @@ def parse_config(data: object, source: str) -> RiverConfig:
         raise RiverError(f"{source}: {describe_errors(error, RiverConfig)}") from None
 
 
+MAX_ERRORS = 5
+MAX_VALUE = 100
+"""Characters of a name or a value in an error: both may come from a stranger."""
+
+
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
     """One line for people: field, value, what is allowed."""
-    return "; ".join(_describe(item, model) for item in error.errors())
+    items = error.errors()
+    found = [_describe(item, model) for item in items[:MAX_ERRORS]]
+    if len(items) > MAX_ERRORS:
+        found.append(f"and {len(items) - MAX_ERRORS} more")
+    return "; ".join(found)
 
 
 def _describe(item: Any, model: type[BaseModel]) -> str:
     name = ".".join(str(part) for part in item["loc"])
     if not name and item["type"] == "value_error":
         return str(item["ctx"]["error"])
-    name = name or "value"
+    name = shortened(name or "value")
     if item["type"] == "extra_forbidden":
         return f"unknown field '{name}' (allowed: {', '.join(model.model_fields)})"
-    return f"'{name}' = {item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+    value = shortened(repr(item["input"]))
+    return f"'{name}' = {value}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+
+
+def shortened(text: str) -> str:
+    """``text`` as an error may repeat it."""
+    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}…"
 
 
 def load_config_file(path: str | Path) -> dict[str, Any]:

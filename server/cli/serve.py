@@ -12,6 +12,7 @@ from river_vllm.errors import RiverError
 from river_vllm.refusal import refusals_collected
 from server.cli.options import add_river_options, api_keys, river_config
 from server.cli.refusals import refusal
+from server.telemetry.ending import ending
 
 PLUGIN = "river"
 GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins", "vllm.stat_logger_plugins")
@@ -131,4 +132,8 @@ def run(args: argparse.Namespace) -> int:
                 raise
             print(f"river-vllm: error: {line}", file=sys.stderr)
             return 1
+    if ending.failed:
+        # vLLM itself ends with status 0 then, and a supervisor would think that all is well.
+        print("river-vllm: error: the engine has failed, see the log above", file=sys.stderr)
+        return 1
     return 0

@@ -7,7 +7,9 @@ from http import HTTPStatus
 from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse
 
-from river_vllm.config import describe_errors
+from river_vllm.config import describe_errors, shortened
+
+SHUTTING_DOWN = "the server is shutting down: send the request to another one"
 
 
 class FieldError(Exception):
@@ -27,7 +29,7 @@ class FieldError(Exception):
         cls, error: ValidationError, prefix: str, model: type[BaseModel]
     ) -> FieldError:
         first = error.errors()[0]
-        param = ".".join([prefix, *(str(part) for part in first["loc"])])
+        param = shortened(".".join([prefix, *(str(part) for part in first["loc"])]))
         return cls(param, f"{prefix}: {describe_errors(error, model)}")
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
+from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.http.body import read_body, replay, with_length
-from server.http.errors import FieldError, error_response
+from server.http.errors import SHUTTING_DOWN, FieldError, error_response
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.field import FIELD, GENERATING, OTHERS, take_exchange
-from server.http.report import StreamReport, add_to_json
+from server.http.numbers import refuse_impossible_numbers
+from server.http.reporter import Reporter
+from server.http.state import RiverState
 
 _PATHS = frozenset(GENERATING + OTHERS)
 
@@ -36,86 +39,60 @@ class RiverMiddleware:
         raw = await read_body(receive)
         if raw is None:
             return
+        state: RiverState | None = getattr(scope["app"].state, FIELD, None)
         try:
             body = json.loads(raw)
-        except (ValueError, RecursionError):
+        except json.JSONDecodeError:
             body = None  # vLLM answers what is wrong with it
+        except (ValueError, RecursionError) as error:
+            # Not UTF-8, too deep, a number of thousands of digits: vLLM's answer to these has
+            # status 400 and no error object.
+            response = error_response(f"the body cannot be read: {error}", param="body")
+            await response(scope, receive, send)
+            return
         if not isinstance(body, dict):
             await self.app(scope, replay(raw, receive), send)
             return
-        state = getattr(scope["app"].state, FIELD, None)
+        if state is not None and state.ending.begun:
+            response = error_response(SHUTTING_DOWN, HTTPStatus.SERVICE_UNAVAILABLE)
+            await response(scope, receive, send)
+            return
         given = FIELD in body
         try:
-            if state is None and given:
-                raise FieldError(FIELD, f"'{FIELD}': this server's model has no river")
-            exchange = None if state is None else take_exchange(path, body, state)
+            exchange = _exchange(path, raw, body, state)
+            if given:
+                raw = json.dumps(body).encode()
+                scope = with_length(scope, len(raw))
         except FieldError as error:
-            await error_response(str(error), HTTPStatus.BAD_REQUEST, error.param)(
-                scope, receive, send
-            )
+            await error_response(str(error), param=error.param)(scope, receive, send)
             return
-        if given:
-            raw = json.dumps(body).encode()
-            scope = with_length(scope, len(raw))
+        except RecursionError as error:  # Python may read more levels than it writes
+            response = error_response(f"the body cannot be read: {error}", param="body")
+            await response(scope, receive, send)
+            return
         receive = replay(raw, receive)
         if exchange is None:
             await self.app(scope, receive, send)
             return
         token = current_exchange.set(exchange)
         try:
-            await self.app(scope, receive, _Reporter(exchange, send))
+            await self.app(scope, receive, Reporter(exchange, scope, receive, send))
         finally:
             current_exchange.reset(token)
 
 
-class _Reporter:
-    """A ``send`` that adds the report to a successful response."""
+def _exchange(
+    path: str, raw: bytes, body: dict[str, Any], state: RiverState | None
+) -> RiverExchange | None:
+    """The request's exchange, and ``body`` without the field.
 
-    def __init__(self, exchange: RiverExchange, send: Send) -> None:
-        self._exchange = exchange
-        self._send = send
-        self._stream: StreamReport | None = None
-        self._start: Message | None = None
-        self._parts: list[bytes] = []
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            await self._begin(message)
-        elif message["type"] != "http.response.body":
-            await self._send(message)
-        elif self._stream is not None:
-            await self._send_events(message)
-        elif self._start is not None:
-            await self._send_json(message)
-        else:
-            await self._send(message)
-
-    async def _begin(self, message: Message) -> None:
-        kind = dict(message["headers"]).get(b"content-type", b"")
-        if message["status"] != HTTPStatus.OK:
-            await self._send(message)
-        elif kind.startswith(b"text/event-stream"):
-            self._stream = StreamReport(self._exchange)
-            await self._send(message)
-        elif kind.startswith(b"application/json"):
-            self._start = message
-        else:
-            await self._send(message)
-
-    async def _send_events(self, message: Message) -> None:
-        assert self._stream is not None
-        more = message.get("more_body", False)
-        data = self._stream.feed(message.get("body", b""))
-        if not more:
-            data += self._stream.close()
-        if data or not more:
-            await self._send({**message, "body": data})
-
-    async def _send_json(self, message: Message) -> None:
-        assert self._start is not None
-        self._parts.append(message.get("body", b""))
-        if message.get("more_body", False):
-            return
-        body = add_to_json(b"".join(self._parts), self._exchange)
-        await self._send(with_length(self._start, len(body)))
-        await self._send({**message, "body": body})
+    Raises:
+        FieldError: something in the body is not allowed.
+    """
+    if state is None:
+        if FIELD in body:
+            raise FieldError(FIELD, f"'{FIELD}': this server's model has no river")
+        return None
+    exchange = take_exchange(path, body, state)
+    refuse_impossible_numbers(raw, body)
+    return exchange

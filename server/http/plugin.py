@@ -18,6 +18,7 @@ from server.http.routes import router
 from server.http.state import RiverState
 from server.http.summary import announce_when_ready
 from server.http.tap import tap
+from server.telemetry.ending import ending
 from server.telemetry.metrics import river_metrics
 from server.telemetry.progress import STALL_SECONDS, Progress
 from server.telemetry.steps import on_step
@@ -63,6 +64,7 @@ class RiverEndpointPlugin:
             progress=progress,
             single_process=vllm_config.parallel_config._api_process_count == 1,
             first_process=vllm_config.parallel_config._api_process_rank <= 0,
+            ending=ending,
         )
         state.river.set_threshold(state.river.defaults.threshold)
         if (max_rows := engine["crossover"]["max_rows"]) is not None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
-from server.http.errors import FieldError, error_response
+from server.http.errors import SHUTTING_DOWN, FieldError, error_response
 from server.http.state import RiverState
 
 router = APIRouter(tags=["river"])
@@ -82,6 +82,8 @@ async def ready(request: Request) -> Response:
     client = getattr(request.app.state, "engine_client", None)
     if client is not None and client.errored:
         return error_response("the engine has failed", HTTPStatus.SERVICE_UNAVAILABLE)
+    if state is not None and state.ending.begun:
+        return error_response(SHUTTING_DOWN, HTTPStatus.SERVICE_UNAVAILABLE)
     if state is not None and not state.progress.ready:
         return error_response(
             f"work waits and the engine has made no progress for "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
+from server.telemetry.ending import Ending
 from server.telemetry.metrics import RiverMetrics
 from server.telemetry.progress import Progress
 
@@ -26,6 +27,7 @@ class RiverState:
     """Whether this is the only API server process of the engine."""
     first_process: bool = True
     """Whether this process speaks for all of them on the terminal."""
+    ending: Ending = field(default_factory=Ending)
 
     @property
     def num_layers(self) -> int:

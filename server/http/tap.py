@@ -1,8 +1,9 @@
 """The one place where River listens to vLLM's engine client.
 
-vLLM's front end has no hook for a request's parameters or outputs, so the client's ``generate``
-and its output processor's ``process_outputs`` are wrapped on the instance, when the server starts.
-Seams: ``v1/engine/async_llm.py`` ``AsyncLLM.generate``; ``v1/engine/output_processor.py``
+vLLM's front end has no hook for a request's parameters or outputs, or for its end, so the client's
+``generate`` and ``shutdown`` and its output processor's ``process_outputs`` are wrapped on the
+instance, when the server starts. Seams: ``v1/engine/async_llm.py`` ``AsyncLLM.generate``,
+``AsyncLLM.shutdown``; ``v1/engine/output_processor.py``
 ``OutputProcessor.process_outputs``. To be removed once an endpoint plugin can see them
 (https://github.com/vllm-project/vllm, ``plugins/endpoint_plugins``). Test: ``tests/server``.
 """
@@ -23,9 +24,11 @@ STEPS = "river_steps"
 
 
 def tap(engine_client: Any, state: RiverState) -> None:
-    """Give every request its river settings, collect exit layers, count tokens, note progress."""
+    """Give every request its river settings, collect exit layers, count tokens, note progress
+    and the end."""
     _tap_generate(engine_client, state)
     _tap_outputs(engine_client.output_processor, state)
+    _tap_shutdown(engine_client, state)
 
 
 def _tap_generate(engine_client: Any, state: RiverState) -> None:
@@ -102,3 +105,15 @@ def _hand_over(request: Any, layers: list[int]) -> None:
         if choice.index == request.request_index:
             setattr(choice, STEPS, [*getattr(choice, STEPS, ()), *waiting])
             waiting.clear()
+
+
+def _tap_shutdown(engine_client: Any, state: RiverState) -> None:
+    """vLLM's HTTP server goes on listening while its engine drains, and answers what it then
+    aborts with an empty text and status 200."""
+    shutdown = engine_client.shutdown
+
+    def river_shutdown(*args: Any, **kwargs: Any) -> Any:
+        state.ending.begin(failed=bool(engine_client.errored))
+        return shutdown(*args, **kwargs)
+
+    engine_client.shutdown = river_shutdown

@@ -172,3 +172,11 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(RiverError, match=reason) as error:
             load_config_file(path)
         assert str(path) in str(error.value)
+
+
+def test_an_error_is_short_whatever_was_sent() -> None:
+    data = {f"{index}" * 500: 1 for index in range(1000)}
+    with pytest.raises(RiverError) as caught:
+        parse_config({**data, "threshold": [1] * 10_000}, "here")
+    assert len(str(caught.value)) < 5000
+    assert "more" in str(caught.value)

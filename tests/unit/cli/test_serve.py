@@ -22,6 +22,7 @@ from server.cli.serve import (
     prepare_environment,
     run,
 )
+from server.telemetry.ending import Ending
 
 
 class EntryPoint:
@@ -192,6 +193,17 @@ def fail(error: BaseException, cause: BaseException | None = None) -> Any:
 def test_a_server_that_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert started(monkeypatch, lambda: None) == 0
     assert started(monkeypatch, fail(KeyboardInterrupt())) == 130
+
+
+def test_a_server_whose_engine_has_failed_does_not_end_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """vLLM's own command ends with status 0 then."""
+    monkeypatch.setattr(serve, "ending", Ending())
+    assert started(monkeypatch, lambda: serve.ending.begin(failed=False)) == 0
+    monkeypatch.setattr(serve, "ending", Ending())
+    assert started(monkeypatch, lambda: serve.ending.begin(failed=True)) == 1
+    assert "the engine has failed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

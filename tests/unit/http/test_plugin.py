@@ -33,7 +33,7 @@ class Client:
         self.output_processor = SimpleNamespace(
             process_outputs=None, has_unfinished_requests=lambda: True
         )
-        self.generate = None
+        self.generate = self.shutdown = None
         self.info: Any = [INFO, INFO]
 
     async def collective_rpc(self, method: str) -> Any:

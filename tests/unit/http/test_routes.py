@@ -106,3 +106,11 @@ def test_not_ready_where_work_waits_or_the_engine_is_dead() -> None:
     assert response.status_code == 503
     assert "17 s" in response.json()["error"]["message"]
     assert request("GET", "/ready", river_state(), errored=True).status_code == 503
+
+
+def test_not_ready_while_the_server_is_ending() -> None:
+    state = river_state()
+    state.ending.begin(failed=False)
+    response = request("GET", "/ready", state)
+    assert response.status_code == 503
+    assert "shutting down" in response.json()["error"]["message"]

@@ -30,7 +30,12 @@ class Client:
         self.outputs = [SimpleNamespace(outputs=list(choices)) for choices in outputs]
         self.calls: list[Any] = []
         self.closed = 0
+        self.errored = False
+        self.ends: list[Any] = []
         self.output_processor = Processor()
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        self.ends.append(timeout)
 
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
@@ -249,3 +254,17 @@ def test_streamed_exit_layers_reach_the_exchange_with_their_tokens(
         return [current.take_unsent(0) async for _ in outputs]
 
     assert asyncio.run(run()) == [[L], [3, 3]]
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_the_first_shutdown_says_why(state: RiverState, failed: bool) -> None:
+    """vLLM calls it again while it cleans up, and its client counts as failed by then."""
+    client = Client()
+    tap(client, state)
+    assert not state.ending.begun
+    client.errored = failed
+    client.shutdown(timeout=7)
+    client.errored = True
+    client.shutdown()
+    assert (state.ending.begun, state.ending.failed) == (True, failed)
+    assert client.ends == [7, None]

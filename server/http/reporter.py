@@ -1,0 +1,95 @@
+"""The ``send`` of a generating request: the report in, and a status that tells the truth."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from server.http.body import with_length
+from server.http.exchange import RiverExchange
+from server.http.report import StreamReport, add_to_json
+
+_ERROR = b'data: {"error":'
+
+
+class Reporter:
+    """Adds the report to a successful response.
+
+    vLLM starts a stream before its engine has looked at the request, so a refusal comes as the
+    first event of a stream with status 200. The start is held until then, and such a refusal
+    becomes the plain error response that it is without ``stream``.
+    """
+
+    def __init__(self, exchange: RiverExchange, scope: Scope, receive: Receive, send: Send) -> None:
+        self._exchange = exchange
+        self._scope, self._receive, self._send = scope, receive, send
+        self._start: Message | None = None
+        self._stream: StreamReport | None = None
+        self._parts: list[bytes] | None = None
+        self._refused = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._begin(message)
+        elif message["type"] != "http.response.body":
+            await self._send(message)
+        elif self._stream is not None:
+            await self._send_events(self._stream, message)
+        elif self._parts is not None:
+            await self._send_json(self._parts, message)
+        else:
+            await self._send(message)
+
+    async def _begin(self, message: Message) -> None:
+        kind = dict(message["headers"]).get(b"content-type", b"")
+        if message["status"] != HTTPStatus.OK:
+            await self._send(message)
+        elif kind.startswith(b"text/event-stream"):
+            self._start, self._stream = message, StreamReport(self._exchange)
+        elif kind.startswith(b"application/json"):
+            self._start, self._parts = message, []
+        else:
+            await self._send(message)
+
+    async def _send_events(self, stream: StreamReport, message: Message) -> None:
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if self._refused or (self._start is not None and not body and more):
+            return
+        if self._start is not None:
+            error = _error(body)
+            if error is not None:
+                self._refused = True
+                response = JSONResponse({"error": error}, status_code=error["code"])
+                await response(self._scope, self._receive, self._send)
+                return
+            start, self._start = self._start, None
+            await self._send(start)
+        data = stream.feed(body)
+        if not more:
+            data += stream.close()
+        if data or not more:
+            await self._send({**message, "body": data})
+
+    async def _send_json(self, parts: list[bytes], message: Message) -> None:
+        assert self._start is not None
+        parts.append(message.get("body", b""))
+        if message.get("more_body", False):
+            return
+        body = add_to_json(b"".join(parts), self._exchange)
+        await self._send(with_length(self._start, len(body)))
+        await self._send({**message, "body": body})
+
+
+def _error(body: bytes) -> dict[str, Any] | None:
+    """The error object of a stream's first event, where it is one with an HTTP status."""
+    if not body.startswith(_ERROR) and not body.startswith(_ERROR.replace(b'":', b'": ')):
+        return None
+    try:
+        error = json.loads(body.split(b"\n\n", 1)[0].removeprefix(b"data:"))["error"]
+        return error if 400 <= error["code"] <= 599 else None
+    except (ValueError, KeyError, TypeError):
+        return None
