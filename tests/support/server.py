@@ -28,6 +28,7 @@ class RiverServer:
         log: file for the server's output.
         options: further command-line options.
         command: what to run instead of River's own command.
+        ready: a route that answers 200 once the server serves.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class RiverServer:
         command: tuple[str, ...] = (sys.executable, "-m", "server.cli.main", "serve"),
         environment: dict[str, str] | None = None,
         positional: bool = True,
+        ready: str = "/ready",
     ) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -56,9 +58,11 @@ class RiverServer:
             for key, value in os.environ.items()
             if key not in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_ALLOW_INSECURE_SERIALIZATION")
         } | {"VLLM_LOGGING_LEVEL": "INFO", **(environment or {})}
+        self._ready = ready
         self.process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
+    def launch(self) -> None:
+        """Start the process; ``__enter__`` also waits until it serves."""
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 self._command,
@@ -67,6 +71,10 @@ class RiverServer:
                 env=self._environment,
                 start_new_session=True,
             )
+
+    def __enter__(self) -> Self:
+        if self.process is None:
+            self.launch()
         try:
             self._wait_until_ready()
         except BaseException:
@@ -105,7 +113,7 @@ class RiverServer:
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=120, **options)
 
-    def post_raw(self, path: str, body: str) -> httpx.Response:
+    def post_raw(self, path: str, body: str | bytes) -> httpx.Response:
         """A body that a JSON library may refuse to write."""
         headers = {"content-type": "application/json"}
         return httpx.post(self.url + path, content=body, headers=headers, timeout=120)
@@ -119,6 +127,11 @@ class RiverServer:
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
+    def sum_of(self, name: str) -> float:
+        """All samples of one metric, whatever their labels."""
+        samples = self.metrics().items()
+        return sum(value for key, value in samples if key == name or key.startswith(name + "{"))
+
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
@@ -129,7 +142,7 @@ class RiverServer:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended at start:\n{self.tail()}")
             try:
-                if httpx.get(self.url + "/ready", timeout=5).status_code == 200:
+                if httpx.get(self.url + self._ready, timeout=5).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

@@ -1,0 +1,94 @@
+"""Clients that leave: many at once, streamed and not, and one that is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.forms import form
+from tests.support.poll import poll_until
+from tests.support.server import NAME, RiverServer
+from tests.support.wellness import assert_well
+
+pytestmark = pytest.mark.engine
+
+STORM = form(short=40, long=100)
+"""Clients of each kind; the server takes 16 at once, the others wait."""
+PATIENCE = 1.5
+LONG = {
+    **{"model": NAME, "prompt": "Once upon a time", "max_tokens": 900, "ignore_eos": True},
+    "river": {"threshold": 0.9},
+}
+CLIENT = """
+import httpx, sys
+body = {"model": sys.argv[2], "prompt": "Once", "max_tokens": 900, "ignore_eos": True,
+        "stream": sys.argv[3] == "stream", "n": 2, "temperature": 1.0}
+with httpx.stream("POST", sys.argv[1] + "/v1/completions", json=body, timeout=100) as response:
+    for line in response.iter_lines():
+        pass
+"""
+
+
+@pytest.mark.parametrize("kind", ["streamed", "plain", "both"])
+def test_a_cancel_storm(server: RiverServer, kind: str) -> None:
+    """Every client loses patience, none gets an answer or an error; then the server is itself."""
+    streams = {"streamed": [True], "plain": [False], "both": [True, False]}[kind]
+    ends = asyncio.run(_storm(server.url, [s for s in streams for _ in range(STORM)]))
+    assert set(ends) <= {"timed out", "left"}, ends
+    assert ends.total() == STORM * len(streams)
+    assert_well(server)
+
+
+async def _storm(url: str, streams: list[bool]) -> Counter[str]:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE) as client:
+        return Counter(await asyncio.gather(*(_leave(client, stream) for stream in streams)))
+
+
+async def _leave(client: httpx.AsyncClient, stream: bool) -> str:
+    body: dict[str, Any] = {**LONG, "stream": stream}
+    if not stream:
+        body |= {"n": 2, "temperature": 1.0}
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async with client.stream("POST", "/v1/completions", json=body) as response:
+                await response.aread()
+                return f"answered {response.status_code}"
+    except httpx.TimeoutException:
+        return "timed out"
+    except TimeoutError:
+        return "left"
+
+
+@pytest.mark.parametrize("mode", ["stream", "plain"])
+def test_a_client_is_killed(server: RiverServer, mode: str) -> None:
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, server.url, NAME, mode])
+    try:
+        poll_until(lambda: server.sum_of("vllm:num_requests_running") == 2, 60, "it to run")
+    finally:
+        client.kill()
+        client.wait()
+    assert_well(server)
+
+
+def test_the_same_request_id_twice(server: RiverServer) -> None:
+    """A client's own id is a label, not a key: both are answered."""
+    headers = {"X-Request-Id": "mine"}
+    body = {**LONG, "max_tokens": 8}
+    answers = asyncio.run(_twice(server.url, body, headers))
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert all(answer.json()["usage"]["completion_tokens"] == 8 for answer in answers)
+    assert_well(server)
+
+
+async def _twice(url: str, body: dict[str, Any], headers: dict[str, str]) -> list[httpx.Response]:
+    async with httpx.AsyncClient(base_url=url, timeout=60, headers=headers) as client:
+        return list(
+            await asyncio.gather(*(client.post("/v1/completions", json=body) for _ in range(2)))
+        )

@@ -1,0 +1,32 @@
+"""Runs in the server's processes: a forward pass that is slow, or fails."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+_loaded = False
+
+
+def load() -> None:
+    """Entry point of ``vllm.general_plugins``; every step of a River worker begins here."""
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    from river_vllm.worker.feed import BatchFeed
+
+    order = Path(os.environ["RIVER_TEST_ORDER"])
+    begin = BatchFeed.begin
+
+    def suffer_and_begin(self: Any, requests: Any) -> Any:
+        what, _, how = order.read_text().partition(" ")
+        if what == "sleep":
+            time.sleep(float(how))
+        if what == "raise":
+            raise RuntimeError("a fault that a test has ordered")
+        return begin(self, requests)
+
+    BatchFeed.begin = suffer_and_begin  # type: ignore[method-assign]
