@@ -37,6 +37,13 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
 )
 from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.model_executor.model_loader import get_model_loader
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+from vllm.model_executor.model_loader.reload.layerwise import (
+    get_layerwise_info,
+    initialize_online_processing,
+)
+from vllm.model_executor.model_loader.reload.meta import restore_layer_on_meta, to_meta_tensor
 from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 from vllm.model_executor.models.registry import ModelRegistry
@@ -68,6 +75,7 @@ __all__ = [
     "VerifyAndUpdateConfig",
     "VllmConfig",
     "checkpoint_architecture",
+    "checkpoint_files",
     "create_forward_context",
     "current_platform",
     "default_weight_loader",
@@ -75,9 +83,11 @@ __all__ = [
     "get_prometheus_registry",
     "get_tensor_model_parallel_world_size",
     "get_tp_group",
+    "hold_on_meta",
     "init_logger",
     "override_forward_context",
     "pack_int4_into_int32",
+    "restore_on_meta",
     "rounds_activations",
 ]
 
@@ -116,3 +126,32 @@ def checkpoint_architecture(model: str, options: Mapping[str, Any]) -> str:
     )
     architectures = getattr(config, "architectures", None) or ["(none)"]
     return str(architectures[0])
+
+
+def hold_on_meta(layer: torch.nn.Module) -> None:
+    """Give ``layer.weight`` no memory until its parts are loaded; it is processed right then."""
+    weight = to_meta_tensor(layer.weight)
+    del layer.weight
+    layer.register_parameter("weight", weight)
+    initialize_online_processing(layer)
+
+
+def restore_on_meta(layer: torch.nn.Module) -> None:
+    """``hold_on_meta`` for a layer whose weight was loaded before and has been dropped since."""
+    info = get_layerwise_info(layer)
+    restore_layer_on_meta(layer, info)
+    initialize_online_processing(layer)
+
+
+def checkpoint_files(vllm_config: VllmConfig) -> list[str]:
+    """The files from which vLLM loads the model's weights.
+
+    Raises:
+        TypeError: its loader does not read files.
+    """
+    loader = get_model_loader(vllm_config.load_config)
+    if not isinstance(loader, DefaultModelLoader):
+        raise TypeError(f"{type(loader).__name__} does not read checkpoint files")
+    model = vllm_config.model_config
+    _, files, _, _ = loader._prepare_weights(model.model, None, model.revision, False, None)
+    return list(files)

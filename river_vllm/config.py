@@ -18,8 +18,11 @@ CONFIG_KEY = "river"
 CHECKPOINT_KEY = "river_config"
 """River's key in a checkpoint's ``config.json``."""
 
-EXIT_FIELDS = ("threshold", "layer_offsets", "prefill", "scope", "max_rows", "calibration")
-"""Settings of the exit decision; in verified mode there is none."""
+EXIT_FIELDS = (
+    *("threshold", "layer_offsets", "prefill", "scope", "max_rows", "calibration"),
+    *("resident_layers", "deep"),
+)
+"""Settings of the exit decision; in verified mode there is none, and every layer is run."""
 
 
 class RiverConfig(BaseModel):
@@ -58,6 +61,12 @@ class RiverConfig(BaseModel):
     4 bit is faster. They then also stay where another row of the step has to run the whole
     backbone, which carries them at no cost. ``all``: every token leaves on its own similarity,
     whatever is beside it and whatever that costs."""
+    resident_layers: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = "all"
+    """Leading decoder layers that keep their bf16 weights; the river keeps all of its own.
+    ``auto`` follows the depths that tokens reach."""
+    deep: Literal["exit", "fetch"] = "exit"
+    """Where a token would go deeper than the resident layers: it leaves after the last of them,
+    or the layer's weights are read from the checkpoint again."""
     activations: Literal["bf16", "int8"] = "bf16"
     """What the 4-bit products multiply by; int8 goes on paying with many rows."""
     lm_head: Literal["backbone", "river"] = "backbone"
@@ -118,6 +127,23 @@ class RiverConfig(BaseModel):
         return self.lm_head == "river" or (
             self.verify > 0 and "lm_head" not in self.model_fields_set
         )
+
+    @model_validator(mode="after")
+    def _deep_has_an_effect(self) -> Self:
+        if self.deep == "fetch" and self.resident_layers == "all":
+            raise ValueError("deep = 'fetch' needs resident_layers: a number, or 'auto'")
+        return self
+
+    def offloads(self, num_layers: int) -> bool:
+        """Whether some of a model's ``num_layers`` layers may be without bf16 weights."""
+        return self.resident_layers not in ("all", num_layers)
+
+    def sure_layers(self, num_layers: int) -> int:
+        """Backbone layers that any token can run if its request wants it to: all of them, or,
+        where tokens leave after the last resident layer, those that are never evicted."""
+        if self.deep == "fetch" or not self.offloads(num_layers):
+            return num_layers
+        return self.min_layers if self.resident_layers == "auto" else int(self.resident_layers)
 
     def merged(self, changes: Mapping[str, Any], source: str) -> RiverConfig:
         """A copy with ``changes`` on top, validated; errors name them by ``source``."""

@@ -9,9 +9,11 @@ from river_vllm.compat import (
     VllmConfig,
     current_platform,
 )
+from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
+from river_vllm.request import RiverSettings, unreachable
 from river_vllm.verify.speculation import RiverSpeculativeConfig
 from river_vllm.verify.speculation import install as speculate
 from river_vllm.weights.choose import weight_source, weights_folder
@@ -64,6 +66,23 @@ def _check_config(vllm_config: VllmConfig) -> None:
             f"'layer_offsets' has {len(offsets)} values: must have {layers - 1}, "
             f"one for the decision after each layer but the last of this model's {layers}"
         )
+    _check_offloading(config, layers, vllm_config.load_config.load_format)
+
+
+def _check_offloading(config: RiverConfig, layers: int, load_format: str) -> None:
+    if isinstance(config.resident_layers, int) and config.resident_layers > layers:
+        raise RiverError(
+            f"'resident_layers' = {config.resident_layers}: must be 'all', 'auto' or between 1 "
+            f"and {layers}, the number of layers of this model"
+        )
+    if reason := unreachable(RiverSettings.from_config(config), config, layers):
+        raise RiverError(str(reason))
+    formats = ("auto", "hf", "safetensors", "mistral")
+    if config.deep == "fetch" and load_format not in formats:
+        raise RiverError(
+            f"'deep' = 'fetch' reads layers from a safetensors checkpoint; --load-format "
+            f"{load_format} has none (allowed: {', '.join(formats)})"
+        )
 
 
 def _refuse(vllm_config: VllmConfig) -> None:
@@ -102,6 +121,10 @@ def _refuse(vllm_config: VllmConfig) -> None:
 def _install(vllm_config: VllmConfig) -> None:
     vllm_config.scheduler_config.scheduler_cls = SCHEDULER
     vllm_config.parallel_config.worker_cls = CPU_WORKER if current_platform.is_cpu() else GPU_WORKER
+    layers = vllm_config.model_config.get_total_num_hidden_layers()
+    if river_config_of(vllm_config).offloads(layers):
+        # A compiled forward holds every layer's backbone; here some have none.
+        vllm_config.model_config.enforce_eager = True
     if not current_platform.is_cpu():
         # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU vLLM's
         # compiled forward serves the steps in which nothing can exit (worker/split.py).

@@ -87,24 +87,73 @@ class RiverSettings:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def resolve(field: RiverField, defaults: RiverSettings, num_layers: int) -> RiverSettings:
+class UnreachableError(RiverError):
+    """A request asks for more backbone layers than there are.
+
+    Args:
+        field: which of its settings does.
+        message: its value, what is allowed, and why.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def unreachable(
+    settings: RiverSettings, config: RiverConfig, num_layers: int
+) -> UnreachableError | None:
+    """Why an engine cannot do what ``settings`` say, None where it can.
+
+    With ``resident_layers`` and ``deep="exit"`` every token leaves after the last resident layer,
+    so nothing is exact and no floor can lie below it.
+    """
+    sure = config.sure_layers(num_layers)
+    if sure == num_layers:
+        return None
+    why = (
+        f"only the first {'layers that tokens need' if config.resident_layers == 'auto' else sure} "
+        f"of {num_layers} hold backbone weights (resident_layers = {config.resident_layers!r}); "
+        "deep = 'fetch' would read the others when needed"
+    )
+    if not settings.enabled:
+        return UnreachableError("enabled", f"'enabled' = false: must be true, {why}")
+    if settings.threshold >= 1.0:
+        return UnreachableError(
+            "threshold", f"'threshold' = {settings.threshold}: must be below 1.0, {why}"
+        )
+    if settings.min_layers > sure:
+        return UnreachableError(
+            "min_layers",
+            f"'min_layers' = {settings.min_layers}: must be between 1 and {sure}, {why}",
+        )
+    return None
+
+
+def resolve(
+    field: RiverField, defaults: RiverSettings, config: RiverConfig, num_layers: int
+) -> RiverSettings:
     """``field`` with the defaults filled in.
 
     Raises:
-        RiverError: ``min_layers`` is above the model's number of layers.
+        UnreachableError: the engine does not have the backbone layers that it asks for.
     """
     if field.min_layers is not None and field.min_layers > num_layers:
-        raise RiverError(
+        raise UnreachableError(
+            "min_layers",
             f"'min_layers' = {field.min_layers}: must be between 1 and {num_layers}, "
-            "the number of layers of this model"
+            "the number of layers of this model",
         )
-    return RiverSettings(
+    settings = RiverSettings(
         enabled=field.enabled and defaults.enabled,
         threshold=defaults.threshold if field.threshold is None else field.threshold,
         min_layers=defaults.min_layers if field.min_layers is None else field.min_layers,
         layer_offsets=defaults.layer_offsets,
         verified=defaults.verified,
     )
+    if error := unreachable(settings, config, num_layers):
+        raise error
+    return settings
 
 
 def settings_of(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from river_vllm.compat import UnquantizedLinearMethod
+from river_vllm.compat import UnquantizedLinearMethod, restore_on_meta
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.kernels.crossover import Product
 from river_vllm.router.plan import Path, RowPlan
@@ -16,6 +16,10 @@ Packer = Callable[[torch.Tensor], PackedLinear]
 
 PackedHook = Callable[[Product, Product], None]
 """Takes the backbone's and the river's product of one projection."""
+
+
+_PROCESSED = "_already_called_process_weights_after_loading"
+"""vLLM's own mark; its layer-wise loading takes it off before it processes a layer again."""
 
 
 class RiverDualLinearMethod(UnquantizedLinearMethod):
@@ -31,6 +35,9 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         packed_hook: called once both weights are ready, with the product of each.
     """
 
+    # vLLM's online quantisation: a projection's weight has memory only from when its parts are
+    # read until it is processed, one projection at a time (``model_loader/reload/layerwise.py``).
+    uses_meta_device = True
     # vLLM's cache of processed weights holds the bf16 form only and would skip the packing.
     supports_pre_processed_weights = False
 
@@ -43,6 +50,13 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         self._packer = packer
         self._packed: PackedLinear | None = None
         self._bias: torch.Tensor | None = None
+        self._restoring = False
+        self.keeps_backbone = True
+        """Whether the bf16 weight stays after loading."""
+        self.has_backbone = False
+        """Whether it is there."""
+        self.backbone_nbytes = 0
+        """Bytes of the bf16 weight, there or not."""
 
     @property
     def packed(self) -> PackedLinear:
@@ -57,17 +71,43 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Pack before vLLM repacks: on the CPU it drops the bf16 weight (``layers/utils.py``)."""
+        # vLLM calls this when the weight is complete, and once more for every module.
+        if getattr(layer, _PROCESSED, False):
+            return
+        setattr(layer, _PROCESSED, True)
+        if self._restoring:
+            self._restoring = False
+            super().process_weights_after_loading(layer)
+            self.has_backbone = True
+            return
+        self.backbone_nbytes = layer.weight.nbytes
         self._packed = self._packer(layer.weight.detach())
         bias = getattr(layer, "bias", None)
         # vLLM may cast the module's own bias to float32 in place.
         self._bias = None if bias is None else bias.detach().clone()
+        if not self.keeps_backbone:
+            self.drop_backbone(layer)
+            return
         super().process_weights_after_loading(layer)
+        self.has_backbone = True
         if self._packed_hook is not None:
             own_bias = getattr(layer, "bias", None)
             self._packed_hook(
                 lambda x: UnquantizedLinearMethod.apply(self, layer, x, own_bias),
                 lambda x: self.packed.apply(x, self._bias),
             )
+
+    def drop_backbone(self, layer: torch.nn.Module) -> None:
+        """Let go of the bf16 weight, as loaded or as vLLM repacked it; the 4-bit one stays."""
+        self.has_backbone = False
+        layer.cpu_linear = None
+        empty = torch.empty(0, dtype=layer.weight.dtype, device=layer.weight.device)
+        layer.weight = torch.nn.Parameter(empty, requires_grad=False)
+
+    def expect_backbone(self, layer: torch.nn.Module) -> None:
+        """Make room for the bf16 weight; vLLM's weight loading then fills and processes it."""
+        self._restoring = True
+        restore_on_meta(layer)
 
     def apply(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
@@ -80,6 +120,8 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         are owed nothing, split the rows.
         """
         path = self._plan.path
+        if path is not Path.RIVER and not self.has_backbone:
+            raise RuntimeError("a row needs a backbone weight that is not in memory")
         if path is Path.BACKBONE:
             return super().apply(layer, x, bias)
         river_bias = None if bias is None else self._bias

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,21 +14,25 @@ from torch import nn
 from river_vllm.compat import (
     LinearBase,
     VllmConfig,
+    checkpoint_files,
     get_tensor_model_parallel_world_size,
     get_tp_group,
+    hold_on_meta,
     init_logger,
 )
 from river_vllm.config import RiverConfig
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.crossover import Crossover, Product
+from river_vllm.layers.checkpoint import CheckpointLayers
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
 from river_vllm.layers.eager_ops import DirectAttention, use_eager_ops
 from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
 from river_vllm.layers.progress import PackingProgress
+from river_vllm.layers.residency import Residency
 from river_vllm.layers.river_head import has_plain_head, install_river_head
 from river_vllm.router.batch import StepBatch
-from river_vllm.router.plan import RowPlan
+from river_vllm.router.plan import Path, RowPlan
 from river_vllm.router.router import Router
 from river_vllm.weights.choose import weight_source
 
@@ -75,13 +81,25 @@ class River:
             install_river_head(model, self.plan, packer, config.lm_head_candidates)
             self._progress.expect()
         arguments = state_arguments(layers[0])
+        linears = [[linear for _, linear in projections(layer)] for layer in layers]
         for index, layer in enumerate(layers):
-            for _, linear in projections(layer):
+            for linear in linears[index]:
                 # All layers are alike: one is measured.
                 self._add_river_weight(linear, measured=index == 0)
             layer.register_forward_pre_hook(
                 partial(self._before_layer, index, arguments), with_kwargs=True
             )
+        self.residency = Residency(linears, config, lambda weights: model.load_weights(weights))
+        if config.deep == "fetch":
+            files = CheckpointLayers(checkpoint_files(vllm_config), self.num_layers)
+            self.residency.read_from(files.tensors)
+
+    @contextmanager
+    def step(self, batch: StepBatch | None) -> Iterator[None]:
+        """Route one forward pass; without a batch (warm-up, dummy runs) nothing is counted."""
+        limit = self.residency.limit(real=batch is not None)
+        with self.router.step(batch or StepBatch(0, []), limit):
+            yield
 
     def info(self) -> dict[str, Any]:
         """What is in force, for operators."""
@@ -100,6 +118,7 @@ class River:
                     for rows, speedup in self._crossover.speedup.items()
                 },
             },
+            **self.residency.info(),
             "river_bytes": self._nbytes,
             "weights": {**self._source.report(), "seconds": round(self._seconds, 2)},
         }
@@ -124,6 +143,7 @@ class River:
         hook = partial(self._measure, linear) if measured else None
         linear.quant_method = RiverDualLinearMethod(self.plan, partial(self._pack, linear), hook)
         self._progress.expect()
+        hold_on_meta(linear)
 
     def _measure(self, linear: LinearBase, backbone: Product, river: Product) -> None:
         in_features = getattr(linear, "input_size_per_partition", linear.input_size)
@@ -165,6 +185,8 @@ class River:
     ) -> None:
         hidden, residual = arguments.read(args, kwargs)
         self.router.before_layer(index, hidden, residual)
+        if index >= self.residency.resident and self.plan.path is not Path.RIVER:
+            self.residency.need(index)
 
 
 def _broadcast(values: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from river_vllm.compat import ModelRegistry, VllmConfig
+from river_vllm.layers.mapped import releasing
 from river_vllm.layers.river import River
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
@@ -55,17 +56,21 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
                 self, input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs
             )
 
-        if river_batch is None:
+        if river_batch is None and not self.river.residency.offloads:
             return run()
-        with self.river.router.step(river_batch):
+        with self.river.step(river_batch):
             output = run()
-        if self.river.observer is not None:
+        if self.river.observer is not None and river_batch is not None:
             self.river.observer.step(river_batch, output)
         return output
+
+    def load_weights(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        return base.load_weights(self, releasing(weights), *args, **kwargs)
 
     members = {
         "__init__": __init__,
         "forward": forward,
+        "load_weights": load_weights,
         "get_model_state_cls": staticmethod(river_model_state_cls),
         "__module__": __name__,
         "__qualname__": name,

@@ -63,6 +63,8 @@ class StepBatch:
         """Whether the step is part of a measurement, whose rows are owed nobody stock's bits."""
         self.exit_layer: npt.NDArray[np.int32] = np.full(len(units), -1, dtype=np.int32)
         """Backbone layers run before the exit, −1 where the unit has not left."""
+        self.deepest: int | None = None
+        """Backbone layers that a row of no unit ran; None where that is all of them."""
 
     def threshold_after(self, layers_run: int) -> npt.NDArray[np.float32]:
         """Every unit's threshold for the decision after ``layers_run`` layers."""

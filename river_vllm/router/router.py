@@ -60,16 +60,23 @@ class Router:
         self._first_exit = 0
         self.probe: Probe | None = None
         """Sees the states of the rows that are still on the backbone; for measurements."""
+        self._limit = num_layers
 
     @contextmanager
-    def step(self, batch: StepBatch) -> Iterator[StepBatch]:
-        """Route one forward pass; afterwards ``batch.exit_layer`` holds each unit's depth."""
+    def step(self, batch: StepBatch, limit: int | None = None) -> Iterator[StepBatch]:
+        """Route one forward pass; afterwards ``batch.exit_layer`` holds each unit's depth.
+
+        Args:
+            limit: backbone layers after which every row leaves, whether or not in a unit.
+        """
         self._batch = batch
-        self.plan.free = batch.covers_all_rows
+        self._limit = self.num_layers if limit is None else limit
+        batch.deepest = limit
+        self.plan.free = batch.covers_all_rows or self._limit < self.num_layers
         self._track(batch, np.arange(len(batch.units)))
         try:
             yield batch
-            batch.exit_layer[batch.exit_layer < 0] = self.num_layers
+            batch.exit_layer[batch.exit_layer < 0] = self._limit
         finally:
             self._batch = None
             self._active = np.empty(0, dtype=np.intp)
@@ -86,7 +93,12 @@ class Router:
             hidden, residual: what the layer is called with, ``[rows, hidden]``.
         """
         batch = self._batch
-        if batch is None or self._active.size == 0 or layers_run + 1 < self._first_exit:
+        if batch is None:
+            return
+        if layers_run >= self._limit:
+            self.plan.all_river()
+            return
+        if self._active.size == 0 or layers_run + 1 < self._first_exit:
             return
         active = self._active
         ready = batch.min_layers[active] <= layers_run

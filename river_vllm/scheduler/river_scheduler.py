@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from river_vllm.compat import init_logger
 from river_vllm.registration import river_config_of
-from river_vllm.request import RiverSettings, settings_of
+from river_vllm.request import RiverSettings, settings_of, unreachable
 from river_vllm.scheduler.prefix_cache import isolate
 from river_vllm.verify.tally import StepTally, step_tallies
 from river_vllm.worker.output import depths_of
+
+logger = init_logger("vllm.river")
 
 
 class RiverSchedulerMixin:
@@ -20,11 +23,16 @@ class RiverSchedulerMixin:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._river_config = river_config_of(kwargs["vllm_config"])
+        model_config = kwargs["vllm_config"].model_config
+        self._river_layers = model_config.get_total_num_hidden_layers()
         self._river_defaults = RiverSettings.from_config(self._river_config)
 
     def add_request(self: Any, request: Any) -> None:
         params = request.sampling_params
         settings = settings_of(params and params.extra_args, self._river_defaults)
+        if error := unreachable(settings, self._river_config, self._river_layers):
+            # The server has refused such a request; one made in Python is answered and said so.
+            logger.warning("request %s: %s", request.request_id, error)
         isolate(request, settings, self._river_config, self.hash_block_size)
         super().add_request(request)  # type: ignore[misc]
 

@@ -195,7 +195,9 @@ class BatchFeed:
         return depth
 
     def _depth(self, unit: int | None, batch: StepBatch) -> int:
-        return self._num_layers if unit is None else int(batch.exit_layer[unit])
+        if unit is not None:
+            return int(batch.exit_layer[unit])
+        return self._num_layers if batch.deepest is None else batch.deepest
 
 
 def _unit(row: int, position: int, settings: RiverSettings, replay: int | None) -> ExitUnit | None:

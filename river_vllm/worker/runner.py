@@ -41,7 +41,7 @@ class RiverRunnerMixin:
         river = self.get_model().river
         rows = self._river_rows()
         batch = self.river_feed.begin(rows)
-        if not batch.units:
+        if not batch.units and not river.residency.offloads:
             output = forward(*args, **kwargs)
         elif batch.covers_all_rows or not self._river_compiles():
             with uncompiled(), river.direct_attention:
@@ -51,6 +51,7 @@ class RiverRunnerMixin:
             self._river_again(forward, output, sub_step(batch, rows), *args, **kwargs)
         river.plan.river_head = self.river_feed.may_use_river_head()
         self._river_depths = self.river_feed.finish()
+        river.residency.observe(self._river_depths.values())
         return output
 
     def _river_again(

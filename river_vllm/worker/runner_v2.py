@@ -16,6 +16,7 @@ class RiverRunnerV2Mixin:
         self.model_state.forget_river(scheduler_output.finished_req_ids)
         output = super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
         self._river_depths = self.model_state.river_feed.finish()
+        self.get_model().river.residency.observe(self._river_depths.values())
         return output
 
     def sample_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:

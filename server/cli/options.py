@@ -26,6 +26,8 @@ _FIELDS = {
     "'river-vllm quantize'",
     "group_size": "input features that share one scale",
     "max_rows": "rows of a step that may exit: auto (while it pays), a number, or all (always)",
+    "resident_layers": "leading layers that keep bf16 weights: all, a number, or auto (by depths)",
+    "deep": "beyond the resident layers: exit, or fetch the layer from the checkpoint",
     "activations": "what the 4-bit products multiply by; int8 (CPU) goes on paying with many rows",
     "lm_head": "the bf16 LM head, or 4-bit candidates with exact logits for the best",
     "lm_head_candidates": "logits per token that the river's LM head makes exact",
@@ -46,8 +48,8 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
         annotation = RiverConfig.model_fields[name].annotation
         choices = get_args(annotation) or None
         kind: Any = type(choices[0]) if choices else annotation
-        if name == "max_rows":
-            kind, choices = _rows, None
+        if name in ("max_rows", "resident_layers"):
+            kind, choices = _count, None
         if name == "weights":
             kind, choices = str, None
         group.add_argument(
@@ -83,7 +85,7 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _rows(text: str) -> str | int:
+def _count(text: str) -> str | int:
     """``all``, ``auto`` or a number; the configuration checks its range."""
     return text if text in ("all", "auto") else int(text)
 

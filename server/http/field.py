@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from river_vllm.errors import RiverError
-from river_vllm.request import RiverField, resolve
+from river_vllm.request import RiverField, UnreachableError, resolve
 from server.http.errors import FieldError
 from server.http.exchange import RiverExchange
 from server.http.state import RiverState
@@ -52,9 +51,9 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
     if state.defaults.verified:
         _refuse_exit_fields(field)
     try:
-        settings = resolve(field, state.defaults, state.num_layers)
-    except RiverError as error:
-        raise FieldError(f"{FIELD}.min_layers", f"{FIELD}: {error}") from None
+        settings = resolve(field, state.defaults, state.config, state.num_layers)
+    except UnreachableError as error:
+        raise FieldError(f"{FIELD}.{error.field}", f"{FIELD}: {error}") from None
     for option in ("background", "use_beam_search"):
         if given and body.get(option):
             raise FieldError(FIELD, f"'{FIELD}' cannot be combined with '{option}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from argparse import Namespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings
 from server.http.console.page import attach_console
+from server.http.engine import engine_info, follow
 from server.http.middleware import RiverMiddleware
 from server.http.openapi import describe_river
 from server.http.routes import router
@@ -52,7 +54,7 @@ class RiverEndpointPlugin:
         if not (vllm_config.model_config.architecture or "").startswith(PREFIX):
             logger.warning("River is installed, but this model is served without a river")
             return
-        engine = await _engine_info(engine_client)
+        engine = await engine_info(engine_client)
         config = river_config_of(vllm_config)
         progress = Progress(getattr(args, "river_stall_seconds", STALL_SECONDS))
         state.river = RiverState(
@@ -69,13 +71,8 @@ class RiverEndpointPlugin:
         state.river.set_threshold(state.river.defaults.threshold)
         if (max_rows := engine["crossover"]["max_rows"]) is not None:
             state.river.metrics.set_max_rows(max_rows)
+        state.river.update(engine)
+        if state.river.changes:
+            state.river_follower = asyncio.create_task(follow(engine_client, state.river))
         on_step(progress)
         tap(engine_client, state.river)
-
-
-async def _engine_info(engine_client: Any) -> dict[str, Any]:
-    try:
-        answers = await engine_client.collective_rpc("river_info")
-    except Exception as error:
-        raise RuntimeError(f"River is not active in the engine: {error}") from error
-    return dict(answers[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -9,6 +10,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
+from river_vllm.request import unreachable
+from server.http.engine import refresh
 from server.http.errors import SHUTTING_DOWN, FieldError, error_response
 from server.http.state import RiverState
 
@@ -32,7 +35,11 @@ def _state(request: Request) -> RiverState | None:
 @router.get("/river", summary="The river in force")
 async def describe(request: Request) -> dict[str, Any]:
     state = _state(request)
-    return {"active": False} if state is None else state.describe()
+    if state is None:
+        return {"active": False}
+    if state.changes:
+        await refresh(request.app.state.engine_client, state)
+    return state.describe()
 
 
 @router.get("/river/stats", summary="Totals since the start")
@@ -72,6 +79,9 @@ async def patch(request: Request) -> Response:
     except ValidationError as error:
         wrong = FieldError.from_validation(error, "body", RiverPatch)
         return error_response(str(wrong), param=wrong.param)
+    changed = replace(state.defaults, threshold=change.threshold)
+    if error := unreachable(changed, state.config, state.num_layers):
+        return error_response(str(error), param=f"body.{error.field}")
     state.set_threshold(change.threshold)
     return JSONResponse(state.describe())
 

@@ -33,6 +33,16 @@ class RiverState:
     def num_layers(self) -> int:
         return int(self.engine["num_layers"])
 
+    @property
+    def changes(self) -> bool:
+        """Whether what the worker reports changes while it runs."""
+        return self.config.resident_layers == "auto" or self.config.deep == "fetch"
+
+    def update(self, engine: dict[str, Any]) -> None:
+        """Take a new report of the worker's."""
+        self.engine = engine
+        self.metrics.set_resident_layers(int(engine["resident_layers"]))
+
     def set_threshold(self, threshold: float) -> None:
         """Change the default τ; requests that arrive from now on take it."""
         self.defaults = replace(self.defaults, threshold=threshold)

@@ -57,6 +57,15 @@ class RiverMetrics:
             "river_accepted_tokens", "Drafted tokens that the backbone kept, in answers."
         )
 
+        self._resident = Gauge(
+            "river_resident_layers",
+            "Decoder layers that hold their bf16 weights all the time.",
+            multiprocess_mode="mostrecent",
+        )
+
+    def set_resident_layers(self, layers: int) -> None:
+        self._resident.set(layers)
+
     def set_max_rows(self, rows: int) -> None:
         self._max_rows.set(rows)
 

@@ -40,6 +40,7 @@ class FakeRiver:
         self.config, self.router, self.open = config, self, False
         self.observer = None
         self.batches: list[Any] = []
+        self.residency = SimpleNamespace(offloads=False)
 
     @contextmanager
     def step(self, batch: Any) -> Iterator[None]:
@@ -75,6 +76,12 @@ def test_a_forward_pass_with_a_batch_is_routed(model: Any) -> None:
     out = model(input_ids="ids", positions="pos", river_batch=batch, extra=1)
     assert out == (("ids", "pos", None, None), {"extra": 1})
     assert (model.inside, model.river.batches) == ([True], [batch])
+
+
+def test_with_layers_out_of_memory_a_dummy_pass_is_routed_too(model: Any) -> None:
+    model.river.residency.offloads = True
+    model("ids", "pos")
+    assert (model.inside, model.river.batches) == ([True], [None])
 
 
 def test_classes_are_attributes_of_the_module_made_from_vllms() -> None:

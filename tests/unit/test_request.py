@@ -8,9 +8,18 @@ import pytest
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.request import RiverField, RiverSettings, TeacherForced, resolve, settings_of
+from river_vllm.request import (
+    RiverField,
+    RiverSettings,
+    TeacherForced,
+    UnreachableError,
+    resolve,
+    settings_of,
+    unreachable,
+)
 
 LAYERS = 12
+CONFIG = RiverConfig()
 DEFAULTS = RiverSettings(True, 0.8, 3)
 BACKBONE = RiverSettings(False, 1.0, 3)
 
@@ -33,17 +42,54 @@ def test_settings_come_from_the_config() -> None:
     ],
 )
 def test_resolve_fills_in_the_defaults(field: dict[str, Any], expected: RiverSettings) -> None:
-    assert resolve(RiverField.model_validate(field), DEFAULTS, LAYERS) == expected
+    assert resolve(RiverField.model_validate(field), DEFAULTS, CONFIG, LAYERS) == expected
 
 
 def test_resolve_refuses_more_layers_than_the_model_has() -> None:
     with pytest.raises(RiverError, match="'min_layers' = 13: must be between 1 and 12"):
-        resolve(RiverField(min_layers=LAYERS + 1), DEFAULTS, LAYERS)
+        resolve(RiverField(min_layers=LAYERS + 1), DEFAULTS, CONFIG, LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ({"enabled": False}, "enabled"),
+        ({"threshold": 1.0}, "threshold"),
+        ({"min_layers": 5}, "min_layers"),
+    ],
+)
+def test_what_needs_layers_that_are_not_there_is_refused(field: dict[str, Any], name: str) -> None:
+    config = RiverConfig(resident_layers=4)
+    with pytest.raises(UnreachableError, match=r"only the first 4 of 12 hold") as caught:
+        resolve(RiverField.model_validate(field), DEFAULTS, config, LAYERS)
+    assert caught.value.field == name
+    assert str(caught.value).startswith(f"'{name}' = ")
+
+
+@pytest.mark.parametrize(
+    ("config", "sure"),
+    [
+        (RiverConfig(), LAYERS),
+        (RiverConfig(resident_layers=LAYERS), LAYERS),
+        (RiverConfig(resident_layers=4), 4),
+        (RiverConfig(resident_layers=4, deep="fetch"), LAYERS),
+        (RiverConfig(resident_layers="auto", min_layers=2), 2),
+        (RiverConfig(resident_layers="auto", deep="fetch"), LAYERS),
+    ],
+    ids=str,
+)
+def test_a_request_may_go_as_deep_as_is_sure(config: RiverConfig, sure: int) -> None:
+    assert config.sure_layers(LAYERS) == sure
+    assert unreachable(RiverSettings(True, 0.9, sure), config, LAYERS) is None
+    exact = unreachable(RiverSettings(False, 0.9, 1), config, LAYERS)
+    assert (exact is None) is (sure == LAYERS)
+    deeper = unreachable(RiverSettings(True, 0.9, sure + 1), config, LAYERS)
+    assert (deeper is None) is (sure == LAYERS)
 
 
 def test_a_request_cannot_switch_on_what_the_server_has_off() -> None:
     off = RiverSettings(False, 0.8, 3)
-    assert not resolve(RiverField(enabled=True), off, LAYERS).enabled
+    assert not resolve(RiverField(enabled=True), off, CONFIG, LAYERS).enabled
 
 
 @pytest.mark.parametrize(

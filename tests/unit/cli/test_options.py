@@ -39,6 +39,7 @@ def test_every_setting_has_its_option() -> None:
             *("--river-activations", "int8", "--river-max-rows", "6"),
             *("--river-lm-head", "river", "--river-lm-head-candidates", "128"),
             *("--river-cache-dir", "/some/where", "--river-weights", "/else/where"),
+            *("--river-resident-layers", "4", "--river-deep", "fetch"),
         )
     )
     assert config == RiverConfig(
@@ -55,6 +56,8 @@ def test_every_setting_has_its_option() -> None:
         lm_head_candidates=128,
         cache_dir="/some/where",
         weights="/else/where",
+        resident_layers=4,
+        deep="fetch",
     )
     of_a_file = {"layer_offsets", "calibration"}
     of_verified_mode = {"verify", "draft"}

@@ -33,6 +33,9 @@ class Metrics:
     def set_max_rows(self, rows: int) -> None:
         self.max_rows = rows
 
+    def set_resident_layers(self, layers: int) -> None:
+        self.resident_layers = layers
+
     def set_threshold(self, threshold: float) -> None:
         self.thresholds.append(threshold)
 

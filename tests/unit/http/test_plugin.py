@@ -16,7 +16,7 @@ from server.http.middleware import RiverMiddleware
 from server.http.plugin import RiverEndpointPlugin
 from tests.unit.http.support import L, Metrics
 
-INFO = {"num_layers": L, "kernels": ["torch"], "crossover": {"max_rows": 6}}
+INFO = {"num_layers": L, "resident_layers": L, "kernels": ["torch"], "crossover": {"max_rows": 6}}
 
 
 class Client:

@@ -41,9 +41,10 @@ def build(model: Model, folder: Path, **settings: Any) -> River:
         device_config=SimpleNamespace(device="cpu"),
     )
     config = RiverConfig(**{"quantizer": "rtn", "kernel": "torch", **settings})
+    weights = [layer.proj.weight.detach().clone() for layer in model.layers]
     river = River(model, config, vllm_config)
-    for layer in model.layers:
-        layer.proj.quant_method.process_weights_after_loading(layer.proj)
+    for layer, weight in zip(model.layers, weights, strict=True):
+        layer.proj.weight.weight_loader(layer.proj.weight, weight)
     return river
 
 

@@ -40,7 +40,9 @@ class Scheduler(RiverSchedulerMixin, FakeScheduler):
 def vllm_config(river: dict[str, Any] | None = None, asynchronous: bool = False) -> Any:
     return SimpleNamespace(
         additional_config={"river": river} if river else {},
-        model_config=SimpleNamespace(hf_config=SimpleNamespace()),
+        model_config=SimpleNamespace(
+            hf_config=SimpleNamespace(), get_total_num_hidden_layers=lambda: 12
+        ),
         scheduler_config=SimpleNamespace(async_scheduling=asynchronous),
     )
 

@@ -47,9 +47,13 @@ class FakeRunner:
         )
 
         self.plan = RowPlan()
+        self.observed: list[int] = []
+        self.residency = SimpleNamespace(offloads=False, observe=self.observed.extend)
 
     def get_model(self) -> Any:
-        river = SimpleNamespace(plan=self.plan, direct_attention=nullcontext())
+        river = SimpleNamespace(
+            plan=self.plan, direct_attention=nullcontext(), residency=self.residency
+        )
         return SimpleNamespace(river=river)
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> str:
@@ -115,6 +119,15 @@ def test_a_step_in_which_nothing_can_exit_is_vllms_own(runner: Runner) -> None:
     assert "river_batch" not in runner.seen[-1]
     assert runner.skipped == [False]
     assert depths_of(runner.sample_tokens(None)) == {"b": -L, "a": L, "c": L}
+
+
+def test_with_layers_out_of_memory_every_step_is_routed(runner: Runner) -> None:
+    runner.residency.offloads = True
+    runner.requests["a"].sampling_params.extra_args = {"river": {"enabled": False}}
+    runner._model_forward("ids")
+    assert runner.seen[-1]["river_batch"].units == []
+    assert runner.skipped == [True]
+    assert sorted(runner.observed) == [-L, L, L]
 
 
 def test_a_step_with_exits_is_not_compiled(runner: Runner) -> None:

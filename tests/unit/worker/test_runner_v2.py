@@ -28,6 +28,11 @@ class V2Runner:
     def __init__(self) -> None:
         self.model_state = FakeState()
         self.positions = {"a": 4}
+        self.observed: list[int] = []
+
+    def get_model(self) -> Any:
+        residency = SimpleNamespace(observe=self.observed.extend)
+        return SimpleNamespace(river=SimpleNamespace(residency=residency))
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> str:
         assert self.model_state.forgotten, "requests are forgotten before the step"

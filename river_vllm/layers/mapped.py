@@ -1,0 +1,74 @@
+"""Memory that loading leaves behind, given back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import mmap
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+WINDOW = 128 << 20
+"""Bytes of a mapped checkpoint that may stay in memory after they were read."""
+
+_MADV_DONTNEED = 4
+
+
+def releasing(
+    weights: Iterable[tuple[str, torch.Tensor]],
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """``weights`` as they come, without the whole checkpoint in memory at their end.
+
+    vLLM's loader maps the file and copies out of the mapping, so that each page is in memory
+    twice until the file is closed. Pages of a file that are given back early are read again
+    should somebody still want them.
+    """
+    ranges: list[tuple[int, int]] = []
+    before: list[tuple[int, int]] = []
+    for name, tensor in weights:
+        if tensor.device.type == "cpu":
+            ranges.append((tensor.data_ptr(), tensor.nbytes))
+        yield name, tensor
+        del tensor
+        if sum(size for _, size in ranges) > WINDOW:
+            # The projection whose parts came last may still wait for another part.
+            release(before + ranges)
+            before, ranges = ranges, []
+    release(before + ranges)
+
+
+def release(ranges: Iterable[tuple[int, int]]) -> None:
+    """Give back the pages of ``ranges`` (address, bytes) that map a file; others are left alone.
+
+    The system drops a page of a file that nobody has written to, and reads it again on access.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    files = _file_mappings()
+    madvise = ctypes.CDLL(None).madvise
+    for address, size in ranges:
+        first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first and any(low <= first and last <= high for low, high in files):
+            madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_DONTNEED)
+
+
+def trim() -> None:
+    """Return what the C library keeps of freed memory (glibc) once much has been freed."""
+    gc.collect()
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _file_mappings() -> list[tuple[int, int]]:
+    """Address ranges of this process that map a ``.safetensors`` file."""
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith(".safetensors"):
+            low, high = line.split(maxsplit=1)[0].split("-")
+            found.append((int(low, 16), int(high, 16)))
+    return found

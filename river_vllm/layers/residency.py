@@ -1,0 +1,158 @@
+"""Backbone offloading: which decoder layers hold bf16 weights beside their 4-bit ones."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from river_vllm.compat import LinearBase, init_logger
+from river_vllm.config import RiverConfig
+from river_vllm.layers.dual_linear import RiverDualLinearMethod
+from river_vllm.layers.mapped import trim
+
+logger = init_logger("vllm.river")
+
+FETCHED = 2
+"""Layers beyond the resident ones whose weights stay after they were read."""
+WINDOW = 512
+"""Decode tokens over which ``auto`` looks at depths."""
+QUANTILE = 0.99
+"""Share of those tokens that the resident layers are to cover."""
+
+Tensors = Iterable[tuple[str, torch.Tensor]]
+
+
+class Residency:
+    """Drops backbone weights that tokens hardly ever reach, and brings them back where asked to.
+
+    Args:
+        layers: the projections of each decoder layer.
+        config: how many stay, and what happens beyond them.
+        load: gives vLLM's model tensors of the checkpoint to load.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Sequence[LinearBase]],
+        config: RiverConfig,
+        load: Callable[[Tensors], object],
+    ) -> None:
+        self._layers = layers
+        self._load = load
+        self._read: Callable[[int], Tensors] | None = None
+        self._fetches = config.deep == "fetch"
+        self._auto = config.resident_layers == "auto"
+        self._floor = config.min_layers
+        self._depths: Counter[int] = Counter()
+        self._fetched: OrderedDict[int, None] = OrderedDict()
+        self._fetch_count = 0
+        self.offloads = config.offloads(len(layers))
+        """Whether some layers may be without backbone weights."""
+        self.resident = len(layers)
+        """Leading layers that hold their backbone weights."""
+        if isinstance(config.resident_layers, int):
+            self.resident = config.resident_layers
+            for linear in self._projections(self.resident):
+                _method(linear).keeps_backbone = False
+
+    def read_from(self, read: Callable[[int], Tensors]) -> None:
+        """Take the tensors of a layer that is fetched from ``read``."""
+        self._read = read
+
+    def limit(self, real: bool) -> int:
+        """Backbone layers after which every row of a step leaves.
+
+        Args:
+            real: whether the step serves requests; warm-up and dummy runs fetch nothing.
+        """
+        return len(self._layers) if real and self._fetches else self.resident
+
+    def need(self, index: int) -> None:
+        """Have the backbone weights of layer ``index``, reading them if they are not there.
+
+        Raises:
+            RuntimeError: tokens should have left before this layer.
+        """
+        if index < self.resident:
+            return
+        if index in self._fetched:
+            self._fetched.move_to_end(index)
+            return
+        if self._read is None:
+            raise RuntimeError(f"layer {index} holds no backbone weights, and a row needs them")
+        while len(self._fetched) >= FETCHED:
+            oldest, _ = self._fetched.popitem(last=False)
+            self._drop(oldest)
+        self._fetch(index, self._read)
+        self._fetched[index] = None
+
+    def observe(self, depths: Iterable[int]) -> None:
+        """Take the signed depths of a step (``river_vllm.depths``); ``auto`` follows them."""
+        if not self._auto:
+            return
+        self._depths.update(depth for depth in depths if depth > 0)
+        if self._depths.total() < WINDOW:
+            return
+        self._settle(max(self._floor, quantile(self._depths, QUANTILE)))
+        self._depths.clear()
+        # Where tokens leave after the last resident layer, later depths cannot ask for more.
+        self._auto = self._fetches
+
+    def info(self) -> dict[str, Any]:
+        """What is in force, for operators."""
+        methods = [_method(linear) for linear in self._projections(0)]
+        return {
+            "resident_layers": self.resident,
+            "backbone_bytes": sum(m.backbone_nbytes for m in methods if m.has_backbone),
+            "deep": "fetch" if self._fetches else "exit",
+            "fetched_layers": sorted(self._fetched),
+            "fetches": self._fetch_count,
+        }
+
+    def _settle(self, resident: int) -> None:
+        before, self.resident = self.resident, resident
+        if resident == before:
+            return
+        for index in range(before, resident):
+            if index not in self._fetched and self._read is not None:
+                self._fetch(index, self._read)
+        for index in range(resident, before):
+            self._drop(index)
+        for index in [i for i in self._fetched if i < resident]:
+            del self._fetched[index]
+        trim()
+        logger.info("River: %d backbone layers resident, %d before", resident, before)
+
+    def _fetch(self, index: int, read: Callable[[int], Tensors]) -> None:
+        for linear in self._layers[index]:
+            _method(linear).expect_backbone(linear)
+        self._load(read(index))
+        if not all(_method(linear).has_backbone for linear in self._layers[index]):
+            raise RuntimeError(f"the checkpoint does not hold every weight of layer {index}")
+        self._fetch_count += 1
+
+    def _drop(self, index: int) -> None:
+        for linear in self._layers[index]:
+            _method(linear).drop_backbone(linear)
+
+    def _projections(self, first: int) -> Iterable[LinearBase]:
+        return (linear for layer in self._layers[first:] for linear in layer)
+
+
+def quantile(counts: Counter[int], share: float) -> int:
+    """The smallest value that at least ``share`` of the counted ones do not exceed."""
+    wanted = share * counts.total()
+    seen = 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen >= wanted:
+            return value
+    raise ValueError("nothing was counted")
+
+
+def _method(linear: LinearBase) -> RiverDualLinearMethod:
+    method: RiverDualLinearMethod = linear.quant_method
+    return method
