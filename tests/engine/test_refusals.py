@@ -41,6 +41,11 @@ def _engine_config(model: Path, **options: Any) -> Any:
         ({"scheduler_cls": "some.Scheduler"}, "custom scheduler (some.Scheduler; leave"),
         ({"worker_cls": "some.Worker"}, "custom worker (some.Worker; leave"),
         ({"river": RiverConfig(min_layers=7)}, "'min_layers' = 7: must be between 1 and 6"),
+        ({"river": RiverConfig(resident_layers=7)}, "'resident_layers' = 7: must be"),
+        (
+            {"river": RiverConfig(resident_layers=3, min_layers=4)},
+            "'min_layers' = 4: must be between 1 and 3, only the first 3 of 6 hold",
+        ),
         ({"additional_config": {"river": {"tau": 1}}}, "unknown field 'tau'"),
         ({"additional_config": {"river": {"threshold": 3.0}}}, "'threshold' = 3.0"),
         ({"additional_config": {"river": 0.9}}, "expected an object, got 0.9"),

@@ -40,6 +40,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
         ),
         scheduler_config=SimpleNamespace(scheduler_cls=None),
         aux_output_config=SimpleNamespace(enable_return_routed_experts=False),
+        load_config=SimpleNamespace(load_format="auto"),
         speculative_config=None,
         lora_config=None,
     )
@@ -171,3 +172,36 @@ def test_weights_that_are_not_there_are_refused_before_anything_is_loaded(tmp_pa
         hook(engine({"quantizer": "gptq", "cache_dir": str(tmp_path)}))
     with pytest.raises(RiverError, match=f"'{tmp_path}/config.json'"):
         hook(engine({"weights": str(tmp_path)}))
+
+
+@pytest.mark.parametrize(
+    ("river", "words"),
+    [
+        ({"resident_layers": 13}, r"'resident_layers' = 13: must be .* between 1 and 12"),
+        ({"resident_layers": 4, "min_layers": 5}, r"'min_layers' = 5: must be between 1 and 4"),
+        ({"resident_layers": 4, "threshold": 1.0}, r"'threshold' = 1\.0: must be below 1\.0"),
+        ({"resident_layers": "auto", "threshold": 1.0}, r"'threshold' = 1\.0"),
+    ],
+)
+def test_what_the_resident_layers_cannot_do_is_refused(river: dict[str, Any], words: str) -> None:
+    with pytest.raises(RiverError, match=words):
+        hook(engine(river))
+
+
+def test_fetching_needs_a_checkpoint_of_safetensors() -> None:
+    river = {"resident_layers": 4, "deep": "fetch", "min_layers": 5, "threshold": 1.0}
+    hook(engine(river))
+    with pytest.raises(RiverError, match=r"--load-format dummy .*allowed: auto, hf, safetensors"):
+        hook(engine(river, load_config__load_format="dummy"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "eager"), [("all", False), (LAYERS, False), (4, True), ("auto", True)]
+)
+def test_nothing_is_compiled_where_layers_may_be_gone(
+    layers: Any, eager: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = SimpleNamespace(is_cpu=lambda: True)
+    monkeypatch.setattr(engine_config, "current_platform", platform)
+    config = hook(engine({"resident_layers": layers}))
+    assert config.model_config.enforce_eager is eager

@@ -118,3 +118,19 @@ def test_what_cannot_be_reported_on_is_refused_with_the_field_only(option: str) 
         take_exchange(CHAT, {"river": {}, option: True}, river_state())
     assert take_exchange(CHAT, {"river": {}, option: False}, river_state()) is not None
     assert take_exchange(CHAT, {option: True}, river_state()) is not None
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        ({"enabled": False}, "river.enabled"),
+        ({"threshold": 1.0}, "river.threshold"),
+        ({"min_layers": 5}, "river.min_layers"),
+    ],
+)
+def test_layers_that_are_out_of_memory_are_named(field: dict[str, Any], param: str) -> None:
+    state = river_state(config=RiverConfig(resident_layers=4))
+    with pytest.raises(FieldError, match=r"only the first 4 of 12 hold backbone") as caught:
+        take_exchange(CHAT, {"river": field}, state)
+    assert caught.value.param == param
+    assert take_exchange(CHAT, {"river": {"min_layers": 4}}, state) is not None

@@ -13,7 +13,7 @@ from river_vllm.config import RiverConfig
 from server.http.routes import router
 from server.http.state import RiverState
 from server.telemetry.progress import Progress
-from tests.unit.http.support import VERIFIED, fetch, river_state
+from tests.unit.http.support import VERIFIED, L, fetch, river_state
 
 
 def request(
@@ -114,3 +114,30 @@ def test_not_ready_while_the_server_is_ending() -> None:
     response = request("GET", "/ready", state)
     assert response.status_code == 503
     assert "shutting down" in response.json()["error"]["message"]
+
+
+def test_the_dial_does_not_promise_layers_that_are_gone() -> None:
+    state = river_state(config=RiverConfig(resident_layers=4))
+    response = request("PATCH", "/river", state, json={"threshold": 1.0})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "body.threshold"
+    assert "only the first 4 of 12" in response.json()["error"]["message"]
+    assert state.defaults.threshold == 0.9
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_changes_in_the_worker_is_asked_for(fails: bool) -> None:
+    async def collective_rpc(method: str) -> Any:
+        if fails:
+            raise ConnectionError("no engine")
+        return [{"num_layers": L, "resident_layers": 5}]
+
+    state = river_state(config=RiverConfig(resident_layers="auto"))
+    app = FastAPI()
+    app.include_router(router)
+    app.state.river = state
+    app.state.engine_client = SimpleNamespace(collective_rpc=collective_rpc)
+    described = fetch(app, "GET", "/river").json()
+    assert described.get("resident_layers") == (None if fails else 5)
+    assert described["num_layers"] == L
+    assert getattr(state.metrics, "resident_layers", None) == (None if fails else 5)

@@ -37,13 +37,15 @@ def states(similarities: Similarities) -> list[tuple[torch.Tensor, torch.Tensor]
     return result
 
 
-def drive(router: Router, batch: StepBatch, similarities: Similarities) -> list[set[int]]:
+def drive(
+    router: Router, batch: StepBatch, similarities: Similarities, limit: int | None = None
+) -> list[set[int]]:
     """Run a step; returns the rows on the river in each layer, as the plan gives them.
 
     What the router was shown is overwritten afterwards, as the layers of a model do.
     """
     river: list[set[int]] = []
-    with router.step(batch):
+    with router.step(batch, limit):
         for layer, (hidden, residual) in enumerate(states(similarities)):
             router.before_layer(layer, hidden, residual)
             river.append(planned_rows(router, batch.num_rows))

@@ -213,3 +213,28 @@ def test_a_measurement_splits_the_rows() -> None:
         river.before_layer(1, torch.ones(2, 2), None)
         assert river.plan.river_rows.tolist() == [1]
         assert river.plan.backbone_rows is None
+
+
+def test_past_the_limit_nobody_stays() -> None:
+    """Rows of no unit too: a prompt's, an exact request's."""
+    batch = StepBatch(4, [ExitUnit(i, i + 1, t, 1) for i, t in ((0, 0.9), (1, 1.0), (3, 0.9))])
+    table = rows_of("lhllll", "hhhhhh", "hhhhhh", "llllhl")
+    river = drive(r := router(), batch, table, limit=3)
+    assert river == [set(), {0}, {0}, {0, 1, 2, 3}, {0, 1, 2, 3}, {0, 1, 2, 3}]
+    assert (batch.exit_layer.tolist(), batch.deepest) == ([1, 3, 3], 3)
+    assert r.plan.path is Path.BACKBONE, "the next step starts on the backbone"
+
+
+def test_a_limit_makes_no_step_exact() -> None:
+    batch = StepBatch(2, [])
+    with (r := router()).step(batch):
+        assert r.plan.free is False
+    with r.step(batch, limit=2):
+        assert r.plan.free is True
+    assert batch.deepest == 2
+
+
+def test_a_recorded_depth_beyond_the_limit_is_cut() -> None:
+    batch = StepBatch(1, [ExitUnit(0, 1, -1.0, 5, forced=True)])
+    drive(router(), batch, rows_of("llllll"), limit=2)
+    assert batch.exit_layer.tolist() == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,3 +125,17 @@ def test_the_scheduler_of_the_engines_mode_is_made(
     assert isinstance(made, plain.Scheduler)
     assert isinstance(made, async_scheduler.AsyncScheduler) is asynchronous
     assert made._river_defaults.threshold == 0.5
+
+
+def test_a_request_made_in_python_hears_that_it_is_not_exact(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(river_scheduler, "isolate", lambda *args: None)
+    monkeypatch.setattr(river_scheduler, "logger", logging.getLogger("test"))
+    scheduler = Scheduler(vllm_config=vllm_config({"resident_layers": 4}))
+    for request_id, settings in (("a", {"enabled": False}), ("b", {"min_layers": 4})):
+        params = SimpleNamespace(extra_args={"river": settings})
+        scheduler.add_request(SimpleNamespace(sampling_params=params, request_id=request_id))
+    assert len(scheduler.added) == 2
+    (record,) = caplog.records
+    assert record.getMessage().startswith("request a: 'enabled' = false: must be true")

@@ -113,3 +113,8 @@ def test_names_are_the_documented_ones() -> None:
         "river_accepted_tokens_total",
     ):
         assert f"\n{name}" in text
+
+
+def test_resident_layers(metrics: RiverMetrics) -> None:
+    metrics.set_resident_layers(4)
+    assert sample("river_resident_layers") == 4

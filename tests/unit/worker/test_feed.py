@@ -251,3 +251,9 @@ def test_offsets_travel_to_the_units_and_misfits_stay_on_the_backbone() -> None:
         settings = RiverSettings(True, 0.9, 1, given)
         batch = BatchFeed(L, "backbone").begin([RequestRows("a", 0, 1, 5, 5, settings)])
         assert [u.offsets for u in batch.units] == [given] * units
+
+
+def test_rows_of_no_unit_run_as_deep_as_the_step_goes(feed: BatchFeed) -> None:
+    batch = feed.begin([rows("a", 4, 0), rows("b", 1, 9, start=4, settings=OFF)])
+    batch.deepest = 3
+    assert feed.finish() == {"a": -3, "b": 3}
