@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from river_vllm.compat import VllmConfig
+from river_vllm.layers.mapped import trim
 from river_vllm.layers.river import River
 from river_vllm.refusal import refusals_left
 from river_vllm.request import RiverSettings
@@ -24,6 +25,7 @@ class RiverWorkerMixin:
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         with refusals_left():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
+        trim()
         river = self._river()
         feed = BatchFeed(river.num_layers, river.config.prefill, river.max_rows)
         self._river_host().set_up_river(feed, RiverSettings.from_config(river.config))

@@ -80,8 +80,8 @@ async def patch(request: Request) -> Response:
         wrong = FieldError.from_validation(error, "body", RiverPatch)
         return error_response(str(wrong), param=wrong.param)
     changed = replace(state.defaults, threshold=change.threshold)
-    if error := unreachable(changed, state.config, state.num_layers):
-        return error_response(str(error), param=f"body.{error.field}")
+    if reason := unreachable(changed, state.config, state.num_layers):
+        return error_response(str(reason), param=f"body.{reason.field}")
     state.set_threshold(change.threshold)
     return JSONResponse(state.describe())
 
