@@ -128,3 +128,20 @@ def test_a_second_start_loads_and_computes_the_same(
     assert reports[0]["folder"] == reports[1]["folder"] == str(tmp_path / "river")
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
     assert not torch.equal(outputs[0], outputs[3])
+
+
+def test_steps_leave_with_the_last_resident_layer(
+    model: Model, tmp_path: Path, hidden: torch.Tensor
+) -> None:
+    """Warm-up and dummy runs too, which bring no batch."""
+    river = build(model, tmp_path, resident_layers=2)
+    assert not model.layers[2].proj.quant_method.has_backbone
+    expected = by_hand(model, hidden, 2)
+    with river.step(None):
+        assert torch.equal(model(hidden), expected)
+    batch = StepBatch(ROWS, [])
+    with river.step(batch):
+        assert torch.equal(model(hidden), expected)
+    assert batch.deepest == 2
+    with pytest.raises(RuntimeError, match="not in memory"):
+        model(hidden)
