@@ -129,9 +129,15 @@ class RiverConfig(BaseModel):
         )
 
     @model_validator(mode="after")
-    def _deep_has_an_effect(self) -> Self:
+    def _offloading_fits(self) -> Self:
         if self.deep == "fetch" and self.resident_layers == "all":
             raise ValueError("deep = 'fetch' needs resident_layers: a number, or 'auto'")
+        cut = self.deep == "exit" and self.resident_layers != "all"
+        if cut and self.calibration is not None:
+            raise ValueError(
+                f"resident_layers = {self.resident_layers!r} does not go with the calibration, "
+                "which had every layer; use deep = 'fetch', or leave the calibration out"
+            )
         return self
 
     def offloads(self, num_layers: int) -> bool:

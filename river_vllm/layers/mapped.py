@@ -59,7 +59,8 @@ def release(ranges: Iterable[tuple[int, int]]) -> None:
 def trim() -> None:
     """Return what allocators keep of freed memory (torch's, glibc's) once much has been freed."""
     gc.collect()
-    torch.accelerator.empty_cache()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)

@@ -161,7 +161,7 @@ def test_offsets_come_from_the_config_and_cross_to_the_worker() -> None:
     config = RiverConfig(layer_offsets=(0.1, -0.1))
     settings = RiverSettings.from_config(config)
     assert settings.layer_offsets == (0.1, -0.1)
-    assert resolve(RiverField(threshold=0.5), settings, LAYERS).layer_offsets == (0.1, -0.1)
+    assert resolve(RiverField(threshold=0.5), settings, CONFIG, LAYERS).layer_offsets == (0.1, -0.1)
     carried = {"river": settings.as_extra_arg()}
     assert settings_of(carried, DEFAULTS) == settings
     as_list = {"river": {**settings.as_extra_arg(), "layer_offsets": [0.1, -0.1]}}

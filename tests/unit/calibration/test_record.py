@@ -44,6 +44,13 @@ def test_other_weights_than_calibrated_are_refused(change: dict[str, Any], named
     assert len(str(error.value)) < 300
 
 
+def test_a_calibration_needs_the_layers_it_was_made_with() -> None:
+    config = parse_config(calibrated(), "file")
+    with pytest.raises(RiverError, match="resident_layers = 4 does not go with the calibration"):
+        config.merged({"resident_layers": 4}, "command line")
+    assert config.merged({"resident_layers": 4, "deep": "fetch"}, "command line").deep == "fetch"
+
+
 def test_the_dial_still_turns() -> None:
     config = parse_config(calibrated(), "file").merged({"threshold": 0.8}, "command line")
     assert config.threshold == 0.8

@@ -143,5 +143,15 @@ def test_steps_leave_with_the_last_resident_layer(
     with river.step(batch):
         assert torch.equal(model(hidden), expected)
     assert batch.deepest == 2
-    with pytest.raises(RuntimeError, match="not in memory"):
+    with pytest.raises(RuntimeError, match="layer 2 holds no backbone weights"):
         model(hidden)
+
+
+def test_the_whole_forward_pass_can_be_traced(
+    model: Model, river: River, hidden: torch.Tensor
+) -> None:
+    """vLLM compiles a model without graph breaks; hooks, router and linears must not make one."""
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        assert torch.equal(compiled(hidden), model(hidden))
