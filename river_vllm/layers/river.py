@@ -128,7 +128,8 @@ class River:
         """Rows of a step that may leave by their own decision, None without a limit; the same on
         every rank."""
         wanted = self.config.max_rows
-        if wanted == "all":
+        if wanted == "all" or (wanted == "auto" and self.config.deep == "fetch"):
+            # Reading a layer from the checkpoint never pays against running it in 4 bit.
             return None
         if wanted != "auto":
             return wanted

@@ -27,12 +27,12 @@ def forced(layers: int) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def whole(tiny_qwen2: Path) -> Any:
     """Every layer in memory; prompts leave with their tokens."""
-    return engines.river_engine(tiny_qwen2, RiverConfig(prefill="sequence"))
+    return engines.river_engine(tiny_qwen2, RiverConfig(prefill="sequence", max_rows="all"))
 
 
 @pytest.fixture(scope="session")
 def exiting(tiny_qwen2: Path) -> Any:
-    config = RiverConfig(prefill="sequence", resident_layers=RESIDENT)
+    config = RiverConfig(prefill="sequence", resident_layers=RESIDENT, max_rows="all")
     return engines.river_engine(tiny_qwen2, config)
 
 
