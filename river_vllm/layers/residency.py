@@ -10,6 +10,7 @@ import torch
 
 from river_vllm.compat import LinearBase, init_logger
 from river_vllm.config import RiverConfig
+from river_vllm.depths import own_depth
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
 from river_vllm.layers.mapped import trim
 
@@ -93,7 +94,7 @@ class Residency:
         """Take the signed depths of a step (``river_vllm.depths``); ``auto`` follows them."""
         if not self._auto:
             return
-        self._depths.update(depth for depth in depths if depth > 0)
+        self._depths.update(filter(None, map(own_depth, depths)))
         if self._depths.total() < WINDOW:
             return
         self._settle(max(self._floor, quantile(self._depths, QUANTILE)))

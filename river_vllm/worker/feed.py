@@ -187,7 +187,7 @@ class BatchFeed:
 
     def _settle_prompt(self, place: _Place, batch: StepBatch) -> int:
         """Keep the depths of the step's prompt rows; returns that of the last one."""
-        depth, position = self._num_layers, place.rows.position
+        depth, position = self._depth(None, batch), place.rows.position
         for count, unit in place.prompt_units:
             depth = self._depth(unit, batch)
             self._prompts[place.rows.request_id][position : position + count] = depth

@@ -25,7 +25,9 @@ BODY: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def offloaded(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
     log = tmp_path_factory.mktemp("offloaded") / "log.txt"
-    with RiverServer(tiny_qwen2, log, ("--river-resident-layers", "3")) as running:
+    with RiverServer(
+        tiny_qwen2, log, ("--river-resident-layers", "3", "--river-max-rows", "all")
+    ) as running:
         yield running
 
 

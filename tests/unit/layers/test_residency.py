@@ -13,6 +13,7 @@ from vllm.model_executor.model_loader.reload.layerwise import record_metadata_fo
 
 from river_vllm.compat import hold_on_meta
 from river_vllm.config import RiverConfig
+from river_vllm.depths import signed_depth
 from river_vllm.errors import RiverError
 from river_vllm.layers.checkpoint import CheckpointLayers
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
@@ -118,7 +119,8 @@ def test_auto_covers_nearly_every_token(tmp_path: Path) -> None:
     config = RiverConfig(resident_layers="auto", deep="fetch", min_layers=2)
     stack = Stack(tmp_path, config)
     stack.residency.observe([1] * (WINDOW - 1) + [-5] * WINDOW)
-    assert stack.held == list(range(LAYERS)), "prompts do not count, and the window is not full"
+    stack.residency.observe([signed_depth(5, decode=True, held=True)] * WINDOW)
+    assert stack.held == list(range(LAYERS)), "neither prompts nor held tokens count"
     stack.residency.observe([5])
     assert (stack.residency.resident, stack.held) == (2, [0, 1]), "never below min_layers"
     stack.residency.need(2)
