@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace) -> tuple[Any, ...]:
             add(0, before)
         add(layers_run, after)
 
-    with _probed(worker, mean_probe):
+    with Probed(worker, mean_probe):
         calibrator.measure("means", None, extra, 1_000_000)
     means = {layer: total / counts[layer] for layer, total in sums.items()}
     found: dict[str, list[list[torch.Tensor]]] = {}
@@ -87,7 +87,7 @@ def measure(args: argparse.Namespace) -> tuple[Any, ...]:
                 steps.append([])
             steps[-1].append(values)
 
-    with _probed(worker, probe):
+    with Probed(worker, probe):
         backbone = calibrator.measure("backbone", None, texts, 0, kv=True)
     forced = {}
     for share in LAYERS:

@@ -11,6 +11,7 @@ from river_vllm.compat import current_platform, get_forward_context
 from river_vllm.errors import RiverError
 
 Token = tuple[int, int]
+"""Number of the text and position."""
 
 
 class KvRecord:

@@ -10,15 +10,12 @@ import numpy.typing as npt
 import torch
 
 from river_vllm.calibration.divergence import LikelyTokens, compare, likely_tokens
-from river_vllm.calibration.kv import KvRecord
+from river_vllm.calibration.kv import KvRecord, Token
 from river_vllm.router.batch import StepBatch
 from river_vllm.router.similarity import transition_similarity
 
 LOGIT_ROWS = 256
 """Rows whose logits over the vocabulary exist at one time."""
-
-Token = tuple[int, int]
-"""Number of the text and position."""
 
 
 @dataclass(slots=True)
