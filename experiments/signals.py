@@ -100,7 +100,7 @@ def measure(args: argparse.Namespace) -> tuple[Any, ...]:
     return stacked, backbone, forced, river.num_layers
 
 
-class _probed:
+class Probed:
     """Puts a probe beside the observer's own for one pass."""
 
     def __init__(self, worker: Any, probe: Any) -> None:
