@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from river_vllm.quantization.groups import GroupedWeight
 
@@ -86,25 +86,6 @@ FORMATS: dict[str, tuple[Callable[[str, GroupedWeight], Tensors], Callable[[int]
     "awq": (awq, awq_config),
     "gptq": (gptq, gptq_config),
 }
-
-
-def quantized_copy(
-    model: Path,
-    out: Path,
-    kind: str,
-    group_size: int,
-    quantize: Callable[[torch.Tensor, int], GroupedWeight],
-) -> Path:
-    """A 4-bit copy of a one-file checkpoint: the decoder layers' projections, nothing else."""
-    pack, describe = FORMATS[kind]
-    tensors: Tensors = {}
-    for name, weight in load_file(model / "model.safetensors").items():
-        if ".layers." in name and name.endswith("_proj.weight"):
-            tensors |= pack(name.removesuffix(".weight"), quantize(weight, group_size))
-        else:
-            tensors[name] = weight
-    config = json.loads((model / "config.json").read_text())
-    return write(out, tensors, config, describe(group_size))
 
 
 def write(out: Path, tensors: Tensors, config: dict[str, Any], quantization: Any) -> Path:
