@@ -85,7 +85,7 @@ def test_a_river_reads_them(quantized: dict[str, Any], river_gptq: Any) -> None:
     assert info["quantizer"] == "gptq"
     assert info["weights"]["folder"] == quantized["folder"]
     assert info["weights"]["made"] == 0 and info["weights"]["scaled_inputs"] == 0
-    assert info["kernels"] == ["torch"], "real zero points fit no other kernel"
+    assert "vllm" not in info["kernels"], "it holds whole zero points only"
 
 
 def test_it_is_nearer_to_the_backbone_than_a_river_made_without_text(
