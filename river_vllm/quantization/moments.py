@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-WIDEST = 4608
+WIDEST = 5120
 """Features whose moments are taken together."""
 MULTIPLE = 128
 """Parts begin where the groups of a weight do."""

@@ -50,7 +50,7 @@ def test_after_closing_nothing_is_added() -> None:
 
 @pytest.mark.parametrize(
     ("width", "expected"),
-    [(576, [576]), (4608, [4608]), (4864, [2432, 2432]), (8960, [4480, 4480]), (13824, [4608] * 3)],
+    [(576, [576]), (4608, [4608]), (4864, [4864]), (8960, [4480, 4480]), (13824, [4608] * 3)],
 )
 def test_wide_inputs_are_taken_in_parts_of_whole_groups(width: int, expected: list[int]) -> None:
     assert parts_of_width(width) == expected
