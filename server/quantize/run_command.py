@@ -51,10 +51,10 @@ def _quantize(args: argparse.Namespace) -> dict[str, Any]:
     output = WeightsFolder(
         [args.output] if args.output is not None else calibrated_folders(config, args.model)
     )
-    engine = QuantizingEngine(args.model, args.revision, args.max_model_len, args.kv_cache_gib)
-    prompts = _prompts(args, engine.llm)
-    texts = _texts(args, engine, prompts)
     with output, Steps(not args.no_progress) as steps:
+        engine = QuantizingEngine(args.model, args.revision, args.max_model_len, args.kv_cache_gib)
+        prompts = _prompts(args, engine.llm)
+        texts = _texts(args, engine, prompts)
         layers = []
         steps.step("layers", engine.llm.llm_engine.model_config.get_total_num_hidden_layers())
         settings["whole_zeros"] = args.whole_zeros
