@@ -34,8 +34,8 @@ class Worker(QuantizeExtension):
         self.vllm_config = SimpleNamespace(model_config=config)
 
 
-@pytest.fixture
-def model() -> Model:
+def loaded() -> Model:
+    """Weights are there and not yet in vLLM's own form; the same every time."""
     model = Model(LAYERS, WIDTH)
     for index, layer in enumerate(model.layers):
         layer.proj.prefix = f"model.layers.{index}.proj"
@@ -43,11 +43,19 @@ def model() -> Model:
 
 
 @pytest.fixture
-def checkpoint(model: Model, tmp_path: Path) -> Path:
-    """The bf16 weights on disk; the engine's own form of them may be another."""
+def model() -> Model:
+    model = loaded()
+    for layer in model.layers:
+        layer.proj.quant_method.process_weights_after_loading(layer.proj)
+    return model
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """The bf16 weights on disk: vLLM's CPU build does not keep them."""
     folder = tmp_path / "model"
     folder.mkdir()
-    weights = {f"{layer.proj.prefix}.weight": layer.proj.weight.data for layer in model.layers}
+    weights = {f"{layer.proj.prefix}.weight": layer.proj.weight.data for layer in loaded().layers}
     save_file({name: weight.clone() for name, weight in weights.items()}, folder / "m.safetensors")
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     return folder
@@ -100,7 +108,7 @@ def test_layers_are_quantised_for_what_they_were_given(
         ),
         {},
     )
-    for layer, x in zip(model.layers, inputs, strict=True):
+    for layer, x in zip(loaded().layers, inputs, strict=True):
         weight = layer.proj.weight.data
         found = source.groups(layer.proj, weight, source.group_size(layer.proj, WIDTH), False)
         expected = CALIBRATED["gptq"](weight, 64, [x.t() @ x / len(x)])
