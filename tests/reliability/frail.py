@@ -28,7 +28,9 @@ class FrailServer(RiverServer):
 
     def __init__(self, model: Path, folder: Path, options: tuple[str, ...] = OPTIONS) -> None:
         self.faults = Faults(folder / "faults")
-        super().__init__(model, folder / "log", options, environment=self.faults.environment)
+        # Several at a time beside the session's server: 1 GiB for K/V, not 4.
+        environment = {**self.faults.environment, "VLLM_CPU_KVCACHE_SPACE": "1"}
+        super().__init__(model, folder / "log", options, environment=environment)
 
 
 class InFlight:

@@ -7,7 +7,9 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from typing import Any
 
 import httpx
@@ -16,8 +18,10 @@ from tests.support.poison import CHAT, TEXT, Poison, corpus
 from tests.support.prompts import PROMPTS
 from tests.support.server import NAME
 
-CANCELLED, POISON = 0.10, 0.05
-"""Shares of the requests."""
+CANCELLED, POISON = 10, 20
+"""Every tenth request is cancelled, every twentieth is bad: 10 % and 5 %."""
+AT_LEAST = 40
+"""Requests of a load, however short or slow."""
 SETTINGS: list[dict[str, Any] | None] = [
     None,
     {"enabled": False},
@@ -46,21 +50,28 @@ async def load(url: str, seconds: float, clients: int, seed: int) -> Tally:
     tally = Tally()
     poisons = [poison for poison in corpus() if not poison.name.startswith("heavy")]
     end = time.monotonic() + seconds
+    numbers = takewhile(lambda n: n < AT_LEAST or time.monotonic() < end, count())
     async with httpx.AsyncClient(base_url=url, timeout=120) as http:
         await asyncio.gather(
-            *(_client(http, random.Random(seed + i), poisons, end, tally) for i in range(clients))
+            *(
+                _client(http, random.Random(seed + i), poisons, numbers, tally)
+                for i in range(clients)
+            )
         )
     return tally
 
 
 async def _client(
-    http: httpx.AsyncClient, rng: random.Random, poisons: list[Poison], end: float, tally: Tally
+    http: httpx.AsyncClient,
+    rng: random.Random,
+    poisons: list[Poison],
+    numbers: Iterator[int],
+    tally: Tally,
 ) -> None:
-    while time.monotonic() < end:
-        kind = rng.random()
-        if kind < POISON:
+    for number in numbers:
+        if number % POISON == POISON - 1:
             tally.ends[await _poison(http, rng.choice(poisons))] += 1
-        elif kind < POISON + CANCELLED:
+        elif number % CANCELLED == 2:
             tally.ends[await _cancelled(http, rng, tally)] += 1
         else:
             tally.ends[await _answered(http, _body(rng, rng.randint(4, 40)), tally)] += 1

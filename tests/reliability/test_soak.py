@@ -46,8 +46,9 @@ def test_soak(server: RiverServer, record_property: Any) -> None:
 
     assert set(tally.ends) == {"finished", "cancelled", "poison"}, tally.ends
     requests = tally.ends.total()
-    assert tally.ends["cancelled"] > CANCELLED * requests / 2
-    assert tally.ends["poison"] > POISON * requests / 3
+    assert abs(tally.ends["poison"] - requests / POISON) <= 1
+    # One that is asked to leave late may have been answered first.
+    assert tally.ends["cancelled"] >= requests / CANCELLED / 2
 
     # What finished: vLLM's own counters say what the clients were told.
     assert gained["finished"] == tally.choices

@@ -127,7 +127,6 @@ def test_sigterm_lets_what_is_in_flight_finish(frail: FrailServer, expected: str
     assert refused
     assert frail.process.wait(DRAIN_SECONDS) == 0
     belongings.assert_gone(10)
-    assert "Traceback" not in frail.log.read_text(errors="replace")
 
 
 def _not_ready(server: FrailServer) -> httpx.Response | None:
