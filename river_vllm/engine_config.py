@@ -115,7 +115,7 @@ def _refuse(vllm_config: VllmConfig) -> None:
     }
     for reason, applies in refused.items():
         if applies:
-            raise UnsupportedModelError(f"River cannot be combined with {reason}")
+            raise UnsupportedModelError(f"River cannot be combined with {reason}", cure="")
 
 
 def _install(vllm_config: VllmConfig) -> None:

@@ -8,4 +8,12 @@ class RiverError(ValueError):
 
 
 class UnsupportedModelError(RiverError):
-    """The model or the engine mode has no place for a river."""
+    """The model or the engine mode has no place for a river.
+
+    Args:
+        message: what it is that River cannot carry.
+        cure: what to do instead, unless the message says so.
+    """
+
+    def __init__(self, message: str, cure: str = "'vllm serve' serves it without a river") -> None:
+        super().__init__(f"{message}; {cure}" if cure else message)

@@ -65,7 +65,8 @@ class KernelChooser:
             why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
             raise RiverError(
                 f"no 4-bit kernel for a projection {spec.in_features} -> {spec.out_features} "
-                f"({spec.dtype}, groups of {spec.group_size}): {why}"
+                f"({spec.dtype}, groups of {spec.group_size}): {why}; "
+                "try --river-kernel auto, another --river-group-size, or --dtype bfloat16"
             )
         packed = {k: _pack(k, spec, make) for k in usable}
         if len(usable) == 1:

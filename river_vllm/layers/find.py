@@ -87,7 +87,8 @@ def projections(layer: nn.Module) -> list[tuple[str, LinearBase]]:
         if type(module.quant_method) is not UnquantizedLinearMethod:
             raise UnsupportedModelError(
                 f"projection '{name}' uses {type(module.quant_method).__name__}: "
-                "River quantises an unquantised checkpoint itself"
+                "River quantises an unquantised checkpoint itself",
+                cure="",
             )
     return found
 

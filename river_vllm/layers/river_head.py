@@ -75,6 +75,7 @@ def install_river_head(model: nn.Module, plan: RowPlan, packer: Packer, candidat
     head: Any = getattr(model, "lm_head", None)
     if not has_plain_head(model):
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'"
+            f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'",
+            cure="",
         )
     head.quant_method = RiverHeadMethod(plan, packer, candidates)

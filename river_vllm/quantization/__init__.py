@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from river_vllm.errors import RiverError
+from river_vllm.errors import UnsupportedModelError
 from river_vllm.quantization.gptq import quantize_gptq
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.quantization.hqq import quantize_hqq
@@ -57,11 +57,11 @@ def fitting_group_size(in_features: int, wanted: int) -> int:
     """The largest group not above ``wanted`` that divides a layer's width.
 
     Raises:
-        RiverError: not even 32 divides it.
+        UnsupportedModelError: not even 32 divides it.
     """
     for group in (128, 64, 32):
         if group <= wanted and in_features % group == 0:
             return group
-    raise RiverError(
+    raise UnsupportedModelError(
         f"a projection has {in_features} input features; 4-bit groups need a multiple of 32"
     )

@@ -122,14 +122,17 @@ async def _list_models(client: httpx.AsyncClient, base: str, key: str | None) ->
         )
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
-        raise EndpointError(f"{base}: cannot be reached: {reason}") from None
+        raise EndpointError(
+            f"{base}: cannot be reached: {reason}; start the server, or give its address"
+        ) from None
     try:
         body = response.json()
     except ValueError:
         body = {}
     if response.status_code != 200:
         reason = error_message(body) if isinstance(body, dict) and body else "no reason given"
-        raise EndpointError(f"{base}/models: HTTP {response.status_code}: {reason}")
+        cure = "; give its key by --api-key-file" if response.status_code == 401 else ""
+        raise EndpointError(f"{base}/models: HTTP {response.status_code}: {reason}{cure}")
     rows = body.get("data") if isinstance(body, dict) else None
     if not isinstance(rows, list):
         raise EndpointError(f"{base}/models: no list of models in the answer; name one by --model")

@@ -85,6 +85,13 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def river_parser() -> argparse.ArgumentParser:
+    """River's own options of ``serve`` by themselves, for the reference; vLLM's join them there."""
+    parser = argparse.ArgumentParser(prog="river-vllm serve", add_help=False)
+    add_river_options(parser)
+    return parser
+
+
 def _count(text: str) -> str | int:
     """``all``, ``auto`` or a number; the configuration checks its range."""
     return text if text in ("all", "auto") else int(text)
@@ -129,6 +136,6 @@ def api_keys(args: argparse.Namespace) -> list[str]:
         except UnicodeDecodeError:
             raise RiverError(f"API key file '{path}' is not UTF-8 text") from None
         if not lines:
-            raise RiverError(f"API key file '{path}' holds no key")
+            raise RiverError(f"API key file '{path}' holds no key: write one on each line")
         return lines
     return [key for name in KEY_VARIABLES if (key := os.environ.get(name))][:1]

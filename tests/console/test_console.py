@@ -126,7 +126,7 @@ def test_the_configuration_and_the_default(console: Any, server: RiverServer) ->
 def test_live_figures_are_the_servers(console: Any, server: RiverServer) -> None:
     limit(console, 12)
     ask(console)
-    console.get_by_label("of", exact=True).select_option("0")
+    console.get_by_label("Which tokens").select_option("0")
     stats = server.get("/river/stats").json()
     bars = console.locator("#histogram .bars")
     label = re.compile(f"Exit depth of {stats['tokens']} tokens")

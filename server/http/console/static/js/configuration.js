@@ -8,11 +8,19 @@ export function showConfiguration(river) {
 }
 
 function rows(value, name = "") {
+  if (name && isRow(value)) {
+    return [[name, Object.entries(value).map(([key, inner]) => `${key}: ${inner}`).join(", ")]];
+  }
   if (value !== null && typeof value === "object" && !Array.isArray(value)) {
     return Object.entries(value).flatMap(([key, inner]) => rows(inner, name ? `${name}: ${words(key)}` : words(key)));
   }
   return [[name, said(name, value)]];
 }
+
+/** A table of one number per number (such as speed-up by rows) fits on a line. */
+const isRow = (value) => value !== null && typeof value === "object" && !Array.isArray(value)
+  && Object.entries(value).length > 0
+  && Object.entries(value).every(([key, inner]) => Number.isFinite(Number(key)) && typeof inner === "number");
 
 const words = (key) => key.replaceAll("_", " ");
 
