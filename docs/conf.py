@@ -13,7 +13,13 @@ from river_vllm import __version__  # noqa: E402  needs the path above
 project = "River"
 author = "The River authors"
 release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxarg.ext", "http_reference"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxarg.ext",
+    "http_reference",
+]
 exclude_patterns = ["_ext"]
 nitpicky = False
 

@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from river_vllm.request import RiverField
-from server.http.openapi import REPORT
+from server.http.openapi import REPORT, VERIFIED_REPORT
 from server.http.routes import RiverPatch, router
 
 
@@ -63,7 +63,7 @@ class RiverRoutes(SphinxDirective):
 
 
 class RiverFields(SphinxDirective):
-    """``river-fields`` request, report or patch: a body's fields."""
+    """``river-fields`` request, report, verified or patch: a body's fields."""
 
     required_arguments = 1
 
@@ -71,6 +71,7 @@ class RiverFields(SphinxDirective):
         schemas = {
             "request": RiverField.model_json_schema(),
             "report": REPORT,
+            "verified": VERIFIED_REPORT,
             "patch": RiverPatch.model_json_schema(),
         }
         return [_table(["field", "type", "meaning"], _fields(schemas[self.arguments[0]]))]

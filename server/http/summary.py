@@ -55,7 +55,9 @@ def summary(river: RiverState, where: str) -> str:
         f"{done} in {weights['seconds']:.1f} s",
         "memory": f"{engine['river_bytes'] / 2**20:.1f} MiB added",
         "dial": f"τ = {river.defaults.threshold}, at least {least}, "
-        f"prompts: {river.config.prefill}, scope: {river.config.scope}",
+        f"prompts: {river.config.prefill}, scope: {river.config.scope}"
+        if not river.config.verify
+        else f"none: up to {river.config.verify} drafted tokens are verified, answers are exact",
         "crossover": _crossover(crossover),
         "calibrated": _calibration(river.describe()["calibration"]),
         "console": where + PATH if where.startswith("http") else PATH,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from river_vllm.config import RiverConfig
 from server.http.summary import address, announce_when_ready, summary
 from tests.unit.http.support import L, river_state
 
@@ -46,6 +47,11 @@ def test_it_says_what_is_in_force_and_where() -> None:
         "  calibrated no; 'river-vllm calibrate' chooses τ by what it costs on your prompts",
         "  console    http://127.0.0.1:8000/river/console",
     ]
+
+
+def test_a_server_that_verifies_has_no_dial() -> None:
+    text = summary(river_state(engine=ENGINE, config=RiverConfig(verify=4)), "unix:/x")
+    assert "  dial       none: up to 4 drafted tokens are verified, answers are exact" in text
 
 
 def test_weights_that_were_loaded_are_not_said_to_be_made() -> None:

@@ -28,7 +28,7 @@ export class Compare {
     try {
       const messages = [{ role: "user", content: question }];
       status.textContent = "The backbone answers …";
-      const backbone = await this.#side("backbone", messages, { enabled: false });
+      const backbone = await this.#side("backbone", messages, this.dial.backbone());
       status.textContent = "The river answers …";
       const river = await this.#side("river", messages, this.dial.river());
       status.textContent = this.#compare(backbone, river);

@@ -10,8 +10,11 @@ export class Dial {
     this.field.addEventListener("change", () => this.set(this.field.valueAsNumber));
   }
 
-  /** Take the server's defaults. */
-  start({ threshold, min_layers: minLayers, num_layers: layers }) {
+  /** Take the server's defaults; a server that verifies drafts has no dial. */
+  start({ threshold, min_layers: minLayers, num_layers: layers, verify }) {
+    this.verifies = Boolean(verify);
+    for (const part of document.querySelectorAll(".exits-only")) part.hidden = this.verifies;
+    byId("verified-says").hidden = !this.verifies;
     this.slider.min = Math.min(Number(this.slider.min), Math.floor(threshold * 20) / 20);
     byId("min-layers").max = layers;
     byId("min-layers").value = minLayers;
@@ -31,7 +34,14 @@ export class Dial {
 
   /** The request's `river` field. */
   river() {
-    return { threshold: this.threshold, min_layers: whole("min-layers") };
+    return this.verifies
+      ? { enabled: true }
+      : { threshold: this.threshold, min_layers: whole("min-layers"), trace: true };
+  }
+
+  /** The same for the backbone alone. */
+  backbone() {
+    return this.verifies ? { enabled: false } : { enabled: false, trace: true };
   }
 
   get maxTokens() { return whole("max-tokens"); }

@@ -6,7 +6,10 @@ export function facts({ tokens, milliseconds, first, report, finish }) {
   const parts = [`${tokens} tokens`];
   if (milliseconds !== null) parts.push(`${number(milliseconds, 1)} ms per token`);
   if (first !== null) parts.push(`first after ${number(first)} ms`);
-  if (report && report.mean_exit_layer !== null) {
+  if (report?.mode === "verified") {
+    if (report.tokens_per_step !== null) parts.push(`${number(report.tokens_per_step, 2)} tokens per pass`);
+    if (report.acceptance !== null) parts.push(`${number(100 * report.acceptance)} % of drafts accepted`);
+  } else if (report && report.mean_exit_layer !== null) {
     parts.push(`mean depth ${number(report.mean_exit_layer, 1)} of ${report.num_layers}`);
   }
   if (finish === "length") parts.push("cut at the limit");

@@ -11,7 +11,7 @@ export async function generate(api, request, onPiece) {
   const { model, messages, river, maxTokens, temperature, signal } = request;
   const body = {
     model, messages, temperature, max_tokens: maxTokens, stream: true, return_token_ids: true,
-    river: { ...river, trace: true },
+    river,
   };
   const result = { tokens: 0, report: null, finish: null, milliseconds: null, first: null };
   const started = performance.now();
@@ -25,16 +25,17 @@ export async function generate(api, request, onPiece) {
     if (!choice) continue;
     const text = (choice.delta.reasoning ?? "") + (choice.delta.content ?? "");
     const depths = choice.river_trace_delta ?? [];
-    if (depths.length) {
+    const ids = choice.token_ids ?? [];
+    if (ids.length) {
       lastAt = performance.now();
       if (firstAt === null) {
         firstAt = lastAt;
-        firstTokens = depths.length;
+        firstTokens = ids.length;
       }
-      result.tokens += depths.length;
+      result.tokens += ids.length;
     }
     // A token without text is part of a character that the next one completes, or ends the answer.
-    unsaid.ids.push(...choice.token_ids ?? []);
+    unsaid.ids.push(...ids);
     unsaid.depths.push(...depths);
     if (text) {
       onPiece({ text, ...unsaid });

@@ -67,7 +67,9 @@ export class Live {
     const shown = since(last.stats, from);
     byId("live-depth").textContent = shown.tokens ? `${number(shown.run / shown.tokens, 1)} of ${last.stats.num_layers}` : "–";
     const all = shown.run + shown.skipped;
-    byId("live-saved").textContent = all ? `${number(100 * shown.skipped / all)} %` : "–";
+    const [part, whole] = last.stats.drafted ? [shown.accepted, shown.drafted] : [shown.skipped, all];
+    byId("live-saved").textContent = whole ? `${number(100 * part / whole)} %` : "–";
+    byId("live-saved-name").textContent = last.stats.drafted ? "drafts accepted" : "layers in 4 bit";
     histogram(byId("histogram"), shown.layers, last.stats.num_layers);
     byId("histogram-table").replaceChildren(...shown.layers.flatMap((count, layer) => count
       ? [element("tr", {}, element("td", {}, String(layer)), element("td", {}, number(count)))] : []));
@@ -83,5 +85,7 @@ function since(stats, before) {
     tokens: stats.tokens - (before?.tokens ?? 0),
     run: stats.backbone_layers - (before?.backbone_layers ?? 0),
     skipped: stats.skipped_layers - (before?.skipped_layers ?? 0),
+    drafted: stats.drafted - (before?.drafted ?? 0),
+    accepted: stats.accepted - (before?.accepted ?? 0),
   };
 }
