@@ -53,7 +53,7 @@ def summary(river: RiverState, where: str) -> str:
         "model": f"{river.model}, {river.num_layers} layers",
         "river": f"{engine['quantizer']} in groups of {groups}, {kernels} kernel, "
         f"{done} in {weights['seconds']:.1f} s",
-        "memory": f"{engine['river_bytes'] / 2**20:.1f} MiB added",
+        "memory": _memory(engine),
         "dial": f"τ = {river.defaults.threshold}, at least {least}, "
         f"prompts: {river.config.prefill}, scope: {river.config.scope}"
         if not river.config.verify
@@ -64,6 +64,15 @@ def summary(river: RiverState, where: str) -> str:
     }
     lines = [f"  {name:<11}{text}" for name, text in rows.items()]
     return "\n".join([f"River is ready at {where}", *lines])
+
+
+def _memory(engine: dict[str, Any]) -> str:
+    added = f"{engine['river_bytes'] / 2**20:.1f} MiB added"
+    resident, layers = engine["resident_layers"], engine["num_layers"]
+    if resident >= layers:
+        return added
+    kept = engine["backbone_bytes"] / 2**20
+    return f"{added}; bf16 weights of {resident} layers stay ({kept:.1f} MiB), {layers - resident} left"
 
 
 def _crossover(crossover: dict[str, Any]) -> str:

@@ -20,6 +20,8 @@ ENGINE = {
     "group_sizes": [64, 128],
     "kernels": ["torch", "vllm"],
     "river_bytes": 3 << 19,
+    "resident_layers": L,
+    "backbone_bytes": 1 << 24,
     "weights": {"made": 7, "loaded": 0, "folder": None, "seconds": 1.25},
     "crossover": {
         "max_rows": None,
@@ -52,6 +54,11 @@ def test_it_says_what_is_in_force_and_where() -> None:
 def test_a_server_that_verifies_has_no_dial() -> None:
     text = summary(river_state(engine=ENGINE, config=RiverConfig(verify=4)), "unix:/x")
     assert "  dial       none: up to 4 drafted tokens are verified, answers are exact" in text
+
+
+def test_layers_that_left_memory_are_said() -> None:
+    text = summary(river_state(engine={**ENGINE, "resident_layers": 4}), "unix:/x")
+    assert "1.5 MiB added; bf16 weights of 4 layers stay (16.0 MiB), 8 left" in text
 
 
 def test_weights_that_were_loaded_are_not_said_to_be_made() -> None:
