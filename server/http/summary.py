@@ -72,7 +72,8 @@ def _memory(engine: dict[str, Any]) -> str:
     if resident >= layers:
         return added
     kept = engine["backbone_bytes"] / 2**20
-    return f"{added}; bf16 weights of {resident} layers stay ({kept:.1f} MiB), {layers - resident} left"
+    gone = layers - resident
+    return f"{added}; bf16 weights of {resident} layers stay ({kept:.1f} MiB), {gone} left"
 
 
 def _crossover(crossover: dict[str, Any]) -> str:
