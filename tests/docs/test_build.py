@@ -30,7 +30,7 @@ def test_it_builds(tmp_path: Path) -> None:
     for word in ("--river-threshold", "--fail-below", "--target-agreement", "humaneval"):
         assert word in page
     http = (tmp_path / "reference" / "http.html").read_text(encoding="utf-8")
-    for word in ("PATCH /river", "mean_exit_layer", "min_layers"):
+    for word in ("/river/stats", "mean_exit_layer", "min_layers", "acceptance"):
         assert word in http
     python = (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
     assert "river_vllm.config.RiverConfig.threshold" in python

@@ -171,7 +171,7 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def check(self) -> Config:
-        raise UnsupportedModelError("River cannot be combined with LoRA adapters")
+        raise UnsupportedModelError("River cannot be combined with LoRA adapters", cure="")
 
 
 def started(monkeypatch: pytest.MonkeyPatch, action: Any) -> int:
@@ -209,7 +209,7 @@ def test_a_server_whose_engine_has_failed_does_not_end_well(
 @pytest.mark.parametrize(
     "action",
     [
-        fail(UnsupportedModelError("River cannot be combined with LoRA adapters")),
+        fail(UnsupportedModelError("River cannot be combined with LoRA adapters", cure="")),
         fail(RuntimeError("engine"), RiverError("River cannot be combined with LoRA adapters")),
         Config,
     ],
