@@ -61,6 +61,12 @@ def step_tallies(
     }
 
 
+def drafted_trace(tally: Depths) -> list[int]:
+    """For each token, in order: 1 where the river drafted it, 0 where the backbone made it."""
+    kept: list[int] = (tally & _KEPT).tolist()
+    return kept
+
+
 @dataclass(slots=True)
 class DraftSummary:
     """Drafts of one or more choices."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from river_vllm.depths import Depths, ExitSummary, trace
 from river_vllm.request import RiverSettings
-from river_vllm.verify.tally import DraftSummary
+from river_vllm.verify.tally import DraftSummary, drafted_trace
 
 
 @dataclass(slots=True)
@@ -36,11 +36,11 @@ class RiverExchange:
 
     def add(self, choice: int, depths: Depths) -> None:
         """Take the exit layers of a finished choice, or in verified mode the fate of its drafts."""
+        self._choices[choice] = depths
         if self.settings.verified:
             self._drafts.add(depths)
-            return
-        self._choices[choice] = depths
-        self._summary.add(depths)
+        else:
+            self._summary.add(depths)
 
     def stream(self, choice: int, layers: Sequence[int]) -> None:
         """Take the exit layers of tokens that are on their way to the client."""
@@ -52,9 +52,10 @@ class RiverExchange:
         return self._unsent.pop(choice, [])
 
     def trace_of(self, choice: int) -> list[int]:
-        """One exit layer per token of a finished choice."""
+        """One exit layer per token of a finished choice, or whether it was drafted."""
         depths = self._choices.get(choice)
-        return [] if depths is None else trace(depths)
+        read = drafted_trace if self.settings.verified else trace
+        return [] if depths is None else read(depths)
 
     def report(self) -> dict[str, Any]:
         """The ``river`` object of the response."""

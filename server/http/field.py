@@ -61,11 +61,11 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
 
 
 def _refuse_exit_fields(field: RiverField) -> None:
-    for name in sorted(field.model_fields_set - {"enabled"}):
+    for name in sorted(field.model_fields_set - {"enabled", "trace"}):
         raise FieldError(
             f"{FIELD}.{name}",
             f"{FIELD}: '{name}' belongs to early exit; this server verifies drafts "
-            "(--river-verify) and takes 'enabled' alone",
+            "(--river-verify) and takes 'enabled' and 'trace'",
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from river_vllm.depths import trace
 from river_vllm.request import EXTRA_ARGS_KEY
+from river_vllm.verify.tally import drafted_trace
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.state import RiverState
 
@@ -81,8 +82,7 @@ def _tap_outputs(processor: Any, state: RiverState) -> None:
             if depths is not None:
                 depths = depths[: len(output.new_token_ids)]
                 observe(depths)
-                if not verified:
-                    _hand_over(request, trace(depths))
+                _hand_over(request, drafted_trace(depths) if verified else trace(depths))
         return result
 
     processor.process_outputs = river_process_outputs

@@ -61,6 +61,14 @@ def test_a_stream_is_the_same_answer(verifying: RiverServer) -> None:
     assert stream[-1]["river"] == whole["river"]
 
 
+def test_a_trace_says_which_tokens_were_drafted(verifying: RiverServer) -> None:
+    answer = chat(verifying, river={"trace": True})
+    trace = answer["choices"][0]["river_trace"]
+    assert len(trace) == answer["usage"]["completion_tokens"]
+    assert trace[0] == 0, "the first token comes out of the prompt"
+    assert sum(trace) == answer["river"]["accepted"]
+
+
 def test_off_is_the_backbone_alone(verifying: RiverServer) -> None:
     drafted, alone = chat(verifying), chat(verifying, river={"enabled": False})
     assert alone["choices"][0]["message"] == drafted["choices"][0]["message"]
@@ -91,7 +99,7 @@ def test_what_is_in_force(verifying: RiverServer) -> None:
     assert "threshold" not in river
 
 
-@pytest.mark.parametrize("field", [{"threshold": 0.5}, {"min_layers": 2}, {"trace": True}])
+@pytest.mark.parametrize("field", [{"threshold": 0.5}, {"min_layers": 2}])
 def test_exit_settings_are_refused(verifying: RiverServer, field: dict[str, Any]) -> None:
     response = verifying.post("/v1/chat/completions", {**CHAT, "river": field})
     assert response.status_code == 400

@@ -32,12 +32,14 @@ def verifying() -> RiverState:
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_server_that_verifies_takes_enabled(enabled: bool) -> None:
-    exchange = take_exchange(CHAT, {"river": {"enabled": enabled}}, verifying())
+    body = {"river": {"enabled": enabled, "trace": True}}
+    exchange = take_exchange(CHAT, body, verifying())
     assert exchange is not None
+    assert exchange.trace
     assert exchange.settings == RiverSettings(enabled, 1.0, 1, verified=True)
 
 
-@pytest.mark.parametrize("field", [{"threshold": 1.0}, {"min_layers": 1}, {"trace": False}])
+@pytest.mark.parametrize("field", [{"threshold": 1.0}, {"min_layers": 1}])
 def test_a_server_that_verifies_has_no_exit_to_set(field: dict[str, Any]) -> None:
     with pytest.raises(FieldError, match="--river-verify") as caught:
         take_exchange(CHAT, {"river": {"enabled": True, **field}}, verifying())

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from river_vllm.verify.tally import DraftSummary, StepTally, step_tallies
+from river_vllm.verify.tally import DraftSummary, StepTally, drafted_trace, step_tallies
 
 
 def test_a_choices_life() -> None:
@@ -27,6 +27,11 @@ def test_a_choices_life() -> None:
         "accepted": 7,
         "acceptance": 0.6364,
     }
+
+
+def test_which_tokens_were_drafted() -> None:
+    parts = [StepTally(0, 0, False).values(1), StepTally(4, 2, True).values(3)]
+    assert drafted_trace(np.concatenate(parts)) == [0, 1, 1, 0]
 
 
 def test_steps_add_up_as_they_come() -> None:
