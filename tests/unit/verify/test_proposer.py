@@ -1,0 +1,165 @@
+"""The drafter seam, on a fake of vLLM's runner and a made-up river."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from vllm import SamplingParams
+
+from river_vllm.config import RiverConfig
+from river_vllm.request import RiverSettings
+from river_vllm.verify.acceptance import PRIOR, Acceptance
+from river_vllm.verify.proposer import RiverProposer
+
+K = 3
+VOCABULARY = 64
+
+
+class CountingRiver:
+    """Says that after token t comes t + 1."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[list[int], list[int], list[int]]] = []
+
+    def step(self, rows: Any, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        self.steps.append((list(rows), tokens.tolist(), positions.tolist()))
+        logits = torch.zeros(len(rows), VOCABULARY)
+        logits[torch.arange(len(rows)), tokens + 1] = 20.0
+        return logits
+
+
+def request(prompt: int, river: Any = None, **params: Any) -> Any:
+    values = {"temperature": 0.0, "max_tokens": 100} | params
+    extra = None if river is None else {"river": river}
+    return SimpleNamespace(
+        num_prompt_tokens=prompt, sampling_params=SamplingParams(extra_args=extra, **values)
+    )
+
+
+@pytest.fixture
+def proposer() -> RiverProposer:
+    made: Any = object.__new__(RiverProposer)
+    made.device = torch.device("cpu")
+    made._river_runner = SimpleNamespace(
+        input_batch=SimpleNamespace(req_ids=[], num_reqs=0),
+        requests={},
+        discard_request_mask=SimpleNamespace(np=np.zeros(8, dtype=bool)),
+        max_model_len=1000,
+    )
+    made._most = K
+    made._acceptance = Acceptance()
+    made._pending = {}
+    made._drafter = CountingRiver()
+    made._defaults = RiverSettings.from_config(RiverConfig(verify=K))
+    made._fixed, made._costs = True, None
+    proposer: RiverProposer = made
+    return proposer
+
+
+def propose(
+    proposer: Any,
+    requests: dict[str, Any],
+    lengths: list[int],
+    rows: list[int],
+    sampled: list[int],
+    rejected: list[int] | None = None,
+    temperature: list[float] | None = None,
+) -> list[list[int]]:
+    """One step: ``rows`` of each request up to ``lengths``, and the token that it sampled."""
+    runner = proposer._river_runner
+    runner.requests = requests
+    runner.input_batch = SimpleNamespace(req_ids=list(requests), num_reqs=len(requests))
+    starts = np.concatenate(([0], np.cumsum(rows))).tolist()
+    proposed: list[list[int]] = proposer.propose(
+        num_speculative_tokens=K,
+        target_token_ids=None,
+        target_positions=None,
+        target_hidden_states=None,
+        next_token_ids=torch.tensor(sampled),
+        token_indices_to_sample=None,
+        common_attn_metadata=SimpleNamespace(
+            seq_lens=torch.tensor(lengths), query_start_loc_cpu=torch.tensor(starts)
+        ),
+        sampling_metadata=SimpleNamespace(
+            all_greedy=temperature is None,
+            temperature=None if temperature is None else torch.tensor(temperature),
+            top_k=None,
+            top_p=None,
+            generators={},
+        ),
+        num_rejected_tokens_gpu=None if rejected is None else torch.tensor(rejected),
+    )
+    return proposed
+
+
+def test_a_draft_starts_at_the_token_that_was_just_sampled(proposer: Any) -> None:
+    """Its position is the number of tokens whose K/V is exact."""
+    requests = {"a": request(7), "b": request(4)}
+    assert propose(proposer, requests, [7, 4], [7, 4], [10, 20]) == [[11, 12, 13], [21, 22, 23]]
+    assert proposer._drafter.steps == [
+        ([0, 1], [10, 20], [7, 4]),
+        ([0, 1], [11, 21], [8, 5]),
+        ([0, 1], [12, 22], [9, 6]),
+    ]
+    assert proposer.take_last_draft_probs() is None
+
+
+def test_rejected_tokens_are_taken_off(proposer: Any) -> None:
+    """Four rows were verified from position 7 on, two of the three drafts rejected."""
+    proposed = propose(proposer, {"a": request(7)}, [11], [4], [30], rejected=[2])
+    assert proposed == [[31, 32, 33]]
+    assert proposer._drafter.steps[0] == ([0], [30], [9])
+
+
+def test_what_became_of_a_draft_is_learnt_once(proposer: Any) -> None:
+    requests = {"a": request(7)}
+    propose(proposer, requests, [7], [7], [10])
+    propose(proposer, requests, [11], [4], [30], rejected=[3])
+    low = proposer._acceptance.rate("a")
+    assert low < PRIOR
+    # Computed again after a preemption: nothing of its last draft was verified.
+    propose(proposer, requests, [9], [9], [30])
+    assert proposer._acceptance.rate("a") == low
+    proposer.forget(["a"])
+    assert proposer._pending == {}
+
+
+def test_who_does_not_draft(proposer: Any) -> None:
+    requests = {
+        "off": request(4, {"enabled": False}),
+        "exits": request(4, {"threshold": 0.5}),
+        "ended": request(4, stop_token_ids=[20]),
+        "last": request(4, max_tokens=1),
+        "chunk": request(400),
+        "drafts": request(4),
+    }
+    proposer._river_runner.discard_request_mask.np[4] = True
+    proposed = propose(proposer, requests, [4] * 6, [4] * 6, [20] * 6)
+    assert proposed == [[], [], [], [], [], [21, 22, 23]]
+    assert {rows for step in proposer._drafter.steps for rows in step[0]} == {5}
+
+
+@pytest.mark.parametrize(("left", "drafted"), [(1, 0), (2, 1), (4, 3), (9, 3)])
+def test_a_draft_leaves_room_for_the_backbones_token(
+    proposer: Any, left: int, drafted: int
+) -> None:
+    """``left`` tokens may still come after the one just sampled: two of the answer's are there."""
+    requests = {"a": request(4, max_tokens=2 + left), "b": request(4, max_tokens=None)}
+    proposer._river_runner.max_model_len = 6 + left
+    proposed = propose(proposer, requests, [5, 5], [1, 1], [20, 20])
+    assert [len(tokens) for tokens in proposed] == [drafted, drafted]
+
+
+def test_sampled_requests_hand_their_probabilities_over(proposer: Any) -> None:
+    """By the request's row in the batch, for every level."""
+    requests = {"greedy": request(4), "sampled": request(4, temperature=1.0)}
+    proposed = propose(proposer, requests, [4, 4], [4, 4], [20, 30], temperature=[0.0, 1.0])
+    probabilities = proposer.take_last_draft_probs()
+    assert probabilities.shape == (2, K, VOCABULARY)
+    for level, token in enumerate(proposed[1]):
+        assert probabilities[1, level].sum() == pytest.approx(1.0)
+        assert probabilities[1, level, token] > 0.9
