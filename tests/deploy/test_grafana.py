@@ -96,6 +96,8 @@ def test_dashboards_show_what_an_operator_asks_for() -> None:
         "river_tokens_total",
         "river_backbone_layers_total",
         "river_skipped_layers_total",
+        "river_drafted_tokens_total",
+        "river_accepted_tokens_total",
         "river_threshold",
     } <= shown
 
