@@ -135,11 +135,17 @@ def test_the_scale_runs_from_the_first_exit_to_the_last(inside: Any) -> None:
     assert run(inside, "depth", "m.say(3, 30)") == "left after layer 3 of 30; 27 in 4 bit"
 
 
+def path_of(route: Any) -> str:
+    found: str = route.request.url.split("/", 3)[3]
+    return found
+
+
 def test_a_server_that_verifies_has_no_dial(inside: Any) -> None:
     river = {"active": True, "num_layers": 30, "threshold": 1.0, "min_layers": 1}
     answers = {"river": {**river, "verify": {"tokens": 4}}, "v1/models": {"data": [{"id": "m"}]}}
-    for path, body in answers.items():
-        inside.route(f"**/{path}", lambda route, body=body: route.fulfill(json=body))
+    for path in answers:
+        # Playwright counts a handler's arguments: a default would be taken for the request.
+        inside.route(f"**/{path}", lambda route: route.fulfill(json=answers[path_of(route)]))
     inside.reload()
     inside.get_by_text("There is no threshold to turn").wait_for()
     assert not inside.get_by_label("Exit threshold τ", exact=True).is_visible()
