@@ -89,6 +89,7 @@ def _refuse(vllm_config: VllmConfig) -> None:
     """One line for the first thing that River does not go with."""
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     scheduler = vllm_config.scheduler_config
+    dtype = str(model.dtype).removeprefix("torch.")
     returns_experts = vllm_config.aux_output_config.enable_return_routed_experts
     refused = {
         "pipeline parallelism (use tensor parallelism)": parallel.pipeline_parallel_size > 1,
@@ -104,6 +105,9 @@ def _refuse(vllm_config: VllmConfig) -> None:
         "pooling models (vLLM serves them without a river)": model.runner_type != "generate",
         "LoRA adapters (leave out --enable-lora, or merge the adapter into the model)": (
             vllm_config.lora_config is not None
+        ),
+        f"dtype {dtype} on the CPU (use --dtype bfloat16)": (
+            current_platform.is_cpu() and dtype != "bfloat16"
         ),
         "--enable-return-routed-experts (leave it out)": returns_experts,
         f"a custom scheduler ({scheduler.scheduler_cls}; leave out --scheduler-cls)": (

@@ -30,10 +30,16 @@ class KernelChooser:
         name: ``auto`` (of those for few rows), or the only kernel to use.
         activations: ``bf16``, or ``int8`` for the kernels that round them.
         whole_zeros: whether weights can be had with whole zero points.
+        agree: makes a rank's choice the same on every tensor-parallel rank; all ranks hold shards
+            of the same shapes and ask in the same order.
     """
 
     def __init__(
-        self, name: str = "auto", activations: str = "bf16", whole_zeros: bool = True
+        self,
+        name: str = "auto",
+        activations: str = "bf16",
+        whole_zeros: bool = True,
+        agree: Callable[[str], str] | None = None,
     ) -> None:
         int8 = activations == "int8"
         kernels: list[Int4Kernel] = [NativeKernel(int8), VllmMixedPrecisionKernel(int8)]
@@ -43,6 +49,7 @@ class KernelChooser:
             kernels = [DequantizeKernel()]
         self._kernels = [k for k in kernels if name in ("auto", k.name)]
         self._whole_zeros = whole_zeros
+        self._agree = agree
         self._chosen: dict[LinearSpec, Int4Kernel] = {}
 
     @property
@@ -73,6 +80,9 @@ class KernelChooser:
             best = usable[0]
         else:
             best = min(usable, key=lambda k: _seconds(packed[k], spec))
+            if self._agree is not None:
+                agreed = self._agree(best.name)
+                best = next(k for k in usable if k.name == agreed)
         self._chosen[spec] = best
         return packed[best]
 

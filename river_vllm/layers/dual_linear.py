@@ -114,6 +114,8 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
     ) -> torch.Tensor:
         """``x [rows, K] -> [rows, N]``, each row with the weight its path needs.
 
+        vLLM's Transformers backend puts a batch dimension of one before the rows.
+
         Where a step is on both paths, the backbone product runs over all rows: backbone rows
         then see the very shape that stock vLLM would run, and their result is the same to the
         bit. The weight has to be read for them anyway. Measurements, whose thousands of rows
@@ -125,14 +127,27 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         if path is Path.BACKBONE:
             return super().apply(layer, x, bias)
         river_bias = None if bias is None else self._bias
+        flat = x.flatten(0, -2)
         if path is Path.RIVER:
-            return self.packed.apply(x, river_bias)
+            out = self.packed.apply(flat, river_bias)
+        else:
+            out = self._mixed(layer, x, flat, bias, river_bias)
+        return out.view(*x.shape[:-1], -1)
+
+    def _mixed(
+        self,
+        layer: torch.nn.Module,
+        x: torch.Tensor,
+        flat: torch.Tensor,
+        bias: torch.Tensor | None,
+        river_bias: torch.Tensor | None,
+    ) -> torch.Tensor:
         rows, others = self._plan.river_rows, self._plan.backbone_rows
         if others is None:
-            out = super().apply(layer, x, bias)
+            out = super().apply(layer, x, bias).flatten(0, -2)
         else:
-            backbone = super().apply(layer, x[others], bias)
-            out = backbone.new_zeros(x.shape[0], backbone.shape[1])
+            backbone = super().apply(layer, flat[others], bias)
+            out = backbone.new_zeros(flat.shape[0], backbone.shape[1])
             out[others] = backbone
-        out[rows] = self.packed.apply(x[rows], river_bias)
+        out[rows] = self.packed.apply(flat[rows], river_bias)
         return out

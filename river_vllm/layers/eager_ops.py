@@ -18,6 +18,9 @@ from torch import nn
 from river_vllm.compat import Attention, RMSNorm, RotaryEmbedding, current_platform
 from river_vllm.router.plan import RowPlan
 
+_LANES = 8
+"""bfloat16 values that vLLM's CPU operators read and write at a time (``cpu_types_x86.hpp``)."""
+
 
 def use_eager_ops(model: nn.Module, plan: RowPlan) -> None:
     """Let the model's small operators ask ``plan`` how to run; a no-op off the CPU."""
@@ -66,7 +69,9 @@ def _fast(module: nn.Module) -> Callable[..., Any] | None:
         return partial(_rms_norm, module)
     if isinstance(module, RotaryEmbedding):
         overridden = type(module).forward_native is not RotaryEmbedding.forward_native
-        return None if overridden else partial(_rotary, module)
+        # The operator writes halves in whole vectors, past the end of a half of another width.
+        whole = module.rotary_dim % (2 * _LANES) == 0
+        return partial(_rotary, module) if whole and not overridden else None
     return None
 
 

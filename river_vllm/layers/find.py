@@ -22,8 +22,13 @@ class StateArguments:
     def read(
         self, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The layer's hidden states and, where the model carries one, its residual."""
+        """The layer's hidden states and, where the model carries one, its residual.
+
+        Both ``[rows, hidden]``; vLLM's Transformers backend runs all rows as a batch of one
+        sequence, ``[1, rows, hidden]``.
+        """
         hidden = args[self.hidden] if self.hidden < len(args) else kwargs["hidden_states"]
+        hidden = hidden.flatten(0, -2)
         if self.residual is None:
             return hidden, None
         if self.residual < len(args):
@@ -59,8 +64,11 @@ def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:
     return layers
 
 
-def state_arguments(layer: nn.Module) -> StateArguments:
+def state_arguments(layer: nn.Module, stale_residual: bool = False) -> StateArguments:
     """Where ``layer.forward`` takes its hidden states and its residual.
+
+    Args:
+        stale_residual: the layer takes a ``residual`` that is no part of its state.
 
     Raises:
         UnsupportedModelError: it has no argument ``hidden_states``.
@@ -70,7 +78,8 @@ def state_arguments(layer: nn.Module) -> StateArguments:
         raise UnsupportedModelError(
             f"{type(layer).__name__}.forward takes no 'hidden_states' (it takes {names})"
         )
-    residual = names.index("residual") if "residual" in names else None
+    live = "residual" in names and not stale_residual
+    residual = names.index("residual") if live else None
     return StateArguments(names.index("hidden_states"), residual)
 
 
@@ -91,6 +100,16 @@ def projections(layer: nn.Module) -> list[tuple[str, LinearBase]]:
                 cure="",
             )
     return found
+
+
+def lm_head(model: nn.Module) -> nn.Module | None:
+    """The LM head, also of the language model inside a multimodal one; None where it has none.
+
+    Some models with tied embeddings have none: their input embedding makes the logits.
+    """
+    inner = getattr(model, "get_language_model", None)
+    head = getattr(model if inner is None else inner(), "lm_head", None)
+    return head if isinstance(head, nn.Module) else None
 
 
 def _attentions(layer: nn.Module) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -27,16 +27,25 @@ from river_vllm.kernels.crossover import Crossover, Product
 from river_vllm.layers.checkpoint import CheckpointLayers
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
 from river_vllm.layers.eager_ops import DirectAttention, use_eager_ops
-from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
+from river_vllm.layers.find import (
+    StateArguments,
+    decoder_layers,
+    lm_head,
+    projections,
+    state_arguments,
+)
 from river_vllm.layers.progress import PackingProgress
 from river_vllm.layers.residency import Residency
 from river_vllm.layers.river_head import has_plain_head, install_river_head
+from river_vllm.models.architectures import ARCHITECTURES, PREFIX
 from river_vllm.router.batch import StepBatch
 from river_vllm.router.plan import Path, RowPlan
 from river_vllm.router.router import Router
 from river_vllm.weights.choose import weight_source
 
 logger = init_logger("vllm.river")
+
+_T = TypeVar("_T")
 
 
 class StepObserver(Protocol):
@@ -54,6 +63,7 @@ class River:
         self.config = config
         self.plan = RowPlan()
         self._dtype = model_config.dtype
+        many = get_tensor_model_parallel_world_size() > 1
         layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
         self.num_layers = len(layers)
         self.router = Router(
@@ -61,12 +71,17 @@ class River:
             self.plan,
             config.scope,
             vllm_config.device_config.device,
-            _broadcast if get_tensor_model_parallel_world_size() > 1 else None,
+            _broadcast if many else None,
         )
         self.observer: StepObserver | None = None
         packed_modules = getattr(model, "packed_modules_mapping", {})
         self._source = weight_source(config, model_config, packed_modules)
-        self._chooser = KernelChooser(config.kernel, config.activations, self._source.whole_zeros)
+        self._chooser = KernelChooser(
+            config.kernel,
+            config.activations,
+            self._source.whole_zeros,
+            _first_ranks if many else None,
+        )
         self._crossover = Crossover()
         self._max_rows: int | None = None
         self._group_sizes: set[int] = set()
@@ -77,10 +92,11 @@ class River:
         self.direct_attention = DirectAttention(layers)
         self.river_head = config.lm_head == "river" or (config.river_head and has_plain_head(model))
         if self.river_head:
-            packer = partial(self._pack, getattr(model, "lm_head", None))
+            packer = partial(self._pack, lm_head(model))
             install_river_head(model, self.plan, packer, config.lm_head_candidates)
             self._progress.expect()
-        arguments = state_arguments(layers[0])
+        family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
+        arguments = state_arguments(layers[0], family.stale_residual)
         linears = [[linear for _, linear in projections(layer)] for layer in layers]
         for index, layer in enumerate(layers):
             for linear in linears[index]:
@@ -136,7 +152,7 @@ class River:
         if self._max_rows is None:
             rows = self._crossover.rows
             if get_tensor_model_parallel_world_size() > 1:
-                rows = get_tp_group().broadcast_object(rows, src=0)
+                rows = _first_ranks(rows)
             self._max_rows = rows
         return self._max_rows
 
@@ -188,6 +204,12 @@ class River:
         self.router.before_layer(index, hidden, residual)
         if index >= self.residency.resident and self.plan.path is not Path.RIVER:
             self.residency.need(index)
+
+
+def _first_ranks(value: _T) -> _T:
+    """Rank 0's value on every rank: what was measured differs from rank to rank."""
+    found: _T = get_tp_group().broadcast_object(value, src=0)
+    return found
 
 
 def _broadcast(values: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from river_vllm.compat import UnquantizedEmbeddingMethod
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.layers.dual_linear import Packer
+from river_vllm.layers.find import lm_head
 from river_vllm.router.plan import RowPlan
 
 
@@ -62,7 +63,7 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
 
 def has_plain_head(model: nn.Module) -> bool:
     """Whether the model has an LM head that can get a 4-bit twin."""
-    head: Any = getattr(model, "lm_head", None)
+    head: Any = lm_head(model)
     return type(getattr(head, "quant_method", None)) is UnquantizedEmbeddingMethod
 
 
@@ -72,7 +73,7 @@ def install_river_head(model: nn.Module, plan: RowPlan, packer: Packer, candidat
     Raises:
         UnsupportedModelError: the model has no plain LM head.
     """
-    head: Any = getattr(model, "lm_head", None)
+    head: Any = lm_head(model)
     if not has_plain_head(model):
         raise UnsupportedModelError(
             f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'",

@@ -38,6 +38,7 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
     """
 
     def __init__(self: Any, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        _name_both(vllm_config.model_config.hf_config, name)
         base.__init__(self, vllm_config=vllm_config, prefix=prefix)
         self.river = River(self, river_config_of(vllm_config), vllm_config)
 
@@ -53,7 +54,12 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
     ) -> Any:
         def run() -> Any:
             return base.forward(
-                self, input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs
+                self,
+                input_ids=input_ids,
+                positions=positions,
+                intermediate_tensors=intermediate_tensors,
+                inputs_embeds=inputs_embeds,
+                **kwargs,
             )
 
         if river_batch is None and not self.river.residency.offloads:
@@ -77,3 +83,15 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
         "__doc__": f"vLLM's {base.__name__} with an exit river.",
     }
     return type(name, (base,), members)
+
+
+def _name_both(hf_config: Any, name: str) -> None:
+    """Add the architecture's own name to a configuration that names River's.
+
+    vLLM's Transformers backend looks up by it how transformers renames a checkpoint's weights
+    (``models/transformers/base.py``, ``_create_hf_to_vllm_mapper``).
+    """
+    architectures = getattr(hf_config, "architectures", None) or [name]
+    own = name.removeprefix(PREFIX)
+    if own not in architectures:
+        hf_config.architectures = [*architectures, own]

@@ -12,6 +12,7 @@ from server.bench.arguments import OneLineParser
 from server.bench.command import add_parser as add_bench
 from server.calibrate.command import add_parser as add_calibrate
 from server.evaluate.command import add_parser as add_eval
+from server.models.command import add_parser as add_models
 from server.quantize.command import add_parser as add_quantize
 
 SERVE_HELP = "serve a model with River over the OpenAI API (takes every option of vLLM's server)"
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_eval(commands)
     add_calibrate(commands)
     add_quantize(commands)
+    add_models(commands)
     return parser
 
 

@@ -58,23 +58,6 @@ def test_keys_guard_every_route(tiny_qwen2: Path, tmp_path: Path) -> None:
         assert "first-key" not in server.tail(10_000)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--river-threshold", "2"], "'threshold' = 2.0: input should be less than or equal to 1"),
-        (["--pipeline-parallel-size", "2"], "River cannot be combined with pipeline parallelism"),
-        (["--river-treshold", "0.9"], "--river-treshold 0.9 (did you mean --river-threshold?)"),
-        (["--max-model-len", "1000000"], "max_model_len (1000000) is greater than"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_wrong_arguments_are_one_line(tiny_qwen2: Path, arguments: list[str], words: str) -> None:
-    result = _serve(str(tiny_qwen2), *arguments)
-    assert result.returncode in (1, 2)
-    _refused(result, words)
-    assert "Traceback" not in result.stderr
-
-
 def test_a_model_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     _refused(_serve(str(tmp_path)), f"model '{tmp_path}' cannot be read: ")
 

@@ -21,6 +21,14 @@ CONFIG: Any = SimpleNamespace(
 )
 
 
+ARGUMENTS = {
+    "input_ids": "ids",
+    "positions": "pos",
+    "intermediate_tensors": None,
+    "inputs_embeds": None,
+}
+
+
 class Base(nn.Module):
     """Plays a model class of vLLM's."""
 
@@ -29,9 +37,9 @@ class Base(nn.Module):
         self.made_with = (vllm_config, prefix)
         self.inside: list[bool] = []
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, **kwargs: Any) -> Any:
         self.inside.append(self.river.router.open)  # type: ignore[union-attr]
-        return args, kwargs
+        return kwargs
 
 
 class FakeRiver:
@@ -64,17 +72,17 @@ def test_the_model_is_vllms_with_a_river_of_the_engines_settings(model: Any) -> 
 
 
 def test_a_forward_pass_without_a_batch_is_stock(model: Any) -> None:
-    assert model("ids", "pos", None, "embeds", extra=1) == (
-        ("ids", "pos", None, "embeds"),
-        {"extra": 1},
-    )
+    assert model("ids", "pos", None, "embeds", extra=1) == ARGUMENTS | {
+        "inputs_embeds": "embeds",
+        "extra": 1,
+    }
     assert (model.inside, model.river.batches) == ([False], [])
 
 
 def test_a_forward_pass_with_a_batch_is_routed(model: Any) -> None:
     batch = StepBatch(1, [])
     out = model(input_ids="ids", positions="pos", river_batch=batch, extra=1)
-    assert out == (("ids", "pos", None, None), {"extra": 1})
+    assert out == ARGUMENTS | {"extra": 1}
     assert (model.inside, model.river.batches) == ([True], [batch])
 
 
@@ -82,6 +90,18 @@ def test_with_layers_out_of_memory_a_dummy_pass_is_routed_too(model: Any) -> Non
     model.river.residency.offloads = True
     model("ids", "pos")
     assert (model.inside, model.river.batches) == ([True], [None])
+
+
+def test_the_models_configuration_names_both_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's Transformers backend renames weights by the name that transformers knows."""
+    monkeypatch.setattr(classes, "River", FakeRiver)
+    hf_config = SimpleNamespace(architectures=["RiverBase"])
+    config: Any = SimpleNamespace(
+        additional_config={}, model_config=SimpleNamespace(hf_config=hf_config)
+    )
+    for _ in range(2):
+        river_class("RiverBase", Base)(vllm_config=config)  # type: ignore[call-arg]
+        assert hf_config.architectures == ["RiverBase", "Base"]
 
 
 def test_classes_are_attributes_of_the_module_made_from_vllms() -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from river_vllm import engine_config
 from river_vllm.calibration.fingerprint import fingerprint
@@ -28,6 +29,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
             model="someone/some-model",
             get_total_num_hidden_layers=lambda: LAYERS,
             quantization=None,
+            dtype=torch.bfloat16,
             runner_type="generate",
             enforce_eager=False,
         ),
@@ -87,6 +89,7 @@ def test_what_it_names_can_be_imported() -> None:
         ("parallel_config__enable_dbo", True, "--enable-dbo"),
         ("parallel_config__decode_context_parallel_size", 2, "decode context parallelism"),
         ("model_config__quantization", "awq", "already quantised"),
+        ("model_config__dtype", torch.float16, "dtype float16 on the CPU"),
         ("speculative_config", object(), "speculative decoding"),
         ("model_config__runner_type", "pooling", "pooling models"),
         ("lora_config", object(), "LoRA"),

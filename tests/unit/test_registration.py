@@ -91,8 +91,8 @@ def test_an_architecture_that_is_given_goes_before_the_checkpoints() -> None:
 
 
 def test_an_architecture_without_river_is_refused_by_name(tmp_path: Path) -> None:
-    write(tmp_path, "OPTForCausalLM", "opt")
-    with pytest.raises(UnsupportedModelError, match=r"'OPTForCausalLM'.*LlamaForCausalLM"):
+    write(tmp_path, "MixtralForCausalLM", "mixtral")
+    with pytest.raises(UnsupportedModelError, match=r"'MixtralForCausalLM'.*mixture of experts"):
         merge_engine_args(str(tmp_path), RiverConfig(), {})
 
 

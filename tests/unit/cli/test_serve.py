@@ -160,9 +160,9 @@ def test_what_is_wrong_is_refused_before_anything_starts(model: str) -> None:
     with pytest.raises(RiverError, match="'threshold' = 2"):
         configured(model, "--river-threshold", "2")
     (Path(model) / "config.json").write_text(
-        json.dumps({"architectures": ["OPTForCausalLM"], "model_type": "opt"})
+        json.dumps({"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"})
     )
-    with pytest.raises(UnsupportedModelError, match="OPTForCausalLM"):
+    with pytest.raises(UnsupportedModelError, match="MixtralForCausalLM"):
         configured(model)
 
 

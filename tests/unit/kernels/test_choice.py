@@ -90,6 +90,22 @@ def test_a_kernel_that_does_not_take_the_shape_is_not_measured(timed: list[str])
     assert chooser.names == ["torch", "vllm"]
 
 
+def test_ranks_take_the_kernel_that_they_agree_on(timed: list[str]) -> None:
+    asked: list[str] = []
+
+    def first_ranks(name: str) -> str:
+        asked.append(name)
+        return "torch"
+
+    chooser = KernelChooser(agree=first_ranks)
+    assert pack(chooser).kernel == "torch"
+    assert pack(chooser).kernel == "torch"
+    # Each rank asks once per shape that it has measured: collective calls stay in step.
+    assert asked == ["vllm"]
+    pack(chooser, spec_of(128, 32, 32))
+    assert asked == ["vllm"]
+
+
 def test_a_named_kernel_is_the_only_one(timed: list[str]) -> None:
     chooser = KernelChooser("torch")
     assert pack(chooser).kernel == "torch"

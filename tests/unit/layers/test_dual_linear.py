@@ -80,6 +80,17 @@ def test_rows_that_are_split_each_take_their_own_weight(twin: Twin) -> None:
     torch.testing.assert_close(out[[1, 3]], twin.river[[1, 3]], rtol=2**-7, atol=2**-7)
 
 
+@pytest.mark.parametrize("rows", [[0, 2], None])
+def test_a_batch_of_one_sequence_keeps_its_shape(twin: Twin, rows: list[int] | None) -> None:
+    """vLLM's Transformers backend calls its linears with ``[1, rows, K]``."""
+    if rows is None:
+        twin.plan.all_river()
+    else:
+        twin.plan.mixed(torch.tensor(rows))
+    expected = twin.run()
+    assert torch.equal(twin.dual(twin.x[None])[0], expected[None])
+
+
 def test_the_plan_is_read_on_every_call(twin: Twin) -> None:
     twin.plan.mixed(torch.tensor([2]))
     twin.run()

@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from river_vllm.errors import UnsupportedModelError
-from river_vllm.layers.find import StateArguments, decoder_layers, projections, state_arguments
+from river_vllm.layers.find import (
+    StateArguments,
+    decoder_layers,
+    lm_head,
+    projections,
+    state_arguments,
+)
 from tests.unit.layers.support import Layer, Model, NoAttention, linear
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
@@ -82,12 +88,29 @@ def test_state_arguments_come_from_the_signature() -> None:
 
 def test_state_is_read_from_either_kind_of_argument() -> None:
     where = StateArguments(hidden=1, residual=2)
-    p, h, r = torch.zeros(1), torch.ones(1), torch.full((1,), 2.0)
+    p, h, r = torch.zeros(1), torch.ones(1, 1), torch.full((1, 1), 2.0)
     assert where.read((p, h, r), {}) == (h, r)
     assert where.read((p,), {"hidden_states": h, "residual": r}) == (h, r)
     assert where.read((p, h), {"residual": r}) == (h, r)
     assert where.read((p, h), {}) == (h, None)
     assert StateArguments(0, None).read((h, r), {"residual": r}) == (h, None)
+
+
+def test_a_batch_of_one_sequence_is_read_as_rows() -> None:
+    hidden, residual = StateArguments(0, None).read((torch.ones(1, 5, 3),), {})
+    assert (hidden.shape, residual) == ((5, 3), None)
+
+
+def test_a_residual_that_is_no_state_is_not_read() -> None:
+    assert state_arguments(Layer(32, 0), stale_residual=True) == StateArguments(1, None)
+
+
+def test_the_lm_head_may_be_inside_a_language_model() -> None:
+    text, image = nn.Module(), nn.Module()
+    assert lm_head(text) is None
+    text.lm_head = nn.Linear(2, 3)
+    image.get_language_model = lambda: text
+    assert lm_head(text) is lm_head(image) is text.lm_head
 
 
 def test_every_linear_of_a_layer_is_a_projection() -> None:

@@ -1,0 +1,1 @@
+"""``river-vllm models``: which architectures River carries."""

@@ -1,0 +1,62 @@
+"""``models`` as a subcommand of ``river-vllm``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from river_vllm.errors import RiverError
+from server.bench.arguments import OneLineParser
+from server.bench.output.table import make_console
+from server.models.table import document, markdown, refused, terminal
+
+_HELP = "the architectures that River carries, and those that it refuses"
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    """Register ``models``; the parsed namespace's ``run`` takes it and returns an exit status."""
+    prog = subparsers.add_parser("models", help=_HELP).prog
+    parser = OneLineParser(prog=prog, description=f"{_HELP[:1].upper()}{_HELP[1:]}.")
+    # argparse offers no class per subcommand, but looks parsers up in ``choices``.
+    subparsers.choices["models"] = parser
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="write JSON to FILE, or to standard output",
+    )
+    form.add_argument("--markdown", action="store_true", help="print the tables of docs/models.md")
+    parser.set_defaults(run=models_command)
+
+
+def models_command(args: argparse.Namespace) -> int:
+    """Print or write the tables.
+
+    Raises:
+        RiverError: the file cannot be written.
+    """
+    if args.markdown:
+        print(markdown(), end="")
+    elif args.json is not None:
+        _write(args.json, json.dumps(document(), indent=2, ensure_ascii=False) + "\n")
+    else:
+        console = make_console()
+        console.print(terminal())
+        for reason, names in refused().items():
+            console.print(f"Refused, {reason}: {', '.join(names)}", markup=False)
+    return 0
+
+
+def _write(file: str, text: str) -> None:
+    if file == "-":
+        print(text, end="")
+        return
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RiverError(f"--json '{file}': {error.strerror or error}") from None

@@ -1,0 +1,187 @@
+"""Every architecture that River carries, on a tiny random checkpoint of each.
+
+What is the same for all of them is tested once, on real weights, in the files beside this one.
+Here: the layers are found, the river is really theirs, and the router reads the residual stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import river_vllm
+from river_vllm import RiverConfig
+from river_vllm.kernels import crossover
+from river_vllm.models.architectures import ARCHITECTURES, PREFIX
+from tests.support import engines
+from tests.support.engines import Generated, generate, greedy
+from tests.support.families import (
+    GROUP_SIZE,
+    LAYERS,
+    VOCABULARY,
+    FamilyReference,
+    make_checkpoint,
+)
+
+pytestmark = pytest.mark.engine
+
+TOKENS = 24
+EXIT = {"threshold": -1.0, "min_layers": 2}
+EXACT = {"threshold": 1.0}
+
+# An engine that ends takes the process's distributed groups with it: they live to the end.
+_alive: list[Any] = []
+
+
+@dataclass
+class Family:
+    """An architecture's engines, reference and prompts."""
+
+    stock: Any
+    river: Any
+    reference: FamilyReference
+    prompts: list[dict[str, list[int]]]
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    """Start-up work that is of no interest here, left out."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crossover, "CACHE", 1 << 16)
+        patch.setattr(crossover, "REPEATS", 1)
+        registered = dict(ModelRegistry.models)
+        yield
+        ModelRegistry.models.clear()
+        ModelRegistry.models.update(registered)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: Any, quick: None) -> Family:
+    architecture: str = request.param
+    folder: Path = tmp_path_factory.mktemp(architecture)
+    make_checkpoint(architecture, folder)
+    reference = FamilyReference(architecture, folder)
+    _inspect_here(architecture)
+    options: dict[str, Any] = {
+        "max_model_len": 128,
+        "max_num_seqs": 8,
+        "kv_cache_memory_bytes": 8 << 20,
+        "skip_tokenizer_init": True,
+    }
+    if architecture.endswith("ForConditionalGeneration"):
+        options["limit_mm_per_prompt"] = {"image": 0}
+    config = RiverConfig(quantizer="rtn", group_size=GROUP_SIZE, kernel="torch", cache_dir="off")
+    stock = engines.stock_engine(folder, **options)
+    river = engines.river_engine(
+        folder, config, max_logprobs=64, logprobs_mode="raw_logits", **options
+    )
+    _alive.extend((stock, river))
+    generator = torch.Generator().manual_seed(1)
+    prompts = [
+        {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=generator).tolist()}
+        for n in (5, 9, 40, 17)
+    ]
+    return Family(stock, river, reference, prompts)
+
+
+def _inspect_here(architecture: str) -> None:
+    """vLLM looks at a class in a process of its own, unless it is registered as a class."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    river_vllm.register()
+    for name in (architecture, PREFIX + architecture):
+        ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
+
+
+def test_exact_is_stock(family: Family) -> None:
+    """River off, alone in a batch and beside requests that exit: stock vLLM's tokens."""
+    expected = generate(family.stock, family.prompts, greedy(TOKENS))
+    tokens = {token for answer in expected for token in answer.tokens}
+    assert len(tokens) > 3, "these answers show nothing"
+    off = generate(family.river, family.prompts, greedy(TOKENS, {"enabled": False}))
+    assert [answer.tokens for answer in off] == [answer.tokens for answer in expected]
+    settings = [greedy(TOKENS, EXIT if index % 2 else EXACT) for index in range(4)]
+    mixed = generate(family.river, family.prompts, settings)
+    for index, answer in enumerate(mixed):
+        if index % 2:
+            assert answer.exit_layers[1:] == [2] * (TOKENS - 1)
+        else:
+            assert answer.tokens == expected[index].tokens
+
+
+def test_forced_exit_is_the_reference(family: Family) -> None:
+    """Logits of every step against transformers' model, at the right depth and at a wrong one."""
+    prompt = family.prompts[2]
+    answers = {depth: _forced(family.river, prompt, depth) for depth in (1, 2, LAYERS)}
+    rounding = _error(family, answers[LAYERS], LAYERS)
+    for depth in (1, 2):
+        # bf16 against float32, see tests/engine/test_river.py.
+        assert _error(family, answers[depth], depth) < min(2 * rounding, 0.1)
+        assert _error(family, answers[depth], 3) > 2 * rounding
+
+
+def test_rows_that_run_again_by_themselves(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mixed step as a compiling engine runs it (worker/split.py), here without the compiler."""
+    runner = _runner(family.river)
+    monkeypatch.setattr(type(runner), "_river_compiles", lambda self: True)
+    expected = generate(family.stock, family.prompts, greedy(TOKENS))
+    params = [greedy(TOKENS, EXACT) for _ in family.prompts]
+    params[2] = greedy(TOKENS, EXIT, logprobs=64)
+    mixed = generate(family.river, family.prompts, params)
+    for index in (0, 1, 3):
+        assert mixed[index].tokens == expected[index].tokens
+    assert mixed[2].exit_layers[1:] == [2] * (TOKENS - 1)
+    assert _error(family, mixed[2], 2) < 0.1
+
+
+def test_the_router_sees_the_residual_stream(family: Family) -> None:
+    """The similarity after each layer is that of transformers' ``hidden_states``."""
+    seen: list[torch.Tensor] = []
+
+    def look(values: torch.Tensor) -> torch.Tensor:
+        seen.append(values.clone())
+        return values
+
+    router = _runner(family.river).get_model().river.router
+    prompt = family.prompts[2]
+    router._agree = look
+    try:
+        # High enough that no token leaves, and every layer is compared.
+        (answer,) = generate(family.river, [prompt], greedy(12, {"threshold": 0.99999}))
+    finally:
+        router._agree = None
+    found = torch.stack(seen).view(11, LAYERS - 1).t()
+    tokens = [*prompt["prompt_token_ids"], *answer.tokens[:-1]]
+    expected = family.reference.similarities(tokens)[:, -11:]
+    # bf16 states against float32 ones; another tensor of the layer is off by tenths.
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
+    assert expected.amax() - expected.amin() > 0.1, "all similarities alike: this shows nothing"
+
+
+def _forced(engine: Any, prompt: Any, depth: int) -> Generated:
+    params = greedy(TOKENS, {"threshold": -1.0, "min_layers": depth}, logprobs=64)
+    (answer,) = generate(engine, [prompt], params)
+    return answer
+
+
+def _error(family: Family, answer: Generated, depth: int) -> float:
+    """Largest, over the steps, RMS difference of the reported logits, relative to their spread."""
+    prompt = family.prompts[2]["prompt_token_ids"]
+    logits = family.reference.logits(prompt, answer.tokens[:-1], depth)
+    worst = 0.0
+    for expected, reported in zip(logits, answer.logprobs, strict=True):
+        difference = torch.tensor(list(reported.values())) - expected[torch.tensor(list(reported))]
+        worst = max(worst, float(difference.square().mean().sqrt() / expected.std()))
+    return worst
+
+
+def _runner(engine: Any) -> Any:
+    core = engine.llm_engine.engine_core.engine_core
+    return core.model_executor.driver_worker.worker.model_runner

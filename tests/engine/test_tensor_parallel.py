@@ -1,0 +1,147 @@
+"""Two ranks on the CPU: the tokens and depths of one, also where the ranks would decide apart."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from river_vllm import RiverConfig
+from tests.support import engines
+from tests.support.engines import Generated, generate, greedy
+from tests.support.families import VOCABULARY, make_checkpoint
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
+
+# Groups of 64 lie the same way in a whole projection and in its halves.
+CONFIG = RiverConfig(
+    quantizer="rtn", group_size=64, kernel="torch", lm_head="river", cache_dir="off"
+)
+OPTIONS: dict[str, Any] = {
+    "max_logprobs": 8,
+    "logprobs_mode": "raw_logits",
+    "max_model_len": 128,
+    "skip_tokenizer_init": True,
+}
+TOKENS = 32
+_GENERATOR = torch.Generator().manual_seed(3)
+PROMPTS = [
+    {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=_GENERATOR).tolist()}
+    for n in (5, 9, 40, 17, 30, 12, 7, 21)
+]
+SETTINGS = [
+    {"enabled": False},
+    {"threshold": 0.7},
+    {"threshold": 0.8},
+    {"threshold": -1.0, "min_layers": 3},
+]
+
+
+# A small vocabulary: among fifty thousand random logits the best two are too often alike.
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint("LlamaForCausalLM", tmp_path_factory.mktemp("tiny-llama"))
+
+
+# The session's: an engine that ends takes the process's distributed groups with it.
+@pytest.fixture(scope="session")
+def one(tiny_llama: Path) -> Any:
+    return engines.river_engine(tiny_llama, CONFIG, **OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def two(tiny_llama: Path) -> Any:
+    from vllm.envs import disable_envs_cache
+
+    with pytest.MonkeyPatch.context() as patch:
+        # vLLM's own choice is a NUMA node for each rank; here each has a core.
+        cores = sorted(os.sched_getaffinity(0))
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}|{cores[-1]}")
+        # An engine of this process has vLLM remember what the variables were.
+        disable_envs_cache()
+        engine = engines.river_engine(tiny_llama, CONFIG, tensor_parallel_size=2, **OPTIONS)
+        disable_envs_cache()
+    return engine
+
+
+def _run(engine: Any, **options: Any) -> list[Generated]:
+    params = [greedy(TOKENS, settings, **options) for settings in SETTINGS * 2]
+    return generate(engine, PROMPTS, params)
+
+
+def test_both_ranks_have_the_same_in_force(two: Any) -> None:
+    first, second = two.collective_rpc("river_info")
+    for name in ("kernels", "group_sizes", "num_layers", "river_bytes"):
+        assert first[name] == second[name]
+    assert first["crossover"]["max_rows"] == second["crossover"]["max_rows"]
+
+
+def test_tokens_and_depths_are_those_of_one_rank(one: Any, two: Any) -> None:
+    """Up to the first token at which two logits are as good as equal.
+
+    Halves of a sum are rounded to bf16 before they are added, so logits differ in their last bits.
+    """
+    expected, found = _run(one, logprobs=8), _run(two, logprobs=8)
+    same = [_until_a_tie(a, b) for a, b in zip(expected, found, strict=True)]
+    for a, b, steps in zip(expected, found, same, strict=True):
+        assert a.exit_layers[:steps] == b.exit_layers[:steps]
+    assert sum(same) > 4 * TOKENS, "too few steps were compared"
+    assert len({layer for a in expected for layer in a.exit_layers}) > 2
+
+
+def test_with_the_rivers_head(two: Any) -> None:
+    """Each rank has its own candidates of its own part of the vocabulary."""
+    bf16 = generate(two, PROMPTS, greedy(TOKENS, SETTINGS[3], logprobs=8))
+    four_bit = generate(two, PROMPTS, greedy(TOKENS, SETTINGS[3]))
+    assert [a.tokens for a in four_bit] == [a.tokens for a in bf16]
+
+
+def test_ranks_that_would_decide_apart_do_not(two: Any) -> None:
+    """Rank 1 sees other similarities than rank 0: rank 0 decides, and nobody waits for ever."""
+    expected = _run(two)
+    two.collective_rpc(_disturb)
+    try:
+        found = _run(two)
+    finally:
+        apart = two.collective_rpc(_undisturb)
+    assert apart[0] == 0
+    assert apart[1] > 10, "the ranks would have decided alike: this shows nothing"
+    assert [a.tokens for a in found] == [a.tokens for a in expected]
+    assert [a.exit_layers for a in found] == [a.exit_layers for a in expected]
+
+
+def _disturb(worker: Any) -> None:
+    """On the worker: from now on rank 1's own similarities are noise."""
+    router = worker.model_runner.get_model().river.router
+    agree, generator = router._agree, torch.Generator().manual_seed(0)
+
+    def disturbed(values: torch.Tensor) -> torch.Tensor:
+        own = values.clone()
+        if worker.rank == 1:
+            own = torch.rand(values.shape, generator=generator)
+        agreed = agree(own.clone())
+        worker.river_apart += int(((own > 0.75) != (agreed > 0.75)).sum())
+        return agreed
+
+    worker.river_apart, worker.river_agree = 0, agree
+    router._agree = disturbed
+
+
+def _undisturb(worker: Any) -> int:
+    """How often a rank's own similarity was on the other side of 0.75."""
+    worker.model_runner.get_model().river.router._agree = worker.river_agree
+    return int(worker.river_apart)
+
+
+def _until_a_tie(a: Generated, b: Generated) -> int:
+    """Equal tokens from the start; where they part, the two best logits are close in both."""
+    for step, (x, y) in enumerate(zip(a.tokens, b.tokens, strict=True)):
+        if x != y:
+            for answer in (a, b):
+                best = sorted(answer.logprobs[step].values(), reverse=True)
+                assert best[0] - best[1] < 0.1, f"step {step}: {best[:2]}"
+            return step
+    return len(a.tokens)

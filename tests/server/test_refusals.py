@@ -1,0 +1,107 @@
+"""``river-vllm serve`` with what River does not go with: one line, exit status 1, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+SPECULATION = json.dumps({"method": "ngram", "num_speculative_tokens": 2})
+
+REFUSED: dict[str, tuple[str, list[str], str]] = {
+    "threshold": ("plain", ["--river-threshold", "2"], "'threshold' = 2.0: input should be"),
+    "pipeline": ("plain", ["--pipeline-parallel-size", "2"], "pipeline parallelism"),
+    "speculation": ("plain", ["--speculative-config", SPECULATION], "speculative decoding"),
+    "pooling": ("plain", ["--runner", "pooling"], "pooling models"),
+    "scheduler": ("plain", ["--scheduler-cls", "my.Scheduler"], "scheduler (my.Scheduler"),
+    "dtype": ("plain", ["--dtype", "float16"], "dtype float16"),
+    "context": ("plain", ["--max-model-len", "1000000"], "max_model_len (1000000) is greater"),
+    "option": ("plain", ["--river-treshold", "1"], "--river-treshold 1 (did you mean --river-"),
+    "quantised": ("quantised", [], "an already quantised checkpoint"),
+    "experts": ("experts", [], "'MixtralForCausalLM' is not supported: mixture of experts"),
+    "hybrid": ("hybrid", [], "'JambaForCausalLM' is not supported: state-space"),
+    "embedding": ("embedding", [], "'Qwen2Model' is not supported"),
+}
+"""Checkpoint, arguments, and words of the refusal."""
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "quantised": {
+        "quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"},
+    },
+    "embedding": {"architectures": ["Qwen2Model"]},
+}
+"""What differs from the checkpoint's ``config.json``."""
+
+OTHERS = {
+    "experts": {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"},
+    "hybrid": {"architectures": ["JambaForCausalLM"], "model_type": "jamba"},
+}
+"""Configurations of other models."""
+
+# Imports once, and a process of its own for each command.
+DRIVER = """
+import json, os, sys
+from pathlib import Path
+import server.cli.vllm_cli
+from server.cli.main import main
+
+folder = Path(sys.argv[1])
+for name, arguments in json.loads(sys.argv[2]).items():
+    child = os.fork()
+    if child == 0:
+        for stream, number in (("out", 1), ("err", 2)):
+            os.dup2(os.open(folder / f"{name}.{stream}", os.O_WRONLY | os.O_CREAT), number)
+        status = 99
+        try:
+            status = main(["serve", *arguments])
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(status)
+    (folder / f"{name}.status").write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every command has run; its status and what it wrote are in this folder."""
+    folder = tmp_path_factory.mktemp("refusals")
+    for name, changes in CHANGES.items():
+        shutil.copytree(tiny_qwen2, folder / name)
+        config = json.loads((folder / name / "config.json").read_text())
+        (folder / name / "config.json").write_text(json.dumps({**config, **changes}))
+    for name, config in OTHERS.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config))
+    commands = {
+        name: [str(folder / checkpoint), "--port", "1", *arguments]
+        for name, (checkpoint, arguments, _) in REFUSED.items()
+    }
+    environment = {k: v for k, v in os.environ.items() if k != "VLLM_LOGGING_LEVEL"}
+    subprocess.run(
+        [sys.executable, "-c", DRIVER, str(folder), json.dumps(commands)],
+        env=environment,
+        timeout=200,
+        check=True,
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_one_line(refusals: Path, name: str) -> None:
+    written = (refusals / f"{name}.err").read_text()
+    last = written.strip().splitlines()[-1]
+    assert last.startswith("river-vllm") and "error: " in last
+    assert REFUSED[name][2] in last
+    assert "Traceback" not in written + (refusals / f"{name}.out").read_text()
+    assert (refusals / f"{name}.status").read_text() in ("1", "2")
