@@ -1,10 +1,12 @@
 """The benchmark of the whole claim: stock vLLM, fully 4-bit vLLM and River, interleaved.
 
-Starts the servers of one model side by side and compares each setting with stock vLLM through
-``river-vllm bench compare``, which alternates requests between the two. Prints a Markdown table of
-median ratios with their confidence intervals; ``--json`` keeps every figure.
+Starts stock vLLM and, beside it, one server after the other, and compares each setting with stock
+through ``river-vllm bench compare``, which alternates requests between the two. Prints a Markdown
+table of median ratios with their confidence intervals; ``--json`` keeps every figure, and
+``experiments/benchmark_report.py`` makes the tables and plots of ``docs/benchmarks.md`` from it.
 
     python experiments/benchmark.py MODEL --concurrency 1 4 8 [--json FILE]
+    python experiments/benchmark.py MODEL --other "llama.cpp Q4_K_M=http://127.0.0.1:8080"
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +35,20 @@ class Setting:
     label: str
     server: str
     river: dict[str, Any] | None = None
+    load: bool = False
+    """Whether it is measured with more than one user too."""
 
 
 SETTINGS = (
-    Setting("fully 4-bit vLLM", "w4a16"),
-    Setting("River, off", "river", {"enabled": False}),
+    Setting("fully 4-bit vLLM", "w4a16", load=True),
+    Setting("River, off", "river", {"enabled": False}, load=True),
     Setting("River, tau 0.9", "river", {"threshold": 0.9}),
-    Setting("River, 4 layers", "river", {"threshold": -1.0, "min_layers": 4}),
-    Setting("River, 2 layers", "river", {"threshold": -1.0, "min_layers": 2}),
-    Setting("River, 4 layers, river LM head", "head", {"threshold": -1.0, "min_layers": 4}),
-    Setting("River, 4 layers, river LM head, int8", "fast", {"threshold": -1.0, "min_layers": 4}),
+    Setting("River, 4 layers", "river", {"threshold": -1.0, "min_layers": 4}, load=True),
+    Setting("River, 4 layers, river LM head", "head", {"threshold": -1.0, "min_layers": 4}, True),
+    Setting("River, 2 layers, river LM head", "head", {"threshold": -1.0, "min_layers": 2}),
+    Setting(
+        "River, 4 layers, river LM head, int8", "fast", {"threshold": -1.0, "min_layers": 4}, True
+    ),
     Setting("River, 2 layers, river LM head, int8", "fast", {"threshold": -1.0, "min_layers": 2}),
 )
 OPTIONS = {
@@ -73,46 +80,72 @@ def compare(a: str, setting: Setting, b: str, args: argparse.Namespace, users: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder of a bf16 checkpoint")
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--prompt-words", type=int, default=48)
     parser.add_argument("--only", nargs="+", help="labels of the settings to run")
+    parser.add_argument(
+        "--all-loads", action="store_true", help="every setting with many users too"
+    )
+    parser.add_argument("--other", metavar="LABEL=URL", help="a running server, for one user")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     settings = [s for s in SETTINGS if not args.only or s.label in args.only]
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        servers = {}
-        for kind in ("stock", *sorted({s.server for s in settings})):
-            model = args.model
-            if kind == "w4a16":
-                model = str(folder / "w4a16")
-                script = Path(__file__).with_name("make_w4a16.py")
-                subprocess.run([sys.executable, script, args.model, model], check=True)
-            options = OPTIONS.get(kind)
-            server = Server(kind, model, folder, options or (), river=options is not None)
-            servers[kind] = stack.enter_context(server)
-            servers[kind].wait()
-        report(args, settings, servers)
-
-
-def report(args: argparse.Namespace, settings: list[Setting], servers: dict[str, Server]) -> None:
     print(f"{Path(args.model).name}, {time.strftime('%Y-%m-%d')}, {machine()}")
     print("| users | setting | TPOT, stock / setting | TTFT, stock / setting | TPOT, ms |")
-    print("|---|---|---|---|---|")
-    results = []
-    for users in args.concurrency:
-        for setting in settings:
-            found = compare(servers["stock"].url, setting, servers[setting.server].url, args, users)
-            results.append({"users": users, "setting": setting.label, "report": found})
-            print(f"| {users} | {setting.label} | {row(found)} |", flush=True)
-    memory = {kind: server.memory_mib() for kind, server in servers.items()}
-    print("\nPeak memory, MiB: " + ", ".join(f"{k} {v:.0f}" for k, v in memory.items()))
+    print("|---|---|---|---|---|", flush=True)
+    report: dict[str, Any] = {
+        "model": Path(args.model).name,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "command": " ".join(sys.argv),
+        "memory_mib": {},
+        "results": [],
+    }
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stock = stack.enter_context(Server("stock", args.model, folder))
+        stock.wait()
+        for users, label, found in measure(args, settings, stock, folder, report["memory_mib"]):
+            report["results"].append({"users": users, "setting": label, "report": found})
+            print(f"| {users} | {label} | {row(found)} |", flush=True)
+        report["memory_mib"]["stock"] = stock.memory_mib()
+    memory = ", ".join(f"{kind} {mib:.0f}" for kind, mib in report["memory_mib"].items())
+    print(f"\nPeak memory, MiB: {memory}")
     if args.json:
-        args.json.write_text(
-            json.dumps({"machine": machine(), "memory_mib": memory, "results": results}, indent=1)
-        )
+        args.json.write_text(json.dumps(report, indent=1))
+
+
+def measure(
+    args: argparse.Namespace,
+    settings: list[Setting],
+    stock: Server,
+    folder: Path,
+    memory: dict[str, float],
+) -> Iterator[tuple[int, str, Any]]:
+    """Users, label and report of each comparison; one server beside stock at a time."""
+    for kind in dict.fromkeys(s.server for s in settings):
+        model = args.model
+        if kind == "w4a16":
+            model = str(folder / "w4a16")
+            script = Path(__file__).with_name("make_w4a16.py")
+            subprocess.run([sys.executable, script, args.model, model], check=True)
+        options = OPTIONS.get(kind)
+        with Server(kind, model, folder, options or (), river=options is not None) as server:
+            server.wait()
+            for users in args.concurrency:
+                for setting in settings:
+                    if setting.server == kind and (users == 1 or setting.load or args.all_loads):
+                        yield (
+                            users,
+                            setting.label,
+                            compare(stock.url, setting, server.url, args, users),
+                        )
+            memory[kind] = server.memory_mib()
+    if args.other:
+        label, _, url = args.other.partition("=")
+        yield 1, label, compare(stock.url, Setting(label, "other"), url, args, 1)
 
 
 def row(found: Any) -> str:

@@ -58,9 +58,9 @@ class RiverConfig(BaseModel):
     """Input features that share one scale; halved where a layer's width needs it."""
     max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Up to how many rows a step's tokens leave the backbone; ``auto`` measures at load up to where
-    4 bit is faster. They then also stay where another row of the step has to run the whole
-    backbone, which carries them at no cost. ``all``: every token leaves on its own similarity,
-    whatever is beside it and whatever that costs."""
+    4 bit is faster. They then leave together, once each row of the step would: as long as one has
+    to run the backbone, it carries the others at no cost, and on the river they would add some.
+    ``all``: every token leaves on its own similarity, whatever is beside it and that costs."""
     resident_layers: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = "all"
     """Leading decoder layers that keep their bf16 weights; the river keeps all of its own.
     ``auto`` follows the depths that tokens reach."""

@@ -43,10 +43,13 @@ class StepBatch:
     Args:
         num_rows: token rows of the step, padding not counted.
         units: in row order, not overlapping.
+        together: whether units leave together, once each of them would have left at this layer
+            or an earlier one. (``scope="batch"`` asks all of them at the same layer.)
     """
 
-    def __init__(self, num_rows: int, units: list[ExitUnit]) -> None:
+    def __init__(self, num_rows: int, units: list[ExitUnit], together: bool = False) -> None:
         self.num_rows = num_rows
+        self.together = together
         self.units = units
         self.threshold: npt.NDArray[np.float32] = np.array(
             [u.threshold for u in units], dtype=np.float32
@@ -65,6 +68,8 @@ class StepBatch:
         """Backbone layers run before the exit, −1 where the unit has not left."""
         self.deepest: int | None = None
         """Backbone layers that a row of no unit ran; None where that is all of them."""
+        self.settled: npt.NDArray[np.bool_] = np.zeros(len(units), dtype=np.bool_)
+        """Whether the unit would have left; kept where they leave ``together``."""
 
     def threshold_after(self, layers_run: int) -> npt.NDArray[np.float32]:
         """Every unit's threshold for the decision after ``layers_run`` layers."""

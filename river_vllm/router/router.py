@@ -114,7 +114,10 @@ class Router:
                 )
                 leave |= settled & ready
             self._before = stream
-        if self._batch_scope:
+        if batch.together:
+            batch.settled[active] |= leave
+            leave = batch.settled[active]
+        if self._batch_scope or batch.together:
             # What is replayed has decided before; the others leave when all of them would.
             replayed = batch.replayed[active]
             leave &= replayed | leave[~replayed].all()

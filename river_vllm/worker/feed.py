@@ -65,8 +65,8 @@ class BatchFeed:
     Args:
         num_layers: decoder layers L.
         prefill: whether prompt rows may leave (``sequence``), and then together.
-        max_rows: up to how many generated tokens of a step may leave, and only where all of its
-            rows may; None lets each leave on its own.
+        max_rows: up to how many generated tokens of a step may leave, and then together, once
+            each of its rows would; None lets each leave on its own.
     """
 
     def __init__(
@@ -96,7 +96,8 @@ class BatchFeed:
         self._hold = not self._pays(requests)
         self._places = [self._place(rows, units) for rows in requests]
         last = requests[-1] if requests else None
-        self._batch = StepBatch(last.start + last.count if last else 0, units)
+        rows_of_step = last.start + last.count if last else 0
+        self._batch = StepBatch(rows_of_step, units, together=self._max_rows is not None)
         return self._batch
 
     def may_use_river_head(self) -> bool:

@@ -100,5 +100,5 @@ def sub_step(batch: StepBatch, requests: Sequence[RequestRows]) -> SubStep:
         rows=torch.from_numpy(np.concatenate(spans)),
         requests=torch.tensor(owners),
         starts=torch.tensor(starts, dtype=torch.int32),
-        batch=StepBatch(starts[-1], units),
+        batch=StepBatch(starts[-1], units, batch.together),
     )

@@ -72,6 +72,28 @@ def test_batch_scope_leaves_when_the_last_one_would() -> None:
     assert river == [set()] * 3 + [{0, 1}] * 3
 
 
+def test_together_waits_for_the_last_one_and_remembers_who_would_have_left() -> None:
+    """The first row settles after layer 1 and not again; nobody leaves before the second does."""
+    table = rows_of("lhllll", "lllhll")
+    batch = StepBatch(2, [ExitUnit(i, i + 1, 0.9, 1) for i in range(2)], together=True)
+    river = drive(router(), batch, table)
+    assert batch.exit_layer.tolist() == [3, 3]
+    assert river == [set()] * 3 + [{0, 1}] * 3
+
+
+def test_together_with_one_that_never_settles_all_stay() -> None:
+    batch = StepBatch(2, [ExitUnit(i, i + 1, 0.9, 1) for i in range(2)], together=True)
+    assert drive(router(), batch, rows_of("lhhhhh", "llllll")) == [set()] * L
+    assert batch.exit_layer.tolist() == [L, L]
+
+
+def test_together_a_replay_keeps_its_own_depth() -> None:
+    units = [ExitUnit(0, 1, -1.0, 2, forced=True), ExitUnit(1, 2, 0.9, 1)]
+    batch = StepBatch(2, units, together=True)
+    drive(router(), batch, rows_of("llllll", "lllhll"))
+    assert batch.exit_layer.tolist() == [2, 3]
+
+
 def test_a_unit_of_several_rows_takes_their_minimum() -> None:
     batch = StepBatch(5, [ExitUnit(0, 3, 0.9, 1), ExitUnit(3, 5, 0.9, 1)])
     table = rows_of("lhhhll", "lllhll", "lhhhhl", "lhhhhl", "lhhhhl")
