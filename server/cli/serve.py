@@ -23,9 +23,10 @@ HOST = "127.0.0.1"
 ENVIRONMENT = {
     # vLLM keeps one CPU core for its front end by default; on a small machine that is half.
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-    # GiB; without it vLLM's CPU build takes most of the machine's memory for the K/V cache.
-    "VLLM_CPU_KVCACHE_SPACE": "4",
 }
+CPU_KV_CACHE = ("VLLM_CPU_KVCACHE_SPACE", "4")
+"""GiB; without it vLLM's CPU build takes most of the machine's memory for the K/V cache. Where it is
+set it goes over --kv-cache-memory-bytes (vLLM ``platforms/cpu.py``)."""
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -108,6 +109,8 @@ def configure(args: argparse.Namespace) -> None:
         raise RiverError(f"--port {args.port}: must be between 1 and 65535")
     args.model, args.model_tag = args.model_tag, None
     args.api_key = api_keys(args)
+    if args.kv_cache_memory_bytes is None:
+        os.environ.setdefault(*CPU_KV_CACHE)
     options = dict(vars(args))
     merged = merge_engine_args(args.model, river_config(args), options)
     args.hf_overrides = merged["hf_overrides"]

@@ -77,7 +77,13 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: Any, quick: None) -
     }
     if architecture.endswith("ForConditionalGeneration"):
         options["limit_mm_per_prompt"] = {"image": 0}
-    config = RiverConfig(quantizer="rtn", group_size=GROUP_SIZE, kernel="torch", cache_dir="off")
+    config = RiverConfig(
+        quantizer="rtn",
+        group_size=GROUP_SIZE,
+        kernel="torch",
+        cache_dir="off",
+        max_rows="all",
+    )
     stock = engines.stock_engine(folder, **options)
     river = engines.river_engine(
         folder, config, max_logprobs=64, logprobs_mode="raw_logits", **options

@@ -52,7 +52,7 @@ def quantized(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 # The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def river_gptq(tiny_qwen2: Path, quantized: dict[str, Any]) -> Any:
-    config = RiverConfig(quantizer="gptq")
+    config = RiverConfig(quantizer="gptq", max_rows="all")
     return engines.river_engine(tiny_qwen2, config, max_logprobs=64, logprobs_mode="raw_logits")
 
 

@@ -18,7 +18,12 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
 # Groups of 64 lie the same way in a whole projection and in its halves.
 CONFIG = RiverConfig(
-    quantizer="rtn", group_size=64, kernel="torch", lm_head="river", cache_dir="off"
+    quantizer="rtn",
+    group_size=64,
+    kernel="torch",
+    lm_head="river",
+    cache_dir="off",
+    max_rows="all",
 )
 OPTIONS: dict[str, Any] = {
     "max_logprobs": 8,

@@ -65,10 +65,10 @@ def test_a_list_of_plugins_that_is_given_stays(
 
 
 def test_variables_that_are_set_stay(environment: dict[str, str]) -> None:
-    environment["VLLM_CPU_KVCACHE_SPACE"] = "1"
+    environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "1"
     prepare_environment()
-    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
-    assert environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
+    assert environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "1"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in environment
 
 
 def points(monkeypatch: pytest.MonkeyPatch, **groups: list[EntryPoint]) -> None:
