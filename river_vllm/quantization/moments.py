@@ -50,7 +50,7 @@ class InputMoments:
 
     def take(self, name: str) -> list[torch.Tensor]:
         """Mean of ``x xᵀ``, its diagonal blocks, float32; given once, so that memory can go."""
-        return [part.div_(self._tokens[name]) for part in self._sums.pop(name)]
+        return [part / self._tokens[name] for part in self._sums.pop(name)]
 
     def _add(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0].flatten(0, -2).float()

@@ -25,8 +25,8 @@ ENVIRONMENT = {
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
 }
 CPU_KV_CACHE = ("VLLM_CPU_KVCACHE_SPACE", "4")
-"""GiB; without it vLLM's CPU build takes most of the machine's memory for the K/V cache. Where it is
-set it goes over --kv-cache-memory-bytes (vLLM ``platforms/cpu.py``)."""
+"""GiB; without it vLLM's CPU build takes most of the machine's memory for the K/V cache. Where it
+is set it goes over --kv-cache-memory-bytes (vLLM ``platforms/cpu.py``)."""
 
 
 def serve(argv: Sequence[str]) -> int:
