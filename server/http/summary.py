@@ -59,7 +59,9 @@ def summary(river: RiverState, where: str) -> str:
         if not river.config.verify
         else f"none: up to {river.config.verify} drafted tokens are verified, answers are exact",
         "crossover": _crossover(crossover),
-        "calibrated": _calibration(river.describe()["calibration"]),
+        "calibrated": "no: this mode has no dial"
+        if river.config.verify
+        else _calibration(river.describe()["calibration"]),
         "console": where + PATH if where.startswith("http") else PATH,
     }
     lines = [f"  {name:<11}{text}" for name, text in rows.items()]

@@ -20,7 +20,8 @@ def test_describe(server: RiverServer) -> None:
     assert river["active"] is True
     assert river["num_layers"] == 30
     assert river["quantizer"] == "hqq"
-    assert river["kernels"] == ["torch"]
+    assert river["kernels"]
+    assert set(river["kernels"]) <= {"native", "torch", "vllm"}
     assert river["group_sizes"] == [64, 128], "SmolLM2's 576 features take groups of 64"
     assert river["river_bytes"] > 50 << 20
 
