@@ -49,6 +49,23 @@ inline void configure(int m, int depth) {
   _tile_loadconfig(&config);
 }
 
+template <bool kTwo, int kBlocks>
+void zero_results() {
+  _tile_zero(0);
+  if constexpr (kTwo) _tile_zero(1);
+  if constexpr (kBlocks > 1) _tile_zero(2);
+  if constexpr (kBlocks > 1 && kTwo) _tile_zero(3);
+}
+
+// To [block][row][16] of 4-byte values, in room for twice 16 rows.
+template <bool kTwo, int kBlocks, typename T>
+void store_results(T (&to)[kBlocks][2 * kTileRows][kTileRows]) {
+  _tile_stored(0, to[0], kTileBytes);
+  if constexpr (kTwo) _tile_stored(1, to[0][kTileRows], kTileBytes);
+  if constexpr (kBlocks > 1) _tile_stored(2, to[1], kTileBytes);
+  if constexpr (kBlocks > 1 && kTwo) _tile_stored(3, to[1][kTileRows], kTileBytes);
+}
+
 }  // namespace river
 
 #endif

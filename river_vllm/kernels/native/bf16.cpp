@@ -74,10 +74,7 @@ void amx(const Problem& p, int64_t row, int m, int64_t block) {
         _mm512_store_si512(to + 2, pairs<2>(line, table));
         _mm512_store_si512(to + 3, pairs<3>(line, table));
       }
-    _tile_zero(0);
-    if constexpr (kTwo) _tile_zero(1);
-    if constexpr (kBlocks > 1) _tile_zero(2);
-    if constexpr (kBlocks > 1 && kTwo) _tile_zero(3);
+    zero_results<kTwo, kBlocks>();
     for (int64_t i = 0; i < p.group; i += kStep) {
       const uint16_t* at = x + g * p.group + i;
       _tile_loadd(4, at, stride);
@@ -93,10 +90,7 @@ void amx(const Problem& p, int64_t row, int m, int64_t block) {
         if constexpr (kTwo) _tile_dpbf16ps(3, 5, 7);
       }
     }
-    _tile_stored(0, dots[0], kTileBytes);
-    if constexpr (kTwo) _tile_stored(1, dots[0][kTileRows], kTileBytes);
-    if constexpr (kBlocks > 1) _tile_stored(2, dots[1], kTileBytes);
-    if constexpr (kBlocks > 1 && kTwo) _tile_stored(3, dots[1][kTileRows], kTileBytes);
+    store_results<kTwo, kBlocks>(dots);
     for (int b = 0; b < kBlocks; ++b) {
       const int64_t at = p.of_group(block + b, g);
       const __m512 scale = load_bf16(p.scales + at), zero = p.zero(at);
