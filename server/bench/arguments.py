@@ -43,6 +43,36 @@ class OneLineParser(argparse.ArgumentParser):
         return f" (did you mean {', '.join(meant)}?)" if meant else f" (see {self.prog} --help)"
 
 
+P = TypeVar("P", bound=OneLineParser)
+
+
+def add_one_line_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    kind: type[P],
+    summary: str,
+    description: str,
+    **options: Any,
+) -> P:
+    """Register the subcommand ``name`` with a parser of class ``kind``.
+
+    Args:
+        summary: its line in the list of commands.
+        description: shown as it is written.
+        options: more arguments of the parser.
+    """
+    prog = subparsers.add_parser(name, help=summary).prog
+    parser = kind(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **options,
+    )
+    # argparse offers no class per subcommand, but looks parsers up in ``choices``.
+    subparsers.choices[name] = parser
+    return parser
+
+
 class Explain(argparse.Action):
     """Prints the formulas and leaves."""
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from server.bench.arguments import OneLineParser
+from server.bench.arguments import OneLineParser, add_one_line_parser
 from server.bench.compare_command import add_compare_options, compare_command
 from server.bench.run_command import add_run_options, run_command
 
@@ -39,12 +39,7 @@ def add_parser(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Register ``bench``; the parsed namespace's ``run`` takes it and returns an exit status."""
-    prog = subparsers.add_parser("bench", help=_HELP).prog
-    bench = _BenchParser(
-        prog=prog, description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    # argparse offers no class per subcommand, but looks parsers up in ``choices``.
-    subparsers.choices["bench"] = bench
+    bench = add_one_line_parser(subparsers, "bench", _BenchParser, _HELP, _DESCRIPTION)
     commands = bench.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=OneLineParser
     )

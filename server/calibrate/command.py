@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from server.bench.arguments import OneLineParser
+from server.bench.arguments import OneLineParser, add_one_line_parser
 from server.calibrate.options import add_options
 
 _HELP = "choose τ for a target agreement, divergence or depth, with a finite-sample guarantee"
@@ -23,14 +23,9 @@ def add_parser(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Register ``calibrate``; the parsed namespace's ``run`` takes it, returns an exit status."""
-    prog = subparsers.add_parser("calibrate", help=_HELP).prog
-    parser = OneLineParser(
-        prog=prog,
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = add_one_line_parser(
+        subparsers, "calibrate", OneLineParser, _HELP, _DESCRIPTION, allow_abbrev=False
     )
-    subparsers.choices["calibrate"] = parser
     add_options(parser)
     parser.set_defaults(run=_run)
 

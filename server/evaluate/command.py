@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from server.bench.arguments import OneLineParser
+from server.bench.arguments import OneLineParser, add_one_line_parser
 from server.evaluate.compare_command import add_compare_options
 from server.evaluate.run_command import add_gsm8k_options, add_humaneval_options
 
@@ -23,12 +23,7 @@ def add_parser(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Register ``eval``; the parsed namespace's ``run`` takes it and returns an exit status."""
-    prog = subparsers.add_parser("eval", help=_HELP).prog
-    parser = OneLineParser(
-        prog=prog, description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    # argparse offers no class per subcommand, but looks parsers up in ``choices``.
-    subparsers.choices["eval"] = parser
+    parser = add_one_line_parser(subparsers, "eval", OneLineParser, _HELP, _DESCRIPTION)
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=OneLineParser
     )

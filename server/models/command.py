@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from river_vllm.errors import RiverError
-from server.bench.arguments import OneLineParser
+from server.bench.arguments import OneLineParser, add_one_line_parser
 from server.bench.output.table import make_console
 from server.models.table import document, markdown, refused, terminal
 
@@ -18,10 +18,8 @@ def add_parser(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Register ``models``; the parsed namespace's ``run`` takes it and returns an exit status."""
-    prog = subparsers.add_parser("models", help=_HELP).prog
-    parser = OneLineParser(prog=prog, description=f"{_HELP[:1].upper()}{_HELP[1:]}.")
-    # argparse offers no class per subcommand, but looks parsers up in ``choices``.
-    subparsers.choices["models"] = parser
+    description = f"{_HELP[:1].upper()}{_HELP[1:]}."
+    parser = add_one_line_parser(subparsers, "models", OneLineParser, _HELP, description)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--json",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from server.bench.arguments import OneLineParser, positive, whole
+from server.bench.arguments import OneLineParser, add_one_line_parser, positive, whole
 
 _HELP = "make the river's 4-bit weights with a calibration text (GPTQ), for 'serve'"
 
@@ -22,14 +22,9 @@ GROUP_SIZES = (32, 64, 128)
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``quantize``; the parsed namespace's ``run`` takes it, returns an exit status."""
-    prog = subparsers.add_parser("quantize", help=_HELP).prog
-    parser = OneLineParser(
-        prog=prog,
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = add_one_line_parser(
+        subparsers, "quantize", OneLineParser, _HELP, _DESCRIPTION, allow_abbrev=False
     )
-    subparsers.choices["quantize"] = parser
     _add_options(parser)
     parser.set_defaults(run=_run)
 
