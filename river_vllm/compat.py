@@ -7,11 +7,13 @@ command, the CPU cache's layout) is imported in the one file that stands on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import vllm.envs as vllm_envs
+from vllm.compilation.decorators import support_torch_compile
 from vllm.config import CompilationMode, SpeculativeConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.forward_context import (
@@ -51,6 +53,7 @@ from vllm.model_executor.parameter import ModelWeightParameter
 from vllm.platforms import current_platform
 from vllm.scalar_type import scalar_types
 from vllm.transformers_utils.config import get_config
+from vllm.utils.torch_utils import direct_register_custom_op
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.prometheus import get_prometheus_registry
@@ -79,6 +82,7 @@ __all__ = [
     "create_forward_context",
     "current_platform",
     "default_weight_loader",
+    "direct_register_custom_op",
     "get_forward_context",
     "get_prometheus_registry",
     "get_tensor_model_parallel_world_size",
@@ -89,12 +93,25 @@ __all__ = [
     "pack_int4_into_int32",
     "restore_on_meta",
     "rounds_activations",
+    "skipping_compiled",
+    "support_torch_compile",
 ]
 
 
 def pack_int4_into_int32(codes: torch.Tensor, dim: int) -> torch.Tensor:
     """Eight codes 0…15 per int32 along ``dim``, low bits first (vLLM's checkpoint layout)."""
     return pack_quantized_values_into_int32(codes, scalar_types.uint4, packed_dim=dim)
+
+
+@contextmanager
+def skipping_compiled(skip: bool) -> Iterator[None]:
+    """Whether the model runs as it is written (a switch of ``compilation/decorators.py``)."""
+    context = get_forward_context()
+    before, context.skip_compiled = context.skip_compiled, skip
+    try:
+        yield
+    finally:
+        context.skip_compiled = before
 
 
 def rounds_activations(scheme: CompressedTensorsWNA16, dtype: torch.dtype) -> bool:

@@ -31,6 +31,7 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
 
     Args:
         plan: which rows of the current layer are on the river.
+        index: this projection's place among all of the model's.
         packer: quantises and packs this projection's weight.
         packed_hook: called once both weights are ready, with the product of each.
     """
@@ -42,11 +43,12 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
     supports_pre_processed_weights = False
 
     def __init__(
-        self, plan: RowPlan, packer: Packer, packed_hook: PackedHook | None = None
+        self, plan: RowPlan, index: int, packer: Packer, packed_hook: PackedHook | None = None
     ) -> None:
         super().__init__()
         self._packed_hook = packed_hook
         self._plan = plan
+        self._index = index
         self._packer = packer
         self._packed: PackedLinear | None = None
         self._bias: torch.Tensor | None = None
@@ -57,6 +59,8 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         """Whether it is there."""
         self.backbone_nbytes = 0
         """Bytes of the bf16 weight, there or not."""
+        self.out_features = 0
+        """N of this rank's weight; 0 until it is packed."""
 
     @property
     def packed(self) -> PackedLinear:
@@ -81,6 +85,7 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
             self.has_backbone = True
             return
         self.backbone_nbytes = layer.weight.nbytes
+        self.out_features = layer.weight.shape[0]
         self._packed = self._packer(layer.weight.detach())
         bias = getattr(layer, "bias", None)
         # vLLM may cast the module's own bias to float32 in place.
@@ -111,6 +116,17 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
 
     def apply(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``product``, and for the compiler an operator that calls it when the step runs."""
+        if self._plan.opaque and torch.compiler.is_compiling():
+            out: torch.Tensor = torch.ops.river.linear(
+                x, self._plan.order, self._index, self.out_features, bias is not None
+            )
+            return out
+        return self.product(layer, x, bias)
+
+    def product(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
         """``x [rows, K] -> [rows, N]``, each row with the weight its path needs.
 

@@ -25,8 +25,8 @@ from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.crossover import Crossover, Product
 from river_vllm.layers.checkpoint import CheckpointLayers
+from river_vllm.layers.compiled import RoutedForward
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
-from river_vllm.layers.eager_ops import DirectAttention, use_eager_ops
 from river_vllm.layers.find import (
     StateArguments,
     decoder_layers,
@@ -34,6 +34,7 @@ from river_vllm.layers.find import (
     projections,
     state_arguments,
 )
+from river_vllm.layers.ops import CONTEXT
 from river_vllm.layers.progress import PackingProgress
 from river_vllm.layers.residency import Residency
 from river_vllm.layers.river_head import has_plain_head, install_river_head
@@ -61,7 +62,8 @@ class River:
     def __init__(self, model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> None:
         model_config = vllm_config.model_config
         self.config = config
-        self.plan = RowPlan()
+        device = vllm_config.device_config.device
+        self.plan = RowPlan(device)
         self._dtype = model_config.dtype
         many = get_tensor_model_parallel_world_size() > 1
         layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
@@ -70,7 +72,7 @@ class River:
             self.num_layers,
             self.plan,
             config.scope,
-            vllm_config.device_config.device,
+            device,
             _broadcast if many else None,
         )
         self.observer: StepObserver | None = None
@@ -88,8 +90,6 @@ class River:
         self._nbytes = 0
         self._seconds = 0.0
         self._progress = PackingProgress(logger.info, shown=get_tp_group().is_first_rank)
-        use_eager_ops(model, self.plan)
-        self.direct_attention = DirectAttention(layers)
         self.river_head = config.lm_head == "river" or (config.river_head and has_plain_head(model))
         if self.river_head:
             packer = partial(self._pack, lm_head(model))
@@ -97,7 +97,9 @@ class River:
             self._progress.expect()
         family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
         arguments = state_arguments(layers[0], family.stale_residual)
+        vllm_config.compilation_config.static_forward_context[CONTEXT] = self
         linears = [[linear for _, linear in projections(layer)] for layer in layers]
+        self._linears: list[LinearBase] = []
         for index, layer in enumerate(layers):
             for linear in linears[index]:
                 # All layers are alike: one is measured.
@@ -105,6 +107,7 @@ class River:
             layer.register_forward_pre_hook(
                 partial(self._before_layer, index, arguments), with_kwargs=True
             )
+        self.routed = RoutedForward(model, layers, vllm_config, self.plan)
         self.residency = Residency(linears, config, lambda weights: model.load_weights(weights))
         if config.deep == "fetch":
             files = CheckpointLayers(checkpoint_files(vllm_config), self.num_layers)
@@ -114,7 +117,7 @@ class River:
     def step(self, batch: StepBatch | None) -> Iterator[None]:
         """Route one forward pass; without a batch (warm-up, dummy runs) nothing is counted."""
         limit = self.residency.limit(real=batch is not None)
-        with self.router.step(batch or StepBatch(0, []), limit):
+        with self.router.step(batch or StepBatch(0, []), limit), self.routed():
             yield
 
     def info(self) -> dict[str, Any]:
@@ -158,7 +161,10 @@ class River:
 
     def _add_river_weight(self, linear: LinearBase, measured: bool) -> None:
         hook = partial(self._measure, linear) if measured else None
-        linear.quant_method = RiverDualLinearMethod(self.plan, partial(self._pack, linear), hook)
+        linear.quant_method = RiverDualLinearMethod(
+            self.plan, len(self._linears), partial(self._pack, linear), hook
+        )
+        self._linears.append(linear)
         self._progress.expect()
         hold_on_meta(linear)
 
@@ -201,9 +207,22 @@ class River:
         kwargs: dict[str, torch.Tensor],
     ) -> None:
         hidden, residual = arguments.read(args, kwargs)
+        if self.plan.opaque and torch.compiler.is_compiling():
+            torch.ops.river.route(hidden, residual, self.plan.order, index)
+        else:
+            self.route(index, hidden, residual)
+
+    def route(self, index: int, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
+        """Decide who runs layer ``index`` in which precision; both tensors ``[rows, hidden]``."""
         self.router.before_layer(index, hidden, residual)
         if index >= self.residency.resident and self.plan.path is not Path.RIVER:
             self.residency.need(index)
+
+    def linear(self, index: int, x: torch.Tensor, biased: bool) -> torch.Tensor:
+        """Projection ``index`` of the model on ``x``, with its bias where it adds it itself."""
+        linear = self._linears[index]
+        method: RiverDualLinearMethod = linear.quant_method
+        return method.product(linear, x, linear.bias if biased else None)
 
 
 def _first_ranks(value: _T) -> _T:

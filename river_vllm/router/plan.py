@@ -21,12 +21,16 @@ class RowPlan:
     Outside a step (warm-up, profiling, dummy runs) every row is on the backbone.
     """
 
-    __slots__ = ("backbone_rows", "draft_head", "free", "path", "river_head", "river_rows")
+    __slots__ = (
+        *("backbone_rows", "draft_head", "opaque", "order", "path", "river_head", "river_rows"),
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         self.path = Path.BACKBONE
-        self.free = False
-        """Whether no row of the step is owed stock vLLM's own bits."""
+        self.opaque = False
+        """Whether the compiler is to see River's operators, and not what is inside them."""
+        self.order = torch.zeros(1, device=device)
+        """What keeps a compiled forward's operators in order (``layers/ops.py``)."""
         self.draft_head = False
         """Whether the logits only rank a draft's tokens: the 4-bit LM head, as it is."""
         self.river_head = False
@@ -37,7 +41,6 @@ class RowPlan:
         """All others, where the backbone product need not run over every row (measurements)."""
 
     def reset(self) -> None:
-        self.free = False
         self.path = Path.BACKBONE
         self.river_rows = self.backbone_rows = None
 

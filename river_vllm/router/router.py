@@ -72,7 +72,6 @@ class Router:
         self._batch = batch
         self._limit = self.num_layers if limit is None else limit
         batch.deepest = limit
-        self.plan.free = batch.covers_all_rows or self._limit < self.num_layers
         self._track(batch, np.arange(len(batch.units)))
         try:
             yield batch

@@ -44,8 +44,7 @@ class RiverDrafter:
         """
         river = self._model.river
         units = [ExitUnit(i, i + 1, -1.0, self._layers, forced=True) for i in range(len(rows))]
-        context = own_forward_context(self._runner.vllm_config, self._parts(rows, positions))
-        with context, river.direct_attention:
+        with own_forward_context(self._runner.vllm_config, self._parts(rows, positions)):
             hidden = self._model(
                 input_ids=tokens, positions=positions, river_batch=StepBatch(len(rows), units)
             )

@@ -19,7 +19,7 @@ from river_vllm.compat import (
 def own_forward_context(
     vllm_config: Any, parts: Iterable[tuple[Any, CommonAttentionMetadata]]
 ) -> Iterator[None]:
-    """Run the model uncompiled on rows that are not the step's.
+    """Run the model on rows that are not the step's, in the forward that may route them.
 
     Args:
         parts: the runner's attention groups, each with what its metadata is built from.

@@ -12,7 +12,7 @@ from river_vllm.request import RiverSettings, settings_of
 from river_vllm.worker.feed import BatchFeed, RequestRows
 from river_vllm.worker.output import attach
 from river_vllm.worker.sampling import needs_every_logit
-from river_vllm.worker.split import SubStep, sub_step, uncompiled
+from river_vllm.worker.split import SubStep, sub_step
 
 
 class RiverRunnerMixin:
@@ -33,6 +33,13 @@ class RiverRunnerMixin:
             self.drafter.forget(scheduler_output.finished_req_ids)
         return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
 
+    def warming_up_model(self: Any) -> None:
+        super().warming_up_model()  # type: ignore[misc]
+        routed = self.get_model().river.routed
+        if routed.compiles:
+            with routed():
+                super().warming_up_model()  # type: ignore[misc]
+
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         """vLLM's documented override point for the forward pass of a real step."""
         forward = super()._model_forward  # type: ignore[misc]
@@ -44,8 +51,7 @@ class RiverRunnerMixin:
         if not batch.units and not river.residency.offloads:
             output = forward(*args, **kwargs)
         elif batch.covers_all_rows or not self._river_compiles():
-            with uncompiled(), river.direct_attention:
-                output = forward(*args, river_batch=batch, **kwargs)
+            output = forward(*args, river_batch=batch, **kwargs)
         else:
             output = forward(*args, **kwargs)
             self._river_again(forward, output, sub_step(batch, rows), *args, **kwargs)
@@ -67,8 +73,7 @@ class RiverRunnerMixin:
     ) -> None:
         """Run the rows of ``part`` once more, free to exit, and put them into ``output``."""
         groups = [group for kind in self.attn_groups for group in kind]
-        direct_attention = self.get_model().river.direct_attention
-        with part.forward_context(self.vllm_config, groups), direct_attention:
+        with part.forward_context(self.vllm_config, groups):
             output[part.rows] = forward(
                 input_ids=None if input_ids is None else input_ids[part.rows],
                 positions=None if positions is None else positions[..., part.rows],

@@ -1,9 +1,9 @@
 """A step with exact rows and rows that may exit, on an engine that compiles its model.
 
 The exact rows want vLLM's compiled forward at the step's own shape: then they get stock vLLM's
-bits. The compiled forward cannot branch on data, so the rows that may exit run again, uncompiled
-and by themselves. They write their own K/V over what the first pass left in their slots; the exact
-rows belong to other sequences, or to earlier positions, and are not touched.
+bits. That forward cannot branch on data, so the rows that may exit run again, by themselves, in
+the one that can (``layers/compiled.py``). They write their own K/V over what the first pass left in
+their slots; the exact rows belong to other sequences, or to earlier positions, and are not touched.
 """
 
 from __future__ import annotations
@@ -20,17 +20,6 @@ from river_vllm.compat import CommonAttentionMetadata, get_forward_context
 from river_vllm.router.batch import ExitUnit, StepBatch
 from river_vllm.worker.context import own_forward_context
 from river_vllm.worker.feed import RequestRows
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Run the model as it is written (vLLM's own switch, ``compilation/decorators.py``)."""
-    context = get_forward_context()
-    before, context.skip_compiled = context.skip_compiled, True
-    try:
-        yield
-    finally:
-        context.skip_compiled = before
 
 
 @dataclass(frozen=True)

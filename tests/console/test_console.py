@@ -53,6 +53,9 @@ def test_a_streamed_answer_is_coloured_by_depth(console: Any, server: RiverServe
         "temperature": 0,
         "river": {"trace": True},
     }
+    # The first answer fills the prefix cache; what is computed after a hit has another shape, and
+    # near-ties may round the other way.
+    server.post("/v1/chat/completions", body)
     expected = server.post("/v1/chat/completions", body).json()["choices"][0]
     answer = ask(console)
     assert answer.inner_text() == expected["message"]["content"]

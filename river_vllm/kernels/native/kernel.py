@@ -13,10 +13,13 @@ import torch
 
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, not_for_cpu_bf16
 from river_vllm.kernels.native import build
+from river_vllm.kernels.native.pages import HugePages
 from river_vllm.quantization.groups import GroupedWeight
 
 LANES = 16
 LINE = 8
+
+_PAGES = HugePages()
 
 
 class _Weight(ctypes.Structure):
@@ -56,9 +59,9 @@ class _NativePacked(PackedLinear):
     def __init__(self, weight: GroupedWeight, product: str) -> None:
         self._product = getattr(build.library(), product)
         self._out_features, in_features = weight.codes.shape
-        self._codes = _pack_codes(weight.codes)
-        self._scales = _by_block(weight.scales)
-        self._zeros = _by_block(weight.zeros)
+        self._codes = _PAGES.hold(_pack_codes(weight.codes))
+        self._scales = _PAGES.hold(_by_block(weight.scales))
+        self._zeros = _PAGES.hold(_by_block(weight.zeros))
         self._weight = _Weight(
             self._codes.data_ptr(),
             self._scales.data_ptr(),

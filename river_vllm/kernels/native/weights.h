@@ -59,7 +59,7 @@ inline __m512 bias_of(const uint16_t* bias, int64_t block) {
 }
 
 inline __m512i load_line(const uint8_t* p) {
-  _mm_prefetch(reinterpret_cast<const char*>(p) + 1024, _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(p) + 2048, _MM_HINT_T0);
   return _mm512_loadu_si512(p);
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import vllm.envs as envs
 from starlette.routing import Mount, Route, WebSocketRoute
 
 from server.cli.options import add_river_options
@@ -42,6 +43,8 @@ def app() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_PLUGINS", "river")
         patch.setenv("VLLM_SERVER_DEV_MODE", "1")
+        # An engine of this process has frozen what vLLM reads from the environment.
+        envs.disable_envs_cache()
         parser = make_arg_parser(FlexibleArgumentParser())
         add_river_options(parser)
         args = parser.parse_args(["--api-key", KEY, "--middleware", AUTH_MIDDLEWARE])

@@ -35,7 +35,7 @@ class Twin:
         self.stock, self.dual = linear(K, N, bias), linear(K, N, bias)
         self.weight = self.dual.weight.detach().clone()
         self.bias = self.dual.bias.detach().clone() if bias else None
-        self.method = RiverDualLinearMethod(self.plan, Packed)
+        self.method = RiverDualLinearMethod(self.plan, 0, Packed)
         self.dual.quant_method = self.method
         for module in (self.stock, self.dual):
             module.quant_method.process_weights_after_loading(module)
@@ -119,7 +119,7 @@ def test_a_rank_that_does_not_add_the_bias_adds_none_on_the_river(twin: Twin) ->
 
 
 def test_use_before_loading_is_an_error() -> None:
-    method = RiverDualLinearMethod(RowPlan(), Packed)
+    method = RiverDualLinearMethod(RowPlan(), 0, Packed)
     with pytest.raises(RuntimeError, match="after the checkpoint is loaded"):
         _ = method.packed
 

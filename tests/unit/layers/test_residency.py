@@ -39,7 +39,7 @@ class Stack:
             tensors[f"model.layers.{index}.proj.weight"] = stock.weight.detach().clone()
             tensors[f"model.layers.{index}.proj.bias"] = stock.bias.detach().clone()
             stock.quant_method.process_weights_after_loading(stock)
-            dual.quant_method = RiverDualLinearMethod(self.plan, Packed)
+            dual.quant_method = RiverDualLinearMethod(self.plan, 0, Packed)
             hold_on_meta(dual)
         record_metadata_for_reloading(torch.nn.ModuleList(self.linears))
         self.residency = Residency([[x] for x in self.linears], config, self.load)

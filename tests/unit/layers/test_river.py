@@ -39,6 +39,7 @@ def build(model: Model, folder: Path, **settings: Any) -> River:
             hf_config=SimpleNamespace(),
         ),
         device_config=SimpleNamespace(device="cpu"),
+        compilation_config=SimpleNamespace(static_forward_context={}),
     )
     config = RiverConfig(**{"quantizer": "rtn", "kernel": "torch", **settings})
     weights = [layer.proj.weight.detach().clone() for layer in model.layers]

@@ -247,15 +247,6 @@ def test_past_the_limit_nobody_stays() -> None:
     assert r.plan.path is Path.BACKBONE, "the next step starts on the backbone"
 
 
-def test_a_limit_makes_no_step_exact() -> None:
-    batch = StepBatch(2, [])
-    with (r := router()).step(batch):
-        assert r.plan.free is False
-    with r.step(batch, limit=2):
-        assert r.plan.free is True
-    assert batch.deepest == 2
-
-
 def test_a_recorded_depth_beyond_the_limit_is_cut() -> None:
     batch = StepBatch(1, [ExitUnit(0, 1, -1.0, 5, forced=True)])
     drive(router(), batch, rows_of("llllll"), limit=2)

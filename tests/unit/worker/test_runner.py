@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from vllm import SamplingParams
 
-from river_vllm.compat import CompilationMode, get_forward_context, override_forward_context
+from river_vllm.compat import CompilationMode
 from river_vllm.request import RiverSettings
 from river_vllm.router.plan import RowPlan
 from river_vllm.worker.feed import BatchFeed
@@ -23,6 +23,20 @@ from tests.unit.worker.support import free, rows
 
 DEFAULTS = RiverSettings(True, 0.9, 2)
 L = 12
+
+
+class Routed:
+    """Stands for the second compiled forward."""
+
+    def __init__(self) -> None:
+        self.compiles = True
+        self.entered = False
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.entered = True
+        yield
+        self.entered = False
 
 
 class FakeRunner:
@@ -41,7 +55,6 @@ class FakeRunner:
             "gone": request(2, None),
         }
         self.seen: list[Any] = []
-        self.skipped: list[bool] = []
         self.vllm_config = SimpleNamespace(
             compilation_config=SimpleNamespace(mode=CompilationMode.NONE)
         )
@@ -49,12 +62,15 @@ class FakeRunner:
         self.plan = RowPlan()
         self.observed: list[int] = []
         self.residency = SimpleNamespace(offloads=False, observe=self.observed.extend)
+        self.routed = Routed()
+        self.warmed_up: list[bool] = []
 
     def get_model(self) -> Any:
-        river = SimpleNamespace(
-            plan=self.plan, direct_attention=nullcontext(), residency=self.residency
-        )
+        river = SimpleNamespace(plan=self.plan, residency=self.residency, routed=self.routed)
         return SimpleNamespace(river=river)
+
+    def warming_up_model(self) -> None:
+        self.warmed_up.append(self.routed.entered)
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> str:
         self.seen.append(tensors)
@@ -62,7 +78,6 @@ class FakeRunner:
 
     def _model_forward(self, input_ids: Any = None, **kwargs: Any) -> str:
         self.seen.append(kwargs)
-        self.skipped.append(get_forward_context().skip_compiled)
         if "river_batch" in kwargs:
             kwargs["river_batch"].exit_layer[:] = 6
         return "hidden"
@@ -81,11 +96,10 @@ def request(prompt: int, extra_args: Any) -> Any:
 
 
 @pytest.fixture
-def runner() -> Iterator[Runner]:
+def runner() -> Runner:
     runner = Runner()
     runner.set_up_river(BatchFeed(L, "backbone"), DEFAULTS)
-    with override_forward_context(SimpleNamespace(skip_compiled=False)):
-        yield runner
+    return runner
 
 
 def test_rows_come_from_the_persistent_batch_in_its_order(runner: Runner) -> None:
@@ -113,11 +127,10 @@ def test_the_forward_pass_gets_the_batch_and_the_output_its_depths(runner: Runne
 
 
 def test_a_step_in_which_nothing_can_exit_is_vllms_own(runner: Runner) -> None:
-    """No batch for the router, and the compiled forward where there is one."""
+    """No batch for the router, and vLLM's compiled forward where there is one."""
     runner.requests["a"].sampling_params.extra_args = {"river": {"enabled": False}}
     runner._model_forward("ids")
     assert "river_batch" not in runner.seen[-1]
-    assert runner.skipped == [False]
     assert depths_of(runner.sample_tokens(None)) == {"b": -L, "a": L, "c": L}
 
 
@@ -126,14 +139,19 @@ def test_with_layers_out_of_memory_every_step_is_routed(runner: Runner) -> None:
     runner.requests["a"].sampling_params.extra_args = {"river": {"enabled": False}}
     runner._model_forward("ids")
     assert runner.seen[-1]["river_batch"].units == []
-    assert runner.skipped == [True]
     assert sorted(runner.observed) == [-L, L, L]
 
 
-def test_a_step_with_exits_is_not_compiled(runner: Runner) -> None:
-    runner._model_forward("ids")
-    assert runner.skipped == [True]
-    assert get_forward_context().skip_compiled is False
+def test_both_compiled_forwards_are_warmed_up(runner: Runner) -> None:
+    """Else a client's first request would wait for the compiler."""
+    runner.warming_up_model()
+    assert runner.warmed_up == [False, True]
+
+
+def test_without_a_second_compiled_forward_there_is_one_warm_up(runner: Runner) -> None:
+    runner.routed.compiles = False
+    runner.warming_up_model()
+    assert runner.warmed_up == [False]
 
 
 def test_a_compiling_engine_runs_exact_rows_first_and_the_others_again(

@@ -1,0 +1,100 @@
+"""A second compiled forward of the model, for the steps in which a row may leave.
+
+vLLM's own compiled forward cannot branch on data, and what it fuses decides what it rounds; the
+steps that are owed stock vLLM's bits keep it as it is. Here the same modules are compiled once
+more by the same decorator, with River's operators (``layers/ops.py``) where a decision or a choice
+of weights is made.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+from torch import nn
+
+from river_vllm.compat import VllmConfig, skipping_compiled, support_torch_compile
+from river_vllm.router.plan import RowPlan
+
+
+class RoutedForward:
+    """Runs the model's inner forward in a step that may route rows: compiled, where vLLM compiles.
+
+    Args:
+        model: the whole model; the class of the module that vLLM compiles gets a subclass that
+            looks at ``plan``.
+        layers: the decoder layers.
+        plan: ``opaque`` says that River's operators are what a trace is to see.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[nn.Module], vllm_config: VllmConfig, plan: RowPlan
+    ) -> None:
+        self._plan = plan
+        inner = _compiled_module(model, layers)
+        # Where the whole model is what vLLM compiles, routed steps run as they are written.
+        self._skips = inner is model
+        self._compiles = inner is not None and not self._skips
+        if self._compiles:
+            _look_at_plan(inner, _graph(inner, vllm_config), plan)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether there is a second compiled forward."""
+        return self._compiles
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        """Around a forward pass that may route rows."""
+        stack = ExitStack()
+        if self._compiles:
+            self._plan.opaque = True
+            stack.callback(setattr, self._plan, "opaque", False)
+        elif self._skips:
+            stack.enter_context(skipping_compiled(True))
+        return stack
+
+
+def _compiled_module(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module | None:
+    """The module whose forward vLLM compiles and that holds the decoder layers, if it does."""
+    wanted = {id(layer) for layer in layers}
+    for module in model.modules():
+        if getattr(module, "do_not_compile", True):
+            continue
+        if wanted <= {id(part) for part in module.modules()}:
+            return module
+    return None
+
+
+def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
+    """A module of its own whose compiled forward is that of ``inner``."""
+    base = type(inner)
+
+    @functools.wraps(base.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return base.forward(self.inner[0], *args, **kwargs)
+
+    def __init__(self: Any, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        nn.Module.__init__(self)
+        # In a tuple: the inner module is no part of this one.
+        self.inner = (inner,)
+
+    # The name is part of the key under which vLLM keeps what it has compiled.
+    forward.__qualname__ = f"River{base.__qualname__}.forward"
+    cls = type(f"River{base.__name__}", (nn.Module,), {"__init__": __init__, "forward": forward})
+    decorated = support_torch_compile(dynamic_arg_dims=inner._dynamic_arg_dims)(cls)
+    graph: nn.Module = decorated(vllm_config=vllm_config)
+    return graph
+
+
+def _look_at_plan(inner: Any, graph: nn.Module, plan: RowPlan) -> None:
+    base = type(inner)
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not plan.opaque:
+            return base.__call__(self, *args, **kwargs)
+        with skipping_compiled(False):
+            return graph(*args, **kwargs)
+
+    inner.__class__ = type(base.__name__, (base,), {"__call__": __call__})
