@@ -4,8 +4,9 @@ vLLM compiles a model's forward once, as a whole, and drops the guards: a branch
 error, or is frozen at warm-up. Behind an operator it is neither. So one compiled forward, with
 stock vLLM's fused norms and activations, serves every step, whoever leaves in it and where.
 
-The compiler orders operators by their data alone. ``order`` is a tensor of one element that every
-decision claims to write and every projection reads: that keeps them in the order of the model.
+The compiler orders operators by their data alone. A decision looks at what the layer before it
+made, so it comes after that layer's projections; that its own layer's come after it is said by
+``order``, a tensor of one element that decisions claim to write and projections read.
 """
 
 from __future__ import annotations

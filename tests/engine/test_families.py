@@ -28,11 +28,20 @@ from tests.support.families import (
     make_checkpoint,
 )
 
-pytestmark = pytest.mark.engine
-
 TOKENS = 24
 EXIT = {"threshold": -1.0, "min_layers": 2}
 EXACT = {"threshold": 1.0}
+
+# What vLLM's compiler fuses decides what it rounds: one of each layout of norms and projections.
+COMPILED = ("Qwen2ForCausalLM", "Gemma3ForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM")
+CASES = [pytest.param(name, False, id=name) for name in ARCHITECTURES] + [
+    pytest.param(name, True, id=f"{name}-compiled") for name in COMPILED
+]
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.parametrize(("architecture", "compiled"), CASES, scope="module"),
+]
 
 # An engine that ends takes the process's distributed groups with it: they live to the end.
 _alive: list[Any] = []
@@ -62,9 +71,8 @@ def quick() -> Iterator[None]:
         ModelRegistry.models.update(registered)
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def family(request: pytest.FixtureRequest, tmp_path_factory: Any, quick: None) -> Family:
-    architecture: str = request.param
+@pytest.fixture(scope="module")
+def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None) -> Family:
     folder: Path = tmp_path_factory.mktemp(architecture)
     make_checkpoint(architecture, folder)
     reference = FamilyReference(architecture, folder)
@@ -74,6 +82,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: Any, quick: None) -
         "max_num_seqs": 8,
         "kv_cache_memory_bytes": 8 << 20,
         "skip_tokenizer_init": True,
+        "enforce_eager": not compiled,
     }
     if architecture.endswith("ForConditionalGeneration"):
         options["limit_mm_per_prompt"] = {"image": 0}
@@ -134,7 +143,7 @@ def test_forced_exit_is_the_reference(family: Family) -> None:
 
 
 def test_rows_that_run_again_by_themselves(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mixed step as a compiling engine runs it (worker/split.py), here without the compiler."""
+    """A mixed step as a compiling engine runs it (worker/split.py), with or without compiler."""
     runner = _runner(family.river)
     monkeypatch.setattr(type(runner), "_river_compiles", lambda self: True)
     expected = generate(family.stock, family.prompts, greedy(TOKENS))
