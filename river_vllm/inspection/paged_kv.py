@@ -62,7 +62,8 @@ def read(worker: Any, block_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]
 
 def _attention_layers(worker: Any) -> list[Any]:
     context = worker.vllm_config.compilation_config.static_forward_context
-    return list(context.values())
+    # Other things that operators look up by name are kept there too.
+    return [layer for layer in context.values() if hasattr(layer, "kv_cache")]
 
 
 def _layout(

@@ -120,10 +120,11 @@ def configure(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """vLLM's own start-up; a refusal is one line and exit status 1."""
+    from server.cli.stopping import sigterm_heard_while_loading
     from server.cli.vllm_cli import ServeSubcommand
 
     command = ServeSubcommand()
-    with refusals_collected() as left:
+    with refusals_collected() as left, sigterm_heard_while_loading():
         try:
             command.validate(args)
             command.cmd(args)

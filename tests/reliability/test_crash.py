@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,7 +100,6 @@ def test_the_engine_ends_with_its_server(tiny_qwen2: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(form(True, False), reason="long form only (make reliability)")
-@pytest.mark.xfail(strict=True, reason="vLLM 0.32 does not hear it before it serves")
 def test_sigterm_while_it_loads(tiny_qwen2: Path, tmp_path: Path) -> None:
     server = FrailServer(tiny_qwen2, tmp_path)
     server.launch()
@@ -110,7 +110,8 @@ def test_sigterm_while_it_loads(tiny_qwen2: Path, tmp_path: Path) -> None:
         server.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.process.wait(END_SECONDS)
-        assert server.process.poll() is not None
+        assert server.process.poll() == 128 + signal.SIGTERM
+        assert "told to stop while the model was loading" in server.tail(400)
         belongings.assert_gone(20)
     finally:
         belongings.kill()
