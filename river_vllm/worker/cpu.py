@@ -9,6 +9,7 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 # isort: on
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+from river_vllm.verify import expand
 from river_vllm.verify.proposer import RiverProposer
 from river_vllm.worker.cpu_seeds import SeededChunksMixin
 from river_vllm.worker.mixin import RiverWorkerMixin
@@ -32,5 +33,6 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
             if getattr(runner, "speculative_config", None) is not None:
                 # GPUModelRunner.__init__ names its drafter classes too.
                 runner.drafter = RiverProposer(self.vllm_config, self.device, runner)
+                expand.install()
         else:
             runner.__class__ = river_runner_v2(type(runner))

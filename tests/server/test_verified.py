@@ -41,7 +41,6 @@ def chat(server: RiverServer, **changes: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.xfail(reason="sampled drafts of the tiny model were all rejected; not explained yet")
 def test_the_report_says_what_became_of_the_drafts(verifying: RiverServer) -> None:
     answer = chat(verifying, n=2, temperature=0.8, ignore_eos=True)
     river = answer["river"]
