@@ -67,7 +67,8 @@ def compare(a: str, setting: Setting, b: str, args: argparse.Namespace, users: i
             *("--api", "completions", "--ignore-eos", "--cache-salt", "--no-progress"),
             *("--rounds", str(args.rounds), "--concurrency", str(users), "--block", str(users)),
             *("--prompt-words", str(args.prompt_words), "--output-tokens", str(args.tokens)),
-            *("--warmup", "2", "--json", file.name),
+            # One server was idle while the other answered: its first answer is late.
+            *("--warmup", "2", "--wake", "1", "--json", file.name),
         ]
         if setting.river is not None:
             command += ["--river-b", json.dumps(setting.river)]

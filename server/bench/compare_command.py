@@ -47,6 +47,7 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=whole(1), default=1, metavar="N", help="in flight (default: 1)")
     add("--block", type=whole(1), metavar="N", help="requests per round (default: concurrency)")
     add("--warmup", type=whole(0), default=2, metavar="N", help="to each side (default: 2)")
+    add("--wake", type=whole(0), default=0, metavar="N", help="before each turn (default: 0)")
     add("--confidence", type=inner_share, default=0.95, metavar="C", help="default: 0.95")
     add(
         "--fail-below",
@@ -100,6 +101,7 @@ def _settings(args: argparse.Namespace) -> CompareSettings:
         block=args.block or args.concurrency,
         rounds=args.rounds,
         warmup=args.warmup,
+        wake=args.wake,
         confidence=args.confidence,
         gates=distinct(args.fail_below or [], "--fail-below", lambda item: item.metric),
     )

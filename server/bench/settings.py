@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from server.bench.arrivals import ArrivalKind
@@ -48,14 +48,18 @@ class RequestSettings:
         index: int,
         side: str = "",
         river: Mapping[str, Any] | None = None,
+        at_most: int | None = None,
     ) -> Planned:
         """The request ``index`` of ``part``; the same seed makes the same request.
 
         Args:
             side: of a comparison: two sides ask the same, but share no prefix by its salt.
             river: the side's own ``river`` field.
+            at_most: output tokens, where fewer than planned will do.
         """
         prompt = self.dataset.prompt(index, part)
+        if at_most is not None:
+            prompt = replace(prompt, max_tokens=min(prompt.max_tokens, at_most))
         salt = f"{self.seed}-{part}-{index}-{side}".replace("/", "-")
         body = build_body(self.body, endpoint.model, prompt, salt, river)
         leaves = random.Random(f"{self.seed}/cancel/{part}/{index}").random() < self.cancel_rate
@@ -105,5 +109,7 @@ class CompareSettings:
     rounds: int
     warmup: int
     """Requests to each side before the first round."""
+    wake: int = 0
+    """Short requests to a side before each of its turns."""
     confidence: float = 0.95
     gates: tuple[Gate, ...] = ()

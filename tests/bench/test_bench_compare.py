@@ -161,6 +161,16 @@ def test_pairs_in_alternating_order_with_the_same_prompts(bench, mock):
     assert {ratio["metric"] for ratio in ran.document["ratios"]} >= {"ttft", "tpot", "tokens"}
 
 
+def test_a_turn_begins_with_short_requests_that_are_not_measured(bench, mock):
+    a, b = mock(ttft=0, itl=0), mock(ttft=0, itl=0)
+    words = ("--rounds", 2, "--block", 2, "--warmup", 0, "--wake", 1)
+    ran = bench("compare", a.url, b.url, *QUICK, *words)
+    assert ran.status == 0
+    assert len(ran.requests) == 8
+    for server in (a, b):
+        assert [seen.body["max_tokens"] for seen in server.seen] == [2, 8, 8, 2, 8, 8]
+
+
 def test_a_slower_server_is_told_from_a_faster_one(bench, mock):
     """A's gaps are 20 ms or more by its own clock, B's 2 ms or more: a ratio of at most 10. Above
     2 leaves room for gaps of B that are 8 ms late on a busy machine, in the median."""

@@ -80,6 +80,7 @@ def compare_document(
         "requests": request_settings(settings.requests),
         "concurrency": settings.concurrency,
         "block": settings.block,
+        "wake": settings.wake,
         "confidence": settings.confidence,
         "gates": {gate.metric: gate.least for gate in settings.gates},
         "client_load": asdict(comparison.client) if comparison.client else None,

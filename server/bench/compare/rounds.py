@@ -11,10 +11,14 @@ from server.bench.endpoint import Endpoint, find_endpoint, make_client
 from server.bench.lag import ClientLoad, LagMonitor
 from server.bench.load import Level, LevelRun, LevelRunner, Limits
 from server.bench.progress import Bar
+from server.bench.record import Record
 from server.bench.request import Planned
 from server.bench.settings import CompareSettings, Target
 
 PART = "compare"
+WAKE = "wake"
+"""The ``part`` of the requests before a turn."""
+WAKE_TOKENS = 2
 SIDES = ("A", "B")
 
 
@@ -40,6 +44,7 @@ class Comparison:
     rounds: list[Round] = field(default_factory=list)
     client: ClientLoad | None = None
     warmup_failed: int = 0
+    """Of the requests that are not measured."""
     interrupted: bool = False
 
 
@@ -80,18 +85,33 @@ class Comparer:
             return
         self._bar.begin("warm-up", Limits(count=2 * self._settings.warmup))
         for side in SIDES:
-            run = await self._ask(client, comparison, side, WARM_UP, 0, self._settings.warmup)
-            comparison.warmup_failed += sum(not record.completed for record in run.records)
-            comparison.interrupted = run.interrupted
-            if run.interrupted:
+            await self._unmeasured(client, comparison, side, WARM_UP, 0, self._settings.warmup)
+            if comparison.interrupted:
                 return
+
+    async def _unmeasured(
+        self,
+        client: httpx.AsyncClient,
+        comparison: Comparison,
+        side: str,
+        part: str,
+        first: int,
+        count: int,
+    ) -> None:
+        run = await self._ask(client, comparison, side, part, first, count)
+        comparison.warmup_failed += sum(not record.completed for record in run.records)
+        comparison.interrupted = run.interrupted
 
     async def _round(self, client: httpx.AsyncClient, comparison: Comparison, number: int) -> None:
         order = SIDES if number % 2 == 0 else SIDES[::-1]
         this = Round(order)
         comparison.rounds.append(this)
-        block = self._settings.block
+        block, wake = self._settings.block, self._settings.wake
         for side in order:
+            if wake:
+                await self._unmeasured(client, comparison, side, WAKE, number * wake, wake)
+                if comparison.interrupted:
+                    return
             run = await self._ask(client, comparison, side, PART, number * block, block)
             this.sides[side] = run
             comparison.interrupted = run.interrupted
@@ -109,9 +129,16 @@ class Comparer:
     ) -> LevelRun:
         endpoint, river = comparison.endpoints[side], self._targets[side].river
 
+        most = WAKE_TOKENS if part == WAKE else None
+
         def plan(index: int) -> Planned:
-            return self._settings.requests.plan(endpoint, part, first + index, side, river)
+            return self._settings.requests.plan(endpoint, part, first + index, side, river, most)
 
         level = Level(concurrency=self._settings.concurrency)
-        runner = LevelRunner(client, level, Limits(count=count), plan, self._bar.advance)
+        advance = _not_shown if part == WAKE else self._bar.advance
+        runner = LevelRunner(client, level, Limits(count=count), plan, advance)
         return await runner.closed()
+
+
+def _not_shown(record: Record) -> None:
+    """A request that the progress bar does not count."""
