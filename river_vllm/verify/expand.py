@@ -1,9 +1,10 @@
 """Temperature, top-k and top-p of a request for each of its drafted tokens.
 
 A replacement for one function of vLLM 0.32, on the CPU only. Its stand-in for a Triton kernel
-(``utils/cpu_triton_utils.py``, ``_expand_kernel_impl``) hands the C++ kernel a copy of its result in
-int64 wherever the result has another type, and drops that copy: temperature, top-k and top-p of
-sampled drafts are then whatever lay in memory, and nearly every draft is rejected. To be removed
+(``utils/cpu_triton_utils.py``, ``_expand_kernel_impl``) hands the C++ kernel a copy of its result
+in int64 wherever the result has another type, and drops that copy: temperature, top-k and top-p of
+sampled drafts are then whatever lay in memory, and nearly every draft is rejected.
+To be removed
 when ``tests/unit/verify/test_expand.py::test_vllms_own_is_still_wrong`` fails. Upstream:
 https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/utils/cpu_triton_utils.py
 """
