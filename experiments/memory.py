@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from benchmark import machine
+from servers import NAME, Server, machine
 
-START_SECONDS = 500.0
 MIB = 1 << 20
 STOCK, FULL, RIVER, OFFLOADED = "stock vLLM", "fully 4-bit vLLM", "River", "River, offloaded"
 
@@ -102,70 +100,31 @@ class Result:
         return max(self.load.peak, self.serve.peak)
 
 
-def measure(label: str, model: str, options: tuple[str, ...], log: Path) -> Result:
+def measure(label: str, model: str, options: tuple[str, ...], logs: Path) -> Result:
     """Start a server, ask it something, stop it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    if label in (RIVER, OFFLOADED):
-        command = ["-m", "server.cli.main", "serve", model, *options]
-    else:
-        command = ["-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    command += [*("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "model")]
-    command += ["--max-model-len", "2048", "--max-num-seqs", "32"]
-    environment = {
-        **os.environ,
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-    }
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    sampler = Sampler(process.pid)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait(process, url, log)
-        load = sampler.phase()
-        with ThreadPoolExecutor(4) as users:
-            list(users.map(lambda index: ask(url, index), range(8)))
-        serve = sampler.phase()
-        time.sleep(3)
-        steady = sampler.phase()
+    river = label in (RIVER, OFFLOADED)
+    with Server(label.replace(" ", "-"), model, logs, options, river) as server:
+        sampler = Sampler(server.process.pid)
+        try:
+            server.wait()
+            load = sampler.phase()
+            with ThreadPoolExecutor(4) as users:
+                list(users.map(lambda index: ask(server.url, index), range(8)))
+            serve = sampler.phase()
+            time.sleep(3)
+            steady = sampler.phase()
+        finally:
+            sampler.stop()
         backbone = None
-        if label in (RIVER, OFFLOADED):
-            backbone = httpx.get(f"{url}/river", timeout=60).json()["backbone_bytes"] / MIB
+        if river:
+            found = httpx.get(f"{server.url}/river", timeout=60).json()
+            backbone = found["backbone_bytes"] / MIB
         return Result(label, load, serve, steady, backbone)
-    finally:
-        sampler.stop()
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            sys.exit(f"the server ended at start:\n{log.read_text()[-3000:]}")
-        try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    sys.exit(f"the server was not ready in time:\n{log.read_text()[-3000:]}")
 
 
 def ask(url: str, index: int) -> None:
     body: dict[str, Any] = {
-        "model": "model",
+        "model": NAME,
         "prompt": f"{index} " + "The quick brown fox jumps over the lazy dog. " * 60,
         "max_tokens": 24,
         "temperature": 0,
@@ -197,7 +156,7 @@ def main() -> None:
                 if args.w4a16 is None:
                     script = Path(__file__).with_name("make_w4a16.py")
                     subprocess.run([sys.executable, script, args.model, model], check=True)
-            results[label] = measure(label, model, options, folder / "log.txt")
+            results[label] = measure(label, model, options, folder)
             print(results[label], flush=True)
     report(results)
     if args.json:
