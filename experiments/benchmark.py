@@ -40,16 +40,16 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("fully 4-bit vLLM", "w4a16", load=True),
-    Setting("River, off", "river", {"enabled": False}, load=True),
-    Setting("River, tau 0.9", "river", {"threshold": 0.9}),
-    Setting("River, 4 layers", "river", {"threshold": -1.0, "min_layers": 4}, load=True),
     Setting("River, 4 layers, river LM head", "head", {"threshold": -1.0, "min_layers": 4}, True),
     Setting("River, 2 layers, river LM head", "head", {"threshold": -1.0, "min_layers": 2}),
     Setting(
         "River, 4 layers, river LM head, int8", "fast", {"threshold": -1.0, "min_layers": 4}, True
     ),
     Setting("River, 2 layers, river LM head, int8", "fast", {"threshold": -1.0, "min_layers": 2}),
+    Setting("River, off", "river", {"enabled": False}, load=True),
+    Setting("River, tau 0.9", "river", {"threshold": 0.9}),
+    Setting("River, 4 layers", "river", {"threshold": -1.0, "min_layers": 4}, load=True),
+    Setting("fully 4-bit vLLM", "w4a16", load=True),
 )
 OPTIONS = {
     "river": (),
@@ -65,7 +65,8 @@ def compare(a: str, setting: Setting, b: str, args: argparse.Namespace, users: i
         command = [
             *(sys.executable, "-m", "server.cli.main", "bench", "compare", a, b),
             *("--api", "completions", "--ignore-eos", "--cache-salt", "--no-progress"),
-            *("--rounds", str(args.rounds), "--concurrency", str(users), "--block", str(users)),
+            *("--rounds", str(args.rounds if users == 1 else args.load_rounds)),
+            *("--concurrency", str(users), "--block", str(users)),
             *("--prompt-words", str(args.prompt_words), "--output-tokens", str(args.tokens)),
             # One server was idle while the other answered: its first answer is late.
             *("--warmup", "2", "--wake", "1", "--json", file.name),
@@ -82,7 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder of a bf16 checkpoint")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="with one user")
+    parser.add_argument("--load-rounds", type=int, default=5, help="with more")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--prompt-words", type=int, default=48)
     parser.add_argument("--only", nargs="+", help="labels of the settings to run")
@@ -111,11 +113,16 @@ def main() -> None:
         for users, label, found in measure(args, settings, stock, folder, report["memory_mib"]):
             report["results"].append({"users": users, "setting": label, "report": found})
             print(f"| {users} | {label} | {row(found)} |", flush=True)
+            write(args.json, report)  # what is there when somebody stops it
         report["memory_mib"]["stock"] = stock.memory_mib()
+    write(args.json, report)
     memory = ", ".join(f"{kind} {mib:.0f}" for kind, mib in report["memory_mib"].items())
     print(f"\nPeak memory, MiB: {memory}")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1))
+
+
+def write(path: Path | None, report: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(report, indent=1))
 
 
 def measure(
