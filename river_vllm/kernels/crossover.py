@@ -14,6 +14,10 @@ REPEATS = 5
 CACHE = 64 << 20
 """Bytes written between two products, so that neither finds its weight in the cache."""
 
+PAYS = 1.1
+"""A routed step has more to do than its products: decisions between the layers, and a second pass
+where a prompt is in the same step."""
+
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -51,10 +55,10 @@ class Crossover:
 
     @property
     def rows(self) -> int:
-        """The most rows for which the river is faster, at that number and at all below it."""
+        """The most rows for which the river pays, at that number and at all below it."""
         most = 0
         for rows, speedup in self.speedup.items():
-            if speedup <= 1.0:
+            if speedup < PAYS:
                 break
             most = rows
         return most

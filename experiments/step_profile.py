@@ -1,0 +1,129 @@
+"""Where the time of a decode step goes, in one process: by kind of operator, and outside of them.
+
+One request at a time (``--rows``: more), forced to leave after each of ``--layers``; stock vLLM
+first. A first run without the profiler gives milliseconds a step, a second under ``torch.profiler``
+the shares. The bound is the time in which the machine reads the step's weights, at the rate that a
+plain copy of a large tensor reaches.
+
+    python experiments/step_profile.py MODEL [--layers 4 2] [--lm-head river] [--activations int8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+import torch
+from servers import machine
+from vllm import LLM, SamplingParams
+
+from river_vllm import RiverConfig, engine_args
+
+ENGINE: dict[str, Any] = {
+    "max_model_len": 512,
+    "max_num_seqs": 32,
+    "kv_cache_memory_bytes": 256 << 20,
+    "enable_prefix_caching": False,
+    "disable_log_stats": True,
+}
+KINDS = (
+    ("4-bit products", r"river.*(linear|gemm|product|int4|int8)|_weight_int4|wna16|dynamic_4bit"),
+    ("bf16 products", r"onednn|aten::(mm|addmm|linear|matmul)|cpu_gemm|weight_packed|sgl"),
+    ("attention", r"attention|reshape_and_cache"),
+    ("decision", r"river"),
+    ("compiled small operators", r"^(cpp_fused|## Call|Torch-Compiled|graph_|aot)"),
+    ("sampling and other operators", r"."),
+)
+"""Kinds of operators by name, first match."""
+
+
+def seconds(engine: Any, rows: int, tokens: int, river: dict[str, Any] | None) -> float:
+    params = SamplingParams(
+        max_tokens=tokens,
+        ignore_eos=True,
+        temperature=0.0,
+        extra_args=None if river is None else {"river": river},
+    )
+    prompts = [f"Number {i}: a river runs to the sea, and" for i in range(rows)]
+    start = time.perf_counter()
+    engine.generate(prompts, params, use_tqdm=False)
+    return time.perf_counter() - start
+
+
+def step_ms(engine: Any, rows: int, tokens: int, river: dict[str, Any] | None) -> float:
+    """Milliseconds of a decode step: the difference of a long and a short answer."""
+    seconds(engine, rows, 4, river)
+    found = [
+        seconds(engine, rows, 2 + tokens, river) - seconds(engine, rows, 2, river) for _ in range(5)
+    ]
+    return statistics.median(found) / tokens * 1e3
+
+
+def shares(engine: Any, rows: int, tokens: int, river: dict[str, Any] | None) -> dict[str, float]:
+    """Milliseconds a step by kind of operator, under the profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        seconds(engine, rows, 2 + tokens, river)
+    found: dict[str, float] = defaultdict(float)
+    for event in profile.key_averages():
+        kind = next(kind for kind, names in KINDS if re.search(names, event.key))
+        found[kind] += event.self_cpu_time_total / 1e3 / (2 + tokens)
+    return dict(found)
+
+
+def bandwidth() -> float:
+    """Bytes a second that a sum over a tensor of 1 GiB reads."""
+    tensor = torch.ones(1 << 28, dtype=torch.float32)
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        tensor.sum()
+        times.append(time.perf_counter() - start)
+    return tensor.nbytes / statistics.median(times)
+
+
+def report(label: str, engine: Any, args: argparse.Namespace, river: Any) -> None:
+    wall = step_ms(engine, args.rows, args.tokens, river)
+    parts = shares(engine, args.rows, args.tokens, river)
+    rest = wall - sum(parts.values())
+    cells = " | ".join(f"{parts.get(kind, 0.0):.1f}" for kind, _ in KINDS)
+    print(f"| {label} | {wall:.1f} | {cells} | {rest:.1f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="folder of a bf16 checkpoint")
+    parser.add_argument("--layers", type=int, nargs="+", default=[4, 2])
+    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--lm-head", default="backbone")
+    parser.add_argument("--activations", default="bf16")
+    parser.add_argument("--stock", action="store_true", help="stock vLLM only")
+    args = parser.parse_args()
+    print(f"{Path(args.model).name}, {time.strftime('%Y-%m-%d')}, {machine()}")
+    print(f"reading: {bandwidth() / 1e9:.1f} GB/s")
+    heads = " | ".join(kind for kind, _ in KINDS)
+    print(f"| step of {args.rows} row(s) | ms | {heads} | outside |")
+    print("|---" * (len(KINDS) + 3) + "|")
+    if args.stock:
+        report("stock vLLM", LLM(args.model, **ENGINE), args, None)
+        return
+    config = RiverConfig(max_rows="all", lm_head=args.lm_head, activations=args.activations)
+    engine = LLM(args.model, **engine_args(args.model, config, **ENGINE))
+    report("River, off", engine, args, {"enabled": False})
+    for layers in args.layers:
+        river = {"threshold": -1.0, "min_layers": layers}
+        report(f"River, {layers} layers", engine, args, river)
+
+
+if __name__ == "__main__":
+    main()
