@@ -1,5 +1,7 @@
 """Tables and plots of ``docs/benchmarks.md`` from the JSON files of ``experiments/benchmark.py``.
 
+Files of the same model go into one table and one plot.
+
 python experiments/benchmark_report.py results/*.json --figures docs/figures
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,23 @@ def main() -> None:
     parser.add_argument("reports", nargs="+", type=Path)
     parser.add_argument("--figures", type=Path, help="folder for one plot per model")
     args = parser.parse_args()
-    for path in args.reports:
-        report = json.loads(path.read_text())
+    for report in merged(json.loads(path.read_text()) for path in args.reports):
         print(table(report), "\n")
         if args.figures:
             args.figures.mkdir(parents=True, exist_ok=True)
             plot(report, args.figures / f"benchmark-{report['model']}.svg")
+
+
+def merged(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One report per model and machine; its command is all of theirs, one on each line."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for report in reports:
+        whole = found.setdefault((report["model"], report["machine"]), report)
+        if whole is not report:
+            whole["results"] += report["results"]
+            whole["memory_mib"] |= report["memory_mib"]
+            whole["command"] += "\n" + report["command"]
+    return list(found.values())
 
 
 def ratio(result: dict[str, Any], metric: str) -> dict[str, float]:
@@ -41,7 +55,11 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"## {report['model']}",
         "",
-        f"{report['date']}, {report['machine']}. `{report['command']}`",
+        f"{report['date']}, {report['machine']}.",
+        "",
+        "```sh",
+        report["command"],
+        "```",
         "",
         ORDER,
         "|---|---|---|---|---|",
