@@ -120,6 +120,7 @@ def main() -> None:
     config = RiverConfig(max_rows="all", lm_head=args.lm_head, activations=args.activations)
     engine = LLM(args.model, **engine_args(args.model, config, **ENGINE))
     report("River, off", engine, args, {"enabled": False})
+    report("River, deciding, none leaves", engine, args, {"threshold": 0.99999})
     for layers in args.layers:
         river = {"threshold": -1.0, "min_layers": layers}
         report(f"River, {layers} layers", engine, args, river)
