@@ -1,32 +1,38 @@
-"""From how many rows on 4-bit no longer pays: both products of one layer, measured at load."""
+"""From how many rows on 4-bit no longer pays, measured at load.
+
+First by both products of one layer, then by whole steps where the worker can run them: what a
+routed step does besides its products counts too, and more so in a small model.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable
 
 import torch
 
 ROWS = (1, 2, 4, 8, 16, 32)
 REPEATS = 5
+STEP_REPEATS = 3
 CACHE = 64 << 20
 """Bytes written between two products, so that neither finds its weight in the cache."""
 
-PAYS = 1.1
-"""A routed step has more to do than its products: decisions between the layers, and a second pass
-where a prompt is in the same step."""
+PAYS = 1.05
+"""Below it, a gain is not told from noise."""
+
+Pass = Callable[[int], object]
+"""Runs a step of so many rows to its end."""
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Crossover:
-    """Times of one decoder layer's projections, on both paths, by number of rows."""
+    """Times on both paths by number of rows: of a layer's projections, later of whole steps."""
 
     def __init__(self) -> None:
-        self._backbone: dict[int, float] = defaultdict(float)
-        self._river: dict[int, float] = defaultdict(float)
+        self._backbone: dict[int, float] = {}
+        self._river: dict[int, float] = {}
 
     def measure(
         self,
@@ -45,8 +51,25 @@ class Crossover:
                 for product, found in zip((backbone, river), times, strict=True):
                     scrub.add_(1)
                     found.append(seconds(product, x))
-            self._backbone[rows] += statistics.median(times[0])
-            self._river[rows] += statistics.median(times[1])
+            for sums, found in zip((self._backbone, self._river), times, strict=True):
+                sums[rows] = sums.get(rows, 0.0) + statistics.median(found)
+
+    def measure_steps(self, backbone: Pass, river: Pass, most: int) -> None:
+        """Replace what was measured by whole steps of up to ``most`` rows, by turns."""
+        times: dict[int, tuple[float, float]] = {}
+        for rows in ROWS:
+            if rows > most:
+                break
+            found: tuple[list[float], list[float]] = ([], [])
+            for _ in range(STEP_REPEATS + 1):
+                for run, taken in zip((backbone, river), found, strict=True):
+                    start = time.perf_counter()
+                    run(rows)
+                    taken.append(time.perf_counter() - start)
+            # The first of a shape makes what later ones find.
+            times[rows] = (statistics.median(found[0][1:]), statistics.median(found[1][1:]))
+        self._backbone = {rows: seconds for rows, (seconds, _) in times.items()}
+        self._river = {rows: seconds for rows, (_, seconds) in times.items()}
 
     @property
     def speedup(self) -> dict[int, float]:

@@ -23,7 +23,7 @@ from river_vllm.compat import (
 from river_vllm.config import RiverConfig
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
-from river_vllm.kernels.crossover import Crossover, Product
+from river_vllm.kernels.crossover import Crossover, Pass, Product
 from river_vllm.layers.checkpoint import CheckpointLayers
 from river_vllm.layers.compiled import RoutedForward
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
@@ -158,6 +158,17 @@ class River:
                 rows = _first_ranks(rows)
             self._max_rows = rows
         return self._max_rows
+
+    @property
+    def steps_decide(self) -> bool:
+        """Whether ``max_rows`` is a matter of measurement, and the whole backbone is there."""
+        auto = self.config.max_rows == "auto" and self.config.deep != "fetch"
+        return auto and not self.residency.offloads
+
+    def measure_steps(self, backbone: Pass, river: Pass, most: int) -> None:
+        """Let whole steps decide ``max_rows`` instead of the products of one layer."""
+        self._crossover.measure_steps(backbone, river, most)
+        self._max_rows = None
 
     def _add_river_weight(self, linear: LinearBase, measured: bool) -> None:
         hook = partial(self._measure, linear) if measured else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,12 +24,17 @@ class RiverDrafter:
     Args:
         runner: vLLM's V1 runner: its model, attention groups and block tables.
         layers: backbone layers that a draft runs first.
+        head: the LM head's flag in the plan: 4-bit logits that only rank, or those of a step that
+            exits.
     """
 
-    def __init__(self, runner: Any, layers: int) -> None:
+    def __init__(
+        self, runner: Any, layers: int, head: Literal["draft_head", "river_head"] = "draft_head"
+    ) -> None:
         self._runner = runner
         self._model = runner.get_model()
         self._layers = layers
+        self._head = head
 
     def step(self, rows: Sequence[int], tokens: torch.Tensor, positions: torch.Tensor) -> Any:
         """The river's logits after ``tokens``.
@@ -48,7 +53,7 @@ class RiverDrafter:
             hidden = self._model(
                 input_ids=tokens, positions=positions, river_batch=StepBatch(len(rows), units)
             )
-            with self._draft_head(river.plan):
+            with self._river_head(river.plan):
                 return self._model.compute_logits(hidden)
 
     def _parts(
@@ -77,11 +82,10 @@ class RiverDrafter:
             for group in groups:
                 yield group, common
 
-    @staticmethod
     @contextmanager
-    def _draft_head(plan: Any) -> Iterator[None]:
-        plan.draft_head = True
+    def _river_head(self, plan: Any) -> Iterator[None]:
+        setattr(plan, self._head, True)
         try:
             yield
         finally:
-            plan.draft_head = False
+            setattr(plan, self._head, False)

@@ -76,7 +76,7 @@ class BatchFeed:
         max_rows: int | None = None,
     ) -> None:
         self._num_layers = num_layers
-        self._max_rows = max_rows
+        self.max_rows = max_rows
         self._sequence_prefill = prefill == "sequence"
         self._history: dict[str, list[int]] = {}
         self._prompts: dict[str, npt.NDArray[np.int16]] = {}
@@ -97,7 +97,7 @@ class BatchFeed:
         self._places = [self._place(rows, units) for rows in requests]
         last = requests[-1] if requests else None
         rows_of_step = last.start + last.count if last else 0
-        self._batch = StepBatch(rows_of_step, units, together=self._max_rows is not None)
+        self._batch = StepBatch(rows_of_step, units, together=self.max_rows is not None)
         return self._batch
 
     def may_use_river_head(self) -> bool:
@@ -117,10 +117,10 @@ class BatchFeed:
         backbone reads them for all: the others then ride along, and what they do in 4 bit comes on
         top.
         """
-        if self._max_rows is None:
+        if self.max_rows is None:
             return True
         generated = sum(r.count - r.prompt_rows for r in requests)
-        return generated <= self._max_rows and all(self._all_may_leave(r) for r in requests)
+        return generated <= self.max_rows and all(self._all_may_leave(r) for r in requests)
 
     def _all_may_leave(self, rows: RequestRows) -> bool:
         may_leave = rows.settings.may_exit and rows.settings.min_layers < self._num_layers

@@ -10,6 +10,8 @@ from river_vllm.layers.river import River
 from river_vllm.refusal import refusals_left
 from river_vllm.request import RiverSettings
 from river_vllm.worker.feed import BatchFeed
+from river_vllm.worker.runner import RiverRunnerMixin
+from river_vllm.worker.steps import measure_crossover
 
 if TYPE_CHECKING:
     from river_vllm.calibration.observer import Measured, Observer
@@ -32,8 +34,12 @@ class RiverWorkerMixin:
 
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]
-        if self._river().config.verify:
+        river = self._river()
+        if river.config.verify:
             self.model_runner.drafter.measure_costs()
+        elif river.steps_decide and isinstance(self.model_runner, RiverRunnerMixin):
+            measure_crossover(self.model_runner, river)
+            self.model_runner.river_feed.max_rows = river.max_rows
         return times
 
     def river_info(self) -> dict[str, Any]:

@@ -66,3 +66,43 @@ def test_a_gain_behind_a_loss_does_not_count(clock: Clock) -> None:
 
     found.measure(*INPUT, backbone=clock.takes(1.0, 0.0), river=river)
     assert found.rows == 2
+
+
+def test_whole_steps_replace_products(clock: Clock) -> None:
+    found = Crossover()
+    found.measure(*INPUT, backbone=clock.takes(9.0, 0.0), river=clock.takes(1.0, 0.0))
+    assert found.rows == 32
+    ran = []
+
+    def step(base: float, per_row: float):
+        def run(rows: int) -> None:
+            ran.append(rows)
+            clock.now += base + per_row * rows
+
+        return run
+
+    found.measure_steps(backbone=step(10.0, 0.0), river=step(4.0, 1.0), most=8)
+    assert found.speedup == {rows: pytest.approx(10 / (4 + rows)) for rows in (1, 2, 4, 8)}
+    assert found.rows == 4
+    assert ran.count(8) == 2 * (crossover.STEP_REPEATS + 1)
+
+
+def test_the_first_step_of_a_shape_does_not_count(clock: Clock) -> None:
+    found = Crossover()
+    seen: set[int] = set()
+
+    def river(rows: int) -> None:
+        clock.now += 1.0 if rows in seen else 100.0
+        seen.add(rows)
+
+    def backbone(rows: int) -> None:
+        clock.now += 2.0
+
+    found.measure_steps(backbone, river, most=2)
+    assert found.speedup == {1: 2.0, 2: 2.0}
+
+
+def test_a_gain_within_the_noise_does_not_pay(clock: Clock) -> None:
+    found = Crossover()
+    found.measure(*INPUT, backbone=clock.takes(1.03, 0.0), river=clock.takes(1.0, 0.0))
+    assert found.rows == 0
