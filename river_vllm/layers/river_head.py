@@ -22,6 +22,10 @@ from river_vllm.layers.find import lm_head
 from river_vllm.router.plan import RowPlan
 
 
+DEEP = 16
+"""Logits of which only the largest is looked at first."""
+
+
 class RiverHeadMethod(UnquantizedEmbeddingMethod):
     """Replaces the ``quant_method`` of an LM head; the input embedding is untouched.
 
@@ -55,10 +59,29 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         logits = self._packed.apply(x, None)
         if plan.draft_head:
             return logits
-        best = logits.topk(min(self._candidates, logits.shape[1]), dim=-1).indices
+        best = largest(logits, min(self._candidates, logits.shape[1]))
         # [rows, candidates, hidden] @ [rows, hidden, 1]
         exact = torch.bmm(layer.weight[best], x.unsqueeze(-1)).squeeze(-1)
         return logits.scatter_(1, best, exact)
+
+
+def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of the ``count`` largest of each row, ``[rows, count]`` of ``[rows, vocabulary]``.
+
+    They lie in the ``count`` columns with the largest maxima, when a row is laid out with ``DEEP``
+    logits to a column: searching those takes a fraction of searching the vocabulary.
+    """
+    rows, size = logits.shape
+    columns = size // DEEP
+    if 2 * count > columns:
+        return logits.topk(count, dim=-1).indices
+    maxima = logits[:, : columns * DEEP].view(rows, DEEP, columns).amax(dim=1)
+    best = maxima.topk(count, dim=-1).indices
+    steps = torch.arange(DEEP, device=logits.device) * columns
+    inside = (best.unsqueeze(-1) + steps).view(rows, -1)
+    rest = torch.arange(columns * DEEP, size, device=logits.device).expand(rows, -1)
+    places = torch.cat([inside, rest], dim=1)
+    return places.gather(1, logits.gather(1, places).topk(count, dim=-1).indices)
 
 
 def has_plain_head(model: nn.Module) -> bool:
