@@ -21,7 +21,6 @@ from river_vllm.layers.dual_linear import Packer
 from river_vllm.layers.find import lm_head
 from river_vllm.router.plan import RowPlan
 
-
 DEEP = 16
 """Logits of which only the largest is looked at first."""
 

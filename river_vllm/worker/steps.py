@@ -10,7 +10,7 @@ from river_vllm.layers.river import River
 from river_vllm.verify.drafter import RiverDrafter
 
 USUAL_LAYERS = 4
-"""Backbone layers of a token that leaves, where no setting asks for more (the paper: 3 to 4 on average)."""
+"""Backbone layers of a token that leaves where no setting asks for more (the paper: 3 to 4)."""
 
 
 def measure_crossover(runner: Any, river: River) -> None:
