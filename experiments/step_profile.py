@@ -37,11 +37,11 @@ ENGINE: dict[str, Any] = {
     "disable_log_stats": True,
 }
 KINDS = (
-    ("4-bit products", r"river.*(linear|gemm|product|int4|int8)|_weight_int4|wna16|dynamic_4bit"),
-    ("bf16 products", r"onednn|aten::(mm|addmm|linear|matmul)|cpu_gemm|weight_packed|sgl"),
-    ("attention", r"attention|reshape_and_cache"),
-    ("decision", r"river"),
-    ("compiled small operators", r"^(cpp_fused|## Call|Torch-Compiled|graph_|aot)"),
+    ("4-bit products", r"^river::linear|int4pack|dynamic_4bit"),
+    ("bf16 products", r"onednn_mm|aten::(mm|addmm|linear|matmul)|cpu_gemm|weight_packed"),
+    ("attention, K/V", r"attention|kv_cache|reshape_and_cache"),
+    ("decisions", r"^river::"),
+    ("compiled operators", r"CompiledFxGraph|Pregraph|cpp_fused"),
     ("sampling and other operators", r"."),
 )
 """Kinds of operators by name, first match."""
