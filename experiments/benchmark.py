@@ -165,9 +165,11 @@ def row(found: Any) -> str:
             return "-"
         return f"{entry['median']:.2f}x ({entry['low']:.2f}–{entry['high']:.2f})"
 
-    # A server that does not count its tokens has gaps between them all the same.
-    token = "itl" if ratios["tpot"]["median"] is None else "tpot"
-    return f"{cell(token)} | {cell('ttft')} | {ratios[token]['a']:.1f} → {ratios[token]['b']:.1f}"
+    # A server that does not count its tokens has whole requests only.
+    token = "e2e" if ratios["tpot"]["median"] is None else "tpot"
+    a, b = ratios[token]["a"], ratios[token]["b"]
+    times = "-" if a is None or b is None else f"{a:.1f} → {b:.1f}"
+    return f"{cell(token)} | {cell('ttft')} | {times}"
 
 
 if __name__ == "__main__":

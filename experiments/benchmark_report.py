@@ -48,12 +48,12 @@ def merged(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def ratio(result: dict[str, Any], metric: str) -> dict[str, float]:
     """The comparison's entry of one metric: median, low, high, and each side's median.
 
-    A server that does not count its tokens has ITL in the place of TPOT.
+    A server that does not count its tokens has whole requests in the place of TPOT.
     """
     ratios = {entry["metric"]: entry for entry in result["report"]["ratios"]}
     found: dict[str, float] = ratios[metric]
     if metric == "tpot" and found["median"] is None:
-        found = ratios["itl"]
+        found = ratios["e2e"]
     return found
 
 
