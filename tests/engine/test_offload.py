@@ -33,7 +33,6 @@ def whole(tiny_qwen2: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def exiting(tiny_qwen2: Path) -> Any:
-    # One kernel for both: which is the fastest is measured, and differs from start to start.
     config = RiverConfig(
         prefill="sequence", resident_layers=RESIDENT, max_rows="all", kernel="torch"
     )
@@ -42,13 +41,13 @@ def exiting(tiny_qwen2: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def fetching(tiny_qwen2: Path) -> Any:
-    config = RiverConfig(resident_layers=2, deep="fetch")
+    config = RiverConfig(resident_layers=2, deep="fetch", kernel="torch")
     return engines.river_engine(tiny_qwen2, config)
 
 
 @pytest.fixture(scope="session")
 def adaptive(tiny_qwen2: Path) -> Any:
-    config = RiverConfig(resident_layers="auto", deep="fetch")
+    config = RiverConfig(resident_layers="auto", deep="fetch", kernel="torch")
     return engines.river_engine(tiny_qwen2, config)
 
 
@@ -112,10 +111,10 @@ def test_fetched_layers_are_stock(stock_qwen2: Any, fetching: Any, alone: bool) 
     assert held == [i < 2 or i in info["fetched_layers"] for i in range(LAYERS)]
 
 
-def test_fetching_serves_every_depth(river_qwen2: Any, fetching: Any) -> None:
+def test_fetching_serves_every_depth(pinned_qwen2: Any, fetching: Any) -> None:
     settings = [forced(2), OFF, forced(5), {"threshold": 0.75}]
     params = [greedy(24, s) for s in settings]
-    expected = generate(river_qwen2, PROMPTS[:4], params)
+    expected = generate(pinned_qwen2, PROMPTS[:4], params)
     found = generate(fetching, PROMPTS[:4], params)
     assert [g.exit_layers for g in found] == [g.exit_layers for g in expected]
     assert [g.tokens for g in found] == [g.tokens for g in expected]

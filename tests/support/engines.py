@@ -25,6 +25,11 @@ COMMON: dict[str, Any] = {
 """The same settings for stock vLLM and for River."""
 
 
+ONE_KERNEL = RiverConfig(max_rows="all", kernel="torch")
+"""For engines that are compared: which kernel is the fastest is measured, and differs from start
+to start."""
+
+
 @dataclass(frozen=True)
 class Generated:
     """One request's answer."""
