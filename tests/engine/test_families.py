@@ -45,6 +45,8 @@ pytestmark = [
 
 # An engine that ends takes the process's distributed groups with it: they live to the end.
 _alive: list[Any] = []
+# vLLM's Transformers backend changes transformers' own classes, so those are used before it.
+_made: dict[str, tuple[Path, FamilyReference]] = {}
 
 
 @dataclass
@@ -73,9 +75,11 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None) -> Family:
-    folder: Path = tmp_path_factory.mktemp(architecture)
-    make_checkpoint(architecture, folder)
-    reference = FamilyReference(architecture, folder)
+    if architecture not in _made:
+        folder: Path = tmp_path_factory.mktemp(architecture)
+        make_checkpoint(architecture, folder)
+        _made[architecture] = folder, FamilyReference(architecture, folder)
+    folder, reference = _made[architecture]
     _inspect_here(architecture)
     options: dict[str, Any] = {
         "max_model_len": 128,
