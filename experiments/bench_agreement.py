@@ -1,6 +1,7 @@
 """The load client's figures beside those of ``vllm bench serve``: one server, the same requests.
 
-The two clients take turns; medians over the rounds of each client's median per request.
+The two clients take turns; medians over the rounds of each client's median per request. vLLM's
+client needs pandas.
 
     python experiments/bench_agreement.py MODEL --concurrency 1 4
 """
