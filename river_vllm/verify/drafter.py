@@ -56,6 +56,16 @@ class RiverDrafter:
             with self._river_head(river.plan):
                 return self._model.compute_logits(hidden)
 
+    def idle_step(self, rows: int) -> None:
+        """A step on no request, to its end, for its time; it writes to vLLM's null block."""
+        zeros = torch.zeros(rows, dtype=torch.int64, device=self._runner.device)
+        self.step([0] * rows, zeros, zeros).float().argmax(dim=-1).tolist()
+
+    def idle_pass(self, rows: int) -> None:
+        """The backbone's, in vLLM's dummy run, which leaves attention out."""
+        hidden, _ = self._runner._dummy_run(rows)
+        self._model.compute_logits(hidden[:rows]).float().argmax(dim=-1).tolist()
+
     def _parts(
         self, rows: Sequence[int], positions: torch.Tensor
     ) -> Iterator[tuple[Any, CommonAttentionMetadata]]:

@@ -69,24 +69,13 @@ class RiverProposer(DraftModelProposer):
         return {"max_tokens": self._most, "adaptive": not self._fixed, **costs}
 
     def measure_costs(self) -> None:
-        """Time both passes of a step, once the K/V cache is there; equal on every rank.
-
-        The draft's writes go to vLLM's null block, which no request reads.
-        """
+        """Time both passes of a step, once the K/V cache is there; equal on every rank."""
         if self._fixed:
             return
-        runner = self._river_runner
-
-        def draft(rows: int) -> None:
-            zeros = torch.zeros(rows, dtype=torch.int64, device=self.device)
-            self._drafter.step([0] * rows, zeros, zeros).float().argmax(dim=-1).tolist()
-
-        def verify(rows: int) -> None:
-            hidden, _ = runner._dummy_run(rows)
-            runner.model.compute_logits(hidden[:rows]).float().argmax(dim=-1).tolist()
-
+        runner, drafter = self._river_runner, self._drafter
         most = runner.max_num_reqs
-        costs = measure(draft, verify, most, min(most * (self._most + 1), runner.max_num_tokens))
+        rows = min(most * (self._most + 1), runner.max_num_tokens)
+        costs = measure(drafter.idle_step, drafter.idle_pass, most, rows)
         if get_tensor_model_parallel_world_size() > 1:
             costs = get_tp_group().broadcast_object(costs, src=0)
         self._costs = costs
