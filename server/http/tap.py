@@ -14,7 +14,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from river_vllm.depths import trace
+import numpy as np
+
+from river_vllm.depths import Depths, trace
 from river_vllm.request import EXTRA_ARGS_KEY
 from river_vllm.verify.tally import drafted_trace
 from server.http.exchange import RiverExchange, current_exchange
@@ -76,13 +78,16 @@ def _tap_outputs(processor: Any, state: RiverState) -> None:
         known = [(o, states[o.request_id]) for o in engine_core_outputs if o.request_id in states]
         result = process(engine_core_outputs, *args, **kwargs)
         state.progress.step()
+        step: list[Depths] = []
         for output, request in known:
             # A stop string trims new_token_ids in place, so tokens past it are not counted.
             depths = output.routed_experts
             if depths is not None:
                 depths = depths[: len(output.new_token_ids)]
-                observe(depths)
+                step.append(depths)
                 _hand_over(request, drafted_trace(depths) if verified else trace(depths))
+        if step:  # counted at once: with many users this runs between two steps' tokens
+            observe(np.concatenate(step))
         return result
 
     processor.process_outputs = river_process_outputs

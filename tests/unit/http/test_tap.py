@@ -178,10 +178,10 @@ def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) ->
     assert process(outputs, 2.5) == "processed at 2.5"
     metrics = state.metrics
     assert isinstance(metrics, Metrics)
-    assert metrics.observed == [[3, 3], [5]]
+    assert metrics.observed == [[3, 3, 5]]  # a step's tokens at once
     # Its requests have ended: what is still on its way is not vLLM's to count, nor River's.
     process(outputs)
-    assert metrics.observed == [[3, 3], [5]]
+    assert metrics.observed == [[3, 3, 5]]  # a step's tokens at once
 
 
 def test_a_server_that_verifies_counts_drafts() -> None:
