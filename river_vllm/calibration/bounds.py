@@ -91,6 +91,11 @@ def prompts_needed(limit: float, expected: float, delta: float) -> int:
     return int(np.ceil(log(1.0 / delta) / growth))
 
 
+def prompts_wanted(limit: float, share: float, delta: float) -> int:
+    """``prompts_needed`` for a loss of that share of the limit, and a quarter more: losses vary."""
+    return -(-prompts_needed(limit, share * limit, delta) * 5 // 4)
+
+
 def _bernoulli_kl(a: float, b: float) -> float:
     first = a * log(a / b) if a > 0 else 0.0
     second = (1 - a) * log((1 - a) / (1 - b)) if a < 1 else 0.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from river_vllm.calibration.bounds import prompts_wanted
 from river_vllm.calibration.landscape import Landscape, Prediction
 from river_vllm.calibration.policy import Policy
 from river_vllm.calibration.target import Target
@@ -16,6 +17,8 @@ NEVER_HERE = 2.0
 """An offset with which no similarity passes any τ above −1."""
 LADDER = (0.4, 0.6, 0.8, 0.95)
 """Shares of the limit that the candidates are predicted to take, safest first."""
+LOWEST = 0.1
+"""The smallest share that few texts lead to."""
 DEPTH_LADDER = (0.85, 0.91, 0.97)
 
 
@@ -73,17 +76,31 @@ def _equal_risk(landscape: Landscape) -> Iterator[Policy]:
         yield from _layered(limits, 1)
 
 
-def ladder(landscape: Landscape, target: Target, scale: float = 1.0) -> list[Prediction]:
+def shares(target: Target, texts: int, delta: float) -> tuple[float, ...]:
+    """The ladder for a test on ``texts`` texts: where they are too few to show its first rung it
+    begins below, for the test ends at the first candidate that does not pass."""
+    if target.metric == "depth":
+        return DEPTH_LADDER
+    found = list(LADDER)
+    while found[0] > LOWEST and texts < prompts_wanted(target.limit, found[0], delta):
+        found.insert(0, found[0] / 2)
+    return tuple(found)
+
+
+def ladder(
+    landscape: Landscape, target: Target, rungs: Sequence[float], scale: float = 1.0
+) -> list[Prediction]:
     """Candidates in the order in which they are to be tested, from the safest on.
 
-    ``scale`` is what predictions have turned out to be too small by.
+    ``rungs`` are shares of the target's limit, ``scale`` is what predictions have turned out to be
+    too small by.
 
     For a quality target each is the shallowest that is predicted to take a share of the limit;
     for a depth target the one of least divergence.
     """
     predictions = [landscape.predict(policy) for policy in policies(landscape)]
     found: list[Prediction] = []
-    for share in DEPTH_LADDER if target.metric == "depth" else LADDER:
+    for share in rungs:
         within = [p for p in predictions if scale * p.loss <= share * target.limit]
         if not within:
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from river_vllm.calibration.candidates import frontier, ladder
+from river_vllm.calibration.candidates import frontier, ladder, shares
 from river_vllm.calibration.certify import Trial, fixed_sequence, run_test
 from river_vllm.calibration.landscape import Landscape, Prediction
 from river_vllm.calibration.observer import Measured
@@ -111,7 +111,9 @@ class Calibrator:
         )
         landscape = self._survey(outcome, kv)
         outcome.frontier = frontier(landscape)
-        outcome.ladder = ladder(landscape, target, self._scale(outcome, landscape))
+        rungs = shares(target, len(outcome.tested), delta)
+        scale = self._scale(outcome, landscape, rungs)
+        outcome.ladder = ladder(landscape, target, rungs, scale)
         self._test(outcome)
         return outcome
 
@@ -146,11 +148,11 @@ class Calibrator:
         outcome.similarity_quantiles = quantiles.T.round(4).tolist()
         return Landscape(backbone, forced, outcome.target, Target("kl", 1.0, layers))
 
-    def _scale(self, outcome: Outcome, landscape: Landscape) -> float:
+    def _scale(self, outcome: Outcome, landscape: Landscape, rungs: Sequence[float]) -> float:
         """How much more candidates cost on the pilot than was predicted for them: a token that
         stays on the backbone still reads the K/V of those that left."""
         ratios = []
-        for number, prediction in enumerate(ladder(landscape, outcome.target), 1):
+        for number, prediction in enumerate(ladder(landscape, outcome.target, rungs), 1):
             name = f"pilot: candidate {number}"
             measured = self.measure(name, prediction.policy, outcome.pilot, 0)
             if prediction.loss > 0:

@@ -8,7 +8,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from river_vllm.calibration.bounds import prompts_needed
+from river_vllm.calibration.bounds import prompts_wanted
 from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.calibration.passes import TeacherForcedEngine, Text
 from river_vllm.calibration.policy import Policy
@@ -124,8 +124,7 @@ def _measure(
 
 
 def _prompts(args: argparse.Namespace, llm: Any, target: Target, pilot: int) -> Prompts:
-    expected = target.limit / 2 if target.metric != "depth" else 0.9 * target.limit
-    needed = -(-prompts_needed(target.limit, expected, args.delta) * 5 // 4)
+    needed = prompts_wanted(target.limit, 0.5 if target.metric != "depth" else 0.9, args.delta)
     wanted = args.test_prompts or needed
     longest = args.max_model_len - args.tokens
     if args.prompts:

@@ -7,7 +7,16 @@ import itertools
 import numpy as np
 import pytest
 
-from river_vllm.calibration.candidates import LADDER, floors, frontier, ladder, policies
+from river_vllm.calibration.candidates import (
+    DEPTH_LADDER,
+    LADDER,
+    LOWEST,
+    floors,
+    frontier,
+    ladder,
+    policies,
+    shares,
+)
 from river_vllm.calibration.certify import Trial, fixed_sequence, run_test
 from river_vllm.calibration.landscape import Landscape
 from river_vllm.calibration.policy import Policy
@@ -47,7 +56,7 @@ def test_choosing_does_not_flatter() -> None:
     truth = World(1500, seed=777)
     ratios = []
     for seed in range(12):
-        chosen = ladder(_landscape(World(48, seed=seed), AGREEMENT), AGREEMENT)[-2]
+        chosen = ladder(_landscape(World(48, seed=seed), AGREEMENT), AGREEMENT, LADDER)[-2]
         risk = truth.risk(chosen.policy.exit_layers(truth.similarity.astype(np.float32)))
         ratios.append(risk.mean() / chosen.loss)
     assert 0.85 < np.mean(ratios) < 1.05
@@ -81,17 +90,30 @@ def test_frontier_falls(pilot: World) -> None:
 
 @pytest.mark.parametrize("target", [AGREEMENT, KL])
 def test_ladder_goes_from_safe_to_shallow(pilot: World, target: Target) -> None:
-    found = ladder(_landscape(pilot, target), target)
+    found = ladder(_landscape(pilot, target), target, LADDER)
     assert 2 <= len(found) <= len(LADDER)
     for a, b in itertools.pairwise(found):
         assert a.loss <= b.loss <= target.limit
         assert a.mean_exit_layer >= b.mean_exit_layer
 
 
+def test_few_texts_begin_with_more_careful_candidates(pilot: World) -> None:
+    strict = Target("agreement", 0.98, LAYERS)
+    assert shares(strict, 1000, 0.1) == LADDER
+    few = shares(strict, 227, 0.1)
+    assert few == (0.2, *LADDER)
+    assert min(shares(strict, 20, 0.1)) == LOWEST
+    assert shares(DEPTH, 20, 0.1) == DEPTH_LADDER
+    landscape = _landscape(pilot, strict)
+    careful = ladder(landscape, strict, few)[0]
+    assert careful.loss <= 0.2 * strict.limit
+    assert careful.mean_exit_layer >= ladder(landscape, strict, LADDER)[0].mean_exit_layer
+
+
 def test_similarity_is_used_where_it_tells_something(pilot: World) -> None:
     """In this model settled states are cheap to let go: some rung beats every fixed layer."""
     landscape = _landscape(pilot, KL)
-    rungs = ladder(landscape, KL)
+    rungs = ladder(landscape, KL, LADDER)
     fixed = [landscape.predict(Policy(-1.0, layer)) for layer in range(1, LAYERS)]
     assert any(
         all(f.loss > rung.loss or f.mean_exit_layer > rung.mean_exit_layer for f in fixed)
@@ -100,7 +122,7 @@ def test_similarity_is_used_where_it_tells_something(pilot: World) -> None:
 
 
 def test_depth_ladder_spends_what_is_allowed_on_quality(pilot: World) -> None:
-    found = ladder(_landscape(pilot, DEPTH), DEPTH)
+    found = ladder(_landscape(pilot, DEPTH), DEPTH, DEPTH_LADDER)
     assert all(rung.mean_exit_layer <= DEPTH.value for rung in found)
     assert found[-1].mean_exit_layer > 0.8 * DEPTH.value
 
@@ -148,7 +170,8 @@ def test_guarantee_holds_over_many_calibrations() -> None:
     truth = World(4000, seed=999)
     wrong = chosen = 0
     for seed in range(runs):
-        candidates = ladder(_landscape(World(24, seed=seed), target), target)
+        pilot = _landscape(World(24, seed=seed), target)
+        candidates = ladder(pilot, target, shares(target, 160, delta))
         world = World(160, seed=10_000 + seed)
         passed = [
             test
