@@ -62,7 +62,8 @@ def compare(a: str, b: str, data: str, users: int, args: argparse.Namespace) -> 
             *("--api", "completions", "--ignore-eos", "--cache-salt", "--no-progress"),
             *("--dataset", file, "--prompt-field", field or "prompt"),
             *("--rounds", str(args.rounds), "--concurrency", str(users), "--block", str(users)),
-            *("--output-tokens", str(args.tokens), "--warmup", "2", "--json", out.name),
+            *("--output-tokens", str(args.tokens), "--warmup", "2", "--wake", "1"),
+            *("--json", out.name),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -113,7 +114,8 @@ def measure(
                     name: after.get(name, 0.0) - before.get(name, 0.0)
                     for name in (TOKENS, DRAFTED, ACCEPTED)
                 }
-                print(line(setting, Path(data.partition(":")[0]).stem, users, report, counts))
+                stem = Path(data.partition(":")[0]).stem
+                print(line(setting, stem, users, report, counts), flush=True)
                 results.append(
                     {"setting": setting.label, "data": data, "users": users}
                     | {"report": report, "counts": counts}

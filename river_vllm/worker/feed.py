@@ -145,6 +145,8 @@ class BatchFeed:
         place = _Place(rows, first_generated)
         if settings.may_exit and self._sequence_prefill:
             self._place_prompt(place, units)
+        offsets = settings.layer_offsets
+        misfit = offsets is not None and len(offsets) != self._num_layers - 1
         for offset in range(rows.count - rows.prompt_rows):
             row = rows.start + rows.prompt_rows + offset
             index = first_generated + offset
@@ -152,9 +154,6 @@ class BatchFeed:
             unit = _unit(row, rows.prompt + index, settings, replay)
             held = self._hold and unit is not None and not unit.forced
             place.held = held
-            misfit = settings.layer_offsets is not None and (
-                len(settings.layer_offsets) != self._num_layers - 1
-            )
             if unit is None or held or misfit or unit.min_layers >= self._num_layers:
                 place.generated_units.append(None)
             else:
