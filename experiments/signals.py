@@ -123,7 +123,7 @@ def signals(before: Any, after: Any, mean_before: Any, mean_after: Any) -> dict[
     """Each higher where a state has settled; float32 ``[rows]``."""
     import torch
 
-    from river_vllm.router.similarity import transition_similarity
+    from river_vllm.router.signal import transition_similarity
 
     similarity = transition_similarity(before, after)
     norm = torch.linalg.vector_norm

@@ -19,7 +19,7 @@ CHECKPOINT_KEY = "river_config"
 """River's key in a checkpoint's ``config.json``."""
 
 EXIT_FIELDS = (
-    *("threshold", "layer_offsets", "prefill", "scope", "max_rows", "calibration"),
+    *("threshold", "layer_offsets", "prefill", "scope", "signal", "max_rows", "calibration"),
     *("resident_layers", "deep"),
 )
 """Settings of the exit decision; in verified mode there is none, and every layer is run."""
@@ -50,6 +50,9 @@ class RiverConfig(BaseModel):
     """Prompts on the backbone, or the paper's sequence-level exit."""
     scope: Literal["token", "batch"] = "token"
     """Each token on its own, or the paper's minimum over the batch."""
+    signal: Literal["cosine", "norm"] = "cosine"
+    """What τ is compared with after a layer: the paper's state transition similarity, or how small
+    the state still is (``router/signal.py``), whose τ ``river-vllm calibrate`` has to find."""
     quantizer: Literal["hqq", "rtn", "gptq"] = "hqq"
     """How the 4-bit weights are made; ``gptq`` beforehand, by ``river-vllm quantize``."""
     weights: str | None = Field(default=None, min_length=1)

@@ -12,7 +12,6 @@ import torch
 from river_vllm.calibration.divergence import LikelyTokens, compare, likely_tokens
 from river_vllm.calibration.kv import KvRecord, Token
 from river_vllm.router.batch import StepBatch
-from river_vllm.router.similarity import transition_similarity
 
 LOGIT_ROWS = 256
 """Rows whose logits over the vocabulary exist at one time."""
@@ -134,7 +133,7 @@ class Observer:
             return
         if layers_run == 1:
             self._pass.similarity.append([])
-        self._pass.similarity[-1].append(transition_similarity(before, after))
+        self._pass.similarity[-1].append(self._river.router.signal(before, after))
 
 
 def _joined(parts: list[torch.Tensor], dtype: torch.dtype) -> Any:

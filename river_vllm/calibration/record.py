@@ -84,6 +84,7 @@ class Calibration(_Part):
 MATTERS = (
     "prefill",
     "scope",
+    "signal",
     "quantizer",
     "weights",
     "group_size",

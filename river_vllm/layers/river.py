@@ -74,6 +74,7 @@ class River:
             config.scope,
             device,
             _broadcast if many else None,
+            config.signal,
         )
         self.observer: StepObserver | None = None
         packed_modules = getattr(model, "packed_modules_mapping", {})

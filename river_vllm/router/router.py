@@ -12,7 +12,7 @@ import torch
 
 from river_vllm.router.batch import StepBatch
 from river_vllm.router.plan import RowPlan
-from river_vllm.router.similarity import residual_stream, transition_similarity
+from river_vllm.router.signal import SIGNALS, Signal, SignalName, residual_stream
 
 Agree = Callable[[torch.Tensor], torch.Tensor]
 """Makes a float32 tensor the same on every tensor-parallel rank."""
@@ -34,6 +34,7 @@ class Router:
         scope: ``token`` lets each unit leave on its own similarity; ``batch`` lets all leave
             together once every one of them would (the paper's minimum over the batch).
         device: where the hidden states are.
+        signal: by what a token's state says that it has settled.
         agree: broadcast of the similarities from one tensor-parallel rank, so that a decision
             is the same everywhere by construction.
     """
@@ -45,12 +46,15 @@ class Router:
         scope: Literal["token", "batch"] = "token",
         device: torch.device | str = "cpu",
         agree: Agree | None = None,
+        signal: SignalName = "cosine",
     ) -> None:
         self.num_layers = num_layers
         self.plan = plan
         self._batch_scope = scope == "batch"
         self._device = torch.device(device)
         self._agree = agree
+        self.signal: Signal = SIGNALS[signal]
+        """From a row's states before and after a layer to what τ is compared with."""
         self._batch: StepBatch | None = None
         self._active: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
         self._rows: torch.Tensor | None = None
@@ -132,7 +136,7 @@ class Router:
 
     def _similarity(self, before: torch.Tensor, after: torch.Tensor) -> npt.NDArray[np.float32]:
         """Per active unit: the minimum over its rows."""
-        values = transition_similarity(before, after)
+        values = self.signal(before, after)
         if self._agree is not None:
             values = self._agree(values)
         similarity: npt.NDArray[np.float32] = values.cpu().numpy()

@@ -27,6 +27,7 @@ def isolate(
     if not settings.may_exit or request._block_hasher is None:
         return
     salt = f"river:{settings.threshold!r}:{settings.min_layers}:{config.scope}:{config.prefill}"
+    salt += f":{config.signal}"
     if settings.layer_offsets is not None:
         salt += f":{settings.layer_offsets!r}"
     if settings.teacher is not None:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from server.bench.load import Limits
 from server.bench.record import Outcome, Record
+from server.bench.terminal import TerminalBars
 
 
-class Bar:
-    """A progress bar on standard error; silent where that is no terminal."""
+class Bar(TerminalBars):
+    """One bar, of the part of the run that is under way."""
 
     def __init__(self, shown: bool = True) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
-            console=console,
-            disable=not (shown and console.is_terminal),
+            shown=shown,
             transient=True,
         )
         self._task: TaskID | None = None
@@ -31,26 +28,14 @@ class Bar:
         self._started = 0.0
         self._ended = self._bad = 0
 
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
     def begin(self, name: str, limits: Limits) -> None:
         """Start a bar of its own for a part of the run."""
         if self._task is not None:
-            self._progress.remove_task(self._task)
+            self._bars.remove_task(self._task)
         self._limits, self._started = limits, time.perf_counter()
         self._ended = self._bad = 0
         total = limits.count or limits.seconds
-        self._task = self._progress.add_task(name, total=total, state="")
+        self._task = self._bars.add_task(name, total=total, state="")
 
     def advance(self, record: Record) -> None:
         """Count a request that ended."""
@@ -63,4 +48,4 @@ class Bar:
         else:
             done = float(self._ended)
         state = f"{self._ended} done" + (f", [red]{self._bad} failed[/red]" if self._bad else "")
-        self._progress.update(self._task, completed=done, state=state)
+        self._bars.update(self._task, completed=done, state=state)

@@ -124,8 +124,15 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     add("--river-quantizer", metavar="NAME", help="how the 4-bit weights are made")
     add("--river-weights", metavar="DIR", help="the layers already in 4 bit")
     add("--river-group-size", type=whole(1), metavar="N", help="input features per scale")
+    add("--river-signal", metavar="NAME", help="what τ is compared with: cosine or norm")
     add("--river-activations", metavar="NAME", help="bf16 or int8")
     add("--river-lm-head", metavar="NAME", help="backbone or river")
+    add_engine_limits(group, kv_cache_gib=2.0)
+
+
+def add_engine_limits(group: argparse._ArgumentGroup, kv_cache_gib: float) -> None:
+    """What an engine that is started for a measurement reads and holds."""
+    add = group.add_argument
     add("--revision", metavar="NAME", help="of a hub checkpoint")
     add(
         "--max-model-len",
@@ -137,7 +144,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--kv-cache-gib",
         type=positive,
-        default=2.0,
+        default=kv_cache_gib,
         metavar="G",
         help="memory for K and V; prompts that fit are computed once (default: %(default)s)",
     )

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from server.bench.terminal import TerminalBars
 
 
-class Steps:
-    """A bar for each part of the work, on standard error; silent where that is no terminal."""
+class Steps(TerminalBars):
+    """A bar for each part of the work."""
 
     def __init__(self, shown: bool) -> None:
-        console = Console(stderr=True)
-        self._bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=console,
-            disable=not (shown and console.is_terminal),
+            shown=shown,
         )
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
 
     def step(self, name: str, total: int) -> None:
         """Go on to the next part; the same name goes on with the bar that is there."""

@@ -58,7 +58,7 @@ def _config(args: argparse.Namespace) -> RiverConfig:
         data.pop("calibration", None)
     given = {
         name: value
-        for name in ("quantizer", "weights", "group_size", "activations", "lm_head")
+        for name in ("signal", "quantizer", "weights", "group_size", "activations", "lm_head")
         if (value := getattr(args, f"river_{name}")) is not None
     }
     config = parse_config(data, str(path or "defaults")).merged(given, "command line")

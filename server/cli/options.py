@@ -21,6 +21,7 @@ _FIELDS = {
     "min_layers": "backbone layers that every token runs",
     "prefill": "prompts on the backbone, or sequence-level exit",
     "scope": "each token on its own, or the minimum over the batch",
+    "signal": "what τ is compared with: the state transition similarity, or the state's norm",
     "quantizer": "how the 4-bit weights are made",
     "weights": "folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or made by "
     "'river-vllm quantize'",

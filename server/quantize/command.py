@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from server.bench.arguments import OneLineParser, add_one_line_parser, positive, whole
+from server.calibrate.options import add_engine_limits
 
 _HELP = "make the river's 4-bit weights with a calibration text (GPTQ), for 'serve'"
 
@@ -87,23 +88,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="of each answer at most (default: %(default)s)",
     )
     add("--seed", type=whole(0), default=0, metavar="N", help="of the prompts' order (default: 0)")
-    add = parser.add_argument_group("engine").add_argument
-    add("--revision", metavar="NAME", help="of a hub checkpoint")
-    add(
-        "--max-model-len",
-        type=whole(64),
-        default=1024,
-        metavar="N",
-        help="longest text in tokens; longer prompts are left out (default: %(default)s)",
-    )
-    add(
-        "--kv-cache-gib",
-        type=positive,
-        default=1.0,
-        metavar="G",
-        help="memory for K and V (default: %(default)s)",
-    )
-    add(
+    group = parser.add_argument_group("engine")
+    add_engine_limits(group, kv_cache_gib=1.0)
+    group.add_argument(
         "--moments-gib",
         type=positive,
         default=4.0,

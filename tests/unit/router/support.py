@@ -10,6 +10,7 @@ import torch
 from river_vllm.router.batch import StepBatch
 from river_vllm.router.plan import Path, RowPlan
 from river_vllm.router.router import Agree, Router
+from river_vllm.router.signal import SignalName
 
 L = 6
 """Decoder layers."""
@@ -18,8 +19,12 @@ Similarities = Sequence[Sequence[float]]
 """``[row][l]``: cosine of the row's states after l − 1 and l layers; entry 0 is not used."""
 
 
-def router(scope: Literal["token", "batch"] = "token", agree: Agree | None = None) -> Router:
-    return Router(L, RowPlan(), scope, "cpu", agree)
+def router(
+    scope: Literal["token", "batch"] = "token",
+    agree: Agree | None = None,
+    signal: SignalName = "cosine",
+) -> Router:
+    return Router(L, RowPlan(), scope, "cpu", agree, signal)
 
 
 def states(similarities: Similarities) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,11 +1,16 @@
-"""State transition similarity."""
+"""What says that a state has settled."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from river_vllm.router.similarity import residual_stream, transition_similarity
+from river_vllm.router.signal import (
+    SIGNALS,
+    residual_stream,
+    smallness,
+    transition_similarity,
+)
 
 
 def states(rows: int, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -57,3 +62,22 @@ def test_residual_stream_is_the_sum_and_a_tensor_of_its_own() -> None:
     residual.zero_()
     assert torch.equal(total, expected)
     assert torch.equal(alone, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_smallness_falls_with_the_norm_of_the_state(dtype: torch.dtype) -> None:
+    after = (states(8, 4) * torch.logspace(-3, 5, 8)[:, None]).to(dtype)
+    result = smallness(states(8, 5), after)
+    assert result.dtype == torch.float32
+    assert (result.diff() < 0).all()
+    rms = after.double().square().mean(dim=-1).sqrt()
+    # A mean of 576 squares in float32.
+    torch.testing.assert_close(result.double(), (1 - rms) / (1 + rms), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(SIGNALS))
+def test_a_signal_is_within_the_thresholds_range_and_nan_admits_nobody(name: str) -> None:
+    before, after = states(64, 6), states(64, 7) * torch.logspace(-6, 6, 64)[:, None]
+    assert SIGNALS[name](before, after).abs().max() <= 1.0
+    after[0], after[1] = torch.nan, torch.inf
+    assert not (SIGNALS[name](before, after)[:2] > -1.0).any()
