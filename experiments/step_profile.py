@@ -11,7 +11,6 @@ plain copy of a large tensor reaches.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
 import time
@@ -19,23 +18,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
 import torch
+from in_process import ENGINE
 from servers import machine
 from vllm import LLM, SamplingParams
 
 from river_vllm import RiverConfig, engine_args
 
-ENGINE: dict[str, Any] = {
-    "max_model_len": 512,
-    "max_num_seqs": 32,
-    "kv_cache_memory_bytes": 256 << 20,
-    "enable_prefix_caching": False,
-    "disable_log_stats": True,
-}
 KINDS = (
     ("4-bit products", r"^river::linear|int4pack|dynamic_4bit"),
     ("bf16 products", r"onednn_mm|aten::(mm|addmm|linear|matmul)|cpu_gemm|weight_packed"),

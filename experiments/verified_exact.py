@@ -13,26 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
+from in_process import ENGINE
 from vllm import LLM, SamplingParams
 
 from river_vllm import RiverConfig, engine_args
 
-ENGINE: dict[str, Any] = {
-    "max_model_len": 1024,
-    "max_num_seqs": 16,
-    "kv_cache_memory_bytes": 1 << 29,
-    "enable_prefix_caching": False,
-    "disable_log_stats": True,
-}
 NGRAM = {
     "method": "ngram",
     "num_speculative_tokens": 4,
