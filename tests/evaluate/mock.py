@@ -37,6 +37,10 @@ class Seen:
     headers: dict[str, str]
 
 
+MOST_STOPS = 4
+"""More stop texts are refused by the API."""
+
+
 class MockServer:
     """Use as a context manager; ``seen`` holds generating requests in order of arrival."""
 
@@ -87,6 +91,7 @@ class MockServer:
                     mock.in_flight += 1
                     mock.most_in_flight = max(mock.most_in_flight, mock.in_flight)
                 try:
+                    assert len(body.get("stop", ())) <= MOST_STOPS
                     reply = mock.respond(body)
                     time.sleep(reply.delay)
                 finally:

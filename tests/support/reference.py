@@ -39,6 +39,8 @@ class ReferenceModel:
         self.eps: float = self.config["rms_norm_eps"]
         rope = self.config.get("rope_parameters") or {}
         self.theta: float = rope.get("rope_theta", self.config.get("rope_theta", 10000.0))
+        self.states: list[list[torch.Tensor]] = []
+        """Of the last run: each token's residual stream after 1 … L layers."""
         self.river = {}
         for layer in range(self.num_layers):
             for name in PROJECTIONS:
@@ -53,6 +55,7 @@ class ReferenceModel:
         Returns:
             Logits after each token, float32 ``[tokens, vocabulary]``.
         """
+        self.states = []
         caches: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(self.num_layers)]
         return torch.stack(
             [
@@ -69,6 +72,7 @@ class ReferenceModel:
         caches: list[list[tuple[torch.Tensor, torch.Tensor]]],
     ) -> torch.Tensor:
         x = self.weights["model.embed_tokens.weight"][token]
+        self.states.append([])
         for layer in range(self.num_layers):
             on_river = layer >= exit_layer
             name = f"model.layers.{layer}."
@@ -79,6 +83,7 @@ class ReferenceModel:
             up = self._linear(h, name + "mlp.up_proj", on_river)
             hidden = torch.nn.functional.silu(gate) * up
             x = x + self._linear(hidden, name + "mlp.down_proj", on_river)
+            self.states[-1].append(x)
         head = self.weights.get("lm_head.weight", self.weights["model.embed_tokens.weight"])
         return head @ self._norm(x, "model.norm.weight")
 

@@ -14,7 +14,7 @@ from server.evaluate.problem import JudgeError, Problem, Verdict
 from server.evaluate.sandbox.isolation import Isolation, find_isolation
 from server.evaluate.sandbox.limits import Limits
 from server.evaluate.sandbox.program import PASSED, ProgramResult, SandboxError, run_program
-from server.evaluate.tasks.code import STOP, completed, from_chat, with_tests
+from server.evaluate.tasks.code import ASKED, completed, from_chat, with_tests
 
 INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block."
 
@@ -58,7 +58,7 @@ class HumanEval:
         ]
 
     def stop(self, api: Api) -> Sequence[str]:
-        return () if api == "chat" else STOP
+        return () if api == "chat" else ASKED
 
     def describe(self) -> dict[str, Any]:
         return {"limits": asdict(self._limits)}
