@@ -84,7 +84,10 @@ class RiverSettings:
         return given if self.teacher is None else min(given, self.teacher.answer_start)
 
     def as_extra_arg(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """What ``settings_of`` reads back, whatever the engine's own defaults are."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        # What is absent would be filled in; no offsets are offsets too.
+        return {"layer_offsets": (), **given}
 
 
 class UnreachableError(RiverError):

@@ -180,3 +180,10 @@ def test_a_known_texts_tail_crosses_to_the_worker() -> None:
     assert settings.prompt_tokens(10) == 10
     for broken in ({"sequence": 1}, 7, {"sequence": 1, "answer_start": "2"}):
         assert settings_of({"river": {"teacher": broken}}, DEFAULTS).teacher is None
+
+
+def test_a_policy_without_offsets_does_not_get_the_engines() -> None:
+    """The backbone's pass of a measurement, on an engine whose defaults come from a calibration."""
+    defaults = RiverSettings(True, 0.96, 1, (-0.1, 0.1))
+    sent = RiverSettings(True, 1.0 - 1e-12, 1, teacher=TeacherForced(0, 4))
+    assert settings_of({"river": sent.as_extra_arg()}, defaults) == sent
