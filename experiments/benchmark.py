@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import servers
 from servers import Server, machine
 
 STOCK = "stock vLLM"
@@ -61,22 +62,17 @@ OPTIONS = {
 
 def compare(a: str, setting: Setting, b: str, args: argparse.Namespace, users: int) -> Any:
     """The JSON report of ``bench compare``."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        command = [
-            *(sys.executable, "-m", "server.cli.main", "bench", "compare", a, b),
-            *("--api", "completions", "--ignore-eos", "--cache-salt", "--no-progress"),
-            *("--rounds", str(args.rounds if users == 1 else args.load_rounds)),
-            *("--concurrency", str(users), "--block", str(users)),
-            *("--prompt-words", str(args.prompt_words), "--output-tokens", str(args.tokens)),
-            # One server was idle while the other answered: its first answer is late.
-            *("--warmup", "2", "--wake", "1", "--json", file.name),
-        ]
-        if setting.river is not None:
-            command += ["--river-b", json.dumps(setting.river)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            sys.exit(f"bench compare failed for {setting.label}:\n{done.stdout}{done.stderr}")
-        return json.loads(Path(file.name).read_text())
+    options = [
+        *("--rounds", str(args.rounds if users == 1 else args.load_rounds)),
+        *("--concurrency", str(users), "--block", str(users)),
+        *("--prompt-words", str(args.prompt_words), "--output-tokens", str(args.tokens)),
+    ]
+    if setting.river is not None:
+        options += ["--river-b", json.dumps(setting.river)]
+    try:
+        return servers.compare(a, b, *options)
+    except RuntimeError as error:
+        sys.exit(f"{setting.label}: {error}")
 
 
 def main() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -110,6 +113,25 @@ class Server:
 
     def _tail(self, lines: int = 30) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def compare(a: str, b: str, *options: str) -> Any:
+    """The JSON report of ``bench compare`` of two servers, which take turns.
+
+    Raises:
+        RuntimeError: it failed; shows what it printed.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        command = [
+            *(sys.executable, "-m", "server.cli.main", "bench", "compare", a, b),
+            *("--api", "completions", "--ignore-eos", "--cache-salt", "--no-progress"),
+            # One server was idle while the other answered: its first answer is late.
+            *("--warmup", "2", "--wake", "1", "--json", file.name, *options),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"bench compare failed:\n{done.stdout}{done.stderr}")
+        return json.loads(Path(file.name).read_text())
 
 
 def machine() -> str:

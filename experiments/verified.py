@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import servers
 from servers import Server, machine
 
 TOKENS = "vllm:generation_tokens_total"
@@ -56,19 +55,11 @@ def settings(args: argparse.Namespace) -> Iterator[Setting]:
 def compare(a: str, b: str, data: str, users: int, args: argparse.Namespace) -> Any:
     """The JSON report of ``bench compare``."""
     file, _, field = data.partition(":")
-    with tempfile.NamedTemporaryFile(suffix=".json") as out:
-        command = [
-            *(sys.executable, "-m", "server.cli.main", "bench", "compare", a, b),
-            *("--api", "completions", "--ignore-eos", "--cache-salt", "--no-progress"),
-            *("--dataset", file, "--prompt-field", field or "prompt"),
-            *("--rounds", str(args.rounds), "--concurrency", str(users), "--block", str(users)),
-            *("--output-tokens", str(args.tokens), "--warmup", "2", "--wake", "1"),
-            *("--json", out.name),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"bench compare failed:\n{done.stdout}{done.stderr}")
-        return json.loads(Path(out.name).read_text())
+    return servers.compare(
+        *(a, b, "--dataset", file, "--prompt-field", field or "prompt"),
+        *("--rounds", str(args.rounds), "--concurrency", str(users), "--block", str(users)),
+        *("--output-tokens", str(args.tokens)),
+    )
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ def isolate(
     """
     if not settings.may_exit or request._block_hasher is None:
         return
-    salt = f"river:{settings.threshold!r}:{settings.min_layers}:{config.scope}:{config.prefill}"
-    salt += f":{config.signal}"
+    salt = f"river:{settings.threshold!r}:{settings.min_layers}"
+    salt += f":{config.scope}:{config.prefill}:{config.signal}"
     if settings.layer_offsets is not None:
         salt += f":{settings.layer_offsets!r}"
     if settings.teacher is not None:
