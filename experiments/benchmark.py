@@ -61,16 +61,28 @@ OPTIONS = {
 
 
 def compare(a: str, setting: Setting, b: str, args: argparse.Namespace, users: int) -> Any:
-    """The JSON report of ``bench compare``."""
-    options = [
-        *("--rounds", str(args.rounds if users == 1 else args.load_rounds)),
-        *("--concurrency", str(users), "--block", str(users)),
-        *("--prompt-words", str(args.prompt_words), "--output-tokens", str(args.tokens)),
-    ]
+    """The JSON report of ``bench compare``; with one user the first token's figures are its own.
+
+    A whole answer gives one sample of TTFT, so answers of one token are asked for besides.
+    """
+    common = ["--prompt-words", str(args.prompt_words)]
     if setting.river is not None:
-        options += ["--river-b", json.dumps(setting.river)]
+        common += ["--river-b", json.dumps(setting.river)]
+    rounds = args.rounds if users == 1 else args.load_rounds
+    shape = ("--concurrency", str(users), "--block", str(users))
     try:
-        return servers.compare(a, b, *options)
+        found = servers.compare(
+            a, b, "--rounds", str(rounds), *shape, "--output-tokens", str(args.tokens), *common
+        )
+        if users == 1 and args.first_rounds:
+            first = servers.compare(
+                a, b, "--rounds", str(args.first_rounds), *shape, "--output-tokens", "1", *common
+            )
+            found["ratios"] = [
+                *(ratio for ratio in found["ratios"] if ratio["metric"] != "ttft"),
+                *(ratio for ratio in first["ratios"] if ratio["metric"] == "ttft"),
+            ]
+        return found
     except RuntimeError as error:
         sys.exit(f"{setting.label}: {error}")
 
@@ -81,6 +93,9 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=9, help="with one user")
     parser.add_argument("--load-rounds", type=int, default=5, help="with more")
+    parser.add_argument(
+        "--first-rounds", type=int, default=20, help="of one token, for TTFT with one user"
+    )
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--prompt-words", type=int, default=48)
     parser.add_argument("--only", nargs="+", help="labels of the settings to run")

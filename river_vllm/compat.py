@@ -83,6 +83,7 @@ __all__ = [
     "current_platform",
     "default_weight_loader",
     "direct_register_custom_op",
+    "engine_has_own_process",
     "get_forward_context",
     "get_prometheus_registry",
     "get_tensor_model_parallel_world_size",
@@ -125,6 +126,11 @@ def rounds_activations(scheme: CompressedTensorsWNA16, dtype: torch.dtype) -> bo
         and dtype == torch.bfloat16
         and torch.cpu._is_amx_tile_supported()
     )
+
+
+def engine_has_own_process() -> bool:
+    """Whether vLLM starts its engine core in a process beside the caller's."""
+    return bool(vllm_envs.VLLM_ENABLE_V1_MULTIPROCESSING)
 
 
 def checkpoint_architecture(model: str, options: Mapping[str, Any]) -> str:

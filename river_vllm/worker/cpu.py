@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 # isort: off
 # vLLM asks for this import before any other of its worker (v1/worker/cpu_worker.py).
 from vllm.v1.worker.cpu_worker import CPUWorker
@@ -36,3 +38,11 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
                 expand.install()
         else:
             runner.__class__ = river_runner_v2(type(runner))
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        output = super().execute_model(scheduler_output)
+        if output is None and not scheduler_output.has_structured_output_requests:
+            # vLLM's second call brings a grammar's mask; without one it is a round trip to the
+            # engine's process for nothing (docs/experiments.md).
+            output = self.sample_tokens(None)
+        return output

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.reliability.frail import FrailServer, InFlight
+from tests.reliability.frail import OPTIONS, FrailServer, InFlight
 from tests.support.forms import form
 from tests.support.poll import poll_until
 from tests.support.processes import Belongings
@@ -36,7 +36,9 @@ def _kill_worker(server: FrailServer, belongings: Belongings) -> None:
 
 
 Crash = Callable[[FrailServer, Belongings], None]
-CRASHES: list[Crash] = form(short=[_raise, _kill_worker], long=[_raise, _kill_worker, _kill_engine])
+CRASHES: list[Crash] = form(short=[_raise, _kill_engine], long=[_raise, _kill_engine, _kill_worker])
+WORKER_PROCESS = ("--distributed-executor-backend", "mp")
+"""Without it the worker is a part of the engine's process."""
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,11 @@ def servers(
     tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Crash, FrailServer]]:
     """One for each crash, started at once."""
-    made = {c: FrailServer(tiny_qwen2, tmp_path_factory.mktemp("crash")) for c in CRASHES}
-    for server in made.values():
-        server.launch()
+    made = {}
+    for crash in CRASHES:
+        options = OPTIONS + (WORKER_PROCESS if crash is _kill_worker else ())
+        made[crash] = FrailServer(tiny_qwen2, tmp_path_factory.mktemp("crash"), options)
+        made[crash].launch()
     yield made
     for server in made.values():
         server.stop()

@@ -90,6 +90,51 @@ def test_the_cpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(worker.model_runner, OtherRunner)
 
 
+@pytest.mark.parametrize(
+    ("ran", "grammar", "given"),
+    [
+        (None, False, "sampled without a mask"),
+        (None, True, None),  # the engine sends the grammar's mask with its second call
+        ("nothing to run", False, "nothing to run"),
+    ],
+)
+def test_a_step_samples_at_once_unless_a_mask_is_to_come(
+    monkeypatch: pytest.MonkeyPatch, ran: Any, grammar: bool, given: Any
+) -> None:
+    from river_vllm.worker import cpu
+
+    def sample(self: Any, mask: Any) -> str:
+        assert mask is None
+        return "sampled without a mask"
+
+    monkeypatch.setattr(cpu.CPUWorker, "execute_model", lambda self, output: ran)
+    monkeypatch.setattr(cpu.CPUWorker, "sample_tokens", sample)
+    worker = object.__new__(cpu.RiverCPUWorker)
+    scheduled = SimpleNamespace(has_structured_output_requests=grammar)
+    assert worker.execute_model(scheduled) == given
+
+
+@pytest.mark.parametrize("cores", [[1], []], ids=["bound", "nobind"])
+def test_the_executor_takes_the_cores_that_a_worker_process_would_have(
+    monkeypatch: pytest.MonkeyPatch, cores: list[int]
+) -> None:
+    from river_vllm.worker import executor
+
+    done: list[Any] = []
+    manager = SimpleNamespace(cpu_lists=[cores] if cores else [])
+    monkeypatch.setattr(executor, "OMPProcessManager", lambda config: manager)
+    monkeypatch.setattr(executor.torch, "set_num_threads", lambda n: done.append(("threads", n)))
+    monkeypatch.setattr(executor.os, "sched_setaffinity", lambda pid, at: done.append((pid, at)))
+    monkeypatch.setattr(
+        executor.UniProcExecutor, "_init_executor", lambda self: done.append("worker")
+    )
+    made = object.__new__(executor.RiverCPUExecutor)
+    made.vllm_config = SimpleNamespace()
+    made._init_executor()
+    expected: list[Any] = [("threads", 1), (0, [1])] if cores else []
+    assert done == [*expected, "worker"]
+
+
 def test_the_gpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     from river_vllm.worker import gpu
 
