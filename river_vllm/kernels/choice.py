@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
-from river_vllm.kernels.crossover import seconds
 from river_vllm.kernels.dequantize import DequantizeKernel
 from river_vllm.kernels.native.kernel import NativeKernel
 from river_vllm.kernels.scaled import ScaledInputs
+from river_vllm.kernels.timing import medians
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from river_vllm.quantization.groups import GroupedWeight
@@ -79,7 +79,10 @@ class KernelChooser:
         if len(usable) == 1:
             best = usable[0]
         else:
-            best = min(usable, key=lambda k: _seconds(packed[k], spec))
+            x = torch.randn(1, spec.in_features, device=spec.device).to(spec.dtype)
+            calls = [partial(packed[k].apply, x, None) for k in usable]
+            seconds = dict(zip(usable, medians(calls, REPEATS, spec.device), strict=True))
+            best = min(usable, key=seconds.__getitem__)
             if self._agree is not None:
                 agreed = self._agree(best.name)
                 best = next(k for k in usable if k.name == agreed)
@@ -96,9 +99,3 @@ def _pack(kernel: Int4Kernel, spec: LinearSpec, make: Maker) -> PackedLinear:
     weight = make(kernel.whole_zeros)
     packed = kernel.pack(weight, spec)
     return packed if weight.inputs is None else ScaledInputs(packed, weight.inputs, spec)
-
-
-def _seconds(packed: PackedLinear, spec: LinearSpec) -> float:
-    """Median time of one row."""
-    x = torch.randn(1, spec.in_features, device=spec.device).to(spec.dtype)
-    return statistics.median(seconds(lambda x: packed.apply(x, None), x) for _ in range(REPEATS))

@@ -6,11 +6,12 @@ routed step does besides its products counts too, and more so in a small model.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+
+from river_vllm.kernels.timing import medians
 
 ROWS = (1, 2, 4, 8, 16, 32)
 REPEATS = 5
@@ -46,30 +47,21 @@ class Crossover:
         scrub = torch.zeros(CACHE // 4, dtype=torch.int32, device=device)
         for rows in ROWS:
             x = torch.randn(rows, in_features, device=device).to(dtype)
-            times: tuple[list[float], list[float]] = ([], [])
-            for _ in range(REPEATS):
-                for product, found in zip((backbone, river), times, strict=True):
-                    scrub.add_(1)
-                    found.append(seconds(product, x))
-            for sums, found in zip((self._backbone, self._river), times, strict=True):
-                sums[rows] = sums.get(rows, 0.0) + statistics.median(found)
+            found = medians(
+                [partial(backbone, x), partial(river, x)], REPEATS, device, partial(scrub.add_, 1)
+            )
+            for sums, seconds in zip((self._backbone, self._river), found, strict=True):
+                sums[rows] = sums.get(rows, 0.0) + seconds
 
     def measure_steps(self, backbone: Pass, river: Pass, most: int) -> None:
         """Replace what was measured by whole steps of up to ``most`` rows, by turns."""
-        times: dict[int, tuple[float, float]] = {}
-        for rows in ROWS:
-            if rows > most:
-                break
-            found: tuple[list[float], list[float]] = ([], [])
-            for _ in range(STEP_REPEATS + 1):
-                for run, taken in zip((backbone, river), found, strict=True):
-                    start = time.perf_counter()
-                    run(rows)
-                    taken.append(time.perf_counter() - start)
-            # The first of a shape makes what later ones find.
-            times[rows] = (statistics.median(found[0][1:]), statistics.median(found[1][1:]))
-        self._backbone = {rows: seconds for rows, (seconds, _) in times.items()}
-        self._river = {rows: seconds for rows, (_, seconds) in times.items()}
+        found = {
+            rows: medians([partial(backbone, rows), partial(river, rows)], STEP_REPEATS, warm=1)
+            for rows in ROWS
+            if rows <= most
+        }
+        self._backbone = {rows: seconds for rows, (seconds, _) in found.items()}
+        self._river = {rows: seconds for rows, (_, seconds) in found.items()}
 
     @property
     def speedup(self) -> dict[int, float]:
@@ -85,12 +77,3 @@ class Crossover:
                 break
             most = rows
         return most
-
-
-def seconds(product: Product, x: torch.Tensor) -> float:
-    """Time of one call, to the end of its work on the device."""
-    start = time.perf_counter()
-    product(x)
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter() - start

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+
+from river_vllm.kernels.timing import medians
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 REPEATS = 3
@@ -73,17 +74,12 @@ def measure(draft: Pass, verify: Pass, most_requests: int, most_rows: int) -> St
         most_requests: rows that a draft step can have.
         most_rows: rows that a verifying pass can have.
     """
-    draft_times: dict[int, list[float]] = {rows: [] for rows in ROWS if rows <= most_requests}
-    verify_times: dict[int, list[float]] = {rows: [] for rows in ROWS if rows <= most_rows}
+    draft_times: dict[int, float] = {}
+    verify_times: dict[int, float] = {}
+    passes = ((draft, draft_times, most_requests), (verify, verify_times, most_rows))
     for rows in ROWS:
-        for _ in range(REPEATS):
-            for run, times in ((draft, draft_times), (verify, verify_times)):
-                if rows in times:
-                    start = time.perf_counter()
-                    run(rows)
-                    times[rows].append(time.perf_counter() - start)
-    return StepCosts(_curve(draft_times), _curve(verify_times))
-
-
-def _curve(times: dict[int, list[float]]) -> CostCurve:
-    return CostCurve.of((rows, statistics.median(seconds)) for rows, seconds in times.items())
+        due = [(run, times) for run, times, most in passes if rows <= most]
+        found = medians([partial(run, rows) for run, _ in due], REPEATS)
+        for (_, times), seconds in zip(due, found, strict=True):
+            times[rows] = seconds
+    return StepCosts(CostCurve.of(draft_times.items()), CostCurve.of(verify_times.items()))

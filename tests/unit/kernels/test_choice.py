@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from river_vllm.errors import RiverError
-from river_vllm.kernels import choice
+from river_vllm.kernels import choice, timing
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.quantization import QUANTIZERS, GroupedWeight
@@ -16,6 +16,20 @@ SPEC = spec_of(64, 32, 32)
 WEIGHT = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
 
 
+class Clock:
+    """Time that only products move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ran: list[str] = []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+CLOCK = Clock()
+
+
 class Packed(PackedLinear):
     nbytes = 0
 
@@ -23,6 +37,9 @@ class Packed(PackedLinear):
         self.kernel, self.weight = kernel, weight
 
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        assert (x.shape[0], x.dtype) == (1, torch.bfloat16)
+        CLOCK.ran.append(self.kernel)
+        CLOCK.now += {"torch": 2.0, "vllm": 1.0}[self.kernel]
         return torch.zeros(x.shape[0], self.weight.codes.shape[0])
 
 
@@ -45,19 +62,13 @@ def kernel_class(kernel_name: str, whole: bool, max_width: int) -> type[Int4Kern
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Two kernels, of which ``vllm`` is the faster one; returns the log of measurements."""
-    log: list[str] = []
-
-    def seconds(packed: PackedLinear, spec: LinearSpec) -> float:
-        assert isinstance(packed, Packed)
-        log.append(packed.kernel)
-        return {"torch": 2.0, "vllm": 1.0}[packed.kernel]
-
+    """Two kernels, of which ``vllm`` is the faster one; returns the log of their products."""
     monkeypatch.setattr(choice, "TorchInt4Kernel", kernel_class("torch", False, 128))
     monkeypatch.setattr(choice, "VllmMixedPrecisionKernel", kernel_class("vllm", True, 64))
     monkeypatch.setattr(choice, "NativeKernel", kernel_class("native", False, 0))
-    monkeypatch.setattr(choice, "_seconds", seconds)
-    return log
+    monkeypatch.setattr(timing, "time", CLOCK)
+    CLOCK.ran.clear()
+    return CLOCK.ran
 
 
 def maker(weight: torch.Tensor, group_size: int) -> choice.Maker:
@@ -74,11 +85,11 @@ def pack(chooser: KernelChooser, spec: LinearSpec = SPEC) -> Packed:
 def test_the_fastest_kernel_is_taken_and_measured_once_per_shape(timed: list[str]) -> None:
     chooser = KernelChooser()
     assert pack(chooser).kernel == "vllm"
-    assert sorted(timed) == ["torch", "vllm"]
+    assert timed == ["vllm", "torch"] * choice.REPEATS  # they take turns
     assert pack(chooser).kernel == "vllm"
-    assert len(timed) == 2
+    assert len(timed) == 2 * choice.REPEATS
     assert pack(chooser, spec_of(32, 32, 32)).kernel == "vllm"
-    assert len(timed) == 4
+    assert len(timed) == 4 * choice.REPEATS
 
 
 def test_a_kernel_that_does_not_take_the_shape_is_not_measured(timed: list[str]) -> None:
@@ -128,20 +139,3 @@ def test_no_kernel_names_the_shape_and_every_reason() -> None:
     text = str(error.value)
     assert "256 -> 32" in text and "groups of 64" in text
     assert "torch: wider than 128" in text and "vllm: wider than 64" in text
-
-
-def test_a_kernel_is_judged_by_the_median_time_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, calls = [0.0], list[torch.Tensor]()
-    spec = spec_of(64, 32, 32)
-
-    class Slow(Packed):
-        def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-            calls.append(x)
-            now[0] += 100.0 if len(calls) == 1 else 2.0
-            return x
-
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    slow = Slow("slow", QUANTIZERS["rtn"](WEIGHT, 32))
-    assert choice._seconds(slow, spec) == 2.0
-    assert len(calls) == choice.REPEATS
-    assert {(x.shape, x.dtype) for x in calls} == {(torch.Size([1, 64]), torch.bfloat16)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from river_vllm.kernels import crossover
+from river_vllm.kernels import crossover, timing
 from river_vllm.kernels.crossover import Crossover
 
 INPUT = (8, torch.float32, torch.device("cpu"))
@@ -31,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(crossover, "time", clock)
+    monkeypatch.setattr(timing, "time", clock)
     return clock
 
 
