@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
@@ -23,6 +23,7 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 from river_vllm.compat import UnquantizedLinearMethod
 from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.native.kernel import NativeKernel
+from river_vllm.kernels.timing import medians
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from river_vllm.quantization import QUANTIZERS
@@ -74,16 +75,14 @@ def table(shape: str, args: argparse.Namespace) -> None:
     print(f"| rows | bf16, us | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
     for rows in args.rows:
         x = torch.randn(rows, in_features).bfloat16()
-        times: dict[str, list[float]] = {name: [] for name in products}
-        for turn in range(args.repeats):
-            for name, of_name in products.items():
-                product = of_name[turn % copies]
-                start = time.perf_counter()
-                product(x)
-                times[name].append(time.perf_counter() - start)
-        median = {name: statistics.median(found) for name, found in times.items()}
+        turns = [partial(rotate, cycle(copied), x) for copied in products.values()]
+        median = dict(zip(products, medians(turns, args.repeats), strict=True))
         cells = " | ".join(f"{median['bf16'] / median[name]:.2f}x" for name in names)
         print(f"| {rows} | {median['bf16'] * 1e6:.0f} | {cells} |", flush=True)
+
+
+def rotate(products: Iterator[Product], x: torch.Tensor) -> torch.Tensor:
+    return next(products)(x)
 
 
 def backbone(weight: torch.Tensor) -> Product:

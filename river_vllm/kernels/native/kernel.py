@@ -92,16 +92,23 @@ class _NativePacked(PackedLinear):
 
 
 def _pack_codes(codes: torch.Tensor) -> torch.Tensor:
-    """uint8 ``[N, K]`` of 0…15 → ``[N / 16, K / 8, 64]``, see ``weights.h``."""
+    """uint8 ``[N, K]`` of 0…15 → lines of 64 bytes, see ``weights.h``."""
     out_features, in_features = codes.shape
     split = codes.view(out_features // LANES, LANES, in_features // LINE, 2, LINE // 2)
     low, high = split.unbind(dim=3)
     packed = (low | (high << 4)).permute(0, 2, 1, 3)
-    return packed.reshape(out_features // LANES, in_features // LINE, -1).contiguous()
+    return _in_pairs(packed.flatten(2))
 
 
 def _by_block(values: torch.Tensor) -> torch.Tensor:
-    """float ``[N, G]`` → bfloat16 ``[N / 16, G, 16]``."""
+    """float ``[N, G]`` → bfloat16, 16 of a group together."""
     out_features, groups = values.shape
     blocks = values.view(out_features // LANES, LANES, groups).transpose(1, 2)
-    return blocks.to(torch.bfloat16).contiguous()
+    return _in_pairs(blocks.to(torch.bfloat16))
+
+
+def _in_pairs(blocks: torch.Tensor) -> torch.Tensor:
+    """``[B, items, width]`` → flat: the items of two blocks by turns, then those of an odd one."""
+    even = len(blocks) // 2 * 2
+    pairs = blocks[:even].unflatten(0, (-1, 2)).transpose(1, 2)
+    return torch.cat([pairs.flatten(), blocks[even:].flatten()])

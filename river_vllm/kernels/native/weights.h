@@ -4,8 +4,11 @@
 //
 // q: codes 0..15; s, z: scale and zero of a group of input features.
 //
-// For 16 output features and 8 input features the codes are one 64-byte line. Byte 4 c + i holds
-// input feature i of output feature c in its low nibble and input feature 4 + i in its high one.
+// For 16 output features (a block) and 8 input features the codes are one 64-byte line. Byte 4 c + i
+// holds input feature i of output feature c in its low nibble and input feature 4 + i in its high
+// one. A product works on two blocks at a time, so their lines, and their groups' scales and zeros,
+// lie by turns: it reads one stream, which the prefetchers follow (docs/experiments.md). A last odd
+// block lies by itself.
 
 #pragma once
 
@@ -18,18 +21,27 @@ namespace river {
 
 constexpr int kLanes = 16;  // output features of a block, float32 lanes of a register
 constexpr int kLine = 8;    // input features of a line
+constexpr int kAhead = 4096;  // bytes that the prefetch runs ahead
 
-// Filled in by Python (kernels/native/library.py), in this order.
+// Filled in by Python (kernels/native/kernel.py), in this order.
 struct Weight {
-  const uint8_t* codes;    // [N / 16, K / 8, 64]
-  const uint16_t* scales;  // bf16 [N / 16, K / group, 16]
-  const uint16_t* zeros;   // bf16 [N / 16, K / group, 16]
+  const uint8_t* codes;    // [N / 32, K / 8, 2, 64]
+  const uint16_t* scales;  // bf16 [N / 32, K / group, 2, 16]
+  const uint16_t* zeros;   // bf16 [N / 32, K / group, 2, 16]
   int64_t n, k, group;
 
   const uint8_t* line(int64_t block, int64_t feature) const {
-    return codes + block * k * 8 + feature * 8;
+    return codes + place(block, k / kLine, feature / kLine) * 64;
   }
-  int64_t of_group(int64_t block, int64_t g) const { return (block * (k / group) + g) * kLanes; }
+  int64_t of_group(int64_t block, int64_t g) const { return place(block, k / group, g) * kLanes; }
+
+ private:
+  // Of a block's item `i` of `count`, among all blocks' items.
+  int64_t place(int64_t block, int64_t count, int64_t i) const {
+    const int64_t second = block & 1, first = block - second;
+    const int64_t width = first + 1 < n / kLanes ? 2 : 1;
+    return first * count + i * width + second;
+  }
 };
 
 inline float to_float(uint16_t value) {
@@ -59,7 +71,7 @@ inline __m512 bias_of(const uint16_t* bias, int64_t block) {
 }
 
 inline __m512i load_line(const uint8_t* p) {
-  _mm_prefetch(reinterpret_cast<const char*>(p) + 2048, _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(p) + kAhead, _MM_HINT_T0);
   return _mm512_loadu_si512(p);
 }
 
