@@ -55,6 +55,7 @@ from vllm.scalar_type import scalar_types
 from vllm.transformers_utils.config import get_config
 from vllm.utils.torch_utils import direct_register_custom_op
 from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
@@ -64,6 +65,7 @@ __all__ = [
     "CommonAttentionMetadata",
     "CompilationMode",
     "CompressedTensorsWNA16",
+    "EngineDeadError",
     "LinearBase",
     "MergedColumnParallelLinear",
     "ModelRegistry",
@@ -83,7 +85,6 @@ __all__ = [
     "current_platform",
     "default_weight_loader",
     "direct_register_custom_op",
-    "engine_has_own_process",
     "get_forward_context",
     "get_prometheus_registry",
     "get_tensor_model_parallel_world_size",
@@ -126,11 +127,6 @@ def rounds_activations(scheme: CompressedTensorsWNA16, dtype: torch.dtype) -> bo
         and dtype == torch.bfloat16
         and torch.cpu._is_amx_tile_supported()
     )
-
-
-def engine_has_own_process() -> bool:
-    """Whether vLLM starts its engine core in a process beside the caller's."""
-    return bool(vllm_envs.VLLM_ENABLE_V1_MULTIPROCESSING)
 
 
 def checkpoint_architecture(model: str, options: Mapping[str, Any]) -> str:

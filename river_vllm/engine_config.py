@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from river_vllm.calibration.fingerprint import check_model, check_weights
 from river_vllm.compat import (
     MODELS_CONFIG_MAP,
     VerifyAndUpdateConfig,
     VllmConfig,
     current_platform,
-    engine_has_own_process,
 )
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
@@ -24,7 +21,6 @@ from river_vllm.weights.choose import weight_source, weights_folder
 SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.worker.cpu.RiverCPUWorker"
 GPU_WORKER = "river_vllm.worker.gpu.RiverGPUWorker"
-CPU_EXECUTOR = "river_vllm.worker.executor.RiverCPUExecutor"
 
 
 class RiverConfigHook(VerifyAndUpdateConfig):
@@ -129,7 +125,6 @@ def _refuse(vllm_config: VllmConfig) -> None:
 def _install(vllm_config: VllmConfig) -> None:
     vllm_config.scheduler_config.scheduler_cls = SCHEDULER
     vllm_config.parallel_config.worker_cls = CPU_WORKER if current_platform.is_cpu() else GPU_WORKER
-    _keep_in_process(vllm_config.parallel_config)
     layers = vllm_config.model_config.get_total_num_hidden_layers()
     if river_config_of(vllm_config).offloads(layers):
         # A compiled forward holds every layer's backbone; here some have none.
@@ -138,17 +133,3 @@ def _install(vllm_config: VllmConfig) -> None:
         # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU vLLM's
         # compiled forward serves the steps in which nothing can exit (worker/split.py).
         vllm_config.model_config.enforce_eager = True
-
-
-def _keep_in_process(parallel: Any) -> None:
-    """A single CPU worker runs in the engine's process; ``mp`` on the command line is vLLM's way.
-
-    An engine that is in the user's own process already keeps to vLLM's executor, which leaves that
-    process's threads and cores alone.
-    """
-    if (
-        current_platform.is_cpu()
-        and parallel.distributed_executor_backend == "uni"
-        and engine_has_own_process()
-    ):
-        parallel.distributed_executor_backend = CPU_EXECUTOR

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from river_vllm.compat import EngineDeadError
 from river_vllm.depths import Depths, trace
 from river_vllm.request import EXTRA_ARGS_KEY
 from river_vllm.verify.tally import drafted_trace
+from server.http.errors import SHUTTING_DOWN
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.state import RiverState
 
@@ -114,11 +116,27 @@ def _hand_over(request: Any, layers: list[int]) -> None:
 
 def _tap_shutdown(engine_client: Any, state: RiverState) -> None:
     """vLLM's HTTP server goes on listening while its engine drains, and answers what it then
-    aborts with an empty text and status 200."""
+    aborts with an empty text and status 200. Without a drain the engine ends at once, and vLLM
+    leaves its requests waiting, and its HTTP server for them; they get an error here.
+    """
     shutdown = engine_client.shutdown
 
     def river_shutdown(*args: Any, **kwargs: Any) -> Any:
         state.ending.begin(failed=bool(engine_client.errored))
-        return shutdown(*args, **kwargs)
+        # There is none before the first request; vLLM may call this from another thread.
+        handler = getattr(engine_client, "output_handler", None)
+        try:
+            return shutdown(*args, **kwargs)
+        finally:
+            if handler is not None and not (loop := handler.get_loop()).is_closed():
+                left = engine_client.output_processor.propagate_error
+                loop.call_soon_threadsafe(left, EngineStopped())
 
     engine_client.shutdown = river_shutdown
+
+
+class EngineStopped(EngineDeadError):
+    """To requests that a server which shuts down has not answered."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, SHUTTING_DOWN)

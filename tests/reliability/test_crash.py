@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -36,9 +37,7 @@ def _kill_worker(server: FrailServer, belongings: Belongings) -> None:
 
 
 Crash = Callable[[FrailServer, Belongings], None]
-CRASHES: list[Crash] = form(short=[_raise, _kill_engine], long=[_raise, _kill_engine, _kill_worker])
-WORKER_PROCESS = ("--distributed-executor-backend", "mp")
-"""Without it the worker is a part of the engine's process."""
+CRASHES: list[Crash] = form(short=[_raise, _kill_worker], long=[_raise, _kill_worker, _kill_engine])
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +45,9 @@ def servers(
     tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Crash, FrailServer]]:
     """One for each crash, started at once."""
-    made = {}
-    for crash in CRASHES:
-        options = OPTIONS + (WORKER_PROCESS if crash is _kill_worker else ())
-        made[crash] = FrailServer(tiny_qwen2, tmp_path_factory.mktemp("crash"), options)
-        made[crash].launch()
+    made = {c: FrailServer(tiny_qwen2, tmp_path_factory.mktemp("crash")) for c in CRASHES}
+    for server in made.values():
+        server.launch()
     yield made
     for server in made.values():
         server.stop()
@@ -85,6 +82,24 @@ def test_a_dead_engine(
     if form(False, True):
         with FrailServer(tiny_qwen2, tmp_path / "again") as server:
             assert exact_text(server)
+
+
+def test_ctrl_c_with_requests_in_flight(tiny_qwen2: Path, tmp_path: Path) -> None:
+    """A terminal interrupts every process at once; without a drain nobody may wait for ever."""
+    with FrailServer(tiny_qwen2, tmp_path, (*OPTIONS, "--shutdown-timeout", "0")) as server:
+        belongings = Belongings.of(server.process.pid)
+        try:
+            server.faults.order("sleep 0.05")
+            requests = [InFlight(server, stream) for stream in (True, False)]
+            assert requests[0].started.wait(60)
+            os.killpg(server.process.pid, signal.SIGINT)
+            for request in requests:
+                request.join(END_SECONDS)
+                assert request.failed, "a client took a cut answer for a whole one"
+            assert server.process.wait(END_SECONDS) == 0
+            belongings.assert_gone(20)
+        finally:
+            belongings.kill()
 
 
 @pytest.mark.skipif(form(True, False), reason="long form only (make reliability)")

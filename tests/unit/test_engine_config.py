@@ -11,13 +11,7 @@ import torch
 
 from river_vllm import engine_config
 from river_vllm.calibration.fingerprint import fingerprint
-from river_vllm.engine_config import (
-    CPU_EXECUTOR,
-    CPU_WORKER,
-    GPU_WORKER,
-    SCHEDULER,
-    RiverConfigHook,
-)
+from river_vllm.engine_config import CPU_WORKER, GPU_WORKER, SCHEDULER, RiverConfigHook
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.verify import speculation
 from tests.unit.calibration.support import calibrated
@@ -45,7 +39,6 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
             enable_dbo=False,
             decode_context_parallel_size=1,
             worker_cls="auto",
-            distributed_executor_backend="uni",
         ),
         scheduler_config=SimpleNamespace(scheduler_cls=None),
         aux_output_config=SimpleNamespace(enable_return_routed_experts=False),
@@ -85,28 +78,8 @@ def test_the_engine_gets_rivers_worker_and_scheduler(
 def test_what_it_names_can_be_imported() -> None:
     from vllm.utils.import_utils import resolve_obj_by_qualname
 
-    for name in (SCHEDULER, CPU_WORKER, GPU_WORKER, CPU_EXECUTOR):
+    for name in (SCHEDULER, CPU_WORKER, GPU_WORKER):
         assert resolve_obj_by_qualname(name).__name__ == name.rpartition(".")[2]
-
-
-@pytest.mark.parametrize(
-    ("cpu", "own_process", "asked", "chosen"),
-    [
-        (True, "1", "uni", CPU_EXECUTOR),
-        (True, "1", CPU_EXECUTOR, CPU_EXECUTOR),  # the hook runs again in the engine's process
-        (True, "1", "mp", "mp"),
-        (True, "0", "uni", "uni"),
-        (False, "1", "uni", "uni"),
-    ],
-)
-def test_where_the_worker_runs(
-    cpu: bool, own_process: str, asked: str, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    platform = SimpleNamespace(is_cpu=lambda: cpu)
-    monkeypatch.setattr(engine_config, "current_platform", platform)
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", own_process)
-    config = hook(engine(parallel_config__distributed_executor_backend=asked))
-    assert config.parallel_config.distributed_executor_backend == chosen
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from river_vllm.compat import EngineDeadError
 from river_vllm.config import RiverConfig
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.state import RiverState
@@ -268,3 +270,38 @@ def test_the_first_shutdown_says_why(state: RiverState, failed: bool) -> None:
     client.shutdown()
     assert (state.ending.begun, state.ending.failed) == (True, failed)
     assert client.ends == [7, None]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_requests_that_a_stopped_engine_leaves_get_an_error(
+    state: RiverState, broken: bool
+) -> None:
+    """vLLM stops its engine from a thread; the requests wait in the loop."""
+    client = Client()
+    told: list[Exception] = []
+
+    def stop(timeout: float | None = None) -> None:
+        assert not told
+        if broken:
+            raise RuntimeError("it does not stop")
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        client.output_handler = SimpleNamespace(get_loop=lambda: loop)  # type: ignore[attr-defined]
+        client.output_processor.propagate_error = told.append  # type: ignore[attr-defined]
+        client.shutdown = stop  # type: ignore[method-assign]
+        tap(client, state)
+        with contextlib.suppress(RuntimeError):
+            await asyncio.to_thread(client.shutdown)
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    (error,) = told
+    assert isinstance(error, EngineDeadError) and "shutting down" in str(error)
+    # vLLM shuts down once more when the loop is gone.
+    client.shutdown = stop  # type: ignore[method-assign]
+    told.clear()
+    tap(client, state)
+    with contextlib.suppress(RuntimeError):
+        client.shutdown()
+    assert told == []

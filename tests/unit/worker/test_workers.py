@@ -114,27 +114,6 @@ def test_a_step_samples_at_once_unless_a_mask_is_to_come(
     assert worker.execute_model(scheduled) == given
 
 
-@pytest.mark.parametrize("cores", [[1], []], ids=["bound", "nobind"])
-def test_the_executor_takes_the_cores_that_a_worker_process_would_have(
-    monkeypatch: pytest.MonkeyPatch, cores: list[int]
-) -> None:
-    from river_vllm.worker import executor
-
-    done: list[Any] = []
-    manager = SimpleNamespace(cpu_lists=[cores] if cores else [])
-    monkeypatch.setattr(executor, "OMPProcessManager", lambda config: manager)
-    monkeypatch.setattr(executor.torch, "set_num_threads", lambda n: done.append(("threads", n)))
-    monkeypatch.setattr(executor.os, "sched_setaffinity", lambda pid, at: done.append((pid, at)))
-    monkeypatch.setattr(
-        executor.UniProcExecutor, "_init_executor", lambda self: done.append("worker")
-    )
-    made = object.__new__(executor.RiverCPUExecutor)
-    made.vllm_config = SimpleNamespace()
-    made._init_executor()
-    expected: list[Any] = [("threads", 1), (0, [1])] if cores else []
-    assert done == [*expected, "worker"]
-
-
 def test_the_gpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     from river_vllm.worker import gpu
 
