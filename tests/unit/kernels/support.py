@@ -54,3 +54,13 @@ def assert_product(
     assert out.shape == expected.shape
     error = (out.float() - expected).norm(dim=1) / expected.norm(dim=1)
     assert float(error.max()) < tolerance
+
+
+class Clock:
+    """In the place of ``time``: only what is measured moves it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now

@@ -10,24 +10,14 @@ from river_vllm.kernels import choice, timing
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.quantization import QUANTIZERS, GroupedWeight
-from tests.unit.kernels.support import spec_of
+from tests.unit.kernels.support import Clock, spec_of
 
 SPEC = spec_of(64, 32, 32)
 WEIGHT = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
 
 
-class Clock:
-    """Time that only products move."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.ran: list[str] = []
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 CLOCK = Clock()
+RAN: list[str] = []
 
 
 class Packed(PackedLinear):
@@ -38,7 +28,7 @@ class Packed(PackedLinear):
 
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         assert (x.shape[0], x.dtype) == (1, torch.bfloat16)
-        CLOCK.ran.append(self.kernel)
+        RAN.append(self.kernel)
         CLOCK.now += {"torch": 2.0, "vllm": 1.0}[self.kernel]
         return torch.zeros(x.shape[0], self.weight.codes.shape[0])
 
@@ -67,8 +57,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(choice, "VllmMixedPrecisionKernel", kernel_class("vllm", True, 64))
     monkeypatch.setattr(choice, "NativeKernel", kernel_class("native", False, 0))
     monkeypatch.setattr(timing, "time", CLOCK)
-    CLOCK.ran.clear()
-    return CLOCK.ran
+    RAN.clear()
+    return RAN
 
 
 def maker(weight: torch.Tensor, group_size: int) -> choice.Maker:

@@ -7,18 +7,13 @@ import torch
 
 from river_vllm.kernels import crossover, timing
 from river_vllm.kernels.crossover import Crossover
+from tests.unit.kernels.support import Clock
 
 INPUT = (8, torch.float32, torch.device("cpu"))
 
 
-class Clock:
-    """Time that only products move."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
+class Products(Clock):
+    """Products of known speed."""
 
     def takes(self, base: float, per_row: float):
         def product(x: torch.Tensor) -> torch.Tensor:
@@ -29,13 +24,13 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Products:
+    clock = Products()
     monkeypatch.setattr(timing, "time", clock)
     return clock
 
 
-def test_rows_up_to_which_it_pays(clock: Clock) -> None:
+def test_rows_up_to_which_it_pays(clock: Products) -> None:
     found = Crossover()
     found.measure(*INPUT, backbone=clock.takes(4.0, 0.0), river=clock.takes(1.0, 0.25))
     assert found.speedup[1] == pytest.approx(4 / 1.25)
@@ -43,7 +38,7 @@ def test_rows_up_to_which_it_pays(clock: Clock) -> None:
     assert found.rows == 8
 
 
-def test_projections_of_a_layer_add_up(clock: Clock) -> None:
+def test_projections_of_a_layer_add_up(clock: Products) -> None:
     found = Crossover()
     found.measure(*INPUT, backbone=clock.takes(4.0, 0.0), river=clock.takes(1.0, 0.25))
     found.measure(*INPUT, backbone=clock.takes(10.0, 0.0), river=clock.takes(1.0, 0.0))
@@ -51,13 +46,13 @@ def test_projections_of_a_layer_add_up(clock: Clock) -> None:
     assert found.rows == 32
 
 
-def test_it_may_never_pay(clock: Clock) -> None:
+def test_it_may_never_pay(clock: Products) -> None:
     found = Crossover()
     found.measure(*INPUT, backbone=clock.takes(1.0, 0.0), river=clock.takes(2.0, 0.0))
     assert found.rows == 0
 
 
-def test_a_gain_behind_a_loss_does_not_count(clock: Clock) -> None:
+def test_a_gain_behind_a_loss_does_not_count(clock: Products) -> None:
     found = Crossover()
 
     def river(x: torch.Tensor) -> torch.Tensor:
@@ -68,7 +63,7 @@ def test_a_gain_behind_a_loss_does_not_count(clock: Clock) -> None:
     assert found.rows == 2
 
 
-def test_whole_steps_replace_products(clock: Clock) -> None:
+def test_whole_steps_replace_products(clock: Products) -> None:
     found = Crossover()
     found.measure(*INPUT, backbone=clock.takes(9.0, 0.0), river=clock.takes(1.0, 0.0))
     assert found.rows == 32
@@ -87,7 +82,7 @@ def test_whole_steps_replace_products(clock: Clock) -> None:
     assert ran.count(8) == 2 * (crossover.STEP_REPEATS + 1)
 
 
-def test_the_first_step_of_a_shape_does_not_count(clock: Clock) -> None:
+def test_the_first_step_of_a_shape_does_not_count(clock: Products) -> None:
     found = Crossover()
     seen: set[int] = set()
 
@@ -102,7 +97,7 @@ def test_the_first_step_of_a_shape_does_not_count(clock: Clock) -> None:
     assert found.speedup == {1: 2.0, 2: 2.0}
 
 
-def test_a_gain_within_the_noise_does_not_pay(clock: Clock) -> None:
+def test_a_gain_within_the_noise_does_not_pay(clock: Products) -> None:
     found = Crossover()
     found.measure(*INPUT, backbone=clock.takes(1.03, 0.0), river=clock.takes(1.0, 0.0))
     assert found.rows == 0

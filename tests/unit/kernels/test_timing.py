@@ -6,17 +6,16 @@ import pytest
 
 from river_vllm.kernels import timing
 from river_vllm.kernels.timing import medians
+from tests.unit.kernels.support import Clock
 
 
-class Work:
+class Work(Clock):
     """Calls that take the given seconds, one after the other."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.log = 0.0, list[str]()
+        super().__init__()
+        self.log: list[str] = []
         monkeypatch.setattr(timing, "time", self)
-
-    def perf_counter(self) -> float:
-        return self.now
 
     def takes(self, name: str, *seconds: float):
         left = iter(seconds)
