@@ -20,8 +20,8 @@
 namespace river {
 namespace {
 
-constexpr int kOrder[kLine] = {0, 2, 4, 6, 1, 3, 5, 7};
-constexpr int kPairs = 4;  // of a line
+constexpr int kPairs = 4;       // of a line
+constexpr int kRowsAtOnce = 4;  // as many sums as there are registers for
 
 struct Problem : Weight {
   const uint16_t* x;     // bf16 [M, K], in kOrder
@@ -126,58 +126,43 @@ template <int kRows, int kBlocks>
 void avx(const Problem& p, int64_t row, int64_t block) {
   const int64_t groups = p.k / p.group;
   const __m512i table = _mm512_load_si512(kTable);
+  const uint8_t* codes = p.line(block, 0);
+  const uint16_t* x = p.x + row * p.k;
   __m512 sum[kRows][kBlocks];
-  for (auto& of_row : sum)
-    for (auto& value : of_row) value = _mm512_setzero_ps();
+  each<kRows>([&](auto r) { each<kBlocks>([&](auto b) { sum[r][b] = _mm512_setzero_ps(); }); });
   for (int64_t g = 0; g < groups; ++g) {
     __m512 first[kRows][kBlocks], second[kRows][kBlocks];
-    for (int r = 0; r < kRows; ++r)
-      for (int b = 0; b < kBlocks; ++b) first[r][b] = second[r][b] = _mm512_setzero_ps();
-    for (int64_t at = g * p.group; at < (g + 1) * p.group; at += kLine) {
-      __m512bh w[kBlocks][kPairs];
-      for (int b = 0; b < kBlocks; ++b) {
-        const __m512i line = load_line(p.line(block + b, at));
-        w[b][0] = __m512bh(pairs<0>(line, table));
-        w[b][1] = __m512bh(pairs<1>(line, table));
-        w[b][2] = __m512bh(pairs<2>(line, table));
-        w[b][3] = __m512bh(pairs<3>(line, table));
-      }
-      for (int r = 0; r < kRows; ++r) {
-        int32_t x[kPairs];
-        std::memcpy(x, p.x + (row + r) * p.k + at, sizeof x);
-        for (int b = 0; b < kBlocks; ++b) {
-          first[r][b] = _mm512_dpbf16_ps(first[r][b], w[b][0], __m512bh(_mm512_set1_epi32(x[0])));
-          second[r][b] = _mm512_dpbf16_ps(second[r][b], w[b][1], __m512bh(_mm512_set1_epi32(x[1])));
-          first[r][b] = _mm512_dpbf16_ps(first[r][b], w[b][2], __m512bh(_mm512_set1_epi32(x[2])));
-          second[r][b] = _mm512_dpbf16_ps(second[r][b], w[b][3], __m512bh(_mm512_set1_epi32(x[3])));
-        }
-      }
+    each<kRows>([&](auto r) {
+      each<kBlocks>([&](auto b) { first[r][b] = second[r][b] = _mm512_setzero_ps(); });
+    });
+    for (int64_t i = 0; i < p.group; i += kLine, codes += kBlocks * 64, x += kLine) {
+      __m512i line[kBlocks];
+      each<kBlocks>([&](auto b) { line[b] = load_line(codes + b * 64); });
+      each<kPairs>([&](auto pair) {
+        __m512bh w[kBlocks];
+        each<kBlocks>([&](auto b) { w[b] = __m512bh(pairs<pair>(line[b], table)); });
+        each<kRows>([&](auto r) {
+          const __m512bh of_row = __m512bh(broadcast(x + r * p.k + pair * 2));
+          auto& to = pair % 2 ? second : first;
+          each<kBlocks>([&](auto b) { to[r][b] = _mm512_dpbf16_ps(to[r][b], w[b], of_row); });
+        });
+      });
     }
-    for (int b = 0; b < kBlocks; ++b) {
+    each<kBlocks>([&](auto b) {
       const int64_t at = p.of_group(block + b, g);
       const __m512 scale = load_bf16(p.scales + at), zero = p.zero(at);
-      for (int r = 0; r < kRows; ++r) {
+      each<kRows>([&](auto r) {
         const __m512 dot = _mm512_add_ps(first[r][b], second[r][b]);
         sum[r][b] = p.add(sum[r][b], dot, scale, zero, (row + r) * groups + g);
-      }
-    }
+      });
+    });
   }
-  for (int b = 0; b < kBlocks; ++b)
-    for (int r = 0; r < kRows; ++r)
+  each<kRows>([&](auto r) {
+    each<kBlocks>([&](auto b) {
       store_bf16(p.y + (row + r) * p.n + (block + b) * kLanes,
                  _mm512_add_ps(sum[r][b], bias_of(p.bias, block + b)));
-}
-
-template <int kBlocks>
-void avx_rows(const Problem& p, int64_t m, int64_t block) {
-  int64_t row = 0;
-  for (; row + 4 <= m; row += 4) avx<4, kBlocks>(p, row, block);
-  switch (m - row) {
-    case 3: avx<3, kBlocks>(p, row, block); break;
-    case 2: avx<2, kBlocks>(p, row, block); break;
-    case 1: avx<1, kBlocks>(p, row, block); break;
-    default: break;
-  }
+    });
+  });
 }
 
 template <int kBlocks>
@@ -185,17 +170,23 @@ void product(const Problem& p, int64_t rows, int64_t block) {
 #ifdef RIVER_AMX
   if (amx_allowed()) return amx_rows<kBlocks>(p, rows, block);
 #endif
-  avx_rows<kBlocks>(p, rows, block);
+  by_rows<kRowsAtOnce>(0, rows, [&](auto count, int64_t row) {
+    avx<count, kBlocks>(p, row, block);
+  });
 }
 
+// Each line as 0, 2, 4, 6, 1, 3, 5, 7; two lines at a time.
 void reorder(const uint16_t* x, int64_t size, uint16_t* out, float* sum) {
-  float total = 0;
-  for (int64_t at = 0; at < size; at += kLine)
-    for (int i = 0; i < kLine; ++i) {
-      out[at + i] = x[at + kOrder[i]];
-      total += to_float(x[at + kOrder[i]]);
-    }
-  *sum = total;
+  const __m256i order =
+      _mm256_setr_epi16(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+  __m512 total = _mm512_setzero_ps();
+  for (int64_t at = 0; at < size; at += kLanes) {
+    const __m256i two = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + at));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + at),
+                        _mm256_permutexvar_epi16(order, two));
+    total = _mm512_add_ps(total, load_bf16(x + at));
+  }
+  *sum = _mm512_reduce_add_ps(total);
 }
 
 }  // namespace

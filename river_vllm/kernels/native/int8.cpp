@@ -4,7 +4,6 @@
 // the same order: a row's result is the same to the bit on either, whatever is beside it.
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "amx.h"
@@ -28,6 +27,15 @@ struct Problem : Weight {
   }
 };
 
+constexpr int kRowsAtOnce = 8;  // as many sums as there are registers for
+
+// What the instruction adds up; as __m512i the compiler copies it twice for each of them.
+using Dots = int32_t __attribute__((vector_size(64)));
+
+inline void add_products(Dots& dots, __m512i codes, __m512i x) {
+  dots = Dots(_mm512_dpbusd_epi32(__m512i(dots), codes, x));
+}
+
 inline __m512i even(__m512i line) { return _mm512_and_si512(line, _mm512_set1_epi8(15)); }
 inline __m512i odd(__m512i line) { return even(_mm512_srli_epi16(line, 4)); }
 
@@ -35,51 +43,41 @@ inline __m512i odd(__m512i line) { return even(_mm512_srli_epi16(line, 4)); }
 template <int kRows, int kBlocks>
 void vnni(const Problem& p, int64_t row, int64_t block) {
   const int64_t groups = p.k / p.group;
+  const uint8_t* codes = p.line(block, 0);
+  const int8_t* x = p.x + row * p.k;
   __m512 sum[kRows][kBlocks];
-  for (auto& of_row : sum)
-    for (auto& value : of_row) value = _mm512_setzero_ps();
+  each<kRows>([&](auto r) { each<kBlocks>([&](auto b) { sum[r][b] = _mm512_setzero_ps(); }); });
   for (int64_t g = 0; g < groups; ++g) {
-    __m512i first[kRows][kBlocks], second[kRows][kBlocks];
-    for (int r = 0; r < kRows; ++r)
-      for (int b = 0; b < kBlocks; ++b) first[r][b] = second[r][b] = _mm512_setzero_si512();
-    for (int64_t at = g * p.group; at < (g + 1) * p.group; at += kLine) {
-      __m512i lines[kBlocks];
-      for (int b = 0; b < kBlocks; ++b) lines[b] = load_line(p.line(block + b, at));
-      for (int r = 0; r < kRows; ++r) {
-        int32_t pair[2];
-        std::memcpy(pair, p.x + (row + r) * p.k + at, sizeof pair);
-        const __m512i x0 = _mm512_set1_epi32(pair[0]), x1 = _mm512_set1_epi32(pair[1]);
-        for (int b = 0; b < kBlocks; ++b) {
-          first[r][b] = _mm512_dpbusd_epi32(first[r][b], even(lines[b]), x0);
-          second[r][b] = _mm512_dpbusd_epi32(second[r][b], odd(lines[b]), x1);
-        }
-      }
+    Dots dots[kRows][kBlocks] = {};
+    for (int64_t i = 0; i < p.group; i += kLine, codes += kBlocks * 64, x += kLine) {
+      __m512i low[kBlocks], high[kBlocks];
+      each<kBlocks>([&](auto b) {
+        const __m512i line = load_line(codes + b * 64);
+        low[b] = even(line);
+        high[b] = odd(line);
+      });
+      each<kRows>([&](auto r) {
+        const __m512i x0 = broadcast(x + r * p.k), x1 = broadcast(x + r * p.k + 4);
+        each<kBlocks>([&](auto b) {
+          add_products(dots[r][b], low[b], x0);
+          add_products(dots[r][b], high[b], x1);
+        });
+      });
     }
-    for (int b = 0; b < kBlocks; ++b) {
+    each<kBlocks>([&](auto b) {
       const int64_t at = p.of_group(block + b, g);
       const __m512 scale = load_bf16(p.scales + at), zero = load_bf16(p.zeros + at);
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i dot = _mm512_add_epi32(first[r][b], second[r][b]);
-        sum[r][b] = p.add(sum[r][b], dot, scale, zero, (row + r) * groups + g);
-      }
-    }
+      each<kRows>([&](auto r) {
+        sum[r][b] = p.add(sum[r][b], __m512i(dots[r][b]), scale, zero, (row + r) * groups + g);
+      });
+    });
   }
-  for (int b = 0; b < kBlocks; ++b)
-    for (int r = 0; r < kRows; ++r)
+  each<kRows>([&](auto r) {
+    each<kBlocks>([&](auto b) {
       store_bf16(p.y + (row + r) * p.n + (block + b) * kLanes,
                  _mm512_add_ps(sum[r][b], bias_of(p.bias, block + b)));
-}
-
-template <int kBlocks>
-void vnni_rows(const Problem& p, int64_t m, int64_t block) {
-  int64_t row = 0;
-  for (; row + 4 <= m; row += 4) vnni<4, kBlocks>(p, row, block);
-  switch (m - row) {
-    case 3: vnni<3, kBlocks>(p, row, block); break;
-    case 2: vnni<2, kBlocks>(p, row, block); break;
-    case 1: vnni<1, kBlocks>(p, row, block); break;
-    default: break;
-  }
+    });
+  });
 }
 
 #ifdef RIVER_AMX
@@ -155,22 +153,26 @@ void product(const Problem& p, int64_t rows, int64_t block) {
 #ifdef RIVER_AMX
   if (rows > kFewRows && amx_allowed()) return amx_rows<kBlocks>(p, rows, block);
 #endif
-  vnni_rows<kBlocks>(p, rows, block);
+  by_rows<kRowsAtOnce>(0, rows, [&](auto count, int64_t row) {
+    vnni<count, kBlocks>(p, row, block);
+  });
 }
 
 // Symmetric int8 with one scale; nearest, ties to even.
 void quantize(const uint16_t* x, int64_t size, int8_t* out, float* scale, float* sum) {
-  float largest = 0;
-  for (int64_t i = 0; i < size; ++i) largest = std::max(largest, std::fabs(to_float(x[i])));
-  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  int32_t total = 0;
-  for (int64_t i = 0; i < size; ++i) {
-    const int32_t value = int32_t(std::nearbyintf(to_float(x[i]) * inverse));
-    out[i] = int8_t(value);
-    total += value;
+  __m512 magnitudes = _mm512_setzero_ps();
+  for (int64_t i = 0; i < size; i += kLanes)
+    magnitudes = _mm512_max_ps(magnitudes, _mm512_abs_ps(load_bf16(x + i)));
+  const float largest = _mm512_reduce_max_ps(magnitudes);
+  const __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
+  __m512i total = _mm512_setzero_si512();
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(load_bf16(x + i), inverse));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm512_cvtepi32_epi8(value));
+    total = _mm512_add_epi32(total, value);
   }
   *scale = largest / 127.0f;
-  *sum = float(total);
+  *sum = float(_mm512_reduce_add_epi32(total));
 }
 
 }  // namespace

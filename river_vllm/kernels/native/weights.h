@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace river {
 
@@ -44,11 +45,23 @@ struct Weight {
   }
 };
 
-inline float to_float(uint16_t value) {
-  uint32_t bits = uint32_t(value) << 16;
-  float out;
-  std::memcpy(&out, &bits, sizeof out);
-  return out;
+// what(0), what(1), … with constants: a loop that is unrolled later leaves arrays of registers in
+// memory.
+template <typename Do, int... kAt>
+inline __attribute__((always_inline)) void each(const Do& what,
+                                                std::integer_sequence<int, kAt...>) {
+  (what(std::integral_constant<int, kAt>{}), ...);
+}
+template <int kCount, typename Do>
+inline __attribute__((always_inline)) void each(const Do& what) {
+  each(what, std::make_integer_sequence<int, kCount>{});
+}
+
+// what(count, row) until all rows are done: kMost at a time, then fewer and fewer.
+template <int kMost, typename Do>
+void by_rows(int64_t row, int64_t rows, const Do& what) {
+  for (; row + kMost <= rows; row += kMost) what(std::integral_constant<int, kMost>{}, row);
+  if constexpr (kMost > 1) by_rows<kMost - 1>(row, rows, what);
 }
 
 inline __m512 load_bf16(const uint16_t* p) {
@@ -68,6 +81,13 @@ inline void store_bf16(uint16_t* p, __m512 value) {
 
 inline __m512 bias_of(const uint16_t* bias, int64_t block) {
   return bias ? load_bf16(bias + block * kLanes) : _mm512_setzero_ps();
+}
+
+// Four bytes of activations, for all lanes.
+inline __m512i broadcast(const void* p) {
+  int32_t value;
+  std::memcpy(&value, p, sizeof value);
+  return _mm512_set1_epi32(value);
 }
 
 inline __m512i load_line(const uint8_t* p) {
