@@ -2,6 +2,7 @@
 
 A verifying pass has more rows than stock's step, and a CPU's products may round otherwise at
 another number of rows. Two logits that are neighbours can then change places; nothing else may.
+How far that goes is measured: stock vLLM's logits alone against its own in a batch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from river_vllm.verify.tally import DraftSummary
 from tests.support import engines
 from tests.support.engines import Generated, generate, generate_alone, greedy, run_with_kv
 from tests.support.prompts import PROMPTS
+from tests.support.rounding import logit_rounding
 
 pytestmark = [
     pytest.mark.engine,
@@ -32,9 +34,24 @@ pytestmark = [
 
 K = 3
 OFF = {"enabled": False}
-NEAR = 0.5
-"""A state rounded to bf16 moves a logit of 20 by about 0.08: three standard deviations of the
-difference of two, and one rounding step of the logits themselves (0.125 from 16 on)."""
+
+
+def gap(engine: Any) -> float:
+    """The widest gap of two logits that stock vLLM's own batches may close: twice what one logit
+    moves by, since the other may move the other way."""
+    prompts, params = PROMPTS[8:16], greedy(logprobs=2)
+    alone = generate_alone(engine, prompts, params)
+    return 2 * logit_rounding(alone, generate(engine, prompts, params))
+
+
+@pytest.fixture(scope="session")
+def near_smollm2(stock_smollm2: Any) -> float:
+    return gap(stock_smollm2)
+
+
+@pytest.fixture(scope="session")
+def near_qwen2(stock_qwen2: Any) -> float:
+    return gap(stock_qwen2)
 
 
 # The session's: an engine that ends takes the process's distributed groups with it.
@@ -51,12 +68,10 @@ def verified_qwen2(tiny_qwen2: Any) -> Any:
 
 
 @pytest.fixture(params=["smollm2", "qwen2"])
-def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
-    name = request.param
-    return (
-        request.getfixturevalue(f"stock_{name}"),
-        request.getfixturevalue(f"verified_{name}"),
-    )
+def pair(request: pytest.FixtureRequest) -> tuple[Any, Any, float]:
+    kinds = ("stock", "verified", "near")
+    stock, verified, near = (request.getfixturevalue(f"{k}_{request.param}") for k in kinds)
+    return stock, verified, near
 
 
 def answers(engine: Any, prompts: list[Any], params: Any) -> tuple[list[Any], DraftSummary]:
@@ -69,17 +84,17 @@ def answers(engine: Any, prompts: list[Any], params: Any) -> tuple[list[Any], Dr
     return choices, summary
 
 
-def assert_same(found: list[Any], expected: list[Generated]) -> None:
-    """Token for token, up to a near-tie of stock's; most answers have none that falls otherwise."""
+def assert_same(found: list[Any], expected: list[Generated], near: float) -> int:
+    """Token for token, up to a near-tie of stock's. Returns how many answers end at one."""
     ties = 0
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours.token_ids) == len(theirs.tokens)
         same = common(ours.token_ids, theirs.tokens)
         if same < len(theirs.tokens):
             best, second = sorted(theirs.logprobs[same].values(), reverse=True)[:2]
-            assert best - second <= NEAR, f"token {same}: {ours.token_ids[same]}"
+            assert best - second <= near, f"token {same}: {ours.token_ids[same]}"
             ties += 1
-    assert ties <= len(found) // 2
+    return ties
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -88,9 +103,9 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
-def test_alone(pair: tuple[Any, Any]) -> None:
+def test_alone(pair: tuple[Any, Any, float]) -> None:
     """20 prompts of 64 tokens, each in a batch of its own; drafts of both fates."""
-    stock, engine = pair
+    stock, engine, near = pair
     found, total = [], DraftSummary()
     for prompt in PROMPTS:
         choices, summary = answers(engine, [prompt], greedy())
@@ -99,17 +114,18 @@ def test_alone(pair: tuple[Any, Any]) -> None:
         total.drafted += summary.drafted
         total.accepted += summary.accepted
     assert 0 < total.accepted < total.drafted
-    assert_same(found, generate_alone(stock, PROMPTS, greedy(logprobs=2)))
+    expected = generate_alone(stock, PROMPTS, greedy(logprobs=2))
+    assert assert_same(found, expected, near) <= len(PROMPTS) // 2
 
 
-def test_in_a_batch(pair: tuple[Any, Any]) -> None:
+def test_in_a_batch(pair: tuple[Any, Any, float]) -> None:
     """Beside requests that do not draft, and that end at different lengths."""
-    stock, engine = pair
+    stock, engine, near = pair
     lengths = [64, 1, 2, 33, 64, 5, 64, 48]
     expected = generate(stock, PROMPTS[:8], [greedy(n, logprobs=2) for n in lengths])
     params = [greedy(n, OFF if i % 4 == 0 else None) for i, n in enumerate(lengths)]
     found, summary = answers(engine, PROMPTS[:8], params)
-    assert_same(found, expected)
+    assert assert_same(found, expected, near) <= len(found) // 2
     assert summary.drafted > 0
     for index in (0, 4):
         off = DraftSummary()
@@ -117,7 +133,9 @@ def test_in_a_batch(pair: tuple[Any, Any]) -> None:
         assert (off.drafted, off.tokens, off.steps) == (0, 63, 63)
 
 
-def test_preempted(stock_qwen2: Any, verified_qwen2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preempted(
+    stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A preempted request is computed again without its drafts."""
     scheduler = verified_qwen2.llm_engine.engine_core.engine_core.scheduler
     preempt, preempted = scheduler._preempt_request, []
@@ -130,16 +148,19 @@ def test_preempted(stock_qwen2: Any, verified_qwen2: Any, monkeypatch: pytest.Mo
     found, summary = answers(verified_qwen2, PROMPTS[:12], greedy(96))
     assert preempted
     assert 0 < summary.accepted < summary.drafted
-    assert_same(found, generate(stock_qwen2, PROMPTS[:12], greedy(96, logprobs=2)))
+    expected = generate(stock_qwen2, PROMPTS[:12], greedy(96, logprobs=2))
+    assert assert_same(found, expected, near_qwen2) <= len(found) // 2
 
 
-def test_up_to_the_last_token_of_the_context(stock_qwen2: Any, verified_qwen2: Any) -> None:
+def test_up_to_the_last_token_of_the_context(
+    stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float
+) -> None:
     """One request at the end of its context does not stop another's drafts."""
     prompts = [{"prompt_token_ids": [5 + i % 97 for i in range(500)]}, {"prompt": PROMPTS[0]}]
     expected = generate(stock_qwen2, prompts, greedy(64, logprobs=2))
     found, summary = answers(verified_qwen2, prompts, greedy(64))
     assert len(found[0].token_ids) == 12
-    assert_same(found, expected)
+    assert_same(found, expected, near_qwen2)
     assert summary.drafted > 3 * 12
 
 
@@ -162,7 +183,9 @@ def test_kv_is_the_backbones(verified_smollm2: Any) -> None:
             assert close.float().mean() > 0.999
 
 
-def test_blocks_are_shared_with_exact_requests(stock_smollm2: Any, verified_smollm2: Any) -> None:
+def test_blocks_are_shared_with_exact_requests(
+    stock_smollm2: Any, verified_smollm2: Any, near_smollm2: float
+) -> None:
     """A next turn that may not draft reads the blocks that drafts went through."""
     engine = verified_smollm2
     engine.reset_prefix_cache()
@@ -172,7 +195,8 @@ def test_blocks_are_shared_with_exact_requests(stock_smollm2: Any, verified_smol
     longer = [{"prompt_token_ids": prompt + list(first.token_ids)}]
     (output,) = engine.generate(longer, greedy(32, OFF), use_tqdm=False)
     assert output.num_cached_tokens >= len(prompt) + 64
-    assert_same(output.outputs, generate(stock_smollm2, longer, greedy(32, logprobs=2)))
+    expected = generate(stock_smollm2, longer, greedy(32, logprobs=2))
+    assert_same(output.outputs, expected, near_smollm2)
 
 
 def sampled(engine: Any, temperature: float, count: int = 480) -> Counter[tuple[int, ...]]:
@@ -214,7 +238,9 @@ def test_a_seed_decides(verified_smollm2: Any) -> None:
     assert list(first[0].token_ids) == list(again[0].token_ids)
 
 
-def test_log_probabilities_are_the_backbones(stock_smollm2: Any, verified_smollm2: Any) -> None:
+def test_log_probabilities_are_the_backbones(
+    stock_smollm2: Any, verified_smollm2: Any, near_smollm2: float
+) -> None:
     expected = generate_alone(stock_smollm2, PROMPTS[:2], greedy(24, logprobs=3))
     for prompt, theirs in zip(PROMPTS[:2], expected, strict=True):
         (ours,) = generate(verified_smollm2, [prompt], greedy(24, logprobs=3))
@@ -224,15 +250,17 @@ def test_log_probabilities_are_the_backbones(stock_smollm2: Any, verified_smollm
         for mine, stock in zip(ours.logprobs[:same], theirs.logprobs[:same], strict=True):
             both = mine.keys() & stock.keys()
             assert len(both) >= 2
-            assert max(abs(mine[t] - stock[t]) for t in both) <= NEAR
+            assert max(abs(mine[t] - stock[t]) for t in both) <= near_smollm2
 
 
-def test_penalties_and_bad_words(stock_smollm2: Any, verified_smollm2: Any) -> None:
+def test_penalties_and_bad_words(
+    stock_smollm2: Any, verified_smollm2: Any, near_smollm2: float
+) -> None:
     for options in ({"frequency_penalty": 0.8}, {"bad_words": [" the"]}, {"min_tokens": 40}):
         expected = generate_alone(stock_smollm2, PROMPTS[:3], greedy(48, logprobs=2, **options))
         for prompt, theirs in zip(PROMPTS[:3], expected, strict=True):
             found, _ = answers(verified_smollm2, [prompt], greedy(48, **options))
-            assert_same(found, [theirs])
+            assert_same(found, [theirs], near_smollm2)
 
 
 def test_stop_strings(verified_smollm2: Any) -> None:
