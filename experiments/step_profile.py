@@ -24,6 +24,9 @@ from servers import machine
 from vllm import LLM, SamplingParams
 
 from river_vllm import RiverConfig, engine_args
+from river_vllm.router.batch import ExitUnit, StepBatch
+from river_vllm.router.plan import RowPlan
+from river_vllm.router.router import Router
 
 KINDS = (
     ("4-bit products", r"^river::linear|int4pack|dynamic_4bit"),
@@ -80,6 +83,22 @@ def bandwidth() -> float:
     return tensor.nbytes / statistics.median(times)
 
 
+def decision_us(rows: int, layers: int, hidden: int) -> float:
+    """Microseconds of one exit decision that lets no row go, alone, without its operator."""
+    router, found = Router(layers, RowPlan()), []
+    states = [torch.randn(rows, hidden).bfloat16() for _ in range(layers)]
+    residual = torch.randn(rows, hidden).bfloat16()
+    for _ in range(50):
+        units = [ExitUnit(row, row + 1, threshold=0.99999, min_layers=1) for row in range(rows)]
+        with router.step(StepBatch(rows, units, together=True)):
+            router.before_layer(0, states[0], residual)
+            start = time.perf_counter()
+            for layer in range(1, layers):
+                router.before_layer(layer, states[layer], residual)
+            found.append((time.perf_counter() - start) / (layers - 1))
+    return statistics.median(found) * 1e6
+
+
 def report(label: str, engine: Any, args: argparse.Namespace, river: Any) -> None:
     wall = step_ms(engine, args.rows, args.tokens, river)
     parts = shares(engine, args.rows, args.tokens, river)
@@ -108,11 +127,14 @@ def main() -> None:
         return
     config = RiverConfig(max_rows="all", lm_head=args.lm_head, activations=args.activations)
     engine = LLM(args.model, **engine_args(args.model, config, **ENGINE))
+    shape = engine.llm_engine.model_config.hf_text_config
+    decision = decision_us(args.rows, shape.num_hidden_layers, shape.hidden_size)
     report("River, off", engine, args, {"enabled": False})
     report("River, deciding, none leaves", engine, args, {"threshold": 0.99999})
     for layers in args.layers:
         river = {"threshold": -1.0, "min_layers": layers}
         report(f"River, {layers} layers", engine, args, river)
+    print(f"\na decision that lets none go: {decision:.1f} us, alone")
 
 
 if __name__ == "__main__":
