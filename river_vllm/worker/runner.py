@@ -91,6 +91,14 @@ class RiverRunnerMixin:
         fits: bool = super()._input_fits_in_drafter(common_attn_metadata)  # type: ignore[misc]
         return fits
 
+    def _sample(self: Any, logits: torch.Tensor | None, spec_decode_metadata: Any) -> Any:
+        """Without drafts, as in a step of prompts, there is nothing to reject. vLLM 0.32 asks its
+        rejection sampler all the same, which on the CPU fails at ``top_k`` for no rows at all
+        (``v1/sample/ops/topk_topp_sampler.py``, ``apply_top_k_only``)."""
+        if spec_decode_metadata is not None and not any(spec_decode_metadata.num_draft_tokens):
+            spec_decode_metadata = None
+        return super()._sample(logits, spec_decode_metadata)  # type: ignore[misc]
+
     def _river_compiles(self: Any) -> bool:
         return self.vllm_config.compilation_config.mode != CompilationMode.NONE
 
