@@ -18,11 +18,11 @@ os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# A job that a script has put into the background ignores Ctrl-C, and so would what tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 from tests.support import checkpoints, engines
 from tests.support.server import RiverServer
+
+# A job that a script has put into the background ignores Ctrl-C, and so would what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

