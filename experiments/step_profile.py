@@ -127,13 +127,13 @@ def main() -> None:
         return
     config = RiverConfig(max_rows="all", lm_head=args.lm_head, activations=args.activations)
     engine = LLM(args.model, **engine_args(args.model, config, **ENGINE))
-    shape = engine.llm_engine.model_config.hf_text_config
-    decision = decision_us(args.rows, shape.num_hidden_layers, shape.hidden_size)
     report("River, off", engine, args, {"enabled": False})
     report("River, deciding, none leaves", engine, args, {"threshold": 0.99999})
     for layers in args.layers:
         river = {"threshold": -1.0, "min_layers": layers}
         report(f"River, {layers} layers", engine, args, river)
+    shape = engine.llm_engine.model_config.hf_text_config
+    decision = decision_us(args.rows, shape.num_hidden_layers, shape.hidden_size)
     print(f"\na decision that lets none go: {decision:.1f} us, alone")
 
 

@@ -24,7 +24,7 @@ constexpr int kPairs = 4;       // of a line
 constexpr int kRowsAtOnce = 4;  // as many sums as there are registers for
 
 struct Problem : Weight {
-  const uint16_t* x;     // bf16 [M, K], in kOrder
+  const uint16_t* x;     // bf16 [M, K], reordered
   const float* x_sums;   // [M, K / group]
   const uint16_t* bias;  // bf16 [N] or null
   uint16_t* y;           // bf16 [M, N]
@@ -128,13 +128,9 @@ void avx(const Problem& p, int64_t row, int64_t block) {
   const __m512i table = _mm512_load_si512(kTable);
   const uint8_t* codes = p.line(block, 0);
   const uint16_t* x = p.x + row * p.k;
-  __m512 sum[kRows][kBlocks];
-  each<kRows>([&](auto r) { each<kBlocks>([&](auto b) { sum[r][b] = _mm512_setzero_ps(); }); });
+  __m512 sum[kRows][kBlocks] = {};
   for (int64_t g = 0; g < groups; ++g) {
-    __m512 first[kRows][kBlocks], second[kRows][kBlocks];
-    each<kRows>([&](auto r) {
-      each<kBlocks>([&](auto b) { first[r][b] = second[r][b] = _mm512_setzero_ps(); });
-    });
+    __m512 first[kRows][kBlocks] = {}, second[kRows][kBlocks] = {};
     for (int64_t i = 0; i < p.group; i += kLine, codes += kBlocks * 64, x += kLine) {
       __m512i line[kBlocks];
       each<kBlocks>([&](auto b) { line[b] = load_line(codes + b * 64); });

@@ -45,8 +45,7 @@ void vnni(const Problem& p, int64_t row, int64_t block) {
   const int64_t groups = p.k / p.group;
   const uint8_t* codes = p.line(block, 0);
   const int8_t* x = p.x + row * p.k;
-  __m512 sum[kRows][kBlocks];
-  each<kRows>([&](auto r) { each<kBlocks>([&](auto b) { sum[r][b] = _mm512_setzero_ps(); }); });
+  __m512 sum[kRows][kBlocks] = {};
   for (int64_t g = 0; g < groups; ++g) {
     Dots dots[kRows][kBlocks] = {};
     for (int64_t i = 0; i < p.group; i += kLine, codes += kBlocks * 64, x += kLine) {
