@@ -24,6 +24,8 @@ from river_vllm.config import RiverConfig
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.crossover import Crossover, Pass, Product
+from river_vllm.kernels.native import build
+from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.layers.checkpoint import CheckpointLayers
 from river_vllm.layers.compiled import RoutedForward
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
@@ -42,6 +44,7 @@ from river_vllm.models.architectures import ARCHITECTURES, PREFIX
 from river_vllm.router.batch import StepBatch
 from river_vllm.router.plan import Path, RowPlan
 from river_vllm.router.router import Router
+from river_vllm.router.signal import Reading
 from river_vllm.weights.choose import weight_source
 
 logger = init_logger("vllm.river")
@@ -75,6 +78,7 @@ class River:
             device,
             _broadcast if many else None,
             config.signal,
+            _native_reading(config, device, self._dtype),
         )
         self.observer: StepObserver | None = None
         packed_modules = getattr(model, "packed_modules_mapping", {})
@@ -235,6 +239,17 @@ class River:
         linear = self._linears[index]
         method: RiverDualLinearMethod = linear.quant_method
         return method.product(linear, x, linear.bias if biased else None)
+
+
+def _native_reading(
+    config: RiverConfig, device: torch.device, dtype: torch.dtype
+) -> Reading | None:
+    """The similarity as one native call, where it can be compiled; None for torch's operators."""
+    native = config.kernel in ("auto", "native") and config.signal == "cosine"
+    cpu = torch.device(device).type == "cpu"
+    if not native or not cpu or dtype != torch.bfloat16 or build.cannot_build():
+        return None
+    return NativeTransition()
 
 
 def _first_ranks(value: _T) -> _T:

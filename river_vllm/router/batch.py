@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +62,25 @@ class StepBatch:
         self.unconditional: npt.NDArray[np.bool_] = np.array(
             [u.unconditional for u in units], dtype=np.bool_
         )
-        self._offsets = _stacked(units)
+        self.lengths: npt.NDArray[np.intp] = np.array([u.rows for u in units], dtype=np.intp)
+        self.offsets = _stacked(units)
+        """Added to the thresholds, ``[units, L − 1]``; None where no unit has any."""
         self.measured = any(u.token is not None for u in units)
         """Whether the step is part of a measurement, whose rows are owed nobody stock's bits."""
         self.exit_layer: npt.NDArray[np.int32] = np.full(len(units), -1, dtype=np.int32)
         """Backbone layers run before the exit, −1 where the unit has not left."""
         self.deepest: int | None = None
         """Backbone layers that a row of no unit ran; None where that is all of them."""
-        self.settled: npt.NDArray[np.bool_] = np.zeros(len(units), dtype=np.bool_)
-        """Whether the unit would have left; kept where they leave ``together``."""
 
-    def threshold_after(self, layers_run: int) -> npt.NDArray[np.float32]:
-        """Every unit's threshold for the decision after ``layers_run`` layers."""
-        if self._offsets is None:
-            return self.threshold
-        return self.threshold + self._offsets[:, layers_run - 1]
+    def rows_of(self, units: npt.NDArray[np.intp], device: torch.device) -> torch.Tensor:
+        """Rows of these units (indices, ascending), int64, in row order."""
+        spans = [np.arange(self.units[u].start, self.units[u].stop) for u in units]
+        rows = np.concatenate(spans) if spans else np.empty(0, dtype=np.int64)
+        return torch.from_numpy(rows).to(device)
 
     @property
     def covers_all_rows(self) -> bool:
-        return sum(u.rows for u in self.units) == self.num_rows
+        return int(self.lengths.sum()) == self.num_rows
 
 
 def _stacked(units: list[ExitUnit]) -> npt.NDArray[np.float32] | None:

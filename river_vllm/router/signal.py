@@ -17,15 +17,37 @@ Signal = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 SignalName = Literal["cosine", "norm"]
 
+Reading = Callable[
+    [torch.Tensor | None, torch.Tensor, torch.Tensor | None],
+    tuple[torch.Tensor, torch.Tensor | None],
+]
+"""One look at the rows between two layers: from their states before the last layer (float32
+``[rows, hidden]``, None where nobody needs a signal) and what the next layer is called with, to
+their states now and the signal."""
+
 
 def residual_stream(hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-    """The true residual stream between two layers, a new tensor ``[rows, hidden]``.
+    """The true residual stream between two layers, a new tensor ``[rows, hidden]`` in float32.
 
     vLLM's layers return their last output and the residual un-added
     (``models/llama.py``, ``LlamaDecoderLayer.forward``), and the next norm adds them in place,
-    so what is kept must not alias either.
+    so what is kept must not alias either. The sum is rounded as the model rounds it.
     """
-    return hidden.clone() if residual is None else hidden + residual
+    if residual is None:
+        return hidden.to(torch.float32, copy=True)
+    return (hidden + residual).float()
+
+
+def reading(signal: Signal) -> Reading:
+    """A signal's own operators behind one another, for any device and type."""
+
+    def read(
+        before: torch.Tensor | None, hidden: torch.Tensor, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        after = residual_stream(hidden, residual)
+        return after, None if before is None else signal(before, after)
+
+    return read
 
 
 def transition_similarity(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ("int8.cpp", "bf16.cpp")
+SOURCES = ("int8.cpp", "bf16.cpp", "transition.cpp")
 HEADERS = ("weights.h", "amx.h")
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-march=native")
 
@@ -36,10 +36,11 @@ def unsupported(product: str) -> str | None:
     instructions, there = NEEDS[product]
     if not torch.cpu._is_avx512_supported() or not there():
         return f"needs a CPU with {instructions}"
-    return _cannot_build()
+    return cannot_build()
 
 
-def _cannot_build() -> str | None:
+def cannot_build() -> str | None:
+    """Why nothing native can be built here; None where it can."""
     if _compiler() is None:
         return "needs a C++ compiler (g++ or clang++)"
     if _openmp() is None:
@@ -56,7 +57,7 @@ def library() -> ctypes.CDLL:
     """
     compiler, openmp = _compiler(), _openmp()
     if compiler is None or openmp is None:
-        raise RuntimeError(f"River's native kernels: {_cannot_build()}")
+        raise RuntimeError(f"River's native kernels: {cannot_build()}")
     path = _cache_folder() / f"int4-{_key(compiler)}.so"
     if not path.exists():
         _compile(compiler, openmp, path)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from river_vllm.config import RiverConfig
+from river_vllm.kernels.native.build import cannot_build
+from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.layers.river import River
 from river_vllm.router.batch import ExitUnit, StepBatch
 from tests.unit.layers.support import Model
@@ -99,6 +101,24 @@ def test_every_row_has_its_own_depth(model: Model, river: River, hidden: torch.T
         torch.testing.assert_close(out[row], expected, rtol=2**-6, atol=2**-6)
         other = by_hand(model, hidden, (depth + 1) % (LAYERS + 1))[row]
         assert (out[row] - other).norm() > 4 * (out[row] - expected).norm()
+
+
+@pytest.mark.skipif(cannot_build() is not None, reason="no compiler")
+def test_the_similarity_is_one_native_call_where_it_can_be(
+    model: Model, tmp_path: Path, hidden: torch.Tensor
+) -> None:
+    """Not where another kernel, or another signal, was asked for; the decisions are the same."""
+    depths, reads, taus = [], [], (0.6, 0.7, 0.8, 0.9)
+    for settings in ({}, {"kernel": "torch"}, {"signal": "norm"}):
+        river = build(model := Model(LAYERS, WIDTH), tmp_path, **{"kernel": "auto", **settings})
+        reads.append(isinstance(river.router._read, NativeTransition))
+        batch = StepBatch(ROWS, [ExitUnit(i, i + 1, tau, 1) for i, tau in enumerate(taus)])
+        with river.step(batch):
+            model(hidden)
+        depths.append(batch.exit_layer.tolist())
+    assert reads == [True, False, False]
+    assert depths[0] == depths[1]
+    assert len(set(depths[0])) > 1
 
 
 def test_info_adds_up(model: Model, river: River) -> None:

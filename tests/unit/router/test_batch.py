@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
 from river_vllm.router.batch import ExitUnit, StepBatch
 
 
@@ -30,9 +33,16 @@ def test_rows_outside_every_unit_are_noticed() -> None:
     assert not StepBatch(2, []).covers_all_rows
 
 
-def test_offsets_move_the_threshold_of_their_layer() -> None:
+def test_offsets_are_those_of_the_units_that_have_any() -> None:
     batch = StepBatch(2, [ExitUnit(0, 1, 0.5, 1, offsets=(0.25, -0.5)), ExitUnit(1, 2, 0.75, 1)])
-    assert batch.threshold_after(1).tolist() == [0.75, 0.75]
-    assert batch.threshold_after(2).tolist() == [0.0, 0.75]
-    plain = StepBatch(1, [ExitUnit(0, 1, 0.5, 1)])
-    assert plain.threshold_after(1).tolist() == [0.5]
+    assert batch.offsets is not None
+    assert batch.offsets.tolist() == [[0.25, -0.5], [0.0, 0.0]]
+    assert StepBatch(1, [ExitUnit(0, 1, 0.5, 1)]).offsets is None
+
+
+def test_rows_of_some_units() -> None:
+    units = [ExitUnit(1, 3, 0.5, 1), ExitUnit(4, 5, 0.5, 1), ExitUnit(5, 7, 0.5, 1)]
+    batch = StepBatch(8, units)
+    assert batch.rows_of(np.array([0, 2]), torch.device("cpu")).tolist() == [1, 2, 5, 6]
+    nobody = batch.rows_of(np.empty(0, dtype=np.intp), torch.device("cpu"))
+    assert (nobody.dtype, len(nobody)) == (torch.int64, 0)

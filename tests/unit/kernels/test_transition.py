@@ -1,0 +1,100 @@
+"""The native look at a step's states against torch's operators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from river_vllm.kernels.native import build
+from river_vllm.kernels.native.transition import NativeTransition
+from river_vllm.router.signal import reading, transition_similarity
+
+pytestmark = pytest.mark.skipif(build.cannot_build() is not None, reason="no compiler")
+
+BY_TORCH = reading(transition_similarity)
+
+
+@pytest.fixture(scope="module")
+def native() -> NativeTransition:
+    return NativeTransition()
+
+
+def states(rows: int, seed: int, width: int = 576) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, width, generator=generator).bfloat16()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64, 200])
+@pytest.mark.parametrize("width", [576, 1001])
+@pytest.mark.parametrize("added", [True, False])
+def test_it_reads_what_torch_reads(
+    native: NativeTransition, rows: int, width: int, added: bool
+) -> None:
+    hidden, residual = states(rows, 0, width), states(rows, 1, width) if added else None
+    before = hidden.float() + 0.5 * states(rows, 2, width).float()
+    after, similarity = native(before, hidden, residual)
+    expected_after, expected = BY_TORCH(before, hidden, residual)
+    assert torch.equal(after, expected_after)
+    assert expected is not None
+    # Sums of a thousand products in float32, in another order.
+    torch.testing.assert_close(similarity, expected, rtol=1e-5, atol=1e-6)
+    assert 0.3 < float(expected.mean()) < 0.95
+
+
+def test_without_a_state_before_there_is_no_similarity(native: NativeTransition) -> None:
+    hidden, residual = states(2, 0), states(2, 1)
+    after, similarity = native(None, hidden, residual)
+    assert similarity is None
+    assert torch.equal(after, (hidden + residual).float())
+
+
+def test_sums_are_rounded_as_the_model_rounds_them(native: NativeTransition) -> None:
+    """Every bf16 number beside a few others: ties, subnormals, infinities, overflow."""
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    hidden = every.view(64, 1024)
+    for other in (0.0, 1.0, -1.0, 2.0**-130, 3e38, float("inf"), 1.0 + 2.0**-7):
+        residual = torch.full_like(hidden, other)
+        after, _ = native(None, hidden, residual)
+        torch.testing.assert_close(
+            after, (hidden + residual).float(), rtol=0, atol=0, equal_nan=True
+        )
+
+
+def test_rounding_never_lifts_it_above_one(native: NativeTransition) -> None:
+    before = states(4096, 3)
+    _, similarity = native(before.float(), before * 4, None)
+    assert similarity is not None
+    assert float(similarity.max()) <= 1.0
+    assert float(similarity.min()) > 1.0 - 1e-5
+
+
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_a_state_that_is_zero_or_not_finite_has_none(native: NativeTransition, bad: float) -> None:
+    good = states(2, 4)
+    broken = good.clone()
+    broken[1] = bad
+    for before, after in ((good, broken), (broken, good)):
+        _, similarity = native(before.float(), after, None)
+        assert similarity is not None
+        assert similarity.isnan().tolist() == [False, True]
+
+
+def test_a_row_does_not_depend_on_its_neighbours(native: NativeTransition) -> None:
+    before, hidden, residual = states(70, 5).float(), states(70, 6), states(70, 7)
+    together = native(before, hidden, residual)
+    for row in (0, 33, 69):
+        span = slice(row, row + 1)
+        alone = native(before[span], hidden[span], residual[span])
+        for one, many in zip(alone, together, strict=True):
+            assert one is not None and many is not None
+            assert torch.equal(one[0], many[row])
+
+
+def test_strides_are_none_of_its_business(native: NativeTransition) -> None:
+    wide, other = states(6, 8, 1152), states(6, 9, 1152)
+    before = states(6, 10).float()
+    found = native(before, wide[:, ::2], other[:, 1::2])
+    expected = native(before, wide[:, ::2].contiguous(), other[:, 1::2].contiguous())
+    for one, many in zip(found, expected, strict=True):
+        assert one is not None and many is not None
+        assert torch.equal(one, many)
