@@ -41,13 +41,16 @@ class RiverDrafter:
 
         Args:
             rows: the requests' rows in the runner's batch.
-            tokens: int ``[rows]``, the last token of each.
+            tokens: integers ``[rows]``, the last token of each.
             positions: int64 ``[rows]``, where they stand; their K/V slots are allocated.
 
         Returns:
             ``[rows, vocabulary]``.
         """
         river = self._model.river
+        # vLLM's compiled forward checks no types: it would read other integers as int32.
+        tokens = tokens.to(self._runner.input_ids.gpu.dtype)
+        positions = positions.to(self._runner.positions.dtype)
         units = [ExitUnit(i, i + 1, -1.0, self._layers, forced=True) for i in range(len(rows))]
         with own_forward_context(self._runner.vllm_config, self._parts(rows, positions)):
             hidden = self._model(

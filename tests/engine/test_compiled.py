@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from river_vllm import RiverConfig
+from river_vllm.verify.tally import DraftSummary
 from tests.support import engines
 from tests.support.engines import generate, generate_alone, greedy
 from tests.support.prompts import PROMPTS
@@ -79,3 +81,22 @@ def _staggered(engine: Any, settings: list[dict[str, Any] | None]) -> list[list[
             if output.finished:
                 answers[output.request_id] = list(output.outputs[0].token_ids)
     return [answers[str(index)] for index in range(len(settings))]
+
+
+def test_drafts_in_a_batch_are_those_of_each_request_alone(smollm2: Path) -> None:
+    """The backbone hides a wrong draft: only how many it keeps tells."""
+    engine = engines.river_engine(
+        smollm2, RiverConfig(verify=4, draft="fixed"), enforce_eager=False
+    )
+    alone, together = DraftSummary(), DraftSummary()
+    for prompt in PROMPTS[8:14]:
+        _count(engine, [prompt], alone)
+    _count(engine, PROMPTS[8:14], together)
+    assert alone.accepted > alone.tokens / 2
+    # Near-ties may turn an answer, and with it what is drafted.
+    assert abs(together.accepted - alone.accepted) < alone.accepted / 10
+
+
+def _count(engine: Any, prompts: list[str], summary: DraftSummary) -> None:
+    for output in engine.generate(prompts, greedy(), use_tqdm=False):
+        summary.add(output.outputs[0].routed_experts)
