@@ -21,6 +21,7 @@ class Draft:
         greedy: whether the request takes the likeliest token.
         rate: that a drafted token of it stays, by what became of those before.
         ends: tokens that end the answer.
+        first: whether ``token`` is the first of its answer.
     """
 
     request_id: str
@@ -31,6 +32,7 @@ class Draft:
     greedy: bool
     rate: float
     ends: Container[int | None] = ()
+    first: bool = False
     tokens: list[int] = field(default_factory=list)
     confidences: list[float | None] = field(default_factory=list)
     """Of each drafted token; None where it was sampled."""

@@ -142,9 +142,16 @@ class RiverProposer(DraftModelProposer):
             if params.max_tokens is not None:
                 left = min(left, params.max_tokens - (position + 1 - request.num_prompt_tokens))
             limit = max(0, min(self._most, left - 1))
-        rate = self._acceptance.rate(request_id)
         return Draft(
-            request_id, row, position, token, limit, params.temperature < GREEDY, rate, ends
+            request_id,
+            row,
+            position,
+            token,
+            limit,
+            greedy=params.temperature < GREEDY,
+            rate=self._acceptance.rate(request_id),
+            ends=ends,
+            first=position == request.num_prompt_tokens,
         )
 
     def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
@@ -162,6 +169,10 @@ class RiverProposer(DraftModelProposer):
 
         if self._costs is None:
             depth = fixed_depth(len(drafts))
+        elif any(draft.first for draft in drafts):
+            # vLLM sends a step's tokens when its drafts are made. Who waits for a first token does
+            # not wait for those of others: a step without drafts costs them a few milliseconds.
+            return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
             depth = best_depth(self._costs, rates, limits)

@@ -13,10 +13,13 @@ from vllm import SamplingParams
 from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
 from river_vllm.verify.acceptance import PRIOR, Acceptance
+from river_vllm.verify.costs import CostCurve, StepCosts
 from river_vllm.verify.proposer import RiverProposer
 
 K = 3
 VOCABULARY = 64
+CHEAP = StepCosts(CostCurve.of([(1, 0.001)]), CostCurve.of([(1, 0.1), (32, 0.1)]))
+"""Costs at which every draft pays."""
 
 
 class CountingRiver:
@@ -141,6 +144,17 @@ def test_who_does_not_draft(proposer: Any) -> None:
     proposed = propose(proposer, requests, [4] * 6, [4] * 6, [20] * 6)
     assert proposed == [[], [], [], [], [], [21, 22, 23]]
     assert {rows for step in proposer._drafter.steps for rows in step[0]} == {5}
+
+
+def test_a_first_token_waits_for_nobodys_draft(proposer: Any) -> None:
+    """Where costs decide; a request without drafts has a first token too."""
+    proposer._costs = CHEAP
+    both = {"a": request(7), "off": request(4, {"enabled": False})}
+    assert propose(proposer, both, [9, 4], [1, 4], [10, 20]) == [[], []]
+    assert proposer._drafter.steps == []
+    assert propose(proposer, both, [10, 5], [1, 1], [10, 20]) == [[11, 12, 13], []]
+    # Computed again after a preemption, it is not the first.
+    assert propose(proposer, {"a": request(7)}, [12], [12], [10]) == [[11, 12, 13]]
 
 
 @pytest.mark.parametrize(("left", "drafted"), [(1, 0), (2, 1), (4, 3), (9, 3)])
