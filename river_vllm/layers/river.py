@@ -25,6 +25,7 @@ from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.crossover import Crossover, Pass, Product
 from river_vllm.kernels.native import build
+from river_vllm.kernels.native.chosen import NativeChosen
 from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.layers.checkpoint import CheckpointLayers
 from river_vllm.layers.compiled import RoutedForward
@@ -39,12 +40,11 @@ from river_vllm.layers.find import (
 from river_vllm.layers.ops import CONTEXT
 from river_vllm.layers.progress import PackingProgress
 from river_vllm.layers.residency import Residency
-from river_vllm.layers.river_head import has_plain_head, install_river_head
+from river_vllm.layers.river_head import chosen_outputs, has_plain_head, install_river_head
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX
 from river_vllm.router.batch import StepBatch
 from river_vllm.router.plan import Path, RowPlan
 from river_vllm.router.router import Router
-from river_vllm.router.signal import Reading
 from river_vllm.weights.choose import weight_source
 
 logger = init_logger("vllm.river")
@@ -68,6 +68,7 @@ class River:
         device = vllm_config.device_config.device
         self.plan = RowPlan(device)
         self._dtype = model_config.dtype
+        native = _native(config, device, self._dtype)
         many = get_tensor_model_parallel_world_size() > 1
         layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
         self.num_layers = len(layers)
@@ -78,7 +79,7 @@ class River:
             device,
             _broadcast if many else None,
             config.signal,
-            _native_reading(config, device, self._dtype),
+            NativeTransition() if native and config.signal == "cosine" else None,
         )
         self.observer: StepObserver | None = None
         packed_modules = getattr(model, "packed_modules_mapping", {})
@@ -98,7 +99,8 @@ class River:
         self.river_head = config.lm_head == "river" or (config.river_head and has_plain_head(model))
         if self.river_head:
             packer = partial(self._pack, lm_head(model))
-            install_river_head(model, self.plan, packer, config.lm_head_candidates)
+            chosen = NativeChosen() if native else chosen_outputs
+            install_river_head(model, self.plan, packer, config.lm_head_candidates, chosen)
             self._progress.expect()
         family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
         arguments = state_arguments(layers[0], family.stale_residual)
@@ -241,15 +243,11 @@ class River:
         return method.product(linear, x, linear.bias if biased else None)
 
 
-def _native_reading(
-    config: RiverConfig, device: torch.device, dtype: torch.dtype
-) -> Reading | None:
-    """The similarity as one native call, where it can be compiled; None for torch's operators."""
-    native = config.kernel in ("auto", "native") and config.signal == "cosine"
-    cpu = torch.device(device).type == "cpu"
-    if not native or not cpu or dtype != torch.bfloat16 or build.cannot_build():
-        return None
-    return NativeTransition()
+def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether small operators may be River's own: where they can be compiled, and nobody has asked
+    for another kernel."""
+    usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
+    return usable and config.kernel in ("auto", "native") and build.cannot_build() is None
 
 
 def _first_ranks(value: _T) -> _T:

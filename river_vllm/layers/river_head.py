@@ -9,6 +9,7 @@ logits. Steps that need every logit exact (``worker/feed.py``) take the bf16 hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from river_vllm.layers.dual_linear import Packer
 from river_vllm.layers.find import lm_head
 from river_vllm.router.plan import RowPlan
 
+Chosen = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""See ``chosen_outputs``."""
+
 DEEP = 16
 """Logits of which only the largest is looked at first."""
 
@@ -32,15 +36,17 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         plan: says whether the step may use the 4-bit head.
         packer: quantises and packs the head's weight.
         candidates: logits per row that are made exact.
+        chosen: what makes them exact.
     """
 
     supports_pre_processed_weights = False
 
-    def __init__(self, plan: RowPlan, packer: Packer, candidates: int) -> None:
+    def __init__(self, plan: RowPlan, packer: Packer, candidates: int, chosen: Chosen) -> None:
         super().__init__()
         self._plan = plan
         self._packer = packer
         self._candidates = candidates
+        self._chosen = chosen
         self._packed: PackedLinear | None = None
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
@@ -59,9 +65,21 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         if plan.draft_head:
             return logits
         best = largest(logits, min(self._candidates, logits.shape[1]))
-        # [rows, candidates, hidden] @ [rows, hidden, 1]
-        exact = torch.bmm(layer.weight[best], x.unsqueeze(-1)).squeeze(-1)
-        return logits.scatter_(1, best, exact)
+        return logits.scatter_(1, best, self._chosen(x, layer.weight, best))
+
+
+def chosen_outputs(x: torch.Tensor, weight: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Some outputs of a product, another choice for each row.
+
+    Args:
+        x: ``[rows, in]``.
+        weight: ``[out, in]``.
+        chosen: int64 ``[rows, count]``, rows of ``weight``.
+
+    Returns:
+        ``[rows, count]``.
+    """
+    return torch.bmm(weight[chosen], x.unsqueeze(-1)).squeeze(-1)
 
 
 def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
@@ -89,7 +107,13 @@ def has_plain_head(model: nn.Module) -> bool:
     return type(getattr(head, "quant_method", None)) is UnquantizedEmbeddingMethod
 
 
-def install_river_head(model: nn.Module, plan: RowPlan, packer: Packer, candidates: int) -> None:
+def install_river_head(
+    model: nn.Module,
+    plan: RowPlan,
+    packer: Packer,
+    candidates: int,
+    chosen: Chosen = chosen_outputs,
+) -> None:
     """Give the model's LM head a 4-bit twin.
 
     Raises:
@@ -101,4 +125,4 @@ def install_river_head(model: nn.Module, plan: RowPlan, packer: Packer, candidat
             f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'",
             cure="",
         )
-    head.quant_method = RiverHeadMethod(plan, packer, candidates)
+    head.quant_method = RiverHeadMethod(plan, packer, candidates, chosen)

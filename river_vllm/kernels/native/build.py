@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ("int8.cpp", "bf16.cpp", "transition.cpp")
-HEADERS = ("weights.h", "amx.h")
+SOURCES = ("int8.cpp", "bf16.cpp", "transition.cpp", "chosen.cpp")
+HEADERS = ("weights.h", "amx.h", "bfloat.h")
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-march=native")
 
 

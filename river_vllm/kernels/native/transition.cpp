@@ -3,26 +3,17 @@
 // A decision is a few thousand numbers; as tensor operators it is ten calls of a microsecond each.
 
 #include <cmath>
-#include <cstdint>
-#include <cstring>
+
+#include "bfloat.h"
 
 namespace {
 
-float from_bf16(uint16_t value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+// As the model rounds its sums.
+float rounded(float value) {
+  const uint32_t bits = river::rounded_bits(value);
   float found;
   std::memcpy(&found, &bits, sizeof found);
   return found;
-}
-
-// To the nearest bf16, ties to even, as the model rounds its sums.
-float rounded(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
-  float found;
-  std::memcpy(&found, &bits, sizeof found);
-  return value == value ? found : value;
 }
 
 }  // namespace
@@ -38,11 +29,11 @@ extern "C" void river_transition(const float* before, const uint16_t* hidden,
     float* now = after + row * width;
     if (residual == nullptr) {
 #pragma omp simd
-      for (int64_t i = 0; i < width; ++i) now[i] = from_bf16(h[i]);
+      for (int64_t i = 0; i < width; ++i) now[i] = river::widened(h[i]);
     } else {
       const uint16_t* r = residual + row * width;
 #pragma omp simd
-      for (int64_t i = 0; i < width; ++i) now[i] = rounded(from_bf16(h[i]) + from_bf16(r[i]));
+      for (int64_t i = 0; i < width; ++i) now[i] = rounded(river::widened(h[i]) + river::widened(r[i]));
     }
     if (before == nullptr) continue;
     const float* old = before + row * width;
