@@ -80,11 +80,13 @@ def main() -> None:
         report("stock vLLM, other batch", batch, expected[batch], expected[alone])
     del stock
     engines: list[tuple[str, dict[str, Any]]] = [
-        ("n-gram, 4", {"speculative_config": NGRAM}),
         *(
             (f"River, always {k}", engine_args(args.model, RiverConfig(verify=k, draft="fixed")))
             for k in args.verify
         ),
+        # The last: it imports numba, and vLLM 0.32 cannot start an engine in a process that has
+        # (triton_utils/dispatcher.py, ``_rebind_kernels``, looks into every module).
+        ("n-gram, 4", {"speculative_config": NGRAM}),
     ]
     for label, extra in engines:
         engine = LLM(args.model, **options, **extra)
