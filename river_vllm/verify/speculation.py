@@ -13,8 +13,8 @@ class RiverSpeculativeConfig(SpeculativeConfig):
 def install(vllm_config: VllmConfig, tokens: int) -> None:
     """Have vLLM allocate look-ahead slots, verify drafts and count them.
 
-    The method ``draft_model`` brings all three; ``worker/cpu.py`` puts River's proposer in the
-    place of the one that would load a second model.
+    The method ``draft_model`` brings all three; ``worker/cpu.py`` and ``worker/gpu.py`` put River's
+    drafter in the place of the one that would load a second model.
 
     Args:
         tokens: the most that may be drafted for one pass of the backbone.
@@ -24,12 +24,12 @@ def install(vllm_config: VllmConfig, tokens: int) -> None:
     """
     if isinstance(vllm_config.speculative_config, RiverSpeculativeConfig):
         return  # vLLM validates a configuration again when it copies it
-    if not current_platform.is_cpu():
-        raise UnsupportedModelError("River verifies drafts on the CPU only so far")
-    if vllm_config.use_v2_model_runner:
+    # Each runner has a drafter of River's on the platform that vLLM itself uses it on.
+    runner = "V1" if current_platform.is_cpu() else "V2"
+    if vllm_config.use_v2_model_runner != (runner == "V2"):
         raise UnsupportedModelError(
-            "River verifies drafts with vLLM's model runner V1 only so far "
-            "(VLLM_USE_V2_MODEL_RUNNER=0)"
+            f"River verifies drafts here with vLLM's model runner {runner} only "
+            f"(VLLM_USE_V2_MODEL_RUNNER={int(runner == 'V2')})"
         )
     vllm_config.speculative_config = RiverSpeculativeConfig(
         method="draft_model",

@@ -7,6 +7,7 @@ from typing import Any
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
+from river_vllm.verify.speculator_v2 import take_over
 from river_vllm.worker.mixin import RiverWorkerMixin
 from river_vllm.worker.runner import RiverRunnerMixin
 from river_vllm.worker.runner_v2 import river_runner_v2
@@ -24,4 +25,5 @@ class RiverGPUWorker(RiverWorkerMixin, Worker):
             return RiverGPUModelRunner(self.vllm_config, self.device)
         runner = super()._make_model_runner()
         runner.__class__ = river_runner_v2(type(runner))
+        take_over(runner)
         return runner

@@ -36,7 +36,7 @@ class RiverWorkerMixin:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]
         river = self._river()
         if river.config.verify:
-            self.model_runner.drafter.measure_costs()
+            self._drafter().measure_costs()
         elif river.steps_decide and isinstance(self.model_runner, RiverRunnerMixin):
             measure_crossover(self.model_runner, river)
             self.model_runner.river_feed.max_rows = river.max_rows
@@ -46,7 +46,7 @@ class RiverWorkerMixin:
         """RPC: what is in force. That a worker answers is the proof that River is active."""
         info = self._river().info()
         if self._river().config.verify:
-            info["verify"] = self.model_runner.drafter.info()
+            info["verify"] = self._drafter().info()
         return info
 
     def river_observe(self) -> None:
@@ -67,6 +67,11 @@ class RiverWorkerMixin:
     def _river(self) -> River:
         river: River = self.model_runner.get_model().river
         return river
+
+    def _drafter(self) -> Any:
+        """What drafts in verified mode: runner V1's drafter, or runner V2's speculator."""
+        runner = self.model_runner
+        return runner.drafter if hasattr(runner, "drafter") else runner.speculator
 
     def _river_host(self) -> Any:
         """The object that feeds the router: runner V1 itself, or runner V2's model state."""

@@ -43,9 +43,12 @@ class RiverStateMixin:
     def prepare_inputs(self: Any, input_batch: Any, req_states: Any) -> dict[str, Any]:
         """Adds ``river_batch`` to the arguments of the model's ``forward``.
 
-        Requests that this state has not met (warm-up, dummy batches) bring no units.
+        Requests that this state has not met (warm-up, dummy batches) bring no units; in verified
+        mode a step is the backbone's.
         """
         inputs = super().prepare_inputs(input_batch, req_states)  # type: ignore[misc]
+        if self.river_defaults.verified:
+            return inputs
         starts = input_batch.query_start_loc_np
         rows = []
         for index, request_id in enumerate(input_batch.req_ids[: input_batch.num_reqs]):

@@ -106,7 +106,7 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
 
 
 @pytest.mark.parametrize(
-    ("cpu", "v2", "reason"), [(False, False, "on the CPU only"), (True, True, "runner V1 only")]
+    ("cpu", "v2", "reason"), [(False, False, "runner V2 only"), (True, True, "runner V1 only")]
 )
 def test_where_drafts_cannot_be_verified(
     cpu: bool, v2: bool, reason: str, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
 from river_vllm.worker.feed import BatchFeed
 from river_vllm.worker.model_state import RiverStateMixin, river_model_state_cls
@@ -76,6 +77,14 @@ def test_warm_up_batches_bring_no_units_and_no_depths(state: State) -> None:
     state.add_request(0, new("a", 5))
     inputs = state.prepare_inputs(input_batch(("a", 1, 8), ("_dummy", 1, 0)), "p")
     assert inputs == {"positions": "p"}
+    assert state.river_feed.finish() == {}
+
+
+def test_in_verified_mode_a_step_is_the_backbones() -> None:
+    state = State()
+    state.set_up_river(BatchFeed(L, "backbone"), RiverSettings.from_config(RiverConfig(verify=4)))
+    state.add_request(0, new("a", 7))
+    assert state.prepare_inputs(input_batch(("a", 1, 8)), "p") == {"positions": "p"}
     assert state.river_feed.finish() == {}
 
 

@@ -36,6 +36,9 @@ class FakeWorker:
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         self.loaded.append((args, kwargs))
 
+    def compile_or_warm_up_model(self) -> str:
+        return "times"
+
 
 class Worker(RiverWorkerMixin, FakeWorker):
     pass
@@ -65,6 +68,19 @@ def test_runner_v2_is_fed_by_its_model_state() -> None:
 
 def test_info_is_the_rivers_own() -> None:
     assert Worker().river_info() == INFO
+
+
+@pytest.mark.parametrize("seam", ["drafter", "speculator"])
+def test_what_drafts_is_asked_on_both_runners(seam: str) -> None:
+    worker, asked = Worker(), []
+    drafter = SimpleNamespace(measure_costs=lambda: asked.append(seam), info=lambda: {"a": 1})
+    setattr(worker.model_runner, seam, drafter)
+    config = RiverConfig(verify=4)
+    river = SimpleNamespace(config=config, info=lambda: dict(INFO))
+    worker.model_runner.get_model = lambda: SimpleNamespace(river=river)  # type: ignore[method-assign]
+    assert worker.compile_or_warm_up_model() == "times"
+    assert asked == [seam]
+    assert worker.river_info() == {**INFO, "verify": {"a": 1}}
 
 
 def test_the_cpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> None:
