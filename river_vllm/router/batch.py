@@ -72,6 +72,12 @@ class StepBatch:
         self.deepest: int | None = None
         """Backbone layers that a row of no unit ran; None where that is all of them."""
 
+    @classmethod
+    def forced(cls, rows: int, layers: int) -> StepBatch:
+        """All rows leave after ``layers`` layers, each a unit."""
+        units = [ExitUnit(row, row + 1, -1.0, layers, forced=True) for row in range(rows)]
+        return cls(rows, units)
+
     def rows_of(self, units: npt.NDArray[np.intp], device: torch.device) -> torch.Tensor:
         """Rows of these units (indices, ascending), int64, in row order."""
         spans = [np.arange(self.units[u].start, self.units[u].stop) for u in units]

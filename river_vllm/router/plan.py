@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from typing import Literal
 
 import torch
 
@@ -39,6 +42,15 @@ class RowPlan:
         """Row indices on the river, int64 ``[rows]``; set where ``path`` is ``MIXED``."""
         self.backbone_rows: torch.Tensor | None = None
         """All others, where the backbone product need not run over every row (measurements)."""
+
+    @contextmanager
+    def with_head(self, flag: Literal["draft_head", "river_head"]) -> Iterator[None]:
+        """Logits by the 4-bit LM head, where there is one."""
+        setattr(self, flag, True)
+        try:
+            yield
+        finally:
+            setattr(self, flag, False)
 
     def reset(self) -> None:
         self.path = Path.BACKBONE

@@ -95,12 +95,12 @@ class Router:
             hidden, residual: what the layer is called with, ``[rows, hidden]``.
         """
         batch, waiting = self._batch, self._waiting
-        if batch is None or waiting is None:
+        if batch is None:
             return
         if layers_run >= self._limit:
             self.plan.all_river()
             return
-        if layers_run + 1 < waiting.first:
+        if waiting is None or layers_run + 1 < waiting.first:
             return
         similarity = None
         if waiting.measured:
@@ -138,7 +138,10 @@ class Router:
 
     def _those(
         self, batch: StepBatch, units: npt.NDArray[np.intp], settled: Flags | None
-    ) -> Waiting:
+    ) -> Waiting | None:
+        """None where there is nobody left to decide about."""
+        if not units.size:
+            return None
         return Waiting(batch, units, self._batch_scope, settled, self._device)
 
     def _others(self, batch: StepBatch, rows: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TypeAlias
 
 import numpy as np
@@ -23,14 +22,14 @@ class Waiting:
 
     Args:
         batch: the step.
-        units: indices into ``batch.units``, ascending.
+        units: indices into ``batch.units``, ascending; at least one.
         whole_step: whether units leave only all at once.
         settled: of ``units``, who would have left already; where ``batch.together``.
         device: of the hidden states.
     """
 
     __slots__ = (
-        *("_all_together", "_every_row", "_limits", "_offsets", "_replayed", "_settled"),
+        *("_all_together", "_limits", "_offsets", "_replayed", "_settled"),
         *("_starts", "first", "last", "lengths", "measured", "min_layers", "rows"),
         *("unconditional", "units"),
     )
@@ -45,9 +44,9 @@ class Waiting:
     ) -> None:
         self.units = units
         self.min_layers = batch.min_layers[units]
-        self.first = int(self.min_layers.min()) if units.size else sys.maxsize
+        self.first = int(self.min_layers.min())
         """Backbone layers before which none of them may leave."""
-        self.last = int(self.min_layers.max()) if units.size else sys.maxsize
+        self.last = int(self.min_layers.max())
         """Backbone layers after which each of them may."""
         unconditional = batch.unconditional[units]
         self.measured = not unconditional.all()
@@ -60,7 +59,7 @@ class Waiting:
         self._settled = settled
         self._all_together = whole_step or batch.together
         self.lengths: Indices = batch.lengths[units]
-        several = self.lengths.size and self.lengths.max() > 1
+        several = self.lengths.max() > 1
         self._starts = np.cumsum(self.lengths) - self.lengths if several else None
         everything = int(self.lengths.sum()) == batch.num_rows
         self.rows = None if everything else batch.rows_of(units, device)

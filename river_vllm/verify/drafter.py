@@ -8,13 +8,12 @@ slot that this pass overwrites, so nothing has to be copied, cleared or computed
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 
 from river_vllm.compat import CommonAttentionMetadata
-from river_vllm.router.batch import ExitUnit, StepBatch
+from river_vllm.router.batch import StepBatch
 from river_vllm.worker.context import own_forward_context
 
 
@@ -51,12 +50,10 @@ class RiverDrafter:
         # vLLM's compiled forward checks no types: it would read other integers as int32.
         tokens = tokens.to(self._runner.input_ids.gpu.dtype)
         positions = positions.to(self._runner.positions.dtype)
-        units = [ExitUnit(i, i + 1, -1.0, self._layers, forced=True) for i in range(len(rows))]
+        batch = StepBatch.forced(len(rows), self._layers)
         with own_forward_context(self._runner.vllm_config, self._parts(rows, positions)):
-            hidden = self._model(
-                input_ids=tokens, positions=positions, river_batch=StepBatch(len(rows), units)
-            )
-            with self._river_head(river.plan):
+            hidden = self._model(input_ids=tokens, positions=positions, river_batch=batch)
+            with river.plan.with_head(self._head):
                 return self._model.compute_logits(hidden)
 
     def idle_step(self, rows: int) -> None:
@@ -94,11 +91,3 @@ class RiverDrafter:
             )
             for group in groups:
                 yield group, common
-
-    @contextmanager
-    def _river_head(self, plan: Any) -> Iterator[None]:
-        setattr(plan, self._head, True)
-        try:
-            yield
-        finally:
-            setattr(plan, self._head, False)

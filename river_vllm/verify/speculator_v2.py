@@ -20,7 +20,7 @@ from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
 
-from river_vllm.router.batch import ExitUnit, StepBatch
+from river_vllm.router.batch import StepBatch
 
 
 class RiverSpeculator(StandaloneARSpeculator):
@@ -61,12 +61,8 @@ class RiverSpeculator(StandaloneARSpeculator):
         return {"max_tokens": self.num_speculative_steps, "adaptive": False}
 
     def compute_draft_logits(self, hidden_states: torch.Tensor, spec_step_idx: int) -> torch.Tensor:
-        plan = self.model.river.plan
-        plan.draft_head = True
-        try:
+        with self.model.river.plan.with_head("draft_head"):
             logits: torch.Tensor = self.model.compute_logits(hidden_states)
-        finally:
-            plan.draft_head = False
         return logits
 
     def _prefill(
@@ -135,8 +131,8 @@ class RiverSpeculator(StandaloneARSpeculator):
         slot_mappings: dict[str, torch.Tensor] | None,
         num_tokens_across_dp: torch.Tensor | None,
     ) -> torch.Tensor:
-        rows, layers = input_ids.shape[0], self.model.river.config.draft_layers
-        units = [ExitUnit(row, row + 1, -1.0, layers, forced=True) for row in range(rows)]
+        rows = input_ids.shape[0]
+        batch = StepBatch.forced(rows, self.model.river.config.draft_layers)
         with set_forward_context(
             attn_metadata,
             self.vllm_config,
@@ -146,7 +142,7 @@ class RiverSpeculator(StandaloneARSpeculator):
             slot_mapping=slot_mappings,
         ):
             hidden: torch.Tensor = self.model(
-                input_ids=input_ids, positions=positions, river_batch=StepBatch(rows, units)
+                input_ids=input_ids, positions=positions, river_batch=batch
             )
         return hidden
 

@@ -13,12 +13,12 @@ inline float widened(uint16_t value) {
   return found;
 }
 
-// The bits of the nearest bfloat16, ties to even, in the upper half; not a number stays one.
-inline uint32_t rounded_bits(float value) {
+// The nearest bfloat16, ties to even; not a number stays one.
+inline uint16_t rounded(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
-  const uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
-  return value == value ? nearest : 0x7fc00000;
+  const uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return static_cast<uint16_t>(value == value ? nearest : 0x7fc0);
 }
 
 }  // namespace river

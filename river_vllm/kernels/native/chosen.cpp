@@ -15,6 +15,6 @@ extern "C" void river_chosen(const uint16_t* x, const uint16_t* weight, const in
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < width; ++i) sum += river::widened(a[i]) * river::widened(b[i]);
-    y[place] = static_cast<uint16_t>(river::rounded_bits(sum) >> 16);
+    y[place] = river::rounded(sum);
   }
 }

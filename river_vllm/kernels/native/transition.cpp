@@ -6,18 +6,6 @@
 
 #include "bfloat.h"
 
-namespace {
-
-// As the model rounds its sums.
-float rounded(float value) {
-  const uint32_t bits = river::rounded_bits(value);
-  float found;
-  std::memcpy(&found, &bits, sizeof found);
-  return found;
-}
-
-}  // namespace
-
 // hidden, residual: bf16 [rows, width], residual may be null; before: float32 or null.
 // after: float32 [rows, width]; similarity: float32 [rows], not written without `before`.
 extern "C" void river_transition(const float* before, const uint16_t* hidden,
@@ -33,7 +21,10 @@ extern "C" void river_transition(const float* before, const uint16_t* hidden,
     } else {
       const uint16_t* r = residual + row * width;
 #pragma omp simd
-      for (int64_t i = 0; i < width; ++i) now[i] = rounded(river::widened(h[i]) + river::widened(r[i]));
+      for (int64_t i = 0; i < width; ++i) {
+        // Rounded as the model rounds it.
+        now[i] = river::widened(river::rounded(river::widened(h[i]) + river::widened(r[i])));
+      }
     }
     if (before == nullptr) continue;
     const float* old = before + row * width;
