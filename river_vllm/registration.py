@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig, layered_config
 from river_vllm.errors import RiverError
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX, river_architecture
+from river_vllm.orphan import end_with_parent
 
 if TYPE_CHECKING:
     from river_vllm.compat import VllmConfig
 
 
 def register_all() -> None:
-    """Tell vLLM's registry about every River class; idempotent, imports no model code."""
+    """Tell vLLM's registry about every River class; idempotent, imports no model code.
+
+    In an engine's process it also starts the watch over the process that started it.
+    """
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.model_executor.models.registry import ModelRegistry
 
     from river_vllm.engine_config import RiverConfigHook
 
+    end_with_parent()
     for architecture in ARCHITECTURES:
         name = PREFIX + architecture
         if name not in MODELS_CONFIG_MAP:

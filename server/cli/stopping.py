@@ -5,7 +5,7 @@ from the handler that is in force until uvicorn sets its own
 (``entrypoints/launchers/api_server/entry.py``, ``run_server``), and the context in which it waits
 for its engine takes a KeyboardInterrupt for the end of the wait (``utils/network_utils.py``,
 ``zmq_socket_ctx``): the signal is lost, the server goes on loading and serves. To be removed when
-``tests/reliability/test_crash.py::test_sigterm_while_it_loads`` passes without it. Upstream:
+``tests/reliability/test_crash.py::test_ended_while_it_loads`` passes without it. Upstream:
 https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/utils/network_utils.py
 """
 

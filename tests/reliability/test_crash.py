@@ -119,19 +119,21 @@ def test_the_engine_ends_with_its_server(tiny_qwen2: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(form(True, False), reason="long form only (make reliability)")
-def test_sigterm_while_it_loads(tiny_qwen2: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+def test_ended_while_it_loads(tiny_qwen2: Path, tmp_path: Path, number: signal.Signals) -> None:
     server = FrailServer(tiny_qwen2, tmp_path)
     server.launch()
     belongings = Belongings([], set())
     try:
         poll_until(lambda: "(EngineCore pid" in server.tail(400), 120, "the engine to load")
         belongings = Belongings.of(server.process.pid)
-        server.process.terminate()
+        server.process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.process.wait(END_SECONDS)
-        assert server.process.poll() == 128 + signal.SIGTERM
-        assert "told to stop while the model was loading" in server.tail(400)
-        belongings.assert_gone(20)
+        if number == signal.SIGTERM:
+            assert server.process.poll() == 128 + signal.SIGTERM
+            assert "told to stop while the model was loading" in server.tail(400)
+        belongings.assert_gone(END_SECONDS)
     finally:
         belongings.kill()
         server.stop()
