@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="JSONL files")
     parser.add_argument("--half", choices=("first", "second"), help="odd or even lines only")
-    parser.add_argument("--quantizers", nargs="+", default=["rtn", "hqq", "gptq"])
+    parser.add_argument("--quantizers", nargs="+", default=["rtn", "hqq", "awq", "gptq"])
     parser.add_argument("--group-sizes", type=int, nargs="+", default=[128])
     parser.add_argument("--activations", nargs="+", default=["bf16"])
     parser.add_argument("--texts", type=int, default=24)

@@ -53,8 +53,8 @@ class RiverConfig(BaseModel):
     signal: Literal["cosine", "norm"] = "cosine"
     """What τ is compared with after a layer: the paper's state transition similarity, or how small
     the state still is (``router/signal.py``), whose τ ``river-vllm calibrate`` has to find."""
-    quantizer: Literal["hqq", "rtn", "gptq"] = "hqq"
-    """How the 4-bit weights are made; ``gptq`` beforehand, by ``river-vllm quantize``."""
+    quantizer: Literal["hqq", "rtn", "gptq", "awq"] = "hqq"
+    """How the 4-bit weights are made; ``gptq``, ``awq`` beforehand by ``river-vllm quantize``."""
     weights: str | None = Field(default=None, min_length=1)
     """A folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or River's own."""
     group_size: Literal[32, 64, 128] = 128

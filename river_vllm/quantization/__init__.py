@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from river_vllm.errors import UnsupportedModelError
+from river_vllm.quantization.awq import quantize_awq
 from river_vllm.quantization.gptq import quantize_gptq
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.quantization.hqq import quantize_hqq
@@ -40,7 +41,7 @@ class CalibratedQuantizer(Protocol):
 QUANTIZERS: dict[str, Quantizer] = {"rtn": quantize_rtn, "hqq": quantize_hqq}
 """Those that need the weight alone."""
 
-CALIBRATED: dict[str, CalibratedQuantizer] = {"gptq": quantize_gptq}
+CALIBRATED: dict[str, CalibratedQuantizer] = {"gptq": quantize_gptq, "awq": quantize_awq}
 """Those that need a calibration text (``river-vllm quantize``)."""
 
 __all__ = [

@@ -38,6 +38,12 @@ class GroupedWeight:
         values = values.view(out_features, in_features)
         return values if self.inputs is None else values * self.inputs
 
+    def rows(self, which: slice) -> GroupedWeight:
+        """Some of the outputs."""
+        return replace(
+            self, codes=self.codes[which], scales=self.scales[which], zeros=self.zeros[which]
+        )
+
     def regrouped(self, group_size: int) -> GroupedWeight:
         """The same weight in smaller groups, ``group_size`` dividing the present one."""
         times = self.group_size // group_size

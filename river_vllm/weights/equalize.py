@@ -3,9 +3,10 @@
 AWQ and its like multiply the inputs of a projection by one factor for each feature, and divide the
 norm or the projection before it by the same. The river shares its norms with the backbone, so it
 has to undo that: factors of the inputs are applied to the activations, factors of the outputs are
-folded into the scales. Both are found by comparing the two weights: alternating least squares of
-``Ŵ ≈ W / (outputs ⊗ inputs)``. The 4-bit weight, which has the errors, is on the left: factors of
-features that 4 bits hold badly would otherwise come out too small.
+folded into the scales. River's own files say what the factors are; elsewhere both are found by
+comparing the two weights: alternating least squares of ``Ŵ ≈ W / (outputs ⊗ inputs)``. The 4-bit
+weight, which has the errors, is on the left: factors of features that 4 bits hold badly would
+otherwise come out too small.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ def matched(weight: GroupedWeight, backbone: torch.Tensor) -> GroupedWeight:
     """
     step = -(-backbone.shape[0] // SAMPLE)
     rows = slice(None, None, step)
-    sample = GroupedWeight(weight.codes[rows], weight.scales[rows], weight.zeros[rows])
+    sample = weight.rows(rows)
     error, (_, _, fitted) = _compare(sample, backbone[rows])
     if min(error, fitted) > TOLERANCE:
         raise RiverError(
             f"differs by {error:.0%} from the backbone's weight: it was made from another model"
         )
-    if error < EXACT or fitted > GAIN * error:
+    if weight.inputs is not None or error < EXACT or fitted > GAIN * error:
         return weight
     _, (outputs, inputs, _) = _compare(weight, backbone)
     scales = (weight.scales * outputs.unsqueeze(-1)).bfloat16().float()

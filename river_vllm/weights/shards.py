@@ -2,7 +2,8 @@
 
 vLLM's own weight loaders do the work: they know the order of fused projections, tensor-parallel
 shards and replicated K/V heads. Codes, scales and zero points are all ``[outputs, inputs]``, so
-each is loaded the way the bf16 weight was.
+each is loaded the way the bf16 weight was. So are factors of the inputs, one row for each output:
+parts of a module share them.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def assemble(
     """This rank's shard of ``linear``, whose bf16 weight is loaded and not yet processed."""
     rows, features = linear.weight.shape
     shapes = {"codes": features, "scales": features // group_size, "zeros": features // group_size}
+    if parts[0][1].inputs is not None:
+        shapes["inputs"] = features
     loaded = {}
     for field, width in shapes.items():
         dtype = getattr(parts[0][1], field).dtype
@@ -78,6 +81,8 @@ def assemble(
         )
         for part, weight in parts:
             shard = () if part.shard is None else (part.shard,)
-            target.weight_loader(target, getattr(weight, field), *shard)
-        loaded[field] = target.data
+            tensor = getattr(weight, field)
+            tensor = tensor.expand(part.shape) if field == "inputs" else tensor
+            target.weight_loader(target, tensor, *shard)
+        loaded[field] = target.data[0].clone() if field == "inputs" else target.data
     return GroupedWeight(**loaded)

@@ -13,7 +13,7 @@ from river_vllm.layers.find import decoder_layers, projections
 from river_vllm.quantization import CALIBRATED, fitting_group_size
 from river_vllm.quantization.moments import InputMoments, parts_of_width
 from river_vllm.weights.formats.own import own_tensors
-from river_vllm.weights.shards import parts_of
+from river_vllm.weights.shards import Part, parts_of
 from river_vllm.weights.tensors import CheckpointFolder
 
 ERROR_ROWS = 128
@@ -64,22 +64,33 @@ class QuantizeExtension:
         error = power = 0.0
         for _, linear in projections(self._river_layers()[layer]):
             moment = moments.take(linear.prefix)
+            parts = parts_of(linear, packed_modules)
+            # Together, as they are served: the parts of a module share the factors of its inputs.
+            weight = torch.cat([_weight(folder, part) for part in parts])
+            group_size = fitting_group_size(linear.input_size, settings["group_size"])
+            made = quantize(weight, group_size, moment, settings["whole_zeros"])
+            start = 0
+            for part in parts:
+                stop = start + part.shape[0]
+                tensors |= own_tensors(part.name, made.rows(slice(start, stop)))
+                start = stop
+            rows = slice(None, None, max(1, len(weight) // ERROR_ROWS))
             whole = torch.block_diag(*moment)
-            for part in parts_of(linear, packed_modules):
-                weight = folder.get(f"{part.name}.weight")
-                if tuple(weight.shape) != part.shape:
-                    raise RiverError(f"{folder.place(f'{part.name}.weight')}: unexpected shape")
-                group_size = fitting_group_size(part.shape[1], settings["group_size"])
-                made = quantize(weight, group_size, moment, settings["whole_zeros"])
-                tensors |= own_tensors(part.name, made)
-                rows = slice(None, None, max(1, part.shape[0] // ERROR_ROWS))
-                wanted = weight[rows].float()
-                missed = made.dequantize()[rows] - wanted
-                error += float(((missed @ whole) * missed).sum())
-                power += float(((wanted @ whole) * wanted).sum())
+            wanted = weight[rows].float()
+            missed = made.rows(rows).dequantize() - wanted
+            error += float(((missed @ whole) * missed).sum())
+            power += float(((wanted @ whole) * wanted).sum())
         save_file(tensors, Path(out) / f"layer-{layer:04d}.safetensors")
         return {"tokens": moments.tokens, "output_error": (error / power) ** 0.5 if power else 0.0}
 
     def _river_layers(self) -> list[Any]:
         number = self.vllm_config.model_config.get_total_num_hidden_layers()
         return decoder_layers(self.model_runner.get_model(), number)
+
+
+def _weight(folder: CheckpointFolder, part: Part) -> torch.Tensor:
+    name = f"{part.name}.weight"
+    weight = folder.get(name)
+    if tuple(weight.shape) != part.shape:
+        raise RiverError(f"{folder.place(name)}: unexpected shape")
+    return weight

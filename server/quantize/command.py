@@ -8,16 +8,17 @@ from pathlib import Path
 from server.bench.arguments import OneLineParser, add_one_line_parser, positive, whole
 from server.calibrate.options import add_engine_limits
 
-_HELP = "make the river's 4-bit weights with a calibration text (GPTQ), for 'serve'"
+_HELP = "make the river's 4-bit weights with a calibration text (GPTQ, AWQ), for 'serve'"
 
 _DESCRIPTION = f"""\
 {_HELP[:1].upper()}{_HELP[1:]}.
 
 The backbone reads prompts and answers; what goes into each projection decides how its weight is
-rounded. The result is found by 'serve MODEL --river-quantizer gptq', or given by --river-weights.
+rounded. The result is found by 'serve MODEL --river-quantizer' with the quantizer's name, or given
+by --river-weights.
 """
 
-QUANTIZERS = ("gptq",)
+QUANTIZERS = ("gptq", "awq")
 GROUP_SIZES = (32, 64, 128)
 
 

@@ -9,7 +9,7 @@ import torch
 from river_vllm.errors import RiverError
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.weights.formats.bits import expect
-from river_vllm.weights.packed import FORMAT, NAMES, from_tensors, to_tensors
+from river_vllm.weights.packed import FORMAT, INPUTS, NAMES, from_tensors, to_tensors
 from river_vllm.weights.tensors import CheckpointFolder
 
 METHOD = "river"
@@ -25,7 +25,8 @@ class OwnFormat:
         self.whole_zeros: bool = config["whole_zeros"]
 
     def read(self, folder: CheckpointFolder, name: str) -> GroupedWeight:
-        tensors = {part: folder.get(f"{name}.{part}") for part in NAMES}
+        names = (*NAMES, INPUTS) if f"{name}.{INPUTS}" in folder else NAMES
+        tensors = {part: folder.get(f"{name}.{part}") for part in names}
         try:
             return from_tensors(tensors, name)
         except RiverError as error:

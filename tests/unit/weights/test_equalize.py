@@ -53,6 +53,15 @@ def test_the_factors_of_awq_are_undone(rows: bool) -> None:
     assert error(made, backbone()) > 3 * error(found, backbone())
 
 
+def test_factors_that_are_given_are_taken() -> None:
+    inputs = factors(K, 1) ** 0.01  # too near to one to be found
+    scaled = QUANTIZERS["rtn"](backbone().float() / inputs, GROUP)
+    made = replace(scaled, inputs=inputs)
+    assert matched(made, backbone()) is made
+    with pytest.raises(RiverError, match="another model"):
+        matched(made, backbone(seed=9))
+
+
 def test_small_factors_are_seen_too() -> None:
     inputs = factors(K, 3) ** 0.25
     made = QUANTIZERS["rtn"]((backbone().float() * inputs).bfloat16(), GROUP)

@@ -22,7 +22,6 @@ from tests.unit.layers.support import Model
 pytestmark = pytest.mark.usefixtures("vllm_world")
 
 LAYERS, WIDTH = 3, 64
-SETTINGS = {"quantizer": "gptq", "group_size": 128, "whole_zeros": False}
 
 
 class Worker(QuantizeExtension):
@@ -67,17 +66,20 @@ def hidden(tokens: int = 200) -> torch.Tensor:
     return (torch.randn(tokens, 8, generator=generator) @ mixing).bfloat16()
 
 
-def quantize(worker: Worker, model: Model, checkpoint: Path, out: Path) -> list[dict[str, Any]]:
+def quantize(
+    worker: Worker, model: Model, checkpoint: Path, out: Path, quantizer: str = "gptq"
+) -> list[dict[str, Any]]:
     """Two layers, and then the other, as with little memory."""
     out.mkdir()
+    settings = {"quantizer": quantizer, "group_size": 128, "whole_zeros": False}
     reports = []
     for layers in ([0, 1], [2]):
         worker.river_listen(layers)
         model(hidden())
         for layer in layers:
-            reports.append(worker.river_quantize_layer(layer, str(checkpoint), str(out), SETTINGS))
+            reports.append(worker.river_quantize_layer(layer, str(checkpoint), str(out), settings))
     config = json.loads((checkpoint / "config.json").read_text())
-    config["quantization_config"] = own_config("gptq", 128, False)
+    config["quantization_config"] = own_config(quantizer, 128, False)
     (out / "config.json").write_text(json.dumps(config))
     return reports
 
@@ -86,8 +88,9 @@ def test_memory_is_told_before_it_is_taken(model: Model) -> None:
     assert Worker(model).river_layer_bytes() == [4 * WIDTH**2] * LAYERS
 
 
+@pytest.mark.parametrize("quantizer", sorted(CALIBRATED))
 def test_layers_are_quantised_for_what_they_were_given(
-    model: Model, checkpoint: Path, tmp_path: Path
+    model: Model, checkpoint: Path, tmp_path: Path, quantizer: str
 ) -> None:
     inputs: list[torch.Tensor] = []
     hooks = [
@@ -98,7 +101,7 @@ def test_layers_are_quantised_for_what_they_were_given(
     for hook in hooks:
         hook.remove()
     out = tmp_path / "out"
-    reports = quantize(Worker(model), model, checkpoint, out)
+    reports = quantize(Worker(model), model, checkpoint, out, quantizer)
     assert [r["tokens"] for r in reports] == [200] * LAYERS
     assert all(0 < r["output_error"] < 0.1 for r in reports)
     source = weight_source(
@@ -111,11 +114,12 @@ def test_layers_are_quantised_for_what_they_were_given(
     for layer, x in zip(loaded().layers, inputs, strict=True):
         weight = layer.proj.weight.data
         found = source.groups(layer.proj, weight, source.group_size(layer.proj, WIDTH), False)
-        expected = CALIBRATED["gptq"](weight, 64, [x.t() @ x / len(x)])
+        expected = CALIBRATED[quantizer](weight, 64, [x.t() @ x / len(x)])
         # Moments are summed in another order.
         assert float((found.codes != expected.codes).float().mean()) < 0.02
         assert torch.equal(found.scales, expected.scales)
-    assert source.quantizer == "gptq" and not source.whole_zeros
+        assert (found.inputs is None) == (expected.inputs is None)
+    assert source.quantizer == quantizer and not source.whole_zeros
 
 
 def test_afterwards_nobody_listens(model: Model, checkpoint: Path, tmp_path: Path) -> None:
