@@ -1,9 +1,9 @@
-"""An engine that ends with the process that started it, also while its model loads.
+"""An engine that ends with the process that started it, whatever both are doing.
 
-vLLM 0.32's engine learns that its server is gone only once it serves: killed with SIGKILL before
-that, a server leaves an engine and a worker behind that wait for it for ever. SIGTERM alone is no
-help, the engine keeps it for the end of its construction (``v1/engine/core.py``,
-``run_engine_core``).
+A server that is killed with SIGKILL leaves vLLM 0.32's engine and workers behind: a quarter of an
+hour later still if the model was being loaded, and longer than 40 s if a request was running.
+SIGTERM alone is no help while it loads, the engine keeps it for the end of its construction
+(``v1/engine/core.py``, ``run_engine_core``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 ENGINE = "EngineCore"
 """How the names of vLLM's engine processes begin (``v1/engine/utils.py``)."""
 GRACE_SECONDS = 10.0
-"""For vLLM to end by itself, as it does once it serves."""
+"""For vLLM to end by itself, as a serving engine does on SIGTERM."""
 _watched: set[int] = set()
 
 
