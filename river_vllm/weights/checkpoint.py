@@ -55,7 +55,9 @@ class FromCheckpoint:
         self._format = format_of(self._folder)
         self._packed_modules = packed_modules
         self._others = others
-        self._read = self._scaled = 0
+        # By name: a projection is read twice where kernels of both kinds of zero points are timed.
+        self._read: set[str] = set()
+        self._scaled: set[str] = set()
         self.quantizer = self._format.name
         self.stored_group = self._format.group_size
         self.whole_zeros = self._format.whole_zeros
@@ -84,15 +86,16 @@ class FromCheckpoint:
             whole = matched(whole, weight)
         except RiverError as error:
             raise RiverError(f"'{self._folder.folder}', '{layer.prefix}': {error}") from None
-        self._read += 1
-        self._scaled += whole.inputs is not None
+        self._read.add(layer.prefix)
+        if whole.inputs is not None:
+            self._scaled.add(layer.prefix)
         return whole
 
     def report(self) -> dict[str, Any]:
         return {
             "made": self._others.report()["made"],
-            "loaded": self._read + self._others.report()["loaded"],
-            "scaled_inputs": self._scaled,
+            "loaded": len(self._read) + self._others.report()["loaded"],
+            "scaled_inputs": len(self._scaled),
             "folder": str(self._folder.folder),
         }
 
