@@ -54,11 +54,12 @@ def _check_config(vllm_config: VllmConfig) -> None:
             f"'min_layers' = {config.min_layers}: must be between 1 and {layers}, "
             "the number of layers of this model"
         )
+    folder = weights_folder(config, model.model)
     if config.calibration is not None:
         commit = getattr(model.hf_config, "_commit_hash", None)
         check_model(config.calibration.model, model.model, commit)
-        check_weights(config.calibration.weights, config.weights)
-    if weights_folder(config, model.model) is not None:
+        check_weights(config.calibration.weights, folder)
+    if folder is not None:
         weight_source(config, model, {})  # raises for weights that are of no use
     offsets = config.layer_offsets
     if offsets is not None and len(offsets) != layers - 1:

@@ -48,19 +48,20 @@ def check_model(calibrated: ModelRecord, model: str, revision: str | None = None
             )
 
 
-def check_weights(calibrated: ModelRecord | None, folder: str | None) -> None:
+def check_weights(calibrated: ModelRecord | None, folder: Path | None) -> None:
     """Refuse settings that were calibrated for other weights of the river.
 
     Raises:
         RiverError: the folder holds others, or there is one on one side only.
     """
-    found = None if folder is None else fingerprint(folder)
+    found = None if folder is None else fingerprint(str(folder))
     known = None if calibrated is None else calibrated.weights_sha256
     if (None if found is None else found.weights_sha256) != known:
         name = "made at load" if calibrated is None else f"in '{calibrated.name}'"
+        ours = "made at load" if folder is None else f"in '{folder}'"
         raise RiverError(
-            f"'weights' = {folder!r} does not go with the calibration, whose river's weights were "
-            f"{name}; calibrate again, or leave the calibration out"
+            f"the river's weights {ours} do not go with the calibration, "
+            f"whose weights were {name}; calibrate again, or leave the calibration out"
         )
 
 

@@ -11,7 +11,6 @@ import yaml
 from river_vllm import __version__
 from river_vllm.calibration.bounds import upper_bound
 from river_vllm.calibration.certify import Trial
-from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.calibration.landscape import Prediction
 from river_vllm.calibration.record import (
     MATTERS,
@@ -38,9 +37,14 @@ _METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a calibration was made with."""
+    """What a calibration was made with.
+
+    Attributes:
+        river: the folder with the river's weights; None where they are made at load.
+    """
 
     model: ModelRecord
+    river: ModelRecord | None
     config: RiverConfig
     prompts: Prompts
     tokens: int
@@ -72,7 +76,7 @@ def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverCon
     settings = settings_of(made.config)
     record = Calibration(
         model=made.model,
-        weights=None if made.config.weights is None else fingerprint(made.config.weights),
+        weights=made.river,
         chosen=DialRecord.model_validate(dial),
         settings=settings,
         prompts=PromptsRecord(

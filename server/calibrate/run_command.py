@@ -16,6 +16,7 @@ from river_vllm.calibration.run import Calibrator, Outcome
 from river_vllm.calibration.target import Target
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
+from river_vllm.weights.choose import weights_folder
 from server.bench.errors import BenchError
 from server.bench.output.files import write_json, write_text
 from server.bench.output.table import make_console
@@ -111,8 +112,10 @@ def _measure(
         outcome = calibrator.check(policy, texts, target, args.delta, kv)
     hf_config = llm.llm_engine.model_config.hf_config
     commit = getattr(hf_config, "_commit_hash", None)
+    folder = weights_folder(config, args.model)
     made = Circumstances(
         model=fingerprint(args.model, commit),
+        river=None if folder is None else fingerprint(str(folder)),
         config=config,
         prompts=prompts,
         tokens=args.tokens,

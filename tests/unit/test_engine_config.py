@@ -170,6 +170,20 @@ def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
     hook(engine(river, model_config__model=here))
 
 
+def test_weights_other_than_the_calibrated_ones_are_refused(tmp_path: Path) -> None:
+    """GPTQ's, which are made with a text: another text, other weights."""
+    cache = tmp_path / "cache"
+    folder = cache / "someone--some-model" / "gptq-g128"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "layer-0000.safetensors").write_bytes(b"of another text")
+    river = calibrated(layer_offsets=None) | {"quantizer": "gptq", "cache_dir": str(cache)}
+    river["calibration"]["chosen"]["layer_offsets"] = None
+    river["calibration"]["settings"]["quantizer"] = "gptq"
+    with pytest.raises(RiverError, match=r"gptq-g128' do not go with .* made at load"):
+        hook(engine(river))
+
+
 def test_weights_that_are_not_there_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(RiverError, match="river-vllm quantize someone/some-model --quantizer gptq"):
         hook(engine({"quantizer": "gptq", "cache_dir": str(tmp_path)}))
