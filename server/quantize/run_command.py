@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from itertools import repeat
 from typing import Any
 
 from river_vllm.config import parse_config
@@ -96,10 +97,12 @@ def _texts(args: argparse.Namespace, engine: Any, prompts: Prompts) -> list[list
     """Prompts with their answers, as many as ``--tokens`` asks for and there are."""
     expected = 0
     chosen = 0
-    for prompt in prompts.tokens:
+    for prompt, answer in zip(prompts.tokens, prompts.answers or repeat(None), strict=False):
         if expected >= args.tokens:
             break
-        expected += len(prompt) + args.answer_tokens
+        # The model's own answers are not there yet; few end early.
+        own = args.answer_tokens if answer is None else min(len(answer), args.answer_tokens)
+        expected += len(prompt) + own
         chosen += 1
     prompts = prompts.head(chosen)
     answers = prompts.answers

@@ -77,6 +77,12 @@ def test_given_answers_are_taken_and_cut() -> None:
     assert not hasattr(engine, "asked")
 
 
+def test_given_answers_count_with_the_length_that_they_have() -> None:
+    prompts = Prompts("file", None, [[1] * 10] * 20, [[8] * 5] * 20)
+    found, _ = texts(prompts, "--tokens", "100", "--answer-tokens", "20")
+    assert [len(text) for text in found] == [15] * 7
+
+
 @pytest.mark.parametrize(
     ("sizes", "limit", "expected"),
     [
