@@ -49,6 +49,7 @@ SETTINGS = (
     Setting("River, 2 layers, river LM head, int8", "fast", {"threshold": -1.0, "min_layers": 2}),
     Setting("River, off", "river", {"enabled": False}, load=True),
     Setting("River, tau 0.9", "river", {"threshold": 0.9}),
+    Setting("River, 1 layer", "river", {"threshold": -1.0, "min_layers": 1}),
     Setting("River, 4 layers", "river", {"threshold": -1.0, "min_layers": 4}, load=True),
     Setting("fully 4-bit vLLM", "w4a16", load=True),
 )
