@@ -63,6 +63,17 @@ def test_a_gain_behind_a_loss_does_not_count(clock: Products) -> None:
     assert found.rows == 2
 
 
+def test_a_busy_moment_does_not_hide_what_more_rows_gain(clock: Products) -> None:
+    found = Crossover()
+
+    def river(x: torch.Tensor) -> torch.Tensor:
+        clock.now += {1: 0.99, 16: 0.98, 32: 1.2}.get(x.shape[0], 0.8)
+        return x
+
+    found.measure(*INPUT, backbone=clock.takes(1.0, 0.0), river=river)
+    assert found.rows == 8
+
+
 def test_whole_steps_replace_products(clock: Products) -> None:
     found = Crossover()
     found.measure(*INPUT, backbone=clock.takes(9.0, 0.0), river=clock.takes(1.0, 0.0))
