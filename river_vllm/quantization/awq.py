@@ -17,6 +17,7 @@ import torch
 
 from river_vllm.quantization.fit import quantize_fit
 from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.quantization.moments import product_power
 from river_vllm.quantization.rtn import quantize_rtn
 
 ALPHAS = tuple(step / 20 for step in range(20))
@@ -51,11 +52,7 @@ def quantize_awq(
     def error(alpha: float) -> float:
         inputs = _inputs(size, alpha)
         made = replace(quantize_rtn(rows / inputs, group_size), inputs=inputs)
-        missed = (made.dequantize() - rows).split([len(m) for m in moments], dim=1)
-        return sum(
-            float(((part @ moment) * part).sum())
-            for part, moment in zip(missed, moments, strict=True)
-        )
+        return product_power(made.dequantize() - rows, moments)
 
     inputs = _inputs(size, min(ALPHAS, key=error))
     scaled = weight.float() / inputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,6 +21,16 @@ def parts_of_width(width: int) -> list[int]:
     count = -(-width // WIDEST)
     step = -(-width // (count * MULTIPLE)) * MULTIPLE
     return [min(step, width - start) for start in range(0, width, step)]
+
+
+def product_power(weight: torch.Tensor, moments: Sequence[torch.Tensor]) -> float:
+    """Mean square of the product of ``weight`` ``[N, K]`` with inputs of these moments.
+
+    Summed over the outputs; ``weight`` may be the error of one. Moments are diagonal blocks.
+    """
+    parts = weight.split([len(moment) for moment in moments], dim=1)
+    pairs = zip(parts, moments, strict=True)
+    return sum(float(((part @ moment) * part).sum()) for part, moment in pairs)
 
 
 class InputMoments:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from river_vllm.errors import RiverError
 from river_vllm.layers.find import decoder_layers, projections
 from river_vllm.quantization import CALIBRATED, fitting_group_size
-from river_vllm.quantization.moments import InputMoments, parts_of_width
+from river_vllm.quantization.moments import InputMoments, parts_of_width, product_power
 from river_vllm.weights.formats.own import own_tensors
 from river_vllm.weights.shards import Part, parts_of
 from river_vllm.weights.tensors import CheckpointFolder
@@ -75,11 +75,9 @@ class QuantizeExtension:
                 tensors |= own_tensors(part.name, made.rows(slice(start, stop)))
                 start = stop
             rows = slice(None, None, max(1, len(weight) // ERROR_ROWS))
-            whole = torch.block_diag(*moment)
             wanted = weight[rows].float()
-            missed = made.rows(rows).dequantize() - wanted
-            error += float(((missed @ whole) * missed).sum())
-            power += float(((wanted @ whole) * wanted).sum())
+            error += product_power(made.rows(rows).dequantize() - wanted, moment)
+            power += product_power(wanted, moment)
         save_file(tensors, Path(out) / f"layer-{layer:04d}.safetensors")
         return {"tokens": moments.tokens, "output_error": (error / power) ** 0.5 if power else 0.0}
 
