@@ -39,25 +39,25 @@ def matched(weight: GroupedWeight, backbone: torch.Tensor) -> GroupedWeight:
     step = -(-backbone.shape[0] // SAMPLE)
     rows = slice(None, None, step)
     sample = weight.rows(rows)
-    error, (_, _, fitted) = _compare(sample, backbone[rows])
+    error = _error(sample.dequantize(), backbone[rows].float())
+    # Factors that are known are not looked for.
+    fitted = error if weight.inputs is not None else _factors(sample, backbone[rows])[2]
     if min(error, fitted) > TOLERANCE:
         raise RiverError(
             f"differs by {error:.0%} from the backbone's weight: it was made from another model"
         )
-    if weight.inputs is not None or error < EXACT or fitted > GAIN * error:
+    if error < EXACT or fitted > GAIN * error:
         return weight
-    _, (outputs, inputs, _) = _compare(weight, backbone)
+    outputs, inputs, _ = _factors(weight, backbone)
     scales = (weight.scales * outputs.unsqueeze(-1)).bfloat16().float()
     return replace(weight, scales=scales, inputs=inputs)
 
 
-def _compare(
+def _factors(
     weight: GroupedWeight, backbone: torch.Tensor
-) -> tuple[float, tuple[torch.Tensor, torch.Tensor, float]]:
-    """Relative error as it is; best factors ``[N]``, ``[K]``, and the error with them."""
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Best factors of outputs ``[N]`` and inputs ``[K]``, and the relative error with them."""
     ours, theirs = weight.dequantize(), backbone.float()
-    norm = float(theirs.norm()) or 1.0
-    plain = float((ours - theirs).norm()) / norm
     product, square = ours * theirs, theirs.square()
     # One over the factors.
     rows, columns = theirs.new_ones(theirs.shape[0]), theirs.new_ones(theirs.shape[1])
@@ -65,8 +65,12 @@ def _compare(
         columns = _ratio(rows @ product, rows.square() @ square)
         rows = _ratio(product @ columns, square @ columns.square())
     outputs, inputs = 1 / rows, 1 / columns
-    fitted = float((outputs.unsqueeze(-1) * ours * inputs - theirs).norm()) / norm
-    return plain, (outputs, inputs, fitted)
+    return outputs, inputs, _error(outputs.unsqueeze(-1) * ours * inputs, theirs)
+
+
+def _error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Relative to the backbone's weight."""
+    return float((ours - theirs).norm()) / (float(theirs.norm()) or 1.0)
 
 
 def _ratio(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
