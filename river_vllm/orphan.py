@@ -19,7 +19,7 @@ ENGINE = "EngineCore"
 """How the names of vLLM's engine processes begin (``v1/engine/utils.py``)."""
 GRACE_SECONDS = 10.0
 """For vLLM to end by itself, as a serving engine does on SIGTERM."""
-_watched: set[int] = set()
+WATCH = "river-parent-watch"
 
 
 def end_with_parent(grace: float = GRACE_SECONDS) -> None:
@@ -30,12 +30,10 @@ def end_with_parent(grace: float = GRACE_SECONDS) -> None:
     """
     parent = multiprocessing.parent_process()
     named = multiprocessing.current_process().name.startswith(ENGINE)
-    if parent is None or not named or os.getpid() in _watched:
+    watched = any(thread.name == WATCH for thread in threading.enumerate())
+    if parent is None or not named or watched:
         return
-    _watched.add(os.getpid())
-    threading.Thread(
-        target=_watch, args=(parent, grace), daemon=True, name="river-parent-watch"
-    ).start()
+    threading.Thread(target=_watch, args=(parent, grace), daemon=True, name=WATCH).start()
 
 
 def _watch(parent: BaseProcess, grace: float) -> None:
