@@ -89,6 +89,7 @@ __all__ = [
     "get_prometheus_registry",
     "get_tensor_model_parallel_world_size",
     "get_tp_group",
+    "has_cpu_int4_product",
     "hold_on_meta",
     "init_logger",
     "override_forward_context",
@@ -114,6 +115,14 @@ def skipping_compiled(skip: bool) -> Iterator[None]:
         yield
     finally:
         context.skip_compiled = before
+
+
+def has_cpu_int4_product() -> bool:
+    """Whether the kernel library that vLLM has loaded for this CPU holds its 4-bit product.
+
+    The one for AVX2 does not (vLLM issue 55613), and vLLM's choice of a kernel does not ask.
+    """
+    return hasattr(torch.ops._C, "cpu_gemm_wna16")
 
 
 def rounds_activations(scheme: CompressedTensorsWNA16, dtype: torch.dtype) -> bool:

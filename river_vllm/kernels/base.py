@@ -52,6 +52,8 @@ class Int4Kernel(ABC):
     name: ClassVar[str]
     whole_zeros: ClassVar[bool]
     """Whether zero points must be integers."""
+    rounds_activations: bool = False
+    """Whether it multiplies by activations rounded to 8 bits."""
 
     @abstractmethod
     def unsupported(self, spec: LinearSpec) -> str | None:

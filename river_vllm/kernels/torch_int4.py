@@ -11,6 +11,7 @@ _MIDDLE = 8
 """The kernel computes ``(code − 8) · scale + offset``."""
 _INNER_K_TILES = 2
 _LANES = 16
+_OPERATORS = ("_convert_weight_to_int4pack_for_cpu", "_weight_int4pack_mm_for_cpu")
 
 
 class TorchInt4Kernel(Int4Kernel):
@@ -20,6 +21,8 @@ class TorchInt4Kernel(Int4Kernel):
     whole_zeros = False
 
     def unsupported(self, spec: LinearSpec) -> str | None:
+        if not all(hasattr(torch.ops.aten, name) for name in _OPERATORS):
+            return "this build of torch has no 4-bit product for CPUs"
         return not_for_cpu_bf16(spec, _LANES)
 
     def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:

@@ -24,15 +24,17 @@ class VllmMixedPrecisionKernel(Int4Kernel):
     whole_zeros = True
 
     def __init__(self, int8: bool = False) -> None:
-        self._int8 = int8
+        self.rounds_activations = int8
 
     def unsupported(self, spec: LinearSpec) -> str | None:
+        if spec.device.type == "cpu" and not compat.has_cpu_int4_product():
+            return "this build of vLLM has no 4-bit product for this CPU"
         try:
             scheme, _ = _empty(spec, torch.device("meta"))
         except (ValueError, RuntimeError) as error:
             return " ".join(str(error).split())
-        if compat.rounds_activations(scheme, spec.dtype) != self._int8:
-            bits = "16" if self._int8 else "8"
+        if compat.rounds_activations(scheme, spec.dtype) != self.rounds_activations:
+            bits = "16" if self.rounds_activations else "8"
             return f"vLLM's kernel takes {bits}-bit activations here (VLLM_CPU_INT4_W4A8)"
         return None
 
@@ -45,7 +47,7 @@ class VllmMixedPrecisionKernel(Int4Kernel):
         host.weight_scale.data.copy_(weight.scales)
         host.weight_zero_point.data.copy_(pack(zeros, 0))
         scheme.process_weights_after_loading(host)
-        return _VllmPacked(scheme, host, torch.float32 if self._int8 else spec.dtype)
+        return _VllmPacked(scheme, host, torch.float32 if self.rounds_activations else spec.dtype)
 
 
 class _VllmPacked(PackedLinear):

@@ -24,8 +24,8 @@ from river_vllm.config import RiverConfig
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.crossover import Crossover, Pass, Product
-from river_vllm.kernels.native import build
-from river_vllm.kernels.native.chosen import NativeChosen
+from river_vllm.kernels.native.candidates import NativeCandidates
+from river_vllm.kernels.native.library import Backend, backend
 from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.layers.checkpoint import CheckpointLayers
 from river_vllm.layers.compiled import RoutedForward
@@ -79,17 +79,13 @@ class River:
             device,
             _broadcast if many else None,
             config.signal,
-            NativeTransition() if native and config.signal == "cosine" else None,
+            NativeTransition(native) if native and config.signal == "cosine" else None,
         )
         self.observer: StepObserver | None = None
         packed_modules = getattr(model, "packed_modules_mapping", {})
         self._source = weight_source(config, model_config, packed_modules)
-        self._chooser = KernelChooser(
-            config.kernel,
-            config.activations,
-            self._source.whole_zeros,
-            _first_ranks if many else None,
-        )
+        self._chooser = KernelChooser(config.kernel, config.activations, self._source.whole_zeros)
+        self._isa = native and native.name
         self._crossover = Crossover()
         self._max_rows: int | None = None
         self._group_sizes: set[int] = set()
@@ -99,7 +95,7 @@ class River:
         self.river_head = config.lm_head == "river" or (config.river_head and has_plain_head(model))
         if self.river_head:
             packer = partial(self._pack, lm_head(model))
-            chosen = NativeChosen() if native else chosen_outputs
+            chosen = NativeCandidates(native) if native else chosen_outputs
             install_river_head(model, self.plan, packer, config.lm_head_candidates, chosen)
             self._progress.expect()
         family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
@@ -132,10 +128,11 @@ class River:
         return {
             "num_layers": self.num_layers,
             "quantizer": self._source.quantizer,
-            "activations": self.config.activations,
+            "activations": self._chooser.activations,
             "lm_head": "river" if self.river_head else "backbone",
             "group_sizes": sorted(self._group_sizes),
             "kernels": self._chooser.names,
+            "isa": self._isa,
             "crossover": {
                 "max_rows": self.max_rows,
                 "pays_up_to_rows": self._crossover.rows,
@@ -243,11 +240,11 @@ class River:
         return method.product(linear, x, linear.bias if biased else None)
 
 
-def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether small operators may be River's own: where they can be compiled, and nobody has asked
-    for another kernel."""
+def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Backend | None:
+    """The back end that serves small operators too; None on another device, or where somebody has
+    asked for another kernel."""
     usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
-    return usable and config.kernel in ("auto", "native") and build.cannot_build() is None
+    return backend() if usable and config.kernel in ("auto", "native") else None
 
 
 def _first_ranks(value: _T) -> _T:

@@ -1,130 +1,202 @@
-"""Compiles the native kernels once per source, compiler and CPU, and loads it.
+"""Compiles the kernel library, once, when River is installed.
 
-Plain C++ behind C functions: it takes a few seconds to compile and needs no torch headers. The
-library links the OpenMP runtime that torch has loaded, since a second one would bring threads of
-its own to the same cores.
+    python -m river_vllm.kernels.native.build
+
+Plain C++ behind C functions: it needs g++ and no headers of torch. Each back end is compiled for
+its own instruction set, whatever CPU it is built on, and left out where the compiler does not know
+it; the best one is chosen when the library is loaded (``library.py``). No server start calls a
+compiler for it.
+
+The library is linked against ``libgomp.so.1`` by name alone, so that in a process with torch it
+shares the OpenMP runtime that torch has loaded; a second one would bring threads of its own to the
+same cores. Clang links a runtime of another name, so it is not used.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
+import sys
 import tempfile
-from functools import cache
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-
 FOLDER = Path(__file__).parent
-SOURCES = ("int8.cpp", "bf16.cpp", "transition.cpp", "chosen.cpp")
-HEADERS = ("weights.h", "amx.h", "bfloat.h")
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-march=native")
+LIBRARY = FOLDER / "libriver.so"
+FLAGS = (
+    *("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno"),
+    # Only what is written as one operation is one: float sums have the same bits everywhere.
+    "-ffp-contract=off",
+)
 
-
-NEEDS = {
-    "river_int8": ("AVX-512 VNNI", lambda: torch.cpu._is_vnni_supported()),
-    "river_bf16": ("AVX-512 BF16", lambda: torch.cpu._is_avx512_bf16_supported()),
+_AVX2 = ("-mavx2", "-mfma")
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma")
+_VNNI = (*_AVX512, "-mavx512vnni")
+_BF16 = (*_VNNI, "-mavx512bf16")
+BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "amx": (*_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+        "vnni_bf16": _BF16,
+        "vnni": _VNNI,
+        "avx512": _AVX512,
+        "avxvnni": (*_AVX2, "-mavxvnni"),
+        "avx2": _AVX2,
+        "scalar": (),
+    },
+    "aarch64": {"neon": ("-march=armv8.2-a+dotprod",), "scalar": ()},
 }
-"""The C functions, and the instructions that each one is made of."""
+"""By machine: each back end's source file, best first, and the flags that it is compiled with."""
 
 
-def unsupported(product: str) -> str | None:
-    """Why a function of ``NEEDS`` cannot be built or run here; None where it can."""
-    instructions, there = NEEDS[product]
-    if not torch.cpu._is_avx512_supported() or not there():
-        return f"needs a CPU with {instructions}"
-    return cannot_build()
+class BuildError(Exception):
+    """The library cannot be compiled here; the message says what to do."""
 
 
-def cannot_build() -> str | None:
-    """Why nothing native can be built here; None where it can."""
-    if _compiler() is None:
-        return "needs a C++ compiler (g++ or clang++)"
-    if _openmp() is None:
-        return "needs torch's OpenMP runtime beside torch"
-    return None
+def fingerprint(machine: str | None = None) -> str:
+    """What the library's machine code depends on, but for the compiler: sources and flags."""
+    sources = sorted((*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")))
+    found = hashlib.sha256(repr((FLAGS, _backends(machine))).encode())
+    for path in sources:
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:16]
 
 
-@cache
-def library() -> ctypes.CDLL:
-    """The compiled kernels.
+def is_current(library: Path = LIBRARY) -> bool:
+    """Whether ``library`` was compiled from the sources as they are."""
+    return library.exists() and fingerprint().encode() in library.read_bytes()
+
+
+def build(library: Path = LIBRARY) -> list[str]:
+    """Compile and link the library for this machine; returns the back ends left out.
 
     Raises:
-        RuntimeError: the compiler failed; with its message.
+        BuildError: there is no g++, or it cannot compile the plain back end.
     """
-    compiler, openmp = _compiler(), _openmp()
-    if compiler is None or openmp is None:
-        raise RuntimeError(f"River's native kernels: {cannot_build()}")
-    path = _cache_folder() / f"int4-{_key(compiler)}.so"
-    if not path.exists():
-        _compile(compiler, openmp, path)
-    loaded = ctypes.CDLL(str(path))
-    for product in NEEDS:
-        if hasattr(loaded, product):
-            function = getattr(loaded, product)
-            function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64, ctypes.c_int]
-            function.restype = None
-    return loaded
-
-
-def _compile(compiler: str, openmp: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        shared = Path(folder, "int4.so")
-        objects = [str(Path(folder, source).with_suffix(".o")) for source in SOURCES]
-        for source, target_object in zip(SOURCES, objects, strict=True):
-            _run([compiler, *FLAGS, "-c", str(FOLDER / source), "-o", target_object])
-        _run(
-            [
-                *(compiler, "-shared", *objects, "-o", str(shared)),
-                *(str(openmp), f"-Wl,-rpath,{openmp.parent}"),
-            ]
-        )
+    compiler = find_compiler()
+    with tempfile.TemporaryDirectory(prefix="river-build-") as folder:
+        objects, left_out = compile_objects(compiler, Path(folder))
+        linked = Path(folder, library.name)
+        _run([compiler, "-shared", "-fopenmp", *map(str, objects), "-o", str(linked)])
         # Another process may be at the same: a rename puts one whole file there.
-        shared.replace(target)
+        staged = library.with_name(f".{library.name}.{os.getpid()}")
+        try:
+            shutil.copyfile(linked, staged)
+            staged.replace(library)
+        except OSError as error:
+            staged.unlink(missing_ok=True)
+            raise BuildError(f"'{library}' cannot be written: {error.strerror}") from None
+    return left_out
+
+
+def compile_objects(
+    compiler: str, folder: Path, machine: str | None = None
+) -> tuple[list[Path], list[str]]:
+    """The library's object files in ``folder``, and the back ends left out.
+
+    Args:
+        machine: for which they are, where ``compiler`` compiles for another one than this.
+
+    Raises:
+        BuildError: the plain back end does not compile.
+    """
+    backends = _backends(machine)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tried = pool.map(
+            lambda name: _compile(compiler, folder, f"{name}.cpp", backends[name]), backends
+        )
+        made = dict(zip(backends, tried, strict=True))
+    if isinstance(made["scalar"], BuildError):
+        raise made["scalar"]
+    objects = {name: path for name, path in made.items() if isinstance(path, Path)}
+    _without_missing(objects)
+    listed = " ".join(f"X({name})" for name in objects)
+    definitions = (
+        f"-DRIVER_BACKENDS(X)={listed}",
+        f'-DRIVER_FINGERPRINT="{fingerprint(machine)}"',
+    )
+    library = _compile(compiler, folder, "library.cpp", definitions)
+    if isinstance(library, BuildError):
+        raise library
+    return [*objects.values(), library], [name for name in backends if name not in objects]
+
+
+def find_compiler() -> str:
+    """g++, or what ``CXX`` names.
+
+    Raises:
+        BuildError: there is none, or it is clang.
+    """
+    named = os.environ.get("CXX")
+    compiler = shutil.which(named) if named else shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        where = f"CXX={named} is no program" if named else "there is no g++"
+        raise BuildError(f"{where}; install g++ (Debian, Ubuntu: apt-get install g++)")
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    if "clang" in done.stdout:
+        raise BuildError(
+            f"{compiler} is clang, whose OpenMP runtime is another than torch's; "
+            "install g++, or name it: CXX=g++"
+        )
+    return compiler
+
+
+def _backends(machine: str | None) -> dict[str, tuple[str, ...]]:
+    names = {"AMD64": "x86_64", "arm64": "aarch64"}
+    machine = machine or platform.machine()
+    return BACKENDS.get(names.get(machine, machine), {"scalar": ()})
+
+
+_BUILT_ON = {"amx": "vnni_bf16", "vnni_bf16": "vnni", "vnni": "avx512"}
+"""Back ends that ask another one whether they run."""
+
+
+def _without_missing(objects: dict[str, Path]) -> None:
+    for name, base in reversed(_BUILT_ON.items()):
+        if base not in objects:
+            objects.pop(name, None)
+
+
+def _compile(compiler: str, folder: Path, source: str, options: Sequence[str]) -> Path | BuildError:
+    target = folder / Path(source).with_suffix(".o")
+    try:
+        _run([compiler, *FLAGS, *options, "-c", str(FOLDER / source), "-o", str(target)])
+    except BuildError as error:
+        return error
+    return target
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"{command[0]}: {error.strerror}") from None
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+        said = done.stderr.strip() or f"exit status {done.returncode}, no message"
+        raise BuildError(f"{' '.join(command)} failed:\n{said}")
 
 
-def _compiler() -> str | None:
-    named = os.environ.get("CXX")
-    return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
+def main() -> int:
+    """Build the library unless it is there; without a compiler River runs on torch's kernel."""
+    if is_current():
+        return 0
+    try:
+        left_out = build()
+    except BuildError as error:
+        first = str(error).partition("\n")[0]
+        print(
+            f"warning: River's kernels are not built ({first}); the river runs on torch's 4-bit "
+            f"kernel, which is slower. With g++ there: {sys.executable} -m {__spec__.name}",
+            file=sys.stderr,
+        )
+        return 1
+    if left_out:
+        print(f"River's kernels: this compiler has no {', '.join(left_out)}", file=sys.stderr)
+    return 0
 
 
-def _openmp() -> Path | None:
-    """The OpenMP runtime in torch's own folders."""
-    root = Path(torch.__file__).parent
-    for folder in (root / "lib", root.parent / "torch.libs"):
-        found = sorted(folder.glob("libgomp*.so*"))
-        if found:
-            return found[0]
-    return None
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "river-vllm" / "kernels"
-
-
-def _key(compiler: str) -> str:
-    """Source, flags, compiler and CPU: what the machine code depends on."""
-    cpu = next(
-        (
-            line
-            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-            if line.startswith("flags")
-        ),
-        "",
-    )
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    sources = b"".join((FOLDER / name).read_bytes() for name in SOURCES + HEADERS)
-    parts = (sources, " ".join(FLAGS).encode(), version, cpu.encode())
-    openmp = str(_openmp()).encode()
-    return hashlib.sha256(b"\0".join((*parts, openmp))).hexdigest()[:16]
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""River's native CPU kernels: 4-bit weights that go on paying with many rows.
+"""River's own CPU kernels: 4-bit weights that go on paying with many rows.
 
 Two products over one packed form. ``bf16`` multiplies by the activations as they are; ``int8``
 rounds them to 8 bits per group, an approximation of its own on top of the 4-bit weights, used only
@@ -8,11 +8,12 @@ where it is asked for (``activations="int8"``). Both give a row the same bits wh
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import torch
 
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, not_for_cpu_bf16
-from river_vllm.kernels.native import build
+from river_vllm.kernels.native.library import Backend, backend
 from river_vllm.kernels.native.pages import HugePages
 from river_vllm.quantization.groups import GroupedWeight
 
@@ -23,7 +24,7 @@ _PAGES = HugePages()
 
 
 class _Weight(ctypes.Structure):
-    """``struct Weight`` of ``weights.h``."""
+    """``struct Weight`` of ``library.h``."""
 
     _fields_ = (
         ("codes", ctypes.c_void_p),
@@ -36,28 +37,38 @@ class _Weight(ctypes.Structure):
 
 
 class NativeKernel(Int4Kernel):
-    """``kernels/native/bf16.cpp`` or ``int8.cpp``.
+    """``int8`` or ``bf16`` of the back end for this CPU.
 
     Args:
         int8: whether activations are rounded.
+        use: another back end than the best.
     """
 
     name = "native"
     whole_zeros = False
 
-    def __init__(self, int8: bool = False) -> None:
-        self._product = "river_int8" if int8 else "river_bf16"
+    def __init__(self, int8: bool = False, use: Backend | None = None) -> None:
+        self.rounds_activations = int8
+        self._given = use
 
     def unsupported(self, spec: LinearSpec) -> str | None:
-        return not_for_cpu_bf16(spec, LANES) or build.unsupported(self._product)
+        reason = not_for_cpu_bf16(spec, LANES)
+        if reason is None and self._backend() is None:
+            reason = "not built for this machine (see the warning in the log)"
+        return reason
 
     def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
-        return _NativePacked(weight, self._product)
+        backend = self._backend()
+        assert backend is not None
+        return _NativePacked(weight, backend.int8 if self.rounds_activations else backend.bf16)
+
+    def _backend(self) -> Backend | None:
+        return self._given or backend()
 
 
 class _NativePacked(PackedLinear):
-    def __init__(self, weight: GroupedWeight, product: str) -> None:
-        self._product = getattr(build.library(), product)
+    def __init__(self, weight: GroupedWeight, product: Callable[..., None]) -> None:
+        self._product = product
         self._out_features, in_features = weight.codes.shape
         self._codes = _PAGES.hold(_pack_codes(weight.codes))
         self._scales = _PAGES.hold(_by_block(weight.scales))
@@ -92,7 +103,7 @@ class _NativePacked(PackedLinear):
 
 
 def _pack_codes(codes: torch.Tensor) -> torch.Tensor:
-    """uint8 ``[N, K]`` of 0…15 → lines of 64 bytes, see ``weights.h``."""
+    """uint8 ``[N, K]`` of 0…15 → lines of 64 bytes, see ``library.h``."""
     out_features, in_features = codes.shape
     split = codes.view(out_features // LANES, LANES, in_features // LINE, 2, LINE // 2)
     low, high = split.unbind(dim=3)

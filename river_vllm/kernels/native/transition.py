@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 
-from river_vllm.kernels.native import build
+from river_vllm.kernels.native.library import Backend
+from river_vllm.router.signal import reading, transition_similarity
+
+_BY_TORCH = reading(transition_similarity)
 
 
 class NativeTransition:
-    """``kernels/native/transition.cpp``; a ``Reading`` of the cosine (``router/signal.py``).
+    """``transition`` of ``sums.h``; a ``Reading`` of the cosine (``router/signal.py``).
 
-    A row gets the same bits whatever is beside it.
-
-    Raises:
-        RuntimeError: it cannot be compiled here (``build.cannot_build``).
+    A row gets the same bits whatever is beside it. States of another type than bfloat16, as some
+    models keep their residual stream, are read by torch's operators.
     """
 
-    def __init__(self) -> None:
-        self._function = build.library().river_transition
-        pointers = [ctypes.c_void_p] * 5
-        self._function.argtypes = [*pointers, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
-        self._function.restype = None
+    def __init__(self, backend: Backend) -> None:
+        self._function = backend.transition
 
     def __call__(
         self, before: torch.Tensor | None, hidden: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if any(t is not None and t.dtype != torch.bfloat16 for t in (hidden, residual)):
+            return _BY_TORCH(before, hidden, residual)
         hidden = hidden.contiguous()
         residual = None if residual is None else residual.contiguous()
+        before = None if before is None else before.contiguous()
         rows, width = hidden.shape
         after = torch.empty(rows, width)
         similarity = None if before is None else torch.empty(rows)

@@ -2,27 +2,23 @@
 //
 // Tiles 0-3 hold results: two blocks of 16 output features for up to two times 16 rows. Tiles 4
 // and 5 hold the rows' activations, 6 and 7 the two blocks' weights. All are 64 bytes wide.
-
 #pragma once
 
 #include <immintrin.h>
-
-#include <cstdint>
-
-#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__)
-#define RIVER_AMX 1
-
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdint>
+
 namespace river {
+namespace {
 
 constexpr int kTileRows = 16;
 constexpr int kTileBytes = 64;
-constexpr int kTile = kTileRows * kTileBytes;
+constexpr int kMostRows = 2 * kTileRows;
 
 // Linux lets a process use the tiles once it has asked (Documentation/arch/x86/xstate.rst).
-inline bool amx_allowed() {
+inline bool tiles_allowed() {
   constexpr long kRequest = 0x1023, kTileData = 18;
   static const bool allowed = syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
   return allowed;
@@ -49,23 +45,22 @@ inline void configure(int m, int depth) {
   _tile_loadconfig(&config);
 }
 
-template <bool kTwo, int kBlocks>
+template <bool kTwo, int kWidth>
 void zero_results() {
   _tile_zero(0);
   if constexpr (kTwo) _tile_zero(1);
-  if constexpr (kBlocks > 1) _tile_zero(2);
-  if constexpr (kBlocks > 1 && kTwo) _tile_zero(3);
+  if constexpr (kWidth > 1) _tile_zero(2);
+  if constexpr (kWidth > 1 && kTwo) _tile_zero(3);
 }
 
-// To [block][row][16] of 4-byte values, in room for twice 16 rows.
-template <bool kTwo, int kBlocks, typename T>
-void store_results(T (&to)[kBlocks][2 * kTileRows][kTileRows]) {
+// To [block][row][16] of 4-byte values.
+template <bool kTwo, int kWidth, typename T>
+void store_results(T (&to)[kWidth][kMostRows][kTileRows]) {
   _tile_stored(0, to[0], kTileBytes);
   if constexpr (kTwo) _tile_stored(1, to[0][kTileRows], kTileBytes);
-  if constexpr (kBlocks > 1) _tile_stored(2, to[1], kTileBytes);
-  if constexpr (kBlocks > 1 && kTwo) _tile_stored(3, to[1][kTileRows], kTileBytes);
+  if constexpr (kWidth > 1) _tile_stored(2, to[1], kTileBytes);
+  if constexpr (kWidth > 1 && kTwo) _tile_stored(3, to[1][kTileRows], kTileBytes);
 }
 
+}  // namespace
 }  // namespace river
-
-#endif

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 
-from river_vllm.kernels.native import build
+from river_vllm.kernels.native.library import Backend
 
 
-class NativeChosen:
-    """``kernels/native/chosen.cpp``; as ``river_head.chosen_outputs``, summed in float32.
+class NativeCandidates:
+    """``candidates`` of ``sums.h``; as ``river_head.chosen_outputs``, summed in float32."""
 
-    Raises:
-        RuntimeError: it cannot be compiled here (``build.cannot_build``).
-    """
-
-    def __init__(self) -> None:
-        self._function = build.library().river_chosen
-        sizes = [ctypes.c_int64] * 4
-        self._function.argtypes = [*[ctypes.c_void_p] * 4, *sizes, ctypes.c_int]
-        self._function.restype = None
+    def __init__(self, backend: Backend) -> None:
+        self._function = backend.candidates
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         x, chosen = x.contiguous(), chosen.contiguous()

@@ -1,10 +1,14 @@
 // bfloat16 as bits, for loops that the compiler turns into vectors by itself.
+//
+// Everything in this folder's headers lies in a namespace without a name: each back end compiles
+// its own copy with its own instruction set, and the linker must never take one for another.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
 namespace river {
+namespace {
 
 inline float widened(uint16_t value) {
   const uint32_t bits = static_cast<uint32_t>(value) << 16;
@@ -21,4 +25,5 @@ inline uint16_t rounded(float value) {
   return static_cast<uint16_t>(value == value ? nearest : 0x7fc0);
 }
 
+}  // namespace
 }  // namespace river

@@ -1,0 +1,131 @@
+"""The compiled kernels: the back end for this CPU, or why there is none.
+
+``build.py`` makes the library when River is installed. Whatever is wrong with it costs speed, never
+a start: River then runs on another kernel and says once what to do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from river_vllm.compat import init_logger
+from river_vllm.errors import RiverError
+from river_vllm.kernels.native import build
+
+logger = init_logger("vllm.river")
+
+CAP = "RIVER_CPU_ISA"
+ORDER = ("scalar", "neon", "avx2", "avxvnni", "avx512", "vnni", "amx")
+"""Names of back ends; on one machine a later one is faster."""
+
+_POINTER, _SIZE, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_PRODUCT = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, _SIZE, _THREADS)
+_TRANSITION = ctypes.CFUNCTYPE(None, *[_POINTER] * 5, _SIZE, _SIZE, _THREADS)
+_CANDIDATES = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, *[_SIZE] * 4, _THREADS)
+
+
+class Unavailable(Exception):
+    """There are no native kernels; the message says why and what to do."""
+
+
+class Backend(ctypes.Structure):
+    """One instruction set's kernels; ``struct Backend`` of ``library.h``."""
+
+    _fields_ = (
+        ("_name", ctypes.c_char_p),
+        ("_runs", ctypes.CFUNCTYPE(ctypes.c_bool)),
+        ("int8", _PRODUCT),
+        ("bf16", _PRODUCT),
+        ("transition", _TRANSITION),
+        ("candidates", _CANDIDATES),
+    )
+    int8: Callable[..., None]
+    bf16: Callable[..., None]
+    transition: Callable[..., None]
+    candidates: Callable[..., None]
+
+    @property
+    def name(self) -> str:
+        """Its name in ``ORDER``."""
+        name: bytes = self._name
+        return name.decode()
+
+    @property
+    def runs(self) -> bool:
+        """Whether this CPU has its instructions."""
+        return bool(self._runs())
+
+
+@cache
+def backends(path: Path = build.LIBRARY) -> list[Backend]:
+    """The back ends that this CPU runs, best first.
+
+    Raises:
+        Unavailable: the library is missing, or not for this machine or these sources.
+    """
+    again = f"; build it again: {sys.executable} -m {build.__name__}"
+    if not path.exists():
+        raise Unavailable(f"'{path}' is not there{again}")
+    if not build.is_current(path):
+        raise Unavailable(f"'{path}' was made from other sources{again}")
+    before = _openmp_runtimes()
+    try:
+        library: Any = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise Unavailable(f"'{path}' cannot be loaded ({error}){again}") from None
+    if added := _openmp_runtimes() - before:
+        raise Unavailable(f"'{path}' would bring an OpenMP runtime of its own ({added.pop()})")
+    library.river_backends.restype = ctypes.POINTER(ctypes.POINTER(Backend))
+    found = []
+    for entry in library.river_backends():
+        if not entry:
+            break
+        if entry.contents.runs:
+            found.append(entry.contents)
+    return found
+
+
+def cap() -> str:
+    """The best instruction set that may be used, by ``RIVER_CPU_ISA``; without it any.
+
+    Raises:
+        RiverError: the variable names none.
+    """
+    named = os.environ.get(CAP, "").strip().lower()
+    if named and named not in ORDER:
+        raise RiverError(f"{CAP} = {named!r}: must be one of {', '.join(ORDER)}")
+    return named or ORDER[-1]
+
+
+@cache
+def backend() -> Backend | None:
+    """The best back end within ``cap()``; without one None, and a warning in the log.
+
+    Raises:
+        RiverError: ``RIVER_CPU_ISA`` names no instruction set.
+    """
+    most = ORDER.index(cap())
+    try:
+        return next(b for b in backends() if ORDER.index(b.name) <= most)
+    except Unavailable as error:
+        logger.warning("River's own kernels are not used, torch's are slower: %s", error)
+        return None
+
+
+def _openmp_runtimes() -> set[str]:
+    """Files of OpenMP runtimes in this process."""
+    assert torch  # its runtime is the one that is loaded first
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    files = {line.rsplit(maxsplit=1)[-1] for line in lines}
+    return {f for f in files if Path(f).name.startswith(("libgomp", "libomp", "libiomp"))}

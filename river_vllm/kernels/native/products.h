@@ -1,0 +1,338 @@
+// 4-bit products, written once for vectors of any width.
+//
+// A back end's `V` brings its registers and their operations:
+//   kLanes              float32 or int32 lanes of a register; kRegs = 16 / kLanes of them are a block
+//   kSums               registers that may hold sums while a group is added up
+//   kRowsAtOnce         rows that share one reading of the weights
+//   F, I, B             registers of float32, int32, and bytes
+//   zero, set, load_bf16, store_bf16, add, mul   of F; fma(a, b, c) = a b + c, less(a, b, c) = a - b c
+//   none, to_float      of I
+//   bytes, broadcast    B from memory; of four bytes, for all lanes
+//   low, high           the nibbles of B, each as a byte
+//   dot(I, low, high, x0, x1)   I + four products of each lane's bytes with x0's, and with x1's
+//   code<i>(B)          F of the codes of a line's input feature i
+//
+// A lane is an output feature and sees the same operations in the same order on every back end, so
+// the int8 product gives the same bits everywhere: integer sums in a group are exact
+// (127 * 15 * 128 < 2^31), and the float sums over the groups have one order.
+#pragma once
+
+#include "library.h"
+#include "numbers.h"
+
+namespace river {
+namespace {
+
+constexpr int kBlock = 16;    // output features of a block
+constexpr int kLine = 8;      // input features of a line
+constexpr int kAhead = 4096;  // bytes that the prefetch runs ahead
+
+template <int kValue>
+struct Constant {
+  constexpr operator int() const { return kValue; }
+};
+
+// what(0), what(1), … with constants: a loop that is unrolled later leaves arrays of registers in
+// memory.
+template <int kAt, int kCount, typename Do>
+inline __attribute__((always_inline)) void each_from(const Do& what) {
+  if constexpr (kAt < kCount) {
+    what(Constant<kAt>{});
+    each_from<kAt + 1, kCount>(what);
+  }
+}
+template <int kCount, typename Do>
+inline __attribute__((always_inline)) void each(const Do& what) {
+  each_from<0, kCount>(what);
+}
+
+// Where the items of a pair of blocks lie by turns (kWidth 2), or those of a last odd one (1).
+template <int kWidth>
+struct Blocks {
+  const Weight& weight;
+  int64_t first;
+
+  const uint8_t* line(int64_t feature, int block = 0) const {
+    const int64_t lines = weight.k / kLine;
+    return weight.codes + (first * lines + feature / kLine * kWidth + block) * 64;
+  }
+  int64_t of_group(int64_t g, int block) const {
+    return (first * (weight.k / weight.group) + g * kWidth + block) * kBlock;
+  }
+};
+
+// what(count, row) until all rows are done: kMost at a time, then the rest.
+template <int kMost, typename Do>
+void rows_from(int64_t row, int64_t rows, const Do& what) {
+  for (; row + kMost <= rows; row += kMost) what(Constant<kMost>{}, row);
+  if constexpr (kMost > 1) rows_from<kMost - 1>(row, rows, what);
+}
+
+// A last odd block is not worth code of its own for each number of rows.
+template <int kMost, int kWidth, typename Do>
+void by_rows(const Blocks<kWidth>&, int64_t rows, const Do& what) {
+  rows_from<kWidth == 2 ? kMost : 1>(0, rows, what);
+}
+
+// All outputs: what(Blocks) for each pair of blocks, by all threads.
+template <typename Do>
+void by_blocks(const Weight& weight, int threads, const Do& what) {
+  const int64_t blocks = weight.n / kBlock;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t pair = 0; pair < (blocks + 1) / 2; ++pair) {
+    if (pair * 2 + 1 < blocks)
+      what(Blocks<2>{weight, pair * 2});
+    else
+      what(Blocks<1>{weight, pair * 2});
+  }
+}
+
+// ---- activations --------------------------------------------------------------------------------
+
+// 8-bit activations: symmetric, nearest, ties to even.
+struct Rounded {
+  int8_t* values;  // [m, K]
+  float* scales;   // [m, K / group]
+  float* sums;     // [m, K / group], of the values
+};
+
+inline void round_group(const uint16_t* __restrict x, int64_t size, int8_t* __restrict out,
+                        float* scale, float* sum) {
+  uint16_t most = 0;  // of the magnitudes' bits, which are in the order of the numbers
+  for (int64_t i = 0; i < size; ++i) {
+    const uint16_t magnitude = x[i] & 0x7fff;
+    most = magnitude > most ? magnitude : most;
+  }
+  const float largest = widened(most);
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: a sum with it has no room for a fraction
+  constexpr int32_t kMagicBits = 0x4b400000;
+  int32_t totals[kBlock] = {};
+  for (int64_t i = 0; i < size; i += kBlock) {
+    int32_t values[kBlock];
+    for (int lane = 0; lane < kBlock; ++lane) {
+      const float moved = widened(x[i + lane]) * inverse + kMagic;
+      std::memcpy(values + lane, &moved, sizeof moved);
+      values[lane] -= kMagicBits;
+    }
+    for (int lane = 0; lane < kBlock; ++lane) totals[lane] += values[lane];
+    for (int lane = 0; lane < kBlock; ++lane) out[i + lane] = static_cast<int8_t>(values[lane]);
+  }
+  int32_t total = 0;
+  for (int lane = 0; lane < kBlock; ++lane) total += totals[lane];
+  *scale = largest / 127.0f;
+  *sum = static_cast<float>(total);
+}
+
+inline Rounded round_activations(const Weight& weight, const uint16_t* x, int64_t m, int threads) {
+  const int64_t groups = m * (weight.k / weight.group), group = weight.group;
+  float* const scales = static_cast<float*>(scratch(groups * 8 + m * weight.k));
+  const Rounded to{reinterpret_cast<int8_t*>(scales + 2 * groups), scales, scales + groups};
+#pragma omp parallel for num_threads(threads) schedule(static) if (groups * group >= 16384)
+  for (int64_t i = 0; i < groups; ++i)
+    round_group(x + i * group, group, to.values + i * group, to.scales + i, to.sums + i);
+  return to;
+}
+
+// The sum of a group, in the order of sixteen lanes and then of their halves.
+template <typename Read>
+float sum_of(int64_t size, const Read& read) {
+  float lanes[kBlock] = {};
+  for (int64_t i = 0; i < size; i += kBlock)
+    for (int lane = 0; lane < kBlock; ++lane) lanes[lane] += read(i + lane);
+  for (int half = kBlock / 2; half > 0; half /= 2)
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  return lanes[0];
+}
+
+// 16-bit activations, as the multiplications take them.
+struct Widened {
+  float* values;  // [m, K]
+  float* sums;    // [m, K / group]
+};
+
+inline Widened widen_activations(const Weight& weight, const uint16_t* x, int64_t m, int threads) {
+  const int64_t groups = m * (weight.k / weight.group), group = weight.group;
+  float* const values = static_cast<float*>(scratch((m * weight.k + groups) * sizeof(float)));
+  const Widened to{values, values + m * weight.k};
+#pragma omp parallel for num_threads(threads) schedule(static) if (groups * group >= 16384)
+  for (int64_t i = 0; i < groups; ++i) {
+    float* const of_group = values + i * group;
+    for (int64_t at = 0; at < group; ++at) of_group[at] = widened(x[i * group + at]);
+    to.sums[i] = sum_of(group, [&](int64_t at) { return of_group[at]; });
+  }
+  return to;
+}
+
+// ---- products of a few rows ---------------------------------------------------------------------
+
+// sum + scale (dot - zero sum_of_x)
+template <class V>
+inline typename V::F added(typename V::F sum, typename V::F dot, typename V::F scale,
+                           typename V::F zero, float sum_of_x) {
+  return V::fma(V::less(dot, zero, V::set(sum_of_x)), scale, sum);
+}
+
+template <class V, int kRows, int kWidth>
+struct Sums {
+  typename V::F of[kRows][kWidth][V::kRegs] = {};
+
+  // y = sums + bias, rounded once.
+  template <class Blocks>
+  void store(const Blocks& blocks, const uint16_t* bias, uint16_t* y) const {
+    each<kWidth>([&](auto b) {
+      each<V::kRegs>([&](auto reg) {
+        const int64_t n = (blocks.first + b) * kBlock + reg * V::kLanes;
+        const auto shift = bias ? V::load_bf16(bias + n) : V::zero();
+        each<kRows>([&](auto r) {
+          V::store_bf16(y + r * blocks.weight.n + n, V::add(of[r][b][reg], shift));
+        });
+      });
+    });
+  }
+};
+
+// Blocks of a pair whose sums fit into the registers together.
+template <class V, int kRows, int kWidth>
+constexpr int at_once() {
+  return kRows * kWidth * V::kRegs <= V::kSums ? kWidth : 1;
+}
+
+template <class V, int kRows, int kWidth>
+void int8_rows(const Blocks<kWidth>& blocks, const Rounded& x, const uint16_t* bias, uint16_t* y,
+               int64_t row) {
+  constexpr int kAtOnce = at_once<V, kRows, kWidth>();
+  const Weight& w = blocks.weight;
+  const int64_t groups = w.k / w.group;
+  Sums<V, kRows, kWidth> sums;
+  for (int64_t g = 0; g < groups; ++g)
+    each<kWidth / kAtOnce>([&](auto part) {
+      constexpr int kFirst = part * kAtOnce;
+      const uint8_t* codes = blocks.line(g * w.group, kFirst);
+      const int8_t* values = x.values + row * w.k + g * w.group;
+      typename V::I dots[kRows][kAtOnce][V::kRegs];
+      each<kRows>([&](auto r) {
+        each<kAtOnce>([&](auto b) {
+          each<V::kRegs>([&](auto reg) { dots[r][b][reg] = V::none(); });
+        });
+      });
+      for (int64_t i = 0; i < w.group; i += kLine, codes += kWidth * 64, values += kLine) {
+        typename V::B low[kAtOnce][V::kRegs], high[kAtOnce][V::kRegs];
+        each<kAtOnce>([&](auto b) {
+          __builtin_prefetch(codes + b * 64 + kAhead);
+          each<V::kRegs>([&](auto reg) {
+            const auto line = V::bytes(codes + b * 64 + reg * V::kLanes * 4);
+            low[b][reg] = V::low(line);
+            high[b][reg] = V::high(line);
+          });
+        });
+        each<kRows>([&](auto r) {
+          const auto x0 = V::broadcast(values + r * w.k), x1 = V::broadcast(values + r * w.k + 4);
+          each<kAtOnce>([&](auto b) {
+            each<V::kRegs>([&](auto reg) {
+              dots[r][b][reg] = V::dot(dots[r][b][reg], low[b][reg], high[b][reg], x0, x1);
+            });
+          });
+        });
+      }
+      each<kAtOnce>([&](auto b) {
+        const int64_t at = blocks.of_group(g, kFirst + b);
+        each<V::kRegs>([&](auto reg) {
+          const auto scale = V::load_bf16(w.scales + at + reg * V::kLanes);
+          const auto zero = V::load_bf16(w.zeros + at + reg * V::kLanes);
+          each<kRows>([&](auto r) {
+            const int64_t of_row = (row + r) * groups + g;
+            auto& sum = sums.of[r][kFirst + b][reg];
+            sum = added<V>(sum, V::to_float(dots[r][b][reg]),
+                           V::mul(scale, V::set(x.scales[of_row])), zero, x.sums[of_row]);
+          });
+        });
+      });
+    });
+  sums.store(blocks, bias, y + row * w.n);
+}
+
+template <class V, int kRows, int kWidth>
+void float_rows(const Blocks<kWidth>& blocks, const Widened& x, const uint16_t* bias, uint16_t* y,
+                int64_t row) {
+  constexpr int kAtOnce = at_once<V, kRows, kWidth>();
+  const Weight& w = blocks.weight;
+  const int64_t groups = w.k / w.group;
+  Sums<V, kRows, kWidth> sums;
+  for (int64_t g = 0; g < groups; ++g)
+    each<kWidth / kAtOnce>([&](auto part) {
+      constexpr int kFirst = part * kAtOnce;
+      const uint8_t* codes = blocks.line(g * w.group, kFirst);
+      const float* values = x.values + row * w.k + g * w.group;
+      typename V::F dots[kRows][kAtOnce][V::kRegs];
+      each<kRows>([&](auto r) {
+        each<kAtOnce>([&](auto b) {
+          each<V::kRegs>([&](auto reg) { dots[r][b][reg] = V::zero(); });
+        });
+      });
+      for (int64_t i = 0; i < w.group; i += kLine, codes += kWidth * 64, values += kLine) {
+        typename V::B line[kAtOnce][V::kRegs];
+        each<kAtOnce>([&](auto b) {
+          __builtin_prefetch(codes + b * 64 + kAhead);
+          each<V::kRegs>([&](auto reg) {
+            line[b][reg] = V::bytes(codes + b * 64 + reg * V::kLanes * 4);
+          });
+        });
+        each<kLine>([&](auto feature) {
+          typename V::F code[kAtOnce][V::kRegs];
+          each<kAtOnce>([&](auto b) {
+            each<V::kRegs>([&](auto reg) {
+              code[b][reg] = V::template code<feature>(line[b][reg]);
+            });
+          });
+          each<kRows>([&](auto r) {
+            const auto of_row = V::set(values[r * w.k + feature]);
+            each<kAtOnce>([&](auto b) {
+              each<V::kRegs>([&](auto reg) {
+                dots[r][b][reg] = V::fma(code[b][reg], of_row, dots[r][b][reg]);
+              });
+            });
+          });
+        });
+      }
+      each<kAtOnce>([&](auto b) {
+        const int64_t at = blocks.of_group(g, kFirst + b);
+        each<V::kRegs>([&](auto reg) {
+          const auto scale = V::load_bf16(w.scales + at + reg * V::kLanes);
+          const auto zero = V::load_bf16(w.zeros + at + reg * V::kLanes);
+          each<kRows>([&](auto r) {
+            auto& sum = sums.of[r][kFirst + b][reg];
+            sum = added<V>(sum, dots[r][b][reg], scale, zero, x.sums[(row + r) * groups + g]);
+          });
+        });
+      });
+    });
+  sums.store(blocks, bias, y + row * w.n);
+}
+
+// ---- whole products -----------------------------------------------------------------------------
+
+template <class V>
+void int8_product(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y,
+                  int64_t m, int threads) {
+  const Rounded rounded_x = round_activations(*weight, x, m, threads);
+  by_blocks(*weight, threads, [&](const auto& blocks) {
+    by_rows<V::kRowsAtOnce>(blocks, m, [&](auto count, int64_t row) {
+      int8_rows<V, count>(blocks, rounded_x, bias, y, row);
+    });
+  });
+}
+
+template <class V>
+void float_product(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y,
+                   int64_t m, int threads) {
+  const Widened wide_x = widen_activations(*weight, x, m, threads);
+  by_blocks(*weight, threads, [&](const auto& blocks) {
+    by_rows<V::kRowsAtOnce>(blocks, m, [&](auto count, int64_t row) {
+      float_rows<V, count>(blocks, wide_x, bias, y, row);
+    });
+  });
+}
+
+}  // namespace
+}  // namespace river
