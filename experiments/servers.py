@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Server:
         river: River's own command; else vLLM's.
         other: the command of another server, which takes ``--host`` and ``--port``, in place of
             theirs.
+        environment: variables besides those of this process.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Server:
         options: Sequence[str] = (),
         river: bool = False,
         other: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -59,14 +61,14 @@ class Server:
         else:
             module = ["-m", "vllm.entrypoints.openai.api_server", "--model", model]
             command = [sys.executable, *module, *address, *engine, *options]
-        environment = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+        both = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **(environment or {})}
         self.log = logs / f"{label}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 command,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=both,
                 start_new_session=True,
             )
 
