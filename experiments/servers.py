@@ -10,14 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 NAME = "model"
-START_SECONDS = 600.0
+START_SECONDS = 1800.0
 
 
 class Server:
@@ -29,33 +29,46 @@ class Server:
         logs: folder of the logs.
         options: of the command line.
         river: River's own command; else vLLM's.
+        other: the command of another server, which takes ``--host`` and ``--port``, in place of
+            theirs.
+        environment: variables besides those of this process.
     """
 
     def __init__(
-        self, label: str, model: str, logs: Path, options: Sequence[str] = (), river: bool = False
+        self,
+        label: str,
+        model: str,
+        logs: Path,
+        options: Sequence[str] = (),
+        river: bool = False,
+        other: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        common = [
-            *("--host", "127.0.0.1", "--port", str(self.port), "--served-model-name", NAME),
-            *("--max-model-len", "2048", "--max-num-seqs", "32"),
+        address = ["--host", "127.0.0.1", "--port", str(self.port)]
+        engine = [
+            *("--served-model-name", NAME, "--max-model-len", "2048", "--max-num-seqs", "32"),
             *("--kv-cache-memory-bytes", str(1 << 29)),
         ]
-        if river:
-            command = ["-m", "server.cli.main", "serve", model, *common, *options]
+        if other:
+            command = [*other, *address, *options]
+        elif river:
+            module = ["-m", "server.cli.main", "serve", model]
+            command = [sys.executable, *module, *address, *engine, *options]
         else:
-            module = "vllm.entrypoints.openai.api_server"
-            command = ["-m", module, "--model", model, *common, *options]
-        environment = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+            module = ["-m", "vllm.entrypoints.openai.api_server", "--model", model]
+            command = [sys.executable, *module, *address, *engine, *options]
+        both = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **(environment or {})}
         self.log = logs / f"{label}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, *command],
+                command,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=both,
                 start_new_session=True,
             )
 
@@ -80,7 +93,7 @@ class Server:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended at start:\n{self._tail()}")
             try:
-                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
+                if httpx.get(f"{self.url}/v1/models", timeout=5).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

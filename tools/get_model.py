@@ -197,20 +197,48 @@ def provenance(name: str) -> dict[str, object]:
     }
 
 
-def get_model(name: str, target: Path) -> None:
-    """Write the folder of ``name`` to ``target`` unless it is there; all of it or nothing.
+def keep(source: Source, path: Path) -> None:
+    """Write the GGUF file of ``source`` to ``path`` unless it is there; all of it or nothing.
 
     Raises:
-        GetModelError: it cannot be made, or something else is at ``target``.
+        GetModelError: it cannot be made, or another file is at ``path``.
     """
+    if path.exists():
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != source.sha256:
+            raise GetModelError(f"{path} has SHA-256 {found}, expected {source.sha256}; remove it")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as work:
+        joined = Path(work, "model.gguf")
+        assemble(source, joined)
+        joined.replace(path)
+
+
+def get_model(name: str, target: Path, gguf: Path | None = None) -> None:
+    """Write the folder of ``name`` to ``target`` unless it is there; all of it or nothing.
+
+    Args:
+        name: one of ``SOURCES``.
+        target: the folder.
+        gguf: where the GGUF file stays; made from what is there already, else downloaded.
+
+    Raises:
+        GetModelError: it cannot be made, or something else is at ``target`` or ``gguf``.
+    """
+    if gguf is not None:
+        keep(SOURCES[name], gguf)
     if present(name, target):
         print(f"{name}: already in {target}")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
-        gguf, folder = Path(work, "model.gguf"), Path(work, "folder")
+        folder = Path(work, "folder")
         folder.mkdir()
-        assemble(SOURCES[name], gguf)
+        if gguf is None:
+            gguf = Path(work, "model.gguf")
+            assemble(SOURCES[name], gguf)
         parameters = dequantise(gguf, folder)
         (folder / PROVENANCE).write_text(json.dumps(provenance(name), indent=2) + "\n")
         folder.replace(target)
@@ -230,9 +258,12 @@ def main() -> int:
     )
     parser.add_argument("name", metavar="NAME", choices=SOURCES, help="one of the names below")
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder to write")
+    parser.add_argument(
+        "--keep-gguf", metavar="FILE", type=Path, help="keep the GGUF file too, for llama.cpp"
+    )
     options = parser.parse_args()
     try:
-        get_model(options.name, options.folder)
+        get_model(options.name, options.folder, options.keep_gguf)
     except (GetModelError, OSError) as error:
         print(f"error: {options.name}: {error}", file=sys.stderr)
         return 1

