@@ -10,6 +10,7 @@ export PYTHON
 
 BIN := $(VENV)/bin
 SOURCES := river_vllm server tools tests
+KERNELS := river_vllm/kernels/native/libriver.so
 DEFAULT_NAME := smollm2-135m
 DEFAULT_MODEL := models/$(DEFAULT_NAME)
 
@@ -56,21 +57,26 @@ ifneq ($(shell test -x $(BIN)/python && echo there),there)
 $(DEV) $(RUNTIME): FORCE
 endif
 
+# The installation has built them, where there was a compiler; here they follow their sources.
+# Without a compiler the river runs on torch's kernel: a warning says so, and no error.
+$(KERNELS): $(wildcard $(dir $(KERNELS))*.cpp $(dir $(KERNELS))*.h $(dir $(KERNELS))build.py) | $(RUNTIME)
+	@$(BIN)/python -m river_vllm.kernels.native.build || :
+
 $(DEFAULT_MODEL)/config.json: | $(RUNTIME)
 	$(BIN)/python tools/get_model.py $(DEFAULT_NAME) $(DEFAULT_MODEL)
 
 # exec: the server itself gets Ctrl-C and SIGTERM.
-serve: $(RUNTIME) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
+serve: $(RUNTIME) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 	@exec $(BIN)/river-vllm serve '$(or $(MODEL),$(DEFAULT_MODEL))' \
 		--host 127.0.0.1 --port '$(PORT)' $(ARGS)
 
-install: $(DEV)
+install: $(DEV) $(KERNELS)
 
-test: $(DEV)
+test: $(DEV) $(KERNELS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Every kind of fault, more of each, and the soak; a short form of each is in "make test".
-reliability: $(DEV)
+reliability: $(DEV) $(KERNELS)
 	RIVER_RELIABILITY=long $(BIN)/python -m pytest tests/reliability \
 		tests/engine/test_batching.py tests/engine/test_prefix_isolation.py \
 		tests/server/test_epoch.py tests/unit/http/test_every_route.py -s $(PYTEST_ARGS)
@@ -87,7 +93,7 @@ format: $(DEV)
 check: lint test
 
 # Stock vLLM, fully 4-bit vLLM and River side by side; minutes to hours, on a quiet machine.
-bench: $(DEV) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
+bench: $(DEV) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 	$(BIN)/python experiments/benchmark.py '$(or $(MODEL),$(DEFAULT_MODEL))' $(ARGS)
 
 docs: $(DEV)
@@ -97,5 +103,5 @@ hooks: $(DEV)
 	$(BIN)/pre-commit install
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(KERNELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
