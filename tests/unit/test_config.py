@@ -109,6 +109,29 @@ def test_layers_name_themselves_in_errors() -> None:
     assert str(error.value).startswith(f"{ADDITIONAL}: expected an object")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("weights", "/home/operator"),
+        ("weights", "river"),
+        ("cache_dir", "/etc"),
+        ("cache_dir", "off"),
+    ],
+)
+def test_a_checkpoint_names_no_paths(field: str, value: str) -> None:
+    """Whoever made the checkpoint does not decide what is read and written on this machine."""
+    with pytest.raises(RiverError) as error:
+        layered_config({"threshold": 0.5, field: value}, {})
+    assert str(error.value).startswith(f"river_config: '{field}' = '{value}': ")
+    assert f"--river-{field.replace('_', '-')}" in str(error.value)
+    assert getattr(layered_config({"threshold": 0.5}, {field: value}), field) == value
+
+
+def test_a_checkpoint_may_hold_what_calibrate_wrote() -> None:
+    """It spells out settings that nobody has made."""
+    assert layered_config({"weights": None, "cache_dir": "auto"}, None) == RiverConfig()
+
+
 def test_exits_and_verified_drafts_exclude_each_other() -> None:
     with pytest.raises(RiverError) as error:
         parse_config({"verify": 4, "scope": "token", "threshold": 0.9}, "here")
