@@ -57,6 +57,11 @@ class KernelChooser:
         """The kernels in use."""
         return sorted({k.name for k in self._chosen.values()})
 
+    @property
+    def zero_points(self) -> str:
+        """``whole`` where a kernel in use rounds them, else ``float``."""
+        return "whole" if any(k.whole_zeros for k in self._chosen.values()) else "float"
+
     def pack(self, spec: LinearSpec, make: Maker) -> PackedLinear:
         """The 4-bit form of the weight that ``make`` quantises.
 

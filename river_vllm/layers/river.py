@@ -136,6 +136,7 @@ class River:
             "lm_head": "river" if self.river_head else "backbone",
             "group_sizes": sorted(self._group_sizes),
             "kernels": self._chooser.names,
+            "zero_points": self._chooser.zero_points,
             "crossover": {
                 "max_rows": self.max_rows,
                 "pays_up_to_rows": self._crossover.rows,
