@@ -151,9 +151,11 @@ def recorded_settings(config: BaseModel, engine: Mapping[str, Any]) -> dict[str,
         config: the engine's ``RiverConfig``.
         engine: what its worker reports (``river_info``).
     """
-    return {
-        # A folder's name says nothing; its weights are known by their hash.
-        **config.model_dump(mode="json", include=set(MATTERS) - {"weights"}),
-        **{name: engine[name] for name in REPORTED},
-        "max_rows": engine["crossover"]["max_rows"],
-    }
+    # A folder's name says nothing; its weights are known by their hash.
+    found = config.model_dump(mode="json", include=set(MATTERS) - {"weights"})
+    found |= {name: engine[name] for name in REPORTED}
+    found["max_rows"] = engine["crossover"]["max_rows"]
+    if found.get("activations") == "int8":
+        # Each kernel rounds activations in its own way.
+        found["kernels"] = engine["kernels"]
+    return found

@@ -16,7 +16,7 @@ from river_vllm.calibration.fingerprint import (
     fingerprint,
     served_checkpoint,
 )
-from river_vllm.calibration.record import ModelRecord
+from river_vllm.calibration.record import ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
 from tests.unit.calibration.support import calibrated
@@ -144,3 +144,15 @@ def test_the_rivers_own_weights_are_those_that_were_calibrated(tmp_path: Path) -
     for calibrated_, folder in ((None, copy), (known, None), (known, other)):
         with pytest.raises(RiverError, match="do not go with the calibration"):
             check_weights(calibrated_, folder)
+
+
+def test_kernels_count_where_each_rounds_in_its_own_way() -> None:
+    engine = {
+        "zero_points": "float",
+        "dtype": "bfloat16",
+        "kv_cache_dtype": "auto",
+        "kernels": ["native"],
+        "crossover": {"max_rows": None},
+    }
+    assert "kernels" not in recorded_settings(RiverConfig(), engine)
+    assert recorded_settings(RiverConfig(activations="int8"), engine)["kernels"] == ["native"]
