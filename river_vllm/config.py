@@ -24,6 +24,9 @@ EXIT_FIELDS = (
 )
 """Settings of the exit decision; in verified mode there is none, and every layer is run."""
 
+PATH_FIELDS = ("weights", "cache_dir")
+"""Settings that name places on the machine: the operator's, never a checkpoint's."""
+
 
 class RiverConfig(BaseModel):
     """Everything about the river that is fixed when the engine starts.
@@ -237,8 +240,19 @@ def load_config_file(path: str | Path) -> dict[str, Any]:
 
 
 def layered_config(checkpoint: object, additional: object) -> RiverConfig:
-    """Defaults, then the checkpoint's ``river_config``, then ``additional_config["river"]``."""
+    """Defaults, then the checkpoint's ``river_config``, then ``additional_config["river"]``.
+
+    Raises:
+        RiverError: a setting is wrong, or the checkpoint names a path.
+    """
     base = RiverConfig() if checkpoint is None else parse_config(checkpoint, CHECKPOINT_KEY)
+    for name in PATH_FIELDS:
+        if (value := getattr(base, name)) != RiverConfig.model_fields[name].default:
+            raise RiverError(
+                f"{CHECKPOINT_KEY}: '{name}' = {shortened(repr(value))}: a checkpoint may not name "
+                f"a path; leave it out there, and set it with --river-{name.replace('_', '-')} or "
+                f'additional_config["{CONFIG_KEY}"]'
+            )
     if additional is None:
         return base
     if not isinstance(additional, Mapping):

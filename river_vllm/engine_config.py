@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from river_vllm.calibration.fingerprint import check_model, check_weights
+from river_vllm.calibration.fingerprint import check_model, check_weights, served_checkpoint
 from river_vllm.compat import (
     MODELS_CONFIG_MAP,
     VerifyAndUpdateConfig,
@@ -14,6 +14,7 @@ from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings, unreachable
+from river_vllm.scheduler.connectors import refused_connector
 from river_vllm.verify.speculation import RiverSpeculativeConfig
 from river_vllm.verify.speculation import install as speculate
 from river_vllm.weights.choose import weight_source, weights_folder
@@ -21,6 +22,11 @@ from river_vllm.weights.choose import weight_source, weights_folder
 SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.worker.cpu.RiverCPUWorker"
 GPU_WORKER = "river_vllm.worker.gpu.RiverGPUWorker"
+KV_DTYPES = {
+    "cpu": ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"),
+    "gpu": ("auto", "bfloat16"),
+}
+"""Of the K/V cache: those with which exact answers were compared with stock vLLM's."""
 
 
 class RiverConfigHook(VerifyAndUpdateConfig):
@@ -56,8 +62,7 @@ def _check_config(vllm_config: VllmConfig) -> None:
         )
     folder = weights_folder(config, model.model)
     if config.calibration is not None:
-        commit = getattr(model.hf_config, "_commit_hash", None)
-        check_model(config.calibration.model, model.model, commit)
+        check_model(config.calibration.model, served_checkpoint(model), model.model)
         check_weights(config.calibration.weights, folder)
     if folder is not None:
         weight_source(config, model, {})  # raises for weights that are of no use
@@ -118,9 +123,36 @@ def _refuse(vllm_config: VllmConfig) -> None:
             parallel.worker_cls not in ("auto", CPU_WORKER, GPU_WORKER)
         ),
     }
+    refused |= _memory_refused(vllm_config)
     for reason, applies in refused.items():
         if applies:
             raise UnsupportedModelError(f"River cannot be combined with {reason}", cure="")
+
+
+def _memory_refused(vllm_config: VllmConfig) -> dict[str, bool]:
+    """What becomes of K/V and weights beyond the engine's own memory: what River has not been run
+    with, or what would give an exact request K/V that the river wrote."""
+    cache, offload = vllm_config.cache_config, vllm_config.offload_config
+    cpu = current_platform.is_cpu()
+    dtypes = KV_DTYPES["cpu" if cpu else "gpu"]
+    connector = refused_connector(vllm_config.kv_transfer_config)
+    lmcache = cache.kv_offloading_size is not None and cache.kv_offloading_backend == "lmcache"
+    # vLLM turns the options of its own offloading into a connector after this hook.
+    return {
+        f"the K/V connector {connector} (leave it out of --kv-transfer-config)": (
+            connector is not None
+        ),
+        "--kv-offloading-backend lmcache (it finds K/V by tokens, whoever wrote it; 'native' "
+        "finds it by block hashes)": lmcache,
+        f"--kv-cache-dtype {cache.cache_dtype} on this platform (tried: {', '.join(dtypes)})": (
+            cache.cache_dtype not in dtypes
+        ),
+        "offloaded weights on a GPU (leave out --cpu-offload-gb and --offload-group-size; "
+        "--river-resident-layers drops backbone layers that tokens hardly reach)": (
+            not cpu and (offload.uva.cpu_offload_gb > 0 or offload.prefetch.offload_group_size > 0)
+        ),
+        "sleep mode (leave out --enable-sleep-mode)": vllm_config.model_config.enable_sleep_mode,
+    }
 
 
 def _install(vllm_config: VllmConfig) -> None:

@@ -133,6 +133,7 @@ class River:
             "group_sizes": sorted(self._group_sizes),
             "kernels": self._chooser.names,
             "isa": self._isa,
+            "zero_points": self._chooser.zero_points,
             "crossover": {
                 "max_rows": self.max_rows,
                 "pays_up_to_rows": self._crossover.rows,

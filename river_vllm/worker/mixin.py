@@ -44,7 +44,11 @@ class RiverWorkerMixin:
 
     def river_info(self) -> dict[str, Any]:
         """RPC: what is in force. That a worker answers is the proof that River is active."""
-        info = self._river().info()
+        info = {
+            **self._river().info(),
+            "dtype": str(self.vllm_config.model_config.dtype).removeprefix("torch."),
+            "kv_cache_dtype": self.vllm_config.cache_config.cache_dtype,
+        }
         if self._river().config.verify:
             info["verify"] = self._drafter().info()
         return info

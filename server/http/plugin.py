@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from river_vllm.calibration.fingerprint import served_checkpoint
 from river_vllm.compat import init_logger
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
@@ -66,6 +67,7 @@ class RiverEndpointPlugin:
             progress=progress,
             single_process=vllm_config.parallel_config._api_process_count == 1,
             first_process=vllm_config.parallel_config._api_process_rank <= 0,
+            checkpoint=served_checkpoint(vllm_config.model_config),
             ending=ending,
         )
         state.river.set_threshold(state.river.defaults.threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,17 @@ from river_vllm import engine_config
 from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.engine_config import CPU_WORKER, GPU_WORKER, SCHEDULER, RiverConfigHook
 from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.scheduler import connectors
 from river_vllm.verify import speculation
 from tests.unit.calibration.support import calibrated
 
 LAYERS = 12
+
+
+def connector(name: str, module: str | None = None, **extra: Any) -> Any:
+    return SimpleNamespace(
+        kv_connector=name, kv_connector_module_path=module, kv_connector_extra_config=extra
+    )
 
 
 def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
@@ -32,6 +40,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
             dtype=torch.bfloat16,
             runner_type="generate",
             enforce_eager=False,
+            enable_sleep_mode=False,
         ),
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,
@@ -43,6 +52,14 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
         scheduler_config=SimpleNamespace(scheduler_cls=None),
         aux_output_config=SimpleNamespace(enable_return_routed_experts=False),
         load_config=SimpleNamespace(load_format="auto"),
+        cache_config=SimpleNamespace(
+            cache_dtype="auto", kv_offloading_size=None, kv_offloading_backend="native"
+        ),
+        offload_config=SimpleNamespace(
+            uva=SimpleNamespace(cpu_offload_gb=0.0),
+            prefetch=SimpleNamespace(offload_group_size=0),
+        ),
+        kv_transfer_config=None,
         speculative_config=None,
         lora_config=None,
     )
@@ -96,6 +113,16 @@ def test_what_it_names_can_be_imported() -> None:
         ("aux_output_config__enable_return_routed_experts", True, "routed-experts"),
         ("scheduler_config__scheduler_cls", "my.Scheduler", "my.Scheduler"),
         ("parallel_config__worker_cls", "my.Worker", "my.Worker"),
+        ("model_config__enable_sleep_mode", True, "--enable-sleep-mode"),
+        ("cache_config__cache_dtype", "nvfp4", "--kv-cache-dtype nvfp4 .*tried: auto, bfloat16"),
+        (
+            "cache_config",
+            SimpleNamespace(
+                cache_dtype="auto", kv_offloading_size=4.0, kv_offloading_backend="lmcache"
+            ),
+            "--kv-offloading-backend lmcache",
+        ),
+        ("kv_transfer_config", connector("LMCacheConnectorV1"), "'LMCacheConnectorV1'.* by tokens"),
     ],
 )
 def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reason: str) -> None:
@@ -103,6 +130,81 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
     with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
         hook(config)
     assert config.scheduler_config.scheduler_cls != SCHEDULER
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "reason"),
+    [
+        ("cache_config__cache_dtype", "fp8", "--kv-cache-dtype fp8 .*tried: auto, bfloat16"),
+        (
+            "offload_config",
+            SimpleNamespace(
+                uva=SimpleNamespace(cpu_offload_gb=4.0),
+                prefetch=SimpleNamespace(offload_group_size=0),
+            ),
+            "--cpu-offload-gb",
+        ),
+    ],
+)
+def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(
+    change: str, value: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook(engine(**{change: value}))
+    monkeypatch.setattr(engine_config, "current_platform", SimpleNamespace(is_cpu=lambda: False))
+    with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
+        hook(engine(**{change: value}))
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [
+        connector("OffloadingConnector", cpu_bytes_to_use=1),
+        connector("OffloadingConnector", spec_name="CPUOffloadingSpec"),
+        connector("SimpleCPUOffloadConnector"),
+        connector("MooncakeStoreConnector"),
+        connector("MultiConnector", connectors=[{"kv_connector": "OffloadingConnector"}]),
+        SimpleNamespace(kv_connector=None),
+    ],
+    ids=lambda transfer: str(transfer.kv_connector),
+)
+def test_connectors_that_find_kv_by_block_hashes_are_taken(transfer: Any) -> None:
+    assert hook(engine(kv_transfer_config=transfer)).scheduler_config.scheduler_cls == SCHEDULER
+
+
+@pytest.mark.parametrize(
+    ("transfer", "reason"),
+    [
+        *((connector(name), f"'{name}'") for name in connectors.REFUSED),
+        (connector("MyConnector"), "'MyConnector': how it finds K/V is not known here"),
+        (connector("OffloadingConnector", "my.module"), "'OffloadingConnector' of my.module"),
+        (
+            connector("OffloadingConnector", spec_name="MySpec"),
+            "'OffloadingConnector' with spec_name 'MySpec'",
+        ),
+        (
+            connector(
+                "MultiConnector",
+                connectors=[
+                    {"kv_connector": "OffloadingConnector"},
+                    {"kv_connector": "NixlConnector", "kv_connector_extra_config": {}},
+                ],
+            ),
+            "'NixlConnector': it hands a request's K/V to another engine",
+        ),
+    ],
+)
+def test_other_connectors_are_refused_by_name(transfer: Any, reason: str) -> None:
+    config = engine(kv_transfer_config=transfer)
+    with pytest.raises(UnsupportedModelError, match=re.escape(f"K/V connector {reason}")):
+        hook(config)
+    assert config.scheduler_config.scheduler_cls is None
+
+
+def test_every_connector_of_vllm_is_decided_about() -> None:
+    from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
+
+    decided = {*connectors.BY_BLOCK_HASHES, *connectors.REFUSED, connectors.MULTI}
+    assert decided == set(KVConnectorFactory._registry)
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ def test_a_kernel_that_does_not_take_the_shape_is_not_measured(timed: list[str])
     chooser = KernelChooser()
     assert pack(chooser, spec_of(128, 32, 32)).kernel == "torch"
     assert timed == []
-    assert chooser.names == ["torch"]
+    assert (chooser.names, chooser.zero_points) == (["torch"], "float")
     pack(chooser)
-    assert chooser.names == ["torch", "vllm"]
+    assert (chooser.names, chooser.zero_points) == (["torch", "vllm"], "whole")
 
 
 def test_ranks_take_the_kernel_that_they_agree_on(timed: list[str]) -> None:
