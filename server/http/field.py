@@ -74,6 +74,9 @@ def _parse(raw: Any) -> RiverField:
         raise FieldError(
             FIELD, f"'{FIELD}' must be an object with {', '.join(RiverField.model_fields)}"
         )
+    if len(raw) > len(RiverField.model_fields):
+        # One error, where a million unknown names would make a million.
+        raw = {next(name for name in raw if name not in RiverField.model_fields): None}
     try:
         return RiverField.model_validate(raw)
     except ValidationError as error:
