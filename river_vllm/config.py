@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -186,6 +187,11 @@ MAX_VALUE = 100
 """Characters of a name or a value in an error: both may come from a stranger."""
 
 
+_REPR = reprlib.Repr()
+"""Looks at the first values of a list and no further in than six levels."""
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 2 * MAX_VALUE
+
+
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
     """One line for people: field, value, what is allowed."""
     items = error.errors()
@@ -202,7 +208,7 @@ def _describe(item: Any, model: type[BaseModel]) -> str:
     name = shortened(name or "value")
     if item["type"] == "extra_forbidden":
         return f"unknown field '{name}' (allowed: {', '.join(model.model_fields)})"
-    value = shortened(repr(item["input"]))
+    value = shortened(_REPR.repr(item["input"]))
     return f"'{name}' = {value}: {item['msg'][:1].lower()}{item['msg'][1:]}"
 
 

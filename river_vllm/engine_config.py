@@ -8,10 +8,12 @@ from river_vllm.compat import (
     VerifyAndUpdateConfig,
     VllmConfig,
     current_platform,
+    vllm_envs,
 )
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.models.architectures import PREFIX
+from river_vllm.patches import unread_fields_are_refused
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings, unreachable
 from river_vllm.scheduler.connectors import refused_connector
@@ -47,6 +49,7 @@ class RiverConfigHook(VerifyAndUpdateConfig):
         _check_config(vllm_config)
         _refuse(vllm_config)
         _install(vllm_config)
+        unread_fields_are_refused()
         if tokens := river_config_of(vllm_config).verify:
             speculate(vllm_config, tokens)
 
@@ -116,6 +119,9 @@ def _refuse(vllm_config: VllmConfig) -> None:
             current_platform.is_cpu() and dtype != "bfloat16"
         ),
         "--enable-return-routed-experts (leave it out)": returns_experts,
+        "vLLM's Rust front end, which knows no 'river' field (leave out VLLM_USE_RUST_FRONTEND)": (
+            vllm_envs.VLLM_USE_RUST_FRONTEND
+        ),
         f"a custom scheduler ({scheduler.scheduler_cls}; leave out --scheduler-cls)": (
             scheduler.scheduler_cls not in (None, SCHEDULER)
         ),

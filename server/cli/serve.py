@@ -107,6 +107,7 @@ def configure(args: argparse.Namespace) -> None:
         raise RiverError("no model given: river-vllm serve MODEL")
     if not args.uds and not 0 < args.port < 65536:
         raise RiverError(f"--port {args.port}: must be between 1 and 65535")
+    _refuse_other_front_ends(args)
     args.model, args.model_tag = args.model_tag, None
     args.api_key = api_keys(args)
     if args.kv_cache_memory_bytes is None:
@@ -116,6 +117,21 @@ def configure(args: argparse.Namespace) -> None:
     args.hf_overrides = merged["hf_overrides"]
     args.additional_config = merged["additional_config"]
     args.middleware = [*args.middleware, AUTH_MIDDLEWARE]
+
+
+def _refuse_other_front_ends(args: argparse.Namespace) -> None:
+    from river_vllm.compat import vllm_envs
+
+    others = {
+        "--grpc (leave it out)": args.grpc,
+        "VLLM_USE_RUST_FRONTEND (leave it out)": vllm_envs.VLLM_USE_RUST_FRONTEND,
+    }
+    for name, given in others.items():
+        if given:
+            raise RiverError(
+                f"{name}: vLLM's other front ends have no 'river' field, no /river and none of "
+                "its keys"
+            )
 
 
 def run(args: argparse.Namespace) -> int:

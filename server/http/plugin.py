@@ -14,7 +14,8 @@ from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings
 from server.http.console.page import attach_console
-from server.http.engine import engine_info, follow
+from server.http.engine import engine_info, follow, pulse
+from server.http.guard import RiverGuard
 from server.http.middleware import RiverMiddleware
 from server.http.openapi import describe_river
 from server.http.routes import router
@@ -39,6 +40,7 @@ class RiverEndpointPlugin:
         app.include_router(router)
         attach_console(app)
         app.add_middleware(RiverMiddleware)
+        app.add_middleware(RiverGuard)
         describe_river(app)
         announce_when_ready(app)
 
@@ -78,3 +80,5 @@ class RiverEndpointPlugin:
             state.river_follower = asyncio.create_task(follow(engine_client, state.river))
         on_step(progress)
         tap(engine_client, state.river)
+        if not state.river.single_process:
+            state.river_pulse = asyncio.create_task(pulse(engine_client, progress))

@@ -132,6 +132,21 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
     assert config.scheduler_config.scheduler_cls != SCHEDULER
 
 
+def test_an_engine_with_a_river_has_unread_fields_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[bool] = []
+    monkeypatch.setattr(engine_config, "unread_fields_are_refused", lambda: called.append(True))
+    hook(engine())
+    assert called == [True]
+
+
+def test_a_front_end_that_would_ignore_the_field_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(UnsupportedModelError, match="Rust front end"):
+        hook(engine())
+
+
 @pytest.mark.parametrize(
     ("change", "value", "reason"),
     [
