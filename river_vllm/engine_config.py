@@ -9,8 +9,9 @@ from river_vllm.compat import (
     VllmConfig,
     current_platform,
 )
-from river_vllm.config import RiverConfig
+from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings, unreachable
@@ -41,6 +42,7 @@ class RiverConfigHook(VerifyAndUpdateConfig):
         _check_config(vllm_config)
         _refuse(vllm_config)
         _install(vllm_config)
+        _name_graphs(vllm_config)
         if tokens := river_config_of(vllm_config).verify:
             speculate(vllm_config, tokens)
 
@@ -134,3 +136,12 @@ def _install(vllm_config: VllmConfig) -> None:
         # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU vLLM's
         # compiled forward serves the steps in which nothing can exit (worker/split.py).
         vllm_config.model_config.enforce_eager = True
+
+
+def _name_graphs(vllm_config: VllmConfig) -> None:
+    """Have vLLM keep its compiled forwards under what they depend on (``graph_key.py``)."""
+    given = vllm_config.additional_config
+    # vLLM reads settings of its own from a dict only; beside them all of River's are in the key.
+    if isinstance(given, dict) and set(given) <= {CONFIG_KEY}:
+        checkpoint = getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None)
+        vllm_config.additional_config = RiverAdditionalConfig(given, checkpoint)
