@@ -12,7 +12,7 @@ class WarmUpMixin:
     """Goes before vLLM's V1 runner class. vLLM warms up over the rows of the longest prompt, on the
     CPU by ``warming_up_model``."""
 
-    _river_rows: int | None = None
+    _warm_up_rows: int | None = None
     """Rows of a warm-up that is under way, where they are not vLLM's own."""
 
     def warming_up_model(self: Any) -> None:
@@ -34,10 +34,10 @@ class WarmUpMixin:
 
     def profile_run(self: Any, *args: Any, **kwargs: Any) -> None:
         """vLLM's, or over the rows that ``_river_warm_up`` has set."""
-        if self._river_rows is None:
+        if self._warm_up_rows is None:
             super().profile_run(*args, **kwargs)  # type: ignore[misc]
             return
-        _, last = self._dummy_run(self._river_rows, is_profile=True)
+        _, last = self._dummy_run(self._warm_up_rows, is_profile=True)
         self._dummy_sampler_run(last)
 
     def _river_read_back(self: Any, rows: int) -> bool:
@@ -52,11 +52,11 @@ class WarmUpMixin:
         return True
 
     def _river_warm_up(self: Any, rows: int) -> None:
-        self._river_rows = rows
+        self._warm_up_rows = rows
         try:
             super().warming_up_model()  # type: ignore[misc]
         finally:
-            self._river_rows = None
+            self._warm_up_rows = None
 
     def _river_graph_rows(self: Any) -> int:
         """Rows of the longest step that takes River's compiled forward."""

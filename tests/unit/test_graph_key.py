@@ -37,7 +37,7 @@ def built(model: Path, config: RiverConfig | None = None, **options: Any) -> Any
     from vllm.engine.arg_utils import EngineArgs
 
     made = EngineArgs(
-        **engine_args(str(model), config, skip_tokenizer_init=True, **options)
+        model=str(model), **engine_args(str(model), config, skip_tokenizer_init=True, **options)
     ).create_engine_config()
     return pickle.loads(pickle.dumps(made))
 
