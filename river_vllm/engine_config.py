@@ -5,10 +5,13 @@ from __future__ import annotations
 from river_vllm.calibration.fingerprint import check_model, check_weights
 from river_vllm.compat import (
     MODELS_CONFIG_MAP,
+    CompilationMode,
     VerifyAndUpdateConfig,
     VllmConfig,
     current_platform,
+    init_logger,
 )
+from river_vllm.compiler import cannot_compile
 from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.graph_key import RiverAdditionalConfig
@@ -18,6 +21,8 @@ from river_vllm.request import RiverSettings, unreachable
 from river_vllm.verify.speculation import RiverSpeculativeConfig
 from river_vllm.verify.speculation import install as speculate
 from river_vllm.weights.choose import weight_source, weights_folder
+
+logger = init_logger("vllm.river")
 
 SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.worker.cpu.RiverCPUWorker"
@@ -132,10 +137,27 @@ def _install(vllm_config: VllmConfig) -> None:
     if river_config_of(vllm_config).offloads(layers):
         # A compiled forward holds every layer's backbone; here some have none.
         vllm_config.model_config.enforce_eager = True
-    if not current_platform.is_cpu():
+    if current_platform.is_cpu():
+        _run_eager_without_compiler(vllm_config)
+    else:
         # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU vLLM's
         # compiled forward serves the steps in which nothing can exit (worker/split.py).
         vllm_config.model_config.enforce_eager = True
+
+
+def _run_eager_without_compiler(vllm_config: VllmConfig) -> None:
+    """vLLM would compile, and end with pages of the compiler's errors."""
+    wanted = vllm_config.compilation_config.mode != CompilationMode.NONE
+    if vllm_config.model_config.enforce_eager or not wanted:
+        return
+    if reason := cannot_compile():
+        vllm_config.model_config.enforce_eager = True
+        logger.warning(
+            "River: %s, so the model runs without being compiled, which is slower. Install g++ 10 "
+            "or later and Python's headers (Debian: apt install g++ python3-dev), or name a "
+            "compiler with CXX; --enforce-eager asks for this and leaves this warning out",
+            reason,
+        )
 
 
 def _name_graphs(vllm_config: VllmConfig) -> None:

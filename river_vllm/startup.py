@@ -38,7 +38,7 @@ def mark(stage: Stage) -> None:
     path = os.environ.get(VARIABLE)
     if path:
         # A start must not end over what it says about itself.
-        with suppress(OSError), open(path, "a", encoding="utf-8") as file:
+        with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
             file.write(f"{time.monotonic()} {stage.value}\n")
 
 

@@ -9,9 +9,14 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from river_vllm.errors import RiverError
+from river_vllm.folders import user_cache
 from river_vllm.refusal import refusals_collected
+from river_vllm.startup import Stage, mark
+from server.cli.caches import writable_caches
+from server.cli.narration import narrated
 from server.cli.options import add_river_options, api_keys, river_config
 from server.cli.refusals import refusal
+from server.cli.stage_times import StartRecord, weight_bytes
 from server.telemetry.ending import ending
 
 PLUGIN = "river"
@@ -31,11 +36,15 @@ is set it goes over --kv-cache-memory-bytes (vLLM ``platforms/cpu.py``)."""
 
 def serve(argv: Sequence[str]) -> int:
     """Start the server and run it until it is told to stop."""
-    if not any(a in ("-h", "--help") or a.startswith("--help=") for a in argv):
+    if any(a in ("-h", "--help") or a.startswith("--help=") for a in argv):
+        parse(argv)  # prints the help and exits
+    with narrated() as narrator, writable_caches():
         prepare_environment()
-    args = parse(argv)
-    configure(args)
-    return run(args)
+        args = parse(argv)
+        configure(args)
+        narrator.expect(args, StartRecord(user_cache(), args.model), weight_bytes(args.model))
+        mark(Stage.ENGINE)
+        return run(args)
 
 
 def prepare_environment() -> None:

@@ -40,9 +40,13 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A saved forward, and vLLM's function as it comes."""
     inner = getattr(UNPATCHED, "__wrapped__", UNPATCHED)
     monkeypatch.setattr(decorators, "_try_load_aot_compiled_fn", inner)
-    monkeypatch.setattr(torch.compiler, "load_compiled_function", lambda *_, **__: loaded_function())
     path = tmp_path / "model"
     path.write_bytes(b"saved")
+
+    def read(file: object, f_globals: object) -> Any:
+        return loaded_function()
+
+    monkeypatch.setattr(torch.compiler, "load_compiled_function", read)
     yield str(path)
 
 
