@@ -49,7 +49,8 @@ help:
 $(VENV)/.installed-%: pyproject.toml tools/install.py tools/make_venv.sh
 	@tools/make_venv.sh $(VENV)
 	$(if $(filter cpu,$(subst +, ,$*)),@$(BIN)/python tools/check_system.py)
-	$(BIN)/python tools/install.py --extras $(subst +,$(comma),$*)
+	$(BIN)/python tools/alive.py 'Installing River and vLLM (3.4 GB)' 200 \
+		$(BIN)/python tools/install.py --extras $(subst +,$(comma),$*)
 	@touch $@
 
 # An environment whose interpreter is gone counts as absent, whatever its stamps say.
@@ -58,7 +59,8 @@ $(DEV) $(RUNTIME): FORCE
 endif
 
 $(DEFAULT_MODEL)/config.json: | $(RUNTIME)
-	$(BIN)/python tools/get_model.py $(DEFAULT_NAME) $(DEFAULT_MODEL)
+	$(BIN)/python tools/alive.py 'Fetching $(DEFAULT_NAME) (0.3 GB)' 30 \
+		$(BIN)/python tools/get_model.py $(DEFAULT_NAME) $(DEFAULT_MODEL)
 
 # exec: the server itself gets Ctrl-C and SIGTERM.
 serve: $(RUNTIME) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
@@ -72,7 +74,7 @@ test: $(DEV)
 
 # The same on any x86-64 machine: torch, oneDNN and vLLM are told that it ends at AVX2.
 test-avx2: $(DEV)
-	PYTHONPATH=tests/support/avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+	PYTHONPATH='$(CURDIR)/tests/support/avx2' ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
 		$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Every kind of fault, more of each, and the soak; a short form of each is in "make test".
