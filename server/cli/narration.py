@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from river_vllm.folders import user_cache
 from river_vllm.startup import Stage, mark, marks, marks_collected
-from server.cli.stage_times import STAGES, StageTimes, StartRecord
+from server.cli.stage_times import STAGES, StageTimes, StartRecord, weight_bytes
 
 EVERY = 8.0
 """Seconds between two lines within a stage: a busy machine may wake the thread two late."""
@@ -107,10 +108,14 @@ class Narrator:
         self._stopped.set()
         self._thread.join()
 
-    def expect(self, args: Namespace, record: StartRecord, checkpoint_bytes: int) -> None:
-        """The server's arguments are known, and with them what to expect and where to look."""
+    def expect(self, record: StartRecord, checkpoint_bytes: int) -> None:
+        """Which model it is, is known, and with it what to expect."""
         self._narration.times = StageTimes(record.read(), checkpoint_bytes)
-        self._record, self._args = record, args
+        self._record = record
+
+    def watch(self, args: Namespace) -> None:
+        """The server's arguments are known, and with them where it will listen."""
+        self._args = args
 
     def _say(self, text: str) -> None:
         print(f"River: {text}", file=self._stream, flush=True)
@@ -134,10 +139,16 @@ class Narrator:
 
 
 @contextmanager
-def narrated() -> Iterator[Narrator]:
-    """A start inside is told about until it is ready."""
+def narrated(model: str | None) -> Iterator[Narrator]:
+    """A start inside is told about until it is ready.
+
+    Args:
+        model: folder or hub id, if it is known by now.
+    """
     with marks_collected() as file:
         narrator = Narrator(file)
+        if model is not None:
+            narrator.expect(StartRecord(user_cache(), model), weight_bytes(model))
         mark(Stage.IMPORT)
         narrator.start()
         try:
