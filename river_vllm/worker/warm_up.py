@@ -42,7 +42,8 @@ class WarmUpMixin:
 
     def _river_read_back(self: Any, rows: int) -> bool:
         """Warm up the current forward over ``rows`` if an earlier start has compiled it."""
-        if not reads_compiled_forwards():
+        if not reads_compiled_forwards() or _ranks(self.vllm_config.parallel_config) > 1:
+            # Ranks meet in every pass: one that lacks a file would wait in another than the others.
             return False
         try:
             with stored_forwards_only():
@@ -64,3 +65,8 @@ class WarmUpMixin:
             return int(self.max_num_tokens)
         # The compiler takes a size of 1 for a constant.
         return max(2, min(self.max_num_reqs, self.max_num_tokens))
+
+
+def _ranks(parallel: Any) -> int:
+    """Workers that run each of their passes together."""
+    return int(parallel.world_size * parallel.data_parallel_size)

@@ -36,6 +36,9 @@ class FakeRunner:
     def __init__(self) -> None:
         self.max_num_tokens = PROMPT_ROWS
         self.max_num_reqs = 16
+        self.vllm_config = SimpleNamespace(
+            parallel_config=SimpleNamespace(world_size=1, data_parallel_size=1)
+        )
         self.cache_config = SimpleNamespace(kv_cache_memory_bytes=1 << 28)
         self.config = SimpleNamespace(prefill="backbone")
         self.routed = Routed()
@@ -103,6 +106,14 @@ def test_where_nothing_is_read_back_vllms_pass_is_its_own(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warm_up, "reads_compiled_forwards", lambda: False)
+    runner.warming_up_model()
+    assert runner.passes == [("vllm", PROMPT_ROWS), ("river", 16)]
+
+
+@pytest.mark.parametrize("field", ["world_size", "data_parallel_size"])
+def test_ranks_that_meet_in_a_pass_all_run_the_same_one(runner: Runner, field: str) -> None:
+    """Whether or not the file of each is there."""
+    setattr(runner.vllm_config.parallel_config, field, 2)
     runner.warming_up_model()
     assert runner.passes == [("vllm", PROMPT_ROWS), ("river", 16)]
 
