@@ -84,15 +84,16 @@ class Server:
             RuntimeError: it ended or was not ready in time; shows the end of its log.
         """
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended at start:\n{self._tail()}")
-            try:
-                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(poll)
+        with httpx.Client(timeout=5) as client:
+            while time.monotonic() < deadline:
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"the server ended at start:\n{self._tail()}")
+                try:
+                    if client.get(f"{self.url}/health").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(poll)
         raise RuntimeError(f"the server was not ready in time:\n{self._tail()}")
 
     def metrics(self) -> dict[str, float]:

@@ -27,7 +27,7 @@ MARKS = {"first": 1.5, "second": 1.15}
 """River's time over stock's, at most."""
 KINDS = ("stock", "river")
 PROMPT = "The capital of France is"
-POLL = 0.1
+POLL = 0.2
 
 
 def main() -> int:
