@@ -17,7 +17,7 @@ from river_vllm.startup import Stage
 
 @dataclass(frozen=True)
 class About:
-    """A stage: what the user reads, and what it takes on two cores of a server CPU.
+    """A stage: what the user reads, and about what it takes.
 
     Attributes:
         seconds: for any model.
@@ -42,7 +42,8 @@ STAGES = {
     Stage.MEASURE: About("measuring what a step costs", 3, 8),
     Stage.SERVE: About("starting the HTTP server", 8),
 }
-"""In their order. Seconds of SmolLM2 135M and Qwen2.5-Coder 1.5B (docs/experiments.md), rounded."""
+"""In their order. ``seconds`` from starts of SmolLM2 135M on one core of an Intel Xeon with AMX
+(docs/experiments.md), rounded; what a larger checkpoint adds is an estimate."""
 
 GIB = 1 << 30
 USUAL_BYTES = 2 * GIB
