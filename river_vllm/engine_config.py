@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from river_vllm import patches
 from river_vllm.calibration.fingerprint import check_model, check_weights, served_checkpoint
 from river_vllm.compat import (
     MODELS_CONFIG_MAP,
+    CompilationMode,
     VerifyAndUpdateConfig,
     VllmConfig,
     current_platform,
+    init_logger,
     vllm_envs,
 )
-from river_vllm.config import RiverConfig
+from river_vllm.compiler import cannot_compile
+from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.models.architectures import PREFIX
-from river_vllm.patches import unread_fields_are_refused
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings, unreachable
 from river_vllm.scheduler.connectors import refused_connector
 from river_vllm.verify.speculation import RiverSpeculativeConfig
 from river_vllm.verify.speculation import install as speculate
 from river_vllm.weights.choose import weight_source, weights_folder
+
+logger = init_logger("vllm.river")
 
 SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.worker.cpu.RiverCPUWorker"
@@ -49,7 +55,8 @@ class RiverConfigHook(VerifyAndUpdateConfig):
         _check_config(vllm_config)
         _refuse(vllm_config)
         _install(vllm_config)
-        unread_fields_are_refused()
+        _name_graphs(vllm_config)
+        patches.install()
         if tokens := river_config_of(vllm_config).verify:
             speculate(vllm_config, tokens)
 
@@ -168,7 +175,33 @@ def _install(vllm_config: VllmConfig) -> None:
     if river_config_of(vllm_config).offloads(layers):
         # A compiled forward holds every layer's backbone; here some have none.
         vllm_config.model_config.enforce_eager = True
-    if not current_platform.is_cpu():
+    if current_platform.is_cpu():
+        _run_eager_without_compiler(vllm_config)
+    else:
         # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU vLLM's
         # compiled forward serves the steps in which nothing can exit (worker/split.py).
         vllm_config.model_config.enforce_eager = True
+
+
+def _run_eager_without_compiler(vllm_config: VllmConfig) -> None:
+    """vLLM would compile, and end with pages of the compiler's errors."""
+    wanted = vllm_config.compilation_config.mode != CompilationMode.NONE
+    if vllm_config.model_config.enforce_eager or not wanted:
+        return
+    if reason := cannot_compile():
+        vllm_config.model_config.enforce_eager = True
+        logger.warning(
+            "River: %s, so the model runs without being compiled, which is slower. Install g++ 10 "
+            "or later and Python's headers (Debian: apt install g++ python3-dev), or name a "
+            "compiler with CXX; --enforce-eager asks for this and leaves this warning out",
+            reason,
+        )
+
+
+def _name_graphs(vllm_config: VllmConfig) -> None:
+    """Have vLLM keep its compiled forwards under what they depend on (``graph_key.py``)."""
+    given = vllm_config.additional_config
+    # vLLM reads settings of its own from a dict only; beside them all of River's are in the key.
+    if isinstance(given, dict) and set(given) <= {CONFIG_KEY}:
+        checkpoint = getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None)
+        vllm_config.additional_config = RiverAdditionalConfig(given, checkpoint)

@@ -1,15 +1,113 @@
 """Every function of vLLM that River replaces: the reason, where upstream, and what ends it.
 
-``tests/unit/test_patches.py`` has a test for each that fails once vLLM no longer needs it.
+A patch is a function below with the mark ``@_patch``. ``install`` runs them where an engine that
+serves a river is built, each once per process; what a patch replaces asks for itself whether the
+engine that calls it serves a river, since a process can hold two. ``tests/unit/test_patches.py``
+has a test for each that fails once vLLM no longer needs it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import vllm.envs as vllm_envs
+from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Inductors
+from vllm.compilation import decorators
+
+from river_vllm.models.architectures import PREFIX
 from river_vllm.request import EXTRA_ARGS_KEY
+
+_patches: list[Callable[[], None]] = []
+_installed: set[str] = set()
+
+
+def _patch(function: Callable[[], None]) -> Callable[[], None]:
+    _patches.append(function)
+    return function
+
+
+def install() -> None:
+    """Apply every patch that this process does not have yet."""
+    for patch in _patches:
+        if patch.__name__ not in _installed:
+            _installed.add(patch.__name__)
+            patch()
+
+
+def serves_river(vllm_config: Any) -> bool:
+    """Whether an engine's model is one of River's."""
+    return (vllm_config.model_config.architecture or "").startswith(PREFIX)
+
+
+@_patch
+def compiled_forwards_are_read_back() -> None:
+    """A compiled forward that an earlier start has saved is read, on the CPU too.
+
+    vLLM 0.32 calls ``finalize_loading`` on what it has read (``compilation/decorators.py``,
+    ``_try_load_aot_compiled_fn``). Only what its own backend compiles has it; the CPU build
+    compiles with inductor alone, whose result is complete as it is. The call fails, and every
+    start compiles again ("Compiling model again due to a load failure").
+
+    Ends with the vLLM release that asks before it calls. Upstream:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/compilation/decorators.py#L315
+    """
+    read_compiled_forwards(serves_river)
+
+
+def read_compiled_forwards(applies: Callable[[Any], bool]) -> None:
+    """The patch ``compiled_forwards_are_read_back`` for the engines that ``applies`` names.
+
+    Args:
+        applies: takes an engine's ``VllmConfig``.
+    """
+    inner = decorators._try_load_aot_compiled_fn
+
+    @functools.wraps(inner)
+    def load(model: Any, aot_compilation_path: str) -> Any:
+        if not applies(model.vllm_config):
+            return inner(model, aot_compilation_path)
+        Inductors.finalize_loading = _complete
+        try:
+            found = inner(model, aot_compilation_path)
+        finally:
+            del Inductors.finalize_loading
+        if found is None and _stored_only:
+            raise NotStored
+        return found
+
+    decorators._try_load_aot_compiled_fn = load
+
+
+def _complete(_: object, vllm_config: Any) -> None:
+    """What inductor saves needs nothing more after it was read."""
+
+
+class NotStored(Exception):
+    """A forward would have to be compiled."""
+
+
+_stored_only: list[bool] = []
+"""Not empty inside ``stored_forwards_only``."""
+
+
+def reads_compiled_forwards() -> bool:
+    """Whether vLLM looks for forwards that an earlier start has compiled."""
+    return bool(vllm_envs.VLLM_USE_AOT_COMPILE) and not vllm_envs.VLLM_DISABLE_COMPILE_CACHE
+
+
+@contextmanager
+def stored_forwards_only() -> Iterator[None]:
+    """Inside, a forward of a river's engine is read as an earlier start has saved it, or
+    ``NotStored`` is raised. Only where ``reads_compiled_forwards``."""
+    _stored_only.append(True)
+    try:
+        yield
+    finally:
+        _stored_only.pop()
+
 
 UNREAD_FIELD = (
     f"'{EXTRA_ARGS_KEY}' is taken by River's HTTP server only; this front end is another "
@@ -18,12 +116,12 @@ UNREAD_FIELD = (
 )
 
 
+@_patch
 def unread_fields_are_refused() -> None:
     """A request whose ``river`` field nothing has taken is refused, with status 400.
 
     vLLM 0.32 ignores fields that it does not know. River's middleware takes this one out of a
     body; a front end without it would answer with the engine's settings as if they were asked for.
-    Called where a configuration with a river is made, which is in the front end's process.
 
     Ends with the vLLM release that lets a plugin see a request's fields, or refuses unknown ones.
     Upstream: https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/entrypoints/serve/engine/protocol.py

@@ -10,6 +10,7 @@ from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig, layered_c
 from river_vllm.errors import RiverError
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX, river_architecture
 from river_vllm.orphan import end_with_parent
+from river_vllm.startup import quiet_while_starting
 
 if TYPE_CHECKING:
     from river_vllm.compat import VllmConfig
@@ -19,7 +20,8 @@ def register_all() -> None:
     """Tell vLLM's registry about every River class; idempotent, imports no model code.
 
     In the process of an engine that serves a river it also starts the watch over the process that
-    started it; any other engine is left as it was.
+    started it, and keeps back what vLLM's log says of a normal start as of an alarm; any other
+    engine is left as it was.
     """
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.model_executor.models.registry import ModelRegistry
@@ -28,6 +30,7 @@ def register_all() -> None:
 
     if _serves_river():
         end_with_parent()
+        quiet_while_starting()
     for architecture in ARCHITECTURES:
         name = PREFIX + architecture
         if name not in MODELS_CONFIG_MAP:

@@ -12,6 +12,7 @@ import torch
 
 from river_vllm import engine_config
 from river_vllm.calibration.fingerprint import fingerprint
+from river_vllm.compat import CompilationMode
 from river_vllm.engine_config import CPU_WORKER, GPU_WORKER, SCHEDULER, RiverConfigHook
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.scheduler import connectors
@@ -62,6 +63,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
         kv_transfer_config=None,
         speculative_config=None,
         lora_config=None,
+        compilation_config=SimpleNamespace(mode=None),
     )
     for name, value in changes.items():
         part, _, field = name.partition("__")
@@ -70,6 +72,14 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
         else:
             setattr(made, part, value)
     return made
+
+
+@pytest.fixture(autouse=True)
+def compiler(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """Its element is what is wrong with the machine's compiler."""
+    wrong: list[str | None] = [None]
+    monkeypatch.setattr(engine_config, "cannot_compile", lambda: wrong[0])
+    return wrong
 
 
 def hook(config: Any) -> Any:
@@ -339,3 +349,43 @@ def test_nothing_is_compiled_where_layers_may_be_gone(
     monkeypatch.setattr(engine_config, "current_platform", platform)
     config = hook(engine({"resident_layers": layers}))
     assert config.model_config.enforce_eager is eager
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    logger = SimpleNamespace(warning=lambda text, *words: said.append(text % words))
+    monkeypatch.setattr(engine_config, "logger", logger)
+    return said
+
+
+def test_without_a_compiler_the_model_runs_eager_with_one_warning(
+    compiler: list[str | None], warnings: list[str]
+) -> None:
+    compiler[0] = "there is no C++ compiler (g++)"
+    config = engine()
+    hook(hook(config))
+    assert config.model_config.enforce_eager
+    assert len(warnings) == 1
+    assert "there is no C++ compiler" in warnings[0] and "apt install g++" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_config__enforce_eager": True},
+        {"compilation_config__mode": CompilationMode.NONE},
+    ],
+    ids=["eager", "none"],
+)
+def test_who_asks_for_no_compiler_is_not_warned(
+    compiler: list[str | None], warnings: list[str], changes: dict[str, Any]
+) -> None:
+    compiler[0] = "there is no C++ compiler (g++)"
+    hook(engine(**changes))
+    assert warnings == []
+
+
+def test_with_a_compiler_the_model_is_compiled(warnings: list[str]) -> None:
+    assert not hook(engine()).model_config.enforce_eager
+    assert warnings == []
