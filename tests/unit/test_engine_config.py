@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm import engine_config
+from river_vllm import engine_config, patches
 from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.compat import CompilationMode
 from river_vllm.engine_config import CPU_WORKER, GPU_WORKER, SCHEDULER, RiverConfigHook
@@ -142,9 +142,9 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
     assert config.scheduler_config.scheduler_cls != SCHEDULER
 
 
-def test_an_engine_with_a_river_has_unread_fields_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_with_a_river_has_vllm_patched(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[bool] = []
-    monkeypatch.setattr(engine_config, "unread_fields_are_refused", lambda: called.append(True))
+    monkeypatch.setattr(patches, "install", lambda: called.append(True))
     hook(engine())
     assert called == [True]
 
