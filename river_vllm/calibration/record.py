@@ -154,7 +154,8 @@ def recorded_settings(config: BaseModel, engine: Mapping[str, Any]) -> dict[str,
     # A folder's name says nothing; its weights are known by their hash.
     found = config.model_dump(mode="json", include=set(MATTERS) - {"weights"})
     found |= {name: engine[name] for name in REPORTED}
-    found["max_rows"] = engine["crossover"]["max_rows"]
+    limit = engine["crossover"]["max_rows"]
+    found["max_rows"] = "all" if limit is None else limit
     if found.get("activations") == "int8":
         # Each kernel rounds activations in its own way.
         found["kernels"] = engine["kernels"]

@@ -116,7 +116,7 @@ def test_settings_with_everything_that_they_rest_on(
         "zero_points": "float",
         "dtype": "bfloat16",
         "kv_cache_dtype": "auto",
-        "max_rows": None,
+        "max_rows": "all",
     }
     # A server that loads the file serves what was tested, as long as its kernel does.
     assert config.max_rows == "all"

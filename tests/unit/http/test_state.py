@@ -102,7 +102,7 @@ def test_calibration_is_in_force_until_the_dial_is_turned() -> None:
     ("engine", "checkpoint", "words"),
     [
         ({"zero_points": "whole"}, SAME, "zero_points = 'whole', and it was tested with 'float'"),
-        ({"crossover": {"max_rows": 4}}, SAME, "max_rows = 4, and it was tested with None"),
+        ({"crossover": {"max_rows": 4}}, SAME, "max_rows = 4, and it was tested with 'all'"),
         ({"kv_cache_dtype": "fp8"}, SAME, "kv_cache_dtype = 'fp8'"),
         ({"dtype": "float16"}, SAME, "dtype = 'float16'"),
         ({}, ModelRecord(name="m"), "not known to be the calibrated 'm'"),
