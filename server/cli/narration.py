@@ -116,6 +116,7 @@ class Narrator:
     def watch(self, args: Namespace) -> None:
         """The server's arguments are known, and with them where it will listen."""
         self._args = args
+        self._narration.times.compiles = not args.enforce_eager
 
     def _say(self, text: str) -> None:
         print(f"River: {text}", file=self._stream, flush=True)

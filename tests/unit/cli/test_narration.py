@@ -78,6 +78,12 @@ def test_without_a_last_start_the_table_counts_what_is_done_once() -> None:
     assert large.remaining(Stage.IMPORT, 0) > small.remaining(Stage.IMPORT, 0)
 
 
+def test_nothing_is_expected_of_a_compiler_that_nobody_asks() -> None:
+    compiled, eager = StageTimes(), StageTimes(compiles=False)
+    saved = compiled.remaining(Stage.IMPORT, 0) - eager.remaining(Stage.IMPORT, 0)
+    assert saved == sum(map(compiled.of, (Stage.GRAPH, Stage.COMPILE, Stage.COMPILE_RIVER)))
+
+
 def test_a_stage_that_takes_longer_says_so(told: Narration, said: list[str]) -> None:
     told.look([(100.0, Stage.SERVE)], 100.0)
     told.look([(100.0, Stage.SERVE)], 130.0)
@@ -125,7 +131,7 @@ def test_the_size_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 def args(**changes: Any) -> Namespace:
-    values = {"uds": None, "host": "127.0.0.1", "port": 8000, "api_key": []}
+    values = {"uds": None, "host": "127.0.0.1", "port": 8000, "api_key": [], "enforce_eager": False}
     return Namespace(**{**values, "ssl_keyfile": None, "ssl_certfile": None, **changes})
 
 
