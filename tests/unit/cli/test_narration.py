@@ -18,8 +18,8 @@ from server.cli.stage_times import STAGES, StageTimes, StartRecord, weight_bytes
 LAST = {"import": 10.0, "engine": 20.0, "weights": 5.0, "graph": 4.0, "measure": 6.0, "serve": 5.0}
 
 
-def test_every_stage_but_the_last_has_words_and_a_time() -> None:
-    assert list(STAGES) == list(Stage)[:-1]
+def test_every_stage_but_the_ends_has_words_and_a_time() -> None:
+    assert list(STAGES) == list(Stage)[:-2]
 
 
 @pytest.fixture
@@ -88,6 +88,12 @@ def test_a_stage_that_takes_longer_says_so(told: Narration, said: list[str]) -> 
     told.look([(100.0, Stage.SERVE)], 100.0)
     told.look([(100.0, Stage.SERVE)], 130.0)
     assert said[-1].endswith("longer than expected")
+
+
+def test_a_start_that_is_stopped_is_told_no_further(told: Narration, said: list[str]) -> None:
+    told.look([(100.0, Stage.ENGINE)], 100.0)
+    told.look([(100.0, Stage.ENGINE), (105.0, Stage.STOPPED), (106.0, Stage.WEIGHTS)], 120.0)
+    assert len(said) == 1
 
 
 def test_ranks_that_mark_late_turn_nothing_back(told: Narration, said: list[str]) -> None:
