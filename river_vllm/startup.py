@@ -19,7 +19,7 @@ VARIABLE = "RIVER_STARTUP_FILE"
 
 
 class Stage(StrEnum):
-    """Stages of a start, in their order."""
+    """Stages of a start, in their order, and its two ends."""
 
     IMPORT = "import"
     ENGINE = "engine"
@@ -31,6 +31,7 @@ class Stage(StrEnum):
     MEASURE = "measure"
     SERVE = "serve"
     READY = "ready"
+    STOPPED = "stopped"
 
 
 def mark(stage: Stage) -> None:

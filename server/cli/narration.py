@@ -53,7 +53,7 @@ class Narration:
         if not self._entered:
             return
         stage = max(self._entered, key=list(Stage).index)
-        if stage is Stage.READY:
+        if stage not in STAGES:
             return
         if self._said is not None and self._said[0] is stage and now - self._said[1] < EVERY:
             return
@@ -70,7 +70,7 @@ class Narration:
         return {
             stage.value: round(max(0.0, end - self._entered[stage]), 2)
             for stage, end in pairs
-            if stage is not Stage.READY
+            if stage in STAGES
         }
 
     def ready(self, now: float, url: str, example: bool) -> None:
@@ -116,6 +116,7 @@ class Narrator:
     def watch(self, args: Namespace) -> None:
         """The server's arguments are known, and with them where it will listen."""
         self._args = args
+        self._narration.times.compiles = not args.enforce_eager
 
     def _say(self, text: str) -> None:
         print(f"River: {text}", file=self._stream, flush=True)

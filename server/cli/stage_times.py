@@ -45,6 +45,7 @@ STAGES = {
 """In their order. ``seconds`` from starts of SmolLM2 135M on one core of an Intel Xeon with AMX
 (docs/experiments.md), rounded; what a larger checkpoint adds is an estimate."""
 
+COMPILING = (Stage.GRAPH, Stage.COMPILE, Stage.COMPILE_RIVER)
 GIB = 1 << 30
 USUAL_BYTES = 2 * GIB
 """A checkpoint whose size is not known: it may have to be fetched first."""
@@ -57,10 +58,12 @@ class StageTimes:
     Attributes:
         last: seconds by stage of the last start; empty if there was none.
         checkpoint_bytes: size of the model's weights.
+        compiles: whether the model will be compiled.
     """
 
     last: Mapping[str, float] = field(default_factory=dict)
     checkpoint_bytes: int = USUAL_BYTES
+    compiles: bool = True
 
     def of(self, stage: Stage) -> float:
         """Seconds of ``stage`` when it is run."""
@@ -69,7 +72,9 @@ class StageTimes:
 
     def ahead(self, stage: Stage) -> float:
         """Seconds to expect of ``stage`` before it is known whether it will be run."""
-        return 0.0 if self.last and STAGES[stage].once else self.of(stage)
+        done = bool(self.last) and STAGES[stage].once
+        without = not self.compiles and stage in COMPILING
+        return 0.0 if done or without else self.of(stage)
 
     def remaining(self, stage: Stage, elapsed: float) -> float:
         """Seconds until the server is ready, ``elapsed`` seconds into ``stage``."""

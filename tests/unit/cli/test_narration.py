@@ -18,8 +18,8 @@ from server.cli.stage_times import STAGES, StageTimes, StartRecord, weight_bytes
 LAST = {"import": 10.0, "engine": 20.0, "weights": 5.0, "graph": 4.0, "measure": 6.0, "serve": 5.0}
 
 
-def test_every_stage_but_the_last_has_words_and_a_time() -> None:
-    assert list(STAGES) == list(Stage)[:-1]
+def test_every_stage_but_the_ends_has_words_and_a_time() -> None:
+    assert list(STAGES) == list(Stage)[:-2]
 
 
 @pytest.fixture
@@ -78,10 +78,22 @@ def test_without_a_last_start_the_table_counts_what_is_done_once() -> None:
     assert large.remaining(Stage.IMPORT, 0) > small.remaining(Stage.IMPORT, 0)
 
 
+def test_nothing_is_expected_of_a_compiler_that_nobody_asks() -> None:
+    compiled, eager = StageTimes(), StageTimes(compiles=False)
+    saved = compiled.remaining(Stage.IMPORT, 0) - eager.remaining(Stage.IMPORT, 0)
+    assert saved == sum(map(compiled.of, (Stage.GRAPH, Stage.COMPILE, Stage.COMPILE_RIVER)))
+
+
 def test_a_stage_that_takes_longer_says_so(told: Narration, said: list[str]) -> None:
     told.look([(100.0, Stage.SERVE)], 100.0)
     told.look([(100.0, Stage.SERVE)], 130.0)
     assert said[-1].endswith("longer than expected")
+
+
+def test_a_start_that_is_stopped_is_told_no_further(told: Narration, said: list[str]) -> None:
+    told.look([(100.0, Stage.ENGINE)], 100.0)
+    told.look([(100.0, Stage.ENGINE), (105.0, Stage.STOPPED), (106.0, Stage.WEIGHTS)], 120.0)
+    assert len(said) == 1
 
 
 def test_ranks_that_mark_late_turn_nothing_back(told: Narration, said: list[str]) -> None:
@@ -125,7 +137,7 @@ def test_the_size_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 def args(**changes: Any) -> Namespace:
-    values = {"uds": None, "host": "127.0.0.1", "port": 8000, "api_key": []}
+    values = {"uds": None, "host": "127.0.0.1", "port": 8000, "api_key": [], "enforce_eager": False}
     return Namespace(**{**values, "ssl_keyfile": None, "ssl_certfile": None, **changes})
 
 
