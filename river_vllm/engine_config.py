@@ -56,7 +56,7 @@ class RiverConfigHook(VerifyAndUpdateConfig):
         _refuse(vllm_config)
         _install(vllm_config)
         _name_graphs(vllm_config)
-        patches.install()
+        patches.install("front end")
         if tokens := river_config_of(vllm_config).verify:
             speculate(vllm_config, tokens)
 

@@ -1,8 +1,9 @@
 """Every function of vLLM that River replaces: the reason, where upstream, and what ends it.
 
-A patch is a function below with the mark ``@_patch``. ``install`` runs them where an engine that
-serves a river is built, each once per process; what a patch replaces asks for itself whether the
-engine that calls it serves a river, since a process can hold two. ``tests/unit/test_patches.py``
+A patch is a function below, marked with where it is needed. ``install`` runs those of a worker or of
+a front end where an engine that serves a river is built, each once per process; what a patch of a
+worker replaces asks for itself whether the engine that calls it serves a river, since a process can
+hold two. ``tests/unit/test_patches.py``
 has a test for each that fails once vLLM no longer needs it.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import vllm.envs as vllm_envs
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Inductors
@@ -20,18 +21,24 @@ from vllm.compilation import decorators
 from river_vllm.models.architectures import PREFIX
 from river_vllm.request import EXTRA_ARGS_KEY
 
-_patches: list[Callable[[], None]] = []
+Place = Literal["front end", "worker"]
+_Patch = Callable[[], None]
+
+_patches: dict[Place, list[_Patch]] = {"front end": [], "worker": []}
 _installed: set[str] = set()
 
 
-def _patch(function: Callable[[], None]) -> Callable[[], None]:
-    _patches.append(function)
-    return function
+def _patch(place: Place) -> Callable[[_Patch], _Patch]:
+    def listed(function: _Patch) -> _Patch:
+        _patches[place].append(function)
+        return function
+
+    return listed
 
 
-def install() -> None:
-    """Apply every patch that this process does not have yet."""
-    for patch in _patches:
+def install(place: Place) -> None:
+    """Apply every patch of ``place`` that this process does not have yet."""
+    for patch in _patches[place]:
         if patch.__name__ not in _installed:
             _installed.add(patch.__name__)
             patch()
@@ -42,7 +49,7 @@ def serves_river(vllm_config: Any) -> bool:
     return (vllm_config.model_config.architecture or "").startswith(PREFIX)
 
 
-@_patch
+@_patch("worker")
 def compiled_forwards_are_read_back() -> None:
     """A compiled forward that an earlier start has saved is read, on the CPU too.
 
@@ -116,7 +123,7 @@ UNREAD_FIELD = (
 )
 
 
-@_patch
+@_patch("front end")
 def unread_fields_are_refused() -> None:
     """A request whose ``river`` field nothing has taken is refused, with status 400.
 

@@ -27,7 +27,7 @@ class RiverWorkerMixin:
     _observer: Observer
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        patches.install()
+        patches.install("worker")
         mark(Stage.WEIGHTS)
         with refusals_left():
             super().load_model(*args, **kwargs)  # type: ignore[misc]

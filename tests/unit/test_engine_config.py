@@ -143,10 +143,10 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
 
 
 def test_an_engine_with_a_river_has_vllm_patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[bool] = []
-    monkeypatch.setattr(patches, "install", lambda: called.append(True))
+    called: list[str] = []
+    monkeypatch.setattr(patches, "install", called.append)
     hook(engine())
-    assert called == [True]
+    assert called == ["front end"]
 
 
 def test_a_front_end_that_would_ignore_the_field_is_refused(

@@ -107,14 +107,19 @@ def test_a_patch_is_applied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def one() -> None:
         applied.append("one")
 
-    monkeypatch.setattr(patches, "_patches", [one])
+    monkeypatch.setattr(patches, "_patches", {"front end": [], "worker": [one]})
     monkeypatch.setattr(patches, "_installed", set())
-    patches.install()
-    patches.install()
+    patches.install("front end")
+    assert applied == []
+    patches.install("worker")
+    patches.install("worker")
     assert applied == ["one"]
 
 
-@pytest.mark.parametrize("patch", patches._patches, ids=lambda patch: patch.__name__)
+EVERY_PATCH = [patch for those in patches._patches.values() for patch in those]
+
+
+@pytest.mark.parametrize("patch", EVERY_PATCH, ids=lambda patch: patch.__name__)
 def test_a_patch_says_why_where_and_until_when(patch: Any) -> None:
     assert "https://github.com/vllm-project/vllm/" in patch.__doc__
     assert "Ends with" in patch.__doc__
