@@ -25,12 +25,11 @@ constexpr int kMostGroup = 128;
   static void multiply(Constant<3>) { instruction(3, 5, 7); }
 
 // What the two products differ in: how codes become tiles, and how tiles are multiplied.
-struct Int8Tiles {
+struct Int8Tiles : Int8<Avx512> {
   using Activation = int8_t;
   using Code = uint8_t;
   using Sum = int32_t;
   static constexpr int kStep = 64;  // input features of a tile
-  Rounded x;
 
   static void unpack(const uint8_t* line, Code* to) {
     const __m512i codes = Avx512::bytes(line);
@@ -39,18 +38,13 @@ struct Int8Tiles {
   }
   RIVER_TILE_PRODUCTS(_tile_dpbsud)
   static __m512 dot(const Sum* p) { return _mm512_cvtepi32_ps(_mm512_load_si512(p)); }
-  static __m512 zero(const uint16_t* p) { return Avx512::load_bf16(p); }
-  __m512 scale(__m512 of_weight, int64_t of_row) const {
-    return _mm512_mul_ps(of_weight, _mm512_set1_ps(x.scales[of_row]));
-  }
 };
 
-struct Bf16Tiles {
+struct Bf16Tiles : Bf16 {
   using Activation = uint16_t;
   using Code = uint16_t;
   using Sum = float;
   static constexpr int kStep = 32;
-  Ordered x;
 
   static void unpack(const uint8_t* line, Code* to) {
     const __m512i table = _mm512_load_si512(kTable), codes = Avx512::bytes(line);
@@ -60,8 +54,6 @@ struct Bf16Tiles {
   }
   RIVER_TILE_PRODUCTS(_tile_dpbf16ps)
   static __m512 dot(const Sum* p) { return _mm512_load_ps(p); }
-  static __m512 zero(const uint16_t* p) { return shifted_zero(p); }
-  __m512 scale(__m512 of_weight, int64_t) const { return of_weight; }
 };
 
 template <class Tiles, bool kTwo, int kWidth>
@@ -142,13 +134,13 @@ void tile_product(const Weight& weight, const Tiles& tiles, const uint16_t* bias
 void int8(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y, int64_t m,
           int threads) {
   if (m <= kFewRows) return int8_product<Avx512>(weight, x, bias, y, m, threads);
-  const Int8Tiles tiles{round_activations(*weight, x, m, threads)};
+  const Int8Tiles tiles{{round_activations(*weight, x, m, threads)}};
   tile_product(*weight, tiles, bias, y, m, threads);
 }
 
 void bf16(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y, int64_t m,
           int threads) {
-  const Bf16Tiles tiles{order_activations(*weight, x, m, threads)};
+  const Bf16Tiles tiles{{order_activations(*weight, x, m, threads)}};
   tile_product(*weight, tiles, bias, y, m, threads);
 }
 

@@ -51,60 +51,47 @@ __m512i pair_of(__m512i line, __m512i table) {
   return _mm512_permutexvar_epi16(_mm512_srli_epi32(line, 4 * kPair), table);
 }
 
-// Of a group's codes less 8.
-inline __m512 shifted_zero(const uint16_t* zero) {
-  return _mm512_sub_ps(Avx512::load_bf16(zero), _mm512_set1_ps(8.0f));
-}
+struct Bf16 {
+  using V = Avx512;
+  struct Dot {
+    __m512 first, second;
+  };
+  Ordered x;
 
-template <int kRows, int kWidth>
-void bf16_rows(const Blocks<kWidth>& blocks, const Ordered& x, const uint16_t* bias, uint16_t* y,
-               int64_t row) {
-  const Weight& w = blocks.weight;
-  const int64_t groups = w.k / w.group;
-  const __m512i table = _mm512_load_si512(kTable);
-  const uint8_t* codes = blocks.line(0);
-  const uint16_t* values = x.values + row * w.k;
-  Sums<Avx512, kRows, kWidth> sums;
-  for (int64_t g = 0; g < groups; ++g) {
-    __m512 first[kRows][kWidth] = {}, second[kRows][kWidth] = {};
-    for (int64_t i = 0; i < w.group; i += kLine, codes += kWidth * 64, values += kLine) {
-      __m512i line[kWidth];
-      each<kWidth>([&](auto b) {
-        __builtin_prefetch(codes + b * 64 + kAhead);
-        line[b] = Avx512::bytes(codes + b * 64);
-      });
-      each<kPairs>([&](auto pair) {
-        __m512bh code[kWidth];
-        each<kWidth>([&](auto b) { code[b] = __m512bh(pair_of<pair>(line[b], table)); });
-        each<kRows>([&](auto r) {
-          const __m512bh of_row = __m512bh(Avx512::broadcast(values + r * w.k + pair * 2));
-          auto& to = pair % 2 ? second : first;
-          each<kWidth>([&](auto b) { to[r][b] = _mm512_dpbf16_ps(to[r][b], code[b], of_row); });
-        });
-      });
-    }
-    each<kWidth>([&](auto b) {
-      const int64_t at = blocks.of_group(g, b);
-      const __m512 scale = Avx512::load_bf16(w.scales + at), zero = shifted_zero(w.zeros + at);
+  static Dot none() { return {_mm512_setzero_ps(), _mm512_setzero_ps()}; }
+
+  template <int kRows, int kAtOnce>
+  static inline __attribute__((always_inline)) void line(Dot (&dots)[kRows][kAtOnce][V::kRegs],
+                                                         const uint8_t* codes,
+                                                         const uint16_t* values, int64_t stride) {
+    const __m512i table = _mm512_load_si512(kTable);
+    __m512i line[kAtOnce];
+    each<kAtOnce>([&](auto b) { line[b] = V::bytes(codes + b * 64); });
+    each<kPairs>([&](auto pair) {
+      __m512bh code[kAtOnce];
+      each<kAtOnce>([&](auto b) { code[b] = __m512bh(pair_of<pair>(line[b], table)); });
       each<kRows>([&](auto r) {
-        auto& sum = sums.of[r][b][0];
-        sum = added<Avx512>(sum, _mm512_add_ps(first[r][b], second[r][b]), scale, zero,
-                            x.sums[(row + r) * groups + g]);
+        const __m512bh of_row = __m512bh(V::broadcast(values + r * stride + pair * 2));
+        each<kAtOnce>([&](auto b) {
+          auto& sum = pair % 2 ? dots[r][b][0].second : dots[r][b][0].first;
+          sum = _mm512_dpbf16_ps(sum, code[b], of_row);
+        });
       });
     });
   }
-  sums.store(blocks, bias, y + row * w.n);
-}
+
+  static __m512 dot(const Dot& sums) { return _mm512_add_ps(sums.first, sums.second); }
+  // Of codes less 8.
+  static __m512 zero(const uint16_t* p) {
+    return _mm512_sub_ps(V::load_bf16(p), _mm512_set1_ps(8.0f));
+  }
+  static __m512 scale(__m512 of_weight, int64_t) { return of_weight; }
+};
 
 inline void bf16_product(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y,
                          int64_t m, int threads) {
-  constexpr int kRowsAtOnce = 4;  // twice as many sums as registers for eight
-  const Ordered ordered = order_activations(*weight, x, m, threads);
-  by_blocks(*weight, threads, [&](const auto& blocks) {
-    by_rows<kRowsAtOnce>(blocks, m, [&](auto count, int64_t row) {
-      bf16_rows<count>(blocks, ordered, bias, y, row);
-    });
-  });
+  const Bf16 kind{order_activations(*weight, x, m, threads)};
+  product<4>(kind, *weight, bias, y, m, threads);  // two sums for each output leave room for four
 }
 
 }  // namespace

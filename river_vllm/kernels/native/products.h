@@ -173,165 +173,167 @@ inline typename V::F added(typename V::F sum, typename V::F dot, typename V::F s
   return V::fma(V::less(dot, zero, V::set(sum_of_x)), scale, sum);
 }
 
-template <class V, int kRows, int kWidth>
-struct Sums {
-  typename V::F of[kRows][kWidth][V::kRegs] = {};
-
-  // y = sums + bias, rounded once.
-  template <class Blocks>
-  void store(const Blocks& blocks, const uint16_t* bias, uint16_t* y) const {
-    each<kWidth>([&](auto b) {
-      each<V::kRegs>([&](auto reg) {
-        const int64_t n = (blocks.first + b) * kBlock + reg * V::kLanes;
-        const auto shift = bias ? V::load_bf16(bias + n) : V::zero();
-        each<kRows>([&](auto r) {
-          V::store_bf16(y + r * blocks.weight.n + n, V::add(of[r][b][reg], shift));
-        });
-      });
-    });
-  }
-};
-
 // Blocks of a pair whose sums fit into the registers together.
 template <class V, int kRows, int kWidth>
 constexpr int at_once() {
   return kRows * kWidth * V::kRegs <= V::kSums ? kWidth : 1;
 }
 
-template <class V, int kRows, int kWidth>
-void int8_rows(const Blocks<kWidth>& blocks, const Rounded& x, const uint16_t* bias, uint16_t* y,
-               int64_t row) {
+// Some rows from `row` on, times the blocks. A `Kind` of product says
+//   V, x                 its vectors, and its activations
+//   Dot, none, line      what adds up the products of a group, and how those of a line are added
+//   dot, zero, scale     F of that sum, of a zero point, and of a scale in a row
+template <int kRows, class Kind, int kWidth>
+void few_rows(const Kind& kind, const Blocks<kWidth>& blocks, const uint16_t* bias, uint16_t* y,
+              int64_t row) {
+  using V = typename Kind::V;
   constexpr int kAtOnce = at_once<V, kRows, kWidth>();
   const Weight& w = blocks.weight;
   const int64_t groups = w.k / w.group;
-  Sums<V, kRows, kWidth> sums;
+  typename V::F sums[kRows][kWidth][V::kRegs] = {};
   for (int64_t g = 0; g < groups; ++g)
     each<kWidth / kAtOnce>([&](auto part) {
       constexpr int kFirst = part * kAtOnce;
-      const uint8_t* codes = blocks.line(g * w.group, kFirst);
-      const int8_t* values = x.values + row * w.k + g * w.group;
-      typename V::I dots[kRows][kAtOnce][V::kRegs];
+      typename Kind::Dot dots[kRows][kAtOnce][V::kRegs];
       each<kRows>([&](auto r) {
         each<kAtOnce>([&](auto b) {
-          each<V::kRegs>([&](auto reg) { dots[r][b][reg] = V::none(); });
+          each<V::kRegs>([&](auto reg) { dots[r][b][reg] = Kind::none(); });
         });
       });
+      const uint8_t* codes = blocks.line(g * w.group, kFirst);
+      const auto* values = kind.x.values + row * w.k + g * w.group;
       for (int64_t i = 0; i < w.group; i += kLine, codes += kWidth * 64, values += kLine) {
-        typename V::B low[kAtOnce][V::kRegs], high[kAtOnce][V::kRegs];
-        each<kAtOnce>([&](auto b) {
-          __builtin_prefetch(codes + b * 64 + kAhead);
-          each<V::kRegs>([&](auto reg) {
-            const auto line = V::bytes(codes + b * 64 + reg * V::kLanes * 4);
-            low[b][reg] = V::low(line);
-            high[b][reg] = V::high(line);
-          });
-        });
-        each<kRows>([&](auto r) {
-          const auto x0 = V::broadcast(values + r * w.k), x1 = V::broadcast(values + r * w.k + 4);
-          each<kAtOnce>([&](auto b) {
-            each<V::kRegs>([&](auto reg) {
-              dots[r][b][reg] = V::dot(dots[r][b][reg], low[b][reg], high[b][reg], x0, x1);
-            });
-          });
-        });
+        each<kAtOnce>([&](auto b) { __builtin_prefetch(codes + b * 64 + kAhead); });
+        Kind::line(dots, codes, values, w.k);
       }
       each<kAtOnce>([&](auto b) {
         const int64_t at = blocks.of_group(g, kFirst + b);
         each<V::kRegs>([&](auto reg) {
           const auto scale = V::load_bf16(w.scales + at + reg * V::kLanes);
-          const auto zero = V::load_bf16(w.zeros + at + reg * V::kLanes);
+          const auto zero = Kind::zero(w.zeros + at + reg * V::kLanes);
           each<kRows>([&](auto r) {
             const int64_t of_row = (row + r) * groups + g;
-            auto& sum = sums.of[r][kFirst + b][reg];
-            sum = added<V>(sum, V::to_float(dots[r][b][reg]),
-                           V::mul(scale, V::set(x.scales[of_row])), zero, x.sums[of_row]);
+            auto& sum = sums[r][kFirst + b][reg];
+            sum = added<V>(sum, Kind::dot(dots[r][b][reg]), kind.scale(scale, of_row), zero,
+                           kind.x.sums[of_row]);
           });
         });
       });
     });
-  sums.store(blocks, bias, y + row * w.n);
+  each<kWidth>([&](auto b) {
+    each<V::kRegs>([&](auto reg) {
+      const int64_t n = (blocks.first + b) * kBlock + reg * V::kLanes;
+      const auto shift = bias ? V::load_bf16(bias + n) : V::zero();
+      each<kRows>([&](auto r) {
+        V::store_bf16(y + (row + r) * w.n + n, V::add(sums[r][b][reg], shift));
+      });
+    });
+  });
 }
 
-template <class V, int kRows, int kWidth>
-void float_rows(const Blocks<kWidth>& blocks, const Widened& x, const uint16_t* bias, uint16_t* y,
-                int64_t row) {
-  constexpr int kAtOnce = at_once<V, kRows, kWidth>();
-  const Weight& w = blocks.weight;
-  const int64_t groups = w.k / w.group;
-  Sums<V, kRows, kWidth> sums;
-  for (int64_t g = 0; g < groups; ++g)
-    each<kWidth / kAtOnce>([&](auto part) {
-      constexpr int kFirst = part * kAtOnce;
-      const uint8_t* codes = blocks.line(g * w.group, kFirst);
-      const float* values = x.values + row * w.k + g * w.group;
-      typename V::F dots[kRows][kAtOnce][V::kRegs];
-      each<kRows>([&](auto r) {
-        each<kAtOnce>([&](auto b) {
-          each<V::kRegs>([&](auto reg) { dots[r][b][reg] = V::zero(); });
+template <class Vector>
+struct Int8 {
+  using V = Vector;
+  using Dot = typename V::I;
+  Rounded x;
+
+  static Dot none() { return V::none(); }
+
+  template <int kRows, int kAtOnce>
+  static inline __attribute__((always_inline)) void line(Dot (&dots)[kRows][kAtOnce][V::kRegs],
+                                                         const uint8_t* codes, const int8_t* values,
+                                                         int64_t stride) {
+    typename V::B low[kAtOnce][V::kRegs], high[kAtOnce][V::kRegs];
+    each<kAtOnce>([&](auto b) {
+      each<V::kRegs>([&](auto reg) {
+        const auto line = V::bytes(codes + b * 64 + reg * V::kLanes * 4);
+        low[b][reg] = V::low(line);
+        high[b][reg] = V::high(line);
+      });
+    });
+    each<kRows>([&](auto r) {
+      const auto x0 = V::broadcast(values + r * stride);
+      const auto x1 = V::broadcast(values + r * stride + 4);
+      each<kAtOnce>([&](auto b) {
+        each<V::kRegs>([&](auto reg) {
+          dots[r][b][reg] = V::dot(dots[r][b][reg], low[b][reg], high[b][reg], x0, x1);
         });
       });
-      for (int64_t i = 0; i < w.group; i += kLine, codes += kWidth * 64, values += kLine) {
-        typename V::B line[kAtOnce][V::kRegs];
-        each<kAtOnce>([&](auto b) {
-          __builtin_prefetch(codes + b * 64 + kAhead);
-          each<V::kRegs>([&](auto reg) {
-            line[b][reg] = V::bytes(codes + b * 64 + reg * V::kLanes * 4);
-          });
-        });
-        each<kLine>([&](auto feature) {
-          typename V::F code[kAtOnce][V::kRegs];
-          each<kAtOnce>([&](auto b) {
-            each<V::kRegs>([&](auto reg) {
-              code[b][reg] = V::template code<feature>(line[b][reg]);
-            });
-          });
-          each<kRows>([&](auto r) {
-            const auto of_row = V::set(values[r * w.k + feature]);
-            each<kAtOnce>([&](auto b) {
-              each<V::kRegs>([&](auto reg) {
-                dots[r][b][reg] = V::fma(code[b][reg], of_row, dots[r][b][reg]);
-              });
-            });
-          });
-        });
-      }
+    });
+  }
+
+  static typename V::F dot(Dot sum) { return V::to_float(sum); }
+  static typename V::F zero(const uint16_t* p) { return V::load_bf16(p); }
+  typename V::F scale(typename V::F of_weight, int64_t of_row) const {
+    return V::mul(of_weight, V::set(x.scales[of_row]));
+  }
+};
+
+template <class Vector>
+struct Float {
+  using V = Vector;
+  using Dot = typename V::F;
+  Widened x;
+
+  static Dot none() { return V::zero(); }
+
+  template <int kRows, int kAtOnce>
+  static inline __attribute__((always_inline)) void line(Dot (&dots)[kRows][kAtOnce][V::kRegs],
+                                                         const uint8_t* codes, const float* values,
+                                                         int64_t stride) {
+    typename V::B line[kAtOnce][V::kRegs];
+    each<kAtOnce>([&](auto b) {
+      each<V::kRegs>([&](auto reg) {
+        line[b][reg] = V::bytes(codes + b * 64 + reg * V::kLanes * 4);
+      });
+    });
+    each<kLine>([&](auto feature) {
+      typename V::F code[kAtOnce][V::kRegs];
       each<kAtOnce>([&](auto b) {
-        const int64_t at = blocks.of_group(g, kFirst + b);
         each<V::kRegs>([&](auto reg) {
-          const auto scale = V::load_bf16(w.scales + at + reg * V::kLanes);
-          const auto zero = V::load_bf16(w.zeros + at + reg * V::kLanes);
-          each<kRows>([&](auto r) {
-            auto& sum = sums.of[r][kFirst + b][reg];
-            sum = added<V>(sum, dots[r][b][reg], scale, zero, x.sums[(row + r) * groups + g]);
+          code[b][reg] = V::template code<feature>(line[b][reg]);
+        });
+      });
+      each<kRows>([&](auto r) {
+        const auto of_row = V::set(values[r * stride + feature]);
+        each<kAtOnce>([&](auto b) {
+          each<V::kRegs>([&](auto reg) {
+            dots[r][b][reg] = V::fma(code[b][reg], of_row, dots[r][b][reg]);
           });
         });
       });
     });
-  sums.store(blocks, bias, y + row * w.n);
-}
+  }
+
+  static typename V::F dot(Dot sum) { return sum; }
+  static typename V::F zero(const uint16_t* p) { return V::load_bf16(p); }
+  static typename V::F scale(typename V::F of_weight, int64_t) { return of_weight; }
+};
 
 // ---- whole products -----------------------------------------------------------------------------
+
+template <int kRowsAtOnce, class Kind>
+void product(const Kind& kind, const Weight& weight, const uint16_t* bias, uint16_t* y, int64_t m,
+             int threads) {
+  by_blocks(weight, threads, [&](const auto& blocks) {
+    by_rows<kRowsAtOnce>(blocks, m, [&](auto count, int64_t row) {
+      few_rows<count>(kind, blocks, bias, y, row);
+    });
+  });
+}
 
 template <class V>
 void int8_product(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y,
                   int64_t m, int threads) {
-  const Rounded rounded_x = round_activations(*weight, x, m, threads);
-  by_blocks(*weight, threads, [&](const auto& blocks) {
-    by_rows<V::kRowsAtOnce>(blocks, m, [&](auto count, int64_t row) {
-      int8_rows<V, count>(blocks, rounded_x, bias, y, row);
-    });
-  });
+  const Int8<V> kind{round_activations(*weight, x, m, threads)};
+  product<V::kRowsAtOnce>(kind, *weight, bias, y, m, threads);
 }
 
 template <class V>
 void float_product(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y,
                    int64_t m, int threads) {
-  const Widened wide_x = widen_activations(*weight, x, m, threads);
-  by_blocks(*weight, threads, [&](const auto& blocks) {
-    by_rows<V::kRowsAtOnce>(blocks, m, [&](auto count, int64_t row) {
-      float_rows<V, count>(blocks, wide_x, bias, y, row);
-    });
-  });
+  const Float<V> kind{widen_activations(*weight, x, m, threads)};
+  product<V::kRowsAtOnce>(kind, *weight, bias, y, m, threads);
 }
 
 }  // namespace
