@@ -118,14 +118,15 @@ def test_a_vnni_that_is_left_out_takes_its_dependants_along(
 def test_the_library_lists_what_was_compiled(tmp_path: Path) -> None:
     listed = tmp_path / "listed"
     compiler = refusing(tmp_path, "-mavx512f", "-mavxvnni")
-    log = f"for a; do case $a in -DRIVER_BACKENDS*) echo \"$a\" > {shlex.quote(str(listed))}; esac; done"
+    note = f'echo "$a" > {shlex.quote(str(listed))}'
+    log = f"for a; do case $a in -DRIVER_BACKENDS*) {note}; esac; done"
     compiler.write_text(compiler.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{log}\n"))
     build.compile_objects(str(compiler), tmp_path, "x86_64")
     assert listed.read_text().strip() == "-DRIVER_BACKENDS(X)=X(avx2) X(scalar)"
 
 
 def test_without_the_plain_back_end_there_is_no_library(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="scalar.cpp"):
+    with pytest.raises(BuildError, match=r"scalar\.cpp"):
         build.compile_objects("/bin/false", tmp_path, "x86_64")
 
 
@@ -184,7 +185,7 @@ def test_a_folder_that_cannot_be_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(BuildError, match="libriver.so' cannot be written"):
+    with pytest.raises(BuildError, match=r"libriver\.so' cannot be written"):
         build.build(tmp_path / "none" / "libriver.so")
 
 
