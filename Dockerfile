@@ -8,13 +8,18 @@ ARG CUDA_IMAGE=nvidia/cuda:13.0.2-devel-ubuntu24.04@sha256:5dc1bca23d05bd37b011b
 
 # ---- what every image copies -------------------------------------------------------------------
 FROM scratch AS source
-COPY pyproject.toml README.md LICENSE /
+COPY pyproject.toml setup.py README.md LICENSE /
 COPY river_vllm /river_vllm
 COPY server /server
 COPY tools/install.py /tools/install.py
 
 # ---- environments ------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS build-cpu
+# g++ compiles River's kernels here, once, for all instruction sets.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY --from=source / ./
 # install.py keeps the CUDA builds of torchaudio and torchcodec out and ends with an import of

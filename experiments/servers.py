@@ -31,6 +31,7 @@ class Server:
         river: River's own command; else vLLM's.
         other: the command of another server, which takes ``--host`` and ``--port``, in place of
             theirs.
+        module: what runs vLLM's server.
         environment: variables besides those of this process.
     """
 
@@ -42,6 +43,7 @@ class Server:
         options: Sequence[str] = (),
         river: bool = False,
         other: Sequence[str] = (),
+        module: str = "vllm.entrypoints.openai.api_server",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         with socket.socket() as probe:
@@ -56,19 +58,19 @@ class Server:
         if other:
             command = [*other, *address, *options]
         elif river:
-            module = ["-m", "server.cli.main", "serve", model]
-            command = [sys.executable, *module, *address, *engine, *options]
+            start = ["-m", "server.cli.main", "serve", model]
+            command = [sys.executable, *start, *address, *engine, *options]
         else:
-            module = ["-m", "vllm.entrypoints.openai.api_server", "--model", model]
-            command = [sys.executable, *module, *address, *engine, *options]
-        both = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **(environment or {})}
+            start = ["-m", module, "--model", model]
+            command = [sys.executable, *start, *address, *engine, *options]
+        variables = {**os.environ, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **(environment or {})}
         self.log = logs / f"{label}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 command,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=both,
+                env=variables,
                 start_new_session=True,
             )
 
@@ -82,22 +84,23 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
 
-    def wait(self) -> None:
-        """Until it answers.
+    def wait(self, poll: float = 1.0) -> None:
+        """Until it answers; ``poll`` seconds between two looks.
 
         Raises:
             RuntimeError: it ended or was not ready in time; shows the end of its log.
         """
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended at start:\n{self._tail()}")
-            try:
-                if httpx.get(f"{self.url}/v1/models", timeout=5).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(1)
+        with httpx.Client(timeout=5) as client:
+            while time.monotonic() < deadline:
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"the server ended at start:\n{self._tail()}")
+                try:
+                    if client.get(f"{self.url}/v1/models").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(poll)
         raise RuntimeError(f"the server was not ready in time:\n{self._tail()}")
 
     def metrics(self) -> dict[str, float]:

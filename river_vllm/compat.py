@@ -98,6 +98,7 @@ __all__ = [
     "rounds_activations",
     "skipping_compiled",
     "support_torch_compile",
+    "vllm_envs",
 ]
 
 

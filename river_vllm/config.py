@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +24,9 @@ EXIT_FIELDS = (
     *("resident_layers", "deep"),
 )
 """Settings of the exit decision; in verified mode there is none, and every layer is run."""
+
+PATH_FIELDS = ("weights", "cache_dir")
+"""Settings that name places on the machine: the operator's, never a checkpoint's."""
 
 
 class RiverConfig(BaseModel):
@@ -183,6 +187,11 @@ MAX_VALUE = 100
 """Characters of a name or a value in an error: both may come from a stranger."""
 
 
+_REPR = reprlib.Repr()
+"""Looks at the first values of a list and no further in than six levels."""
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 2 * MAX_VALUE
+
+
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
     """One line for people: field, value, what is allowed."""
     items = error.errors()
@@ -199,7 +208,7 @@ def _describe(item: Any, model: type[BaseModel]) -> str:
     name = shortened(name or "value")
     if item["type"] == "extra_forbidden":
         return f"unknown field '{name}' (allowed: {', '.join(model.model_fields)})"
-    value = shortened(repr(item["input"]))
+    value = shortened(_REPR.repr(item["input"]))
     return f"'{name}' = {value}: {item['msg'][:1].lower()}{item['msg'][1:]}"
 
 
@@ -237,8 +246,19 @@ def load_config_file(path: str | Path) -> dict[str, Any]:
 
 
 def layered_config(checkpoint: object, additional: object) -> RiverConfig:
-    """Defaults, then the checkpoint's ``river_config``, then ``additional_config["river"]``."""
+    """Defaults, then the checkpoint's ``river_config``, then ``additional_config["river"]``.
+
+    Raises:
+        RiverError: a setting is wrong, or the checkpoint names a path.
+    """
     base = RiverConfig() if checkpoint is None else parse_config(checkpoint, CHECKPOINT_KEY)
+    for name in PATH_FIELDS:
+        if (value := getattr(base, name)) != RiverConfig.model_fields[name].default:
+            raise RiverError(
+                f"{CHECKPOINT_KEY}: '{name}' = {shortened(repr(value))}: a checkpoint may not name "
+                f"a path; leave it out there, and set it with --river-{name.replace('_', '-')} or "
+                f'additional_config["{CONFIG_KEY}"]'
+            )
     if additional is None:
         return base
     if not isinstance(additional, Mapping):

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from river_vllm.calibration.fingerprint import check_model, check_weights
+from river_vllm import patches
+from river_vllm.calibration.fingerprint import check_model, check_weights, served_checkpoint
 from river_vllm.compat import (
     MODELS_CONFIG_MAP,
+    CompilationMode,
     VerifyAndUpdateConfig,
     VllmConfig,
     current_platform,
+    init_logger,
+    vllm_envs,
 )
-from river_vllm.config import RiverConfig
+from river_vllm.compiler import cannot_compile
+from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings, unreachable
+from river_vllm.scheduler.connectors import refused_connector
 from river_vllm.verify.speculation import RiverSpeculativeConfig
 from river_vllm.verify.speculation import install as speculate
 from river_vllm.weights.choose import weight_source, weights_folder
 
+logger = init_logger("vllm.river")
+
 SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.worker.cpu.RiverCPUWorker"
 GPU_WORKER = "river_vllm.worker.gpu.RiverGPUWorker"
+KV_DTYPES = {
+    "cpu": ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"),
+    "gpu": ("auto", "bfloat16"),
+}
+"""Of the K/V cache: those with which exact answers were compared with stock vLLM's."""
 
 
 class RiverConfigHook(VerifyAndUpdateConfig):
@@ -41,6 +55,8 @@ class RiverConfigHook(VerifyAndUpdateConfig):
         _check_config(vllm_config)
         _refuse(vllm_config)
         _install(vllm_config)
+        _name_graphs(vllm_config)
+        patches.install("front end")
         if tokens := river_config_of(vllm_config).verify:
             speculate(vllm_config, tokens)
 
@@ -56,8 +72,7 @@ def _check_config(vllm_config: VllmConfig) -> None:
         )
     folder = weights_folder(config, model.model)
     if config.calibration is not None:
-        commit = getattr(model.hf_config, "_commit_hash", None)
-        check_model(config.calibration.model, model.model, commit)
+        check_model(config.calibration.model, served_checkpoint(model), model.model)
         check_weights(config.calibration.weights, folder)
     if folder is not None:
         weight_source(config, model, {})  # raises for weights that are of no use
@@ -111,6 +126,9 @@ def _refuse(vllm_config: VllmConfig) -> None:
             current_platform.is_cpu() and dtype != "bfloat16"
         ),
         "--enable-return-routed-experts (leave it out)": returns_experts,
+        "vLLM's Rust front end, which knows no 'river' field (leave out VLLM_USE_RUST_FRONTEND)": (
+            vllm_envs.VLLM_USE_RUST_FRONTEND
+        ),
         f"a custom scheduler ({scheduler.scheduler_cls}; leave out --scheduler-cls)": (
             scheduler.scheduler_cls not in (None, SCHEDULER)
         ),
@@ -118,9 +136,36 @@ def _refuse(vllm_config: VllmConfig) -> None:
             parallel.worker_cls not in ("auto", CPU_WORKER, GPU_WORKER)
         ),
     }
+    refused |= _memory_refused(vllm_config)
     for reason, applies in refused.items():
         if applies:
             raise UnsupportedModelError(f"River cannot be combined with {reason}", cure="")
+
+
+def _memory_refused(vllm_config: VllmConfig) -> dict[str, bool]:
+    """What becomes of K/V and weights beyond the engine's own memory: what River has not been run
+    with, or what would give an exact request K/V that the river wrote."""
+    cache, offload = vllm_config.cache_config, vllm_config.offload_config
+    cpu = current_platform.is_cpu()
+    dtypes = KV_DTYPES["cpu" if cpu else "gpu"]
+    connector = refused_connector(vllm_config.kv_transfer_config)
+    lmcache = cache.kv_offloading_size is not None and cache.kv_offloading_backend == "lmcache"
+    # vLLM turns the options of its own offloading into a connector after this hook.
+    return {
+        f"the K/V connector {connector} (leave it out of --kv-transfer-config)": (
+            connector is not None
+        ),
+        "--kv-offloading-backend lmcache (it finds K/V by tokens, whoever wrote it; 'native' "
+        "finds it by block hashes)": lmcache,
+        f"--kv-cache-dtype {cache.cache_dtype} on this platform (tried: {', '.join(dtypes)})": (
+            cache.cache_dtype not in dtypes
+        ),
+        "offloaded weights on a GPU (leave out --cpu-offload-gb and --offload-group-size; "
+        "--river-resident-layers drops backbone layers that tokens hardly reach)": (
+            not cpu and (offload.uva.cpu_offload_gb > 0 or offload.prefetch.offload_group_size > 0)
+        ),
+        "sleep mode (leave out --enable-sleep-mode)": vllm_config.model_config.enable_sleep_mode,
+    }
 
 
 def _install(vllm_config: VllmConfig) -> None:
@@ -130,7 +175,33 @@ def _install(vllm_config: VllmConfig) -> None:
     if river_config_of(vllm_config).offloads(layers):
         # A compiled forward holds every layer's backbone; here some have none.
         vllm_config.model_config.enforce_eager = True
-    if not current_platform.is_cpu():
+    if current_platform.is_cpu():
+        _run_eager_without_compiler(vllm_config)
+    else:
         # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU vLLM's
         # compiled forward serves the steps in which nothing can exit (worker/split.py).
         vllm_config.model_config.enforce_eager = True
+
+
+def _run_eager_without_compiler(vllm_config: VllmConfig) -> None:
+    """vLLM would compile, and end with pages of the compiler's errors."""
+    wanted = vllm_config.compilation_config.mode != CompilationMode.NONE
+    if vllm_config.model_config.enforce_eager or not wanted:
+        return
+    if reason := cannot_compile():
+        vllm_config.model_config.enforce_eager = True
+        logger.warning(
+            "River: %s, so the model runs without being compiled, which is slower. Install g++ 10 "
+            "or later and Python's headers (Debian: apt install g++ python3-dev), or name a "
+            "compiler with CXX; --enforce-eager asks for this and leaves this warning out",
+            reason,
+        )
+
+
+def _name_graphs(vllm_config: VllmConfig) -> None:
+    """Have vLLM keep its compiled forwards under what they depend on (``graph_key.py``)."""
+    given = vllm_config.additional_config
+    # vLLM reads settings of its own from a dict only; beside them all of River's are in the key.
+    if isinstance(given, dict) and set(given) <= {CONFIG_KEY}:
+        checkpoint = getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None)
+        vllm_config.additional_config = RiverAdditionalConfig(given, checkpoint)

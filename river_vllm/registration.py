@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig, layered_c
 from river_vllm.errors import RiverError
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX, river_architecture
 from river_vllm.orphan import end_with_parent
+from river_vllm.startup import quiet_while_starting
 
 if TYPE_CHECKING:
     from river_vllm.compat import VllmConfig
@@ -17,19 +19,37 @@ if TYPE_CHECKING:
 def register_all() -> None:
     """Tell vLLM's registry about every River class; idempotent, imports no model code.
 
-    In an engine's process it also starts the watch over the process that started it.
+    In the process of an engine that serves a river it also starts the watch over the process that
+    started it, and keeps back what vLLM's log says of a normal start as of an alarm; any other
+    engine is left as it was.
     """
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.model_executor.models.registry import ModelRegistry
 
     from river_vllm.engine_config import RiverConfigHook
 
-    end_with_parent()
+    if _serves_river():
+        end_with_parent()
+        quiet_while_starting()
     for architecture in ARCHITECTURES:
         name = PREFIX + architecture
         if name not in MODELS_CONFIG_MAP:
             ModelRegistry.register_model(name, f"river_vllm.models.classes:{name}")
             MODELS_CONFIG_MAP[name] = RiverConfigHook
+
+
+def _serves_river() -> bool:
+    """Whether this process was started as the engine of a river.
+
+    vLLM tells a plugin nothing about the engine that loads it, and nothing else of River's runs
+    in that process before the model is loaded. Its configuration is an argument of the process
+    (``v1/engine/utils.py``, ``CoreEngineProcManager``).
+    """
+    from river_vllm.engine_config import SCHEDULER
+
+    arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
+    scheduler = getattr(arguments.get("vllm_config"), "scheduler_config", None)
+    return getattr(scheduler, "scheduler_cls", None) == SCHEDULER
 
 
 def river_config_of(vllm_config: VllmConfig) -> RiverConfig:

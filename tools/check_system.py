@@ -2,10 +2,10 @@
 """Check for what vLLM's CPU build needs of the system and no Python package brings.
 
 Without ``libnuma`` vLLM imports, but its kernels are silently missing; without a C++ compiler
-``torch.compile`` fails once a model is loaded. Both are cheaper to learn before the installation.
+``torch.compile`` cannot work. Both are cheaper to learn before the installation.
 
-Exit status: 1 without ``libnuma`` on Linux; a missing compiler is reported only, because a server
-that does not compile (``--enforce-eager``) works without it.
+Exit status: 1 without ``libnuma`` on Linux; a missing compiler is reported only, because
+``river-vllm serve`` then runs the model without compiling it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
     if not has_compiler():
         print(
             "warning: no C++ compiler (Debian, Ubuntu: apt-get install g++); "
-            "until there is one, serve with --enforce-eager",
+            "until there is one, models run without being compiled, which is slower",
             file=sys.stderr,
         )
     if sys.platform == "linux" and not loads(LIBNUMA):

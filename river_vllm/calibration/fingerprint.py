@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from river_vllm.calibration.record import ModelRecord
 from river_vllm.errors import RiverError
@@ -17,11 +18,12 @@ def fingerprint(model: str, revision: str | None = None) -> ModelRecord:
     """Of a folder: hashes of its configuration and of its weight files' names, sizes and samples.
 
     Two fine-tunes of one model differ in nearly every byte of their weights, so 16 samples of each
-    file tell them apart. A hub name is recorded with its commit, where that is known.
+    file tell them apart. A hub checkpoint is known by its commit and its configuration's hash, as
+    far as its files are on this machine; nothing is asked of the hub.
     """
     folder = Path(model)
     if not folder.is_dir():
-        return ModelRecord(name=model, revision=revision)
+        return _of_hub(model, revision)
     config = folder / "config.json"
     return ModelRecord(
         name=folder.resolve().name,
@@ -31,13 +33,34 @@ def fingerprint(model: str, revision: str | None = None) -> ModelRecord:
     )
 
 
-def check_model(calibrated: ModelRecord, model: str, revision: str | None = None) -> None:
-    """Refuse settings that were calibrated for another checkpoint.
+def _of_hub(model: str, revision: str | None) -> ModelRecord:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        config = try_to_load_from_cache(model, "config.json", revision=revision)
+    except ValueError:  # no name that a hub has
+        config = None
+    if not isinstance(config, str):
+        return ModelRecord(name=model, revision=revision)
+    # …/snapshots/COMMIT/config.json
+    path = Path(config)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ModelRecord(name=model, revision=path.parent.name, config_sha256=digest)
+
+
+def served_checkpoint(model_config: Any) -> ModelRecord:
+    """Which checkpoint an engine serves; ``model_config`` is vLLM's."""
+    commit = getattr(model_config.hf_config, "_commit_hash", None)
+    return fingerprint(model_config.model, commit or getattr(model_config, "revision", None))
+
+
+def check_model(calibrated: ModelRecord, served: ModelRecord, model: str) -> None:
+    """Refuse settings that were calibrated for another checkpoint than ``served``, whose folder or
+    name is ``model``.
 
     Raises:
         RiverError: what can be compared differs.
     """
-    served = fingerprint(model, revision)
     for name in ("config_sha256", "weights_sha256", "revision"):
         known, found = getattr(calibrated, name), getattr(served, name)
         if known is not None and found is not None and known != found:

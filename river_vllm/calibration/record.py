@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,8 +21,20 @@ class ModelRecord(_Part):
     revision: str | None = None
     """Commit of a hub checkpoint."""
     config_sha256: str | None = None
+    """Of its ``config.json``."""
     weights_sha256: str | None = None
     """Of the weight files' names, sizes and samples of their bytes (``fingerprint.py``)."""
+
+    def proves(self, other: ModelRecord) -> bool:
+        """Whether ``other`` is the same checkpoint for certain."""
+        if self.weights_sha256 is not None and other.weights_sha256 is not None:
+            names: tuple[str, ...] = ("weights_sha256", "config_sha256")
+        else:
+            names = ("revision", "config_sha256")
+        return all(
+            getattr(self, name) is not None and getattr(self, name) == getattr(other, name)
+            for name in names
+        )
 
 
 class PromptsRecord(_Part):
@@ -72,6 +85,8 @@ class Calibration(_Part):
     chosen: DialRecord
     settings: dict[str, Any]
     """The settings that change what a token's river computes; the calibration holds for these."""
+    tested: dict[str, Any] = Field(default_factory=dict)
+    """What else the test depended on, as its engine reported it (``REPORTED``)."""
     prompts: PromptsRecord
     target: TargetRecord
     achieved: AchievedRecord
@@ -79,6 +94,35 @@ class Calibration(_Part):
     date: str
     river: str
     vllm: str
+
+    def doubts(
+        self, dial: DialRecord, model: ModelRecord, settings: Mapping[str, Any]
+    ) -> list[str]:
+        """Why the guarantee does not cover an engine; empty where it is in force.
+
+        Args:
+            dial: what the engine's requests take by default.
+            model: the checkpoint that it serves.
+            settings: its ``recorded_settings``.
+        """
+        found = []
+        if dial != self.chosen:
+            found.append("threshold, min_layers or layer offsets are not those that it chose")
+        if not self.model.proves(model):
+            found.append(
+                f"the model is not known to be the calibrated '{self.model.name}': that takes the "
+                "same hash of the weights, or the same commit and hash of the configuration"
+            )
+        known = {**self.settings, **self.tested}
+        unsaid = [name for name in settings if name not in known]
+        if unsaid:
+            found.append(f"the file does not say what it was tested with: {', '.join(unsaid)}")
+        found += [
+            f"{name} = {value!r}, and it was tested with {known[name]!r}"
+            for name, value in settings.items()
+            if name in known and known[name] != value
+        ]
+        return found
 
 
 MATTERS = (
@@ -94,3 +138,25 @@ MATTERS = (
 )
 """Settings that change what a token's river computes or who takes it; the dial apart. A new setting
 that does so belongs here."""
+
+REPORTED = ("zero_points", "dtype", "kv_cache_dtype")
+"""What an engine reports beyond its settings that changes the same; with ``max_rows``."""
+
+
+def recorded_settings(config: BaseModel, engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a guarantee depends on beside the dial, the model and the river's weights,
+    the same at a test and at a server.
+
+    Args:
+        config: the engine's ``RiverConfig``.
+        engine: what its worker reports (``river_info``).
+    """
+    # A folder's name says nothing; its weights are known by their hash.
+    found = config.model_dump(mode="json", include=set(MATTERS) - {"weights"})
+    found |= {name: engine[name] for name in REPORTED}
+    limit = engine["crossover"]["max_rows"]
+    found["max_rows"] = "all" if limit is None else limit
+    if found.get("activations") == "int8":
+        # Each kernel rounds activations in its own way.
+        found["kernels"] = engine["kernels"]
+    return found

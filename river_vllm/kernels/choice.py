@@ -61,6 +61,11 @@ class KernelChooser:
         rounds = self._int8 and all(k.rounds_activations for k in self._chosen.values())
         return "int8" if rounds else "bf16"
 
+    @property
+    def zero_points(self) -> str:
+        """``whole`` where a kernel in use rounds them, else ``float``."""
+        return "whole" if any(k.whole_zeros for k in self._chosen.values()) else "float"
+
     def pack(self, spec: LinearSpec, make: Maker) -> PackedLinear:
         """The 4-bit form of the weight that ``make`` quantises.
 

@@ -12,7 +12,9 @@ from safetensors import safe_open
 
 from river_vllm.errors import RiverError
 
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_LAYER = re.compile(r"^(?:model\.|language_model\.)*layers\.(\d+)\.")
+"""A layer of the language model. An image encoder (``vision_tower.transformer.layers.0.…``) has
+layers of its own, which nothing evicts."""
 
 
 class CheckpointLayers:

@@ -72,6 +72,12 @@ class River:
         many = get_tensor_model_parallel_world_size() > 1
         layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
         self.num_layers = len(layers)
+        self.steps_decide = (
+            config.max_rows == "auto"
+            and config.deep != "fetch"
+            and not config.offloads(self.num_layers)
+        )
+        """Whether ``max_rows`` is a matter of measurement, and the whole backbone is there."""
         self.router = Router(
             self.num_layers,
             self.plan,
@@ -101,12 +107,13 @@ class River:
         family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
         arguments = state_arguments(layers[0], family.stale_residual)
         vllm_config.compilation_config.static_forward_context[CONTEXT] = self
+        products = config.verify or vllm_config.use_v2_model_runner or not self.steps_decide
         linears = [[linear for _, linear in projections(layer)] for layer in layers]
         self._linears: list[LinearBase] = []
         for index, layer in enumerate(layers):
             for linear in linears[index]:
-                # All layers are alike: one is measured.
-                self._add_river_weight(linear, measured=index == 0)
+                # All layers are alike: one is measured, unless whole steps will be.
+                self._add_river_weight(linear, measured=bool(products) and index == 0)
             layer.register_forward_pre_hook(
                 partial(self._before_layer, index, arguments), with_kwargs=True
             )
@@ -133,6 +140,7 @@ class River:
             "group_sizes": sorted(self._group_sizes),
             "kernels": self._chooser.names,
             "isa": self._isa,
+            "zero_points": self._chooser.zero_points,
             "crossover": {
                 "max_rows": self.max_rows,
                 "pays_up_to_rows": self._crossover.rows,
@@ -162,12 +170,6 @@ class River:
                 rows = _first_ranks(rows)
             self._max_rows = rows
         return self._max_rows
-
-    @property
-    def steps_decide(self) -> bool:
-        """Whether ``max_rows`` is a matter of measurement, and the whole backbone is there."""
-        auto = self.config.max_rows == "auto" and self.config.deep != "fetch"
-        return auto and not self.residency.offloads
 
     def measure_steps(self, backbone: Pass, river: Pass, most: int) -> None:
         """Let whole steps decide ``max_rows`` instead of the products of one layer."""

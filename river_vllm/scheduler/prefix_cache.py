@@ -14,6 +14,9 @@ from typing import Any
 from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
 
+ELSEWHERE = {"threshold", "min_layers", "layer_offsets", "calibration", "cache_dir"}
+"""Settings that a request brings, and those that change nothing of what the river computes."""
+
 
 def isolate(
     request: Any, settings: RiverSettings, config: RiverConfig, hash_block_size: int
@@ -27,7 +30,8 @@ def isolate(
     if not settings.may_exit or request._block_hasher is None:
         return
     salt = f"river:{settings.threshold!r}:{settings.min_layers}"
-    salt += f":{config.scope}:{config.prefill}:{config.signal}"
+    # All of it: a connector's store may be shared with an engine whose river is another one.
+    salt += f":{config.model_dump_json(exclude=ELSEWHERE)}"
     if settings.layer_offsets is not None:
         salt += f":{settings.layer_offsets!r}"
     if settings.teacher is not None:

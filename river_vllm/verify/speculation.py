@@ -9,6 +9,11 @@ from river_vllm.errors import UnsupportedModelError
 class RiverSpeculativeConfig(SpeculativeConfig):
     """Told from one that a user asked for by its type."""
 
+    def compute_hash(self) -> str:
+        """As without one: drafting with the target itself changes nothing in its forward, and an
+        engine that verifies reads the graphs of one that exits (``VllmConfig.compute_hash``)."""
+        return "None"
+
 
 def install(vllm_config: VllmConfig, tokens: int) -> None:
     """Have vLLM allocate look-ahead slots, verify drafts and count them.

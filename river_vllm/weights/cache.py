@@ -7,19 +7,18 @@ a folder: whoever writes a name writes the same bytes.
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
+from river_vllm.folders import user_cache
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.weights.packed import from_bytes, to_bytes
 
 logger = init_logger("vllm.river")
 
-FOLDER_VARIABLE = "RIVER_CACHE_DIR"
 BESIDE = "river"
 """Folder inside a local checkpoint."""
 
@@ -39,16 +38,6 @@ def cache_folders(setting: str, model: str) -> list[Path]:
     if Path(model).is_dir():
         folders.insert(0, Path(model) / BESIDE)
     return folders
-
-
-def user_cache() -> Path:
-    """``$RIVER_CACHE_DIR``, or ``river-vllm`` in the user's cache (XDG Base Directory)."""
-    given = os.environ.get(FOLDER_VARIABLE)
-    if given:
-        return Path(given).expanduser()
-    # The specification has relative values ignored.
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "river-vllm"
 
 
 class WeightCache:

@@ -13,6 +13,7 @@ from torch import nn
 
 from river_vllm.quantization import QUANTIZERS, fitting_group_size, groups
 from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.startup import Stage, mark
 from river_vllm.weights.cache import WeightCache
 from river_vllm.weights.packed import FORMAT, digest
 
@@ -75,6 +76,8 @@ class QuantizedAtLoad:
         if found is not None:
             self._loaded += 1
             return found
+        if not self._made:
+            mark(Stage.QUANTIZE)
         made = self._quantize(weight, group_size, whole_zeros=whole_zeros)
         self._made += 1
         self._cache.put(key, made)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from river_vllm import patches
 from river_vllm.compat import VllmConfig
 from river_vllm.layers.mapped import trim
 from river_vllm.layers.river import River
 from river_vllm.refusal import refusals_left
 from river_vllm.request import RiverSettings
+from river_vllm.startup import Stage, mark
 from river_vllm.worker.feed import BatchFeed
 from river_vllm.worker.runner import RiverRunnerMixin
 from river_vllm.worker.steps import measure_crossover
@@ -25,6 +27,8 @@ class RiverWorkerMixin:
     _observer: Observer
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
+        patches.install("worker")
+        mark(Stage.WEIGHTS)
         with refusals_left():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
         trim()
@@ -35,16 +39,22 @@ class RiverWorkerMixin:
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]
         river = self._river()
+        mark(Stage.MEASURE)
         if river.config.verify:
             self._drafter().measure_costs()
         elif river.steps_decide and isinstance(self.model_runner, RiverRunnerMixin):
             measure_crossover(self.model_runner, river)
             self.model_runner.river_feed.max_rows = river.max_rows
+        mark(Stage.SERVE)
         return times
 
     def river_info(self) -> dict[str, Any]:
         """RPC: what is in force. That a worker answers is the proof that River is active."""
-        info = self._river().info()
+        info = {
+            **self._river().info(),
+            "dtype": str(self.vllm_config.model_config.dtype).removeprefix("torch."),
+            "kv_cache_dtype": self.vllm_config.cache_config.cache_dtype,
+        }
         if self._river().config.verify:
             info["verify"] = self._drafter().info()
         return info

@@ -13,9 +13,10 @@ from river_vllm.worker.feed import BatchFeed, RequestRows
 from river_vllm.worker.output import attach
 from river_vllm.worker.sampling import needs_every_logit
 from river_vllm.worker.split import SubStep, sub_step
+from river_vllm.worker.warm_up import WarmUpMixin
 
 
-class RiverRunnerMixin:
+class RiverRunnerMixin(WarmUpMixin):
     """Goes before vLLM's V1 runner class; ``set_up_river`` follows its construction."""
 
     river_feed: BatchFeed
@@ -32,13 +33,6 @@ class RiverRunnerMixin:
         if self.river_defaults.verified:
             self.drafter.forget(scheduler_output.finished_req_ids)
         return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
-
-    def warming_up_model(self: Any) -> None:
-        super().warming_up_model()  # type: ignore[misc]
-        routed = self.get_model().river.routed
-        if routed.compiles:
-            with routed():
-                super().warming_up_model()  # type: ignore[misc]
 
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         """vLLM's documented override point for the forward pass of a real step."""

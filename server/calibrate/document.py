@@ -20,6 +20,7 @@ from river_vllm.calibration.record import (
     ModelRecord,
     PromptsRecord,
     TargetRecord,
+    recorded_settings,
 )
 from river_vllm.calibration.run import Outcome
 from river_vllm.calibration.target import KL_CLIP, Target
@@ -41,6 +42,7 @@ class Circumstances:
 
     Attributes:
         river: the folder with the river's weights; None where they are made at load.
+        engine: what the worker of the test reported.
     """
 
     model: ModelRecord
@@ -48,6 +50,7 @@ class Circumstances:
     config: RiverConfig
     prompts: Prompts
     tokens: int
+    engine: dict[str, Any]
     weights: WeightBytes
     vllm: str
     command: list[str]
@@ -74,11 +77,14 @@ def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverCon
     """The settings of ``test`` with everything that they rest on."""
     dial = test.policy.as_config()
     settings = settings_of(made.config)
+    tested = recorded_settings(made.config, made.engine)
+    tested = {name: value for name, value in tested.items() if name not in settings}
     record = Calibration(
         model=made.model,
         weights=made.river,
         chosen=DialRecord.model_validate(dial),
         settings=settings,
+        tested=tested,
         prompts=PromptsRecord(
             source=made.prompts.source,
             sha256=made.prompts.sha256,
@@ -118,6 +124,7 @@ def as_json(outcome: Outcome, made: Circumstances, seconds: float) -> dict[str, 
         "command": made.command,
         "model": made.model.model_dump(mode="json"),
         "settings": settings_of(made.config),
+        "tested": recorded_settings(made.config, made.engine),
         "prompts": {
             "source": made.prompts.source,
             "sha256": made.prompts.sha256,

@@ -34,14 +34,17 @@ def prepare() -> None:
 def start(
     model: str, config: RiverConfig, revision: str | None, max_model_len: int, kv_cache_gib: float
 ) -> Any:
-    """vLLM's ``LLM`` with a river whose 4-bit products are fast for many rows."""
+    """vLLM's ``LLM`` with a river that computes what a server with ``config`` will, by 4-bit
+    products that are fast for many rows where they give the same."""
     from vllm import LLM
 
     from river_vllm import engine_args
     from river_vllm.compat import current_platform
+    from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 
     settings = config.model_dump(exclude_unset=True, exclude={"calibration"})
-    if config.activations == "bf16":
+    if config.activations == "bf16" and config.kernel != VllmMixedPrecisionKernel.name:
+        # That one rounds zero points; the products of all others are those of expanded weights.
         settings["kernel"] = "dequantize"
     settings["max_rows"] = "all"
     options: dict[str, Any] = {

@@ -127,6 +127,11 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     add("--river-signal", metavar="NAME", help="what τ is compared with: cosine or norm")
     add("--river-activations", metavar="NAME", help="bf16 or int8")
     add("--river-lm-head", metavar="NAME", help="backbone or river")
+    add(
+        "--river-kernel",
+        metavar="NAME",
+        help="of the server: with 'vllm' zero points are rounded, in the test too",
+    )
     add_engine_limits(group, kv_cache_gib=2.0)
 
 

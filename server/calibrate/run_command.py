@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from river_vllm.calibration.bounds import prompts_wanted
-from river_vllm.calibration.fingerprint import fingerprint
+from river_vllm.calibration.fingerprint import fingerprint, served_checkpoint
 from river_vllm.calibration.passes import TeacherForcedEngine, Text
 from river_vllm.calibration.policy import Policy
 from river_vllm.calibration.run import Calibrator, Outcome
@@ -27,6 +27,9 @@ from server.calibrate.progress import Steps
 from server.calibrate.prompts import Prompts, from_files, self_made
 from server.calibrate.speed import WeightBytes
 from server.calibrate.table import describe, print_outcome
+
+CHOICES = ("signal", "quantizer", "weights", "group_size", "activations", "lm_head", "kernel")
+"""Settings that options of the command make."""
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -58,9 +61,7 @@ def _config(args: argparse.Namespace) -> RiverConfig:
     if args.check is None:
         data.pop("calibration", None)
     given = {
-        name: value
-        for name in ("signal", "quantizer", "weights", "group_size", "activations", "lm_head")
-        if (value := getattr(args, f"river_{name}")) is not None
+        name: value for name in CHOICES if (value := getattr(args, f"river_{name}")) is not None
     }
     config = parse_config(data, str(path or "defaults")).merged(given, "command line")
     if config.verify:
@@ -110,16 +111,18 @@ def _measure(
     else:
         policy = Policy(config.threshold, config.min_layers, config.layer_offsets)
         outcome = calibrator.check(policy, texts, target, args.delta, kv)
-    hf_config = llm.llm_engine.model_config.hf_config
-    commit = getattr(hf_config, "_commit_hash", None)
+    model_config = llm.llm_engine.model_config
     folder = weights_folder(config, args.model)
+    # What is served has to be what was tested: rows leave on their own similarity.
+    config = config.merged({"max_rows": "all"}, "calibrate")
     made = Circumstances(
-        model=fingerprint(args.model, commit),
+        model=served_checkpoint(model_config),
         river=None if folder is None else fingerprint(str(folder)),
         config=config,
         prompts=prompts,
         tokens=args.tokens,
-        weights=WeightBytes.of(hf_config, config.group_size),
+        engine=llm.collective_rpc("river_info")[0],
+        weights=WeightBytes.of(model_config.hf_config, config.group_size),
         vllm=_vllm_version(),
         command=["river-vllm", *sys.argv[1:]],
     )

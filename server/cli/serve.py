@@ -10,6 +10,9 @@ from importlib.metadata import entry_points
 
 from river_vllm.errors import RiverError
 from river_vllm.refusal import refusals_collected
+from river_vllm.startup import Stage, mark
+from server.cli.caches import writable_caches
+from server.cli.narration import narrated
 from server.cli.options import add_river_options, api_keys, river_config
 from server.cli.refusals import refusal
 from server.telemetry.ending import ending
@@ -31,11 +34,17 @@ is set it goes over --kv-cache-memory-bytes (vLLM ``platforms/cpu.py``)."""
 
 def serve(argv: Sequence[str]) -> int:
     """Start the server and run it until it is told to stop."""
-    if not any(a in ("-h", "--help") or a.startswith("--help=") for a in argv):
+    if any(a in ("-h", "--help") or a.startswith("--help=") for a in argv):
+        parse(argv)  # prints the help and exits
+    # vLLM takes seconds to import, and only its parser knows for sure which argument is the model.
+    model = argv[0] if argv and not argv[0].startswith("-") else None
+    with writable_caches(), narrated(model) as narrator:
         prepare_environment()
-    args = parse(argv)
-    configure(args)
-    return run(args)
+        args = parse(argv)
+        configure(args)
+        narrator.watch(args)
+        mark(Stage.ENGINE)
+        return run(args)
 
 
 def prepare_environment() -> None:
@@ -107,6 +116,7 @@ def configure(args: argparse.Namespace) -> None:
         raise RiverError("no model given: river-vllm serve MODEL")
     if not args.uds and not 0 < args.port < 65536:
         raise RiverError(f"--port {args.port}: must be between 1 and 65535")
+    _refuse_other_front_ends(args)
     args.model, args.model_tag = args.model_tag, None
     args.api_key = api_keys(args)
     if args.kv_cache_memory_bytes is None:
@@ -116,6 +126,21 @@ def configure(args: argparse.Namespace) -> None:
     args.hf_overrides = merged["hf_overrides"]
     args.additional_config = merged["additional_config"]
     args.middleware = [*args.middleware, AUTH_MIDDLEWARE]
+
+
+def _refuse_other_front_ends(args: argparse.Namespace) -> None:
+    from river_vllm.compat import vllm_envs
+
+    others = {
+        "--grpc (leave it out)": args.grpc,
+        "VLLM_USE_RUST_FRONTEND (leave it out)": vllm_envs.VLLM_USE_RUST_FRONTEND,
+    }
+    for name, given in others.items():
+        if given:
+            raise RiverError(
+                f"{name}: vLLM's other front ends have no 'river' field, no /river and none of "
+                "its keys"
+            )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,6 +20,8 @@ from typing import Any
 
 from vllm.entrypoints.launchers.api_server import entry
 
+from river_vllm.startup import Stage, mark
+
 
 @contextmanager
 def sigterm_heard_while_loading() -> Iterator[None]:
@@ -43,6 +45,7 @@ def sigterm_heard_while_loading() -> Iterator[None]:
 
 
 def _end(number: int, _frame: object) -> None:
+    mark(Stage.STOPPED)
     print("river-vllm: told to stop while the model was loading", file=sys.stderr, flush=True)
     # Once is enough: what stops the engine must not be interrupted.
     signal.signal(number, signal.SIG_IGN)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from argparse import Namespace
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from river_vllm.compat import vllm_envs
 from server.http.console.page import PATH
 from server.http.console.session import opens_console, signin_page, wants_signin
 from server.http.errors import error_response
+from server.http.path import path_of
 
 PUBLIC = frozenset({"/health", "/ready", "/version"})
 METRICS = "/metrics"
@@ -37,39 +40,44 @@ class RiverAuthMiddleware:
                 await receive()
                 await send({"type": "websocket.close", "code": 1008, "reason": "Unauthorized"})
                 return
-            await _refusal(scope)(scope, receive, send)
+            await unauthorized(scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
     @staticmethod
     def _allowed(scope: Scope) -> bool:
         args = scope["app"].state.args
-        keys = [key for key in args.api_key or () if key]
-        if not keys or scope.get("method") == "OPTIONS":
-            return True
-        path = _path(scope)
-        if opens_console(scope, path, keys, PATH):
-            return True
+        path = path_of(scope)
         if path in PUBLIC or (path == METRICS and getattr(args, "river_open_metrics", False)):
             return True
-        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            return False
-        digest = _digest(given.strip())
-        # Every key is compared, so that the time tells nothing about which one was close.
-        allowed = False
-        for key in keys:
-            allowed |= secrets.compare_digest(digest, _digest(key))
-        return allowed
+        keys = keys_of(args)
+        return not keys or opens(scope, keys)
 
 
-def _path(scope: Scope) -> str:
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return path
+def keys_of(args: Namespace) -> list[str]:
+    """The keys of a server, however it was started; as vLLM finds them, empty ones left out
+    (``entrypoints/serve/middleware/register.py``)."""
+    return [key for key in args.api_key or [vllm_envs.VLLM_API_KEY] if key]
 
 
-def _refusal(scope: Scope) -> Response:
-    if wants_signin(scope, _path(scope), PATH):
+def opens(scope: Scope, keys: list[str]) -> bool:
+    """Whether a request brings one of ``keys``, or asks for what needs none."""
+    if scope.get("method") == "OPTIONS" or opens_console(scope, path_of(scope), keys, PATH):
+        return True
+    scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        return False
+    digest = _digest(given.strip())
+    # Every key is compared, so that the time tells nothing about which one was close.
+    allowed = False
+    for key in keys:
+        allowed |= secrets.compare_digest(digest, _digest(key))
+    return allowed
+
+
+def unauthorized(scope: Scope) -> Response:
+    """The answer to a request without a key."""
+    if wants_signin(scope, path_of(scope), PATH):
         return signin_page()
     message = "Missing or wrong API key: send 'Authorization: Bearer KEY'"
     return error_response(message, HTTPStatus.UNAUTHORIZED)

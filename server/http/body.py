@@ -7,14 +7,15 @@ from starlette.types import Message, Receive, Scope
 
 async def read_body(receive: Receive) -> bytes | None:
     """The whole request body; None where the client left before sending it."""
-    parts = []
+    # Not a list of parts: a client may send two bytes at a time.
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        parts.append(message.get("body", b""))
+        body += message.get("body", b"")
         if not message.get("more_body", False):
-            return b"".join(parts)
+            return bytes(body)
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
@@ -22,14 +23,12 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
     The rest has to be passed through: vLLM learns of a disconnect from it.
     """
-    sent = False
+    left = [body]
 
     async def replayed() -> Message:
-        nonlocal sent
-        if sent:
+        if not left:
             return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": left.pop(), "more_body": False}
 
     return replayed
 

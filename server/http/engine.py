@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from server.http.state import RiverState
+from server.telemetry.progress import Progress
 
 FOLLOW_SECONDS = 15.0
 """How often the metrics take in what the worker reports."""
@@ -33,6 +34,23 @@ async def refresh(engine_client: Any, state: RiverState) -> None:
             state.update(await engine_info(engine_client))
     except (RuntimeError, TimeoutError):
         return
+
+
+async def pulse(engine_client: Any, progress: Progress) -> None:
+    """Have the engine show that it is alive until the server ends.
+
+    Of several API server processes each sees the outputs of its own requests only, and one of them
+    what a step reports. A request may wait there while the engine works for others, and a process
+    without requests would not learn that the engine hangs. The engine answers between two steps.
+    """
+    while not engine_client.errored:
+        progress.ask()
+        try:
+            await engine_info(engine_client)
+        except RuntimeError:
+            return  # it has failed, which /ready asks for by itself
+        progress.answered()
+        await asyncio.sleep(min(FOLLOW_SECONDS, progress.stall_seconds / 4))
 
 
 async def follow(engine_client: Any, state: RiverState) -> None:

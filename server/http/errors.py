@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
 
 from pydantic import BaseModel, ValidationError
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from river_vllm.config import describe_errors, shortened
 
@@ -35,9 +36,11 @@ class FieldError(Exception):
 
 def error_response(
     message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST, param: str | None = None
-) -> JSONResponse:
+) -> Response:
     """OpenAI's error object with ``status``."""
     kind = "".join(word.capitalize() for word in status.phrase.split()) + "Error"
     body = {"message": message, "type": kind, "param": param, "code": int(status)}
     headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
-    return JSONResponse({"error": body}, status_code=int(status), headers=headers)
+    # In ASCII: a name that is repeated may hold half a character, which no UTF-8 can.
+    content = json.dumps({"error": body})
+    return Response(content, int(status), headers, media_type="application/json")

@@ -28,7 +28,8 @@ class RiverExchange:
     def next_call(self, choices: int) -> int:
         """The index of the first choice of the next engine call.
 
-        One HTTP request is one call, or one for each prompt of a list, in their order.
+        One HTTP request is one call, or one for each prompt of a list, in their order, or one for
+        each turn between the Responses API's own tools.
         """
         first = self._calls
         self._calls += choices
@@ -56,6 +57,11 @@ class RiverExchange:
         depths = self._choices.get(choice)
         read = drafted_trace if self.settings.verified else trace
         return [] if depths is None else read(depths)
+
+    def whole_trace(self) -> list[int]:
+        """The traces of every engine call, in their order: a response without choices may have
+        taken several, one before each call of a tool and one after the last."""
+        return [depth for choice in sorted(self._choices) for depth in self.trace_of(choice)]
 
     def report(self) -> dict[str, Any]:
         """The ``river`` object of the response."""

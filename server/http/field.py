@@ -23,8 +23,11 @@ OTHERS = (
     "/inference/v1/generate",
     "/invocations",
     "/generative_scoring",
+    "/cohere/v2/chat",
+    *(f"{path}/render" for path in (*GENERATING, "/v1/messages", "/cohere/v2/chat")),
 )
-"""Endpoints that generate with the server's defaults, and must not swallow the field."""
+"""Endpoints that generate with the server's defaults, or write the request for one that does, and
+must not swallow the field."""
 
 
 def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverExchange | None:
@@ -74,6 +77,9 @@ def _parse(raw: Any) -> RiverField:
         raise FieldError(
             FIELD, f"'{FIELD}' must be an object with {', '.join(RiverField.model_fields)}"
         )
+    if len(raw) > len(RiverField.model_fields):
+        # One error, where a million unknown names would make a million.
+        raw = {next(name for name in raw if name not in RiverField.model_fields): None}
     try:
         return RiverField.model_validate(raw)
     except ValidationError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -12,7 +11,8 @@ from server.http.body import read_body, replay, with_length
 from server.http.errors import SHUTTING_DOWN, FieldError, error_response
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.field import FIELD, GENERATING, OTHERS, take_exchange
-from server.http.numbers import refuse_impossible_numbers
+from server.http.limits import refuse_impossible_values
+from server.http.path import path_of
 from server.http.reporter import Reporter
 from server.http.state import RiverState
 
@@ -29,7 +29,7 @@ class RiverMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         if path not in _PATHS:
             await self.app(scope, receive, send)
             return
@@ -40,37 +40,20 @@ class RiverMiddleware:
         if raw is None:
             return
         state: RiverState | None = getattr(scope["app"].state, FIELD, None)
-        try:
-            body = json.loads(raw)
-        except json.JSONDecodeError:
-            body = None  # vLLM answers what is wrong with it
-        except (ValueError, RecursionError) as error:
-            # Not UTF-8, too deep, a number of thousands of digits: vLLM's answer to these has
-            # status 400 and no error object.
-            response = error_response(f"the body cannot be read: {error}", param="body")
-            await response(scope, receive, send)
-            return
-        if not isinstance(body, dict):
-            await self.app(scope, replay(raw, receive), send)
-            return
         if state is not None and state.ending.begun:
             response = error_response(SHUTTING_DOWN, HTTPStatus.SERVICE_UNAVAILABLE)
             await response(scope, receive, send)
             return
-        given = FIELD in body
         try:
-            exchange = _exchange(path, raw, body, state)
-            if given:
-                raw = json.dumps(body).encode()
-                scope = with_length(scope, len(raw))
+            body, exchange = _take(path, raw, state)
         except FieldError as error:
             await error_response(str(error), param=error.param)(scope, receive, send)
             return
-        except RecursionError as error:  # Python may read more levels than it writes
-            response = error_response(f"the body cannot be read: {error}", param="body")
-            await response(scope, receive, send)
-            return
-        receive = replay(raw, receive)
+        if body is not raw:
+            scope = with_length(scope, len(body))
+        # The answer may take minutes, and what was sent is not needed for it.
+        receive = replay(body, receive)
+        del raw, body
         if exchange is None:
             await self.app(scope, receive, send)
             return
@@ -81,18 +64,27 @@ class RiverMiddleware:
             current_exchange.reset(token)
 
 
-def _exchange(
-    path: str, raw: bytes, body: dict[str, Any], state: RiverState | None
-) -> RiverExchange | None:
-    """The request's exchange, and ``body`` without the field.
+def _take(path: str, raw: bytes, state: RiverState | None) -> tuple[bytes, RiverExchange | None]:
+    """The body for vLLM, which is ``raw`` itself but for the field, and the request's exchange.
 
     Raises:
         FieldError: something in the body is not allowed.
     """
+    try:
+        body = json.loads(raw)
+    except json.JSONDecodeError:
+        return raw, None  # vLLM answers what is wrong with it
+    except (ValueError, RecursionError) as error:
+        # Not UTF-8, too deep, a number of thousands of digits: vLLM's answer to these has
+        # status 400 and no error object.
+        raise FieldError("body", f"the body cannot be read: {error}") from None
+    if not isinstance(body, dict):
+        return raw, None
+    given = FIELD in body
     if state is None:
-        if FIELD in body:
+        if given:
             raise FieldError(FIELD, f"'{FIELD}': this server's model has no river")
-        return None
+        return raw, None
+    refuse_impossible_values(raw, body)
     exchange = take_exchange(path, body, state)
-    refuse_impossible_numbers(raw, body)
-    return exchange
+    return (json.dumps(body).encode() if given else raw), exchange

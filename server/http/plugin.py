@@ -8,12 +8,14 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from river_vllm.calibration.fingerprint import served_checkpoint
 from river_vllm.compat import init_logger
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings
 from server.http.console.page import attach_console
-from server.http.engine import engine_info, follow
+from server.http.engine import engine_info, follow, pulse
+from server.http.guard import RiverGuard
 from server.http.middleware import RiverMiddleware
 from server.http.openapi import describe_river
 from server.http.routes import router
@@ -38,6 +40,7 @@ class RiverEndpointPlugin:
         app.include_router(router)
         attach_console(app)
         app.add_middleware(RiverMiddleware)
+        app.add_middleware(RiverGuard)
         describe_river(app)
         announce_when_ready(app)
 
@@ -66,6 +69,7 @@ class RiverEndpointPlugin:
             progress=progress,
             single_process=vllm_config.parallel_config._api_process_count == 1,
             first_process=vllm_config.parallel_config._api_process_rank <= 0,
+            checkpoint=served_checkpoint(vllm_config.model_config),
             ending=ending,
         )
         state.river.set_threshold(state.river.defaults.threshold)
@@ -76,3 +80,5 @@ class RiverEndpointPlugin:
             state.river_follower = asyncio.create_task(follow(engine_client, state.river))
         on_step(progress)
         tap(engine_client, state.river)
+        if not state.river.single_process:
+            state.river_pulse = asyncio.create_task(pulse(engine_client, progress))

@@ -25,7 +25,7 @@ def _add(payload: dict[str, Any], exchange: RiverExchange) -> None:
     if exchange.trace:
         _add_traces(payload, exchange)
         if "choices" not in payload:
-            payload["river_trace"] = exchange.trace_of(0)
+            payload["river_trace"] = exchange.whole_trace()
 
 
 def _add_traces(payload: dict[str, Any], exchange: RiverExchange) -> None:

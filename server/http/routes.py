@@ -28,6 +28,23 @@ class RiverPatch(BaseModel):
     )
 
 
+MAX_PATCH_BYTES = 4096
+
+
+async def _small_body(request: Request) -> bytes:
+    """The body of a change.
+
+    Raises:
+        FieldError: it is longer than any change; the rest is not read.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_PATCH_BYTES:
+            raise FieldError("body", f"body: must have at most {MAX_PATCH_BYTES} bytes")
+    return bytes(body)
+
+
 def _state(request: Request) -> RiverState | None:
     return getattr(request.app.state, "river", None)
 
@@ -75,7 +92,9 @@ async def patch(request: Request) -> Response:
             HTTPStatus.CONFLICT,
         )
     try:
-        change = RiverPatch.model_validate_json(await request.body())
+        change = RiverPatch.model_validate_json(await _small_body(request))
+    except FieldError as error:
+        return error_response(str(error), param=error.param)
     except ValidationError as error:
         wrong = FieldError.from_validation(error, "body", RiverPatch)
         return error_response(str(wrong), param=wrong.param)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from river_vllm.calibration.record import DialRecord, ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
 from server.telemetry.ending import Ending
@@ -27,6 +28,8 @@ class RiverState:
     """Whether this is the only API server process of the engine."""
     first_process: bool = True
     """Whether this process speaks for all of them on the terminal."""
+    checkpoint: ModelRecord = field(default_factory=lambda: ModelRecord(name=""))
+    """Which one is served, as far as its files tell."""
     ending: Ending = field(default_factory=Ending)
 
     @property
@@ -49,17 +52,21 @@ class RiverState:
         self.metrics.set_threshold(threshold)
 
     def _calibration(self) -> dict[str, Any] | None:
-        """What the defaults were calibrated on, and whether they still are what it chose."""
+        """What the defaults were calibrated on, and whether its guarantee covers this server."""
         calibration = self.config.calibration
         if calibration is None:
             return None
-        chosen, now = calibration.chosen, self.defaults
-        in_force = (chosen.threshold, chosen.min_layers, chosen.layer_offsets) == (
-            now.threshold,
-            now.min_layers,
-            now.layer_offsets,
+        now = self.defaults
+        dial = DialRecord(
+            threshold=now.threshold, min_layers=now.min_layers, layer_offsets=now.layer_offsets
         )
-        return {**calibration.model_dump(mode="json"), "in_force": in_force}
+        settings = recorded_settings(self.config, self.engine)
+        doubts = calibration.doubts(dial, self.checkpoint, settings)
+        return {
+            **calibration.model_dump(mode="json"),
+            "in_force": not doubts,
+            "not_in_force_because": doubts,
+        }
 
     def describe(self) -> dict[str, Any]:
         """The body of ``GET /river``."""

@@ -92,4 +92,4 @@ def _calibration(calibration: dict[str, Any] | None) -> str:
         return "no; 'river-vllm calibrate' chooses τ by what it costs on your prompts"
     if calibration["in_force"]:
         return str(calibration["guarantee"])
-    return "not in force: threshold, min_layers or layer offsets are not those that it chose"
+    return f"not in force: {'; '.join(calibration['not_in_force_because'])}"

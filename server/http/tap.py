@@ -110,7 +110,7 @@ def _hand_over(request: Any, layers: list[int]) -> None:
     waiting += layers
     for choice in getattr(queue.output, "outputs", ()):
         if choice.index == request.request_index:
-            setattr(choice, STEPS, [*getattr(choice, STEPS, ()), *waiting])
+            choice.__dict__.setdefault(STEPS, []).extend(waiting)
             waiting.clear()
 
 

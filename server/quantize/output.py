@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from server.bench.errors import BenchError
 
+UNFINISHED = ".unfinished"
+REPLACED = ".replaced"
+"""How the names of hidden folders beside the weights end: what is being written, and an older set
+while the new one takes its place."""
+
 
 class WeightsFolder:
     """Written beside its final place, and moved there by ``finish``.
+
+    What runs that were killed have left there is cleared away first. A run that is alive is told
+    by the lock on its unfinished folder, which the system drops with the process.
 
     Args:
         places: the first that can be written to is taken.
@@ -28,17 +40,17 @@ class WeightsFolder:
         for place in places:
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
-                unfinished.mkdir()
+                _clear(place)
+                self.unfinished, self._lock = _begin(place)
             except OSError as error:
                 reasons.append(f"'{place}': {error.strerror or error}")
                 continue
-            self.folder, self.unfinished = place, unfinished
+            self.folder = place
             break
         else:
             raise BenchError(f"--output: {'; '.join(reasons) or 'the cache is off'}")
         if place.exists() and not _is_ours(place):
-            self.unfinished.rmdir()
+            self.close()
             raise BenchError(f"--output '{place}': exists and holds something else")
 
     def finish(self, model: Path, settings: dict[str, Any], record: dict[str, Any]) -> None:
@@ -54,14 +66,20 @@ class WeightsFolder:
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         config["quantization_config"] = {**own_config(**settings), "made_with": record}
         text = json.dumps(config, indent=1)
+        # Last: a folder without it is no checkpoint.
         (self.unfinished / "config.json").write_text(text, encoding="utf-8")
         if self.folder.exists():
-            old = self.unfinished.with_suffix(".old")
-            self.folder.rename(old)
+            replaced = self.unfinished.with_suffix(REPLACED)
+            self.folder.rename(replaced)
             self.unfinished.rename(self.folder)
-            shutil.rmtree(old)
+            shutil.rmtree(replaced, ignore_errors=True)
         else:
             self.unfinished.rename(self.folder)
+
+    def close(self) -> None:
+        """Remove what is not finished."""
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        os.close(self._lock)
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +90,55 @@ class WeightsFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self.unfinished, ignore_errors=True)
+        self.close()
+
+
+def _begin(place: Path) -> tuple[Path, int]:
+    """A new unfinished folder, and the file descriptor that holds its lock."""
+    while True:
+        folder = place.with_name(f".{place.name}.{uuid.uuid4().hex}{UNFINISHED}")
+        folder.mkdir()
+        # Another run may clear it away before it is locked.
+        with suppress(FileNotFoundError):
+            lock = _locked(folder)
+            if lock is not None and folder.exists():
+                return folder, lock
+
+
+def _clear(place: Path) -> None:
+    """Remove what killed runs have left; an older set of weights that was on its way out when the
+    new one had not arrived goes back to its place."""
+    for folder in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 32}.*"):
+        if folder.suffix == REPLACED:
+            running = folder.with_suffix(UNFINISHED)
+            if running.exists() and not _dead(running):
+                continue
+            if not place.exists():
+                folder.rename(place)
+        elif folder.suffix != UNFINISHED or not _dead(folder):
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _dead(folder: Path) -> bool:
+    """Whether nobody writes to an unfinished folder."""
+    with suppress(FileNotFoundError):
+        lock = _locked(folder)
+        if lock is None:
+            return False
+        os.close(lock)
+    return True
+
+
+def _locked(folder: Path) -> int | None:
+    """A file descriptor that holds the folder's lock; None if another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _is_ours(folder: Path) -> bool:

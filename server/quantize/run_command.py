@@ -17,6 +17,7 @@ from server.calibrate.engine import prepare
 from server.calibrate.progress import Steps
 from server.calibrate.prompts import Prompts, from_files, self_made
 from server.quantize.output import WeightsFolder
+from server.quantize.stopping import ended_by_sigterm
 
 LONGEST_SELF_MADE = 128
 
@@ -27,7 +28,8 @@ def run_command(args: argparse.Namespace) -> int:
         OutputFiles(json=args.json).check()
         began = time.monotonic()
         prepare()
-        report = _quantize(args)
+        with ended_by_sigterm():
+            report = _quantize(args)
     except BenchError as error:
         raise RiverError(str(error)) from None
     report["seconds"] = round(time.monotonic() - began, 1)

@@ -23,11 +23,25 @@ class Progress:
         self.stall_seconds = stall_seconds
         self._clock = clock
         self._last = clock()
-        self._waiting: Callable[[], bool] = lambda: False
+        self._unfinished: Callable[[], bool] = lambda: False
+        self._asked = False
 
     def watch(self, work_waiting: Callable[[], bool]) -> None:
         """``work_waiting`` tells whether any request is unfinished."""
-        self._waiting = work_waiting
+        self._unfinished = work_waiting
+
+    def _waiting(self) -> bool:
+        return self._asked or self._unfinished()
+
+    def ask(self) -> None:
+        """The engine is asked for a sign of life, which is work too."""
+        self.arrival()
+        self._asked = True
+
+    def answered(self) -> None:
+        """It has given one."""
+        self._asked = False
+        self.step()
 
     def step(self) -> None:
         """The engine finished a step, or work arrived at an idle engine."""

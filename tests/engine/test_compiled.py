@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.compilation.counter import compilation_counter
 
 from river_vllm import RiverConfig
 from river_vllm.verify.tally import DraftSummary
@@ -83,11 +84,32 @@ def _staggered(engine: Any, settings: list[dict[str, Any] | None]) -> list[list[
     return [answers[str(index)] for index in range(len(settings))]
 
 
-def test_drafts_in_a_batch_are_those_of_each_request_alone(smollm2: Path) -> None:
+@pytest.fixture(scope="module")
+def second(smollm2: Path, river: Any) -> tuple[Any, tuple[int, int]]:
+    """An engine of other settings after one that has compiled; forwards read and compiled."""
+    before = compilation_counter.clone()
+    config = RiverConfig(verify=4, draft="fixed")
+    engine = engines.river_engine(smollm2, config, enforce_eager=False)
+    read = compilation_counter.num_aot_artifacts_loaded - before.num_aot_artifacts_loaded
+    return engine, (read, compilation_counter.num_aot_compiles - before.num_aot_compiles)
+
+
+def test_a_second_start_reads_both_forwards_back(second: tuple[Any, tuple[int, int]]) -> None:
+    """Of an engine that exits, for one that verifies: no setting of either is in a trace."""
+    assert second[1] == (2, 0)
+
+
+def test_what_is_read_back_has_stocks_bits(stock: Any, second: tuple[Any, tuple[int, int]]) -> None:
+    expected = generate_alone(stock, PROMPTS[:4], greedy())
+    found = generate_alone(second[0], PROMPTS[:4], greedy(river=OFF))
+    assert [g.tokens for g in found] == [g.tokens for g in expected]
+
+
+def test_drafts_in_a_batch_are_those_of_each_request_alone(
+    second: tuple[Any, tuple[int, int]],
+) -> None:
     """The backbone hides a wrong draft: only how many it keeps tells."""
-    engine = engines.river_engine(
-        smollm2, RiverConfig(verify=4, draft="fixed"), enforce_eager=False
-    )
+    engine = second[0]
     alone, together = DraftSummary(), DraftSummary()
     for prompt in PROMPTS[8:14]:
         _count(engine, [prompt], alone)

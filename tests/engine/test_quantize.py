@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from river_vllm import RiverConfig, engine_args
+from river_vllm.calibration.record import REPORTED
 from river_vllm.quantization import QUANTIZERS
 from river_vllm.weights.formats import format_of
 from river_vllm.weights.tensors import CheckpointFolder
@@ -90,6 +91,11 @@ def test_a_river_reads_them(quantized: dict[str, Any], river_calibrated: Any) ->
     assert info["weights"]["made"] == 0
     assert info["weights"]["scaled_inputs"] == {"gptq": 0, "awq": 24}[quantized["quantizer"]]
     assert "vllm" not in info["kernels"], "it holds whole zero points only"
+    assert {name: info[name] for name in REPORTED} == {
+        "zero_points": "float",
+        "dtype": "bfloat16",
+        "kv_cache_dtype": "auto",
+    }
 
 
 def test_it_is_nearer_to_the_backbone_than_a_river_made_without_text(

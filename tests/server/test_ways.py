@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support import checkpoints
+from tests.support.poll import poll_until
+from tests.support.processes import Belongings
 from tests.support.server import NAME, RiverServer
 
 pytestmark = pytest.mark.engine
@@ -25,21 +30,90 @@ GUARDED = (
 )
 
 
+# What pays depends on the machine.
+SETTINGS = {"threshold": -1.0, "min_layers": 2, "max_rows": "all"}
+RIVER_OPTIONS = (
+    *("--hf-overrides", json.dumps({"architectures": ["RiverQwen2ForCausalLM"]})),
+    *("--additional-config", json.dumps({"river": SETTINGS})),
+)
+
+
 def test_plain_vllm_with_the_plugin_and_keys(tiny_qwen2: Path, tmp_path: Path) -> None:
-    """vLLM's own server process; River comes in through entry points only."""
-    # What pays depends on the machine.
-    settings = {"threshold": -1.0, "min_layers": 2, "max_rows": "all"}
-    options = (
-        *("--hf-overrides", json.dumps({"architectures": ["RiverQwen2ForCausalLM"]})),
-        *("--additional-config", json.dumps({"river": settings})),
-    )
+    """vLLM's own server process; River comes in through entry points only, and its routes want
+    the key that vLLM asks for under /v1."""
+    options = (*RIVER_OPTIONS, "--api-key", "first-key", "second-key")
     environment = {"VLLM_PLUGINS": "river"}
     with RiverServer(
         tiny_qwen2, tmp_path / "log", options, VLLM, environment, positional=False
     ) as server:
-        answer = server.post("/v1/completions", {**BODY, "ignore_eos": True}).json()
+        key = {"Authorization": "Bearer second-key"}
+        body = {**BODY, "ignore_eos": True}
+        answer = server.post("/v1/completions", body, headers=key).json()
         assert answer["river"]["exit_layers"] == {"2": 7}
-        assert server.get("/river").json()["min_layers"] == 2
+        assert server.get("/river", headers=key).json()["min_layers"] == 2
+        url, change = server.url + "/river", {"threshold": 0.5}
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            assert server.get("/river/stats", headers=headers).status_code == 401
+            assert httpx.patch(url, json=change, headers=headers).status_code == 401
+        assert server.get("/river", headers=key).json()["threshold"] == -1.0
+        assert httpx.patch(url, json=change, headers=key).json()["threshold"] == 0.5
+
+
+def test_a_batch_of_vllms_own_refuses_what_it_cannot_honour(
+    tiny_qwen2: Path, tmp_path: Path
+) -> None:
+    """``vllm run-batch`` has no HTTP server, and so nothing of River's that takes the field."""
+    chat = {"model": NAME, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        for name, body in (("plain", chat), ("asks", {**chat, "river": {"threshold": 0.5}}))
+    ]
+    given, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    given.write_text("\n".join(map(json.dumps, lines)))
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "vllm.entrypoints.launchers.run_batch"),
+            *("-i", str(given), "-o", str(answered), "--model", str(tiny_qwen2)),
+            *("--served-model-name", NAME, "--max-model-len", "512", "--enforce-eager"),
+            *("--kv-cache-memory-bytes", str(64 << 20), *RIVER_OPTIONS),
+        ],
+        check=True,
+        timeout=300,
+    )
+    results = {(r := json.loads(line))["custom_id"]: r for line in answered.open()}
+    assert results["plain"]["response"]["body"]["usage"]["completion_tokens"] == 4
+    refused = results["asks"]
+    assert refused["response"]["status_code"] == 400
+    assert refused["error"]["error"]["param"] == "river"
+
+
+def test_several_processes_agree_on_whether_the_engine_works(
+    tiny_qwen2: Path, tmp_path: Path
+) -> None:
+    """No request is in flight: each process has to find out by itself."""
+    options = ("--api-server-count", "2", "--river-stall-seconds", "4", "--enforce-eager")
+    with RiverServer(tiny_qwen2, tmp_path / "log", options) as server, ExitStack() as stack:
+        assert httpx.patch(server.url + "/river", json={"threshold": 0.5}).status_code == 409
+        assert server.process is not None
+        processes = Belongings.of(server.process.pid).processes
+        engine = [p for p in processes if re.search("Engine|Worker", " ".join(p.cmdline()))]
+        assert engine
+        # Connections that stay open are spread over the processes.
+        clients = [stack.enter_context(httpx.Client(timeout=30)) for _ in range(8)]
+
+        def all_say(status: int) -> bool:
+            return {c.get(server.url + "/ready").status_code for c in clients} == {status}
+
+        poll_until(lambda: all_say(200), 20, "every process to be ready")
+        for process in engine:
+            process.suspend()
+        try:
+            poll_until(lambda: all_say(503), 60, "every process to say that the engine hangs")
+        finally:
+            for process in engine:
+                process.resume()
+        poll_until(lambda: all_say(200), 60, "every process to be ready again")
+        assert server.post("/v1/completions", BODY).status_code == 200
 
 
 def test_keys_guard_every_route(tiny_qwen2: Path, tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from river_vllm.config import RiverConfig, layered_config, load_config_file, parse_config
+from river_vllm.config import (
+    PATH_FIELDS,
+    RiverConfig,
+    layered_config,
+    load_config_file,
+    parse_config,
+)
 from river_vllm.errors import RiverError
 
 ADDITIONAL = 'additional_config["river"]'
@@ -107,6 +113,34 @@ def test_layers_name_themselves_in_errors() -> None:
     with pytest.raises(RiverError) as error:
         layered_config(None, [1])
     assert str(error.value).startswith(f"{ADDITIONAL}: expected an object")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("weights", "/home/operator"),
+        ("weights", "river"),
+        ("cache_dir", "/etc"),
+        ("cache_dir", "off"),
+    ],
+)
+def test_a_checkpoint_names_no_paths(field: str, value: str) -> None:
+    """Whoever made the checkpoint does not decide what is read and written on this machine."""
+    with pytest.raises(RiverError) as error:
+        layered_config({"threshold": 0.5, field: value}, {})
+    assert str(error.value).startswith(f"river_config: '{field}' = '{value}': ")
+    assert f"--river-{field.replace('_', '-')}" in str(error.value)
+    assert getattr(layered_config({"threshold": 0.5}, {field: value}), field) == value
+
+
+def test_every_setting_of_free_text_is_known_to_be_a_path() -> None:
+    free = {n for n, f in RiverConfig.model_fields.items() if f.annotation in (str, str | None)}
+    assert free == set(PATH_FIELDS)
+
+
+def test_a_checkpoint_may_hold_what_calibrate_wrote() -> None:
+    """It spells out settings that nobody has made."""
+    assert layered_config({"weights": None, "cache_dir": "auto"}, None) == RiverConfig()
 
 
 def test_exits_and_verified_drafts_exclude_each_other() -> None:

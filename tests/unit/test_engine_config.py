@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm import engine_config
+from river_vllm import engine_config, patches
 from river_vllm.calibration.fingerprint import fingerprint
+from river_vllm.compat import CompilationMode
 from river_vllm.engine_config import CPU_WORKER, GPU_WORKER, SCHEDULER, RiverConfigHook
 from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.scheduler import connectors
 from river_vllm.verify import speculation
 from tests.unit.calibration.support import calibrated
 
 LAYERS = 12
+
+
+def connector(name: str, module: str | None = None, **extra: Any) -> Any:
+    return SimpleNamespace(
+        kv_connector=name, kv_connector_module_path=module, kv_connector_extra_config=extra
+    )
 
 
 def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
@@ -32,6 +41,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
             dtype=torch.bfloat16,
             runner_type="generate",
             enforce_eager=False,
+            enable_sleep_mode=False,
         ),
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,
@@ -43,8 +53,17 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
         scheduler_config=SimpleNamespace(scheduler_cls=None),
         aux_output_config=SimpleNamespace(enable_return_routed_experts=False),
         load_config=SimpleNamespace(load_format="auto"),
+        cache_config=SimpleNamespace(
+            cache_dtype="auto", kv_offloading_size=None, kv_offloading_backend="native"
+        ),
+        offload_config=SimpleNamespace(
+            uva=SimpleNamespace(cpu_offload_gb=0.0),
+            prefetch=SimpleNamespace(offload_group_size=0),
+        ),
+        kv_transfer_config=None,
         speculative_config=None,
         lora_config=None,
+        compilation_config=SimpleNamespace(mode=None),
     )
     for name, value in changes.items():
         part, _, field = name.partition("__")
@@ -53,6 +72,14 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
         else:
             setattr(made, part, value)
     return made
+
+
+@pytest.fixture(autouse=True)
+def compiler(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """Its element is what is wrong with the machine's compiler."""
+    wrong: list[str | None] = [None]
+    monkeypatch.setattr(engine_config, "cannot_compile", lambda: wrong[0])
+    return wrong
 
 
 def hook(config: Any) -> Any:
@@ -96,6 +123,16 @@ def test_what_it_names_can_be_imported() -> None:
         ("aux_output_config__enable_return_routed_experts", True, "routed-experts"),
         ("scheduler_config__scheduler_cls", "my.Scheduler", "my.Scheduler"),
         ("parallel_config__worker_cls", "my.Worker", "my.Worker"),
+        ("model_config__enable_sleep_mode", True, "--enable-sleep-mode"),
+        ("cache_config__cache_dtype", "nvfp4", "--kv-cache-dtype nvfp4 .*tried: auto, bfloat16"),
+        (
+            "cache_config",
+            SimpleNamespace(
+                cache_dtype="auto", kv_offloading_size=4.0, kv_offloading_backend="lmcache"
+            ),
+            "--kv-offloading-backend lmcache",
+        ),
+        ("kv_transfer_config", connector("LMCacheConnectorV1"), "'LMCacheConnectorV1'.* by tokens"),
     ],
 )
 def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reason: str) -> None:
@@ -103,6 +140,96 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
     with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
         hook(config)
     assert config.scheduler_config.scheduler_cls != SCHEDULER
+
+
+def test_an_engine_with_a_river_has_vllm_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(patches, "install", called.append)
+    hook(engine())
+    assert called == ["front end"]
+
+
+def test_a_front_end_that_would_ignore_the_field_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(UnsupportedModelError, match="Rust front end"):
+        hook(engine())
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "reason"),
+    [
+        ("cache_config__cache_dtype", "fp8", "--kv-cache-dtype fp8 .*tried: auto, bfloat16"),
+        (
+            "offload_config",
+            SimpleNamespace(
+                uva=SimpleNamespace(cpu_offload_gb=4.0),
+                prefetch=SimpleNamespace(offload_group_size=0),
+            ),
+            "--cpu-offload-gb",
+        ),
+    ],
+)
+def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(
+    change: str, value: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook(engine(**{change: value}))
+    monkeypatch.setattr(engine_config, "current_platform", SimpleNamespace(is_cpu=lambda: False))
+    with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
+        hook(engine(**{change: value}))
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [
+        connector("OffloadingConnector", cpu_bytes_to_use=1),
+        connector("OffloadingConnector", spec_name="CPUOffloadingSpec"),
+        connector("SimpleCPUOffloadConnector"),
+        connector("MooncakeStoreConnector"),
+        connector("MultiConnector", connectors=[{"kv_connector": "OffloadingConnector"}]),
+        SimpleNamespace(kv_connector=None),
+    ],
+    ids=lambda transfer: str(transfer.kv_connector),
+)
+def test_connectors_that_find_kv_by_block_hashes_are_taken(transfer: Any) -> None:
+    assert hook(engine(kv_transfer_config=transfer)).scheduler_config.scheduler_cls == SCHEDULER
+
+
+@pytest.mark.parametrize(
+    ("transfer", "reason"),
+    [
+        *((connector(name), f"'{name}'") for name in connectors.REFUSED),
+        (connector("MyConnector"), "'MyConnector': how it finds K/V is not known here"),
+        (connector("OffloadingConnector", "my.module"), "'OffloadingConnector' of my.module"),
+        (
+            connector("OffloadingConnector", spec_name="MySpec"),
+            "'OffloadingConnector' with spec_name 'MySpec'",
+        ),
+        (
+            connector(
+                "MultiConnector",
+                connectors=[
+                    {"kv_connector": "OffloadingConnector"},
+                    {"kv_connector": "NixlConnector", "kv_connector_extra_config": {}},
+                ],
+            ),
+            "'NixlConnector': it hands a request's K/V to another engine",
+        ),
+    ],
+)
+def test_other_connectors_are_refused_by_name(transfer: Any, reason: str) -> None:
+    config = engine(kv_transfer_config=transfer)
+    with pytest.raises(UnsupportedModelError, match=re.escape(f"K/V connector {reason}")):
+        hook(config)
+    assert config.scheduler_config.scheduler_cls is None
+
+
+def test_every_connector_of_vllm_is_decided_about() -> None:
+    from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
+
+    decided = {*connectors.BY_BLOCK_HASHES, *connectors.REFUSED, connectors.MULTI}
+    assert decided == set(KVConnectorFactory._registry)
 
 
 @pytest.mark.parametrize(
@@ -222,3 +349,43 @@ def test_nothing_is_compiled_where_layers_may_be_gone(
     monkeypatch.setattr(engine_config, "current_platform", platform)
     config = hook(engine({"resident_layers": layers}))
     assert config.model_config.enforce_eager is eager
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    logger = SimpleNamespace(warning=lambda text, *words: said.append(text % words))
+    monkeypatch.setattr(engine_config, "logger", logger)
+    return said
+
+
+def test_without_a_compiler_the_model_runs_eager_with_one_warning(
+    compiler: list[str | None], warnings: list[str]
+) -> None:
+    compiler[0] = "there is no C++ compiler (g++)"
+    config = engine()
+    hook(hook(config))
+    assert config.model_config.enforce_eager
+    assert len(warnings) == 1
+    assert "there is no C++ compiler" in warnings[0] and "apt install g++" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_config__enforce_eager": True},
+        {"compilation_config__mode": CompilationMode.NONE},
+    ],
+    ids=["eager", "none"],
+)
+def test_who_asks_for_no_compiler_is_not_warned(
+    compiler: list[str | None], warnings: list[str], changes: dict[str, Any]
+) -> None:
+    compiler[0] = "there is no C++ compiler (g++)"
+    hook(engine(**changes))
+    assert warnings == []
+
+
+def test_with_a_compiler_the_model_is_compiled(warnings: list[str]) -> None:
+    assert not hook(engine()).model_config.enforce_eager
+    assert warnings == []

@@ -128,3 +128,60 @@ def test_settings_of_an_engine_are_its_checkpoints_and_then_its_own() -> None:
     assert config == RiverConfig(threshold=0.5, min_layers=2)
     with pytest.raises(RiverError, match=r"^river_config: 'threshold' = 4"):
         river_config_of(engine({}, {"threshold": 4}))
+
+
+ENGINES = '''
+import json, multiprocessing, sys, threading
+from types import ModuleType, SimpleNamespace
+
+
+def everything():
+    """What vLLM's modules and classes hold, by name."""
+    modules = {n: m for n, m in sys.modules.items() if n.partition(".")[0] == "vllm"}
+    found = {}
+    for name, module in modules.items():
+        for key, value in list(vars(module).items()):
+            found[name, key] = value
+            if isinstance(value, type) and value.__module__ == name:
+                found.update({(name, key, k): v for k, v in vars(value).items()})
+    return found
+
+
+def engine(vllm_config, answers):
+    import vllm.model_executor.models.registry
+    import vllm.v1.core.sched.scheduler
+    import river_vllm.engine_config
+    import river_vllm
+    before, threads = everything(), threading.active_count()
+    river_vllm.register()
+    after = everything()
+    changed = [".".join(k) for k, v in before.items() if after.get(k) is not v]
+    answers.put([threading.active_count() - threads, changed])
+
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    found = []
+    for scheduler in (None, "river_vllm.scheduler.river_scheduler.RiverScheduler"):
+        config = SimpleNamespace(scheduler_config=SimpleNamespace(scheduler_cls=scheduler))
+        answers = context.SimpleQueue()
+        process = context.Process(
+            target=engine, name="EngineCore", kwargs={"vllm_config": config, "answers": answers}
+        )
+        process.start()
+        found.append(answers.get())
+        process.join()
+    print(json.dumps(found))
+'''
+
+
+def test_an_engine_without_a_river_is_left_as_it_was(tmp_path: Path) -> None:
+    """Registration in its process starts no thread and replaces nothing of vLLM's; in the engine
+    of a river it starts the watch over the process that started it."""
+    script = tmp_path / "engines.py"
+    script.write_text(ENGINES)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    stock, river = json.loads(done.stdout.splitlines()[-1])
+    assert stock == [0, []]
+    assert river[0] == 1

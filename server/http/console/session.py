@@ -21,6 +21,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Scope
 
+from server.http.path import is_within
+
 COOKIE = "river_console"
 _SIGNIN = Path(__file__).parent / "signin"
 
@@ -37,7 +39,7 @@ def opens_console(scope: Scope, path: str, keys: Iterable[str], console: str) ->
     """Whether the request reads the console's files and brings the cookie of one of ``keys``."""
     if scope.get("method") not in ("GET", "HEAD"):
         return False
-    if path != console and not path.startswith(console + "/"):
+    if not is_within(path, console):
         return False
     given = HTTPConnection(scope).cookies.get(COOKIE, "").encode()
     # Every key is compared, so that the time tells nothing about which one was close.

@@ -15,13 +15,27 @@ import yaml
 from river_vllm.calibration.observer import Measured
 from river_vllm.calibration.passes import Text
 from river_vllm.calibration.policy import Policy
-from river_vllm.config import load_config_file, parse_config
-from server.calibrate import run_command
+from river_vllm.calibration.record import ModelRecord, recorded_settings
+from river_vllm.config import RiverConfig, load_config_file, parse_config
+from server.calibrate import engine, run_command
 from server.cli.main import main
 from tests.unit.calibrate_command.test_prompts import Tokenizer
 from tests.unit.calibration.support import LAYERS, World
 
 ANSWER = tuple(range(17))
+INFO = {
+    "num_layers": LAYERS,
+    "zero_points": "float",
+    "dtype": "bfloat16",
+    "kv_cache_dtype": "auto",
+    "crossover": {"max_rows": None},
+}
+"""What the worker of the test reports."""
+KNOWN = ModelRecord(name="made-up")
+NOT_PROVEN = [
+    "the model is not known to be the calibrated 'made-up': that takes the same hash of the "
+    "weights, or the same commit and hash of the configuration"
+]
 
 
 class Llm:
@@ -35,11 +49,12 @@ class Llm:
             vocab_size=1000,
             num_hidden_layers=LAYERS,
         )
-        self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(hf_config=hf_config))
+        model = SimpleNamespace(hf_config=hf_config, model="made-up", revision=None)
+        self.llm_engine = SimpleNamespace(model_config=model)
 
     def collective_rpc(self, name: str) -> list[dict[str, Any]]:
         assert name == "river_info"
-        return [{"num_layers": LAYERS}]
+        return [INFO]
 
     def get_tokenizer(self) -> Tokenizer:
         return Tokenizer()
@@ -97,6 +112,21 @@ def test_settings_with_everything_that_they_rest_on(
     assert (config.quantizer, config.group_size) == ("hqq", 64)
     assert record.settings["group_size"] == 64
     assert not set(record.settings) & {"threshold", "kernel", "max_rows"}
+    assert record.tested == {
+        "zero_points": "float",
+        "dtype": "bfloat16",
+        "kv_cache_dtype": "auto",
+        "max_rows": "all",
+    }
+    # A server that loads the file serves what was tested, as long as its kernel does.
+    assert config.max_rows == "all"
+    served = recorded_settings(config, {**INFO, "kernels": ["torch"]})
+    assert record.doubts(record.chosen, KNOWN, served) == NOT_PROVEN
+    rounding = recorded_settings(config, {**INFO, "zero_points": "whole"})
+    assert record.doubts(record.chosen, KNOWN, rounding) == [
+        *NOT_PROVEN,
+        "zero_points = 'whole', and it was tested with 'float'",
+    ]
     assert record.model.name == "made-up"
     assert record.prompts.source == "prompts.txt"
     assert len(record.prompts.sha256 or "") == 64
@@ -119,6 +149,22 @@ def test_settings_with_everything_that_they_rest_on(
     out = capsys.readouterr().out
     assert "passed" in out
     assert "With probability at least 0.9" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "tested"), [(None, "dequantize"), ("torch", "dequantize"), ("vllm", "vllm")]
+)
+def test_the_kernel_of_the_test_computes_what_the_servers_will(
+    kernel: str | None, tested: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expanded weights are the same product for every kernel but the one that rounds zeros."""
+    made: dict[str, Any] = {}
+    monkeypatch.setattr("vllm.LLM", lambda model, **options: made.update(options), raising=False)
+    monkeypatch.setattr("river_vllm.engine_args", lambda model, config, **_: {"config": config})
+    settings = {} if kernel is None else {"kernel": kernel}
+    engine.start("m", RiverConfig(**settings), None, 64, 1.0)
+    assert made["config"].kernel == tested
+    assert made["config"].max_rows == "all"
 
 
 def test_pilot_and_test_share_no_prompt(prompts: Path) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from river_vllm.calibration.fingerprint import check_model, check_weights, fingerprint
-from river_vllm.calibration.record import ModelRecord
+from river_vllm.calibration.fingerprint import (
+    check_model,
+    check_weights,
+    fingerprint,
+    served_checkpoint,
+)
+from river_vllm.calibration.record import ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
 from tests.unit.calibration.support import calibrated
@@ -66,23 +72,67 @@ def test_bad_offsets_are_named(offsets: Any) -> None:
 def test_same_checkpoint_elsewhere_is_the_same(tmp_path: Path) -> None:
     known = fingerprint(str(_checkpoint(tmp_path / "a")))
     assert known.name == "a"
-    check_model(known, str(_checkpoint(tmp_path / "b")))
+    found = fingerprint(str(_checkpoint(tmp_path / "b")))
+    check_model(known, found, "b")
+    assert known.proves(found)
 
 
 def test_other_weights_of_the_same_shape_are_another_model(tmp_path: Path) -> None:
     known = fingerprint(str(_checkpoint(tmp_path / "a")))
     other = _checkpoint(tmp_path / "b", bytes(range(250)) * 12_000)
-    with pytest.raises(RiverError, match="weights_sha256 differs"):
-        check_model(known, str(other))
+    with pytest.raises(RiverError, match=r"'c' is another .*weights_sha256 differs"):
+        check_model(known, fingerprint(str(other)), "c")
+    assert not known.proves(fingerprint(str(other)))
 
 
-def test_hub_names_are_told_apart_by_their_commit() -> None:
-    known = ModelRecord(name="x/y", revision="abc")
-    assert fingerprint("x/y", "abc") == known
-    check_model(known, "x/y", "abc")
-    check_model(known, "x/y", None)
-    with pytest.raises(RiverError, match="revision"):
-        check_model(known, "x/y", "def")
+COMMITS = ("0" * 40, "1" * 40)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of two commits of x/y, as Hugging Face's cache keeps them."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    folder = tmp_path / "models--x--y"
+    for number, commit in enumerate(COMMITS):
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        config = json.dumps({"model_type": "llama", "number": number})
+        (folder / "snapshots" / commit / "config.json").write_text(config)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMITS[1])
+    return folder
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_model_is_known_by_its_commit_and_its_configurations_hash() -> None:
+    first, second = (fingerprint("x/y", commit) for commit in COMMITS)
+    assert [first.revision, second.revision] == list(COMMITS)
+    assert first.config_sha256 is not None
+    assert first.proves(first)
+    for other in (second, first.model_copy(update={"revision": COMMITS[1]})):
+        assert not first.proves(other)
+        with pytest.raises(RiverError, match="another"):
+            check_model(first, other, "x/y")
+    # What is served without a revision is the hub's main branch.
+    assert fingerprint("x/y") == second
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_an_engine_serves() -> None:
+    hf_config = SimpleNamespace(_commit_hash=COMMITS[0])
+    served = SimpleNamespace(model="x/y", revision="main", hf_config=hf_config)
+    assert served_checkpoint(served) == fingerprint("x/y", COMMITS[0])
+    hf_config._commit_hash = None
+    assert served_checkpoint(served).revision == COMMITS[1]
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("name", ["x/z", "no/name/of/a/hub", "/nowhere"])
+def test_a_model_whose_files_are_not_here_is_not_known(name: str) -> None:
+    found = fingerprint(name, "abc")
+    assert found == ModelRecord(name=name, revision="abc")
+    assert not found.proves(found)
+    check_model(found, fingerprint(name), name)
 
 
 def test_the_rivers_own_weights_are_those_that_were_calibrated(tmp_path: Path) -> None:
@@ -94,3 +144,15 @@ def test_the_rivers_own_weights_are_those_that_were_calibrated(tmp_path: Path) -
     for calibrated_, folder in ((None, copy), (known, None), (known, other)):
         with pytest.raises(RiverError, match="do not go with the calibration"):
             check_weights(calibrated_, folder)
+
+
+def test_kernels_count_where_each_rounds_in_its_own_way() -> None:
+    engine = {
+        "zero_points": "float",
+        "dtype": "bfloat16",
+        "kv_cache_dtype": "auto",
+        "kernels": ["native"],
+        "crossover": {"max_rows": None},
+    }
+    assert "kernels" not in recorded_settings(RiverConfig(), engine)
+    assert recorded_settings(RiverConfig(activations="int8"), engine)["kernels"] == ["native"]

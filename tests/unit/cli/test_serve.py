@@ -123,6 +123,26 @@ def test_rivers_and_vllms_options_are_parsed_side_by_side(model: str) -> None:
     assert args.additional_config == {"river": {"threshold": 0.5}}
 
 
+@pytest.mark.parametrize(
+    ("options", "variable", "name"),
+    [
+        (("--grpc",), None, "--grpc"),
+        ((), "VLLM_USE_RUST_FRONTEND", "VLLM_USE_RUST_FRONTEND"),
+    ],
+)
+def test_front_ends_that_are_not_rivers_are_refused(
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    variable: str | None,
+    name: str,
+) -> None:
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    with pytest.raises(RiverError, match=f"{name} .*no 'river' field"):
+        configured(model, *options)
+
+
 def test_the_host_can_be_chosen(model: str) -> None:
     assert configured(model, "--host", "0.0.0.0").host == "0.0.0.0"
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
 import httpx
 import pytest
-import vllm.envs as envs
 from starlette.routing import Mount, Route, WebSocketRoute
 
-from server.cli.options import add_river_options
 from server.cli.serve import AUTH_MIDDLEWARE
 from server.http.auth import PUBLIC
+from server.http.field import GENERATING, OTHERS
 from tests.unit.http.support import call
+from tests.unit.http.vllm_app import vllm_app
 
 KEY = "right-key"
-TASKS = ("generate", "transcription", "realtime", "render", "embed", "classify")
 HEADERS: dict[str, dict[str, str]] = {
     "none": {},
     "empty": {"Authorization": ""},
@@ -33,26 +31,8 @@ HEADERS: dict[str, dict[str, str]] = {
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[Any]:
-    """The whole application, with the routes of vLLM's development mode; no engine behind it."""
-    from vllm.entrypoints.launchers.app import build_app
-
-    from server.cli.vllm_cli import FlexibleArgumentParser, make_arg_parser
-
-    root = logging.getLogger()
-    level = root.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_PLUGINS", "river")
-        patch.setenv("VLLM_SERVER_DEV_MODE", "1")
-        # An engine of this process has frozen what vLLM reads from the environment.
-        envs.disable_envs_cache()
-        parser = make_arg_parser(FlexibleArgumentParser())
-        add_river_options(parser)
-        args = parser.parse_args(["--api-key", KEY, "--middleware", AUTH_MIDDLEWARE])
-        args.enable_scale_out = args.enable_tokenizer_info_endpoint = True
-        made = build_app(args, TASKS)
-        # What vLLM's SageMaker routes import silences every logger below ERROR.
-        root.setLevel(level)
-        made.state.river = None
+    """As River's own command starts it."""
+    with vllm_app("--api-key", KEY, "--middleware", AUTH_MIDDLEWARE) as made:
         yield made
 
 
@@ -128,3 +108,25 @@ def test_websockets_are_closed_without_the_key(app: Any) -> None:
         }
         sent = call(app, scope, [{"type": "websocket.connect"}])
         assert [message["type"] for message in sent] == ["websocket.close"], path
+
+
+GENERATE_NOTHING = (
+    *("/tokenize", "/detokenize", "/v1/messages/count_tokens", "/ping", "/river/console"),
+    *("/v1/chat/completions/derender", "/v1/completions/derender", "/v1/responses/x/cancel"),
+    *("/inference/v1/abort_requests", "/scale_elastic_ep", "/is_scaling_elastic_ep"),
+    # What River refuses to serve: other models' tasks.
+    *("/v1/audio/transcriptions", "/v1/audio/translations"),
+    # Development mode.
+    *("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache", "/collective_rpc"),
+    *("/sleep", "/wake_up", "/release_kv_cache_memory", "/pause", "/resume", "/abort_requests"),
+    *("/init_weight_transfer_engine", "/shutdown_weight_transfer_engine", "/update_weights"),
+    *("/start_weight_update", "/start_draft_weight_update", "/finish_weight_update"),
+    *("/update_weight_version", "/weight_checker"),
+)
+"""Routes for which a ``river`` field means nothing."""
+
+
+def test_every_route_that_generates_knows_the_field(app: Any) -> None:
+    """A route that vLLM adds must be one of these, or the field would be ignored there."""
+    posts = {path for method, path in _routes(app.routes) if method == "POST"}
+    assert posts - {*GENERATING, *OTHERS} == set(GENERATE_NOTHING)

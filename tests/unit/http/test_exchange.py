@@ -55,3 +55,11 @@ def test_layers_on_their_way_are_given_once_and_only_where_a_trace_was_asked_for
     silent = exchange()
     silent.stream(0, [3])
     assert silent.take_unsent(0) == []
+
+
+def test_the_whole_trace_is_that_of_every_call_in_its_order() -> None:
+    made = exchange(trace=True)
+    for depths in ([-12, 3], [-12, 5, 6], [-12]):
+        made.add(made.next_call(1), np.array(depths, dtype=np.int16))
+    assert made.whole_trace() == [12, 3, 12, 5, 6, 12]
+    assert exchange().whole_trace() == []

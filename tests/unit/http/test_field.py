@@ -92,6 +92,14 @@ def test_a_wrong_field_is_the_parameter_of_the_error(field: Any, param: str) -> 
     assert param.rpartition(".")[2] in str(error.value)
 
 
+def test_one_of_many_unknown_names_is_enough() -> None:
+    field = {"threshold": 0.5, **{f"k{number}": 0 for number in range(1000)}}
+    with pytest.raises(FieldError, match=r"unknown field 'k0' \(allowed: enabled") as error:
+        take_exchange(CHAT, {"river": field}, river_state())
+    assert error.value.param == "river.k0"
+    assert len(str(error.value)) < 200
+
+
 def test_the_deepest_layer_is_allowed() -> None:
     exchange = take_exchange(CHAT, {"river": {"min_layers": L}}, river_state())
     assert exchange is not None
@@ -104,6 +112,11 @@ def test_other_endpoints_refuse_the_field_and_say_who_takes_it(path: str) -> Non
     with pytest.raises(FieldError, match=CHAT) as error:
         take_exchange(path, {"river": {}}, river_state())
     assert error.value.param == "river"
+
+
+def test_a_route_that_vllm_has_with_coheres_sdk_only_refuses_the_field_too() -> None:
+    """``test_every_route.py`` sees what this environment's vLLM has; this one it lacks here."""
+    assert {"/cohere/v2/chat", "/cohere/v2/chat/render"} <= set(OTHERS)
 
 
 @pytest.mark.parametrize("path", [CHAT, OTHERS[0]])

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from server.http.exchange import current_exchange
 from server.http.field import GENERATING, OTHERS
+from server.http.limits import MAX_DEPTH
 from server.http.middleware import RiverMiddleware
 from tests.unit.http.support import call, chunk, compact, fetch, payloads, river_state, scope, sse
 
@@ -165,6 +166,7 @@ IMPOSSIBLE = [
     (b'{"top_k": 18446744073709551616}', "top_k"),
     (b'{"stop_token_ids": [1, -9223372036854775809]}', "stop_token_ids.1"),
     (b'{"river": {"threshold": 0.5}, "seed": 1' + b"0" * 400 + b"}", "seed"),
+    (b'{"\\ud800": NaN}', "\ud800"),
 ]
 
 
@@ -192,24 +194,31 @@ def test_text_that_only_looks_like_such_numbers_passes(app: App, body: bytes) ->
     assert app.bodies == [body]
 
 
+def nested(levels: int, inner: bytes = b"1") -> bytes:
+    """``levels`` lists and objects inside each other, the body's own among them."""
+    return b'{"a": ' + b'{"b": [' * (levels // 2) + inner + b"]}" * (levels // 2) + b"}"
+
+
+def test_levels_that_nobody_can_follow_are_refused_before_vllm(app: App) -> None:
+    assert app.post(nested(MAX_DEPTH - 1)).status_code == 200
+    for levels in (MAX_DEPTH, 900):
+        response = app.post(nested(levels))
+        error = response.json()["error"]
+        assert (response.status_code, error["param"][:7]) == (400, "a.b.0.b")
+        assert f"more than {MAX_DEPTH} levels" in error["message"]
+    assert len(app.bodies) == 1
+
+
+def test_many_values_side_by_side_are_not_deep(app: App) -> None:
+    assert app.post({"messages": [{"content": []}] * 500, "text": "[{" * 500}).status_code == 200
+
+
 def test_nothing_new_is_taken_while_the_server_is_ending(app: App) -> None:
     app.asgi.state.river.ending.begin(failed=False)
     response = app.post({"model": "a"})
     assert response.status_code == 503
     assert response.json()["error"]["type"] == "ServiceUnavailableError"
     assert app.bodies == []
-
-
-def test_a_body_that_python_can_read_and_not_write(
-    app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def too_deep(*_: Any) -> Any:
-        raise RecursionError
-
-    monkeypatch.setattr("server.http.middleware.with_length", too_deep)
-    response = app.post(b'{"river": {}}')
-    assert response.status_code == 400
-    assert "cannot be read" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

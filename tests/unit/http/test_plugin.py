@@ -89,6 +89,26 @@ def test_several_api_servers_are_noticed() -> None:
     assert not init(Client(processes=2)).single_process
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_one_of_several_api_servers_asks_for_signs_of_life(processes: int) -> None:
+    """It may see no step of the engine for as long as another one's requests are served."""
+
+    async def run() -> int:
+        client, asked = Client(processes=processes), []
+
+        async def collective_rpc(method: str) -> Any:
+            asked.append(method)
+            return [INFO]
+
+        client.collective_rpc = collective_rpc  # type: ignore[method-assign]
+        client.errored = False  # type: ignore[attr-defined]
+        await RiverEndpointPlugin().init_state(client, SimpleNamespace(), Namespace())
+        await asyncio.sleep(0)
+        return len(asked)
+
+    assert asyncio.run(run()) == processes
+
+
 def test_a_model_without_river_and_a_server_without_engine_have_no_state() -> None:
     client = Client("LlamaForCausalLM")
     assert init(client) is None

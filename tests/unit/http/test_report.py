@@ -48,3 +48,11 @@ def test_an_error_field_of_a_finished_response_is_no_error() -> None:
     """The Responses API has ``"error": null`` in every response."""
     body = json.loads(add_to_json(b'{"object":"response","error":null}', exchange(DEPTHS)))
     assert body["river"]["tokens"] == 2
+
+
+def test_a_response_with_tool_calls_has_the_trace_of_every_turn() -> None:
+    """vLLM calls its engine again after each call of a built-in tool."""
+    made = exchange(DEPTHS, [-L, 7], [-L], trace=True)
+    body = json.loads(add_to_json(compact({"object": "response"}), made))
+    assert body["river_trace"] == [L, 3, 5, L, 7, L]
+    assert body["river"]["tokens"] == 3

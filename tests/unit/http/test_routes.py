@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +70,8 @@ def test_a_server_that_verifies_has_no_dial() -> None:
         (b"{", "body"),
         (b"", "body"),
         (b"\xff", "body"),
+        (b"[" * 1000 + b"]" * 1000, "body"),
+        (b'{"threshold": 0.5' + b" " * 4096 + b"}", "body"),
     ],
 )
 def test_a_wrong_change_changes_nothing(content: bytes, param: str) -> None:
@@ -77,6 +80,20 @@ def test_a_wrong_change_changes_nothing(content: bytes, param: str) -> None:
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
     assert state.defaults.threshold == 0.9
+
+
+def test_a_change_is_read_no_further_than_any_can_be() -> None:
+    read: list[int] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            read.append(1)
+            yield b" " * 1000
+
+    response = request("PATCH", "/river", river_state(), content=endless())
+    assert response.status_code == 400
+    assert "at most 4096 bytes" in response.json()["error"]["message"]
+    assert len(read) < 10
 
 
 def test_the_dial_needs_one_process_and_a_river() -> None:

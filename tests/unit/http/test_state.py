@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
+import pytest
+
+from river_vllm.calibration.record import MATTERS, ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, parse_config
 from river_vllm.request import RiverSettings
+from server.http.state import RiverState
 from tests.unit.calibration.support import calibrated
 from tests.unit.http.support import VERIFIED, L, Metrics, river_state
 
@@ -51,13 +56,77 @@ def test_a_changed_threshold_shows_everywhere() -> None:
     assert before.threshold == 0.9
 
 
+ENGINE: dict[str, Any] = {
+    "num_layers": L,
+    "zero_points": "float",
+    "dtype": "bfloat16",
+    "kv_cache_dtype": "auto",
+    "crossover": {"max_rows": None},
+}
+SAME = ModelRecord(name="m", config_sha256="a", weights_sha256="b")
+
+
+def guaranteed(
+    engine: dict[str, Any] | None = None, checkpoint: ModelRecord = SAME, **changes: Any
+) -> RiverState:
+    """A server whose file says everything that its test depended on."""
+    data = calibrated(max_rows="all", **changes)
+    made = RiverConfig(max_rows="all")
+    tested = recorded_settings(made, ENGINE)
+    settings = {name: tested.pop(name) for name in MATTERS if name in tested}
+    data["calibration"] |= {"settings": settings, "tested": tested}
+    config = parse_config(data, "file")
+    return replace(
+        river_state(),
+        config=config,
+        defaults=RiverSettings.from_config(config),
+        engine=ENGINE | (engine or {}),
+        checkpoint=checkpoint,
+    )
+
+
 def test_calibration_is_in_force_until_the_dial_is_turned() -> None:
-    config = parse_config(calibrated(), "file")
-    defaults = RiverSettings.from_config(config)
-    state = replace(river_state(), config=config, defaults=defaults)
+    state = guaranteed()
     shown = state.describe()["calibration"]
     assert shown["in_force"]
+    assert shown["not_in_force_because"] == []
     assert shown["achieved"]["agreement"] == 0.99
     json.dumps(shown)
     state.set_threshold(0.5)
-    assert not state.describe()["calibration"]["in_force"]
+    shown = state.describe()["calibration"]
+    assert not shown["in_force"]
+    assert "not those that it chose" in shown["not_in_force_because"][0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "checkpoint", "words"),
+    [
+        ({"zero_points": "whole"}, SAME, "zero_points = 'whole', and it was tested with 'float'"),
+        ({"crossover": {"max_rows": 4}}, SAME, "max_rows = 4, and it was tested with 'all'"),
+        ({"kv_cache_dtype": "fp8"}, SAME, "kv_cache_dtype = 'fp8'"),
+        ({"dtype": "float16"}, SAME, "dtype = 'float16'"),
+        ({}, ModelRecord(name="m"), "not known to be the calibrated 'm'"),
+        ({}, ModelRecord(name="m", revision="c"), "not known to be the calibrated 'm'"),
+        ({}, ModelRecord(name="m", config_sha256="a"), "not known to be the calibrated 'm'"),
+    ],
+)
+def test_a_guarantee_covers_what_was_tested_and_nothing_else(
+    engine: dict[str, Any], checkpoint: ModelRecord, words: str
+) -> None:
+    shown = guaranteed(engine, checkpoint).describe()["calibration"]
+    assert not shown["in_force"]
+    (reason,) = shown["not_in_force_because"]
+    assert words in reason
+
+
+def test_a_file_that_says_less_than_it_depends_on_is_loaded_and_promises_nothing() -> None:
+    """Files from before it was recorded."""
+    config = parse_config(calibrated(), "file")
+    defaults = RiverSettings.from_config(config)
+    state = replace(river_state(), config=config, defaults=defaults, engine=ENGINE, checkpoint=SAME)
+    shown = state.describe()["calibration"]
+    assert not shown["in_force"]
+    (reason,) = shown["not_in_force_because"]
+    assert reason.startswith("the file does not say what it was tested with: ")
+    for name in ("zero_points", "max_rows", "scope", "activations", "lm_head"):
+        assert name in reason

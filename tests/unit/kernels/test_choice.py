@@ -92,10 +92,11 @@ def test_the_first_kernel_of_a_fixed_order_is_taken(
 @pytest.mark.usefixtures("kernels")
 def test_every_shape_has_its_own() -> None:
     chooser = KernelChooser()
-    assert [pack(chooser, spec_of(k, 32, 32)).kernel for k in (64, 256, 128, 64)] == [
-        *("native", "vllm", "torch", "native")
-    ]
-    assert chooser.names == ["native", "torch", "vllm"]
+    found = [pack(chooser, spec_of(k, 32, 32)).kernel for k in (64, 128, 64)]
+    assert found == ["native", "torch", "native"]
+    assert (chooser.names, chooser.zero_points) == (["native", "torch"], "float")
+    assert pack(chooser, spec_of(256, 32, 32)).kernel == "vllm"
+    assert (chooser.names, chooser.zero_points) == (["native", "torch", "vllm"], "whole")
 
 
 @pytest.mark.usefixtures("kernels")

@@ -179,6 +179,7 @@ def test_a_library_that_brings_another_runtime_is_refused(tmp_path: Path) -> Non
     source, path = tmp_path / "other.cpp", tmp_path / "libriver.so"
     source.write_text(
         f'extern "C" const char* fingerprint() {{ return "{build.fingerprint()}"; }}\n'
+        'extern "C" const void* river_backends() { static void* none = nullptr; return &none; }\n'
     )
     subprocess.run(
         [compiler, "-shared", "-fPIC", str(source), "-Wl,--no-as-needed", str(other),

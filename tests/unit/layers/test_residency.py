@@ -165,3 +165,26 @@ def test_a_layer_may_be_spread_over_files(tmp_path: Path) -> None:
         "model.layers.0.a": [0.0, 0.0],
         "layers.0.b": [1.0, 1.0],
     }
+
+
+@pytest.mark.parametrize(
+    ("language", "others"),
+    [
+        ("language_model.model.layers", "vision_tower.transformer.layers"),
+        ("model.language_model.layers", "model.vision_tower.transformer.layers"),
+        ("layers", "vision_encoder.transformer.layers"),
+    ],
+    ids=["Mistral 3", "saved since Transformers 4.52", "Mistral's own format"],
+)
+def test_an_image_encoders_layers_are_not_the_models(
+    language: str, others: str, tmp_path: Path
+) -> None:
+    names = [f"{prefix}.{index}.w" for prefix in (language, others) for index in range(2)]
+    save_file({name: torch.zeros(1) for name in names}, tmp_path / "a.safetensors")
+    files = CheckpointLayers([str(tmp_path / "a.safetensors")], 2)
+    assert [list(dict(files.tensors(index))) for index in range(2)] == [
+        [f"{language}.0.w"],
+        [f"{language}.1.w"],
+    ]
+    with pytest.raises(RiverError, match=r"no tensors named 'layers\.2\.…'"):
+        CheckpointLayers([str(tmp_path / "a.safetensors")], 3)

@@ -31,7 +31,7 @@ def river(model: Model, tmp_path: Path) -> River:
     return build(model, tmp_path)
 
 
-def build(model: Model, folder: Path, **settings: Any) -> River:
+def build(model: Model, folder: Path, v2: bool = False, **settings: Any) -> River:
     vllm_config: Any = SimpleNamespace(
         model_config=SimpleNamespace(
             dtype=torch.bfloat16,
@@ -42,6 +42,7 @@ def build(model: Model, folder: Path, **settings: Any) -> River:
         ),
         device_config=SimpleNamespace(device="cpu"),
         compilation_config=SimpleNamespace(static_forward_context={}),
+        use_v2_model_runner=v2,
     )
     config = RiverConfig(**{"quantizer": "rtn", "kernel": "torch", **settings})
     weights = [layer.proj.weight.detach().clone() for layer in model.layers]
@@ -180,3 +181,22 @@ def test_the_whole_forward_pass_can_be_traced(
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.inference_mode():
         assert torch.equal(compiled(hidden), model(hidden))
+
+
+@pytest.mark.parametrize(
+    ("settings", "measured"),
+    [
+        ({}, False),
+        ({"v2": True}, True),
+        ({"max_rows": "all"}, True),
+        ({"verify": 2}, True),
+        ({"resident_layers": 2}, True),
+    ],
+)
+def test_products_are_measured_where_whole_steps_will_not_be(
+    model: Model, tmp_path: Path, settings: dict[str, Any], measured: bool
+) -> None:
+    river = build(model, tmp_path, **settings)
+    for layer in model.layers:
+        layer.proj.quant_method.process_weights_after_loading(layer.proj)
+    assert bool(river.info()["crossover"]["speedup_by_rows"]) is measured

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
+from river_vllm.errors import RiverError
 from river_vllm.quantization import QUANTIZERS
 from river_vllm.weights.formats import format_of
 from river_vllm.weights.formats.own import own_tensors
@@ -84,3 +90,110 @@ def test_something_else_is_not_overwritten(other: str, model: Path, tmp_path: Pa
     with pytest.raises(BenchError, match="exists and holds something else"):
         WeightsFolder([place])
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+RUN = """
+import os, signal, sys, time
+from pathlib import Path
+from server.quantize.output import WeightsFolder
+from server.quantize.stopping import ended_by_sigterm
+
+place, model, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+rename = Path.rename
+
+def killed_before_it_arrives(self, target):
+    if self.name.endswith(".unfinished"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+
+Path.rename = killed_before_it_arrives
+with ended_by_sigterm(), WeightsFolder([place]) as output:
+    (output.unfinished / "layer-0000.safetensors").write_text("half")
+    if moment == "replacing":
+        settings = {"quantizer": "gptq", "group_size": 32, "whole_zeros": False}
+        output.finish(model, settings, {"tokens": 2})
+    print("writing", flush=True)
+    time.sleep(120)
+"""
+
+
+@contextmanager
+def running(place: Path, model: Path, moment: str) -> Iterator[subprocess.Popen[str]]:
+    """The writer of a folder in a process of its own."""
+    command = [sys.executable, "-c", RUN, str(place), str(model), moment]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == ("writing\n" if moment == "writing" else "")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def hidden(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_killed_run_leaves_no_weights_and_the_next_one_clears_it_away(
+    model: Path, tmp_path: Path
+) -> None:
+    with running(tmp_path / "out", model, "writing") as process:
+        process.kill()
+        process.wait()
+    (left,) = hidden(tmp_path)
+    assert names(tmp_path) == [left.name, "model"]
+    with pytest.raises(RiverError, match=r"config\.json"):
+        CheckpointFolder(left)
+    write([tmp_path / "out"], model)
+    assert names(tmp_path) == ["model", "out"]
+
+
+def test_a_run_that_is_alive_is_left_alone(model: Path, tmp_path: Path) -> None:
+    with running(tmp_path / "out", model, "writing"):
+        (theirs,) = hidden(tmp_path)
+        write([tmp_path / "out"], model)
+        assert (theirs / "layer-0000.safetensors").exists()
+
+
+def test_killed_while_it_replaces_an_older_one(model: Path, tmp_path: Path) -> None:
+    """The older one is back for whoever comes next, even if that one fails."""
+    write([tmp_path / "out"], model)
+    with running(tmp_path / "out", model, "replacing") as process:
+        assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(RuntimeError), WeightsFolder([tmp_path / "out"]):
+        raise RuntimeError("stopped")
+    assert names(tmp_path) == ["model", "out"]
+    assert CheckpointFolder(tmp_path / "out").config["quantization_config"]["made_with"] == {
+        "tokens": 1
+    }
+
+
+def test_sigterm_clears_away_at_once(model: Path, tmp_path: Path) -> None:
+    with running(tmp_path / "out", model, "writing") as process:
+        assert len(hidden(tmp_path)) == 1
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+    assert names(tmp_path) == ["model"]
+
+
+def test_ctrl_c_clears_away_at_once(model: Path, tmp_path: Path) -> None:
+    with running(tmp_path / "out", model, "writing") as process:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    assert names(tmp_path) == ["model"]
+
+
+def test_folders_of_others_stay(model: Path, tmp_path: Path) -> None:
+    others = [".out.notes", ".out.old", f".other.{'0' * 32}.unfinished"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    write([tmp_path / "out"], model)
+    assert names(tmp_path) == sorted([*others, "model", "out"])

@@ -80,3 +80,25 @@ def test_a_stall_that_ends_is_over(engine: Engine) -> None:
     engine.now += 50.0
     engine.busy = False
     assert engine.progress.ready
+
+
+def test_an_idle_engine_that_does_not_answer_is_a_stall(engine: Engine) -> None:
+    engine.now += 500.0
+    engine.progress.ask()
+    engine.now += 9.0
+    assert engine.progress.ready
+    engine.now += 2.0
+    assert not engine.progress.ready
+    engine.progress.answered()
+    assert engine.progress.ready
+    engine.now += 500.0
+    assert engine.progress.ready
+
+
+def test_an_answer_is_a_sign_of_life_while_work_waits(engine: Engine) -> None:
+    engine.arrive()
+    for _ in range(5):
+        engine.now += 9.0
+        engine.progress.ask()
+        engine.progress.answered()
+    assert engine.progress.ready

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from river_vllm.quantization import GroupedWeight
-from river_vllm.weights.cache import WeightCache, cache_folders, user_cache
+from river_vllm.weights.cache import WeightCache, cache_folders
 from tests.unit.weights.test_packed import grouped
 
 KEY = "0123abcd"
@@ -125,14 +125,3 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folders("/some/where", str(tmp_path)) == [Path("/some/where")]
     assert cache_folders("auto", str(tmp_path)) == [tmp_path / "river", user]
     assert cache_folders("auto", "someone/some-model") == [user]
-
-
-def test_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("RIVER_CACHE_DIR", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert user_cache() == tmp_path / ".cache" / "river-vllm"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert user_cache() == tmp_path / ".cache" / "river-vllm"
-    monkeypatch.setenv("RIVER_CACHE_DIR", "~/elsewhere")
-    assert user_cache() == tmp_path / "elsewhere"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,20 +22,6 @@ from tests.unit.worker.support import free, rows
 
 DEFAULTS = RiverSettings(True, 0.9, 2)
 L = 12
-
-
-class Routed:
-    """Stands for the second compiled forward."""
-
-    def __init__(self) -> None:
-        self.compiles = True
-        self.entered = False
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        self.entered = True
-        yield
-        self.entered = False
 
 
 class FakeRunner:
@@ -62,15 +47,10 @@ class FakeRunner:
         self.plan = RowPlan()
         self.observed: list[int] = []
         self.residency = SimpleNamespace(offloads=False, observe=self.observed.extend)
-        self.routed = Routed()
-        self.warmed_up: list[bool] = []
 
     def get_model(self) -> Any:
-        river = SimpleNamespace(plan=self.plan, residency=self.residency, routed=self.routed)
+        river = SimpleNamespace(plan=self.plan, residency=self.residency)
         return SimpleNamespace(river=river)
-
-    def warming_up_model(self) -> None:
-        self.warmed_up.append(self.routed.entered)
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> str:
         self.seen.append(tensors)
@@ -140,18 +120,6 @@ def test_with_layers_out_of_memory_every_step_is_routed(runner: Runner) -> None:
     runner._model_forward("ids")
     assert runner.seen[-1]["river_batch"].units == []
     assert sorted(runner.observed) == [-L, L, L]
-
-
-def test_both_compiled_forwards_are_warmed_up(runner: Runner) -> None:
-    """Else a client's first request would wait for the compiler."""
-    runner.warming_up_model()
-    assert runner.warmed_up == [False, True]
-
-
-def test_without_a_second_compiled_forward_there_is_one_warm_up(runner: Runner) -> None:
-    runner.routed.compiles = False
-    runner.warming_up_model()
-    assert runner.warmed_up == [False]
 
 
 def test_a_compiling_engine_runs_exact_rows_first_and_the_others_again(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
@@ -17,6 +18,8 @@ from river_vllm.worker.runner_v2 import RiverRunnerV2Mixin
 from tests.unit.worker.support import rows
 
 INFO = {"num_layers": 12}
+
+TYPES = {"dtype": "bfloat16", "kv_cache_dtype": "fp8"}
 
 
 class Host(RiverRunnerMixin):
@@ -31,6 +34,10 @@ class Host(RiverRunnerMixin):
 class FakeWorker:
     def __init__(self) -> None:
         self.model_runner = Host()
+        self.vllm_config: Any = SimpleNamespace(
+            model_config=SimpleNamespace(dtype=torch.bfloat16),
+            cache_config=SimpleNamespace(cache_dtype="fp8"),
+        )
         self.loaded: list[Any] = []
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -67,7 +74,7 @@ def test_runner_v2_is_fed_by_its_model_state() -> None:
 
 
 def test_info_is_the_rivers_own() -> None:
-    assert Worker().river_info() == INFO
+    assert Worker().river_info() == {**INFO, **TYPES}
 
 
 @pytest.mark.parametrize("seam", ["drafter", "speculator"])
@@ -80,7 +87,7 @@ def test_what_drafts_is_asked_on_both_runners(seam: str) -> None:
     worker.model_runner.get_model = lambda: SimpleNamespace(river=river)  # type: ignore[method-assign]
     assert worker.compile_or_warm_up_model() == "times"
     assert asked == [seam]
-    assert worker.river_info() == {**INFO, "verify": {"a": 1}}
+    assert worker.river_info() == {**INFO, **TYPES, "verify": {"a": 1}}
 
 
 def test_the_cpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,83 @@
+"""Whether torch's compiler finds a C++ compiler that works; asked before an engine is built."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from river_vllm.folders import user_cache
+
+TRIAL = """\
+#include <Python.h>
+#include <omp.h>
+#include <vector>
+extern "C" int river_trial(const std::vector<float>& x) {
+  return x.size() + omp_get_max_threads() + Py_IsInitialized();
+}
+"""
+FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fopenmp", "-shared")
+"""Of those that torch's inductor gives (``torch/_inductor/cpp_builder.py``)."""
+SECONDS = 60.0
+
+
+def cannot_compile() -> str | None:
+    """Why torch cannot compile for the CPU here; None where it can.
+
+    A compiler that has passed is remembered in River's cache folder; one that has not is tried
+    again at the next start.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        compiler = get_cpp_compiler()
+    except (InvalidCxxCompiler, OSError):
+        named = os.environ.get("CXX")
+        return f"CXX={named} is no C++ compiler" if named else "there is no C++ compiler (g++)"
+    passed = user_cache() / "compilers" / _key(compiler)
+    if passed.exists():
+        return None
+    reason = _trial(compiler)
+    if reason is None:
+        with suppress(OSError):
+            passed.parent.mkdir(parents=True, exist_ok=True)
+            passed.touch()
+    return reason
+
+
+def _trial(compiler: str) -> str | None:
+    with tempfile.TemporaryDirectory(prefix="river-") as folder:
+        source = Path(folder, "trial.cpp")
+        source.write_text(TRIAL, encoding="utf-8")
+        command = [compiler, *FLAGS, f"-I{sysconfig.get_path('include')}", str(source)]
+        try:
+            done = subprocess.run(
+                [*command, "-o", str(Path(folder, "trial.so"))],
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"{compiler} fails: {error}"
+    if done.returncode == 0:
+        return None
+    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    words = errors[0].strip() if errors else f"exit status {done.returncode}"
+    return f"{compiler} fails: {words}"
+
+
+def _key(compiler: str) -> str:
+    """Another compiler, or another Python, is tried again."""
+    path = Path(shutil.which(compiler) or compiler).resolve()
+    with suppress(OSError):
+        stat = path.stat()
+        parts = (path, stat.st_size, stat.st_mtime_ns, sysconfig.get_path("include"), TRIAL, FLAGS)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return "unknown"

@@ -1,0 +1,34 @@
+"""River's cache folder on a machine, and whether a folder can be written to."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+FOLDER_VARIABLE = "RIVER_CACHE_DIR"
+
+
+def user_cache() -> Path:
+    """``$RIVER_CACHE_DIR``, or ``river-vllm`` in the user's cache."""
+    given = os.environ.get(FOLDER_VARIABLE)
+    return Path(given).expanduser() if given else base("XDG_CACHE_HOME", "~/.cache") / "river-vllm"
+
+
+def base(variable: str, default: str) -> Path:
+    """A folder of the XDG Base Directory specification, which has relative values ignored."""
+    given = Path(os.environ.get(variable, ""))
+    return given if given.is_absolute() else Path(default).expanduser()
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why ``folder``, made if it is not there, cannot be written to; None where it can.
+
+    It is tried: permissions say nothing to root, and file systems refuse for reasons of their own.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)

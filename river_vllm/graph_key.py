@@ -1,0 +1,101 @@
+"""What River adds to the key under which vLLM keeps its compiled forwards.
+
+vLLM puts ``additional_config`` into that key as a whole, unless it is an object that has a hash of
+its own (``config/vllm.py``, ``VllmConfig.compute_hash``). Most of River's settings change no traced
+line: decisions and 4-bit products are operators, which read them when a step runs. The key names
+what a trace does depend on, and with it what vLLM leaves out although the machine code depends on
+it: River's own source, torch, and the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from river_vllm.config import CONFIG_KEY, RiverConfig, layered_config
+
+OUTSIDE_GRAPHS = frozenset(
+    (
+        *("threshold", "min_layers", "layer_offsets", "calibration"),
+        *("prefill", "scope", "signal", "max_rows"),
+        *("quantizer", "weights", "group_size", "activations", "kernel", "cache_dir"),
+        *("lm_head", "lm_head_candidates"),
+        *("verify", "draft"),
+    )
+)
+"""Settings that are read behind an operator, outside the forward pass, or before it. A setting
+that is not among them is in the key."""
+
+
+class RiverAdditionalConfig(Mapping[str, Any]):
+    """River's ``additional_config``, with a hash that only other compiled code changes.
+
+    Args:
+        settings: as the engine was given them; River's key is the only one.
+        checkpoint: the checkpoint's own river settings, which ``settings`` go over.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], checkpoint: object = None) -> None:
+        self._settings = dict(settings)
+        self._checkpoint = checkpoint
+
+    def __getitem__(self, key: str) -> Any:
+        return self._settings[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
+
+    def __repr__(self) -> str:
+        return repr(self._settings)
+
+    def compute_hash(self) -> str:
+        """vLLM's ``SupportsHash``."""
+        config = layered_config(self._checkpoint, self._settings.get(CONFIG_KEY))
+        parts = [_in_graphs(config), sources(), torch.__version__, machine()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _in_graphs(config: RiverConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=set(OUTSIDE_GRAPHS))
+
+
+@cache
+def sources() -> str:
+    """A hash of this package's Python files: a trace runs through some, and their fakes, shapes
+    and layers decide what it holds."""
+    root = Path(__file__).parent
+    found = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
+@cache
+def machine() -> list[Any]:
+    """What the compiler, and vLLM's choice among its CPU products, see of the CPU."""
+    asked = [name for name in dir(torch.cpu) if name.startswith("_is_")]
+    return [
+        platform.machine(),
+        torch.backends.cpu.get_cpu_capability(),
+        {name: bool(getattr(torch.cpu, name)()) for name in asked},
+        _flags(),
+    ]
+
+
+def _flags() -> str:
+    """The kernel's list of the CPU's instruction sets; empty where it has none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,72 @@
+"""Warm-up of both compiled forwards, over no more rows than it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from river_vllm.patches import NotStored, reads_compiled_forwards, stored_forwards_only
+from river_vllm.startup import Stage, mark
+
+
+class WarmUpMixin:
+    """Goes before vLLM's V1 runner class. vLLM warms up over the rows of the longest prompt, on the
+    CPU by ``warming_up_model``."""
+
+    _warm_up_rows: int | None = None
+    """Rows of a warm-up that is under way, where they are not vLLM's own."""
+
+    def warming_up_model(self: Any) -> None:
+        rows = self._river_graph_rows()
+        mark(Stage.GRAPH)
+        # Without a size for the K/V cache, vLLM's warm-up is to show what memory is left for it.
+        few_do = self.cache_config.kv_cache_memory_bytes is not None
+        if not (few_do and self._river_read_back(rows)):
+            # A forward that is compiled now sees as many rows as in stock vLLM: their number is a
+            # hint to the compiler, and exact requests are owed the bits of the same machine code.
+            mark(Stage.COMPILE)
+            super().warming_up_model()  # type: ignore[misc]
+        routed = self.get_model().river.routed
+        if routed.compiles:
+            with routed():
+                if not self._river_read_back(rows):
+                    mark(Stage.COMPILE_RIVER)
+                    self._river_warm_up(rows)
+
+    def profile_run(self: Any, *args: Any, **kwargs: Any) -> None:
+        """vLLM's, or over the rows that ``_river_warm_up`` has set."""
+        if self._warm_up_rows is None:
+            super().profile_run(*args, **kwargs)  # type: ignore[misc]
+            return
+        _, last = self._dummy_run(self._warm_up_rows, is_profile=True)
+        self._dummy_sampler_run(last)
+
+    def _river_read_back(self: Any, rows: int) -> bool:
+        """Warm up the current forward over ``rows`` if an earlier start has compiled it."""
+        if not reads_compiled_forwards() or _ranks(self.vllm_config.parallel_config) > 1:
+            # Ranks meet in every pass: one that lacks a file would wait in another than the others.
+            return False
+        try:
+            with stored_forwards_only():
+                self._river_warm_up(rows)
+        except NotStored:
+            return False
+        return True
+
+    def _river_warm_up(self: Any, rows: int) -> None:
+        self._warm_up_rows = rows
+        try:
+            super().warming_up_model()  # type: ignore[misc]
+        finally:
+            self._warm_up_rows = None
+
+    def _river_graph_rows(self: Any) -> int:
+        """Rows of the longest step that takes River's compiled forward."""
+        if self.get_model().river.config.prefill == "sequence":
+            return int(self.max_num_tokens)
+        # The compiler takes a size of 1 for a constant.
+        return max(2, min(self.max_num_reqs, self.max_num_tokens))
+
+
+def _ranks(parallel: Any) -> int:
+    """Workers that run each of their passes together."""
+    return int(parallel.world_size * parallel.data_parallel_size)

@@ -1,0 +1,73 @@
+"""What JSON text can spell and an engine cannot take: refused by name before it travels.
+
+Python's JSON reader accepts ``NaN`` and ``Infinity``, reads ``1e999`` as infinity, and has integers
+of any size. vLLM checks some of its fields for them; others reach the sampler, or fail with status
+500 on the way to the engine, whose transport takes 64 bits (``top_k`` in vLLM 0.32). Lists and
+objects may hold each other deeper than what reads, checks and writes them can follow.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from river_vllm.config import shortened
+from server.http.errors import FieldError
+
+MAX_DEPTH = 200
+"""Lists and objects inside each other; pydantic's JSON reader has the same bound."""
+_SUSPICIOUS = re.compile(rb"NaN|Infinity|[eE]\+?[0-9]{3}|[0-9]{19}")
+_LOWEST, _HIGHEST = -(2**63), 2**64 - 1
+_PARAMETER_DEPTH = 2
+"""Parameters, and what stands in a list of them; integers further in are data, such as a schema's
+bounds, and never leave their text."""
+
+
+def refuse_impossible_values(raw: bytes, body: dict[str, Any]) -> None:
+    """Look at every value of a request body, if its text holds anything unusual.
+
+    One pass over the values; beside them it holds the way to the value at hand and no other.
+
+    Args:
+        raw: the text of ``body``.
+
+    Raises:
+        FieldError: names the field.
+    """
+    if not _SUSPICIOUS.search(raw) and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+        return
+    path: list[str | int] = []
+    open_items: list[Iterator[tuple[str | int, Any]]] = [iter(body.items())]
+    while open_items:
+        for key, value in open_items[-1]:
+            if isinstance(value, dict | list):
+                path.append(key)
+                if len(path) == MAX_DEPTH:
+                    raise FieldError(
+                        _name(path), f"'{_name(path)}': more than {MAX_DEPTH} levels of nesting"
+                    )
+                items = value.items() if isinstance(value, dict) else enumerate(value)
+                open_items.append(iter(items))
+                break
+            if isinstance(value, int | float):
+                _check_number(path, key, value)
+        else:
+            open_items.pop()
+            if path:
+                path.pop()
+
+
+def _check_number(path: list[str | int], key: str | int, value: float) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            name = _name([*path, key])
+            raise FieldError(name, f"'{name}' = {value}: must be a finite number")
+    elif len(path) < _PARAMETER_DEPTH and not _LOWEST <= value <= _HIGHEST:
+        name = _name([*path, key])
+        raise FieldError(name, f"'{name}': an integer must fit into 64 bits")
+
+
+def _name(path: list[str | int]) -> str:
+    return shortened(".".join(map(str, path)))

@@ -1,0 +1,23 @@
+"""SIGTERM as an exception, so that what a command has begun is cleaned up."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM ends the process by way of its ``finally`` blocks, with status 143."""
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _frame: object) -> None:
+    # Once is enough: what cleans up must not be interrupted.
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)

@@ -1,0 +1,140 @@
+"""K/V that a connector brings: what the river wrote never reaches an exact request.
+
+Conversations whose first answer exits early; the engine's own prefix cache is emptied between
+turns, so that what is found comes through the connector. The reference is stock vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from river_vllm import RiverConfig, engine_config
+from river_vllm.scheduler import connectors, river_scheduler
+from tests.engine.test_prefix_isolation import (
+    ANSWER,
+    LAX,
+    NEVER,
+    OFF,
+    TOPICS,
+    _ask,
+    _first_turn,
+    _follow_up,
+    _whole,
+)
+from tests.support import engines, offload_spec
+
+pytestmark = pytest.mark.engine
+
+TOKENS = 24
+
+
+def with_connector(
+    model: Path, config: RiverConfig, transfer: dict[str, Any], talk: Callable[[Any], Any]
+) -> Any:
+    """What ``talk`` has found on an engine with a connector.
+
+    vLLM keeps the worker's part of a connector for the whole process, where a stock engine of
+    another test would use it.
+    """
+    from vllm.distributed.kv_transfer import ensure_kv_transfer_shutdown
+
+    engine = engines.river_engine(model, config, kv_transfer_config=transfer)
+    KEPT.append(engine)
+    try:
+        return talk(engine)
+    finally:
+        ensure_kv_transfer_shutdown()
+
+
+KEPT: list[Any] = []
+"""An engine that ends takes the process's distributed groups with it."""
+
+
+def after_reset(engine: Any, prompt: list[int], settings: Any) -> tuple[list[int], int]:
+    engine.reset_prefix_cache()
+    return _ask(engine, prompt, settings, TOKENS)
+
+
+def conversation(engine: Any, settings: tuple[Any, ...]) -> dict[str, Any]:
+    """A turn that exits, and then the same second turn with each of ``settings``."""
+    prompt = _first_turn(engine, TOPICS[0])
+    answer, _ = _ask(engine, prompt, LAX, ANSWER)
+    follow_up = _follow_up(engine, prompt + answer)
+    turns = [after_reset(engine, follow_up, one) for one in settings]
+    return {"prompt": prompt, "answer": answer, "follow_up": follow_up, "turns": turns}
+
+
+def test_offloaded_blocks_are_found_by_their_hashes(
+    tiny_qwen2: Path, stock_qwen2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = (*connectors.OFFLOADING_SPECS, "PlainOffloadingSpec")
+    monkeypatch.setattr(connectors, "OFFLOADING_SPECS", specs)
+    found = with_connector(
+        tiny_qwen2,
+        engines.ONE_KERNEL,
+        offload_spec.OPTIONS,
+        lambda engine: conversation(engine, (OFF, NEVER, LAX)),
+    )
+    expected, _ = _ask(stock_qwen2, found["follow_up"], None, TOKENS)
+    (first, first_hits), (second, second_hits), (_, other_hits) = found["turns"]
+    assert first == second == expected
+    # The prompt comes back, and nothing of the answer; then what the exact turn has computed.
+    assert first_hits == _whole(len(found["prompt"]) + 1) > 0
+    assert second_hits == other_hits == _whole(len(found["follow_up"]))
+
+    monkeypatch.setattr(river_scheduler, "isolate", lambda *_: None)
+    mixed = with_connector(
+        tiny_qwen2,
+        engines.ONE_KERNEL,
+        offload_spec.OPTIONS,
+        lambda engine: conversation(engine, (OFF,)),
+    )
+    # Without the isolation it would be read: the test above can fail.
+    assert mixed["turns"][0][1] >= _whole(len(mixed["prompt"])) + 2 * 32
+
+
+def test_what_was_drafted_and_verified_is_offloaded_as_the_backbones(
+    tiny_qwen2: Path, stock_qwen2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = (*connectors.OFFLOADING_SPECS, "PlainOffloadingSpec")
+    monkeypatch.setattr(connectors, "OFFLOADING_SPECS", specs)
+
+    def talk(engine: Any) -> tuple[list[int], tuple[list[int], int], int]:
+        prompt = _first_turn(engine, TOPICS[0])
+        answer, _ = _ask(engine, prompt, None, ANSWER)
+        follow_up = _follow_up(engine, prompt + answer)
+        return follow_up, after_reset(engine, follow_up, OFF), len(prompt + answer)
+
+    config = RiverConfig(verify=4, draft="fixed", kernel="torch")
+    follow_up, (tokens, hits), said = with_connector(tiny_qwen2, config, offload_spec.OPTIONS, talk)
+    assert hits == _whole(said)
+    assert tokens == _ask(stock_qwen2, follow_up, None, TOKENS)[0]
+
+
+def test_a_connector_that_goes_by_tokens_would_give_it_to_everyone(
+    tiny_qwen2: Path, stock_qwen2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why those are refused: vLLM's ExampleConnector, a prompt that exits, then an exact one."""
+    transfer = {
+        "kv_connector": "ExampleConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"shared_storage_path": str(tmp_path)},
+    }
+    config = RiverConfig(max_rows="all", kernel="torch", prefill="sequence")
+    with pytest.raises(Exception, match="K/V connector 'ExampleConnector': it finds K/V by tokens"):
+        with_connector(tiny_qwen2, config, transfer, lambda engine: None)
+
+    monkeypatch.setattr(engine_config, "refused_connector", lambda _: None)
+
+    def talk(engine: Any) -> tuple[list[int], tuple[list[int], int]]:
+        prompt = _first_turn(engine, TOPICS[0])
+        _ask(engine, prompt, LAX, 1)
+        return prompt, after_reset(engine, prompt, OFF)
+
+    prompt, (tokens, hits) = with_connector(tiny_qwen2, config, transfer, talk)
+    assert hits == _whole(len(prompt))
+    assert tokens != _ask(stock_qwen2, prompt, None, TOKENS)[0]

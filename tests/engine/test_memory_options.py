@@ -1,0 +1,73 @@
+"""vLLM's options for K/V and weights in memory that River takes, on the CPU: exact answers are
+stock vLLM's with the same option, also after an answer of the same prompt that exits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from river_vllm.engine_config import KV_DTYPES
+from tests.support import engines
+from tests.support.engines import generate, greedy
+from tests.support.prompts import PROMPTS
+
+pytestmark = pytest.mark.engine
+
+OFF = {"enabled": False}
+LAX = {"threshold": -1.0, "min_layers": 1}
+OPTIONS: dict[str, dict[str, Any]] = {
+    **{dtype: {"kv_cache_dtype": dtype} for dtype in KV_DTYPES["cpu"] if dtype != "auto"},
+    "offloaded weights": {"cpu_offload_gb": 0.001},
+}
+KEPT: list[Any] = []
+"""An engine that ends takes the process's distributed groups with it."""
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_exact_answers_are_stocks(tiny_qwen2: Path, options: dict[str, Any]) -> None:
+    small = {"kv_cache_memory_bytes": 32 << 20}
+    stock = engines.stock_engine(tiny_qwen2, **small, **options)
+    river = engines.river_engine(tiny_qwen2, engines.ONE_KERNEL, **small, **options)
+    KEPT.extend((stock, river))
+    expected = generate(stock, PROMPTS, greedy(40))
+    left = generate(river, PROMPTS, greedy(40, LAX))
+    assert all(max(answer.exit_layers[1:]) == 1 for answer in left)
+    exact = generate(river, PROMPTS, greedy(40, OFF))
+    assert [answer.tokens for answer in exact] == [answer.tokens for answer in expected]
+    assert [answer.tokens for answer in exact] != [answer.tokens for answer in left]
+
+
+def test_sleep_mode_is_vllms_to_refuse_on_the_cpu(tiny_qwen2: Path) -> None:
+    """River refuses it on a GPU, where vLLM has it and River has not been run with it."""
+    with pytest.raises(Exception, match="Sleep mode is not supported on current platform"):
+        engines.river_engine(tiny_qwen2, engines.ONE_KERNEL, enable_sleep_mode=True)
+
+
+def test_a_prefix_cache_that_is_reset_while_requests_run(
+    stock_qwen2: Any, pinned_qwen2: Any
+) -> None:
+    """vLLM preempts them, and computes them again: tokens and depths are those of an undisturbed
+    run, and exact requests find nothing that was there before."""
+    settings = (LAX, OFF, {"threshold": 0.9})
+    undisturbed = [generate(pinned_qwen2, [PROMPTS[0]], greedy(60, one))[0] for one in settings]
+    llm = pinned_qwen2.llm_engine
+    for index, one in enumerate(settings):
+        llm.add_request(f"reset-{index}", PROMPTS[0], greedy(60, one))
+    finished = {}
+    for step in range(400):
+        if not llm.has_unfinished_requests():
+            break
+        for output in llm.step():
+            if output.finished:
+                finished[output.request_id.partition("#")[0][:7]] = output
+        if step in (10, 30):
+            assert llm.reset_prefix_cache(reset_running_requests=True)
+    found = [engines.generated(finished[f"reset-{i}"].outputs[0]) for i in range(len(settings))]
+    assert [answer.tokens for answer in found] == [answer.tokens for answer in undisturbed]
+    assert [answer.exit_layers for answer in found] == [
+        answer.exit_layers for answer in undisturbed
+    ]
+    stock = generate(stock_qwen2, [PROMPTS[0]], greedy(60))[0]
+    assert found[1].tokens == stock.tokens

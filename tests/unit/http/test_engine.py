@@ -1,0 +1,82 @@
+"""Signs of life that the front end asks the engine for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from server.http import engine
+from server.http.engine import pulse
+from server.telemetry.progress import Progress
+
+
+class Clock:
+    """Seconds that pass while the server sleeps, and between two looks."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Client:
+    """Plays the engine client: answers, hangs from the fourth time on, or has failed."""
+
+    errored = False
+
+    def __init__(self, end: str) -> None:
+        self.asked, self.end = 0, end
+
+    async def collective_rpc(self, method: str) -> Any:
+        self.asked += 1
+        if self.asked == 4:
+            if self.end == "hangs":
+                await asyncio.Event().wait()
+            raise ConnectionError("gone")
+        return [{"num_layers": 2}]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(engine.asyncio, "sleep", made.sleep)
+    return made
+
+
+@pytest.mark.parametrize("end", ["hangs", "fails"])
+def test_another_processs_work_is_no_stall_and_a_hanging_engine_is(clock: Clock, end: str) -> None:
+    """Whether this process has a request or not, it says what its neighbours say."""
+
+    async def run(waits: bool) -> list[bool]:
+        client = Client(end)
+        progress = Progress(8.0, clock)
+        progress.watch(lambda: waits)
+        looks = []
+        task = asyncio.create_task(pulse(client, progress))
+        while client.asked < 4:
+            await asyncio.tasks.sleep(0)
+            looks.append(progress.ready)
+        await asyncio.tasks.sleep(0)
+        clock.now += 9.0
+        looks.append(progress.ready)
+        assert task.done() == (end == "fails")
+        task.cancel()
+        return looks
+
+    for waits in (True, False):
+        *alive, last = asyncio.run(run(waits))
+        assert alive and all(alive)
+        assert not last
+
+
+def test_an_engine_that_has_failed_is_not_asked() -> None:
+    client = Client("fails")
+    client.errored = True
+    asyncio.run(pulse(client, Progress()))
+    assert client.asked == 0

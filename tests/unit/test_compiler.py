@@ -1,0 +1,90 @@
+"""Which compilers are refused, and what is remembered."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch._inductor import cpp_builder
+from torch._inductor.exc import InvalidCxxCompiler
+
+from river_vllm import compiler
+from river_vllm.compiler import cannot_compile
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RIVER_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def use(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler of which ``script`` is the program; it leaves a line for each run."""
+    path = folder / "c++"
+    path.write_text(f'#!/bin/sh\necho run >> "{folder}/runs"\n{script}\n')
+    path.chmod(0o755)
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: str(path))
+    return folder / "runs"
+
+
+def test_a_compiler_that_passes_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = use("exit 0", tmp_path, monkeypatch)
+    assert cannot_compile() is None
+    assert cannot_compile() is None
+    assert runs.read_text() == "run\n"
+
+
+def test_a_compiler_that_changes_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use("exit 0", tmp_path, monkeypatch)
+    assert cannot_compile() is None
+    use("echo 'c.cpp: fatal error: Python.h: No such file' >&2; exit 1", tmp_path, monkeypatch)
+    reason = cannot_compile()
+    assert reason is not None and reason.endswith("fatal error: Python.h: No such file")
+
+
+def test_a_compiler_that_fails_may_be_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = use("exit 3", tmp_path, monkeypatch)
+    assert str(cannot_compile()).endswith("fails: exit status 3")
+    assert cannot_compile() is not None
+    assert runs.read_text() == "run\nrun\n"
+
+
+def test_without_a_cache_folder_the_answer_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIVER_CACHE_DIR", "/proc/none/x")
+    use("exit 0", tmp_path, monkeypatch)
+    assert cannot_compile() is None
+
+
+@pytest.mark.parametrize(
+    ("cxx", "words"), [(None, "there is no C++ compiler"), ("/bin/false", "CXX=/bin/false is no")]
+)
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch, cxx: str | None, words: str) -> None:
+    def search() -> str:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", search)
+    if cxx is None:
+        monkeypatch.delenv("CXX", raising=False)
+    else:
+        monkeypatch.setenv("CXX", cxx)
+    assert words in str(cannot_compile())
+
+
+def test_a_compiler_that_hangs_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use("exit 0", tmp_path, monkeypatch)
+
+    def run(*_: Any, **__: Any) -> None:
+        raise subprocess.TimeoutExpired("c++", 60)
+
+    monkeypatch.setattr(compiler.subprocess, "run", run)
+    assert "timed out" in str(cannot_compile())

@@ -1,0 +1,82 @@
+"""Marks of a start, and what is kept back while it lasts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from river_vllm.startup import (
+    VARIABLE,
+    WAITING_LOGGER,
+    Stage,
+    WhileStarting,
+    mark,
+    marks,
+    marks_collected,
+    quiet_while_starting,
+)
+
+
+def test_marks_come_back_in_their_order() -> None:
+    with marks_collected() as file:
+        mark(Stage.IMPORT)
+        mark(Stage.ENGINE)
+        found = marks(file)
+    assert [stage for _, stage in found] == [Stage.IMPORT, Stage.ENGINE]
+    assert found[0][0] <= found[1][0]
+    assert VARIABLE not in os.environ
+    assert marks(file) == []
+
+
+def test_a_mark_without_a_file_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    mark(Stage.ENGINE)
+    monkeypatch.setenv(VARIABLE, "/proc/none/x")
+    mark(Stage.ENGINE)
+
+
+def test_half_a_line_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "marks"
+    file.write_text("1.5 engine\n2.5 wei")
+    assert marks(file) == [(1.5, Stage.ENGINE)]
+
+
+def record(text: str) -> logging.LogRecord:
+    return logging.LogRecord("x", logging.INFO, "", 0, text, (60,), None)
+
+
+WAIT = "No available shared memory broadcast block found in %d seconds. This typically happens"
+
+
+def test_a_long_wait_is_an_alarm_only_once_the_server_is_ready() -> None:
+    kept_back = WhileStarting()
+    assert kept_back.filter(record(WAIT))
+    with marks_collected():
+        mark(Stage.COMPILE)
+        assert not kept_back.filter(record(WAIT))
+        assert kept_back.filter(record("Another message"))
+        mark(Stage.READY)
+        assert kept_back.filter(record(WAIT))
+
+
+def test_it_is_vllms_own_record() -> None:
+    """Fails when vLLM words it otherwise."""
+    from vllm.distributed.device_communicators import shm_broadcast
+
+    assert shm_broadcast.logger.name == WAITING_LOGGER
+    assert shm_broadcast.LONG_WAIT_TIME_LOG_MSG.startswith(WAIT)
+
+
+def test_only_a_server_of_rivers_command_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger(WAITING_LOGGER)
+    monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.delenv(VARIABLE, raising=False)
+    quiet_while_starting()
+    assert logger.filters == []
+    with marks_collected():
+        quiet_while_starting()
+        quiet_while_starting()
+    assert len(logger.filters) == 1

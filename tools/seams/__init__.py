@@ -1,0 +1,1 @@
+"""What River stands on in vLLM, found by reading both and importing neither."""
