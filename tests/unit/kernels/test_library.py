@@ -145,7 +145,7 @@ def _load(path: Path) -> tuple[list[str], list[str], str | None]:
     """In a process of its own: OpenMP runtimes before and after, and the reason against it."""
     done = subprocess.run(
         [sys.executable, "-c", _LOAD, str(path)],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=400,
     )  # fmt: skip
     before, after, reason = json.loads(done.stdout)
     return before, after, reason
