@@ -20,18 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernel_table import CACHE, KERNELS, Product, backbone, rotate
+from kernel_table import CACHE, Product, backbone, rotate
 from servers import machine
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
 from river_vllm.kernels.base import LinearSpec
+from river_vllm.kernels.native.kernel import NativeKernel
 from river_vllm.kernels.timing import medians
 from river_vllm.quantization import QUANTIZERS
 from river_vllm.quantization.groups import GroupedWeight
 
 COMPUTE = ("int8", "bf16")
-OURS = ("native int8", "native")
+OURS = {"native int8": NativeKernel(int8=True), "native": NativeKernel()}
 
 
 def main() -> None:
@@ -64,8 +65,8 @@ def table(peer: Any, shape: str, args: argparse.Namespace) -> None:
     weight = torch.randn(out_features, in_features).mul_(0.02).bfloat16()
     made = QUANTIZERS["rtn"](weight, args.group_size, whole_zeros=True)
     products: dict[str, list[Product]] = {"bf16": [backbone(weight) for _ in range(copies)]}
-    for name in OURS:
-        packed = [KERNELS[name].pack(made, spec) for _ in range(copies)]
+    for name, kernel in OURS.items():
+        packed = [kernel.pack(made, spec) for _ in range(copies)]
         products[name] = [lambda x, p=p: p.apply(x, None) for p in packed]
     for compute in COMPUTE:
         products[f"auto-round {compute}"] = [

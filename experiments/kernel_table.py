@@ -1,8 +1,13 @@
-"""4-bit products by number of rows, as ratios to vLLM's own bf16 product of the same shape.
+"""4-bit products by number of rows: of every back end that this machine runs, torch and vLLM.
 
-Weights rotate through copies larger than the cache; the products take turns; medians.
+Cells are ratios to vLLM's own bf16 product of the same shape. Weights rotate through copies larger
+than the cache; the products take turns; medians. The last column is the part of the machine's read
+bandwidth that one row reaches: the weight's bytes by the time, over those of a large tensor by the
+time of its sum in the same turns.
 
     python experiments/kernel_table.py --shapes 1536x17920 8960x1536 --rows 1 2 4 8 16 32
+
+``--beside LIBRIVER.so`` adds another build of the kernel library, for a comparison in one run.
 """
 
 from __future__ import annotations
@@ -10,35 +15,44 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
+from pathlib import Path
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import torch
+from servers import machine
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
 from river_vllm.compat import UnquantizedLinearMethod
-from river_vllm.kernels.base import LinearSpec
+from river_vllm.kernels.base import Int4Kernel, LinearSpec
 from river_vllm.kernels.native.kernel import NativeKernel
+from river_vllm.kernels.native.library import Backend, backends, load
+from river_vllm.kernels.native.pages import HugePages
 from river_vllm.kernels.timing import medians
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from river_vllm.quantization import QUANTIZERS
 
-KERNELS = {
-    "torch": TorchInt4Kernel(),
-    "vllm": VllmMixedPrecisionKernel(),
-    "native": NativeKernel(),
-    "native int8": NativeKernel(int8=True),
-    "vllm int8": VllmMixedPrecisionKernel(int8=True),
-}
 CACHE = 96 << 20
 """Bytes of 4-bit weights to rotate through."""
+READ = 512 << 20
+"""Bytes of the tensor whose sum tells the bandwidth."""
 
 Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class Column:
+    """One product: a copy of its weight after the other, and the bytes that it reads."""
+
+    products: list[Product]
+    nbytes: int
 
 
 def main() -> None:
@@ -48,37 +62,73 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--beside", type=Path, metavar="LIBRIVER.so", help="another build")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    kernels = {
+        "torch": TorchInt4Kernel(),
+        "vllm": VllmMixedPrecisionKernel(),
+        "vllm int8": VllmMixedPrecisionKernel(int8=True),
+        **native_kernels(backends()),
+    }
+    if args.beside:
+        kernels |= native_kernels(load(args.beside.resolve()), f"{args.beside.name}: ")
+    print(f"{machine()}, {args.threads} threads")
     with set_current_vllm_config(VllmConfig()), tempfile.NamedTemporaryFile() as file:
         init_distributed_environment(1, 0, f"file://{file.name}.init", 0, "gloo")
         initialize_model_parallel(1)
         for shape in args.shapes:
-            table(shape, args)
+            table(shape, kernels, args)
 
 
-def table(shape: str, args: argparse.Namespace) -> None:
+def native_kernels(running: list[Backend], prefix: str = "") -> dict[str, Int4Kernel]:
+    """Both products of every back end; of two with one name the worse one is numbered."""
+    found: dict[str, Int4Kernel] = {}
+    seen: Counter[str] = Counter()
+    for backend in running:
+        seen[backend.name] += 1
+        number = f" ({seen[backend.name]})" if seen[backend.name] > 1 else ""
+        for int8 in (False, True):
+            kind = "int8" if int8 else "bf16"
+            found[f"{prefix}{backend.name}{number} {kind}"] = NativeKernel(int8, backend)
+    return found
+
+
+def table(shape: str, kernels: dict[str, Int4Kernel], args: argparse.Namespace) -> None:
     in_features, out_features = map(int, shape.split("x"))
     spec = LinearSpec(
         in_features, out_features, args.group_size, torch.bfloat16, torch.device("cpu")
     )
     copies = max(2, CACHE // (in_features * out_features // 2))
     weight = torch.randn(out_features, in_features).mul_(0.02).bfloat16()
-    products: dict[str, list[Product]] = {"bf16": [backbone(weight) for _ in range(copies)]}
-    for name, kernel in KERNELS.items():
+    columns = {"bf16": Column([backbone(weight) for _ in range(copies)], weight.nbytes)}
+    made = {whole: QUANTIZERS["hqq"](weight, args.group_size, whole) for whole in (False, True)}
+    for name, kernel in kernels.items():
         if kernel.unsupported(spec) is None:
-            made = QUANTIZERS["hqq"](weight, args.group_size, whole_zeros=kernel.whole_zeros)
-            packed = [kernel.pack(made, spec) for _ in range(copies)]
-            products[name] = [lambda x, p=p: p.apply(x, None) for p in packed]
-    names = [name for name in products if name != "bf16"]
-    print(f"\n{in_features} -> {out_features}, {args.threads} threads\n")
-    print(f"| rows | bf16, us | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
-    for rows in args.rows:
+            packed = [kernel.pack(made[kernel.whole_zeros], spec) for _ in range(copies)]
+            products: list[Product] = [lambda x, p=p: p.apply(x, None) for p in packed]
+            columns[name] = Column(products, packed[0].nbytes)
+    # In huge pages, as the packed weights are.
+    buffer = HugePages().hold(torch.ones(READ // 8, dtype=torch.int64))
+    times: dict[int, dict[str, float]] = {}
+    bandwidth = 0.0
+    for rows in sorted({1, *args.rows}):
         x = torch.randn(rows, in_features).bfloat16()
-        turns = [partial(rotate, cycle(copied), x) for copied in products.values()]
-        median = dict(zip(products, medians(turns, args.repeats), strict=True))
-        cells = " | ".join(f"{median['bf16'] / median[name]:.2f}x" for name in names)
-        print(f"| {rows} | {median['bf16'] * 1e6:.0f} | {cells} |", flush=True)
+        turns = [partial(rotate, cycle(column.products), x) for column in columns.values()]
+        *found, read = medians([*turns, buffer.sum], args.repeats, warm=1)
+        times[rows] = dict(zip(columns, found, strict=True))
+        if rows == 1:
+            bandwidth = READ / read
+    title = f"{in_features} -> {out_features}, rows"
+    print(f"\n| {' | '.join([title, *map(str, times)])} | of {bandwidth / 1e9:.1f} GB/s |")
+    print("|---" * (len(times) + 2) + "|")
+    for name, column in columns.items():
+        if name == "bf16":
+            label, cells = "bf16, us", [f"{t[name] * 1e6:.0f}" for t in times.values()]
+        else:
+            label, cells = name, [f"{t['bf16'] / t[name]:.2f}x" for t in times.values()]
+        share = column.nbytes / times[1][name] / bandwidth
+        print(f"| {' | '.join([label, *cells])} | {share:.0%} |", flush=True)
 
 
 def rotate(products: Iterator[Product], x: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from servers import machine
 from vllm import LLM, SamplingParams
 
 from river_vllm import RiverConfig, engine_args
-from river_vllm.kernels.native.build import cannot_build
+from river_vllm.kernels.native.library import backend
 from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.router.batch import ExitUnit, StepBatch
 from river_vllm.router.plan import RowPlan
@@ -87,7 +87,8 @@ def bandwidth() -> float:
 
 def decision_us(rows: int, layers: int, hidden: int) -> float:
     """Microseconds of one exit decision that lets no row go, alone, without its operator."""
-    read = None if cannot_build() else NativeTransition()
+    native = backend()
+    read = NativeTransition(native) if native else None
     router, found = Router(layers, RowPlan(), read=read), []
     states = [torch.randn(rows, hidden).bfloat16() for _ in range(layers)]
     residual = torch.randn(rows, hidden).bfloat16()

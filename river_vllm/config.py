@@ -84,8 +84,9 @@ class RiverConfig(BaseModel):
     """Where 4-bit weights are kept between starts: ``auto`` (beside a local checkpoint if it can
     be written to, else the user's cache), ``off``, or a folder."""
     kernel: Literal["auto", "native", "torch", "vllm", "dequantize"] = "auto"
-    """The 4-bit product: the fastest measured at load, River's own, torch's, vLLM's, or weights
-    expanded to bf16 for each product (hundreds of rows a step, as in ``river-vllm calibrate``)."""
+    """The 4-bit product: ``auto`` (the first of River's own, torch's and vLLM's that takes the
+    shape), one of them alone, or weights expanded to bf16 for each product (hundreds of rows a
+    step, as in ``river-vllm calibrate``)."""
     verify: int = Field(default=0, ge=0, le=16)
     """K: tokens that the river may draft for one pass of the backbone to check; 0 turns it off.
     Then no token exits, ``min_layers`` (0 unless set) are a draft's backbone layers, and

@@ -1,4 +1,4 @@
-"""torch's CPU int4 product: the fastest W4A16 of one to a few rows measured on x86-64."""
+"""torch's CPU int4 product: of one to a few rows, where River's own library could not be built."""
 
 from __future__ import annotations
 

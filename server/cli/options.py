@@ -34,7 +34,8 @@ _FIELDS = {
     "lm_head_candidates": "logits per token that the river's LM head makes exact",
     "cache_dir": "keeps 4-bit weights between starts: auto (beside a local checkpoint, else the "
     "user's cache), off, or a folder",
-    "kernel": "4-bit product: the fastest measured at load, River's own, torch's or vLLM's",
+    "kernel": "4-bit product: auto (the first of the next three that takes the shape), River's "
+    "own, torch's or vLLM's; or weights expanded to bf16",
     "verify": "tokens that the river may draft for the backbone to check in one pass, lossless; "
     "0: tokens exit instead",
     "draft": "as many tokens as pay, up to --river-verify, or always so many",

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from river_vllm.kernels.native.library import backend
 from tests.support.server import NAME, RiverServer
 
 pytestmark = pytest.mark.engine
@@ -20,8 +21,9 @@ def test_describe(server: RiverServer) -> None:
     assert river["active"] is True
     assert river["num_layers"] == 30
     assert river["quantizer"] == "hqq"
-    assert river["kernels"]
-    assert set(river["kernels"]) <= {"native", "torch", "vllm"}
+    native = backend()
+    assert river["kernels"] == ["native" if native else "torch"]
+    assert river["isa"] == (native and native.name)
     assert river["group_sizes"] == [64, 128], "SmolLM2's 576 features take groups of 64"
     assert river["river_bytes"] > 50 << 20
 

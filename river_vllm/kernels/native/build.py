@@ -128,15 +128,14 @@ def find_compiler() -> str:
     """g++, or what ``CXX`` names.
 
     Raises:
-        BuildError: there is none, or it is clang.
+        BuildError: there is none, it does not run, or it is clang.
     """
     named = os.environ.get("CXX")
     compiler = shutil.which(named) if named else shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         where = f"CXX={named} is no program" if named else "there is no g++"
         raise BuildError(f"{where}; install g++ (Debian, Ubuntu: apt-get install g++)")
-    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    if "clang" in done.stdout:
+    if "clang" in _finished([compiler, "--version"]).stdout:
         raise BuildError(
             f"{compiler} is clang, whose OpenMP runtime is another than torch's; "
             "install g++, or name it: CXX=g++"
@@ -170,21 +169,25 @@ def _compile(compiler: str, folder: Path, source: str, options: Sequence[str]) -
 
 
 def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise BuildError(f"{command[0]}: {error.strerror}") from None
+    done = _finished(command)
     if done.returncode != 0:
         said = done.stderr.strip() or f"exit status {done.returncode}, no message"
         raise BuildError(f"{' '.join(command)} failed:\n{said}")
 
 
-def main() -> int:
+def _finished(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"{command[0]}: {error.strerror}") from None
+
+
+def main(library: Path = LIBRARY) -> int:
     """Build the library unless it is there; without a compiler River runs on torch's kernel."""
-    if is_current():
+    if is_current(library):
         return 0
     try:
-        left_out = build()
+        left_out = build(library)
     except BuildError as error:
         first = str(error).partition("\n")[0]
         print(

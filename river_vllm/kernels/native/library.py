@@ -78,11 +78,21 @@ def backends(path: Path = build.LIBRARY) -> list[Backend]:
         raise Unavailable(f"'{path}' was made from other sources{again}")
     before = _openmp_runtimes()
     try:
-        library: Any = ctypes.CDLL(str(path))
+        found = load(path)
     except OSError as error:
         raise Unavailable(f"'{path}' cannot be loaded ({error}){again}") from None
     if added := _openmp_runtimes() - before:
         raise Unavailable(f"'{path}' would bring an OpenMP runtime of its own ({added.pop()})")
+    return found
+
+
+def load(path: Path) -> list[Backend]:
+    """The back ends of a library, whatever sources it was made from, that this CPU runs.
+
+    Raises:
+        OSError: it is none, or not for this machine.
+    """
+    library: Any = ctypes.CDLL(str(path))
     library.river_backends.restype = ctypes.POINTER(ctypes.POINTER(Backend))
     found = []
     for entry in library.river_backends():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+
+import pytest
 import torch
 
 from river_vllm.kernels.base import LinearSpec, PackedLinear
+from river_vllm.kernels.native.library import Backend, Unavailable, backends
 from river_vllm.quantization.groups import GroupedWeight
 
 TOLERANCE = 2**-7
@@ -64,3 +68,30 @@ class Clock:
 
     def perf_counter(self) -> float:
         return self.now
+
+
+def running_backends() -> list[Backend]:
+    """The back ends that this machine runs, best first; none where the library is not built."""
+    try:
+        return backends()
+    except Unavailable:
+        return []
+
+
+def backend_id(backend: Backend) -> str:
+    """Its name, and its place: two of one name may run."""
+    places = [ctypes.addressof(b) for b in running_backends()]
+    return f"{places.index(ctypes.addressof(backend))}-{backend.name}"
+
+
+every_backend = pytest.mark.parametrize(
+    "backend",
+    running_backends()
+    or [pytest.param(None, marks=pytest.mark.skip(reason="the kernel library is not built"))],
+    ids=backend_id if running_backends() else None,
+)
+
+
+def scalar_backend() -> Backend:
+    """Plain C++, the reference of every other one."""
+    return running_backends()[-1]

@@ -1,27 +1,31 @@
-"""The native kernels against the same products in float32."""
+"""The native products of every back end that this machine runs against the same in float32."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pytest
 import torch
 
 from river_vllm.kernels.base import LinearSpec
-from river_vllm.kernels.native import build
 from river_vllm.kernels.native.kernel import NativeKernel
+from river_vllm.kernels.native.library import Backend
 from river_vllm.quantization import QUANTIZERS, GroupedWeight
-from tests.unit.kernels.support import TOLERANCE, assert_product, grouped_weight, inputs, spec_of
+from tests.unit.kernels.support import (
+    TOLERANCE,
+    assert_product,
+    every_backend,
+    grouped_weight,
+    inputs,
+    scalar_backend,
+    spec_of,
+)
 
-
-def _needs(product: str) -> pytest.MarkDecorator:
-    reason = build.unsupported(product)
-    return pytest.mark.skipif(reason is not None, reason=f"{product}: {reason}")
-
-
-INT8 = pytest.param(True, marks=_needs("river_int8"), id="int8")
-BF16 = pytest.param(False, marks=_needs("river_bf16"), id="bf16")
 SHAPES = [(128, 16, 128), (576, 1152, 64), (96, 48, 32), (256, 80, 128)]
+"""One block alone, pairs only, and pairs with a last odd block."""
 ROWS = [1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 70]
-"""Around the 4 rows of the vector path and the 16 and 32 of the tiles."""
+"""Around the 4 and 8 rows of the vector paths and the 16 and 32 of the tiles."""
+both_products = pytest.mark.parametrize("int8", [True, False], ids=["int8", "bf16"])
 
 
 def _rounded(x: torch.Tensor, group: int) -> torch.Tensor:
@@ -39,56 +43,128 @@ def _stored(weight: GroupedWeight) -> GroupedWeight:
     )
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("int8", [INT8, BF16])
-def test_product(int8: bool, rows: int, shape: tuple[int, int, int]) -> None:
+@every_backend
+@both_products
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_product(backend: Backend, int8: bool, shape: tuple[int, int, int]) -> None:
     spec = spec_of(*shape)
     weight = _stored(grouped_weight(spec, whole=False))
-    packed = NativeKernel(int8).pack(weight, spec)
-    x = inputs(rows, spec)
-    reference = _rounded(x, spec.group_size) if int8 else x
+    packed = NativeKernel(int8, backend).pack(weight, spec)
     # Half an int8 step is rounded either way where the scale's own last bit decides.
     tolerance = 2 * TOLERANCE if int8 else TOLERANCE
-    for bias in (None, torch.randn(spec.out_features).bfloat16()):
-        assert_product(packed, weight, x, bias, reference, tolerance)
+    for rows in ROWS:
+        x = inputs(rows, spec)
+        reference = _rounded(x, spec.group_size) if int8 else x
+        for bias in (None, torch.randn(spec.out_features).bfloat16()):
+            assert_product(packed, weight, x, bias, reference, tolerance)
 
 
-@pytest.mark.parametrize("int8", [INT8, BF16])
-def test_a_row_does_not_depend_on_its_neighbours(int8: bool) -> None:
+@every_backend
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_int8_gives_the_same_bits_on_every_back_end(
+    backend: Backend, shape: tuple[int, int, int]
+) -> None:
+    """Inputs of any size, some that round to nothing, and some that are not finite."""
+    spec = spec_of(*shape)
+    weight = grouped_weight(spec, whole=False)
+    found = NativeKernel(True, backend).pack(weight, spec)
+    expected = NativeKernel(True, scalar_backend()).pack(weight, spec)
+    bias = torch.randn(spec.out_features).bfloat16()
+    for rows in ROWS:
+        x = inputs(rows, spec) * torch.logspace(-30, 30, rows).view(-1, 1).bfloat16()
+        x[0, :3] = torch.tensor([torch.nan, torch.inf, 0.0])[torch.arange(3) % (rows % 3 + 1)]
+        for b in (None, bias):
+            torch.testing.assert_close(
+                found.apply(x, b), expected.apply(x, b), rtol=0, atol=0, equal_nan=True
+            )
+
+
+@every_backend
+@both_products
+def test_a_row_does_not_depend_on_its_neighbours(backend: Backend, int8: bool) -> None:
     """To the bit: a request's tokens are the same alone and in a batch."""
     spec = spec_of(256, 80, 64)
-    packed = NativeKernel(int8).pack(grouped_weight(spec, whole=False), spec)
+    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, whole=False), spec)
     x = inputs(70, spec)
     together = packed.apply(x, None)
     for rows in ROWS:
-        assert torch.equal(packed.apply(x[3 : 3 + rows], None), together[3 : 3 + rows])
+        for first in {0, min(3, 70 - rows), 70 - rows}:
+            span = slice(first, first + rows)
+            assert torch.equal(packed.apply(x[span], None), together[span])
 
 
-@pytest.mark.parametrize("int8", [INT8, BF16])
-def test_a_zero_row_is_zero(int8: bool) -> None:
+@every_backend
+@both_products
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("rows", [3, 20, 40])
+def test_what_is_not_finite_stays_in_its_row(
+    backend: Backend, int8: bool, bad: float, rows: int
+) -> None:
+    spec = spec_of(256, 48, 64)
+    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, whole=False), spec)
+    x = inputs(rows, spec)
+    expected = packed.apply(x, None)
+    x[1, 70] = bad
+    out = packed.apply(x, None)
+    assert not out[1].isfinite().any()
+    assert bad == bad or out[1].isnan().all()
+    others = torch.arange(rows) != 1
+    assert torch.equal(out[others], expected[others])
+
+
+@every_backend
+@both_products
+@pytest.mark.parametrize("rows", [1, 5, 20])
+def test_a_zero_row_is_zero(backend: Backend, int8: bool, rows: int) -> None:
+    spec = spec_of(64, 48, 32)
+    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, whole=False), spec)
+    x = inputs(rows, spec)
+    x[-1] = 0
+    out = packed.apply(x, None)
+    assert torch.equal(out[-1], torch.zeros(48).bfloat16())
+    bias = torch.randn(48).bfloat16()
+    assert torch.equal(packed.apply(x, bias)[-1], bias)
+
+
+@every_backend
+@both_products
+def test_rows_may_be_a_view_with_gaps(backend: Backend, int8: bool) -> None:
     spec = spec_of(64, 32, 32)
-    packed = NativeKernel(int8).pack(QUANTIZERS["rtn"](torch.randn(32, 64), 32), spec)
-    out = packed.apply(torch.zeros(1, 64).bfloat16(), None)
-    assert torch.equal(out, torch.zeros(1, 32).bfloat16())
+    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, whole=False), spec)
+    wide = inputs(6, spec_of(128, 32, 32))
+    view = wide[::2, ::2]
+    assert torch.equal(packed.apply(view, None), packed.apply(view.clone(), None))
 
 
-@pytest.mark.parametrize("int8", [INT8, BF16])
-def test_memory_is_half_a_byte_per_weight_and_its_groups(int8: bool) -> None:
-    packed = NativeKernel(int8).pack(
+@both_products
+def test_one_thread_or_two_give_the_same_bits(int8: bool) -> None:
+    spec = spec_of(2048, 80, 128)  # activations are brought into form by all threads too
+    kernel = partial(NativeKernel, int8)
+    if kernel().unsupported(spec):
+        pytest.skip("the kernel library is not built")
+    packed = kernel().pack(grouped_weight(spec, whole=False), spec)
+    x, threads, outputs = inputs(40, spec), torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            outputs.append(packed.apply(x, None))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*outputs)
+
+
+@every_backend
+@both_products
+def test_memory_is_half_a_byte_per_weight_and_its_groups(backend: Backend, int8: bool) -> None:
+    packed = NativeKernel(int8, backend).pack(
         QUANTIZERS["rtn"](torch.randn(64, 256), 64), spec_of(256, 64, 64)
     )
     assert packed.nbytes == 64 * 256 // 2 + 2 * 2 * 64 * 4
 
 
-@pytest.mark.parametrize("int8", [INT8, BF16])
-def test_other_types_are_refused(int8: bool) -> None:
+@both_products
+def test_other_types_and_shapes_are_refused(int8: bool) -> None:
     kernel = NativeKernel(int8)
     half = LinearSpec(64, 32, 32, torch.float16, torch.device("cpu"))
     assert "bfloat16" in str(kernel.unsupported(half))
     assert "multiple of 16" in str(kernel.unsupported(spec_of(64, 24, 32)))
-
-
-@_needs("river_int8")
-def test_one_build_for_one_source() -> None:
-    assert build.library() is build.library()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from river_vllm.kernels import torch_int4
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from tests.unit.kernels.support import assert_product, grouped_weight, inputs, spec_of
 
@@ -57,3 +59,15 @@ def test_reasons_name_what_does_not_fit() -> None:
     assert "float16" in str(kernel.unsupported(replace(spec, dtype=torch.float16)))
     assert "cuda" in str(kernel.unsupported(replace(spec, device=torch.device("cuda"))))
     assert "24" in str(kernel.unsupported(replace(spec, out_features=24)))
+
+
+@pytest.mark.parametrize("missing", torch_int4._OPERATORS)
+def test_a_build_without_its_operators_is_named(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch for Arm may be: the operator is there or it is not, whatever the CPU."""
+    there = [name for name in torch_int4._OPERATORS if name != missing]
+    operators = SimpleNamespace(aten=SimpleNamespace(**dict.fromkeys(there)))
+    monkeypatch.setattr(torch_int4, "torch", SimpleNamespace(ops=operators))
+    reason = TorchInt4Kernel().unsupported(spec_of(64, 32, 32))
+    assert reason == "this build of torch has no 4-bit product for CPUs"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from river_vllm.kernels.native import build
+from river_vllm.kernels.native.library import Backend
 from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.router.signal import reading, transition_similarity
+from tests.unit.kernels.support import every_backend, scalar_backend
 
-pytestmark = pytest.mark.skipif(build.cannot_build() is not None, reason="no compiler")
+pytestmark = every_backend
 
 BY_TORCH = reading(transition_similarity)
 
 
-@pytest.fixture(scope="module")
-def native() -> NativeTransition:
-    return NativeTransition()
+@pytest.fixture
+def native(backend: Backend) -> NativeTransition:
+    return NativeTransition(backend)
 
 
 def states(rows: int, seed: int, width: int = 576) -> torch.Tensor:
@@ -39,6 +40,10 @@ def test_it_reads_what_torch_reads(
     # Sums of a thousand products in float32, in another order.
     torch.testing.assert_close(similarity, expected, rtol=1e-5, atol=1e-6)
     assert 0.3 < float(expected.mean()) < 0.95
+    plain_after, plain = NativeTransition(scalar_backend())(before, hidden, residual)
+    assert plain is not None and similarity is not None
+    assert torch.equal(after, plain_after)
+    assert torch.equal(similarity, plain)
 
 
 def test_without_a_state_before_there_is_no_similarity(native: NativeTransition) -> None:
@@ -98,3 +103,21 @@ def test_strides_are_none_of_its_business(native: NativeTransition) -> None:
     for one, many in zip(found, expected, strict=True):
         assert one is not None and many is not None
         assert torch.equal(one, many)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("other", ["hidden", "residual", "both"])
+def test_states_of_another_type_are_read_by_torch(
+    native: NativeTransition, dtype: torch.dtype, other: str
+) -> None:
+    """Some models keep their residual stream in float32: its bytes are not bfloat16's."""
+    hidden, residual, before = states(5, 11), states(5, 12), states(5, 13).float()
+    hidden = hidden if other == "residual" else hidden.to(dtype)
+    residual = residual if other == "hidden" else residual.to(dtype)
+    for stream in (residual, None):
+        for old in (before, None):
+            found, expected = native(old, hidden, stream), BY_TORCH(old, hidden, stream)
+            for one, same in zip(found, expected, strict=True):
+                assert (one is None) == (same is None)
+                if one is not None and same is not None:
+                    torch.testing.assert_close(one, same, rtol=1e-5, atol=1e-6)

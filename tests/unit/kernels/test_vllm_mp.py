@@ -6,7 +6,7 @@ import pytest
 import torch
 import vllm.envs as envs
 
-from river_vllm.compat import current_platform
+from river_vllm.compat import current_platform, has_cpu_int4_product
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from tests.unit.kernels.support import assert_product, grouped_weight, inputs, spec_of
 
@@ -14,6 +14,9 @@ pytestmark = [
     pytest.mark.usefixtures("vllm_world"),
     pytest.mark.skipif(
         not current_platform.is_cpu(), reason="weights of these tests are on the CPU"
+    ),
+    pytest.mark.skipif(
+        not has_cpu_int4_product(), reason="this build of vLLM has no 4-bit product for this CPU"
     ),
 ]
 SHAPES = [(64, 32, 32), (160, 64, 32), (576, 192, 64), (384, 96, 128)]

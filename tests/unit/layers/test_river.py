@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from river_vllm.config import RiverConfig
-from river_vllm.kernels.native.build import cannot_build
+from river_vllm.kernels.native.library import backend
 from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.layers.river import River
 from river_vllm.router.batch import ExitUnit, StepBatch
@@ -104,20 +104,24 @@ def test_every_row_has_its_own_depth(model: Model, river: River, hidden: torch.T
         assert (out[row] - other).norm() > 4 * (out[row] - expected).norm()
 
 
-@pytest.mark.skipif(cannot_build() is not None, reason="no compiler")
+@pytest.mark.skipif(backend() is None, reason="the kernel library is not built")
 def test_the_similarity_is_one_native_call_where_it_can_be(
     model: Model, tmp_path: Path, hidden: torch.Tensor
 ) -> None:
     """Not where another kernel, or another signal, was asked for; the decisions are the same."""
-    depths, reads, taus = [], [], (0.6, 0.7, 0.8, 0.9)
+    depths, reads, names, taus = [], [], [], (0.6, 0.7, 0.8, 0.9)
     for settings in ({}, {"kernel": "torch"}, {"signal": "norm"}):
         river = build(model := Model(LAYERS, WIDTH), tmp_path, **{"kernel": "auto", **settings})
         reads.append(isinstance(river.router._read, NativeTransition))
+        names.append(river.info()["isa"])
         batch = StepBatch(ROWS, [ExitUnit(i, i + 1, tau, 1) for i, tau in enumerate(taus)])
         with river.step(batch):
             model(hidden)
         depths.append(batch.exit_layer.tolist())
     assert reads == [True, False, False]
+    native = backend()
+    assert native is not None
+    assert names == [native.name, None, native.name]
     assert depths[0] == depths[1]
     assert len(set(depths[0])) > 1
 
@@ -127,7 +131,7 @@ def test_info_adds_up(model: Model, river: River) -> None:
     packed = [layer.proj.quant_method.packed for layer in model.layers]
     assert info["river_bytes"] == sum(p.nbytes for p in packed)
     assert (info["num_layers"], info["quantizer"]) == (LAYERS, "rtn")
-    assert (info["group_sizes"], info["kernels"]) == ([64], ["torch"])
+    assert (info["group_sizes"], info["kernels"], info["isa"]) == ([64], ["torch"], None)
 
 
 def test_the_models_parameters_keep_their_names(river: River, model: Model) -> None:

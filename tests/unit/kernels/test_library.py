@@ -1,0 +1,192 @@
+"""Loading the compiled kernels, and what happens where that cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from river_vllm.errors import RiverError
+from river_vllm.kernels.native import build, library
+from river_vllm.kernels.native.library import CAP, ORDER, Unavailable, backend, backends, cap
+from tests.unit.kernels.support import running_backends
+
+NAMES = [b.name for b in running_backends()]
+built = pytest.mark.skipif(not NAMES, reason="the kernel library is not built")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing chosen yet, and no cap from outside."""
+    monkeypatch.delenv(CAP, raising=False)
+    backend.cache_clear()
+    yield
+    backend.cache_clear()
+
+
+@built
+def test_back_ends_come_best_first_and_end_with_plain_code() -> None:
+    places = [ORDER.index(name) for name in NAMES]
+    assert places == sorted(places, reverse=True)
+    assert NAMES[-1] == "scalar"
+
+
+@built
+def test_the_best_is_taken_once() -> None:
+    assert backend() is backends()[0]
+    assert backend() is backend()
+
+
+@built
+@pytest.mark.parametrize("name", sorted(set(NAMES)))
+def test_the_cap_is_the_best_that_is_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CAP, f" {name.upper()} ")
+    found = backend()
+    assert found is not None
+    assert found.name == name
+
+
+@built
+@pytest.mark.parametrize("name", ORDER)
+def test_a_cap_above_what_runs_gives_the_best_below_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CAP, name)
+    found = backend()
+    assert found is not None
+    allowed = [n for n in NAMES if ORDER.index(n) <= ORDER.index(name)]
+    assert found.name == allowed[0]
+
+
+@pytest.mark.parametrize("value", ["avx3", "vnni_bf16", "avx2 scalar"])
+def test_a_cap_that_is_none_names_the_variable_and_what_is_allowed(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CAP, value)
+    with pytest.raises(RiverError) as error:
+        backend()
+    assert f"RIVER_CPU_ISA = '{value}'" in str(error.value)
+    assert all(name in str(error.value) for name in ORDER)
+
+
+def test_without_a_cap_any_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cap() == ORDER[-1]
+    monkeypatch.setenv(CAP, " ")
+    assert cap() == ORDER[-1]
+
+
+def _reason(path: Path) -> str:
+    with pytest.raises(Unavailable) as error:
+        backends(path)
+    return str(error.value)
+
+
+def test_a_missing_file_says_how_to_build_it(tmp_path: Path) -> None:
+    reason = _reason(tmp_path / "libriver.so")
+    assert f"'{tmp_path}/libriver.so' is not there" in reason
+    assert f"{sys.executable} -m river_vllm.kernels.native.build" in reason
+
+
+@built
+def test_another_source_makes_a_library_stale(tmp_path: Path) -> None:
+    made = build.fingerprint().encode()
+    path = tmp_path / "libriver.so"
+    path.write_bytes(build.LIBRARY.read_bytes().replace(made, made[::-1]))
+    assert "was made from other sources; build it again" in _reason(path)
+
+
+def test_what_is_no_library_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "libriver.so"
+    path.write_bytes(os.urandom(4096) + build.fingerprint().encode())
+    assert f"'{path}' cannot be loaded" in _reason(path)
+
+
+@built
+def test_a_library_for_another_machine_is_not_loaded(tmp_path: Path) -> None:
+    content = bytearray(build.LIBRARY.read_bytes())
+    content[18:20] = (0xF3).to_bytes(2, "little")  # ELF's e_machine: RISC-V
+    path = tmp_path / "libriver.so"
+    path.write_bytes(content)
+    assert f"'{path}' cannot be loaded" in _reason(path)
+
+
+def test_a_library_that_is_of_no_use_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(library.logger, "warning", lambda text, why: said.append(text % why))
+    monkeypatch.setattr(library, "backends", lambda: backends(tmp_path / "libriver.so"))
+    assert backend() is None
+    assert backend() is None
+    assert len(said) == 1
+    assert "build it again" in said[0]
+
+
+_LOAD = """
+import json, sys
+from pathlib import Path
+from river_vllm.kernels.native.library import Unavailable, _openmp_runtimes, backends
+before, reason = sorted(_openmp_runtimes()), None
+try:
+    backends(Path(sys.argv[1]))
+except Unavailable as error:
+    reason = str(error)
+print(json.dumps([before, sorted(_openmp_runtimes()), reason]))
+"""
+
+
+def _load(path: Path) -> tuple[list[str], list[str], str | None]:
+    """In a process of its own: OpenMP runtimes before and after, and the reason against it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LOAD, str(path)],
+        capture_output=True, text=True, check=True, timeout=400,
+    )  # fmt: skip
+    before, after, reason = json.loads(done.stdout)
+    return before, after, reason
+
+
+@built
+def test_it_shares_the_openmp_runtime_of_torch() -> None:
+    before, after, reason = _load(build.LIBRARY)
+    assert reason is None
+    assert after == before
+    # Others may bring one that nobody else can name (sentencepiece does), no second of this name.
+    (shared,) = [path for path in after if Path(path).name.startswith("libgomp.so")]
+    assert Path(shared).is_relative_to(Path(torch.__file__).parent)
+
+
+@built
+def test_a_library_that_brings_another_runtime_is_refused(tmp_path: Path) -> None:
+    """As clang's would: here libgomp once more, under another name."""
+    try:
+        compiler = build.find_compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    asked = subprocess.run(
+        [compiler, "-print-file-name=libgomp.so.1"], capture_output=True, text=True, check=True
+    )
+    own = Path(asked.stdout.strip())
+    if not own.is_absolute():
+        pytest.skip("g++ does not say where its libgomp is")
+    other = tmp_path / "libgomp.so.9"
+    other.write_bytes(own.read_bytes().replace(b"libgomp.so.1\0", b"libgomp.so.9\0"))
+    source, path = tmp_path / "other.cpp", tmp_path / "libriver.so"
+    source.write_text(
+        f'extern "C" const char* fingerprint() {{ return "{build.fingerprint()}"; }}\n'
+        'extern "C" const void* river_backends() { static void* none = nullptr; return &none; }\n'
+    )
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", str(source), "-Wl,--no-as-needed", str(other),
+         f"-Wl,-rpath,{tmp_path}", "-o", str(path)],
+        check=True,
+    )  # fmt: skip
+    _, _, reason = _load(path)
+    assert reason is not None
+    assert "would bring an OpenMP runtime of its own" in reason
+    assert "libgomp.so.9" in reason
