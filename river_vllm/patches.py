@@ -1,10 +1,10 @@
 """Every function of vLLM that River replaces: the reason, where upstream, and what ends it.
 
-A patch is a function below, marked with where it is needed. ``install`` runs those of a worker or of
-a front end where an engine that serves a river is built, each once per process; what a patch of a
-worker replaces asks for itself whether the engine that calls it serves a river, since a process can
-hold two. ``tests/unit/test_patches.py``
-has a test for each that fails once vLLM no longer needs it.
+A patch is a function below, marked with where it is needed. ``install`` runs those of a worker or
+of a front end where an engine that serves a river is built, each once per process; what a patch of
+a worker replaces asks for itself whether the engine that calls it serves a river, since a process
+can hold two. ``tests/unit/test_patches.py`` has a test for each that fails once vLLM no longer
+needs it.
 """
 
 from __future__ import annotations
