@@ -20,7 +20,8 @@ empty :=
 space := $(empty) $(empty)
 SET := $(subst $(comma),+,$(subst $(space),,$(EXTRAS)))
 DEV := $(VENV)/.installed-$(SET)+dev
-RUNTIME := $(or $(wildcard $(DEV)),$(VENV)/.installed-$(SET)+models)
+# What serves alone needs no development tools; nothing is installed twice.
+RUNTIME := $(if $(or $(wildcard $(DEV)),$(filter-out serve,$(MAKECMDGOALS))),$(DEV),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-avx2 reliability install lint format check bench docs hooks clean FORCE
@@ -44,7 +45,7 @@ help:
 	@echo 'make hooks      run the linters at every commit (pre-commit)'
 	@echo 'make clean      remove $(VENV), caches and builds; keep models/'
 	@echo
-	@echo 'EXTRAS=cpu | cpu,zen | cuda   build of vLLM (default cpu); needs make clean to change'
+	@echo 'EXTRAS=cpu | cuda   build of vLLM (default cpu); needs make clean to change'
 	@echo 'PYTHON=         interpreter for $(VENV);  VENV=  another folder for it'
 
 $(VENV)/.installed-%: pyproject.toml tools/install.py tools/make_venv.sh
@@ -78,10 +79,10 @@ install: $(DEV) $(KERNELS)
 test: $(DEV) $(KERNELS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# The same on any x86-64 machine: torch, oneDNN and vLLM are told that it ends at AVX2.
-test-avx2: $(DEV)
+# The same on any x86-64 machine: torch, oneDNN, vLLM and River are told that it ends at AVX2.
+test-avx2: $(DEV) $(KERNELS)
 	PYTHONPATH='$(CURDIR)/tests/support/avx2' ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
-		$(BIN)/python -m pytest $(PYTEST_ARGS)
+		RIVER_CPU_ISA=avx2 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Every kind of fault, more of each, and the soak; a short form of each is in "make test".
 reliability: $(DEV) $(KERNELS)

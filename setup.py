@@ -35,7 +35,7 @@ class BuildKernels(build_ext):
         build = _load(BUILD)
         try:
             left_out = build.build(target)
-        except build.BuildError as error:
+        except (build.BuildError, OSError) as error:
             self.warn(f"River's kernels are not built: {error}")
             return
         if left_out:

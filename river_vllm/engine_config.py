@@ -17,6 +17,7 @@ from river_vllm.compiler import cannot_compile
 from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.graph_key import RiverAdditionalConfig
+from river_vllm.kernels.native.library import cap as instruction_set_cap
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings, unreachable
@@ -62,6 +63,7 @@ class RiverConfigHook(VerifyAndUpdateConfig):
 
 
 def _check_config(vllm_config: VllmConfig) -> None:
+    instruction_set_cap()  # raises for a name that there is none of
     config = river_config_of(vllm_config)
     model = vllm_config.model_config
     layers = model.get_total_num_hidden_layers()

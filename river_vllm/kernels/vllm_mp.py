@@ -1,4 +1,4 @@
-"""vLLM's mixed-precision kernels: Marlin and Machete on CUDA, WNA16 and zentorch on the CPU."""
+"""vLLM's mixed-precision kernels: Marlin and Machete on CUDA, WNA16 on the CPU."""
 
 from __future__ import annotations
 

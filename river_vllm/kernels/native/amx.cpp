@@ -75,6 +75,7 @@ void tile_rows(const Blocks<kWidth>& blocks, const Tiles& tiles, const uint16_t*
         __builtin_prefetch(line + kAhead);
         Tiles::unpack(line, unpacked[b] + i * kBlock);
       }
+    settle(unpacked);
     zero_results<kTwo, kWidth>();
     for (int64_t i = 0; i < w.group; i += step) {
       const auto* at = x + g * w.group + i;
@@ -134,14 +135,18 @@ void tile_product(const Weight& weight, const Tiles& tiles, const uint16_t* bias
 void int8(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y, int64_t m,
           int threads) {
   if (m <= kFewRows) return int8_product<Avx512>(weight, x, bias, y, m, threads);
-  const Int8Tiles tiles{{round_activations(*weight, x, m, threads)}};
-  tile_product(*weight, tiles, bias, y, m, threads);
+  by_parts(*weight, x, y, m, [&](const uint16_t* from, uint16_t* to, int64_t rows) {
+    const Int8Tiles tiles{{round_activations(*weight, from, rows, threads)}};
+    tile_product(*weight, tiles, bias, to, rows, threads);
+  });
 }
 
 void bf16(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y, int64_t m,
           int threads) {
-  const Bf16Tiles tiles{{order_activations(*weight, x, m, threads)}};
-  tile_product(*weight, tiles, bias, y, m, threads);
+  by_parts(*weight, x, y, m, [&](const uint16_t* from, uint16_t* to, int64_t rows) {
+    const Bf16Tiles tiles{{order_activations(*weight, from, rows, threads)}};
+    tile_product(*weight, tiles, bias, to, rows, threads);
+  });
 }
 
 bool runs() {

@@ -90,8 +90,10 @@ struct Bf16 {
 
 inline void bf16_product(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y,
                          int64_t m, int threads) {
-  const Bf16 kind{order_activations(*weight, x, m, threads)};
-  product<4>(kind, *weight, bias, y, m, threads);  // two sums for each output leave room for four
+  by_parts(*weight, x, y, m, [&](const uint16_t* from, uint16_t* to, int64_t rows) {
+    const Bf16 kind{order_activations(*weight, from, rows, threads)};
+    product<4>(kind, *weight, bias, to, rows, threads);  // two sums an output: room for four rows
+  });
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -80,11 +81,12 @@ def build(library: Path = LIBRARY) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="river-build-") as folder:
         objects, left_out = compile_objects(compiler, Path(folder))
         linked = Path(folder, library.name)
-        _run([compiler, "-shared", "-fopenmp", *map(str, objects), "-o", str(linked)])
+        _run([*compiler, "-shared", "-fopenmp", *map(str, objects), "-o", str(linked)])
         # Another process may be at the same: a rename puts one whole file there.
         staged = library.with_name(f".{library.name}.{os.getpid()}")
         try:
             shutil.copyfile(linked, staged)
+            staged.chmod(0o644)
             staged.replace(library)
         except OSError as error:
             staged.unlink(missing_ok=True)
@@ -93,7 +95,7 @@ def build(library: Path = LIBRARY) -> list[str]:
 
 
 def compile_objects(
-    compiler: str, folder: Path, machine: str | None = None
+    compiler: Sequence[str], folder: Path, machine: str | None = None
 ) -> tuple[list[Path], list[str]]:
     """The library's object files in ``folder``, and the back ends left out.
 
@@ -124,23 +126,23 @@ def compile_objects(
     return [*objects.values(), library], [name for name in backends if name not in objects]
 
 
-def find_compiler() -> str:
-    """g++, or what ``CXX`` names.
+def find_compiler() -> list[str]:
+    """g++, or what ``CXX`` names, with the options that stand there.
 
     Raises:
         BuildError: there is none, it does not run, or it is clang.
     """
     named = os.environ.get("CXX")
-    compiler = shutil.which(named) if named else shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
+    words = shlex.split(named) if named else ["g++" if shutil.which("g++") else "c++"]
+    if not words or shutil.which(words[0]) is None:
         where = f"CXX={named} is no program" if named else "there is no g++"
         raise BuildError(f"{where}; install g++ (Debian, Ubuntu: apt-get install g++)")
-    if "clang" in _finished([compiler, "--version"]).stdout:
+    if "clang" in _finished([*words, "--version"]).stdout:
         raise BuildError(
-            f"{compiler} is clang, whose OpenMP runtime is another than torch's; "
+            f"{words[0]} is clang, whose OpenMP runtime is another than torch's; "
             "install g++, or name it: CXX=g++"
         )
-    return compiler
+    return words
 
 
 def _backends(machine: str | None) -> dict[str, tuple[str, ...]]:
@@ -159,10 +161,12 @@ def _without_missing(objects: dict[str, Path]) -> None:
             objects.pop(name, None)
 
 
-def _compile(compiler: str, folder: Path, source: str, options: Sequence[str]) -> Path | BuildError:
+def _compile(
+    compiler: Sequence[str], folder: Path, source: str, options: Sequence[str]
+) -> Path | BuildError:
     target = folder / Path(source).with_suffix(".o")
     try:
-        _run([compiler, *FLAGS, *options, "-c", str(FOLDER / source), "-o", str(target)])
+        _run([*compiler, *FLAGS, *options, "-c", str(FOLDER / source), "-o", str(target)])
     except BuildError as error:
         return error
     return target
@@ -171,8 +175,9 @@ def _compile(compiler: str, folder: Path, source: str, options: Sequence[str]) -
 def _run(command: list[str]) -> None:
     done = _finished(command)
     if done.returncode != 0:
-        said = done.stderr.strip() or f"exit status {done.returncode}, no message"
-        raise BuildError(f"{' '.join(command)} failed:\n{said}")
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}, no message"]
+        reason = next((line for line in said if "error" in line), said[0])
+        raise BuildError(f"{command[0]} fails: {reason.strip()}")
 
 
 def _finished(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -183,15 +188,12 @@ def _finished(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def main(library: Path = LIBRARY) -> int:
-    """Build the library unless it is there; without a compiler River runs on torch's kernel."""
-    if is_current(library):
-        return 0
+    """Build the library; without a compiler River runs on torch's kernel."""
     try:
         left_out = build(library)
-    except BuildError as error:
-        first = str(error).partition("\n")[0]
+    except (BuildError, OSError) as error:
         print(
-            f"warning: River's kernels are not built ({first}); the river runs on torch's 4-bit "
+            f"warning: River's kernels are not built ({error}); the river runs on torch's 4-bit "
             f"kernel, which is slower. With g++ there: {sys.executable} -m {__spec__.name}",
             file=sys.stderr,
         )

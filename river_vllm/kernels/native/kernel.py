@@ -19,6 +19,7 @@ from river_vllm.quantization.groups import GroupedWeight
 
 LANES = 16
 LINE = 8
+GROUPS = (32, 64, 128)
 
 _PAGES = HugePages()
 
@@ -53,6 +54,8 @@ class NativeKernel(Int4Kernel):
 
     def unsupported(self, spec: LinearSpec) -> str | None:
         reason = not_for_cpu_bf16(spec, LANES)
+        if reason is None and spec.group_size not in GROUPS:
+            reason = f"groups must be of {', '.join(map(str, GROUPS))}, not {spec.group_size}"
         if reason is None and self._backend() is None:
             reason = "not built for this machine (see the warning in the log)"
         return reason

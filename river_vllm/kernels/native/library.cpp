@@ -22,7 +22,10 @@ const Backend* const kBackends[] = {RIVER_BACKENDS(RIVER_ADDRESS) nullptr};
 void* scratch(size_t bytes) {
   static thread_local std::vector<char> memory;
   constexpr size_t kCacheLine = 64;
-  if (memory.size() < bytes + kCacheLine) memory.resize(bytes + kCacheLine);
+  if (memory.size() < bytes + kCacheLine) {
+    memory = {};  // nothing of it is kept: let go before there is more
+    memory.resize(bytes + kCacheLine);
+  }
   const size_t address = reinterpret_cast<size_t>(memory.data());
   return memory.data() + (kCacheLine - address % kCacheLine) % kCacheLine;
 }

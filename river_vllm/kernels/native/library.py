@@ -72,17 +72,20 @@ def backends(path: Path = build.LIBRARY) -> list[Backend]:
         Unavailable: the library is missing, or not for this machine or these sources.
     """
     again = f"; build it again: {sys.executable} -m {build.__name__}"
-    if not path.exists():
-        raise Unavailable(f"'{path}' is not there{again}")
-    if not build.is_current(path):
-        raise Unavailable(f"'{path}' was made from other sources{again}")
     before = _openmp_runtimes()
     try:
+        if not path.exists():
+            raise Unavailable(f"'{path}' is not there{again}")
+        if not build.is_current(path):
+            raise Unavailable(f"'{path}' was made from other sources{again}")
         found = load(path)
     except OSError as error:
         raise Unavailable(f"'{path}' cannot be loaded ({error}){again}") from None
     if added := _openmp_runtimes() - before:
-        raise Unavailable(f"'{path}' would bring an OpenMP runtime of its own ({added.pop()})")
+        raise Unavailable(
+            f"'{path}' brings an OpenMP runtime of its own ({added.pop()}), since that of torch is "
+            "not named libgomp.so.1 here; --river-kernel torch does without the library"
+        )
     return found
 
 
@@ -124,10 +127,17 @@ def backend() -> Backend | None:
     """
     most = ORDER.index(cap())
     try:
-        return next(b for b in backends() if ORDER.index(b.name) <= most)
+        best = next(b for b in backends() if ORDER.index(b.name) <= most)
     except Unavailable as error:
         logger.warning("River's own kernels are not used, torch's are slower: %s", error)
         return None
+    if best.name == ORDER[0] != cap():
+        logger.warning(
+            "River's kernels run in plain C++, which is slow: '%s' holds none for this CPU. With a "
+            "newer g++: %s -m %s",
+            *(build.LIBRARY, sys.executable, build.__name__),
+        )
+    return best
 
 
 def _openmp_runtimes() -> set[str]:

@@ -106,10 +106,10 @@ inline void round_group(const uint16_t* __restrict x, int64_t size, int8_t* __re
   const float largest = widened(most);
   const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: a sum with it has no room for a fraction
-  constexpr int32_t kMagicBits = 0x4b400000;
-  int32_t totals[kBlock] = {};
+  constexpr uint32_t kMagicBits = 0x4b400000;
+  uint32_t totals[kBlock] = {};  // without a sign: for what is not a number it may overflow
   for (int64_t i = 0; i < size; i += kBlock) {
-    int32_t values[kBlock];
+    uint32_t values[kBlock];
     for (int lane = 0; lane < kBlock; ++lane) {
       const float moved = widened(x[i + lane]) * inverse + kMagic;
       std::memcpy(values + lane, &moved, sizeof moved);
@@ -118,10 +118,10 @@ inline void round_group(const uint16_t* __restrict x, int64_t size, int8_t* __re
     for (int lane = 0; lane < kBlock; ++lane) totals[lane] += values[lane];
     for (int lane = 0; lane < kBlock; ++lane) out[i + lane] = static_cast<int8_t>(values[lane]);
   }
-  int32_t total = 0;
+  uint32_t total = 0;
   for (int lane = 0; lane < kBlock; ++lane) total += totals[lane];
   *scale = largest / 127.0f;
-  *sum = static_cast<float>(total);
+  *sum = static_cast<float>(static_cast<int32_t>(total));
 }
 
 inline Rounded round_activations(const Weight& weight, const uint16_t* x, int64_t m, int threads) {
@@ -312,6 +312,16 @@ struct Float {
 
 // ---- whole products -----------------------------------------------------------------------------
 
+// Activations of a step of many rows are brought into a product's form by parts: what a row gives
+// does not depend on the others, and the memory for it stays small.
+constexpr int64_t kPart = 256;
+
+template <typename Do>
+void by_parts(const Weight& weight, const uint16_t* x, uint16_t* y, int64_t m, const Do& what) {
+  for (int64_t row = 0; row < m; row += kPart)
+    what(x + row * weight.k, y + row * weight.n, m - row < kPart ? m - row : kPart);
+}
+
 template <int kRowsAtOnce, class Kind>
 void product(const Kind& kind, const Weight& weight, const uint16_t* bias, uint16_t* y, int64_t m,
              int threads) {
@@ -325,15 +335,19 @@ void product(const Kind& kind, const Weight& weight, const uint16_t* bias, uint1
 template <class V>
 void int8_product(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y,
                   int64_t m, int threads) {
-  const Int8<V> kind{round_activations(*weight, x, m, threads)};
-  product<V::kRowsAtOnce>(kind, *weight, bias, y, m, threads);
+  by_parts(*weight, x, y, m, [&](const uint16_t* from, uint16_t* to, int64_t rows) {
+    const Int8<V> kind{round_activations(*weight, from, rows, threads)};
+    product<V::kRowsAtOnce>(kind, *weight, bias, to, rows, threads);
+  });
 }
 
 template <class V>
 void float_product(const Weight* weight, const uint16_t* x, const uint16_t* bias, uint16_t* y,
                    int64_t m, int threads) {
-  const Float<V> kind{widen_activations(*weight, x, m, threads)};
-  product<V::kRowsAtOnce>(kind, *weight, bias, y, m, threads);
+  by_parts(*weight, x, y, m, [&](const uint16_t* from, uint16_t* to, int64_t rows) {
+    const Float<V> kind{widen_activations(*weight, from, rows, threads)};
+    product<V::kRowsAtOnce>(kind, *weight, bias, to, rows, threads);
+  });
 }
 
 }  // namespace

@@ -4,8 +4,6 @@
 // the same whatever is beside it.
 #pragma once
 
-#include <cmath>
-
 #include "products.h"
 
 namespace river {
@@ -56,7 +54,7 @@ inline void transition(const float* before, const uint16_t* hidden, const uint16
     const auto sums = Dots<3>::over(width, [&](auto which, int64_t i) {
       return (which == 1 ? now : old)[i] * (which == 2 ? old : now)[i];
     });
-    const float cosine = sums.of[0] / std::sqrt(sums.of[1] * sums.of[2]);
+    const float cosine = sums.of[0] / __builtin_sqrtf(sums.of[1] * sums.of[2]);
     // Rounding must not let a token pass a threshold of 1; not a number stays so.
     similarity[row] = cosine > 1.0f ? 1.0f : cosine;
   }

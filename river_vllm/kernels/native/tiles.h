@@ -24,6 +24,10 @@ inline bool tiles_allowed() {
   return allowed;
 }
 
+// What the tile instructions read and write is in memory: compilers take some of them to read less
+// of it than they do (GCC bug 114098), and would leave out or move the code around them.
+inline void settle(const void* memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }
+
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
   uint8_t start_row = 0;
@@ -42,6 +46,7 @@ inline void configure(int m, int depth) {
     config.rows[tile] = uint8_t(rows[tile]);
     config.bytes[tile] = uint16_t(tile == 4 || tile == 5 ? depth * 4 : kTileBytes);
   }
+  settle(&config);
   _tile_loadconfig(&config);
 }
 
@@ -60,6 +65,7 @@ void store_results(T (&to)[kWidth][kMostRows][kTileRows]) {
   if constexpr (kTwo) _tile_stored(1, to[0][kTileRows], kTileBytes);
   if constexpr (kWidth > 1) _tile_stored(2, to[1], kTileBytes);
   if constexpr (kWidth > 1 && kTwo) _tile_stored(3, to[1][kTileRows], kTileBytes);
+  settle(to);
 }
 
 }  // namespace

@@ -97,7 +97,7 @@ def test_an_older_compiler_leaves_out_what_it_does_not_know(
     flags: tuple[str, ...], left_out: list[str], tmp_path: Path
 ) -> None:
     compiler = refusing(tmp_path, *flags)
-    objects, missing = build.compile_objects(str(compiler), tmp_path, "x86_64")
+    objects, missing = build.compile_objects([str(compiler)], tmp_path, "x86_64")
     assert missing == left_out
     kept = [name for name in build.BACKENDS["x86_64"] if name not in left_out]
     assert [path.stem for path in objects] == [*kept, "library"]
@@ -111,7 +111,7 @@ def test_a_vnni_that_is_left_out_takes_its_dependants_along(
     known["vnni"] = ("-unknown",)
     monkeypatch.setitem(build.BACKENDS, "x86_64", known)
     compiler = refusing(tmp_path, "-unknown")
-    _, missing = build.compile_objects(str(compiler), tmp_path, "x86_64")
+    _, missing = build.compile_objects([str(compiler)], tmp_path, "x86_64")
     assert missing == ["amx", "vnni_bf16", "vnni"]
 
 
@@ -121,13 +121,13 @@ def test_the_library_lists_what_was_compiled(tmp_path: Path) -> None:
     note = f'echo "$a" > {shlex.quote(str(listed))}'
     log = f"for a; do case $a in -DRIVER_BACKENDS*) {note}; esac; done"
     compiler.write_text(compiler.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{log}\n"))
-    build.compile_objects(str(compiler), tmp_path, "x86_64")
+    build.compile_objects([str(compiler)], tmp_path, "x86_64")
     assert listed.read_text().strip() == "-DRIVER_BACKENDS(X)=X(avx2) X(scalar)"
 
 
 def test_without_the_plain_back_end_there_is_no_library(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"scalar\.cpp"):
-        build.compile_objects("/bin/false", tmp_path, "x86_64")
+        build.compile_objects(["/bin/false"], tmp_path, "x86_64")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_without_the_plain_back_end_there_is_no_library(tmp_path: Path) -> None:
     ],
 )
 def test_every_machine_has_back_ends(machine: str, expected: str, tmp_path: Path) -> None:
-    objects, _ = build.compile_objects(str(refusing(tmp_path)), tmp_path, machine)
+    objects, _ = build.compile_objects([str(refusing(tmp_path))], tmp_path, machine)
     assert objects[0].stem == expected
     assert objects[-2].stem == "scalar"
 
@@ -176,7 +176,17 @@ def test_a_library_is_made_and_known_as_current(
     with monkeypatch.context() as changed:
         changed.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
         assert not build.is_current(library)
+    # Asked for by name it is made again: the compiler may know more instruction sets by now.
+    library.write_bytes(b"")
     assert build.main(library) == 0
+    assert build.is_current(library)
+
+
+def test_a_compiler_may_be_named_with_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", f"{script(tmp_path, 'echo g++ 12')} -m64")
+    assert build.find_compiler() == [str(tmp_path / "compiler"), "-m64"]
 
 
 @needs_gxx
