@@ -142,6 +142,14 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
     assert config.scheduler_config.scheduler_cls != SCHEDULER
 
 
+def test_an_instruction_set_that_there_is_not_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RIVER_CPU_ISA", "sse2")
+    with pytest.raises(RiverError, match="RIVER_CPU_ISA = 'sse2': must be one of scalar, neon"):
+        hook(engine())
+
+
 def test_an_engine_with_a_river_has_vllm_patched(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     monkeypatch.setattr(patches, "install", called.append)

@@ -126,7 +126,7 @@ def test_the_library_lists_what_was_compiled(tmp_path: Path) -> None:
 
 
 def test_without_the_plain_back_end_there_is_no_library(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"scalar\.cpp"):
+    with pytest.raises(BuildError, match="/bin/false fails"):
         build.compile_objects(["/bin/false"], tmp_path, "x86_64")
 
 

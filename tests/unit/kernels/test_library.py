@@ -53,6 +53,23 @@ def test_the_cap_is_the_best_that_is_taken(name: str, monkeypatch: pytest.Monkey
 
 
 @built
+@pytest.mark.parametrize(("asked", "warnings"), [(None, 1), ("scalar", 0)])
+def test_plain_code_that_nobody_asked_for_is_a_warning(
+    asked: str | None, warnings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a compiler that knew none of this CPU's instruction sets."""
+    said: list[str] = []
+    plain = [b for b in backends() if b.name == "scalar"]
+    monkeypatch.setattr(library, "backends", lambda: plain)
+    monkeypatch.setattr(library.logger, "warning", lambda text, *values: said.append(text % values))
+    if asked:
+        monkeypatch.setenv(CAP, asked)
+    assert backend() is plain[0]
+    assert len(said) == warnings
+    assert all("With a newer g++" in text for text in said)
+
+
+@built
 @pytest.mark.parametrize("name", ORDER)
 def test_a_cap_above_what_runs_gives_the_best_below_it(
     name: str, monkeypatch: pytest.MonkeyPatch
