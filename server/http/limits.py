@@ -69,10 +69,11 @@ def _check_number(path: list[str | int], key: str | int, value: float) -> None:
         if not math.isfinite(value):
             name = _name([*path, key])
             raise FieldError(name, f"'{name}' = {value}: must be a finite number")
-    elif not _LOWEST <= value <= _HIGHEST:
-        if len(path) < _PARAMETER_DEPTH or path[0] in _PASSED_ON:
-            name = _name([*path, key])
-            raise FieldError(name, f"'{name}': an integer must fit into 64 bits")
+    elif not _LOWEST <= value <= _HIGHEST and (
+        len(path) < _PARAMETER_DEPTH or path[0] in _PASSED_ON
+    ):
+        name = _name([*path, key])
+        raise FieldError(name, f"'{name}': an integer must fit into 64 bits")
 
 
 def _name(path: list[str | int]) -> str:
