@@ -41,7 +41,8 @@ def cannot_compile() -> str | None:
         named = os.environ.get("CXX")
         return f"CXX={named} is no C++ compiler" if named else "there is no C++ compiler (g++)"
     passed = user_cache() / "compilers" / _key(compiler)
-    if passed.exists():
+    # Path.exists raises where a folder on the way may not be entered.
+    if os.path.exists(passed):  # noqa: PTH110
         return None
     reason = _trial(compiler)
     if reason is None:

@@ -256,8 +256,8 @@ def layered_config(checkpoint: object, additional: object) -> RiverConfig:
     for name in PATH_FIELDS:
         if (value := getattr(base, name)) != RiverConfig.model_fields[name].default:
             raise RiverError(
-                f"{CHECKPOINT_KEY}: '{name}' = {shortened(repr(value))}: a checkpoint may not name "
-                f"a path; leave it out there, and set it with --river-{name.replace('_', '-')} or "
+                f"{CHECKPOINT_KEY}: '{name}' = {shortened(repr(value))}: a checkpoint may not set "
+                f"it; leave it out there, and set it with --river-{name.replace('_', '-')} or "
                 f'additional_config["{CONFIG_KEY}"]'
             )
     if additional is None:

@@ -12,13 +12,20 @@ FOLDER_VARIABLE = "RIVER_CACHE_DIR"
 def user_cache() -> Path:
     """``$RIVER_CACHE_DIR``, or ``river-vllm`` in the user's cache."""
     given = os.environ.get(FOLDER_VARIABLE)
-    return Path(given).expanduser() if given else base("XDG_CACHE_HOME", "~/.cache") / "river-vllm"
+    return expanded(given) if given else base("XDG_CACHE_HOME", "~/.cache") / "river-vllm"
 
 
 def base(variable: str, default: str) -> Path:
     """A folder of the XDG Base Directory specification, which has relative values ignored."""
     given = Path(os.environ.get(variable, ""))
-    return given if given.is_absolute() else Path(default).expanduser()
+    return given if given.is_absolute() else expanded(default)
+
+
+def expanded(path: str) -> Path:
+    """``path`` with its ``~`` replaced; for a user without a home folder, where
+    ``Path.expanduser`` raises, a place that holds nothing and cannot be written to."""
+    found = Path(os.path.expanduser(path))  # noqa: PTH111
+    return Path(os.devnull) / found if str(found).startswith("~") else found
 
 
 def unwritable(folder: Path) -> str | None:

@@ -55,6 +55,10 @@ class RiverAdditionalConfig(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._settings)
 
+    def __bool__(self) -> bool:
+        """True without settings too: vLLM leaves what is falsy out of its key."""
+        return True
+
     def __repr__(self) -> str:
         return repr(self._settings)
 

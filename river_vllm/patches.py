@@ -18,7 +18,8 @@ import vllm.envs as vllm_envs
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Inductors
 from vllm.compilation import decorators
 
-from river_vllm.models.architectures import PREFIX
+from river_vllm.graph_key import RiverAdditionalConfig
+from river_vllm.registration import serves_river
 from river_vllm.request import EXTRA_ARGS_KEY
 
 Place = Literal["front end", "worker"]
@@ -44,11 +45,6 @@ def install(place: Place) -> None:
             patch()
 
 
-def serves_river(vllm_config: Any) -> bool:
-    """Whether an engine's model is one of River's."""
-    return (vllm_config.model_config.architecture or "").startswith(PREFIX)
-
-
 @_patch("worker")
 def compiled_forwards_are_read_back() -> None:
     """A compiled forward that an earlier start has saved is read, on the CPU too.
@@ -61,7 +57,17 @@ def compiled_forwards_are_read_back() -> None:
     Ends with the vLLM release that asks before it calls. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/compilation/decorators.py#L315
     """
-    read_compiled_forwards(serves_river)
+    read_compiled_forwards(under_rivers_key)
+
+
+def under_rivers_key(vllm_config: Any) -> bool:
+    """Whether an engine keeps its forwards under all that they depend on (``graph_key.py``).
+
+    Beside settings of vLLM's own its key lacks River's source and the CPU: what is kept there may
+    be another's.
+    """
+    own = isinstance(vllm_config.additional_config, RiverAdditionalConfig)
+    return own and serves_river(vllm_config)
 
 
 def read_compiled_forwards(applies: Callable[[Any], bool]) -> None:
@@ -100,9 +106,10 @@ _stored_only: list[bool] = []
 """Not empty inside ``stored_forwards_only``."""
 
 
-def reads_compiled_forwards() -> bool:
-    """Whether vLLM looks for forwards that an earlier start has compiled."""
-    return bool(vllm_envs.VLLM_USE_AOT_COMPILE) and not vllm_envs.VLLM_DISABLE_COMPILE_CACHE
+def reads_compiled_forwards(vllm_config: Any) -> bool:
+    """Whether an engine looks for forwards that an earlier start has compiled."""
+    looks = bool(vllm_envs.VLLM_USE_AOT_COMPILE) and not vllm_envs.VLLM_DISABLE_COMPILE_CACHE
+    return looks and under_rivers_key(vllm_config)
 
 
 @contextmanager
@@ -141,7 +148,7 @@ def unread_fields_are_refused() -> None:
     for request in (ChatCompletionRequest, CompletionRequest, ResponsesRequest):
         for name in ("to_sampling_params", "to_beam_search_params"):
             inner = getattr(request, name, None)
-            if inner is not None and not hasattr(inner, "__wrapped__"):
+            if inner is not None:
                 setattr(request, name, _refusing(inner))
 
 

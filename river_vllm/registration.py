@@ -28,7 +28,7 @@ def register_all() -> None:
 
     from river_vllm.engine_config import RiverConfigHook
 
-    if _serves_river():
+    if _is_rivers_engine_process():
         end_with_parent()
         quiet_while_starting()
     for architecture in ARCHITECTURES:
@@ -38,7 +38,12 @@ def register_all() -> None:
             MODELS_CONFIG_MAP[name] = RiverConfigHook
 
 
-def _serves_river() -> bool:
+def serves_river(vllm_config: VllmConfig) -> bool:
+    """Whether an engine's model is one of River's."""
+    return (vllm_config.model_config.architecture or "").startswith(PREFIX)
+
+
+def _is_rivers_engine_process() -> bool:
     """Whether this process was started as the engine of a river.
 
     vLLM tells a plugin nothing about the engine that loads it, and nothing else of River's runs

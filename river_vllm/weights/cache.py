@@ -7,13 +7,14 @@ a folder: whoever writes a name writes the same bytes.
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
-from river_vllm.folders import user_cache
+from river_vllm.folders import expanded, user_cache
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.weights.packed import from_bytes, to_bytes
 
@@ -33,9 +34,10 @@ def cache_folders(setting: str, model: str) -> list[Path]:
     if setting == "off":
         return []
     if setting != "auto":
-        return [Path(setting).expanduser()]
+        return [expanded(setting)]
     folders = [user_cache()]
-    if Path(model).is_dir():
+    # Path.is_dir raises where a folder on the way may not be entered.
+    if os.path.isdir(model):  # noqa: PTH112
         folders.insert(0, Path(model) / BESIDE)
     return folders
 
@@ -64,7 +66,7 @@ class WeightCache:
             path = folder / _name(key)
             try:
                 weight = from_bytes(path.read_bytes(), key)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             except (OSError, RiverError) as error:
                 logger.warning("River: quantising again, '%s' cannot be used: %s", path, error)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
+from river_vllm.folders import expanded
 from river_vllm.models.architectures import PREFIX
 from river_vllm.quantization import CALIBRATED, QUANTIZERS
 from river_vllm.weights.cache import WeightCache, cache_folders
@@ -53,12 +55,13 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
         RiverError: a quantiser needs calibration, and none has been done.
     """
     if config.weights is not None:
-        return Path(config.weights).expanduser()
+        return expanded(config.weights)
     if config.quantizer in QUANTIZERS:
         return None
     places = calibrated_folders(config, model)
     for place in places:
-        if (place / "config.json").is_file():
+        # Path.is_file raises where a folder on the way may not be entered.
+        if os.path.isfile(place / "config.json"):  # noqa: PTH113
             return place
     looked = " or ".join(f"'{place}'" for place in places) or "any cache (it is off)"
     raise RiverError(

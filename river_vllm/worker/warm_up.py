@@ -42,7 +42,8 @@ class WarmUpMixin:
 
     def _river_read_back(self: Any, rows: int) -> bool:
         """Warm up the current forward over ``rows`` if an earlier start has compiled it."""
-        if not reads_compiled_forwards() or _ranks(self.vllm_config.parallel_config) > 1:
+        ranks = _ranks(self.vllm_config.parallel_config)
+        if ranks > 1 or not reads_compiled_forwards(self.vllm_config):
             # Ranks meet in every pass: one that lacks a file would wait in another than the others.
             return False
         try:

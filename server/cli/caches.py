@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from river_vllm.folders import FOLDER_VARIABLE, base, unwritable, user_cache
+from river_vllm.folders import FOLDER_VARIABLE, base, expanded, unwritable, user_cache
 
 
 def folders() -> dict[str, Path]:
@@ -25,8 +25,9 @@ def folders() -> dict[str, Path]:
         "VLLM_CONFIG_ROOT": config / "vllm",
         "HF_HOME": cache / "huggingface",
     }
-    found = {name: Path(os.environ.get(name) or path).expanduser() for name, path in usual.items()}
-    if found["HF_HOME"].is_dir():
+    found = {name: expanded(os.environ.get(name) or str(path)) for name, path in usual.items()}
+    # Path.is_dir raises where a folder on the way may not be entered.
+    if os.path.isdir(found["HF_HOME"]):  # noqa: PTH112
         del found["HF_HOME"]
     if inductor := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
         found["TORCHINDUCTOR_CACHE_DIR"] = Path(inductor)

@@ -23,6 +23,9 @@ from server.cli.stage_times import STAGES, StageTimes, StartRecord, weight_bytes
 EVERY = 8.0
 """Seconds between two lines within a stage: a busy machine may wake the thread two late."""
 POLL = 0.25
+SERVE_SECONDS = 60.0
+"""How long the HTTP server may take to listen; later it is taken for one that this machine cannot
+reach, and nothing more is said."""
 EXAMPLE = (
     "curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
     '-d \'{{"messages": [{{"role": "user", "content": "Hello"}}]}}\''
@@ -73,8 +76,11 @@ class Narration:
             if stage in STAGES
         }
 
-    def ready(self, now: float, url: str, example: bool) -> None:
-        """The last line of a start."""
+    def ready(self, now: float, url: str | None, example: bool) -> None:
+        """The last line of a start; ``url`` is None for an engine without an HTTP server."""
+        if url is None:
+            self._say(f"engine ready after {now - self._begun:.0f} s")
+            return
         self._say(f"ready after {now - self._begun:.0f} s at {url}")
         if example:
             self._say(f"try it: {EXAMPLE.format(url=url)}")
@@ -108,6 +114,15 @@ class Narrator:
         self._stopped.set()
         self._thread.join()
 
+    def expect_model(self, model: str) -> None:
+        """``model`` is known, unless one was before.
+
+        Args:
+            model: folder or hub id.
+        """
+        if self._record is None:
+            self.expect(StartRecord(user_cache(), model), weight_bytes(model))
+
     def expect(self, record: StartRecord, checkpoint_bytes: int) -> None:
         """Which model it is, is known, and with it what to expect."""
         self._narration.times = StageTimes(record.read(), checkpoint_bytes)
@@ -126,9 +141,14 @@ class Narrator:
             found = marks(self._file)
             now = self._clock()
             self._narration.look(found, now)
-            serving = bool(found) and found[-1][1] is Stage.SERVE
-            if serving and self._args is not None and listens(self._args):
-                self._finish(self._args, self._clock())
+            args = self._args
+            if args is None or not found or found[-1][1] is not Stage.SERVE:
+                continue
+            if not has_server(args) or listens(args):
+                self._finish(args, self._clock())
+                return
+            if now - found[-1][0] >= SERVE_SECONDS:
+                mark(Stage.READY)
                 return
 
     def _finish(self, args: Namespace, now: float) -> None:
@@ -136,7 +156,7 @@ class Narrator:
         if self._record is not None:
             self._record.write(self._narration.seconds(now))
         plain = not (args.uds or args.api_key or args.ssl_keyfile)
-        self._narration.ready(now, where(args), example=plain)
+        self._narration.ready(now, where(args) if has_server(args) else None, example=plain)
 
 
 @contextmanager
@@ -149,13 +169,18 @@ def narrated(model: str | None) -> Iterator[Narrator]:
     with marks_collected() as file:
         narrator = Narrator(file)
         if model is not None:
-            narrator.expect(StartRecord(user_cache(), model), weight_bytes(model))
+            narrator.expect_model(model)
         mark(Stage.IMPORT)
         narrator.start()
         try:
             yield narrator
         finally:
             narrator.stop()
+
+
+def has_server(args: Namespace) -> bool:
+    """Whether this command serves HTTP; a node beside the first one may run engines only."""
+    return not args.headless and args.api_server_count != 0
 
 
 def where(args: Namespace) -> str:

@@ -26,6 +26,8 @@ HOST = "127.0.0.1"
 ENVIRONMENT = {
     # vLLM keeps one CPU core for its front end by default; on a small machine that is half.
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+    # As vLLM's own command sets it (cli_env_setup); here a thread may hold locks at a fork too.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 CPU_KV_CACHE = ("VLLM_CPU_KVCACHE_SPACE", "4")
 """GiB; without it vLLM's CPU build takes most of the machine's memory for the K/V cache. Where it
@@ -42,6 +44,7 @@ def serve(argv: Sequence[str]) -> int:
         prepare_environment()
         args = parse(argv)
         configure(args)
+        narrator.expect_model(args.model)
         narrator.watch(args)
         mark(Stage.ENGINE)
         return run(args)
@@ -161,6 +164,8 @@ def run(args: argparse.Namespace) -> int:
                 raise
             print(f"river-vllm: error: {line}", file=sys.stderr)
             return 1
+        finally:
+            mark(Stage.STOPPED)
     if ending.failed:
         # vLLM itself ends with status 0 then, and a supervisor would think that all is well.
         print("river-vllm: error: the engine has failed, see the log above", file=sys.stderr)

@@ -86,7 +86,12 @@ class StageTimes:
 def weight_bytes(model: str) -> int:
     """Size of the checkpoint in a folder, ``USUAL_BYTES`` for a hub id."""
     files = [*Path(model).glob("*.safetensors"), *Path(model).glob("*.bin")]
-    return sum(file.stat().st_size for file in files) or USUAL_BYTES
+    total = 0
+    for file in files:
+        # A hub's cache may hold links to files that are not there.
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total or USUAL_BYTES
 
 
 class StartRecord:
@@ -98,7 +103,8 @@ class StartRecord:
     """
 
     def __init__(self, folder: Path, model: str) -> None:
-        where = Path(model).resolve() if Path(model).is_dir() else model
+        # Path.is_dir raises where a folder on the way may not be entered.
+        where = Path(model).resolve() if os.path.isdir(model) else model  # noqa: PTH112
         parts = [str(where), platform.node(), platform.machine(), str(os.cpu_count())]
         name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         self._path = folder / "starts" / f"{name}.json"

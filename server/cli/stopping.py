@@ -1,6 +1,6 @@
 """SIGTERM while the model loads.
 
-The one place where River replaces a function of vLLM's server. vLLM 0.32 raises KeyboardInterrupt
+A replacement for one function of vLLM's server. vLLM 0.32 raises KeyboardInterrupt
 from the handler that is in force until uvicorn sets its own
 (``entrypoints/launchers/api_server/entry.py``, ``run_server``), and the context in which it waits
 for its engine takes a KeyboardInterrupt for the end of the wait (``utils/network_utils.py``,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from server.http.state import RiverState
@@ -42,14 +43,13 @@ async def pulse(engine_client: Any, progress: Progress) -> None:
     Of several API server processes each sees the outputs of its own requests only, and one of them
     what a step reports. A request may wait there while the engine works for others, and a process
     without requests would not learn that the engine hangs. The engine answers between two steps.
+    An answer that fails on its way is asked for again.
     """
     while not engine_client.errored:
         progress.ask()
-        try:
+        with suppress(RuntimeError):
             await engine_info(engine_client)
-        except RuntimeError:
-            return  # it has failed, which /ready asks for by itself
-        progress.answered()
+            progress.answered()
         await asyncio.sleep(min(FOLLOW_SECONDS, progress.stall_seconds / 4))
 
 

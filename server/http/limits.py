@@ -23,6 +23,8 @@ _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 _PARAMETER_DEPTH = 2
 """Parameters, and what stands in a list of them; integers further in are data, such as a schema's
 bounds, and never leave their text."""
+_PASSED_ON = frozenset(("vllm_xargs", "kv_transfer_params", "ec_transfer_params"))
+"""Objects that go to the engine as they are."""
 
 
 def refuse_impossible_values(raw: bytes, body: dict[str, Any]) -> None:
@@ -36,7 +38,10 @@ def refuse_impossible_values(raw: bytes, body: dict[str, Any]) -> None:
     Raises:
         FieldError: names the field.
     """
-    if not _SUSPICIOUS.search(raw) and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+    # In UTF-16 and UTF-32, which Python's reader takes too, each of these characters has NUL bytes;
+    # in UTF-8 JSON there is none.
+    plain = b"\0" not in raw and not _SUSPICIOUS.search(raw)
+    if plain and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return
     path: list[str | int] = []
     open_items: list[Iterator[tuple[str | int, Any]]] = [iter(body.items())]
@@ -64,7 +69,9 @@ def _check_number(path: list[str | int], key: str | int, value: float) -> None:
         if not math.isfinite(value):
             name = _name([*path, key])
             raise FieldError(name, f"'{name}' = {value}: must be a finite number")
-    elif len(path) < _PARAMETER_DEPTH and not _LOWEST <= value <= _HIGHEST:
+    elif not _LOWEST <= value <= _HIGHEST and (
+        len(path) < _PARAMETER_DEPTH or path[0] in _PASSED_ON
+    ):
         name = _name([*path, key])
         raise FieldError(name, f"'{name}': an integer must fit into 64 bits")
 

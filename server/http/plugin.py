@@ -10,8 +10,7 @@ from fastapi import FastAPI
 
 from river_vllm.calibration.fingerprint import served_checkpoint
 from river_vllm.compat import init_logger
-from river_vllm.models.architectures import PREFIX
-from river_vllm.registration import river_config_of
+from river_vllm.registration import river_config_of, serves_river
 from river_vllm.request import RiverSettings
 from server.http.console.page import attach_console
 from server.http.engine import engine_info, follow, pulse
@@ -54,7 +53,7 @@ class RiverEndpointPlugin:
         if engine_client is None:
             return
         vllm_config = engine_client.vllm_config
-        if not (vllm_config.model_config.architecture or "").startswith(PREFIX):
+        if not serves_river(vllm_config):
             logger.warning("River is installed, but this model is served without a river")
             return
         engine = await engine_info(engine_client)

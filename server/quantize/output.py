@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,8 @@ UNFINISHED = ".unfinished"
 REPLACED = ".replaced"
 """How the names of hidden folders beside the weights end: what is being written, and an older set
 while the new one takes its place."""
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+"""What ``flock`` says on a file system that has no locks."""
 
 
 class WeightsFolder:
@@ -94,15 +97,23 @@ class WeightsFolder:
 
 
 def _begin(place: Path) -> tuple[Path, int]:
-    """A new unfinished folder, and the file descriptor that holds its lock."""
+    """A new unfinished folder, and the file descriptor that holds its lock, if there are any."""
     while True:
         folder = place.with_name(f".{place.name}.{uuid.uuid4().hex}{UNFINISHED}")
         folder.mkdir()
         # Another run may clear it away before it is locked.
         with suppress(FileNotFoundError):
-            lock = _locked(folder)
-            if lock is not None and folder.exists():
+            try:
+                lock = _locked(folder)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                return folder, os.open(folder, os.O_RDONLY)
+            if lock is None:
+                continue
+            if folder.exists():
                 return folder, lock
+            os.close(lock)
 
 
 def _clear(place: Path) -> None:
@@ -111,23 +122,34 @@ def _clear(place: Path) -> None:
     for folder in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 32}.*"):
         if folder.suffix == REPLACED:
             running = folder.with_suffix(UNFINISHED)
-            if running.exists() and not _dead(running):
-                continue
-            if not place.exists():
-                folder.rename(place)
-        elif folder.suffix != UNFINISHED or not _dead(folder):
+        elif folder.suffix == UNFINISHED:
+            running = folder
+        else:
             continue
-        shutil.rmtree(folder, ignore_errors=True)
+        with _unless_alive(running) as dead:
+            if not dead:
+                continue
+            if folder.suffix == REPLACED and not place.exists():
+                folder.rename(place)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _dead(folder: Path) -> bool:
-    """Whether nobody writes to an unfinished folder."""
-    with suppress(FileNotFoundError):
+@contextmanager
+def _unless_alive(folder: Path) -> Iterator[bool]:
+    """Whether it is certain that nobody writes to an unfinished folder; if so, nobody begins to
+    inside."""
+    try:
         lock = _locked(folder)
-        if lock is None:
-            return False
-        os.close(lock)
-    return True
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, *NO_LOCKS):
+            raise
+        yield error.errno == errno.ENOENT
+        return
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def _locked(folder: Path) -> int | None:
@@ -138,6 +160,9 @@ def _locked(folder: Path) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +32,59 @@ def test_a_folder_that_refuses_says_why(tmp_path: Path) -> None:
     assert unwritable(Path("/proc/none/x")) == "No such file or directory"
     (tmp_path / "file").touch()
     assert unwritable(tmp_path / "file" / "x") == "Not a directory"
+
+
+AS_ANOTHER = """
+import os, sys
+from torch._inductor import cpp_builder
+from river_vllm.compiler import cannot_compile
+from river_vllm.config import RiverConfig
+from river_vllm.folders import unwritable, user_cache
+from river_vllm.errors import RiverError
+from river_vllm.weights.cache import cache_folders
+from river_vllm.weights.choose import weights_folder
+from server.cli.caches import writable_caches
+from server.cli.stage_times import StartRecord
+
+closed, compiler = sys.argv[1:]
+cpp_builder.get_cpp_compiler = lambda: compiler
+os.setgroups([])
+os.setgid(54321)
+os.setuid(54321)
+os.chdir("/")
+print(user_cache(), unwritable(user_cache()), sep=": ")
+assert cannot_compile() is None
+assert cache_folders("auto", closed + "/model") == [user_cache()]
+try:
+    weights_folder(RiverConfig(quantizer="gptq"), closed + "/model")
+except RiverError:
+    pass
+with writable_caches():
+    assert unwritable(user_cache()) is None
+    StartRecord(user_cache(), closed + "/model").write({"graph": 1.0})
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("home", [True, False], ids=["a closed home", "no home"])
+def test_a_user_without_a_home_that_can_be_entered(tmp_path: Path, home: bool) -> None:
+    """As in a container whose user has a number and no name."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    kept = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "RIVER_CACHE_DIR", "HF_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in kept}
+    if home:
+        environment["HOME"] = str(closed / "home")
+    done = subprocess.run(
+        [sys.executable, "-c", AS_ANOTHER, str(closed), "/bin/true"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    path, reason = done.stdout.strip().split(": ")
+    if home:
+        assert (path, reason) == (f"{closed}/home/.cache/river-vllm", "Permission denied")
+    else:
+        assert (path, reason) == ("/dev/null/~/.cache/river-vllm", "Not a directory")

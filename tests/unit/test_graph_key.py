@@ -134,6 +134,26 @@ def test_the_settings_stay_what_they_were(model: Path) -> None:
     assert river_config_of(config).threshold == 0.25
 
 
+def test_without_additional_config_rivers_key_is_vllms_too(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``vllm serve`` with the architecture alone makes it."""
+    from vllm.compilation.caching import aot_compile_hash_factors
+    from vllm.engine.arg_utils import EngineArgs
+
+    def of_architecture() -> tuple[Any, str]:
+        overrides = {"architectures": ["RiverLlamaForCausalLM"]}
+        made = EngineArgs(model=str(model), hf_overrides=overrides, skip_tokenizer_init=True)
+        config = pickle.loads(pickle.dumps(made.create_engine_config()))
+        return config, str(aot_compile_hash_factors(config))
+
+    config, before = of_architecture()
+    assert isinstance(config.additional_config, RiverAdditionalConfig)
+    assert dict(config.additional_config) == {}
+    monkeypatch.setattr(graph_key, "sources", lambda: "another")
+    assert of_architecture()[1] != before
+
+
 def test_a_checkpoints_own_settings_count_where_they_are_in_graphs() -> None:
     plain = RiverAdditionalConfig({}, {"threshold": 0.5})
     assert plain.compute_hash() == RiverAdditionalConfig({}).compute_hash()

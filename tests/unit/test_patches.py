@@ -17,7 +17,14 @@ from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.exceptions import VLLMValidationError
 
 from river_vllm import patches
-from river_vllm.patches import NotStored, read_compiled_forwards, stored_forwards_only
+from river_vllm.graph_key import RiverAdditionalConfig
+from river_vllm.patches import (
+    NotStored,
+    read_compiled_forwards,
+    reads_compiled_forwards,
+    stored_forwards_only,
+    under_rivers_key,
+)
 
 UNPATCHED = decorators._try_load_aot_compiled_fn
 """vLLM's own, unless an engine of this process was built before."""
@@ -54,10 +61,11 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield str(path)
 
 
-def model(architecture: str = "RiverLlamaForCausalLM") -> Any:
+def model(architecture: str = "RiverLlamaForCausalLM", additional: Any = None) -> Any:
     from vllm.config import CompilationConfig, VllmConfig
 
     config = VllmConfig(compilation_config=CompilationConfig())
+    config.additional_config = RiverAdditionalConfig({}) if additional is None else additional
     config.model_config = SimpleNamespace(architecture=architecture)
     return SimpleNamespace(
         vllm_config=config,
@@ -77,23 +85,37 @@ def test_without_the_patch_vllm_reads_no_compiled_forward_back(saved: str) -> No
 
 
 def test_with_the_patch_it_does(saved: str) -> None:
-    read_compiled_forwards(patches.serves_river)
+    read_compiled_forwards(under_rivers_key)
     assert load(model(), saved) is not None
 
 
 def test_an_engine_without_a_river_is_vllms_own(saved: str) -> None:
-    read_compiled_forwards(patches.serves_river)
+    read_compiled_forwards(under_rivers_key)
     assert load(model("LlamaForCausalLM"), saved) is None
 
 
+def test_beside_settings_of_vllms_own_none_is_read_back(
+    saved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept there may come from another River, or from another CPU."""
+    monkeypatch.setattr(patches.vllm_envs, "VLLM_USE_AOT_COMPILE", True)
+    monkeypatch.setattr(patches.vllm_envs, "VLLM_DISABLE_COMPILE_CACHE", False)
+    read_compiled_forwards(under_rivers_key)
+    other = model(additional={"river": {}, "gdn_prefill_backend": "auto"})
+    assert load(other, saved) is None
+    assert not reads_compiled_forwards(other.vllm_config)
+    assert reads_compiled_forwards(model().vllm_config)
+    assert not reads_compiled_forwards(model("LlamaForCausalLM").vllm_config)
+
+
 def test_nothing_of_torchs_stays_changed(saved: str) -> None:
-    read_compiled_forwards(patches.serves_river)
+    read_compiled_forwards(under_rivers_key)
     load(model(), saved)
     assert not hasattr(BundledAOTAutogradSerializableCallable, "finalize_loading")
 
 
 def test_what_is_not_stored_is_not_compiled_where_only_stored_ones_are_wanted(saved: str) -> None:
-    read_compiled_forwards(patches.serves_river)
+    read_compiled_forwards(under_rivers_key)
     with stored_forwards_only():
         assert load(model(), saved) is not None
         with pytest.raises(NotStored):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from pydantic import BaseModel, model_validator
 
 from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.startup import Stage, marks, marks_collected
 from server.cli import serve, vllm_cli
 from server.cli.serve import (
     AUTH_MIDDLEWARE,
@@ -68,6 +71,7 @@ def test_variables_that_are_set_stay(environment: dict[str, str]) -> None:
     environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "1"
     prepare_environment()
     assert environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "1"
+    assert environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     assert "VLLM_CPU_KVCACHE_SPACE" not in environment
 
 
@@ -213,6 +217,40 @@ def fail(error: BaseException, cause: BaseException | None = None) -> Any:
 def test_a_server_that_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert started(monkeypatch, lambda: None) == 0
     assert started(monkeypatch, fail(KeyboardInterrupt())) == 130
+
+
+@pytest.mark.parametrize("action", [lambda: None, fail(KeyboardInterrupt())], ids=["end", "Ctrl-C"])
+def test_a_server_that_has_ended_is_told_no_further(
+    monkeypatch: pytest.MonkeyPatch, action: Any
+) -> None:
+    with marks_collected() as file:
+        started(monkeypatch, action)
+        assert marks(file)[-1][1] is Stage.STOPPED
+
+
+def test_the_model_is_known_wherever_it_stands(
+    model: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is expected of it comes first: the arguments change that."""
+    said: list[tuple[str, Any]] = []
+
+    class Heard:
+        def expect_model(self, model: str) -> None:
+            said.append(("model", model))
+
+        def watch(self, args: argparse.Namespace) -> None:
+            said.append(("port", args.port))
+
+    @contextmanager
+    def narrated(model: str | None) -> Iterator[Heard]:
+        assert model is None
+        yield Heard()
+
+    monkeypatch.setattr(serve, "narrated", narrated)
+    monkeypatch.setattr(serve, "writable_caches", nullcontext)
+    monkeypatch.setattr(serve, "run", lambda args: 0)
+    assert serve.serve(["--port", "81", model]) == 0
+    assert said == [("model", model), ("port", 81)]
 
 
 def test_a_server_whose_engine_has_failed_does_not_end_well(

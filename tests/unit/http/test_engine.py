@@ -26,7 +26,7 @@ class Clock:
 
 
 class Client:
-    """Plays the engine client: answers, hangs from the fourth time on, or has failed."""
+    """Plays the engine client: answers, and the fourth time hangs, or ends with an error."""
 
     errored = False
 
@@ -38,6 +38,7 @@ class Client:
         if self.asked == 4:
             if self.end == "hangs":
                 await asyncio.Event().wait()
+            self.errored = True
             raise ConnectionError("gone")
         return [{"num_layers": 2}]
 
@@ -73,6 +74,34 @@ def test_another_processs_work_is_no_stall_and_a_hanging_engine_is(clock: Clock,
         *alive, last = asyncio.run(run(waits))
         assert alive and all(alive)
         assert not last
+
+
+def test_one_answer_that_fails_on_its_way_is_asked_for_again(clock: Clock) -> None:
+    class Flaky(Client):
+        async def collective_rpc(self, method: str) -> Any:
+            self.asked += 1
+            if self.asked in (2, 3):
+                raise ConnectionError("lost")
+            self.errored = self.asked == 6
+            return [{"num_layers": 2}]
+
+    client = Flaky("answers")
+    progress = Progress(8.0, clock)
+    asyncio.run(pulse(client, progress))
+    assert client.asked == 6
+    assert progress.ready
+
+
+def test_answers_that_all_fail_are_a_stall(clock: Clock) -> None:
+    class Lost(Client):
+        async def collective_rpc(self, method: str) -> Any:
+            self.asked += 1
+            self.errored = self.asked == 6
+            raise ConnectionError("lost")
+
+    progress = Progress(8.0, clock)
+    asyncio.run(pulse(Lost("fails"), progress))
+    assert not progress.ready
 
 
 def test_an_engine_that_has_failed_is_not_asked() -> None:

@@ -167,6 +167,11 @@ IMPOSSIBLE = [
     (b'{"stop_token_ids": [1, -9223372036854775809]}', "stop_token_ids.1"),
     (b'{"river": {"threshold": 0.5}, "seed": 1' + b"0" * 400 + b"}", "seed"),
     (b'{"\\ud800": NaN}', "\ud800"),
+    ('{"temperature": NaN}'.encode("utf-16"), "temperature"),
+    (('{"top_k": 1' + "0" * 23 + "}").encode("utf-16-be"), "top_k"),
+    (('{"top_k": 1' + "0" * 23 + "}").encode("utf-32-le"), "top_k"),
+    (b'{"vllm_xargs": {"x": [1' + b"0" * 30 + b"]}}", "vllm_xargs.x.0"),
+    (b'{"kv_transfer_params": {"a": {"b": [1' + b"0" * 30 + b"]}}}", "kv_transfer_params.a.b.0"),
 ]
 
 

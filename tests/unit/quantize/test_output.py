@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
@@ -19,6 +21,7 @@ from river_vllm.weights.formats import format_of
 from river_vllm.weights.formats.own import own_tensors
 from river_vllm.weights.tensors import CheckpointFolder
 from server.bench.errors import BenchError
+from server.quantize import output
 from server.quantize.output import WeightsFolder
 from tests.unit.quantization.test_rtn import weights
 from tests.unit.weights.test_cache import blocked, same
@@ -189,6 +192,66 @@ def test_ctrl_c_clears_away_at_once(model: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.wait()
     assert names(tmp_path) == ["model"]
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_the_lock_is_held_until_the_folder_of_a_dead_run_is_gone(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever meets the folder meanwhile must not take it for his own."""
+    left = tmp_path / f".out.{'0' * 32}.unfinished"
+    left.mkdir()
+    rmtree, alone = output.shutil.rmtree, []
+
+    def watched(folder: Path, **options: Any) -> None:
+        if folder == left:
+            alone.append(output._locked(folder) is None)
+        rmtree(folder, **options)
+
+    monkeypatch.setattr(output.shutil, "rmtree", watched)
+    write([tmp_path / "out"], model)
+    assert alone == [True]
+    assert names(tmp_path) == ["model", "out"]
+
+
+def test_a_folder_that_is_cleared_away_before_it_is_locked_is_let_go(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, taken = output.fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not taken:
+            (folder,) = hidden(tmp_path)
+            taken.append(folder)
+            folder.rmdir()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(output.fcntl, "flock", late)
+    before = open_files()
+    write([tmp_path / "out"], model)
+    assert len(taken) == 1 and open_files() == before
+    assert names(tmp_path) == ["model", "out"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_a_run_goes_on_and_leaves_what_may_be_another_runs(
+    number: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network file systems."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(output.fcntl, "flock", flock)
+    other = tmp_path / f".out.{'0' * 32}.unfinished"
+    other.mkdir()
+    before = open_files()
+    write([tmp_path / "out"], model)
+    assert open_files() == before
+    assert names(tmp_path) == sorted([other.name, "model", "out"])
 
 
 def test_folders_of_others_stay(model: Path, tmp_path: Path) -> None:

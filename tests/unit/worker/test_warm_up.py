@@ -77,7 +77,7 @@ class Runner(WarmUpMixin, FakeRunner):
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    monkeypatch.setattr(warm_up, "reads_compiled_forwards", lambda: True)
+    monkeypatch.setattr(warm_up, "reads_compiled_forwards", lambda config: True)
     return Runner()
 
 
@@ -105,7 +105,7 @@ def test_only_the_forward_that_is_not_there_is_compiled(runner: Runner) -> None:
 def test_where_nothing_is_read_back_vllms_pass_is_its_own(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_up, "reads_compiled_forwards", lambda: False)
+    monkeypatch.setattr(warm_up, "reads_compiled_forwards", lambda config: False)
     runner.warming_up_model()
     assert runner.passes == [("vllm", PROMPT_ROWS), ("river", 16)]
 
