@@ -175,7 +175,7 @@ def test_it_shares_the_openmp_runtime_of_torch() -> None:
     assert after == before
     # Others may bring one that nobody else can name (sentencepiece does), no second of this name.
     (shared,) = [path for path in after if Path(path).name.startswith("libgomp.so")]
-    assert Path(shared).is_relative_to(Path(torch.__file__).parent)
+    assert Path(shared).is_relative_to(Path(torch.__file__).resolve().parent)
 
 
 @built
