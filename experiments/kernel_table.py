@@ -39,7 +39,7 @@ from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from river_vllm.quantization import QUANTIZERS
 
-CACHE = 1 << 30
+CACHE = 256 << 20
 """Bytes of 4-bit weights to rotate through."""
 READ = 512 << 20
 """Bytes of the tensor whose sum tells the bandwidth."""
