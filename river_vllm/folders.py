@@ -1,9 +1,12 @@
-"""River's cache folder on a machine, and whether a folder can be written to."""
+"""Where River writes: its cache folder, whether a folder can be written to, a file that the
+processes of one server share."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FOLDER_VARIABLE = "RIVER_CACHE_DIR"
@@ -39,3 +42,15 @@ def unwritable(folder: Path) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
+
+
+@contextmanager
+def file_named_by(variable: str) -> Iterator[Path]:
+    """An empty file that exists inside the block, where ``variable`` of the environment names it
+    to the processes that are started there."""
+    with tempfile.NamedTemporaryFile(prefix="river-") as file:
+        os.environ[variable] = file.name
+        try:
+            yield Path(file.name)
+        finally:
+            os.environ.pop(variable, None)

@@ -7,12 +7,12 @@ server names a file in the environment; a worker that refuses leaves its reason 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from river_vllm.errors import RiverError
+from river_vllm.folders import file_named_by
 
 VARIABLE = "RIVER_REFUSAL_FILE"
 
@@ -33,9 +33,5 @@ def refusals_left() -> Iterator[None]:
 @contextmanager
 def refusals_collected() -> Iterator[Path]:
     """In the command: the file, which is empty unless a worker refuses."""
-    with tempfile.NamedTemporaryFile(prefix="river-", suffix=".refusal") as file:
-        os.environ[VARIABLE] = file.name
-        try:
-            yield Path(file.name)
-        finally:
-            os.environ.pop(VARIABLE, None)
+    with file_named_by(VARIABLE) as file:
+        yield file

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
+
+from river_vllm.folders import file_named_by
 
 VARIABLE = "RIVER_STARTUP_FILE"
 
@@ -57,12 +58,8 @@ def marks(path: Path) -> list[tuple[float, Stage]]:
 @contextmanager
 def marks_collected() -> Iterator[Path]:
     """In the command: the file of the marks."""
-    with tempfile.NamedTemporaryFile(prefix="river-", suffix=".startup") as file:
-        os.environ[VARIABLE] = file.name
-        try:
-            yield Path(file.name)
-        finally:
-            os.environ.pop(VARIABLE, None)
+    with file_named_by(VARIABLE) as file:
+        yield file
 
 
 WAITING = "No available shared memory broadcast block found"

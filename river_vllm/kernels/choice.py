@@ -37,15 +37,13 @@ class KernelChooser:
         self, name: str = "auto", activations: str = "bf16", whole_zeros: bool = True
     ) -> None:
         int8 = activations == "int8"
-        self._kernels: list[Int4Kernel] = [NativeKernel(int8)]
-        if int8:
-            self._kernels.append(VllmMixedPrecisionKernel(int8))
-        self._kernels.append(TorchInt4Kernel())
-        if not int8:
-            self._kernels.append(VllmMixedPrecisionKernel())
+        native, torchs = NativeKernel(int8), TorchInt4Kernel()
+        vllms = VllmMixedPrecisionKernel(int8)
+        # torch's does not round activations.
+        kernels: list[Int4Kernel] = [native, vllms, torchs] if int8 else [native, torchs, vllms]
         if name == DequantizeKernel.name:
-            self._kernels = [DequantizeKernel()]
-        self._kernels = [k for k in self._kernels if name in ("auto", k.name)]
+            kernels = [DequantizeKernel()]
+        self._kernels = [k for k in kernels if name in ("auto", k.name)]
         self._int8 = int8
         self._whole_zeros = whole_zeros
         self._chosen: dict[LinearSpec, Int4Kernel] = {}

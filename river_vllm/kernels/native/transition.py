@@ -23,7 +23,8 @@ class NativeTransition:
     def __call__(
         self, before: torch.Tensor | None, hidden: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if any(t is not None and t.dtype != torch.bfloat16 for t in (hidden, residual)):
+        others = hidden.dtype if residual is None else residual.dtype
+        if hidden.dtype != torch.bfloat16 or others != torch.bfloat16:
             return _BY_TORCH(before, hidden, residual)
         hidden = hidden.contiguous()
         residual = None if residual is None else residual.contiguous()
