@@ -129,7 +129,7 @@ def main() -> None:
     if args.stock:
         report("stock vLLM", LLM(args.model, **ENGINE), args, None)
         return
-    config = RiverConfig(max_rows="all", lm_head=args.lm_head, activations=args.activations)
+    config = RiverConfig(scope="token", max_rows="all", lm_head=args.lm_head, activations=args.activations)
     engine = LLM(args.model, **engine_args(args.model, config, **ENGINE))
     report("River, off", engine, args, {"enabled": False})
     report("River, deciding, none leaves", engine, args, {"threshold": 0.99999})

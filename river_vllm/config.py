@@ -19,8 +19,11 @@ CONFIG_KEY = "river"
 CHECKPOINT_KEY = "river_config"
 """River's key in a checkpoint's ``config.json``."""
 
+Scope = Literal["token", "step", "batch"]
+CriterionName = Literal["cosine", "norm"]
+
 EXIT_FIELDS = (
-    *("threshold", "layer_offsets", "prefill", "scope", "signal", "max_rows", "calibration"),
+    *("threshold", "layer_offsets", "prefill", "scope", "criterion", "max_rows", "calibration"),
     *("resident_layers", "deep"),
 )
 """Settings of the exit decision; in verified mode there is none, and every layer is run."""
@@ -52,11 +55,15 @@ class RiverConfig(BaseModel):
     the dial still moves together. Without them τ is the same everywhere."""
     prefill: Literal["backbone", "sequence"] = "backbone"
     """Prompts on the backbone, or the paper's sequence-level exit."""
-    scope: Literal["token", "batch"] = "token"
-    """Each token on its own, or the paper's minimum over the batch."""
-    signal: Literal["cosine", "norm"] = "cosine"
+    scope: Scope = "step"
+    """Who leaves together. ``token``: each token leaves on its own similarity, whatever is beside
+    it and that costs. ``step``: a step's tokens leave together, once each has settled, and not at
+    all beside a row that has to run the backbone: as long as one has to, it carries the others at
+    no cost, and on the river they would add some. ``batch``: together, at a layer where all settle
+    at once (the paper's minimum over the batch)."""
+    criterion: CriterionName = "cosine"
     """What τ is compared with after a layer: the paper's state transition similarity, or how small
-    the state still is (``router/signal.py``), whose τ ``river-vllm calibrate`` has to find."""
+    the state still is (``criterion.py``), whose τ ``river-vllm calibrate`` has to find."""
     quantizer: Literal["hqq", "rtn", "gptq", "awq"] = "hqq"
     """How the 4-bit weights are made; ``gptq``, ``awq`` beforehand by ``river-vllm quantize``."""
     weights: str | None = Field(default=None, min_length=1)
@@ -64,10 +71,8 @@ class RiverConfig(BaseModel):
     group_size: Literal[32, 64, 128] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
     max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "auto"
-    """Up to how many rows a step's tokens leave the backbone; ``auto`` measures at load up to where
-    4 bit is faster. They then leave together, once each row of the step would: as long as one has
-    to run the backbone, it carries the others at no cost, and on the river they would add some.
-    ``all``: every token leaves on its own similarity, whatever is beside it and that costs."""
+    """Up to how many tokens of a step may leave the backbone; ``auto``: as many as whole steps are
+    faster with, which is measured."""
     resident_layers: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = "all"
     """Leading decoder layers that keep their bf16 weights; the river keeps all of its own.
     ``auto`` follows the depths that tokens reach."""

@@ -40,21 +40,6 @@ class RiverField(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class TeacherForced:
-    """A prompt that is a known text: its tail is treated as if it had been generated.
-
-    Set by measurements inside the engine's own process only; no endpoint takes it.
-
-    Attributes:
-        sequence: number of the text, for whoever observes the step.
-        answer_start: position of the first token that counts as generated.
-    """
-
-    sequence: int
-    answer_start: int
-
-
-@dataclass(frozen=True, slots=True)
 class RiverSettings:
     """A request's resolved settings."""
 
@@ -63,7 +48,6 @@ class RiverSettings:
     min_layers: int
     layer_offsets: tuple[float, ...] | None = None
     """Added to τ after each layer (``RiverConfig.layer_offsets``)."""
-    teacher: TeacherForced | None = None
     verified: bool = False
     """The river drafts for this request and the backbone checks; no token of it exits."""
 
@@ -78,10 +62,6 @@ class RiverSettings:
     def may_exit(self) -> bool:
         """Whether any token of the request can leave the backbone."""
         return self.enabled and self.threshold < 1.0
-
-    def prompt_tokens(self, given: int) -> int:
-        """Tokens that count as the prompt, of ``given`` in the request."""
-        return given if self.teacher is None else min(given, self.teacher.answer_start)
 
     def as_extra_arg(self) -> dict[str, Any]:
         """What ``settings_of`` reads back, whatever the engine's own defaults are."""
@@ -183,7 +163,6 @@ def settings_of(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -
         float(threshold),
         max(1, min_layers),
         _offsets(raw.get("layer_offsets", defaults.layer_offsets)),
-        _teacher(raw.get("teacher")),
         defaults.verified,
     )
 
@@ -192,12 +171,3 @@ def _offsets(raw: Any) -> tuple[float, ...] | None:
     if isinstance(raw, Sequence) and all(isinstance(value, int | float) for value in raw):
         return tuple(raw) or None
     return None
-
-
-def _teacher(raw: Any) -> TeacherForced | None:
-    if not isinstance(raw, Mapping):
-        return None
-    sequence, start = raw.get("sequence"), raw.get("answer_start")
-    if not isinstance(sequence, int) or not isinstance(start, int):
-        return None
-    return TeacherForced(sequence, start)

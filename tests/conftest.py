@@ -67,7 +67,7 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     log = tmp_path_factory.mktemp("server") / "log.txt"
     options = (
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
-        *("--river-max-rows", "all"),  # what pays depends on the machine
+        *("--river-scope", "token", "--river-max-rows", "all"),  # what pays depends on the machine
         # Small blocks fill, so that what the prefix cache shares can be seen.
         *("--block-size", "32", "--enable-prompt-tokens-details"),
         *("--middleware", "tests.support.probe.TaskProbe"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from river_vllm.request import RiverSettings, TeacherForced
+from river_vllm.request import RiverSettings
 
 NEVER = 1.0 - 1e-9
 """A τ that no token passes but that is below 1: the backbone's own pass, which routes its rows (so
@@ -27,8 +27,8 @@ class Policy:
     def backbone(cls) -> Policy:
         return cls(NEVER, 1)
 
-    def settings(self, teacher: TeacherForced) -> RiverSettings:
-        return RiverSettings(True, self.threshold, self.min_layers, self.layer_offsets, teacher)
+    def settings(self) -> RiverSettings:
+        return RiverSettings(True, self.threshold, self.min_layers, self.layer_offsets)
 
     def exit_layers(self, similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
         """Exit layers of tokens with these similarities, if an exit changed no later similarity.

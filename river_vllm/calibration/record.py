@@ -128,7 +128,7 @@ class Calibration(_Part):
 MATTERS = (
     "prefill",
     "scope",
-    "signal",
+    "criterion",
     "quantizer",
     "weights",
     "group_size",

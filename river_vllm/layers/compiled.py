@@ -13,32 +13,34 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
+import torch
 from torch import nn
 
 from river_vllm.compat import VllmConfig, skipping_compiled, support_torch_compile
-from river_vllm.router.plan import RowPlan
 
 
 class RoutedForward:
     """Runs the model's inner forward in a step that may route rows: compiled, where vLLM compiles.
 
     Args:
-        model: the whole model; the class of the module that vLLM compiles gets a subclass that
-            looks at ``plan``.
+        model: the whole model; the module that vLLM compiles gets a subclass that looks at
+            ``active``.
         layers: the decoder layers.
-        plan: ``opaque`` says that River's operators are what a trace is to see.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[nn.Module], vllm_config: VllmConfig, plan: RowPlan
+        self, model: nn.Module, layers: Sequence[nn.Module], vllm_config: VllmConfig
     ) -> None:
-        self._plan = plan
+        self.active = False
+        """Whether a forward pass that may route rows is under way, or being traced."""
+        self.order = torch.zeros(1, device=vllm_config.device_config.device)
+        """What keeps a compiled forward's operators in order (``layers/ops.py``)."""
         inner = _compiled_module(model, layers)
         # Where the whole model is what vLLM compiles, routed steps run as they are written.
         self._skips = inner is model
         self._compiles = inner is not None and not self._skips
         if self._compiles:
-            _look_at_plan(inner, _graph(inner, vllm_config), plan)
+            self._choose_by_active(inner, _graph(inner, vllm_config))
 
     @property
     def compiles(self) -> bool:
@@ -49,11 +51,22 @@ class RoutedForward:
         """Around a forward pass that may route rows."""
         stack = ExitStack()
         if self._compiles:
-            self._plan.opaque = True
-            stack.callback(setattr, self._plan, "opaque", False)
+            self.active = True
+            stack.callback(setattr, self, "active", False)
         elif self._skips:
             stack.enter_context(skipping_compiled(True))
         return stack
+
+    def _choose_by_active(self, inner: Any, graph: nn.Module) -> None:
+        base, routed = type(inner), self
+
+        def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if not routed.active:
+                return base.__call__(self, *args, **kwargs)
+            with skipping_compiled(False):
+                return graph(*args, **kwargs)
+
+        inner.__class__ = type(base.__name__, (base,), {"__call__": __call__})
 
 
 def _compiled_module(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module | None:
@@ -86,15 +99,3 @@ def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
     decorated = support_torch_compile(dynamic_arg_dims=inner._dynamic_arg_dims)(cls)
     graph: nn.Module = decorated(vllm_config=vllm_config)
     return graph
-
-
-def _look_at_plan(inner: Any, graph: nn.Module, plan: RowPlan) -> None:
-    base = type(inner)
-
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not plan.opaque:
-            return base.__call__(self, *args, **kwargs)
-        with skipping_compiled(False):
-            return graph(*args, **kwargs)
-
-    inner.__class__ = type(base.__name__, (base,), {"__call__": __call__})

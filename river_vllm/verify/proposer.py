@@ -13,6 +13,7 @@ import torch
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
 from river_vllm.compat import get_tensor_model_parallel_world_size, get_tp_group, init_logger
+from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings, settings_of
 from river_vllm.verify.acceptance import Acceptance
 from river_vllm.verify.costs import StepCosts, measure
@@ -41,7 +42,7 @@ class RiverProposer(DraftModelProposer):
 
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""
-        config = target_model.river.config
+        config = river_config_of(self.vllm_config)
         self._drafter = RiverDrafter(self._river_runner, config.draft_layers)
         self._defaults = RiverSettings.from_config(config)
         self._fixed = config.draft == "fixed"

@@ -46,7 +46,7 @@ def start(
     if config.activations == "bf16" and config.kernel != VllmMixedPrecisionKernel.name:
         # That one rounds zero points; the products of all others are those of expanded weights.
         settings["kernel"] = "dequantize"
-    settings["max_rows"] = "all"
+    settings |= {"scope": "token", "max_rows": "all"}
     options: dict[str, Any] = {
         "max_model_len": max_model_len,
         "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),

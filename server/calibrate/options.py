@@ -124,7 +124,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     add("--river-quantizer", metavar="NAME", help="how the 4-bit weights are made")
     add("--river-weights", metavar="DIR", help="the layers already in 4 bit")
     add("--river-group-size", type=whole(1), metavar="N", help="input features per scale")
-    add("--river-signal", metavar="NAME", help="what τ is compared with: cosine or norm")
+    add("--river-criterion", metavar="NAME", help="what τ is compared with: cosine or norm")
     add("--river-activations", metavar="NAME", help="bf16 or int8")
     add("--river-lm-head", metavar="NAME", help="backbone or river")
     add(

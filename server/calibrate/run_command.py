@@ -28,7 +28,7 @@ from server.calibrate.prompts import Prompts, from_files, self_made
 from server.calibrate.speed import WeightBytes
 from server.calibrate.table import describe, print_outcome
 
-CHOICES = ("signal", "quantizer", "weights", "group_size", "activations", "lm_head", "kernel")
+CHOICES = ("criterion", "quantizer", "weights", "group_size", "activations", "lm_head", "kernel")
 """Settings that options of the command make."""
 
 
@@ -114,7 +114,7 @@ def _measure(
     model_config = llm.llm_engine.model_config
     folder = weights_folder(config, args.model)
     # What is served has to be what was tested: rows leave on their own similarity.
-    config = config.merged({"max_rows": "all"}, "calibrate")
+    config = config.merged({"scope": "token", "max_rows": "all"}, "calibrate")
     made = Circumstances(
         model=served_checkpoint(model_config),
         river=None if folder is None else fingerprint(str(folder)),

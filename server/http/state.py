@@ -86,7 +86,7 @@ class RiverState:
             "min_layers": self.defaults.min_layers,
             "prefill": self.config.prefill,
             "scope": self.config.scope,
-            "signal": self.config.signal,
+            "criterion": self.config.criterion,
             "calibration": self._calibration(),
             **self.engine,
         }

@@ -56,7 +56,7 @@ def quantized(
 # The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def river_calibrated(tiny_qwen2: Path, quantized: dict[str, Any]) -> Any:
-    config = RiverConfig(quantizer=quantized["quantizer"], max_rows="all")
+    config = RiverConfig(quantizer=quantized["quantizer"], scope="token", max_rows="all")
     return engines.river_engine(tiny_qwen2, config, max_logprobs=64, logprobs_mode="raw_logits")
 
 

@@ -26,7 +26,7 @@ BODY: dict[str, Any] = {
 def offloaded(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
     log = tmp_path_factory.mktemp("offloaded") / "log.txt"
     with RiverServer(
-        tiny_qwen2, log, ("--river-resident-layers", "3", "--river-max-rows", "all")
+        tiny_qwen2, log, ("--river-resident-layers", "3", "--river-scope", "token", "--river-max-rows", "all")
     ) as running:
         yield running
 

@@ -31,7 +31,7 @@ GUARDED = (
 
 
 # What pays depends on the machine.
-SETTINGS = {"threshold": -1.0, "min_layers": 2, "max_rows": "all"}
+SETTINGS = {"threshold": -1.0, "min_layers": 2, "scope": "token", "max_rows": "all"}
 RIVER_OPTIONS = (
     *("--hf-overrides", json.dumps({"architectures": ["RiverQwen2ForCausalLM"]})),
     *("--additional-config", json.dumps({"river": SETTINGS})),

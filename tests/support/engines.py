@@ -25,7 +25,7 @@ COMMON: dict[str, Any] = {
 """The same settings for stock vLLM and for River."""
 
 
-ONE_KERNEL = RiverConfig(max_rows="all", kernel="torch")
+ONE_KERNEL = RiverConfig(scope="token", max_rows="all", kernel="torch")
 """For engines that are compared: which kernel is the fastest is measured, and differs from start
 to start."""
 
@@ -53,7 +53,7 @@ def river_engine(model: Path, config: RiverConfig | None = None, **options: Any)
     depends on the machine."""
     from vllm import LLM
 
-    config = config or RiverConfig(max_rows="all")
+    config = config or RiverConfig(scope="token", max_rows="all")
     return LLM(str(model), **engine_args(str(model), config, **{**COMMON, **options}))
 
 

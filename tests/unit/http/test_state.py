@@ -25,7 +25,7 @@ def test_description_is_what_is_in_force() -> None:
         "min_layers": 2,
         "prefill": "backbone",
         "scope": "batch",
-        "signal": "cosine",
+        "criterion": "cosine",
         "calibration": None,
         "num_layers": L,
         "kernels": ["torch"],

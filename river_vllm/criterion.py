@@ -1,29 +1,28 @@
-"""What says that a token has settled: a number for each row, compared with its τ.
+"""Exit criteria: a number for each row, compared with its τ.
 
 The paper's is the state transition similarity s = cos(h^(l−1), h^(l)) (exit decision). The other
-one looks at the norm of the state alone (``experiments/signals.py``, ``docs/experiments.md``).
+one looks at the norm of the state alone (``experiments/criteria.py``, ``docs/experiments.md``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 
-Signal = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+from river_vllm.config import CriterionName
+
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From the rows' states before and after a layer, ``[rows, hidden]``, to float32 ``[rows]`` in
 [−1, 1]; NaN where no threshold may admit a row."""
-
-SignalName = Literal["cosine", "norm"]
 
 Reading = Callable[
     [torch.Tensor | None, torch.Tensor, torch.Tensor | None],
     tuple[torch.Tensor, torch.Tensor | None],
 ]
-"""One look at the rows between two layers: from their states before the last layer (float32
-``[rows, hidden]``, None where nobody needs a signal) and what the next layer is called with, to
-their states now and the signal."""
+"""Reads the rows between two layers: from their states before the last layer (float32
+``[rows, hidden]``, None where no value is needed) and what the next layer is called with, to their
+states now and their values."""
 
 
 def residual_stream(hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
@@ -38,14 +37,14 @@ def residual_stream(hidden: torch.Tensor, residual: torch.Tensor | None) -> torc
     return (hidden + residual).float()
 
 
-def reading(signal: Signal) -> Reading:
-    """A signal's own operators behind one another, for any device and type."""
+def by_torch(criterion: Criterion) -> Reading:
+    """A criterion by its own torch operators, for any device and type."""
 
     def read(
         before: torch.Tensor | None, hidden: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         after = residual_stream(hidden, residual)
-        return after, None if before is None else signal(before, after)
+        return after, None if before is None else criterion(before, after)
 
     return read
 
@@ -83,5 +82,5 @@ def smallness(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return (1 - rms) / (1 + rms)
 
 
-SIGNALS: dict[SignalName, Signal] = {"cosine": transition_similarity, "norm": smallness}
+CRITERIA: dict[CriterionName, Criterion] = {"cosine": transition_similarity, "norm": smallness}
 """By their names in the settings; float32 ``[rows]`` from the states before and after a layer."""

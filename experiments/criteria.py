@@ -6,7 +6,7 @@ policies "leave where the signal is above a threshold" are compared by the diver
 would have cost at the same mean exit layer, with one threshold for all layers and with a quantile
 of each layer's own. Intervals are bootstrapped over prompts.
 
-    python experiments/signals.py MODEL --prompts FILE.jsonl [--json FILE]
+    python experiments/criteria.py MODEL --prompts FILE.jsonl [--json FILE]
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def signals(before: Any, after: Any, mean_before: Any, mean_after: Any) -> dict[
     """Each higher where a state has settled; float32 ``[rows]``."""
     import torch
 
-    from river_vllm.router.signal import transition_similarity
+    from river_vllm.criterion import transition_similarity
 
     similarity = transition_similarity(before, after)
     norm = torch.linalg.vector_norm

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from river_vllm import RiverConfig
-from river_vllm.router.signal import smallness
+from river_vllm.criterion import smallness
 from tests.support import engines
 from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS
@@ -26,7 +26,7 @@ half of it at most."""
 # The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def by_norm(smollm2: Path) -> Any:
-    return engines.river_engine(smollm2, RiverConfig(signal="norm", max_rows="all"))
+    return engines.river_engine(smollm2, RiverConfig(criterion="norm", scope="token", max_rows="all"))
 
 
 def test_tokens_leave_by_the_norm_of_their_state(by_norm: Any, smollm2: Path) -> None:
