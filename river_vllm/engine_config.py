@@ -19,8 +19,9 @@ from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.kernels.native.library import cap as instruction_set_cap
 from river_vllm.models.architectures import PREFIX
+from river_vllm.modes import default_settings
 from river_vllm.registration import river_config_of
-from river_vllm.request import RiverSettings, unreachable
+from river_vllm.request import unreachable
 from river_vllm.scheduler.connectors import refused_connector
 from river_vllm.verify.speculation import RiverSpeculativeConfig
 from river_vllm.verify.speculation import install as speculate
@@ -93,7 +94,7 @@ def _check_offloading(config: RiverConfig, layers: int, load_format: str) -> Non
             f"'resident_layers' = {config.resident_layers}: must be 'all', 'auto' or between 1 "
             f"and {layers}, the number of layers of this model"
         )
-    if reason := unreachable(RiverSettings.from_config(config), config, layers):
+    if reason := unreachable(default_settings(config), config, layers):
         raise RiverError(str(reason))
     formats = ("auto", "hf", "safetensors", "mistral")
     if config.deep == "fetch" and load_format not in formats:

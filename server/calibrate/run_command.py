@@ -16,6 +16,7 @@ from river_vllm.calibration.run import Calibrator, Outcome
 from river_vllm.calibration.target import Target
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
+from river_vllm.modes import mode_of
 from river_vllm.weights.choose import weights_folder
 from server.bench.errors import BenchError
 from server.bench.output.files import write_json, write_text
@@ -57,14 +58,16 @@ def _config(args: argparse.Namespace) -> RiverConfig:
     if args.check is not None and args.river_config is not None:
         raise BenchError("--check: the file gives all settings, so --river-config has no place")
     path = args.check or args.river_config
-    data: dict[str, Any] = {} if path is None else load_config_file(path)
+    data: dict[str, Any] = {"scope": "token"}
+    if path is not None:
+        data |= load_config_file(path)
     if args.check is None:
         data.pop("calibration", None)
     given = {
         name: value for name in CHOICES if (value := getattr(args, f"river_{name}")) is not None
     }
     config = parse_config(data, str(path or "defaults")).merged(given, "command line")
-    if config.verify:
+    if mode_of(config).fixed:
         raise RiverError(
             f"calibrate: verify = {config.verify}: verified answers are the backbone's own, so "
             "there is nothing to choose"

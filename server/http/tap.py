@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from river_vllm.compat import EngineDeadError
-from river_vllm.depths import Depths, trace
+from river_vllm.depths import Depths
+from river_vllm.modes import MODES
 from river_vllm.request import EXTRA_ARGS_KEY
-from river_vllm.verify.tally import drafted_trace
 from server.http.errors import SHUTTING_DOWN
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.state import RiverState
@@ -72,8 +72,7 @@ async def _collect(
 
 def _tap_outputs(processor: Any, state: RiverState) -> None:
     process = processor.process_outputs
-    verified = state.defaults.verified
-    observe = state.metrics.observe_drafts if verified else state.metrics.observe
+    mode = MODES[state.defaults.mode]
 
     def river_process_outputs(engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         states = processor.request_states
@@ -87,9 +86,11 @@ def _tap_outputs(processor: Any, state: RiverState) -> None:
             if depths is not None:
                 depths = depths[: len(output.new_token_ids)]
                 step.append(depths)
-                _hand_over(request, drafted_trace(depths) if verified else trace(depths))
+                _hand_over(request, mode.trace(depths))
         if step:  # counted at once: with many users this runs between two steps' tokens
-            observe(np.concatenate(step))
+            summary = mode.summary()
+            summary.add(np.concatenate(step))
+            state.metrics.count(summary)
         return result
 
     processor.process_outputs = river_process_outputs
