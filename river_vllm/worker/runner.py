@@ -21,7 +21,7 @@ class RiverRunnerMixin(WarmUpMixin):
 
     river_mode: WorkerMode
     _river_depths: dict[str, int]
-    _river_started: float
+    _river_started = 0.0
 
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         self._river_depths = {}

@@ -170,12 +170,12 @@ def test_the_router_sees_the_residual_stream(family: Family) -> None:
 
     router = _runner(family.river).get_model().river.router
     prompt = family.prompts[2]
-    router._agree = look
+    router._broadcast = look
     try:
         # High enough that no token leaves, and every layer is compared.
         (answer,) = generate(family.river, [prompt], greedy(12, {"threshold": 0.99999}))
     finally:
-        router._agree = None
+        router._broadcast = None
     found = torch.stack(seen).view(11, LAYERS - 1).t()
     tokens = [*prompt["prompt_token_ids"], *answer.tokens[:-1]]
     expected = family.reference.similarities(tokens)[:, -11:]
