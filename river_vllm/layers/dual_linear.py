@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 import torch
 
-from river_vllm.compat import UnquantizedLinearMethod, restore_on_meta
+from river_vllm.compat import (
+    UnquantizedLinearMethod,
+    get_layerwise_info,
+    initialize_online_processing,
+    restore_layer_on_meta,
+    to_meta_tensor,
+)
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.kernels.crossover import Product
 from river_vllm.router.plan import Path, RowPlan
@@ -167,3 +173,17 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
             out[others] = backbone
         out[rows] = self.packed.apply(flat[rows], river_bias)
         return out
+
+
+def hold_on_meta(layer: torch.nn.Module) -> None:
+    """Give ``layer.weight`` no memory until its parts are loaded; it is processed right then."""
+    weight = to_meta_tensor(layer.weight)
+    del layer.weight
+    layer.register_parameter("weight", weight)
+    initialize_online_processing(layer)
+
+
+def restore_on_meta(layer: torch.nn.Module) -> None:
+    """``hold_on_meta`` for a layer whose weight was loaded before and has been dropped since."""
+    restore_layer_on_meta(layer, get_layerwise_info(layer))
+    initialize_online_processing(layer)

@@ -14,10 +14,8 @@ from torch import nn
 from river_vllm.compat import (
     LinearBase,
     VllmConfig,
-    checkpoint_files,
     get_tensor_model_parallel_world_size,
     get_tp_group,
-    hold_on_meta,
     init_logger,
 )
 from river_vllm.config import RiverConfig
@@ -27,9 +25,9 @@ from river_vllm.kernels.crossover import Crossover, Pass, Product
 from river_vllm.kernels.native.candidates import NativeCandidates
 from river_vllm.kernels.native.library import Backend, backend
 from river_vllm.kernels.native.transition import NativeTransition
-from river_vllm.layers.checkpoint import CheckpointLayers
+from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
 from river_vllm.layers.compiled import RoutedForward
-from river_vllm.layers.dual_linear import RiverDualLinearMethod
+from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
 from river_vllm.layers.find import (
     StateArguments,
     decoder_layers,
@@ -107,7 +105,7 @@ class River:
         family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
         arguments = state_arguments(layers[0], family.stale_residual)
         vllm_config.compilation_config.static_forward_context[CONTEXT] = self
-        products = config.verify or vllm_config.use_v2_model_runner or not self.steps_decide
+        products = config.verify or not self.steps_decide
         linears = [[linear for _, linear in projections(layer)] for layer in layers]
         self._linears: list[LinearBase] = []
         for index, layer in enumerate(layers):
