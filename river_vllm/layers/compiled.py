@@ -9,13 +9,14 @@ of weights is made.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
-from river_vllm.compat import VllmConfig, skipping_compiled, support_torch_compile
+from river_vllm import patches
+from river_vllm.compat import VllmConfig, get_forward_context, support_torch_compile
 from river_vllm.router.plan import RowPlan
 
 
@@ -89,12 +90,21 @@ def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
 
 
 def _look_at_plan(inner: Any, graph: nn.Module, plan: RowPlan) -> None:
-    base = type(inner)
-
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not plan.opaque:
-            return base.__call__(self, *args, **kwargs)
+            return own(*args, **kwargs)
         with skipping_compiled(False):
             return graph(*args, **kwargs)
 
-    inner.__class__ = type(base.__name__, (base,), {"__call__": __call__})
+    patches.calls_pass_through(inner, call)
+
+
+@contextmanager
+def skipping_compiled(skip: bool) -> Iterator[None]:
+    """Whether the model runs as it is written (a switch of ``compilation/decorators.py``)."""
+    context = get_forward_context()
+    before, context.skip_compiled = context.skip_compiled, skip
+    try:
+        yield
+    finally:
+        context.skip_compiled = before
