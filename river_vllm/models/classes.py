@@ -17,7 +17,6 @@ from river_vllm.layers.river import River
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 from river_vllm.router.batch import StepBatch
-from river_vllm.worker.model_state import river_model_state_cls
 
 _CLASSES: dict[str, type[nn.Module]] = {}
 
@@ -77,7 +76,6 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
         "__init__": __init__,
         "forward": forward,
         "load_weights": load_weights,
-        "get_model_state_cls": staticmethod(river_model_state_cls),
         "__module__": __name__,
         "__qualname__": name,
         "__doc__": f"vLLM's {base.__name__} with an exit river.",

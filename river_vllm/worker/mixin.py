@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from river_vllm import patches
 from river_vllm.compat import VllmConfig
 from river_vllm.layers.mapped import trim
@@ -11,8 +13,8 @@ from river_vllm.layers.river import River
 from river_vllm.refusal import refusals_left
 from river_vllm.request import RiverSettings
 from river_vllm.startup import Stage, mark
+from river_vllm.verify.proposer import RiverProposer
 from river_vllm.worker.feed import BatchFeed
-from river_vllm.worker.runner import RiverRunnerMixin
 from river_vllm.worker.steps import measure_crossover
 
 if TYPE_CHECKING:
@@ -24,25 +26,30 @@ class RiverWorkerMixin:
 
     model_runner: Any
     vllm_config: VllmConfig
+    device: torch.device
     _observer: Observer
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         patches.install("worker")
+        if self.vllm_config.speculative_config is not None:
+            # GPUModelRunner.__init__ names its drafter classes; this one loads no second model.
+            runner = self.model_runner
+            runner.drafter = RiverProposer(self.vllm_config, self.device, runner)
         mark(Stage.WEIGHTS)
         with refusals_left():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
         trim()
         river = self._river()
         feed = BatchFeed(river.num_layers, river.config.prefill, river.max_rows)
-        self._river_host().set_up_river(feed, RiverSettings.from_config(river.config))
+        self.model_runner.set_up_river(feed, RiverSettings.from_config(river.config))
 
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]
         river = self._river()
         mark(Stage.MEASURE)
         if river.config.verify:
-            self._drafter().measure_costs()
-        elif river.steps_decide and isinstance(self.model_runner, RiverRunnerMixin):
+            self.model_runner.drafter.measure_costs()
+        elif river.steps_decide:
             measure_crossover(self.model_runner, river)
             self.model_runner.river_feed.max_rows = river.max_rows
         mark(Stage.SERVE)
@@ -56,7 +63,7 @@ class RiverWorkerMixin:
             "kv_cache_dtype": self.vllm_config.cache_config.cache_dtype,
         }
         if self._river().config.verify:
-            info["verify"] = self._drafter().info()
+            info["verify"] = self.model_runner.drafter.info()
         return info
 
     def river_observe(self) -> None:
@@ -77,12 +84,3 @@ class RiverWorkerMixin:
     def _river(self) -> River:
         river: River = self.model_runner.get_model().river
         return river
-
-    def _drafter(self) -> Any:
-        """What drafts in verified mode: runner V1's drafter, or runner V2's speculator."""
-        runner = self.model_runner
-        return runner.drafter if hasattr(runner, "drafter") else runner.speculator
-
-    def _river_host(self) -> Any:
-        """The object that feeds the router: runner V1 itself, or runner V2's model state."""
-        return getattr(self.model_runner, "model_state", self.model_runner)
