@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from river_vllm.compat import pack_int4_into_int32
+from river_vllm.kernels.vllm_mp import pack_int4_into_int32
 from river_vllm.quantization import QUANTIZERS, fitting_group_size
 
 

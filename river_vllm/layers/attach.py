@@ -12,19 +12,17 @@ from torch import nn
 from river_vllm.compat import (
     CompilationMode,
     VllmConfig,
-    checkpoint_files,
     get_tensor_model_parallel_world_size,
     get_tp_group,
-    hold_on_meta,
 )
 from river_vllm.config import RiverConfig
 from river_vllm.criterion import CRITERIA, by_torch
 from river_vllm.kernels.native.candidates import NativeCandidates
 from river_vllm.kernels.native.library import Backend, backend
 from river_vllm.kernels.native.transition import NativeTransition
-from river_vllm.layers.checkpoint import CheckpointLayers
+from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
 from river_vllm.layers.compiled import RoutedForward
-from river_vllm.layers.dual_linear import RiverDualLinearMethod
+from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
 from river_vllm.layers.find import (
     StateArguments,
     decoder_layers,

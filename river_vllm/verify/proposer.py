@@ -182,7 +182,8 @@ class RiverProposer(DraftModelProposer):
         if not levels:
             return None
         vocabulary = levels[0][1].shape[1]
-        stacked = torch.zeros(self._river_runner.input_batch.num_reqs, len(levels), vocabulary)
+        requests = self._river_runner.input_batch.num_reqs
+        stacked = torch.zeros(requests, len(levels), vocabulary, device=self.device)
         for level, (rows, probabilities) in enumerate(levels):
             stacked[rows, level] = probabilities
         return stacked

@@ -1,21 +1,17 @@
-"""The one place where River listens to vLLM's engine client.
+"""What River does with the requests and outputs of vLLM's engine client, and at its end.
 
-vLLM's front end has no hook for a request's parameters or outputs, or for its end, so the client's
-``generate`` and ``shutdown`` and its output processor's ``process_outputs`` are wrapped on the
-instance, when the server starts. Seams: ``v1/engine/async_llm.py`` ``AsyncLLM.generate``,
-``AsyncLLM.shutdown``; ``v1/engine/output_processor.py``
-``OutputProcessor.process_outputs``. To be removed once an endpoint plugin can see them
-(https://github.com/vllm-project/vllm, ``plugins/endpoint_plugins``). Test: ``tests/server``.
+``patches.engine_client_is_heard`` puts it in, when the server starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
 import numpy as np
 
+from river_vllm import patches
 from river_vllm.compat import EngineDeadError
 from river_vllm.depths import Depths
 from river_vllm.modes import MODES
@@ -27,18 +23,21 @@ from server.http.state import RiverState
 STEPS = "river_steps"
 """Extra attribute of vLLM's request states and choices: exit layers not yet given to a client."""
 
+_Method = Callable[..., Any]
+
 
 def tap(engine_client: Any, state: RiverState) -> None:
     """Give every request its river settings, collect exit layers, count tokens, note progress
     and the end."""
-    _tap_generate(engine_client, state)
-    _tap_outputs(engine_client.output_processor, state)
-    _tap_shutdown(engine_client, state)
+    patches.engine_client_is_heard(
+        engine_client,
+        generate=lambda inner: _generate(inner, state),
+        process_outputs=lambda inner: _outputs(inner, engine_client.output_processor, state),
+        shutdown=lambda inner: _shutdown(inner, engine_client, state),
+    )
 
 
-def _tap_generate(engine_client: Any, state: RiverState) -> None:
-    generate = engine_client.generate
-
+def _generate(generate: _Method, state: RiverState) -> _Method:
     def river_generate(
         prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
@@ -52,7 +51,7 @@ def _tap_generate(engine_client: Any, state: RiverState) -> None:
         outputs = generate(prompt, sampling_params, request_id, **options)
         return _collect(outputs, exchange, first)
 
-    engine_client.generate = river_generate
+    return river_generate
 
 
 async def _collect(
@@ -70,8 +69,7 @@ async def _collect(
             yield output
 
 
-def _tap_outputs(processor: Any, state: RiverState) -> None:
-    process = processor.process_outputs
+def _outputs(process: _Method, processor: Any, state: RiverState) -> _Method:
     mode = MODES[state.defaults.mode]
 
     def river_process_outputs(engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
@@ -93,8 +91,8 @@ def _tap_outputs(processor: Any, state: RiverState) -> None:
             state.metrics.count(summary)
         return result
 
-    processor.process_outputs = river_process_outputs
     state.progress.watch(processor.has_unfinished_requests)
+    return river_process_outputs
 
 
 def _hand_over(request: Any, layers: list[int]) -> None:
@@ -115,12 +113,11 @@ def _hand_over(request: Any, layers: list[int]) -> None:
             waiting.clear()
 
 
-def _tap_shutdown(engine_client: Any, state: RiverState) -> None:
+def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Method:
     """vLLM's HTTP server goes on listening while its engine drains, and answers what it then
     aborts with an empty text and status 200. Without a drain the engine ends at once, and vLLM
     leaves its requests waiting, and its HTTP server for them; they get an error here.
     """
-    shutdown = engine_client.shutdown
 
     def river_shutdown(*args: Any, **kwargs: Any) -> Any:
         state.ending.begin(failed=bool(engine_client.errored))
@@ -133,7 +130,7 @@ def _tap_shutdown(engine_client: Any, state: RiverState) -> None:
                 left = engine_client.output_processor.propagate_error
                 loop.call_soon_threadsafe(left, EngineStopped())
 
-    engine_client.shutdown = river_shutdown
+    return river_shutdown
 
 
 class EngineStopped(EngineDeadError):

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from river_vllm.compat import checkpoint_architecture
 from river_vllm.models.architectures import river_architecture
+from river_vllm.registration import checkpoint_architecture
 
 EXTENSION = "river_vllm.worker.quantize.QuantizeExtension"
 GIB = 2**30
@@ -17,7 +17,7 @@ class QuantizingEngine:
     """vLLM's ``LLM`` in this process, uncompiled, so that hooks on its modules run.
 
     Raises:
-        UnsupportedModelError: River does not carry the model's architecture.
+        RiverError: the model cannot be read, or River does not carry its architecture.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class QuantizingEngine:
         from vllm import LLM
 
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
-        river_architecture(checkpoint_architecture(model, options))
+        river_architecture(*checkpoint_architecture(model, options))
         self.llm = LLM(
             model,
             worker_extension_cls=EXTENSION,

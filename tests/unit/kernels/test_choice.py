@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from river_vllm import compat
 from river_vllm.errors import RiverError
-from river_vllm.kernels import choice
+from river_vllm.kernels import choice, vllm_mp
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.native import library
@@ -186,7 +185,7 @@ def test_without_the_library_torch_takes_over(no_library: list[str]) -> None:
 def test_without_the_library_int8_becomes_bf16_and_the_log_says_so_once(
     no_library: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compat, "has_cpu_int4_product", lambda: False)
+    monkeypatch.setattr(vllm_mp, "has_cpu_int4_product", lambda: False)
     chooser = KernelChooser(activations="int8")
     for spec in (SPEC, spec_of(64, 48, 32), SPEC):
         chooser.pack(spec, lambda _, spec=spec: grouped_weight(spec, whole=False))
@@ -200,6 +199,6 @@ def test_vllms_kernel_is_refused_where_its_build_has_no_product(
     int8: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one for AVX2 (vLLM issue 55613): its own choice would take it and fail in the step."""
-    monkeypatch.setattr(compat, "has_cpu_int4_product", lambda: False)
+    monkeypatch.setattr(vllm_mp, "has_cpu_int4_product", lambda: False)
     reason = VllmMixedPrecisionKernel(int8).unsupported(SPEC)
     assert reason == "this build of vLLM has no 4-bit product for this CPU"

@@ -6,8 +6,12 @@ import pytest
 import torch
 import vllm.envs as envs
 
-from river_vllm.compat import current_platform, has_cpu_int4_product
-from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
+from river_vllm.compat import current_platform
+from river_vllm.kernels.vllm_mp import (
+    VllmMixedPrecisionKernel,
+    has_cpu_int4_product,
+    pack_int4_into_int32,
+)
 from tests.unit.kernels.support import assert_product, grouped_weight, inputs, spec_of
 
 pytestmark = [
@@ -96,3 +100,19 @@ def test_a_shape_that_no_kernel_takes_gives_its_reason_on_one_line() -> None:
     assert reason is not None
     assert "kernel" in reason
     assert "\n" not in reason
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_eight_codes_per_word_low_bits_first(dim: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (16, 24), generator=generator, dtype=torch.int32)
+    packed = pack_int4_into_int32(codes, dim)
+    assert packed.dtype == torch.int32
+    assert packed.shape == ((2, 24) if dim == 0 else (16, 3))
+    words = packed if dim == 1 else packed.t()
+    source = codes if dim == 1 else codes.t()
+    for line, word_line in zip(source.tolist(), words.tolist(), strict=True):
+        for index, word in enumerate(word_line):
+            unsigned = word & 0xFFFFFFFF
+            nibbles = [(unsigned >> (4 * bit)) & 15 for bit in range(8)]
+            assert nibbles == line[8 * index : 8 * index + 8]

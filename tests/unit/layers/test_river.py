@@ -31,7 +31,7 @@ def river(model: Model, tmp_path: Path) -> River:
     return build(model, tmp_path)
 
 
-def build(model: Model, folder: Path, v2: bool = False, **settings: Any) -> River:
+def build(model: Model, folder: Path, **settings: Any) -> River:
     vllm_config: Any = SimpleNamespace(
         model_config=SimpleNamespace(
             dtype=torch.bfloat16,
@@ -42,7 +42,6 @@ def build(model: Model, folder: Path, v2: bool = False, **settings: Any) -> Rive
         ),
         device_config=SimpleNamespace(device="cpu"),
         compilation_config=SimpleNamespace(static_forward_context={}),
-        use_v2_model_runner=v2,
     )
     config = RiverConfig(**{"quantizer": "rtn", "kernel": "torch", **settings})
     weights = [layer.proj.weight.detach().clone() for layer in model.layers]
@@ -187,7 +186,6 @@ def test_the_whole_forward_pass_can_be_traced(
     ("settings", "measured"),
     [
         ({}, False),
-        ({"v2": True}, True),
         ({"max_rows": "all"}, True),
         ({"verify": 2}, True),
         ({"resident_layers": 2}, True),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm.compat import pack_int4_into_int32
 from river_vllm.errors import RiverError
+from river_vllm.kernels.vllm_mp import pack_int4_into_int32
 from river_vllm.quantization import QUANTIZERS, GroupedWeight
 from river_vllm.weights.formats import format_of
 from river_vllm.weights.formats.own import own_config, own_tensors
