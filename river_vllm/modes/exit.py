@@ -50,7 +50,7 @@ class ExitMode:
     def dial(self, config: RiverConfig, defaults: RiverSettings) -> str:
         least = f"{defaults.min_layers} layer{'s' if defaults.min_layers > 1 else ''}"
         return (
-            f"τ = {defaults.threshold}, at least {least}, prompts: {config.prefill}, "
+            f"exit, τ = {defaults.threshold}, at least {least}, prompts: {config.prefill}, "
             f"scope: {config.scope}"
         )
 

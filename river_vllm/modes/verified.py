@@ -50,7 +50,7 @@ class VerifiedMode:
         return {"mode": self.name, "draft_layers": config.draft_layers}
 
     def dial(self, config: RiverConfig, defaults: RiverSettings) -> str:
-        return f"none: up to {config.verify} drafted tokens are verified, answers are exact"
+        return f"verified: up to {config.verify} drafted tokens are verified, answers are exact"
 
     def numbers(
         self, requests: Mapping[str, Any], scheduler_output: Any, model_runner_output: Any
