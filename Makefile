@@ -32,7 +32,7 @@ help:
 	@echo '                PORT=    port on 127.0.0.1 (default 8000)'
 	@echo '                ARGS=    more options of "river-vllm serve"'
 	@echo 'make test       install with the development tools and run the tests'
-	@echo '                PYTEST_ARGS=  options and paths for pytest'
+	@echo '                PYTEST_ARGS=  options and paths for pytest (-n 0: in one process)'
 	@echo 'make test-avx2  the tests as on an x86-64 CPU without AVX-512'
 	@echo 'make reliability  the long forms of the fault tests: a soak of 15 minutes and more'
 	@echo '                RIVER_SOAK_SECONDS=  length of the soak;  PYTEST_ARGS='
