@@ -32,8 +32,8 @@ TOKENS = 24
 EXIT = {"threshold": -1.0, "min_layers": 2}
 EXACT = {"threshold": 1.0}
 
-# What vLLM's compiler fuses decides what it rounds: one of each layout of norms and projections.
-COMPILED = ("Qwen2ForCausalLM", "Gemma3ForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM")
+# What vLLM's compiler fuses decides what it rounds: those that it once had differ from stock vLLM.
+COMPILED = ("Olmo2ForCausalLM", "Phi3ForCausalLM")
 CASES = [pytest.param(name, False, id=name) for name in ARCHITECTURES] + [
     pytest.param(name, True, id=f"{name}-compiled") for name in COMPILED
 ]

@@ -106,8 +106,8 @@ def test_beside_settings_of_vllms_own_none_is_read_back(
     saved: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is kept there may come from another River, or from another CPU."""
-    monkeypatch.setattr(patches.vllm_envs, "VLLM_USE_AOT_COMPILE", True)
-    monkeypatch.setattr(patches.vllm_envs, "VLLM_DISABLE_COMPILE_CACHE", False)
+    monkeypatch.setenv("VLLM_USE_AOT_COMPILE", "1")
+    monkeypatch.setenv("VLLM_DISABLE_COMPILE_CACHE", "0")
     read_compiled_forwards(under_rivers_key)
     other = model(additional={"river": {}, "gdn_prefill_backend": "auto"})
     assert load(other, saved) is None

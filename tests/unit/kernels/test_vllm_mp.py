@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import vllm.envs as envs
 
 from river_vllm.compat import current_platform
 from river_vllm.kernels.vllm_mp import (
@@ -36,8 +35,6 @@ amx = pytest.mark.skipif(
 def sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM's switch; without it a CPU with AMX takes 8-bit activations."""
     monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "0")
-    # An engine of this process has frozen what vLLM reads from the environment.
-    envs.disable_envs_cache()
 
 
 @pytest.mark.usefixtures("sixteen_bits")
