@@ -136,8 +136,8 @@ def _sampling(request: Request) -> Any:
 
 
 def _generated(choice: Any, verified: bool) -> Answer:
-    """Tokens of one of vLLM's ``CompletionOutput``, how each was made, and the numbers of the
-    response's report."""
+    """Of one of vLLM's ``CompletionOutput``: its tokens, how each was made, the numbers of the
+    response's report, and the array that both are read from."""
     from river_vllm.depths import ExitSummary, trace
     from river_vllm.verify.tally import DraftSummary, drafted_trace
 
@@ -192,14 +192,16 @@ def record(chosen: Mapping[str, Group]) -> dict[str, Answer]:
 
 def differences(before: Mapping[str, Answer], now: Mapping[str, Answer]) -> list[str]:
     """For each request that is answered otherwise, the first place where it is."""
-    return [
-        f"{name}: {found}"
-        for name in dict.fromkeys([*before, *now])
-        if (found := _difference(before.get(name), now.get(name), "")) is not None
-    ]
+    found = []
+    for name in dict.fromkeys([*before, *now]):
+        if name not in before or name not in now:
+            found.append(f"{name}: only {'before' if name in before else 'now'}")
+        elif (place := _difference(before[name], now[name])) is not None:
+            found.append(f"{name}: {place}")
+    return found
 
 
-def _difference(before: Any, now: Any, place: str) -> str | None:
+def _difference(before: Any, now: Any, place: str = "") -> str | None:
     parts: list[tuple[str, Any, Any]] = []
     if isinstance(before, dict) and isinstance(now, dict):
         keys = dict.fromkeys([*before, *now])
@@ -208,7 +210,7 @@ def _difference(before: Any, now: Any, place: str) -> str | None:
         pairs = enumerate(zip_longest(before, now))
         parts = [(f"{place}[{index}]", *pair) for index, pair in pairs]
     elif before != now:
-        return f"{place or 'answer'}: {before!r} before, {now!r} now"
+        return f"{place}: {before!r} before, {now!r} now"
     return next((found for p, a, b in parts if (found := _difference(a, b, p)) is not None), None)
 
 
