@@ -90,7 +90,7 @@ class River:
         self.observer: StepObserver | None = None
         packed_modules = getattr(model, "packed_modules_mapping", {})
         self._source = weight_source(config, model_config, packed_modules)
-        self._chooser = KernelChooser(config.kernel, config.activations, self._source.whole_zeros)
+        self._chooser = KernelChooser(config.kernel, config.activations, self._source.integer_zeros)
         self._isa = native and native.name
         self._crossover = Crossover()
         self._max_rows: int | None = None

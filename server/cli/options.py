@@ -22,7 +22,7 @@ _FIELDS = {
     "prefill": "prompts on the backbone, or sequence-level exit",
     "scope": "each token on its own, or the minimum over the batch",
     "signal": "what τ is compared with: the state transition similarity, or the state's norm",
-    "quantizer": "how the 4-bit weights are made",
+    "quantizer": "how the 4-bit weights are made; awq only with --river-weights",
     "weights": "folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or made by "
     "'river-vllm quantize'",
     "group_size": "input features that share one scale",
