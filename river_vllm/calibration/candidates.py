@@ -77,7 +77,7 @@ def policies(costs: ExitCosts) -> Iterator[Policy]:
             if -1.0 < threshold < 1.0:
                 yield Policy(float(threshold), floor)
         for quantile in QUANTILES:
-            yield from _by_layer(np.quantile(similarity, quantile, axis=0), floor)
+            yield from _layer_thresholds(np.quantile(similarity, quantile, axis=0), floor)
     yield from _equal_cost(costs)
 
 
@@ -89,7 +89,7 @@ def floors(num_layers: int) -> list[int]:
     return found
 
 
-def _by_layer(thresholds: npt.NDArray[np.float64], floor: int) -> Iterator[Policy]:
+def _layer_thresholds(thresholds: npt.NDArray[np.float64], floor: int) -> Iterator[Policy]:
     """Thresholds after ``floor`` … L−1 layers as τ, their median, and offsets to it."""
     finite = np.isfinite(thresholds)
     if not finite.any():
@@ -117,4 +117,4 @@ def _equal_cost(costs: ExitCosts) -> Iterator[Policy]:
         fits = mean <= limit
         last = tokens - 1 - np.argmax(fits[::-1], axis=0)
         found = np.where(fits.any(axis=0), falling[last, np.arange(decisions)], np.inf)
-        yield from _by_layer(found, 1)
+        yield from _layer_thresholds(found, 1)

@@ -162,11 +162,9 @@ REPORTED = ("zero_points", "dtype", "kv_cache_dtype")
 
 def settings_of(config: RiverConfig) -> dict[str, Any]:
     """The settings that a calibration with ``config`` holds for."""
-    left_out = set()
-    if config.weights is not None:
-        # How these weights were made is not set, but read from their folder.
-        left_out = {"quantizer", "group_size"}
-    return config.model_dump(mode="json", include=set(MATTERS) - left_out)
+    # How the weights of a folder were made is read from it, whether or not it is set too.
+    read = set() if config.weights is None else {"quantizer", "group_size"}
+    return config.model_dump(mode="json", include=set(MATTERS) - read)
 
 
 def recorded_settings(config: RiverConfig, engine: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def run_command(args: argparse.Namespace) -> int:
         began = time.monotonic()
         prepare()
         llm = start(args.model, config, args.revision, args.max_model_len, args.kv_cache_gib)
-        target = _target(args, llm)
+        target = _target(args, config, llm)
         with Steps(not args.no_progress) as steps:
             outcome, made = _measure(args, llm, config, target, steps)
     except BenchError as error:
@@ -73,10 +73,12 @@ def _config(args: argparse.Namespace) -> RiverConfig:
     return config
 
 
-def _target(args: argparse.Namespace, llm: Any) -> Target:
+def _target(args: argparse.Namespace, config: RiverConfig, llm: Any) -> Target:
     layers = int(llm.collective_rpc("river_info")[0]["num_layers"])
     if layers < 2:
         raise RiverError("calibrate: the model has one decoder layer, so no token can leave early")
+    if args.check is not None and (config.threshold >= 1.0 or config.min_layers >= layers):
+        raise BenchError(f"--check '{args.check}': with these settings no token leaves early")
     if args.target_kl is not None:
         if args.target_kl >= 1:
             raise BenchError(f"--target-kl {args.target_kl:g}: expected less than 1 nat")

@@ -234,6 +234,16 @@ def test_check_measures_the_files_settings_on_all_prompts(
     assert "could not show" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("never", ["threshold: 1.0", f"min_layers: {LAYERS}"])
+def test_there_must_be_something_to_check(
+    never: str, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "river.yaml"
+    settings.write_text(f"{never}\ngroup_size: 64\n")
+    assert _run(prompts, "--check", str(settings)) == 2
+    assert "with these settings no token leaves early" in capsys.readouterr().err
+
+
 def test_too_few_prompts(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts.write_text("\n".join(f"prompt {i}" for i in range(70)))
     assert _run(prompts) == 2
