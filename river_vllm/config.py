@@ -59,7 +59,9 @@ class RiverConfig(BaseModel):
     """What τ is compared with after a layer: the paper's state transition similarity, or how small
     the state still is (``criterion.py``), whose τ ``river-vllm calibrate`` has to find."""
     quantizer: Literal["hqq", "rtn", "gptq", "awq"] = "hqq"
-    """How the 4-bit weights are made; ``gptq``, ``awq`` beforehand by ``river-vllm quantize``."""
+    """How the 4-bit weights are made: ``hqq`` or ``rtn`` at load, ``gptq`` beforehand by
+    ``river-vllm quantize``. With ``weights`` it need not be given; if it is, that checkpoint has to
+    be of this kind, and only there it may be ``awq``."""
     weights: str | None = Field(default=None, min_length=1)
     """A folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or River's own."""
     group_size: Literal[32, 64, 128] = 128
@@ -106,6 +108,14 @@ class RiverConfig(BaseModel):
                         f"{name} = {value!r} does not go with the calibration, which was made "
                         f"with {measured!r}; calibrate again, or leave the calibration out"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _awq_is_read(self) -> Self:
+        if self.quantizer == "awq" and self.weights is None:
+            raise ValueError(
+                "quantizer 'awq' needs weights: River reads AWQ checkpoints and makes none"
+            )
         return self
 
     @model_validator(mode="after")

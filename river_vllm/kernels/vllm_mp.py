@@ -28,7 +28,7 @@ class VllmMixedPrecisionKernel(Int4Kernel):
     """
 
     name = "vllm"
-    whole_zeros = True
+    integer_zeros = True
 
     def __init__(self, int8: bool = False) -> None:
         self.rounds_activations = int8

@@ -23,7 +23,7 @@ _FIELDS = {
     "scope": "who leaves together: each token on its own, a step's tokens once all have settled, "
     "or where all settle at one layer",
     "criterion": "what τ is compared with: the state transition similarity, or the state's norm",
-    "quantizer": "how the 4-bit weights are made",
+    "quantizer": "how the 4-bit weights are made; awq only with --river-weights",
     "weights": "folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or made by "
     "'river-vllm quantize'",
     "group_size": "input features that share one scale",

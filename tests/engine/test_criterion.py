@@ -26,7 +26,9 @@ half of it at most."""
 # The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def by_norm(smollm2: Path) -> Any:
-    return engines.river_engine(smollm2, RiverConfig(criterion="norm", scope="token", max_rows="all"))
+    return engines.river_engine(
+        smollm2, RiverConfig(criterion="norm", scope="token", max_rows="all")
+    )
 
 
 def test_tokens_leave_by_the_norm_of_their_state(by_norm: Any, smollm2: Path) -> None:

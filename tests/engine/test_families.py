@@ -95,7 +95,8 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
         group_size=GROUP_SIZE,
         kernel="torch",
         cache_dir="off",
-        scope="token", max_rows="all",
+        scope="token",
+        max_rows="all",
     )
     stock = engines.stock_engine(folder, **options)
     river = engines.river_engine(

@@ -23,7 +23,8 @@ CONFIG = RiverConfig(
     kernel="torch",
     lm_head="river",
     cache_dir="off",
-    scope="token", max_rows="all",
+    scope="token",
+    max_rows="all",
 )
 OPTIONS: dict[str, Any] = {
     "max_logprobs": 8,

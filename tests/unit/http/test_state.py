@@ -101,7 +101,11 @@ def test_calibration_is_in_force_until_the_dial_is_turned() -> None:
 @pytest.mark.parametrize(
     ("engine", "checkpoint", "words"),
     [
-        ({"zero_points": "whole"}, SAME, "zero_points = 'whole', and it was tested with 'float'"),
+        (
+            {"zero_points": "integer"},
+            SAME,
+            "zero_points = 'integer', and it was tested with 'float'",
+        ),
         ({"crossover": {"max_rows": 4}}, SAME, "max_rows = 4, and it was tested with 'all'"),
         ({"kv_cache_dtype": "fp8"}, SAME, "kv_cache_dtype = 'fp8'"),
         ({"dtype": "float16"}, SAME, "dtype = 'float16'"),

@@ -43,7 +43,7 @@ def test_product_is_that_of_the_dequantised_weight(k: int, n: int, group: int) -
     spec = spec_of(k, n, group)
     kernel = VllmMixedPrecisionKernel()
     assert kernel.unsupported(spec) is None
-    weight = grouped_weight(spec, kernel.whole_zeros)
+    weight = grouped_weight(spec, kernel.integer_zeros)
     packed = kernel.pack(weight, spec)
     bias = torch.randn(n).to(spec.dtype) * 5
     for rows in (1, 2, 5, 17):
@@ -57,7 +57,7 @@ def test_product_with_rounded_activations(k: int, n: int, group: int) -> None:
     spec = spec_of(k, n, group)
     kernel = VllmMixedPrecisionKernel(int8=True)
     assert kernel.unsupported(spec) is None
-    weight = grouped_weight(spec, kernel.whole_zeros)
+    weight = grouped_weight(spec, kernel.integer_zeros)
     packed = kernel.pack(weight, spec)
     bias = torch.randn(n).to(spec.dtype) * 5
     for rows in (1, 5, 17):
@@ -79,13 +79,13 @@ def test_activations_that_are_not_rounded_do_not_pass_for_int8() -> None:
 
 def test_it_asks_for_zero_points_that_an_integer_holds() -> None:
     """A real-valued zero would be truncated while it is packed."""
-    assert VllmMixedPrecisionKernel.whole_zeros
+    assert VllmMixedPrecisionKernel.integer_zeros
 
 
 @pytest.mark.usefixtures("sixteen_bits")
 def test_memory_is_that_of_the_packed_parameters() -> None:
     spec = spec_of(256, 64, 32)
-    weight = grouped_weight(spec, whole=True)
+    weight = grouped_weight(spec, integer=True)
     packed = VllmMixedPrecisionKernel().pack(weight, spec)
     # Zero points take half a byte here; kernels may keep a small index besides.
     least = 256 * 64 // 2 + (256 // 32) * 64 * 2 + (256 // 32) * 64 // 2
