@@ -117,12 +117,14 @@ def _before_layer(
     index: int,
     arguments: StateArguments,
     layer: nn.Module,
-    args: tuple[torch.Tensor, ...],
-    kwargs: dict[str, torch.Tensor],
-) -> None:
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """A pre-hook of a decoder layer."""
     if not torch.compiler.is_compiling():
         river.route(index, *arguments.read(args, kwargs))
-    elif river.routed.active:
-        hidden, residual = arguments.read(args, kwargs)
-        torch.ops.river.route(hidden, residual, river.routed.order, index)
+        return None
+    if not river.routed.active:
+        return None
+    hidden, residual = arguments.read(args, kwargs)
+    return arguments.replace(args, kwargs, torch.ops.river.route(hidden, residual, index))

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from river_vllm import patches
@@ -34,8 +33,6 @@ class RoutedForward:
     ) -> None:
         self.active = False
         """Whether a forward pass that may route rows is under way, or being traced."""
-        self.order = torch.zeros(1, device=vllm_config.device_config.device)
-        """What keeps a compiled forward's operators in order (``layers/ops.py``)."""
         inner = _compiled_module(model, layers)
         # Where the whole model is what vLLM compiles, routed steps run as they are written.
         self._skips = inner is model

@@ -117,11 +117,10 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
     ) -> torch.Tensor:
         """``product``, and for the compiler an operator that calls it when the step runs."""
         if torch.compiler.is_compiling():
-            routed = self._river.routed
-            if not routed.active:
+            if not self._river.routed.active:
                 return super().apply(layer, x, bias)
             out: torch.Tensor = torch.ops.river.linear(
-                x, routed.order, self._index, self.out_features, bias is not None
+                x, self._index, self.out_features, bias is not None
             )
             return out
         return self.product(layer, x, bias)
