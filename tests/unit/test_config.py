@@ -66,7 +66,7 @@ def test_threshold_takes_its_whole_range(threshold: float) -> None:
         ("min_layers", 2.0, "valid integer"),
         ("min_layers", True, "valid integer"),
         ("prefill", "river", "'backbone' or 'sequence'"),
-        ("scope", "row", "'token' or 'batch'"),
+        ("scope", "row", "'token', 'step' or 'batch'"),
         ("criterion", "entropy", "'cosine' or 'norm'"),
         ("quantizer", "awq8", "hqq"),
         ("group_size", 48, "32, 64 or 128"),

@@ -11,7 +11,6 @@ from river_vllm.errors import RiverError
 from river_vllm.request import (
     RiverField,
     RiverSettings,
-    TeacherForced,
     UnreachableError,
     resolve,
     settings_of,
@@ -173,17 +172,8 @@ def test_offsets_that_are_none_are_left_out(offsets: Any) -> None:
     assert settings_of({"river": {"layer_offsets": offsets}}, DEFAULTS).layer_offsets is None
 
 
-def test_a_known_texts_tail_crosses_to_the_worker() -> None:
-    settings = RiverSettings(True, 0.5, 2, None, TeacherForced(3, 40))
-    assert settings_of({"river": settings.as_extra_arg()}, DEFAULTS) == settings
-    assert settings.prompt_tokens(100) == 40
-    assert settings.prompt_tokens(10) == 10
-    for broken in ({"sequence": 1}, 7, {"sequence": 1, "answer_start": "2"}):
-        assert settings_of({"river": {"teacher": broken}}, DEFAULTS).teacher is None
-
-
 def test_a_policy_without_offsets_does_not_get_the_engines() -> None:
     """The backbone's pass of a measurement, on an engine whose defaults come from a calibration."""
     defaults = RiverSettings(True, 0.96, 1, (-0.1, 0.1))
-    sent = RiverSettings(True, 1.0 - 1e-12, 1, teacher=TeacherForced(0, 4))
+    sent = RiverSettings(True, 1.0 - 1e-12, 1)
     assert settings_of({"river": sent.as_extra_arg()}, defaults) == sent

@@ -11,22 +11,22 @@ _loaded = False
 
 
 def load() -> None:
-    """Entry point of ``vllm.general_plugins``; every step of a River worker begins here."""
+    """Entry point of ``vllm.general_plugins``; every pass of a River worker begins here."""
     global _loaded
     if _loaded:
         return
     _loaded = True
-    from river_vllm.worker.feed import BatchFeed
+    from river_vllm.river import River
 
     order = Path(os.environ["RIVER_TEST_ORDER"])
-    begin = BatchFeed.begin
+    run = River.run
 
-    def suffer_and_begin(self: Any, requests: Any) -> Any:
+    def suffer_and_run(self: Any, *step: Any) -> Any:
         what, _, how = order.read_text().partition(" ")
         if what == "sleep":
             time.sleep(float(how))
         if what == "raise":
             raise RuntimeError("a fault that a test has ordered")
-        return begin(self, requests)
+        return run(self, *step)
 
-    BatchFeed.begin = suffer_and_begin  # type: ignore[method-assign]
+    River.run = suffer_and_run  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What River adds to vLLM's workers, and the runners they end up with."""
+"""The runners that vLLM's workers end up with."""
 
 from __future__ import annotations
 
@@ -6,88 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
-from river_vllm.config import RiverConfig
-from river_vllm.request import RiverSettings
-from river_vllm.worker.feed import BatchFeed
 from river_vllm.worker.mixin import RiverWorkerMixin
-from river_vllm.worker.model_state import RiverStateMixin
 from river_vllm.worker.runner import RiverRunnerMixin
 from river_vllm.worker.runner_v2 import RiverRunnerV2Mixin
-from tests.unit.worker.support import rows
-
-INFO = {"num_layers": 12}
-
-TYPES = {"dtype": "bfloat16", "kv_cache_dtype": "fp8"}
-
-
-class Host(RiverRunnerMixin):
-    """A V1 runner whose model is there once it has been loaded."""
-
-    def get_model(self) -> Any:
-        config = RiverConfig(threshold=0.25, min_layers=3, prefill="sequence")
-        river = SimpleNamespace(num_layers=12, max_rows=8, config=config, info=lambda: INFO)
-        return SimpleNamespace(river=river)
-
-
-class FakeWorker:
-    def __init__(self) -> None:
-        self.model_runner = Host()
-        self.vllm_config: Any = SimpleNamespace(
-            model_config=SimpleNamespace(dtype=torch.bfloat16),
-            cache_config=SimpleNamespace(cache_dtype="fp8"),
-        )
-        self.loaded: list[Any] = []
-
-    def load_model(self, *args: Any, **kwargs: Any) -> None:
-        self.loaded.append((args, kwargs))
-
-    def compile_or_warm_up_model(self) -> str:
-        return "times"
-
-
-class Worker(RiverWorkerMixin, FakeWorker):
-    pass
-
-
-def test_loading_sets_up_the_feed_with_the_models_settings() -> None:
-    worker = Worker()
-    worker.load_model(load_dummy_weights=True)
-    assert worker.loaded == [((), {"load_dummy_weights": True})]
-    host = worker.model_runner
-    assert host.river_defaults == RiverSettings(True, 0.25, 3)
-    assert isinstance(host.river_feed, BatchFeed)
-    # Twelve layers, and a prompt may leave as a whole.
-    batch = host.river_feed.begin([rows("a", 4, 0)])
-    assert [unit.rows for unit in batch.units] == [4]
-    batch.exit_layer[:] = 12
-    assert host.river_feed.finish() == {"a": -12}
-
-
-def test_runner_v2_is_fed_by_its_model_state() -> None:
-    worker = Worker()
-    state = worker.model_runner.model_state = RiverStateMixin()  # type: ignore[attr-defined]
-    worker.load_model()
-    assert state.river_defaults.threshold == 0.25
-    assert not hasattr(worker.model_runner, "river_feed")
-
-
-def test_info_is_the_rivers_own() -> None:
-    assert Worker().river_info() == {**INFO, **TYPES}
-
-
-@pytest.mark.parametrize("seam", ["drafter", "speculator"])
-def test_what_drafts_is_asked_on_both_runners(seam: str) -> None:
-    worker, asked = Worker(), []
-    drafter = SimpleNamespace(measure_costs=lambda: asked.append(seam), info=lambda: {"a": 1})
-    setattr(worker.model_runner, seam, drafter)
-    config = RiverConfig(verify=4)
-    river = SimpleNamespace(config=config, info=lambda: dict(INFO))
-    worker.model_runner.get_model = lambda: SimpleNamespace(river=river)  # type: ignore[method-assign]
-    assert worker.compile_or_warm_up_model() == "times"
-    assert asked == [seam]
-    assert worker.river_info() == {**INFO, **TYPES, "verify": {"a": 1}}
 
 
 def test_the_cpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> None:
