@@ -46,8 +46,7 @@ def measure(args: argparse.Namespace) -> tuple[Any, ...]:
 
     from river_vllm.calibration.passes import TeacherForcedEngine
     from river_vllm.calibration.policy import Policy
-    from river_vllm.calibration.run import DEPTHS as LAYERS
-    from river_vllm.calibration.run import Calibrator
+    from river_vllm.calibration.run import Calibrator, pilot_layers
     from river_vllm.config import RiverConfig
 
     config = RiverConfig.model_validate(
@@ -90,8 +89,7 @@ def measure(args: argparse.Namespace) -> tuple[Any, ...]:
     with Probed(worker, probe):
         backbone = calibrator.measure("backbone", None, texts, 0, kv=True)
     forced = {}
-    for share in LAYERS:
-        layer = max(1, round(share * river.num_layers))
+    for layer in pilot_layers(river.num_layers):
         forced[layer] = calibrator.measure("forced", Policy(-1.0, layer), texts, 0, kv=True)
     stacked = {
         name: torch.cat([torch.stack(step, dim=1) for step in steps]).numpy()
@@ -146,24 +144,21 @@ def report(
     """Print the tables."""
     import numpy as np
 
-    from river_vllm.calibration.landscape import Landscape
+    from river_vllm.calibration.exit_costs import ExitCosts
     from river_vllm.calibration.target import Target
 
-    kl = Target("kl", 1.0, layers)
-    cost = Landscape(backbone, forced, kl, kl).kl
+    cost = ExitCosts(backbone, forced, Target("kl", 1.0, layers)).kl
     prompts = backbone.tokens[:, 0]
     rng = np.random.default_rng(0)
     found = {**found, "chance": rng.random(next(iter(found.values())).shape)}
     results: dict[str, Any] = {"correlation": {}, "kl": {}}
     print(f"{args.model}: {len(prompts)} tokens of {len(np.unique(prompts))} prompts\n")
-    names = [layer for layer in forced if layer < layers]
-    print("| rank correlation with | " + " | ".join(f"layer {n}" for n in names) + " |")
-    print("|---|" + "---|" * len(names))
+    print("| rank correlation with | " + " | ".join(f"layer {layer}" for layer in forced) + " |")
+    print("|---|" + "---|" * len(forced))
     for name, values in found.items():
         for what in ("KL", "V error"):
             row = []
-            for layer in names:
-                own = forced[layer]
+            for layer, own in forced.items():
                 error = own.kl if what == "KL" else 1 - own.values[:, -1]
                 row.append(_spearman(values[:, layer - 1], error))
             results["correlation"][f"{name}, {what}"] = row

@@ -105,7 +105,7 @@ def table(shape: str, kernels: dict[str, Int4Kernel], args: argparse.Namespace) 
     made = {whole: QUANTIZERS["hqq"](weight, args.group_size, whole) for whole in (False, True)}
     for name, kernel in kernels.items():
         if kernel.unsupported(spec) is None:
-            packed = [kernel.pack(made[kernel.whole_zeros], spec) for _ in range(copies)]
+            packed = [kernel.pack(made[kernel.integer_zeros], spec) for _ in range(copies)]
             products: list[Product] = [lambda x, p=p: p.apply(x, None) for p in packed]
             columns[name] = Column(products, packed[0].nbytes)
     # In huge pages, as the packed weights are.

@@ -48,15 +48,8 @@ class RiverSettings:
     min_layers: int
     layer_offsets: tuple[float, ...] | None = None
     """Added to τ after each layer (``RiverConfig.layer_offsets``)."""
-    verified: bool = False
-    """The river drafts for this request and the backbone checks; no token of it exits."""
-
-    @classmethod
-    def from_config(cls, config: RiverConfig) -> RiverSettings:
-        """What holds for a request that says nothing."""
-        if config.verify:
-            return cls(True, 1.0, config.min_layers, verified=True)
-        return cls(True, config.threshold, config.min_layers, config.layer_offsets)
+    mode: str = "exit"
+    """The name of what answers it (``river_vllm.modes``)."""
 
     @property
     def may_exit(self) -> bool:
@@ -64,7 +57,7 @@ class RiverSettings:
         return self.enabled and self.threshold < 1.0
 
     def as_extra_arg(self) -> dict[str, Any]:
-        """What ``settings_of`` reads back, whatever the engine's own defaults are."""
+        """What ``given_settings`` reads back, whatever the engine's own defaults are."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         # What is absent would be filled in; no offsets are offsets too.
         return {"layer_offsets": (), **given}
@@ -132,14 +125,14 @@ def resolve(
         threshold=defaults.threshold if field.threshold is None else field.threshold,
         min_layers=defaults.min_layers if field.min_layers is None else field.min_layers,
         layer_offsets=defaults.layer_offsets,
-        verified=defaults.verified,
+        mode=defaults.mode,
     )
     if error := unreachable(settings, config, num_layers):
         raise error
     return settings
 
 
-def settings_of(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:
+def given_settings(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:
     """The settings a request carries, or the engine's defaults (requests made in Python).
 
     Anything that is not a well-formed setting falls back to the backbone, which is always
@@ -148,22 +141,21 @@ def settings_of(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -
     raw = (extra_args or {}).get(EXTRA_ARGS_KEY)
     if raw is None:
         return defaults
+    backbone = RiverSettings(False, 1.0, defaults.min_layers, mode=defaults.mode)
     if not isinstance(raw, Mapping):
-        return RiverSettings(False, 1.0, defaults.min_layers)
+        return backbone
     enabled = raw.get("enabled", defaults.enabled)
     threshold = raw.get("threshold", defaults.threshold)
     min_layers = raw.get("min_layers", defaults.min_layers)
     numbers = isinstance(threshold, int | float) and isinstance(min_layers, int)
     if not isinstance(enabled, bool) or not numbers or not -1.0 <= threshold <= 1.0:
-        return RiverSettings(False, 1.0, defaults.min_layers)
-    if defaults.verified and (threshold, min_layers) != (1.0, defaults.min_layers):
-        return RiverSettings(False, 1.0, defaults.min_layers)
+        return backbone
     return RiverSettings(
         enabled,
         float(threshold),
         max(1, min_layers),
         _offsets(raw.get("layer_offsets", defaults.layer_offsets)),
-        defaults.verified,
+        defaults.mode,
     )
 
 

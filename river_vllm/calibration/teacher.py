@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from river_vllm.calibration.kv import Token
-from river_vllm.modes.exits import Exits, Request
+from river_vllm.modes.exit_worker import ExitWorker, Request
 from river_vllm.step import Product, StepTable
 
 TEACHER_KEY = "river_teacher"
@@ -43,7 +43,7 @@ class SplitTable(StepTable):
         return out
 
 
-class TeacherForced(Exits):
+class TeacherForced(ExitWorker):
     """Treats the answer at the end of a prompt as if it had been generated."""
 
     _table_class = SplitTable

@@ -12,19 +12,17 @@ from torch import nn
 from river_vllm.compat import (
     CompilationMode,
     VllmConfig,
-    checkpoint_files,
     get_tensor_model_parallel_world_size,
     get_tp_group,
-    hold_on_meta,
 )
 from river_vllm.config import RiverConfig
 from river_vllm.criterion import CRITERIA, by_torch
 from river_vllm.kernels.native.candidates import NativeCandidates
 from river_vllm.kernels.native.library import Backend, backend
 from river_vllm.kernels.native.transition import NativeTransition
-from river_vllm.layers.checkpoint import CheckpointLayers
+from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
 from river_vllm.layers.compiled import RoutedForward
-from river_vllm.layers.dual_linear import RiverDualLinearMethod
+from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
 from river_vllm.layers.find import (
     StateArguments,
     decoder_layers,
@@ -36,6 +34,7 @@ from river_vllm.layers.ops import CONTEXT
 from river_vllm.layers.residency import Residency
 from river_vllm.layers.river_head import has_plain_head, install_river_head, some_outputs
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX
+from river_vllm.modes.choice import wants_head
 from river_vllm.river import River
 from river_vllm.router import Router
 from river_vllm.weights.packing import Packing
@@ -67,7 +66,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
         compiles=vllm_config.compilation_config.mode != CompilationMode.NONE,
     )
     packing = Packing(config, model_config, getattr(model, "packed_modules_mapping", {}))
-    has_head = config.lm_head == "river" or (config.river_head and has_plain_head(model))
+    has_head = config.lm_head == "river" or (wants_head(config) and has_plain_head(model))
     if has_head:
         outputs = NativeCandidates(native) if native else some_outputs
         head = packing.expect(lm_head(model))

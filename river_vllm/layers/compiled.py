@@ -9,14 +9,15 @@ of weights is made.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from river_vllm.compat import VllmConfig, skipping_compiled, support_torch_compile
+from river_vllm import patches
+from river_vllm.compat import VllmConfig, get_forward_context, support_torch_compile
 
 
 class RoutedForward:
@@ -58,15 +59,13 @@ class RoutedForward:
         return stack
 
     def _choose_by_active(self, inner: Any, graph: nn.Module) -> None:
-        base, routed = type(inner), self
-
-        def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not routed.active:
-                return base.__call__(self, *args, **kwargs)
+        def call(own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if not self.active:
+                return own(*args, **kwargs)
             with skipping_compiled(False):
                 return graph(*args, **kwargs)
 
-        inner.__class__ = type(base.__name__, (base,), {"__call__": __call__})
+        patches.calls_pass_through(inner, call)
 
 
 def _compiled_module(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module | None:
@@ -99,3 +98,14 @@ def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
     decorated = support_torch_compile(dynamic_arg_dims=inner._dynamic_arg_dims)(cls)
     graph: nn.Module = decorated(vllm_config=vllm_config)
     return graph
+
+
+@contextmanager
+def skipping_compiled(skip: bool) -> Iterator[None]:
+    """Whether the model runs as it is written (a switch of ``compilation/decorators.py``)."""
+    context = get_forward_context()
+    before, context.skip_compiled = context.skip_compiled, skip
+    try:
+        yield
+    finally:
+        context.skip_compiled = before

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from river_vllm.compat import UnquantizedLinearMethod, restore_on_meta
+from river_vllm.compat import (
+    UnquantizedLinearMethod,
+    get_layerwise_info,
+    initialize_online_processing,
+    restore_layer_on_meta,
+    to_meta_tensor,
+)
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.step import Path
 
@@ -144,3 +150,17 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
                 lambda some: self.packed.apply(some, river_bias),
             )
         return out.view(*x.shape[:-1], -1)
+
+
+def hold_on_meta(layer: torch.nn.Module) -> None:
+    """Give ``layer.weight`` no memory until its parts are loaded; it is processed right then."""
+    weight = to_meta_tensor(layer.weight)
+    del layer.weight
+    layer.register_parameter("weight", weight)
+    initialize_online_processing(layer)
+
+
+def restore_on_meta(layer: torch.nn.Module) -> None:
+    """``hold_on_meta`` for a layer whose weight was loaded before and has been dropped since."""
+    restore_layer_on_meta(layer, get_layerwise_info(layer))
+    initialize_online_processing(layer)

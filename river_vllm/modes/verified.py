@@ -1,36 +1,64 @@
-"""Verified mode in a worker: every step is the backbone's, and between steps the river drafts."""
+"""Verified mode: the river drafts and the backbone checks; the answer is the backbone's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from river_vllm.step import StepTable
+from river_vllm.modes.mode import Numbers, WorkerMode
+from river_vllm.request import RiverField, RiverSettings
+from river_vllm.verify.tally import DraftSummary, drafted_trace, step_tallies
+
+if TYPE_CHECKING:
+    from river_vllm.config import RiverConfig
+    from river_vllm.depths import Depths
 
 
-class Verified:
-    """Hands everything on to River's drafter, which vLLM itself asks for drafts.
+class VerifiedMode:
+    """Lossless: no token exits."""
 
-    Args:
-        runner: vLLM's, V1, with a ``RiverProposer``.
-    """
+    name = "verified"
+    fixed = (
+        "this server verifies drafts (--river-verify): no token exits, so there is no threshold "
+        "to change"
+    )
 
-    def __init__(self, runner: Any) -> None:
-        self._runner = runner
-        self._num_layers = runner.get_model().river.num_layers
+    def defaults(self, config: RiverConfig) -> RiverSettings:
+        return RiverSettings(True, 1.0, config.min_layers, mode=self.name)
 
-    def table(self) -> StepTable:
-        rows = int(self._runner.query_start_loc.np[self._runner.input_batch.num_reqs])
-        return StepTable(self._num_layers, [rows], [1.0], [self._num_layers])
+    def unused(self, field: RiverField) -> tuple[str, str] | None:
+        for name in sorted(field.model_fields_set - {"enabled", "trace"}):
+            return name, (
+                f"'{name}' belongs to early exit; this server verifies drafts (--river-verify) and "
+                "takes 'enabled' and 'trace'"
+            )
+        return None
 
-    def depths(self, table: StepTable) -> list[int]:
-        return []
+    def settled(self, settings: RiverSettings, defaults: RiverSettings) -> RiverSettings:
+        """A request made in Python that asks for exits is answered by the backbone alone."""
+        if (settings.threshold, settings.min_layers) == (1.0, defaults.min_layers):
+            return settings
+        return RiverSettings(False, 1.0, defaults.min_layers, mode=self.name)
 
-    def forget(self, request_ids: Iterable[str]) -> None:
-        self._runner.drafter.forget(request_ids)
+    def summary(self) -> DraftSummary:
+        return DraftSummary()
 
-    def measure(self) -> None:
-        self._runner.drafter.measure_costs()
+    def trace(self, numbers: Depths) -> list[int]:
+        return drafted_trace(numbers)
 
-    def info(self) -> dict[str, Any]:
-        return {"verify": self._runner.drafter.info()}
+    def describe(self, config: RiverConfig, defaults: RiverSettings) -> dict[str, Any]:
+        return {"mode": self.name, "draft_layers": config.draft_layers}
+
+    def dial(self, config: RiverConfig, defaults: RiverSettings) -> str:
+        return f"verified: up to {config.verify} drafted tokens are verified, answers are exact"
+
+    def numbers(
+        self, requests: Mapping[str, Any], scheduler_output: Any, model_runner_output: Any
+    ) -> dict[str, Numbers]:
+        tallies = step_tallies(requests, scheduler_output, model_runner_output)
+        return {request_id: tally.values for request_id, tally in tallies.items()}
+
+    def worker(self, runner: Any, config: RiverConfig) -> WorkerMode:
+        from river_vllm.modes.verified_worker import VerifiedWorker
+
+        return VerifiedWorker(runner)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from river_vllm import patches
 from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
 
@@ -35,11 +36,8 @@ def isolate(
     if settings.layer_offsets is not None:
         salt += f":{settings.layer_offsets!r}"
     exact_tokens = request.num_prompt_tokens if config.prefill == "backbone" else 0
-    request._block_hasher = SaltedHasher(
-        request._block_hasher, salt.encode(), exact_tokens // hash_block_size
-    )
-    request.block_hashes.clear()
-    request.update_block_hashes()
+    salted = SaltedHasher(request._block_hasher, salt.encode(), exact_tokens // hash_block_size)
+    patches.block_hashes_come_from(request, salted)
 
 
 class SaltedHasher:

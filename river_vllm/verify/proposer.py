@@ -13,8 +13,9 @@ import torch
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
 from river_vllm.compat import get_tensor_model_parallel_world_size, get_tp_group, init_logger
+from river_vllm.modes import default_settings, settings_of
 from river_vllm.registration import river_config_of
-from river_vllm.request import RiverSettings, settings_of
+from river_vllm.request import RiverSettings
 from river_vllm.verify.acceptance import Acceptance
 from river_vllm.verify.costs import StepCosts, measure
 from river_vllm.verify.depth import best_depth, fixed_depth
@@ -44,7 +45,7 @@ class RiverProposer(DraftModelProposer):
         """There is nothing to load: the draft model is the target."""
         config = river_config_of(self.vllm_config)
         self._drafter = RiverDrafter(self._river_runner, config.draft_layers)
-        self._defaults = RiverSettings.from_config(config)
+        self._defaults = default_settings(config)
         self._fixed = config.draft == "fixed"
 
     def initialize_attn_backend(
@@ -181,7 +182,8 @@ class RiverProposer(DraftModelProposer):
         if not levels:
             return None
         vocabulary = levels[0][1].shape[1]
-        stacked = torch.zeros(self._river_runner.input_batch.num_reqs, len(levels), vocabulary)
+        requests = self._river_runner.input_batch.num_reqs
+        stacked = torch.zeros(requests, len(levels), vocabulary, device=self.device)
         for level, (rows, probabilities) in enumerate(levels):
             stacked[rows, level] = probabilities
         return stacked

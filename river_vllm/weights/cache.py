@@ -1,8 +1,8 @@
 """Quantised weights kept between starts, one file for each, named by what it was made from.
 
-The name is a hash of the weight's values and of everything that the quantiser is told, so a
-changed checkpoint, setting or tensor-parallel shard finds nothing, and several engines can share
-a folder: whoever writes a name writes the same bytes.
+The name is a hash of the weight's values, the quantiser's code and its arguments. So nothing is
+found for a changed checkpoint, setting or tensor-parallel shard, and several engines can share a
+folder: two that write the same name write the same bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BESIDE = "river"
 
 
 def cache_folders(setting: str, model: str) -> list[Path]:
-    """Where to look, and in this order where to write.
+    """Folders in which to look for weights, and the order in which to try to write to them.
 
     Args:
         setting: ``auto`` (beside a local checkpoint, then the user's cache), ``off``, or a folder.
@@ -76,7 +76,7 @@ class WeightCache:
         return None
 
     def put(self, key: str, weight: GroupedWeight) -> None:
-        """Save ``weight``; a folder that refuses is left, with a note in the log."""
+        """Save ``weight`` in the first folder that can be written to; the others are logged."""
         data = to_bytes(weight, key) if self._writable else b""
         while self._writable:
             try:
@@ -92,7 +92,7 @@ def _name(key: str) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, whoever else writes the same name."""
+    """Write the whole file or nothing, also while another process writes the same name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

@@ -35,7 +35,7 @@ class Packing:
         self, config: RiverConfig, model_config: Any, packed_modules: Mapping[str, list[str]]
     ) -> None:
         self._source = weight_source(config, model_config, packed_modules)
-        self._chooser = KernelChooser(config.kernel, config.activations, self._source.whole_zeros)
+        self._chooser = KernelChooser(config.kernel, config.activations, self._source.integer_zeros)
         self._dtype = model_config.dtype
         self._group_sizes: set[int] = set()
         self._nbytes = 0
@@ -66,7 +66,7 @@ class Packing:
         group_size = self._source.group_size(layer, in_features)
         spec = LinearSpec(in_features, out_features, group_size, self._dtype, weight.device)
         packed = self._chooser.pack(
-            spec, lambda whole: self._source.groups(layer, weight, group_size, whole)
+            spec, lambda integer: self._source.groups(layer, weight, group_size, integer)
         )
         self._group_sizes.add(group_size)
         self._nbytes += packed.nbytes

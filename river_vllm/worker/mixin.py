@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from river_vllm import patches
 from river_vllm.compat import VllmConfig
 from river_vllm.layers.mapped import trim
-from river_vllm.modes import worker_mode
+from river_vllm.modes import mode_of
 from river_vllm.refusal import refusals_left
 from river_vllm.registration import river_config_of
 from river_vllm.startup import Stage, mark
+from river_vllm.verify.proposer import RiverProposer
 
 
 class RiverWorkerMixin:
@@ -18,15 +21,20 @@ class RiverWorkerMixin:
 
     model_runner: Any
     vllm_config: VllmConfig
+    device: torch.device
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         patches.install("worker")
+        if self.vllm_config.speculative_config is not None:
+            # GPUModelRunner.__init__ names its drafter classes; this one loads no second model.
+            runner = self.model_runner
+            runner.drafter = RiverProposer(self.vllm_config, self.device, runner)
         mark(Stage.WEIGHTS)
         with refusals_left():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
         trim()
-        runner = self.model_runner
-        runner.river_mode = worker_mode(river_config_of(self.vllm_config), runner)
+        config = river_config_of(self.vllm_config)
+        self.model_runner.river_mode = mode_of(config).worker(self.model_runner, config)
 
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]

@@ -11,17 +11,11 @@ ATTRIBUTE = "river"
 def attach(output: Any, depths: dict[str, int]) -> Any:
     """Put ``depths`` (request id → signed depth) on what ``sample_tokens`` returns.
 
-    vLLM's asynchronous outputs hold the final one in an attribute: ``model_runner_output`` in
-    runner V2 (``v1/worker/gpu/async_utils.py``), ``_model_runner_output`` in V1.
+    vLLM's asynchronous output holds the final one in ``_model_runner_output``
+    (``v1/worker/gpu_model_runner.py``).
     """
-    if output is None:
-        return None
-    for holder in ("model_runner_output", "_model_runner_output"):
-        inner = getattr(output, holder, None)
-        if inner is not None:
-            setattr(inner, ATTRIBUTE, depths)
-            return output
-    setattr(output, ATTRIBUTE, depths)
+    if output is not None:
+        setattr(getattr(output, "_model_runner_output", output), ATTRIBUTE, depths)
     return output
 
 

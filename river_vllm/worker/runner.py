@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ class RiverRunnerMixin(WarmUpMixin):
 
     river_mode: WorkerMode
     _river_depths: dict[str, int]
+    _river_started = 0.0
 
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         self._river_depths = {}
@@ -31,6 +33,7 @@ class RiverRunnerMixin(WarmUpMixin):
         river = self.get_model().river
         table = self.river_mode.table()
         forward = super()._model_forward  # type: ignore[misc]
+        self._river_started = time.perf_counter()
         output = river.run(table, self._river_forward(forward, *args, **kwargs))
         depths = self.river_mode.depths(table)
         river.residency.observe(depths)
@@ -38,7 +41,9 @@ class RiverRunnerMixin(WarmUpMixin):
         return output
 
     def sample_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self.get_model().river.rest()
+        river = self.get_model().river
+        self.river_mode.took(river.table, time.perf_counter() - self._river_started)
+        river.rest()
         return attach(super().sample_tokens(*args, **kwargs), self._river_depths)  # type: ignore[misc]
 
     def _river_forward(

@@ -20,10 +20,10 @@ _FIELDS = {
     "threshold": "default exit threshold τ in [-1, 1]; 1.0 never exits",
     "min_layers": "backbone layers that every token runs",
     "prefill": "prompts on the backbone, or sequence-level exit",
-    "scope": "who leaves together: each token on its own, a step's tokens once all have settled, or "
-    "where all settle at one layer",
+    "scope": "who leaves together: each token on its own, a step's tokens once all have settled, "
+    "or where all settle at one layer",
     "criterion": "what τ is compared with: the state transition similarity, or the state's norm",
-    "quantizer": "how the 4-bit weights are made",
+    "quantizer": "how the 4-bit weights are made; awq only with --river-weights",
     "weights": "folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or made by "
     "'river-vllm quantize'",
     "group_size": "input features that share one scale",

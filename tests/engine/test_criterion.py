@@ -15,7 +15,7 @@ from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS
 from tests.support.reference import ReferenceModel
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("smollm2")]
 
 MIN_LAYERS = 4
 ROUNDING = 0.01
@@ -26,7 +26,9 @@ half of it at most."""
 # The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def by_norm(smollm2: Path) -> Any:
-    return engines.river_engine(smollm2, RiverConfig(criterion="norm", scope="token", max_rows="all"))
+    return engines.river_engine(
+        smollm2, RiverConfig(criterion="norm", scope="token", max_rows="all")
+    )
 
 
 def test_tokens_leave_by_the_norm_of_their_state(by_norm: Any, smollm2: Path) -> None:

@@ -11,17 +11,17 @@ from river_vllm import RiverConfig
 from tests.support.engines import generate, greedy, river_engine
 from tests.support.prompts import PROMPTS
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
 
 
 def test_whole_steps_decide(tiny_qwen2: Path, stock_qwen2: Any) -> None:
     engine = river_engine(tiny_qwen2, RiverConfig(max_rows="auto"))
     (info,) = engine.collective_rpc("river_info")
-    # A step cannot have more rows than requests; products alone are measured up to 32.
+    # A step cannot have more rows than requests.
     assert list(info["crossover"]["speedup_by_rows"]) == ["1", "2", "4", "8", "16"]
     core = engine.llm_engine.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
-    assert runner.river_feed.max_rows == info["crossover"]["max_rows"]
+    assert runner.river_mode.info()["crossover"] == info["crossover"]
     off = greedy(24, {"enabled": False})
     found, stock = (generate(e, PROMPTS[:4], off) for e in (engine, stock_qwen2))
     assert [answer.tokens for answer in found] == [answer.tokens for answer in stock]

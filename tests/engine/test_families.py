@@ -32,8 +32,8 @@ TOKENS = 24
 EXIT = {"threshold": -1.0, "min_layers": 2}
 EXACT = {"threshold": 1.0}
 
-# What vLLM's compiler fuses decides what it rounds: one of each layout of norms and projections.
-COMPILED = ("Qwen2ForCausalLM", "Gemma3ForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM")
+# What vLLM's compiler fuses decides what it rounds: those that it once had differ from stock vLLM.
+COMPILED = ("Olmo2ForCausalLM", "Phi3ForCausalLM")
 CASES = [pytest.param(name, False, id=name) for name in ARCHITECTURES] + [
     pytest.param(name, True, id=f"{name}-compiled") for name in COMPILED
 ]
@@ -95,7 +95,8 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
         group_size=GROUP_SIZE,
         kernel="torch",
         cache_dir="off",
-        scope="token", max_rows="all",
+        scope="token",
+        max_rows="all",
     )
     stock = engines.stock_engine(folder, **options)
     river = engines.river_engine(
@@ -170,12 +171,12 @@ def test_the_router_sees_the_residual_stream(family: Family) -> None:
 
     router = _runner(family.river).get_model().river.router
     prompt = family.prompts[2]
-    router._agree = look
+    router._broadcast = look
     try:
         # High enough that no token leaves, and every layer is compared.
         (answer,) = generate(family.river, [prompt], greedy(12, {"threshold": 0.99999}))
     finally:
-        router._agree = None
+        router._broadcast = None
     found = torch.stack(seen).view(11, LAYERS - 1).t()
     tokens = [*prompt["prompt_token_ids"], *answer.tokens[:-1]]
     expected = family.reference.similarities(tokens)[:, -11:]

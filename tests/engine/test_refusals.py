@@ -10,7 +10,7 @@ import pytest
 from river_vllm import RiverConfig, engine_args
 from river_vllm.errors import RiverError
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
 
 
 def _engine_config(model: Path, **options: Any) -> Any:
@@ -38,6 +38,9 @@ def _engine_config(model: Path, **options: Any) -> Any:
             "speculative decoding",
         ),
         ({"runner": "pooling"}, "pooling"),
+        ({"watermark_config": {"key": 1}}, "watermarking"),
+        ({"attention_config": {"hisparse_config": {}}}, "HiSparse"),
+        ({"async_scheduling": True, "river": RiverConfig(verify=2)}, "asynchronous scheduling"),
         ({"scheduler_cls": "some.Scheduler"}, "custom scheduler (some.Scheduler; leave"),
         ({"worker_cls": "some.Worker"}, "custom worker (some.Worker; leave"),
         ({"river": RiverConfig(min_layers=7)}, "'min_layers' = 7: must be between 1 and 6"),
@@ -70,6 +73,7 @@ def test_verified_mode_is_vllms_own_speculation(tiny_qwen2: Path) -> None:
     assert config.num_speculative_tokens == config.num_lookahead_tokens == 3
     assert config.speculative_config.draft_model_config.model == str(tiny_qwen2)
     assert config.speculative_config.draft_sample_method == "probabilistic"
+    assert config.scheduler_config.async_scheduling is False
 
 
 def test_unknown_architecture(tiny_qwen2: Path) -> None:

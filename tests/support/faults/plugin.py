@@ -11,7 +11,7 @@ _loaded = False
 
 
 def load() -> None:
-    """Entry point of ``vllm.general_plugins``; every pass of a River worker begins here."""
+    """Entry point of ``vllm.general_plugins``; every step of a River worker begins here."""
     global _loaded
     if _loaded:
         return
@@ -21,12 +21,12 @@ def load() -> None:
     order = Path(os.environ["RIVER_TEST_ORDER"])
     run = River.run
 
-    def suffer_and_run(self: Any, *step: Any) -> Any:
+    def suffer_and_run(self: Any, *args: Any) -> Any:
         what, _, how = order.read_text().partition(" ")
         if what == "sleep":
             time.sleep(float(how))
         if what == "raise":
             raise RuntimeError("a fault that a test has ordered")
-        return run(self, *step)
+        return run(self, *args)
 
     River.run = suffer_and_run  # type: ignore[method-assign]

@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import save_file
 from vllm.model_executor.model_loader.reload.layerwise import record_metadata_for_reloading
 
-from river_vllm.compat import hold_on_meta
 from river_vllm.config import RiverConfig
 from river_vllm.depths import signed_depth
 from river_vllm.errors import RiverError
 from river_vllm.layers.checkpoint import CheckpointLayers
-from river_vllm.layers.dual_linear import RiverDualLinearMethod
+from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
 from river_vllm.layers.residency import FETCHED, WINDOW, Residency, quantile
 from river_vllm.step import StepTable
 from tests.unit.layers.support import linear

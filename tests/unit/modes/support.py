@@ -9,7 +9,7 @@ import numpy as np
 from vllm import SamplingParams
 
 from river_vllm.config import RiverConfig
-from river_vllm.modes.exits import Exits
+from river_vllm.modes.exit_worker import ExitWorker
 from river_vllm.step import StepTable
 
 L = 12
@@ -26,11 +26,11 @@ class Batch:
         config: the engine's settings.
     """
 
-    def __init__(self, mode: type[Exits] = Exits, **config: Any) -> None:
+    def __init__(self, mode: type[ExitWorker] = ExitWorker, **config: Any) -> None:
         model = SimpleNamespace(river=SimpleNamespace(num_layers=L))
         self.runner: Any = SimpleNamespace(requests={}, device="cpu", get_model=lambda: model)
-        settings = RiverConfig(**{"threshold": 0.9, "min_layers": 2, "scope": "token", **config})
-        self.mode = mode(self.runner, settings)
+        settings = {"threshold": 0.9, "min_layers": 2, "scope": "token", "max_rows": "all"}
+        self.mode = mode(self.runner, RiverConfig(**{**settings, **config}))
 
     def ask(self, request_id: str, river: Any = None, prompt: int = 4, **params: Any) -> None:
         """A request arrives; one that is not announced has nothing to say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,10 +149,9 @@ class TestHeldRows:
 
     @pytest.mark.parametrize("scope", ["token", "step", "batch"])
     def test_up_to_the_limit_all_may_leave(self, scope: str) -> None:
-        batch = Batch(scope=scope)
         three = [("a", 1, 4), ("b", 1, 4), ("c", 1, 4)]
-        assert groups(batch.begin(*three)) == ["1 decide"] * 3
-        batch.mode.max_rows = 2
+        assert groups(Batch(scope=scope).begin(*three)) == ["1 decide"] * 3
+        batch = Batch(scope=scope, max_rows=2)
         assert groups(batch.begin(*three[:2])) == ["1 decide"] * 2
         assert groups(table := batch.begin(*three)) == ["1 held"] * 3
         assert batch.finish(table) == [HELD] * 3
@@ -171,16 +171,36 @@ class TestHeldRows:
         depth = -L if other == "prompt" else L
         assert batch.finish(table, *[] if held else [3]) == [HELD if held else 3, depth]
 
+    @pytest.mark.parametrize("pays", [True, False])
+    @pytest.mark.parametrize(
+        ("scope", "river", "asked"),
+        [
+            ("step", None, "choose"),
+            ("token", None, "choose"),
+            ("token", OFF, "pays"),  # no step from which the other way could be learnt
+        ],
+    )
+    def test_the_costs_say_whether_it_pays(
+        self, scope: str, river: Any, asked: str, pays: bool
+    ) -> None:
+        batch, questions = Batch(scope=scope, max_rows="auto"), []
+        costs: Any = SimpleNamespace()
+        for name in ("choose", "pays"):
+            setattr(costs, name, lambda rows, name=name: questions.append((name, rows)) or pays)
+        batch.mode._costs = costs
+        batch.ask("b", river)
+        found = groups(batch.begin(("a", 1, 4), ("b", 1, 4)))
+        assert found[0] == ("1 decide" if pays else "1 held")
+        assert questions == [(asked, 2)]
+
     def test_what_has_left_once_leaves_again(self) -> None:
-        batch = Batch(scope="step")
-        batch.mode.max_rows = 1
+        batch = Batch(scope="step", max_rows=1)
         batch.step(("a", 1, 4), left=(3,))
         table = batch.begin(("a", 6, 0), ("b", 4, 0))
         assert groups(table) == ["4 stay", "1 at 3", "1 held", "4 stay"]
 
     def test_prompts_that_leave_hold_nobody_and_are_not_counted(self) -> None:
-        batch = Batch(scope="step", prefill="sequence")
-        batch.mode.max_rows = 1
+        batch = Batch(scope="step", prefill="sequence", max_rows=1)
         assert groups(batch.begin(("a", 1, 4), ("b", 4, 0))) == ["1 decide", "4 decide"]
 
 

@@ -7,32 +7,29 @@ from typing import Any
 
 import pytest
 
+from river_vllm import patches
 from river_vllm.worker.mixin import RiverWorkerMixin
 from river_vllm.worker.runner import RiverRunnerMixin
-from river_vllm.worker.runner_v2 import RiverRunnerV2Mixin
 
 
-def test_the_cpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("verifies", [False, True])
+def test_the_cpu_worker_gets_rivers_runner(verifies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.worker import cpu_worker
+
     from river_vllm.worker import cpu
 
-    class OtherRunner:
-        pass
+    def init_device(self: Any) -> None:
+        self.model_runner = object.__new__(cpu_worker.CPUModelRunner)
 
-    def init_device(kind: type) -> Any:
-        def init(self: Any) -> None:
-            self.model_runner = object.__new__(kind)
-
-        return init
-
+    patched: list[str] = []
+    monkeypatch.setattr(patches, "install", patched.append)
+    monkeypatch.setattr(cpu.CPUWorker, "init_device", init_device)
     worker = object.__new__(cpu.RiverCPUWorker)
-    monkeypatch.setattr(cpu.CPUWorker, "init_device", init_device(cpu.CPUModelRunner))
+    worker.vllm_config = SimpleNamespace(speculative_config=object() if verifies else None)
     worker.init_device()
     assert type(worker.model_runner) is cpu.RiverCPUModelRunner
-    assert isinstance(worker.model_runner, cpu.CPUModelRunner)
-    monkeypatch.setattr(cpu.CPUWorker, "init_device", init_device(OtherRunner))
-    worker.init_device()
-    assert isinstance(worker.model_runner, RiverRunnerV2Mixin)
-    assert isinstance(worker.model_runner, OtherRunner)
+    assert cpu_worker.CPUModelRunner is cpu.CPUModelRunner
+    assert patched == (["verifying CPU worker"] if verifies else [])
 
 
 @pytest.mark.parametrize(
@@ -62,23 +59,15 @@ def test_a_step_samples_at_once_unless_a_mask_is_to_come(
 def test_the_gpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     from river_vllm.worker import gpu
 
-    class V2:
-        pass
-
     def init(self: Any, vllm_config: Any, device: Any) -> None:
         self.made_with = (vllm_config, device)
 
     worker = object.__new__(gpu.RiverGPUWorker)
     worker.vllm_config, worker.device = "config", "cuda:0"
     monkeypatch.setattr(gpu.GPUModelRunner, "__init__", init)
-    worker.use_v2_model_runner = False
     runner = worker._make_model_runner()
     assert type(runner) is gpu.RiverGPUModelRunner
     assert runner.made_with == ("config", "cuda:0")
-    worker.use_v2_model_runner = True
-    monkeypatch.setattr(gpu.Worker, "_make_model_runner", lambda self: V2())
-    runner = worker._make_model_runner()
-    assert isinstance(runner, RiverRunnerV2Mixin) and isinstance(runner, V2)
 
 
 def test_rivers_methods_come_before_vllms() -> None:
@@ -86,7 +75,8 @@ def test_rivers_methods_come_before_vllms() -> None:
 
     for runner in (cpu.RiverCPUModelRunner, gpu.RiverGPUModelRunner):
         for name in ("execute_model", "_model_forward", "sample_tokens"):
-            assert getattr(runner, name) is getattr(RiverRunnerMixin, name)
             assert any(name in vars(base) for base in runner.__mro__[2:])
+            if name not in vars(runner):
+                assert getattr(runner, name) is getattr(RiverRunnerMixin, name)
     for worker in (cpu.RiverCPUWorker, gpu.RiverGPUWorker):
         assert worker.load_model is RiverWorkerMixin.load_model

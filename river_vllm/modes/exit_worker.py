@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -11,11 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from river_vllm.config import RiverConfig
+from river_vllm.costs import Costs
 from river_vllm.depths import signed_depth
-from river_vllm.request import RiverSettings, settings_of
+from river_vllm.modes import default_settings, settings_of
+from river_vllm.request import RiverSettings
 from river_vllm.step import StepTable
+from river_vllm.verify.drafter import RiverDrafter
+from river_vllm.worker.costs import measured_costs
 from river_vllm.worker.sampling import needs_every_logit
 
+USUAL_LAYERS = 4
+"""Backbone layers of a token that leaves where no setting asks for more (the paper: 3 to 4)."""
 NEVER = np.iinfo(np.int32).max
 """The floor of rows that stay on the backbone."""
 
@@ -53,7 +60,7 @@ class Line(NamedTuple):
     offsets: tuple[float, ...] | None = None
 
 
-class Exits:
+class ExitWorker:
     """Makes the table of each step, and remembers how deep every token ran.
 
     A request that vLLM preempts is computed again from its start. Its tokens, those of its prompt
@@ -72,12 +79,16 @@ class Exits:
         self._num_layers = runner.get_model().river.num_layers
         self._scope = config.scope
         self._sequence_prefill = config.prefill == "sequence"
-        self._defaults = RiverSettings.from_config(config)
+        self._defaults = default_settings(config)
         self._requests: dict[str, Request] = {}
         self._step: list[Request] = []
         self._lines: list[Line] = []
-        self.max_rows: int | None = None
-        """Up to how many generated tokens of a step may leave; None: any number."""
+        self._limit = config.max_rows
+        # Reading a layer from the checkpoint never pays against running it in 4 bit.
+        if self._limit == "auto" and config.deep == "fetch":
+            self._limit = "all"
+        self._usual = min(max(config.min_layers, USUAL_LAYERS), self._num_layers)
+        self._costs = Costs()
 
     def forget(self, request_ids: Iterable[str]) -> None:
         for request_id in request_ids:
@@ -95,7 +106,7 @@ class Exits:
             self._step.append(request)
             rows = int(starts[index + 1]) - int(starts[index])
             spans.append((int(batch.num_computed_tokens_cpu[index]), rows))
-        stay = not self._pays(spans)
+        stay = not self._may_leave_now(spans)
         self._lines = [
             line
             for index, (position, rows) in enumerate(spans)
@@ -122,6 +133,41 @@ class Exits:
                 request.prompt_depths[line.position : line.position + line.rows] = depth
             found[line.request] = signed_depth(depth, generated >= 0, line.held)
         return found
+
+    def took(self, table: StepTable, seconds: float) -> None:
+        """Learn from a decode step; one that left late says little about leaving."""
+        if all(line.position >= self._step[line.request].prompt for line in self._lines):
+            free = table.free
+            if not free.any():
+                self._costs.observe("backbone", table.num_rows, seconds)
+            elif free.all() and table.exit_layer.max() <= self._usual:
+                self._costs.observe("river", table.num_rows, seconds)
+
+    def measure(self) -> None:
+        """Time whole steps, unless an earlier start has."""
+        if self._limit != "auto":
+            return
+        runner = self._runner
+        drafter = RiverDrafter(runner, self._usual, "river")
+        most = int(runner.max_num_reqs)
+        self._costs = measured_costs(
+            runner,
+            {"backbone": drafter.idle_pass, "river": drafter.idle_step},
+            {"backbone": most, "river": most},
+            {"layers": self._usual},
+        )
+
+    def info(self) -> dict[str, Any]:
+        limit: int | str | None = self._limit
+        if limit == "auto":
+            limit = self._costs.max_rows
+        return {
+            "crossover": {
+                "max_rows": None if limit == "all" else limit,
+                **self._costs.crossover(),
+            },
+            "costs": self._costs.describe(time.time()),
+        }
 
     def _first_met(self, state: Any) -> Request:
         """What is kept of a request: ``state`` is vLLM's ``CachedRequestState``."""
@@ -153,22 +199,26 @@ class Exits:
             device=self._runner.device,
         )
 
-    def _pays(self, spans: list[tuple[int, int]]) -> bool:
-        """Whether leaving makes the step shorter.
+    def _may_leave_now(self, spans: list[tuple[int, int]]) -> bool:
+        """Whether tokens may leave in this step: not where that would make it longer.
 
         With few rows a layer takes as long as reading its weights. A row that has to run the whole
         backbone reads them for all: where a step leaves together the others then ride along, and
         what they would do in 4 bit comes on top.
         """
-        generated, mixed = 0, False
+        generated, whole = 0, True
         for request, (position, rows) in zip(self._step, spans, strict=True):
             prompt_rows = min(rows, max(0, request.prompt - position))
             generated += rows - prompt_rows
-            mixed |= not self._may_leave(request.settings)
-            mixed |= prompt_rows > 0 and not self._sequence_prefill
-        if self._scope == "step" and mixed:
+            whole &= self._may_leave(request.settings)
+            whole &= not prompt_rows or self._sequence_prefill
+        if self._scope == "step" and not whole:
             return False
-        return self.max_rows is None or generated <= self.max_rows
+        if self._limit == "all":
+            return True
+        if self._limit != "auto":
+            return generated <= self._limit
+        return self._costs.choose(generated) if whole else self._costs.pays(generated)
 
     def _may_leave(self, settings: RiverSettings) -> bool:
         offsets = settings.layer_offsets
