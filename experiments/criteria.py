@@ -2,9 +2,9 @@
 
 On the backbone's own greedy answers every criterion of a token is taken after every layer, and the
 token's cost of leaving after some of the layers is measured (teacher-forced, every token leaving
-there). Then policies "leave where the criterion is above a threshold" are compared by the divergence
-that they would have cost at the same mean exit layer, with one threshold for all layers and with a
-quantile of each layer's own. Intervals are bootstrapped over prompts.
+there). Then policies "leave where the criterion is above a threshold" are compared by the
+divergence that they would have cost at the same mean exit layer, with one threshold for all layers
+and with a quantile of each layer's own. Intervals are bootstrapped over prompts.
 
     python experiments/criteria.py MODEL --prompts FILE.jsonl [--json FILE]
 """
