@@ -193,6 +193,26 @@ class TestHeldRows:
         assert found[0] == ("1 decide" if pays else "1 held")
         assert questions == [(asked, 2)]
 
+    @pytest.mark.parametrize(
+        ("river", "depths", "learnt"),
+        [
+            (OFF, (), [("backbone", 1, 0.5)]),
+            (None, (4,), [("river", 1, 0.5)]),
+            (None, (5,), []),  # what left late says little about leaving
+        ],
+    )
+    def test_the_costs_learn_from_decode_steps(
+        self, batch: Batch, river: Any, depths: Any, learnt: Any
+    ) -> None:
+        found: list[Any] = []
+        costs: Any = SimpleNamespace(observe=lambda *step: found.append(step))
+        batch.mode._costs = costs
+        batch.ask("a", river)
+        for rows, left in ((("a", 4, 0), ()), (("a", 1, 4), depths)):
+            batch.finish(table := batch.begin(rows), *left)
+            batch.mode.took(table, 0.5)
+        assert found == learnt
+
     def test_what_has_left_once_leaves_again(self) -> None:
         batch = Batch(scope="step", max_rows=1)
         batch.step(("a", 1, 4), left=(3,))

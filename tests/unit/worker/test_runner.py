@@ -39,7 +39,7 @@ class FakeRunner:
         return dict(zip(names, args, strict=False)) | kwargs
 
     def sample_tokens(self, grammar: Any) -> Any:
-        assert self.river.rested, "what is sampled or drafted is no part of the step"
+        assert self.river.table is None, "what is sampled or drafted is no part of the step"
         return SimpleNamespace(grammar=grammar)
 
 
@@ -48,12 +48,17 @@ class Mode:
 
     def __init__(self) -> None:
         self.forgotten: list[str] = []
+        self.rows_taken: list[int] = []
 
     def table(self) -> StepTable:
         return StepTable(L, [4, 1, 1], [1.0, 0.5, 0.5], [L, 1, 1], request=[0, 1, 1])
 
     def depths(self, table: StepTable) -> list[int]:
         return [-L, 6]
+
+    def took(self, table: StepTable, seconds: float) -> None:
+        assert 0 < seconds < 60
+        self.rows_taken.append(table.num_rows)
 
     def forget(self, request_ids: Any) -> None:
         self.forgotten += request_ids
@@ -63,16 +68,17 @@ class FakeRiver:
     """Runs the whole step, or the part of it that may leave."""
 
     def __init__(self) -> None:
-        self.in_parts = self.rested = False
+        self.in_parts = False
+        self.table: StepTable | None = None
         self.observed: list[int] = []
         self.residency = SimpleNamespace(observe=self.observed.extend)
 
     def run(self, table: StepTable, forward: Any) -> Any:
-        self.rested = False
+        self.table = table
         return forward(table.part()) if self.in_parts else forward()
 
     def rest(self) -> None:
-        self.rested = True
+        self.table = None
 
 
 class Runner(RiverRunnerMixin, FakeRunner):
@@ -94,21 +100,17 @@ def test_a_step_is_run_by_the_river_and_its_depths_are_on_the_output(runner: Run
     assert sampled.grammar == "grammar"
     assert depths_of(sampled) == {"b": -L, "a": 6}
     assert runner.river.observed == [-L, 6], "what stays in memory follows the depths"
+    assert runner.river_mode.rows_taken == [ROWS]
 
 
-@pytest.mark.parametrize("mode", ["no pass", "no depths"])
-def test_a_step_without_depths_hands_none_over(runner: Runner, mode: str) -> None:
-    scheduled = SimpleNamespace(finished_req_ids=set())
-    runner.execute_model(scheduled)
-    runner._model_forward("ids")
-    runner.sample_tokens(None)
-    runner.execute_model(scheduled)
-    if mode == "no depths":  # verified mode's say nothing
-        runner.river_mode.depths = lambda table: []
+def test_a_step_without_depths_hands_none_over(runner: Runner) -> None:
+    """As in verified mode."""
+    for depths in ([-L, 6], []):
+        runner.river_mode.depths = lambda table, depths=depths: depths
+        runner.execute_model(SimpleNamespace(finished_req_ids=set()))
         runner._model_forward("ids")
-    else:
-        runner.river.rest()
-    assert depths_of(runner.sample_tokens(None)) == {}
+        sampled = runner.sample_tokens(None)
+    assert depths_of(sampled) == {}
 
 
 @pytest.mark.parametrize("plain", [True, False])
