@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from river_vllm.depths import signed_depth
 from tests.unit.modes.support import OFF, Batch, L, groups
-
-HELD = signed_depth(L, decode=True, held=True)
-
-
-@pytest.fixture
-def batch() -> Batch:
-    return Batch()
 
 
 def test_a_prompt_stays_chunk_by_chunk_and_its_tokens_decide(batch: Batch) -> None:
@@ -88,53 +79,6 @@ def test_past_the_limit_a_step_is_no_deeper() -> None:
     assert batch.mode.depths(table) == [-3, 3, 3]
 
 
-class TestPreemption:
-    """A request that is computed again takes the depths that it had."""
-
-    def test_tokens_leave_where_they_left(self, batch: Batch) -> None:
-        for position, depth in ((4, 3), (5, L), (6, 5)):
-            batch.step(("a", 1, position), left=(depth,))
-        # Again from its start, in one go, up to the token that follows.
-        table = batch.begin(("a", 8, 0))
-        assert groups(table) == ["4 stay", "1 at 3", "1 stay", "1 at 5", "1 decide"]
-        assert batch.finish(table, 3, 5, 8) == [8]
-        # The new depth is the one that is kept next time.
-        assert groups(batch.begin(("a", 4, 5))) == ["1 stay", "1 at 5", "1 at 8", "1 decide"]
-
-    def test_chunks_start_where_they_start(self, batch: Batch) -> None:
-        for position, depth in ((4, 3), (5, 4), (6, 5)):
-            batch.step(("a", 1, position), left=(depth,))
-        assert groups(table := batch.begin(("a", 5, 0))) == ["4 stay", "1 at 3"]
-        assert batch.finish(table, 3) == [3]
-        assert groups(table := batch.begin(("a", 2, 5))) == ["1 at 4", "1 at 5"]
-        assert batch.finish(table, 4, 5) == [5]
-        assert groups(batch.begin(("a", 1, 7))) == ["1 decide"]
-
-    def test_requests_do_not_share_their_depths(self, batch: Batch) -> None:
-        batch.step(("a", 1, 4), ("b", 1, 4), left=(3, 7))
-        assert groups(batch.begin(("b", 1, 4), ("a", 1, 4))) == ["1 at 7", "1 at 3"]
-        batch.mode.forget(["a"])
-        assert groups(batch.begin(("a", 1, 4), ("b", 1, 4))) == ["1 decide", "1 at 7"]
-
-    def test_prompts_that_left_leave_again(self) -> None:
-        batch = Batch(prefill="sequence")
-        batch.ask("a", prompt=8)
-        for position, depth in ((0, 3), (2, L), (4, 5)):
-            batch.step(("a", 2, position), left=(depth,))
-        # In one piece now; the last two rows are new.
-        table = batch.begin(("a", 8, 0))
-        assert groups(table) == ["2 at 3", "2 stay", "2 at 5", "2 decide"]
-        assert batch.finish(table, 3, 5, 7) == [-7]
-        batch.step(("a", 1, 8), left=(6,))
-        assert groups(batch.begin(("a", 3, 6))) == ["2 at 7", "1 at 6"]
-
-    def test_what_of_a_prompt_was_cached_has_no_depth(self) -> None:
-        batch = Batch(prefill="sequence")
-        batch.ask("a", prompt=8)
-        batch.step(("a", 4, 4), left=(6,))
-        assert groups(batch.begin(("a", 8, 0))) == ["4 decide", "4 at 6"]
-
-
 @pytest.mark.parametrize("river", [OFF, {"threshold": 1.0}])
 def test_prompts_leave_as_a_whole_under_sequence_prefill(river: Any) -> None:
     batch = Batch(prefill="sequence")
@@ -142,86 +86,6 @@ def test_prompts_leave_as_a_whole_under_sequence_prefill(river: Any) -> None:
     table = batch.begin(("a", 1, 5), ("b", 4, 0), ("c", 4, 0))
     assert groups(table) == ["1 decide", "4 decide", "4 stay"]
     assert batch.finish(table, 5, 3) == [5, -3, -L]
-
-
-class TestHeldRows:
-    """Where leaving would not make the step shorter, its tokens stay and are counted."""
-
-    @pytest.mark.parametrize("scope", ["token", "step", "batch"])
-    def test_up_to_the_limit_all_may_leave(self, scope: str) -> None:
-        three = [("a", 1, 4), ("b", 1, 4), ("c", 1, 4)]
-        assert groups(Batch(scope=scope).begin(*three)) == ["1 decide"] * 3
-        batch = Batch(scope=scope, max_rows=2)
-        assert groups(batch.begin(*three[:2])) == ["1 decide"] * 2
-        assert groups(table := batch.begin(*three)) == ["1 held"] * 3
-        assert batch.finish(table) == [HELD] * 3
-
-    @pytest.mark.parametrize("other", [OFF, {"threshold": 1.0}, {"min_layers": L}, "prompt"])
-    @pytest.mark.parametrize("scope", ["token", "step", "batch"])
-    def test_what_leaves_as_a_step_stays_beside_a_row_that_has_to(
-        self, scope: str, other: Any
-    ) -> None:
-        """That row reads the backbone's weights for all. It is not held: it could not leave."""
-        batch = Batch(scope=scope)
-        batch.ask("b", None if other == "prompt" else other)
-        held = scope == "step"
-        rows = ("b", 4, 0) if other == "prompt" else ("b", 1, 4)
-        table = batch.begin(("a", 1, 4), rows)
-        assert groups(table) == ["1 held" if held else "1 decide", f"{rows[1]} stay"]
-        depth = -L if other == "prompt" else L
-        assert batch.finish(table, *[] if held else [3]) == [HELD if held else 3, depth]
-
-    @pytest.mark.parametrize("pays", [True, False])
-    @pytest.mark.parametrize(
-        ("scope", "river", "asked"),
-        [
-            ("step", None, "choose"),
-            ("token", None, "choose"),
-            ("token", OFF, "pays"),  # no step from which the other way could be learnt
-        ],
-    )
-    def test_the_costs_say_whether_it_pays(
-        self, scope: str, river: Any, asked: str, pays: bool
-    ) -> None:
-        batch, questions = Batch(scope=scope, max_rows="auto"), []
-        costs: Any = SimpleNamespace()
-        for name in ("choose", "pays"):
-            setattr(costs, name, lambda rows, name=name: questions.append((name, rows)) or pays)
-        batch.mode._costs = costs
-        batch.ask("b", river)
-        found = groups(batch.begin(("a", 1, 4), ("b", 1, 4)))
-        assert found[0] == ("1 decide" if pays else "1 held")
-        assert questions == [(asked, 2)]
-
-    @pytest.mark.parametrize(
-        ("river", "depths", "learnt"),
-        [
-            (OFF, (), [("backbone", 1, 0.5)]),
-            (None, (4,), [("river", 1, 0.5)]),
-            (None, (5,), []),  # what left late says little about leaving
-        ],
-    )
-    def test_the_costs_learn_from_decode_steps(
-        self, batch: Batch, river: Any, depths: Any, learnt: Any
-    ) -> None:
-        found: list[Any] = []
-        costs: Any = SimpleNamespace(observe=lambda *step: found.append(step))
-        batch.mode._costs = costs
-        batch.ask("a", river)
-        for rows, left in ((("a", 4, 0), ()), (("a", 1, 4), depths)):
-            batch.finish(table := batch.begin(rows), *left)
-            batch.mode.took(table, 0.5)
-        assert found == learnt
-
-    def test_what_has_left_once_leaves_again(self) -> None:
-        batch = Batch(scope="step", max_rows=1)
-        batch.step(("a", 1, 4), left=(3,))
-        table = batch.begin(("a", 6, 0), ("b", 4, 0))
-        assert groups(table) == ["4 stay", "1 at 3", "1 held", "4 stay"]
-
-    def test_prompts_that_leave_hold_nobody_and_are_not_counted(self) -> None:
-        batch = Batch(scope="step", prefill="sequence", max_rows=1)
-        assert groups(batch.begin(("a", 1, 4), ("b", 4, 0))) == ["1 decide", "4 decide"]
 
 
 @pytest.mark.parametrize(
