@@ -1,10 +1,10 @@
-"""Exit signals of O(hidden) cost, compared at equal mean depth.
+"""Exit criteria of O(hidden) cost, compared at equal mean depth.
 
-On the backbone's own greedy answers every token's signals are taken after every layer, and its cost
-of leaving after some of the layers is measured (teacher-forced, every token leaving there). Then
-policies "leave where the signal is above a threshold" are compared by the divergence that they
-would have cost at the same mean exit layer, with one threshold for all layers and with a quantile
-of each layer's own. Intervals are bootstrapped over prompts.
+On the backbone's own greedy answers every criterion of a token is taken after every layer, and the
+token's cost of leaving after some of the layers is measured (teacher-forced, every token leaving
+there). Then policies "leave where the criterion is above a threshold" are compared by the
+divergence that they would have cost at the same mean exit layer, with one threshold for all layers
+and with a quantile of each layer's own. Intervals are bootstrapped over prompts.
 
     python experiments/criteria.py MODEL --prompts FILE.jsonl [--json FILE]
 """
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> tuple[Any, ...]:
-    """Signals ``{name: [tokens, L − 1]}``, forced passes by layer, and each token's prompt."""
+    """Criteria ``{name: [tokens, L − 1]}``, forced passes by layer, and each token's prompt."""
     import torch
 
     from river_vllm.calibration.passes import TeacherForcedEngine
@@ -53,10 +53,11 @@ def measure(args: argparse.Namespace) -> tuple[Any, ...]:
         {"group_size": args.group_size, "quantizer": args.quantizer}
     )
     llm = start(args.model, config, None, 1024, 1.0)
-    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker
     river = worker.model_runner.get_model().river
     prompts = from_files(args.prompts, llm.get_tokenizer(), 900, 0)
     calibrator = Calibrator(TeacherForcedEngine(llm), lambda *_: None, lambda _: None)
+    observer = worker.river_observer
     answers = calibrator.answer(prompts.tokens[: args.number * 5 // 4], args.tokens)
     texts = [text for text in answers if text.forced]
     texts, extra = texts[: args.number], texts[args.number :]
@@ -68,25 +69,25 @@ def measure(args: argparse.Namespace) -> tuple[Any, ...]:
         sums[layer] = sums.get(layer, torch.zeros(1)) + state.float().sum(dim=0)
         counts[layer] = counts.get(layer, 0) + len(state)
 
-    def mean_probe(layers_run: int, before: torch.Tensor, after: torch.Tensor) -> None:
+    def watch_means(layers_run: int, before: torch.Tensor, after: torch.Tensor) -> None:
         if layers_run == 1:
             add(0, before)
         add(layers_run, after)
 
-    with Probed(worker, mean_probe):
+    with Watched(observer, watch_means):
         calibrator.measure("means", None, extra, 1_000_000)
     means = {layer: total / counts[layer] for layer, total in sums.items()}
     found: dict[str, list[list[torch.Tensor]]] = {}
 
-    def probe(layers_run: int, before: torch.Tensor, after: torch.Tensor) -> None:
+    def watch(layers_run: int, before: torch.Tensor, after: torch.Tensor) -> None:
         centred = (means[layers_run - 1], means[layers_run])
-        for name, values in signals(before.float(), after.float(), *centred).items():
+        for name, values in criteria(before.float(), after.float(), *centred).items():
             steps = found.setdefault(name, [])
             if layers_run == 1:
                 steps.append([])
             steps[-1].append(values)
 
-    with Probed(worker, probe):
+    with Watched(observer, watch):
         backbone = calibrator.measure("backbone", None, texts, 0, kv=True)
     forced = {}
     for layer in pilot_layers(river.num_layers):
@@ -98,26 +99,26 @@ def measure(args: argparse.Namespace) -> tuple[Any, ...]:
     return stacked, backbone, forced, river.num_layers
 
 
-class Probed:
-    """Puts a probe beside the observer's own for one pass."""
+class Watched:
+    """Shows the states of a pass to ``watch`` too, beside the observer itself."""
 
-    def __init__(self, worker: Any, probe: Any) -> None:
-        self._observer, self._probe = worker._observer, probe
+    def __init__(self, observer: Any, watch: Any) -> None:
+        self._observer, self._watch = observer, watch
 
     def __enter__(self) -> None:
-        own, probe = self._observer._probe, self._probe
+        own, watch = self._observer.watch, self._watch
 
         def both(*step: Any) -> None:
             own(*step)
-            probe(*step)
+            watch(*step)
 
-        self._observer._probe = both
+        self._observer.watch = both
 
     def __exit__(self, *_: object) -> None:
-        del self._observer._probe
+        del self._observer.watch
 
 
-def signals(before: Any, after: Any, mean_before: Any, mean_after: Any) -> dict[str, Any]:
+def criteria(before: Any, after: Any, mean_before: Any, mean_after: Any) -> dict[str, Any]:
     """Each higher where a state has settled; float32 ``[rows]``."""
     import torch
 

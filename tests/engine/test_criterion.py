@@ -36,20 +36,20 @@ def test_tokens_leave_by_the_norm_of_their_state(by_norm: Any, smollm2: Path) ->
     layers = reference.num_layers
     prompt = by_norm.get_tokenizer().encode(PROMPTS[2])
     reference.run(prompt, [layers] * len(prompt))
-    threshold = round(float(_signals(reference)[1:, MIN_LAYERS - 1].median()), 4)
+    threshold = round(float(_values(reference)[1:, MIN_LAYERS - 1].median()), 4)
     settings = {"threshold": threshold, "min_layers": MIN_LAYERS}
     (answer,) = generate(by_norm, [{"prompt_token_ids": prompt}], greedy(32, settings))
     depths = answer.exit_layers[1:]
     assert MIN_LAYERS in depths
     assert layers in depths
     reference.run(prompt + answer.tokens[:-1], [layers] * len(prompt) + depths)
-    for depth, signal in zip(depths, _signals(reference)[len(prompt) :], strict=True):
-        assert (signal[MIN_LAYERS - 1 : depth - 1] <= threshold + ROUNDING).all()
+    for depth, values in zip(depths, _values(reference)[len(prompt) :], strict=True):
+        assert (values[MIN_LAYERS - 1 : depth - 1] <= threshold + ROUNDING).all()
         if depth < layers:
-            assert signal[depth - 1] > threshold - ROUNDING
+            assert values[depth - 1] > threshold - ROUNDING
 
 
-def _signals(reference: ReferenceModel) -> torch.Tensor:
-    """Of the last run, ``[tokens, L]``."""
+def _values(reference: ReferenceModel) -> torch.Tensor:
+    """The criterion of every state of the last run, ``[tokens, L]``."""
     states = torch.stack([torch.stack(token) for token in reference.states])
     return smallness(states, states)

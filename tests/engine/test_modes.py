@@ -27,7 +27,6 @@ def paper(tiny_qwen2: Path) -> Any:
         prefill="sequence",
         quantizer="rtn",
         group_size=32,
-        scope="token",
         max_rows="all",
     )
     return engines.river_engine(tiny_qwen2, config, max_logprobs=64, logprobs_mode="raw_logits")

@@ -88,4 +88,4 @@ def test_checkpoint_settings_are_the_middle_layer(tiny_qwen2: Path) -> None:
     overrides = {"river_config": {"threshold": 0.7, "min_layers": 3}}
     config = _engine_config(tiny_qwen2, hf_overrides=overrides, river=RiverConfig(threshold=0.8))
     river = river_config_of(config)
-    assert (river.threshold, river.min_layers, river.scope) == (0.8, 3, "token")
+    assert (river.threshold, river.min_layers, river.scope) == (0.8, 3, "step")

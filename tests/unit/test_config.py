@@ -30,7 +30,7 @@ def test_each_layer_covers_only_the_fields_it_names() -> None:
     config = layered_config(checkpoint, {"threshold": 0.7, "group_size": 64})
     assert (config.threshold, config.min_layers) == (0.7, 4)
     assert (config.quantizer, config.group_size) == ("rtn", 64)
-    assert config.scope == RiverConfig().scope
+    assert config.scope == RiverConfig().scope == "step"
 
 
 def test_a_layer_can_set_a_value_back_to_the_default() -> None:
@@ -66,7 +66,7 @@ def test_threshold_takes_its_whole_range(threshold: float) -> None:
         ("min_layers", 2.0, "valid integer"),
         ("min_layers", True, "valid integer"),
         ("prefill", "river", "'backbone' or 'sequence'"),
-        ("scope", "row", "'token' or 'batch'"),
+        ("scope", "row", "'token', 'step' or 'batch'"),
         ("criterion", "entropy", "'cosine' or 'norm'"),
         ("quantizer", "awq8", "hqq"),
         ("group_size", 48, "32, 64 or 128"),
@@ -165,10 +165,8 @@ def test_the_mode_of_the_upper_layer_wins() -> None:
 
 
 def test_what_a_draft_runs() -> None:
-    assert (RiverConfig(verify=4).draft_layers, RiverConfig(verify=4).river_head) == (0, True)
-    asked = RiverConfig(verify=4, min_layers=1, lm_head="backbone")
-    assert (asked.draft_layers, asked.river_head) == (1, False)
-    assert not RiverConfig().river_head
+    assert RiverConfig(verify=4).draft_layers == 0
+    assert RiverConfig(verify=4, min_layers=1).draft_layers == 1
 
 
 SETTINGS = {"threshold": 0.25, "scope": "batch"}

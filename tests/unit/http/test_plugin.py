@@ -67,7 +67,7 @@ def test_the_state_is_what_engine_and_config_say(metrics: dict[int, Metrics]) ->
         "threshold": 0.25,
         "min_layers": 3,
         "prefill": "backbone",
-        "scope": "token",
+        "scope": "step",
         "criterion": "cosine",
         "calibration": None,
         **INFO,

@@ -10,6 +10,7 @@ import pytest
 
 from river_vllm.calibration.record import MATTERS, ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, parse_config
+from river_vllm.modes import default_settings
 from river_vllm.request import RiverSettings
 from server.http.state import RiverState
 from tests.unit.calibration.support import calibrated
@@ -79,7 +80,7 @@ def guaranteed(
     return replace(
         river_state(),
         config=config,
-        defaults=RiverSettings.from_config(config),
+        defaults=default_settings(config),
         engine=ENGINE | (engine or {}),
         checkpoint=checkpoint,
     )
@@ -126,7 +127,7 @@ def test_a_guarantee_covers_what_was_tested_and_nothing_else(
 def test_a_file_that_says_less_than_it_depends_on_is_loaded_and_promises_nothing() -> None:
     """Files from before it was recorded."""
     config = parse_config(calibrated(), "file")
-    defaults = RiverSettings.from_config(config)
+    defaults = default_settings(config)
     state = replace(river_state(), config=config, defaults=defaults, engine=ENGINE, checkpoint=SAME)
     shown = state.describe()["calibration"]
     assert not shown["in_force"]

@@ -1,4 +1,4 @@
-"""What River adds to vLLM's workers, and the runners they end up with."""
+"""The runners that vLLM's workers end up with."""
 
 from __future__ import annotations
 
@@ -6,90 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from river_vllm import patches
-from river_vllm.config import RiverConfig
-from river_vllm.request import RiverSettings
-from river_vllm.worker import mixin
-from river_vllm.worker.feed import BatchFeed
 from river_vllm.worker.mixin import RiverWorkerMixin
 from river_vllm.worker.runner import RiverRunnerMixin
-from tests.unit.worker.support import rows
-
-INFO = {"num_layers": 12}
-
-TYPES = {"dtype": "bfloat16", "kv_cache_dtype": "fp8"}
-
-
-class Host(RiverRunnerMixin):
-    """A V1 runner whose model is there once it has been loaded."""
-
-    def get_model(self) -> Any:
-        config = RiverConfig(threshold=0.25, min_layers=3, prefill="sequence")
-        river = SimpleNamespace(num_layers=12, max_rows=8, config=config, info=lambda: INFO)
-        return SimpleNamespace(river=river)
-
-
-class FakeWorker:
-    def __init__(self) -> None:
-        self.model_runner = Host()
-        self.vllm_config: Any = SimpleNamespace(
-            model_config=SimpleNamespace(dtype=torch.bfloat16),
-            cache_config=SimpleNamespace(cache_dtype="fp8"),
-            speculative_config=None,
-        )
-        self.loaded: list[Any] = []
-
-    def load_model(self, *args: Any, **kwargs: Any) -> None:
-        self.loaded.append((args, kwargs, getattr(self.model_runner, "drafter", None)))
-
-    def compile_or_warm_up_model(self) -> str:
-        return "times"
-
-
-class Worker(RiverWorkerMixin, FakeWorker):
-    pass
-
-
-def test_loading_sets_up_the_feed_with_the_models_settings() -> None:
-    worker = Worker()
-    worker.load_model(load_dummy_weights=True)
-    assert worker.loaded == [((), {"load_dummy_weights": True}, None)]
-    host = worker.model_runner
-    assert host.river_defaults == RiverSettings(True, 0.25, 3)
-    assert isinstance(host.river_feed, BatchFeed)
-    # Twelve layers, and a prompt may leave as a whole.
-    batch = host.river_feed.begin([rows("a", 4, 0)])
-    assert [unit.rows for unit in batch.units] == [4]
-    batch.exit_layer[:] = 12
-    assert host.river_feed.finish() == {"a": -12}
-
-
-def test_an_engine_that_verifies_drafts_with_the_river(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM's own drafter would load a second model, so River's is there before it loads one."""
-    monkeypatch.setattr(mixin, "RiverProposer", lambda *made_with: made_with)
-    worker = Worker()
-    worker.device = "cuda:0"
-    worker.vllm_config.speculative_config = object()
-    worker.load_model()
-    assert worker.loaded == [((), {}, (worker.vllm_config, "cuda:0", worker.model_runner))]
-
-
-def test_info_is_the_rivers_own() -> None:
-    assert Worker().river_info() == {**INFO, **TYPES}
-
-
-def test_what_drafts_is_asked() -> None:
-    worker, asked = Worker(), []
-    drafter = SimpleNamespace(measure_costs=lambda: asked.append("costs"), info=lambda: {"a": 1})
-    worker.model_runner.drafter = drafter  # type: ignore[attr-defined]
-    config = RiverConfig(verify=4)
-    river = SimpleNamespace(config=config, info=lambda: dict(INFO))
-    worker.model_runner.get_model = lambda: SimpleNamespace(river=river)  # type: ignore[method-assign]
-    assert worker.compile_or_warm_up_model() == "times"
-    assert asked == ["costs"]
-    assert worker.river_info() == {**INFO, **TYPES, "verify": {"a": 1}}
 
 
 @pytest.mark.parametrize("verifies", [False, True])

@@ -1,12 +1,13 @@
-"""What says that a state has settled."""
+"""The exit criteria: what τ is compared with."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from river_vllm.router.signal import (
-    SIGNALS,
+from river_vllm.criterion import (
+    CRITERIA,
+    by_torch,
     residual_stream,
     smallness,
     transition_similarity,
@@ -75,9 +76,21 @@ def test_smallness_falls_with_the_norm_of_the_state(dtype: torch.dtype) -> None:
     torch.testing.assert_close(result.double(), (1 - rms) / (1 + rms), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(SIGNALS))
-def test_a_signal_is_within_the_thresholds_range_and_nan_admits_nobody(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(CRITERIA))
+def test_a_criterion_is_within_the_thresholds_range_and_nan_admits_nobody(name: str) -> None:
+    criterion = CRITERIA[name]
     before, after = states(64, 6), states(64, 7) * torch.logspace(-6, 6, 64)[:, None]
-    assert SIGNALS[name](before, after).abs().max() <= 1.0
+    assert criterion(before, after).abs().max() <= 1.0
     after[0], after[1] = torch.nan, torch.inf
-    assert not (SIGNALS[name](before, after)[:2] > -1.0).any()
+    assert not (criterion(before, after)[:2] > -1.0).any()
+
+
+def test_without_a_state_before_there_is_no_value() -> None:
+    hidden, residual = states(2, 8), states(2, 9)
+    read = by_torch(transition_similarity)
+    first, nothing = read(None, hidden, residual)
+    assert nothing is None
+    second, values = read(first, residual, None)
+    assert values is not None
+    assert torch.equal(values, transition_similarity(hidden + residual, residual))
+    assert torch.equal(second, residual)
