@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from kernel_table import CACHE, Product, backbone, rotate
 from servers import machine
+from timing import medians
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
 from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.native.kernel import NativeKernel
-from river_vllm.kernels.timing import medians
 from river_vllm.quantization import QUANTIZERS
 from river_vllm.quantization.groups import GroupedWeight
 

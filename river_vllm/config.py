@@ -67,8 +67,8 @@ class RiverConfig(BaseModel):
     group_size: Literal[32, 64, 128] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
     max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "auto"
-    """Up to how many tokens of a step may leave the backbone; ``auto``: as many as whole steps are
-    faster with, which is measured."""
+    """Up to how many tokens of a step may leave the backbone; ``auto``: as long as whole steps are
+    faster with them, as measured at load and by the steps themselves."""
     resident_layers: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = "all"
     """Leading decoder layers that keep their bf16 weights; the river keeps all of its own.
     ``auto`` follows the depths that tokens reach."""

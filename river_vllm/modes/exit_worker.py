@@ -18,7 +18,7 @@ from river_vllm.modes import default_settings, settings_of
 from river_vllm.request import RiverSettings
 from river_vllm.step import StepTable
 from river_vllm.verify.drafter import RiverDrafter
-from river_vllm.worker.costs import measured_costs
+from river_vllm.worker.costs import costs_of_start
 from river_vllm.worker.sampling import needs_every_logit
 
 USUAL_LAYERS = 4
@@ -150,11 +150,10 @@ class ExitWorker:
         runner = self._runner
         drafter = RiverDrafter(runner, self._usual, "river")
         most = int(runner.max_num_reqs)
-        self._costs = measured_costs(
+        self._costs = costs_of_start(
             runner,
             {"backbone": drafter.idle_pass, "river": drafter.idle_step},
             {"backbone": most, "river": most},
-            {"layers": self._usual},
         )
 
     def info(self) -> dict[str, Any]:

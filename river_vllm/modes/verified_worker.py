@@ -27,7 +27,7 @@ class VerifiedWorker:
         return []
 
     def took(self, table: StepTable, seconds: float) -> None:
-        self._runner.drafter.verified_in(table.num_rows, seconds)
+        self._runner.drafter.took(table.num_rows, seconds)
 
     def forget(self, request_ids: Iterable[str]) -> None:
         self._runner.drafter.forget(request_ids)

@@ -8,13 +8,12 @@ folder: two that write the same name write the same bytes.
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
-from river_vllm.folders import expanded, user_cache
+from river_vllm.folders import expanded, user_cache, write_whole
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.weights.packed import from_bytes, to_bytes
 
@@ -80,7 +79,7 @@ class WeightCache:
         data = to_bytes(weight, key) if self._writable else b""
         while self._writable:
             try:
-                _write(self._writable[0] / _name(key), data)
+                write_whole(self._writable[0] / _name(key), data)
                 return
             except OSError as error:
                 logger.info("River: cannot save weights in '%s': %s", self._writable[0], error)
@@ -89,14 +88,3 @@ class WeightCache:
 
 def _name(key: str) -> str:
     return f"{key}.safetensors"
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write the whole file or nothing, also while another process writes the same name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -73,8 +73,7 @@ class RiverEndpointPlugin:
         )
         state.river.set_threshold(state.river.defaults.threshold)
         state.river.update(engine)
-        if state.river.changes:
-            state.river_follower = asyncio.create_task(follow(engine_client, state.river))
+        state.river_follower = asyncio.create_task(follow(engine_client, state.river))
         on_step(progress)
         tap(engine_client, state.river)
         if not state.river.single_process:

@@ -55,8 +55,7 @@ async def describe(request: Request) -> dict[str, Any]:
     state = _state(request)
     if state is None:
         return {"active": False}
-    if state.changes:
-        await refresh(request.app.state.engine_client, state)
+    await refresh(request.app.state.engine_client, state)
     return state.describe()
 
 

@@ -37,11 +37,6 @@ class RiverState:
     def num_layers(self) -> int:
         return int(self.engine["num_layers"])
 
-    @property
-    def changes(self) -> bool:
-        """Whether what the worker reports changes while it runs."""
-        return self.config.resident_layers == "auto" or self.config.deep == "fetch"
-
     def update(self, engine: dict[str, Any]) -> None:
         """Take a new report of the worker's."""
         self.engine = engine

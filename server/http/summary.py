@@ -79,6 +79,8 @@ def _crossover(crossover: dict[str, Any]) -> str:
     )
     limit = crossover["max_rows"]
     held = "any number may leave" if limit is None else f"above {limit} rows all stay"
+    if not speedups:
+        return f"not measured; {held}"
     return f"4 bit pays up to {crossover['pays_up_to_rows']} rows a step ({speedups}); {held}"
 
 

@@ -19,6 +19,8 @@ def test_whole_steps_decide(tiny_qwen2: Path, stock_qwen2: Any) -> None:
     (info,) = engine.collective_rpc("river_info")
     # A step cannot have more rows than requests.
     assert list(info["crossover"]["speedup_by_rows"]) == ["1", "2", "4", "8", "16"]
+    assert set(info["costs"]) == {"backbone", "river"}
+    assert list(info["costs"]["river"]["ms"]) == ["1", "2", "4", "8", "16"]
     core = engine.llm_engine.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
     assert runner.river_mode.info()["crossover"] == info["crossover"]

@@ -15,8 +15,7 @@ import pytest
 import torch
 
 import river_vllm
-from river_vllm import RiverConfig
-from river_vllm.kernels import crossover
+from river_vllm import RiverConfig, costs
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX
 from tests.support import engines
 from tests.support.engines import Generated, generate, greedy
@@ -65,8 +64,7 @@ def quick() -> Iterator[None]:
     from vllm.model_executor.models.registry import ModelRegistry
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crossover, "CACHE", 1 << 16)
-        patch.setattr(crossover, "REPEATS", 1)
+        patch.setattr(costs, "ROWS", (1, 2))
         registered = dict(ModelRegistry.models)
         yield
         ModelRegistry.models.clear()

@@ -72,6 +72,12 @@ def test_a_limit_on_rows_is_said() -> None:
     assert "above 2 rows all stay" in summary(river_state(engine=limited), "unix:/x")
 
 
+def test_what_was_not_measured_is_not_said_to_pay() -> None:
+    crossover = {"max_rows": None, "pays_up_to_rows": None, "speedup_by_rows": {}}
+    text = summary(river_state(engine={**ENGINE, "crossover": crossover}), "unix:/x")
+    assert "  crossover  not measured; any number may leave" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -60,16 +60,6 @@ def assert_product(
     assert float(error.max()) < tolerance
 
 
-class Clock:
-    """In the place of ``time``: only what is measured moves it."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 def running_backends() -> list[Backend]:
     """The back ends that this machine runs, best first; none where the library is not built."""
     try:
