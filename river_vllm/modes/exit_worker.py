@@ -213,7 +213,7 @@ class ExitWorker:
             whole &= not prompt_rows or self._sequence_prefill
         if self._scope == "step" and not whole:
             return False
-        if self._limit == "all":
+        if self._limit == "all" or not generated:
             return True
         if self._limit != "auto":
             return generated <= self._limit
