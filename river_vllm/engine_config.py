@@ -21,12 +21,11 @@ from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.kernels.native.library import cap as instruction_set_cap
 from river_vllm.models.architectures import PREFIX
-from river_vllm.modes import default_settings
+from river_vllm.modes import default_settings, mode_of
 from river_vllm.registration import river_config_of
 from river_vllm.request import unreachable
 from river_vllm.scheduler.connectors import refused_connector
 from river_vllm.verify.speculation import RiverSpeculativeConfig
-from river_vllm.verify.speculation import install as speculate
 from river_vllm.weights.choose import weight_source, weights_folder
 
 logger = init_logger("vllm.river")
@@ -63,8 +62,8 @@ class RiverConfigHook(VerifyAndUpdateConfig):
         _install(vllm_config)
         _name_graphs(vllm_config)
         patches.install("front end")
-        if tokens := river_config_of(vllm_config).verify:
-            speculate(vllm_config, tokens)
+        config = river_config_of(vllm_config)
+        mode_of(config).configure(vllm_config, config)
 
 
 def _check_config(vllm_config: VllmConfig) -> None:

@@ -14,6 +14,7 @@ from river_vllm.request import RiverField, RiverSettings
 from river_vllm.worker.output import depths_of
 
 if TYPE_CHECKING:
+    from river_vllm.compat import VllmConfig
     from river_vllm.config import RiverConfig
 
 
@@ -62,6 +63,9 @@ class ExitMode:
             request_id: partial(np.full, fill_value=depth, dtype=np.int16)
             for request_id, depth in depths_of(model_runner_output).items()
         }
+
+    def configure(self, vllm_config: VllmConfig, config: RiverConfig) -> None:
+        return
 
     def worker(self, runner: Any, config: RiverConfig) -> WorkerMode:
         from river_vllm.modes.exit_worker import ExitWorker

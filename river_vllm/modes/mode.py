@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from river_vllm.compat import VllmConfig
     from river_vllm.config import RiverConfig
     from river_vllm.depths import Depths
     from river_vllm.request import RiverField, RiverSettings
@@ -71,6 +72,13 @@ class Mode(Protocol):
         self, requests: Mapping[str, Any], scheduler_output: Any, model_runner_output: Any
     ) -> dict[str, Numbers]:
         """What a step did for each of its requests; asked before the scheduler takes it in."""
+
+    def configure(self, vllm_config: VllmConfig, config: RiverConfig) -> None:
+        """Settle what of vLLM's own configuration the mode needs.
+
+        Raises:
+            UnsupportedModelError: the engine has no place for it.
+        """
 
     def worker(self, runner: Any, config: RiverConfig) -> WorkerMode:
         """Its part in a worker, for vLLM's runner (V1), whose model has been loaded."""

@@ -10,6 +10,7 @@ from river_vllm.request import RiverField, RiverSettings
 from river_vllm.verify.tally import DraftSummary, drafted_trace, step_tallies
 
 if TYPE_CHECKING:
+    from river_vllm.compat import VllmConfig
     from river_vllm.config import RiverConfig
     from river_vllm.depths import Depths
 
@@ -57,6 +58,11 @@ class VerifiedMode:
     ) -> dict[str, Numbers]:
         tallies = step_tallies(requests, scheduler_output, model_runner_output)
         return {request_id: tally.values for request_id, tally in tallies.items()}
+
+    def configure(self, vllm_config: VllmConfig, config: RiverConfig) -> None:
+        from river_vllm.verify import speculation
+
+        speculation.install(vllm_config, config.verify)
 
     def worker(self, runner: Any, config: RiverConfig) -> WorkerMode:
         from river_vllm.modes.verified_worker import VerifiedWorker
