@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from river_vllm.compat import SpeculativeConfig, VllmConfig
+from river_vllm.compat import SpeculativeConfig, VllmConfig, current_platform
 from river_vllm.errors import UnsupportedModelError
 
 
@@ -36,7 +36,10 @@ def install(vllm_config: VllmConfig, tokens: int) -> None:
             "out --async-scheduling, or --river-verify 0)",
             cure="",
         )
-    vllm_config.scheduler_config.async_scheduling = False
+    if not current_platform.is_cpu():
+        # On the CPU vLLM turns it off itself, later: what else it settles until then is in the key
+        # of its compiled forwards.
+        vllm_config.scheduler_config.async_scheduling = False
     vllm_config.speculative_config = RiverSpeculativeConfig(
         method="draft_model",
         model=vllm_config.model_config.model,

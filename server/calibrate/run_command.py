@@ -54,9 +54,7 @@ def _config(args: argparse.Namespace) -> RiverConfig:
     if args.check is not None and args.river_config is not None:
         raise BenchError("--check: the file gives all settings, so --river-config has no place")
     path = args.check or args.river_config
-    data: dict[str, Any] = {"scope": "token"}
-    if path is not None:
-        data |= load_config_file(path)
+    data: dict[str, Any] = {} if path is None else load_config_file(path)
     if args.check is None:
         data.pop("calibration", None)
     given = {
@@ -68,6 +66,8 @@ def _config(args: argparse.Namespace) -> RiverConfig:
             f"calibrate: verify = {config.verify}: verified answers are the backbone's own, so "
             "there is nothing to choose"
         )
+    if "scope" not in config.model_fields_set:
+        config = config.merged({"scope": "token"}, "calibrate")
     if config.scope != "token" or config.prefill != "backbone":
         raise RiverError(
             f"calibrate: scope = '{config.scope}', prefill = '{config.prefill}': can be measured "

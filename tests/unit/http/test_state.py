@@ -38,6 +38,7 @@ def test_description_of_verified_mode() -> None:
     assert river_state(config=RiverConfig(verify=4), defaults=VERIFIED).describe() == {
         "active": True,
         "mode": "verified",
+        "calibration": None,
         "model": "tiny",
         "draft_layers": 0,
         "num_layers": L,

@@ -26,6 +26,7 @@ class FakeScheduler:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.added: list[Any] = []
         self.outputs: dict[int, EngineCoreOutputs] = {}
+        self.requests: dict[str, Any] = {}
 
     def add_request(self, request: Any) -> None:
         self.added.append(request)

@@ -8,33 +8,34 @@ from typing import Any
 
 import pytest
 import torch
-from river_vllm.worker.steps import costs_of_start, exit_costs
 
 from river_vllm.config import RiverConfig
-from river_vllm.worker import steps
+from river_vllm.worker.costs import costs_of_start
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
 
-INFO = {"isa": None, "kernels": ["torch"], "river_bytes": 1, "backbone_bytes": 2}
+INFO = {"num_layers": 3, "isa": None, "kernels": ["torch"], "river_bytes": 1, "backbone_bytes": 2}
 
 
 def runner(folder: Path, **settings: Any) -> Any:
     config = RiverConfig(cache_dir=str(folder), **settings)
-    river = SimpleNamespace(config=config, info=lambda: INFO, num_layers=3)
     model_config = SimpleNamespace(
         model="tiny",
         architecture="RiverLlamaForCausalLM",
         dtype=torch.bfloat16,
+        hf_config=SimpleNamespace(),
         get_hidden_size=lambda: 64,
         get_vocab_size=lambda: 128,
     )
     vllm_config = SimpleNamespace(
-        model_config=model_config, compilation_config=SimpleNamespace(mode=0)
+        model_config=model_config,
+        compilation_config=SimpleNamespace(mode=0),
+        additional_config={"river": config.model_dump(exclude_unset=True)},
     )
     return SimpleNamespace(
         vllm_config=vllm_config,
         max_num_reqs=4,
-        get_model=lambda: SimpleNamespace(river=river),
+        get_model=lambda: SimpleNamespace(river_info=lambda: INFO),
     )
 
 
@@ -68,25 +69,3 @@ def test_a_folder_that_refuses_costs_a_measurement(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for _ in range(2):
         assert start(tmp_path / "file")[1] != []
-
-
-def test_exits_leave_after_the_usual_layers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[tuple[int, str]] = []
-
-    class Drafter:
-        def __init__(self, runner: Any, layers: int, head: str) -> None:
-            made.append((layers, head))
-
-        def idle_pass(self, rows: int) -> None:
-            made.append((rows, "pass"))
-
-        def idle_step(self, rows: int) -> None:
-            made.append((rows, "step"))
-
-    monkeypatch.setattr(steps, "RiverDrafter", Drafter)
-    costs = exit_costs(runner(tmp_path))
-    assert made[0] == (3, "river_head")
-    assert set(made[1:]) == {(rows, kind) for rows in (1, 2, 4) for kind in ("pass", "step")}
-    assert costs.max_rows is not None
