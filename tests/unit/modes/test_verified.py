@@ -14,7 +14,7 @@ def test_it_runs_the_backbone_and_hands_on_to_the_drafter() -> None:
     asked: list[Any] = []
     drafter = SimpleNamespace(
         forget=lambda ids: asked.append(("forget", ids)),
-        verified_in=lambda rows, seconds: asked.append((rows, seconds)),
+        took=lambda rows, seconds: asked.append((rows, seconds)),
         measure_costs=lambda: asked.append("measure"),
         info=lambda: {"verify": "info"},
     )
