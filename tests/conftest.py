@@ -30,6 +30,7 @@ from tests.support.server import RiverServer  # noqa: E402
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """What ``-n auto`` means here."""
     return parallel.processes()
