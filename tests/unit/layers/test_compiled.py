@@ -13,7 +13,7 @@ from river_vllm.compat import get_forward_context, override_forward_context
 from river_vllm.layers import compiled
 from river_vllm.layers.compiled import RoutedForward
 
-CONFIG: Any = SimpleNamespace(device_config=SimpleNamespace(device="cpu"))
+CONFIG: Any = SimpleNamespace()
 
 
 class Inner(nn.Module):

@@ -55,7 +55,8 @@ def test_the_costs_say_whether_it_pays(scope: str, river: Any, asked: str, pays:
     batch.ask("b", river)
     found = groups(batch.begin(("a", 1, 4), ("b", 1, 4)))
     assert found[0] == ("1 decide" if pays else "1 held")
-    assert questions == [(asked, 2)]
+    batch.begin(("c", 4, 0))
+    assert questions == [(asked, 2)], "a step of prompts asks nothing"
 
 
 @pytest.mark.parametrize(
