@@ -31,7 +31,7 @@ def unpack_codes(packed: torch.Tensor) -> torch.Tensor:
 
 
 def to_tensors(weight: GroupedWeight, key: str) -> dict[str, torch.Tensor]:
-    """``weight`` as the tensors ``NAMES``; only ``key`` brings it back."""
+    """``weight`` as the tensors ``NAMES``, to be read back with the same ``key``."""
     tensors = {
         "codes": pack_codes(weight.codes).cpu(),
         # Exact: quantisers round scales to the bfloat16 that kernels keep.
