@@ -76,8 +76,8 @@ serve: $(RUNTIME) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 
 install: $(DEV) $(KERNELS)
 
-# A process for each core; those that share an engine or a server run in one.
-PARALLEL := -n auto --dist loadgroup
+# A process for each core; those that share an engine or a server run in one, the longest first.
+PARALLEL := -n auto --dist loadgroup --no-loadscope-reorder
 
 test: $(DEV) $(KERNELS)
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)

@@ -38,17 +38,16 @@ def keep_to_one_core() -> None:
 def arrange(items: list[pytest.Item]) -> None:
     """Give each test its group, whose tests run in one process, and begin with the long groups.
 
-    A group is all that ask for the session's server, what a module names with
-    ``pytest.mark.xdist_group``, or else a file.
+    A group is what a module names with ``pytest.mark.xdist_group``, all that ask for the session's
+    server, or else a file.
     """
     if WORKER is None:
         return
     items.sort(key=lambda item: item.get_closest_marker("engine") is None)
     for item in items:
-        if "server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("server"), append=False)
-        elif item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        if item.get_closest_marker("xdist_group") is None:
+            asks = "server" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("server" if asks else item.path.stem))
 
 
 @contextmanager
