@@ -403,7 +403,7 @@ def test_weights_other_than_the_calibrated_ones_are_refused(tmp_path: Path) -> N
 
 
 def test_weights_that_are_not_there_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(RiverError, match="river-vllm quantize someone/some-model --quantizer gptq"):
+    with pytest.raises(RiverError, match="river-vllm quantize someone/some-model --group-size"):
         hook(engine({"quantizer": "gptq", "cache_dir": str(tmp_path)}))
     with pytest.raises(RiverError, match=f"'{tmp_path}/config.json'"):
         hook(engine({"weights": str(tmp_path)}))
