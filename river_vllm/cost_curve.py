@@ -114,6 +114,9 @@ class CostCurve:
         The heaviest chain that ends in a point is the heaviest one that ends in a point before it
         and agrees with it, and the point itself.
         """
+        every = tuple(range(len(self._rows)))
+        if all(self._agree(i, i + 1) for i in every[:-1]):
+            return every
         sign = 1.0 if self._dear else -1.0
         chains: list[tuple[float, float, tuple[int, ...]]] = []
         for index, (weight, seconds) in enumerate(zip(self._weights, self._seconds, strict=True)):

@@ -36,6 +36,26 @@ def own_depth(number: int) -> int | None:
     return number if 0 < number < _HELD else None
 
 
+_ATTRIBUTE = "river"
+"""Extra attribute of vLLM's ``ModelRunnerOutput``, a plain dataclass that is pickled whole."""
+
+
+def attach(output: Any, depths: dict[str, int]) -> Any:
+    """Put ``depths`` (request id → signed depth) on what a runner's ``sample_tokens`` returns.
+
+    vLLM's asynchronous output holds the final one in ``_model_runner_output``
+    (``v1/worker/gpu_model_runner.py``).
+    """
+    if output is not None:
+        setattr(getattr(output, "_model_runner_output", output), _ATTRIBUTE, depths)
+    return output
+
+
+def depths_of(output: Any) -> dict[str, int]:
+    """What ``attach`` put there; empty for a step without a forward pass."""
+    return getattr(output, _ATTRIBUTE, None) or {}
+
+
 @dataclass(slots=True)
 class ExitSummary:
     """Exit layers of one or more choices."""

@@ -99,7 +99,7 @@ def river_architecture(architecture: str, config: Any = None) -> str:
 
 
 _STATE_LAYERS = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba", "recurrent"}
-_STATE_SIZES = ("state_size", "ssm_state_size", "mamba_d_state", "linear_attn_config")
+_STATE_SIZES = ("state_size", "ssm_state_size", "mamba_d_state", "linear_attn_config", "conv_L_cache")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -111,8 +111,11 @@ def why_not(config: Any) -> str:
     """
     text = getattr(config, "text_config", None) or config
 
+    parts = (text, getattr(text, "ffn_config", None))
+
     def values(*names: str) -> list[Any]:
-        return [value for name in names if (value := getattr(text, name, None))]
+        found = (getattr(part, name, None) for part in parts for name in names)
+        return [value for value in found if value]
 
     layers = {kind for kinds in values("layer_types", "layers_block_type") for kind in kinds}
     if layers & _STATE_LAYERS or values(*_STATE_SIZES):

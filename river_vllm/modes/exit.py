@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from river_vllm.depths import Depths, ExitSummary, trace
+from river_vllm.depths import Depths, ExitSummary, depths_of, trace
 from river_vllm.modes.mode import Numbers, WorkerMode
 from river_vllm.request import RiverField, RiverSettings
-from river_vllm.worker.output import depths_of
 
 if TYPE_CHECKING:
     from river_vllm.compat import VllmConfig

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from river_vllm.depths import attach
 from river_vllm.modes.mode import WorkerMode
 from river_vllm.river import Forward
 from river_vllm.step import StepTable
 from river_vllm.worker.context import own_forward_context, part_metadata
-from river_vllm.worker.output import attach
 from river_vllm.worker.warm_up import WarmUpMixin
 
 

@@ -143,10 +143,11 @@ def test_a_ratio_out_of_line_is_measured_again() -> None:
 
 def test_out_of_line() -> None:
     backbone = dict.fromkeys((1, 2, 4, 8), 1.0)
-    rising = {1: 0.2, 2: 0.4, 4: 0.8, 8: 1.6}
+    rising = {1: 0.2, 2: 0.4, 4: 0.8, 8: 0.9}
     assert out_of_line({"backbone": backbone, "river": rising}) == set()
-    assert out_of_line({"backbone": backbone, "river": {**rising, 2: 1.1}}) == {2}
-    assert out_of_line({"backbone": backbone, "draft": {**rising, 4: 0.3}}) == {4}
+    assert out_of_line({"backbone": backbone, "river": {**rising, 2: 1.2}}) == {2}
+    # Nobody knows which of two neighbours it is.
+    assert out_of_line({"backbone": backbone, "draft": {**rising, 4: 0.3}}) == {2, 4}
     assert out_of_line({"backbone": backbone}) == set()
     assert out_of_line({}) == set()
 
@@ -202,10 +203,11 @@ def test_a_gain_within_the_noise_does_not_pay() -> None:
 
 
 def test_what_is_neither_gain_nor_loss_asks_more_rows() -> None:
-    backbone = {1: 1.0, 2: 1.0, 4: 1.0}
-    assert Costs.fixed({"backbone": backbone, "river": {1: 0.98, 2: 0.98, 4: 0.9}}).max_rows == 4
+    backbone = {1: 1.0, 2: 1.0, 4: 1.2}
+    assert Costs.fixed({"backbone": backbone, "river": {1: 0.98, 2: 0.98, 4: 1.0}}).max_rows == 4
     assert Costs.fixed({"backbone": backbone, "river": {1: 0.98, 2: 0.98, 4: 1.5}}).max_rows == 0
-    assert not Costs.fixed({"backbone": backbone, "river": {1: 1.1, 2: 1.1, 4: 0.9}}).pays(4)
+    loss = Costs.fixed({"backbone": backbone, "river": {1: 1.1, 2: 1.1, 4: 1.1}})
+    assert loss.pays(4) and not loss.pays(1)
 
 
 def test_up_to_how_many_rows_is_said_for_operators() -> None:
@@ -314,8 +316,7 @@ def test_steps_that_are_run_the_other_way_cost_little(name: str, rows: int) -> N
     chosen = server.run(steps, rows)
     times = [truth[kind](rows) for kind in ("river", "backbone")]
     usual = server.costs.pays(rows)
-    assert min(share(chosen), 1 - share(chosen)) <= 1 / PROBE_EVERY
-    assert usual is (share(chosen) > 0.5)
+    assert chosen.count(not usual) <= steps / PROBE_EVERY
     # Time by share, and the last of them on credit.
     assert server.seconds <= steps * min(times) * PAYS * (1 + PROBE_SHARE) + max(times)
     if abs(times[0] / times[1] - 1) > 0.1:

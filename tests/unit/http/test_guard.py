@@ -38,7 +38,7 @@ async def _no_engine(method: str) -> Any:
     raise RuntimeError("no engine")
 
 
-CLIENT = SimpleNamespace(collective_rpc=_no_engine)
+CLIENT = SimpleNamespace(collective_rpc=_no_engine, errored=False)
 
 
 @pytest.fixture(params=WAYS)

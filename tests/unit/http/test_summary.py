@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from river_vllm.config import RiverConfig
 from server.http.summary import address, announce_when_ready, summary
-from tests.unit.http.support import L, river_state
+from tests.unit.http.support import VERIFIED, L, river_state
 
 ENGINE = {
     "num_layers": L,
@@ -52,7 +52,8 @@ def test_it_says_what_is_in_force_and_where() -> None:
 
 
 def test_a_server_that_verifies_has_no_dial() -> None:
-    text = summary(river_state(engine=ENGINE, config=RiverConfig(verify=4)), "unix:/x")
+    state = river_state(engine=ENGINE, config=RiverConfig(verify=4), defaults=VERIFIED)
+    text = summary(state, "unix:/x")
     assert "  mode       verified: up to 4 drafted tokens are verified, answers are exact" in text
 
 

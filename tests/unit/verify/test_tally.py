@@ -9,7 +9,6 @@ import numpy as np
 from river_vllm.request import RiverSettings
 from river_vllm.verify.tally import DraftSummary, StepTally, drafted_trace, step_tallies
 
-
 SETTINGS = RiverSettings(True, 1.0, 1, mode="verified")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from river_vllm.depths import depths_of
 from river_vllm.step import StepTable
 from river_vllm.worker import runner as module
-from river_vllm.worker.output import depths_of
 from river_vllm.worker.runner import RiverRunnerMixin
 
 L = 12

@@ -7,7 +7,7 @@ import pickle
 from types import SimpleNamespace
 from typing import Any
 
-from river_vllm.worker.output import attach, depths_of
+from river_vllm.depths import attach, depths_of
 
 DEPTHS = {"a": 3, "b": -12}
 
