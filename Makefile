@@ -76,16 +76,13 @@ serve: $(RUNTIME) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 
 install: $(DEV) $(KERNELS)
 
-# A process for each core; those that share an engine or a server run in one, the longest first.
-PARALLEL := -n auto --dist loadgroup --no-loadscope-reorder
-
 test: $(DEV) $(KERNELS)
-	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 # The same on any x86-64 machine: torch, oneDNN, vLLM and River are told that it ends at AVX2.
 test-avx2: $(DEV) $(KERNELS)
 	PYTHONPATH='$(CURDIR)/tests/support/avx2' ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
-		RIVER_CPU_ISA=avx2 $(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
+		RIVER_CPU_ISA=avx2 $(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 # Every kind of fault, more of each, and the soak; a short form of each is in "make test".
 reliability: $(DEV) $(KERNELS)

@@ -36,9 +36,13 @@ def pytest_xdist_auto_num_workers() -> int:
     return parallel.processes()
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> parallel.Scheduler:
+    return parallel.Scheduler(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    parallel.arrange(items)
+    if parallel.WORKER is not None:
+        parallel.longest_first(items)
 
 
 @pytest.fixture(scope="session")

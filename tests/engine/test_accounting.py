@@ -9,7 +9,7 @@ import pytest
 from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("smollm2")]
+pytestmark = pytest.mark.engine
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 17])

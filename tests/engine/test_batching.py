@@ -24,7 +24,7 @@ from tests.support.rounding import (
     similarity_rounding,
 )
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
+pytestmark = pytest.mark.engine
 
 LAYERS = {"qwen2": 6, "smollm2": 30}
 TOKENS = {"qwen2": 64, "smollm2": 40}

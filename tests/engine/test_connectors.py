@@ -27,7 +27,7 @@ from tests.engine.test_prefix_isolation import (
 )
 from tests.support import engines, offload_spec
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
+pytestmark = pytest.mark.engine
 
 TOKENS = 24
 

@@ -15,7 +15,7 @@ from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS
 from tests.support.reference import ReferenceModel
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("smollm2")]
+pytestmark = pytest.mark.engine
 
 MIN_LAYERS = 4
 ROUNDING = 0.01

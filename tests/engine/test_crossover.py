@@ -11,7 +11,7 @@ from river_vllm import RiverConfig
 from tests.support.engines import generate, greedy, river_engine
 from tests.support.prompts import PROMPTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
+pytestmark = pytest.mark.engine
 
 
 def test_whole_steps_decide(tiny_qwen2: Path, stock_qwen2: Any) -> None:

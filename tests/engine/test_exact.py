@@ -9,7 +9,7 @@ import pytest
 from tests.support.engines import generate, generate_alone, greedy
 from tests.support.prompts import PROMPTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("smollm2")]
+pytestmark = pytest.mark.engine
 
 OFF = [{"threshold": 1.0}, {"enabled": False}]
 EXITING = {"threshold": -1.0, "min_layers": 1}

@@ -11,7 +11,7 @@ from river_vllm.inspection import paged_kv as kv
 from tests.support.engines import greedy, run_with_kv
 from tests.support.prompts import PROMPTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("smollm2")]
+pytestmark = pytest.mark.engine
 
 TOKENS = 40
 DEPTHS = (1, 2, 5, 17)

@@ -13,7 +13,7 @@ from tests.support import engines
 from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
+pytestmark = pytest.mark.engine
 
 OFF = {"enabled": False}
 LAX = {"threshold": -1.0, "min_layers": 1}

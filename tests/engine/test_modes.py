@@ -15,7 +15,7 @@ from tests.support.pool import few_blocks, scheduler_of
 from tests.support.prompts import PROMPTS
 from tests.support.reference import ReferenceModel
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
+pytestmark = pytest.mark.engine
 
 
 # The session's: an engine that ends takes the process's distributed groups with it.

@@ -12,7 +12,7 @@ from tests.support import engines
 from tests.support.engines import generate, generate_alone, greedy
 from tests.support.prompts import PROMPTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
+pytestmark = pytest.mark.engine
 
 LAYERS = 6
 RESIDENT = 3

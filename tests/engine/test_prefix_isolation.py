@@ -15,7 +15,7 @@ from river_vllm.scheduler import river_scheduler
 from tests.support.engines import greedy
 from tests.support.forms import form
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
+pytestmark = pytest.mark.engine
 
 BLOCK = 32
 ANSWER = 80

@@ -22,7 +22,7 @@ from tests.support import engines
 from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
+pytestmark = pytest.mark.engine
 
 COMMAND = (sys.executable, "-m", "server.cli.main", "quantize")
 

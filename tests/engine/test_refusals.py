@@ -10,7 +10,7 @@ import pytest
 from river_vllm import RiverConfig, engine_args
 from river_vllm.errors import RiverError
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
+pytestmark = pytest.mark.engine
 
 
 def _engine_config(model: Path, **options: Any) -> Any:

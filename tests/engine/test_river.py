@@ -13,7 +13,7 @@ from tests.support.engines import Generated, generate, greedy
 from tests.support.prompts import PROMPTS
 from tests.support.reference import ReferenceModel
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("smollm2")]
+pytestmark = pytest.mark.engine
 
 EVERYTHING = {"threshold": -1.0, "min_layers": 1}
 

@@ -12,7 +12,7 @@ from tests.support import engines
 from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("smollm2")]
+pytestmark = pytest.mark.engine
 
 EXIT = {"threshold": -1.0, "min_layers": 2}
 

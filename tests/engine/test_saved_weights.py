@@ -11,7 +11,7 @@ from tests.support import engines
 from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("qwen2")]
+pytestmark = pytest.mark.engine
 
 
 # The session's: an engine that ends takes the process's distributed groups with it.

@@ -15,7 +15,7 @@ from river_vllm.calibration.target import Target
 from tests.support.engines import Generated, generate, greedy
 from tests.support.prompts import PROMPTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("smollm2")]
+pytestmark = pytest.mark.engine
 
 TOKENS = 24
 POLICY = Policy(0.95, 3)

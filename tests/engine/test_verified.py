@@ -23,7 +23,7 @@ from tests.support.engines import Generated, generate, generate_alone, greedy, r
 from tests.support.prompts import PROMPTS
 from tests.support.rounding import logit_rounding
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("smollm2")]
+pytestmark = pytest.mark.engine
 
 K = 3
 OFF = {"enabled": False}
