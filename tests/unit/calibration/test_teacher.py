@@ -9,22 +9,28 @@ import pytest
 import torch
 
 from river_vllm.calibration.teacher import TEACHER_KEY, SplitTable, TeacherForced
-from tests.unit.modes.support import OFF, Batch, groups
+from tests.unit.modes.support import OFF, Batch, L, groups
 
 
-def batch_with(river: Any = None) -> Batch:
+def batch_with(river: Any = None, **config: Any) -> Batch:
     """Request ``a`` is text 5, of ten tokens; its answer starts at the seventh."""
-    batch = Batch(TeacherForced)
+    batch = Batch(TeacherForced, **config)
     teacher = {"sequence": 5, "answer_start": 6}
     batch.ask("a", river, prompt=10, extra_args={TEACHER_KEY: teacher})
     return batch
 
 
-def test_each_token_of_an_answer_decides_for_itself_in_every_chunk() -> None:
-    batch = batch_with()
-    assert groups(chunk := batch.begin(("a", 8, 0))) == ["6 stay", "1 decide", "1 decide"]
+@pytest.mark.parametrize(("prefill", "prompt"), [("backbone", "stay"), ("sequence", "decide")])
+def test_each_token_of_an_answer_decides_for_itself_in_every_chunk(
+    prefill: str, prompt: str
+) -> None:
+    batch = batch_with(prefill=prefill)
+    chunk = batch.begin(("a", 8, 0))
+    assert groups(chunk) == [f"6 {prompt}", "1 decide", "1 decide"]
+    assert isinstance(chunk, SplitTable)
     assert batch.mode.forced_tokens() == [(1, (5, 6)), (2, (5, 7))]
-    assert batch.finish(chunk, 3, 4) == [4]
+    chunk.close()
+    assert batch.mode.depths(chunk) == [L]
     assert groups(batch.begin(("b", 1, 4), ("a", 2, 8))) == ["1 decide"] * 3
     assert batch.mode.forced_tokens() == [(1, (5, 8)), (2, (5, 9))]
 
