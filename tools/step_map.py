@@ -96,9 +96,10 @@ def look(engine: Any) -> tuple[StepMap, int, list[int]]:
 
     from river_vllm.depths import trace
 
-    llm, passes = engine.llm_engine, Counter[str]()
+    llm = engine.llm_engine
+    passes: list[None] = []
     engine.apply_model(
-        lambda model: model.register_forward_pre_hook(lambda *_: passes.update(["pass"]))
+        lambda model: model.register_forward_pre_hook(lambda *_: passes.append(None))
     )
     for index, river in enumerate(SETTINGS):
         params = SamplingParams(
@@ -114,7 +115,7 @@ def look(engine: Any) -> tuple[StepMap, int, list[int]]:
         llm.step()
     finally:
         sys.setprofile(None)
-    count, layers = passes["pass"], {}
+    count, layers = len(passes), {}
     while llm.has_unfinished_requests():
         for output in llm.step():
             if output.finished:
@@ -137,7 +138,7 @@ def main() -> int:
         found, passes, layers = look(engine)
     print(f"one step, exit layers {', '.join(map(str, layers))}\n")
     print("\n".join(found.lines()))
-    print(f"\n{len(found.files)} files, {len(found.classes)} classes, {passes} forward pass(es)")
+    print(f"\n{len(found.files)} files, {len(found.classes)} classes, {passes} passes of the model")
     return 0
 
 
