@@ -75,7 +75,7 @@ class Observer:
         self._kv = KvRecord(worker)
         self._likely: dict[Token, LikelyTokens] = {}
         self._pass: _Pass | None = None
-        self._river.run = self._run  # type: ignore[method-assign]
+        self._river.run = self._run
 
     def begin(self, reference: bool, kv: bool = False) -> None:
         """Start a pass; the first over a text has to be the backbone's (``reference``)."""

@@ -16,7 +16,7 @@ from river_vllm.compat import (
     get_tp_group,
 )
 from river_vllm.config import RiverConfig
-from river_vllm.criterion import CRITERIA, by_torch
+from river_vllm.criterion import CRITERIA, Reading, by_torch
 from river_vllm.kernels.native.candidates import NativeCandidates
 from river_vllm.kernels.native.library import Backend, backend
 from river_vllm.kernels.native.transition import NativeTransition
@@ -56,8 +56,9 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     linears = [[linear for _, linear in projections(layer)] for layer in layers]
     native = _native(config, vllm_config.device_config.device, model_config.dtype)
     many = get_tensor_model_parallel_world_size() > 1
-    cosine = native is not None and config.criterion == "cosine"
-    read = NativeTransition(native) if cosine else by_torch(CRITERIA[config.criterion])
+    read: Reading = by_torch(CRITERIA[config.criterion])
+    if native is not None and config.criterion == "cosine":
+        read = NativeTransition(native)
     river = River(
         Router(read, from_first_rank if many else None),
         RoutedForward(model, layers, vllm_config),

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class ExitMode:
     """Fast and approximate, with a dial: the threshold τ."""
 
-    name = "exit"
-    fixed = None
+    name: str = "exit"
+    fixed: str | None = None
 
     def defaults(self, config: RiverConfig) -> RiverSettings:
         return RiverSettings(True, config.threshold, config.min_layers, config.layer_offsets)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class VerifiedMode:
     """Lossless: no token exits."""
 
-    name = "verified"
-    fixed = (
+    name: str = "verified"
+    fixed: str | None = (
         "this server verifies drafts (--river-verify): no token exits, so there is no threshold "
         "to change"
     )
