@@ -146,7 +146,7 @@ def _generated(choice: Any, verified: bool) -> Answer:
     if verified:
         drafts = DraftSummary()
         drafts.add(raw)
-        report = drafts.report()
+        report = {name: getattr(drafts, name) for name in ("tokens", "steps", "drafted", "accepted")}
     else:
         exits = ExitSummary()
         exits.add(raw)

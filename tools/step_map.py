@@ -55,15 +55,15 @@ class StepMap:
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
         if event != "call" or frame.f_code.co_name in INLINE:
             return
-        module, cls = frame.f_globals.get("__name__"), _defining_class(frame)
+        module, cls = str(frame.f_globals.get("__name__")), _defining_class(frame)
         if cls is not None and self._has(cls[0]):
             self.classes[cls] += 1
             self.files[module if self._has(module) else cls[0]] += 1
         elif self._has(module):
             self.files[module] += 1
 
-    def _has(self, module: str | None) -> bool:
-        return module is not None and module.split(".")[0] == self._package
+    def _has(self, module: str) -> bool:
+        return module.split(".")[0] == self._package
 
     def lines(self) -> list[str]:
         """One for each file, its classes below it."""
