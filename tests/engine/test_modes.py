@@ -88,7 +88,7 @@ def test_a_preempted_prompt_leaves_where_it_left(
     forget = mode.forget
 
     def remember(request_ids: Any) -> None:
-        last.update({i: _depths(mode, i) for i in request_ids if i in mode._requests})
+        last.update({i: _depths(mode, i) for i in request_ids if _leaves(mode, i)})
         forget(request_ids)
 
     monkeypatch.setattr(mode, "forget", remember)
@@ -137,3 +137,9 @@ def _mode(worker: Any) -> Any:
 def _depths(mode: Any, request_id: str) -> Any:
     """Of the request's prompt tokens."""
     return mode._requests[request_id].prompt_depths.copy()
+
+
+def _leaves(mode: Any, request_id: str) -> bool:
+    """Whether its prompt may."""
+    request = mode._requests.get(request_id)
+    return request is not None and request.prompt_depths is not None

@@ -41,13 +41,13 @@ def exiting(tiny_qwen2: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def fetching(tiny_qwen2: Path) -> Any:
-    config = RiverConfig(resident_layers=2, deep="fetch", kernel="torch")
+    config = RiverConfig(resident_layers=2, deep="fetch", scope="token", kernel="torch")
     return engines.river_engine(tiny_qwen2, config)
 
 
 @pytest.fixture(scope="session")
 def adaptive(tiny_qwen2: Path) -> Any:
-    config = RiverConfig(resident_layers="auto", deep="fetch", kernel="torch")
+    config = RiverConfig(resident_layers="auto", deep="fetch", scope="token", kernel="torch")
     return engines.river_engine(tiny_qwen2, config)
 
 
