@@ -32,7 +32,7 @@ help:
 	@echo '                PORT=    port on 127.0.0.1 (default 8000)'
 	@echo '                ARGS=    more options of "river-vllm serve"'
 	@echo 'make test       install with the development tools and run the tests'
-	@echo '                PYTEST_ARGS=  options and paths for pytest'
+	@echo '                PYTEST_ARGS=  options and paths for pytest (-n 0: in one process)'
 	@echo 'make test-avx2  the tests as on an x86-64 CPU without AVX-512'
 	@echo 'make reliability  the long forms of the fault tests: a soak of 15 minutes and more'
 	@echo '                RIVER_SOAK_SECONDS=  length of the soak;  PYTEST_ARGS='
@@ -77,12 +77,12 @@ serve: $(RUNTIME) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 install: $(DEV) $(KERNELS)
 
 test: $(DEV) $(KERNELS)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 # The same on any x86-64 machine: torch, oneDNN, vLLM and River are told that it ends at AVX2.
 test-avx2: $(DEV) $(KERNELS)
 	PYTHONPATH='$(CURDIR)/tests/support/avx2' ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
-		RIVER_CPU_ISA=avx2 $(BIN)/python -m pytest $(PYTEST_ARGS)
+		RIVER_CPU_ISA=avx2 $(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 # Every kind of fault, more of each, and the soak; a short form of each is in "make test".
 reliability: $(DEV) $(KERNELS)

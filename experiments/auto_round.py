@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from kernel_table import CACHE, Product, backbone, rotate
 from servers import machine
+from timing import medians
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
 from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.native.kernel import NativeKernel
-from river_vllm.kernels.timing import medians
 from river_vllm.quantization import QUANTIZERS
 from river_vllm.quantization.groups import GroupedWeight
 
@@ -63,7 +63,7 @@ def table(peer: Any, shape: str, args: argparse.Namespace) -> None:
     )
     copies = max(2, CACHE // (in_features * out_features // 2))
     weight = torch.randn(out_features, in_features).mul_(0.02).bfloat16()
-    made = QUANTIZERS["rtn"](weight, args.group_size, whole_zeros=True)
+    made = QUANTIZERS["rtn"](weight, args.group_size, integer_zeros=True)
     products: dict[str, list[Product]] = {"bf16": [backbone(weight) for _ in range(copies)]}
     for name, kernel in OURS.items():
         packed = [kernel.pack(made, spec) for _ in range(copies)]
@@ -91,7 +91,7 @@ def table(peer: Any, shape: str, args: argparse.Namespace) -> None:
 
 
 def product(peer: Any, weight: GroupedWeight, compute: str, group: int) -> Product:
-    """Its product of a weight with whole zeros, asymmetric."""
+    """Its product of an asymmetric weight, with integer zero points."""
     out_features, in_features = weight.codes.shape
     form = (out_features, in_features, group, compute, "int4", "fp32", True)
     packed = peer.repack_quantized_weight(

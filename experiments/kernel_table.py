@@ -26,6 +26,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import torch
 from servers import machine
+from timing import medians
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
@@ -34,7 +35,6 @@ from river_vllm.kernels.base import Int4Kernel, LinearSpec
 from river_vllm.kernels.native.kernel import NativeKernel
 from river_vllm.kernels.native.library import Backend, backends, load
 from river_vllm.kernels.native.pages import HugePages
-from river_vllm.kernels.timing import medians
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from river_vllm.quantization import QUANTIZERS
@@ -105,7 +105,7 @@ def table(shape: str, kernels: dict[str, Int4Kernel], args: argparse.Namespace) 
     made = {whole: QUANTIZERS["hqq"](weight, args.group_size, whole) for whole in (False, True)}
     for name, kernel in kernels.items():
         if kernel.unsupported(spec) is None:
-            packed = [kernel.pack(made[kernel.whole_zeros], spec) for _ in range(copies)]
+            packed = [kernel.pack(made[kernel.integer_zeros], spec) for _ in range(copies)]
             products: list[Product] = [lambda x, p=p: p.apply(x, None) for p in packed]
             columns[name] = Column(products, packed[0].nbytes)
     # In huge pages, as the packed weights are.

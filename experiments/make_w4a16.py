@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from river_vllm.compat import pack_int4_into_int32
+from river_vllm.kernels.vllm_mp import pack_int4_into_int32
 from river_vllm.quantization import QUANTIZERS, fitting_group_size
 
 
@@ -49,7 +49,7 @@ def quantized(
     name: str, weight: torch.Tensor, group: int, quantizer: str
 ) -> dict[str, torch.Tensor]:
     """The four tensors that compressed-tensors keeps for one projection."""
-    made = QUANTIZERS[quantizer](weight, group, whole_zeros=True)
+    made = QUANTIZERS[quantizer](weight, group, integer_zeros=True)
     return {
         f"{name}_packed": pack_int4_into_int32(made.codes.int(), 1).contiguous(),
         f"{name}_scale": made.scales.to(weight.dtype),

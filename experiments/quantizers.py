@@ -1,7 +1,7 @@
 """What each quantiser costs: the river against the backbone along the backbone's own answers.
 
-Every decode token leaves after one layer, so all of the river counts. The weights of calibrated
-quantisers have to be there (``river-vllm quantize``, on other rows of the data: ``--half first``).
+Every decode token leaves after one layer, so all of the river counts. GPTQ's weights have to be
+there (``river-vllm quantize``, on other rows of the data: ``--half first``).
 Each setting runs in a process of its own.
 
     python experiments/quantizers.py MODEL --data FILE.jsonl --half second
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="JSONL files")
     parser.add_argument("--half", choices=("first", "second"), help="odd or even lines only")
-    parser.add_argument("--quantizers", nargs="+", default=["rtn", "hqq", "awq", "gptq"])
+    parser.add_argument("--quantizers", nargs="+", default=["rtn", "hqq", "gptq"])
     parser.add_argument("--group-sizes", type=int, nargs="+", default=[128])
     parser.add_argument("--activations", nargs="+", default=["bf16"])
     parser.add_argument("--texts", type=int, default=24)

@@ -24,11 +24,11 @@ from servers import machine
 from vllm import LLM, SamplingParams
 
 from river_vllm import RiverConfig, engine_args
+from river_vllm.criterion import by_torch, transition_similarity
 from river_vllm.kernels.native.library import backend
 from river_vllm.kernels.native.transition import NativeTransition
-from river_vllm.router.batch import ExitUnit, StepBatch
-from river_vllm.router.plan import RowPlan
-from river_vllm.router.router import Router
+from river_vllm.router import Router
+from river_vllm.step import StepTable
 
 KINDS = (
     ("4-bit products", r"^river::linear|int4pack|dynamic_4bit"),
@@ -88,18 +88,18 @@ def bandwidth() -> float:
 def decision_us(rows: int, layers: int, hidden: int) -> float:
     """Microseconds of one exit decision that lets no row go, alone, without its operator."""
     native = backend()
-    read = NativeTransition(native) if native else None
-    router, found = Router(layers, RowPlan(), read=read), []
+    router = Router(NativeTransition(native) if native else by_torch(transition_similarity))
+    found = []
     states = [torch.randn(rows, hidden).bfloat16() for _ in range(layers)]
     residual = torch.randn(rows, hidden).bfloat16()
     for _ in range(50):
-        units = [ExitUnit(row, row + 1, threshold=0.99999, min_layers=1) for row in range(rows)]
-        with router.step(StepBatch(rows, units, together=True)):
-            router.before_layer(0, states[0], residual)
-            start = time.perf_counter()
-            for layer in range(1, layers):
-                router.before_layer(layer, states[layer], residual)
-            found.append((time.perf_counter() - start) / (layers - 1))
+        one = [1] * rows
+        table = StepTable(layers, one, [0.99999] * rows, one, scope="step")
+        router.decide(table, 0, states[0], residual)
+        start = time.perf_counter()
+        for layer in range(1, layers):
+            router.decide(table, layer, states[layer], residual)
+        found.append((time.perf_counter() - start) / (layers - 1))
     return statistics.median(found) * 1e6
 
 
@@ -129,7 +129,9 @@ def main() -> None:
     if args.stock:
         report("stock vLLM", LLM(args.model, **ENGINE), args, None)
         return
-    config = RiverConfig(max_rows="all", lm_head=args.lm_head, activations=args.activations)
+    config = RiverConfig(
+        scope="token", max_rows="all", lm_head=args.lm_head, activations=args.activations
+    )
     engine = LLM(args.model, **engine_args(args.model, config, **ENGINE))
     report("River, off", engine, args, {"enabled": False})
     report("River, deciding, none leaves", engine, args, {"threshold": 0.99999})

@@ -19,11 +19,8 @@ CONFIG_KEY = "river"
 CHECKPOINT_KEY = "river_config"
 """River's key in a checkpoint's ``config.json``."""
 
-EXIT_FIELDS = (
-    *("threshold", "layer_offsets", "prefill", "scope", "signal", "max_rows", "calibration"),
-    *("resident_layers", "deep"),
-)
-"""Settings of the exit decision; in verified mode there is none, and every layer is run."""
+Scope = Literal["token", "step", "batch"]
+CriterionName = Literal["cosine", "norm"]
 
 PATH_FIELDS = ("weights", "cache_dir")
 """Settings that name places on the machine: the operator's, never a checkpoint's."""
@@ -52,22 +49,26 @@ class RiverConfig(BaseModel):
     the dial still moves together. Without them τ is the same everywhere."""
     prefill: Literal["backbone", "sequence"] = "backbone"
     """Prompts on the backbone, or the paper's sequence-level exit."""
-    scope: Literal["token", "batch"] = "token"
-    """Each token on its own, or the paper's minimum over the batch."""
-    signal: Literal["cosine", "norm"] = "cosine"
+    scope: Scope = "step"
+    """Who leaves together. ``token``: each token leaves on its own similarity, whatever is beside
+    it and that costs. ``step``: a step's tokens leave together, once each has settled, and not at
+    all beside a row that has to run the backbone: as long as one has to, it carries the others at
+    no cost, and on the river they would add some. ``batch``: together, at a layer where all settle
+    at once (the paper's minimum over the batch)."""
+    criterion: CriterionName = "cosine"
     """What τ is compared with after a layer: the paper's state transition similarity, or how small
-    the state still is (``router/signal.py``), whose τ ``river-vllm calibrate`` has to find."""
+    the state still is (``criterion.py``), whose τ ``river-vllm calibrate`` has to find."""
     quantizer: Literal["hqq", "rtn", "gptq", "awq"] = "hqq"
-    """How the 4-bit weights are made; ``gptq``, ``awq`` beforehand by ``river-vllm quantize``."""
+    """How the 4-bit weights are made: ``hqq`` or ``rtn`` at load, ``gptq`` beforehand by
+    ``river-vllm quantize``. With ``weights`` it need not be given; if it is, that checkpoint has to
+    be of this kind, and only there it may be ``awq``."""
     weights: str | None = Field(default=None, min_length=1)
     """A folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or River's own."""
     group_size: Literal[32, 64, 128] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
     max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "auto"
-    """Up to how many rows a step's tokens leave the backbone; ``auto`` measures at load up to where
-    4 bit is faster. They then leave together, once each row of the step would: as long as one has
-    to run the backbone, it carries the others at no cost, and on the river they would add some.
-    ``all``: every token leaves on its own similarity, whatever is beside it and that costs."""
+    """Up to how many tokens of a step may leave the backbone; ``auto``: as long as whole steps are
+    faster with them, as measured at load and by the steps themselves."""
     resident_layers: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = "all"
     """Leading decoder layers that keep their bf16 weights; the river keeps all of its own.
     ``auto`` follows the depths that tokens reach."""
@@ -110,31 +111,30 @@ class RiverConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _awq_is_read(self) -> Self:
+        if self.quantizer == "awq" and self.weights is None:
+            raise ValueError(
+                "quantizer 'awq' needs weights: River reads AWQ checkpoints and makes none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _kernel_fits_activations(self) -> Self:
         if self.activations == "int8" and self.kernel == "torch":
             raise ValueError("kernel 'torch' does not take int8 activations")
         return self
 
     @model_validator(mode="after")
-    def _exit_or_verify(self) -> Self:
-        beside = [name for name in EXIT_FIELDS if name in self.model_fields_set]
-        if self.verify and beside:
-            raise ValueError(f"verify = {self.verify} cannot be combined with {', '.join(beside)}")
-        if not self.verify and self.draft == "fixed":
-            raise ValueError("draft must be 'adaptive' where verify is 0")
+    def _one_mode(self) -> Self:
+        from river_vllm.modes import choice
+
+        choice.check(self)
         return self
 
     @property
     def draft_layers(self) -> int:
         """Backbone layers that a drafted token runs."""
         return self.min_layers if "min_layers" in self.model_fields_set else 0
-
-    @property
-    def river_head(self) -> bool:
-        """Whether the LM head gets a 4-bit twin; wanted for drafts unless set otherwise."""
-        return self.lm_head == "river" or (
-            self.verify > 0 and "lm_head" not in self.model_fields_set
-        )
 
     @model_validator(mode="after")
     def _offloading_fits(self) -> Self:
@@ -161,12 +161,9 @@ class RiverConfig(BaseModel):
 
     def merged(self, changes: Mapping[str, Any], source: str) -> RiverConfig:
         """A copy with ``changes`` on top, validated; errors name them by ``source``."""
-        below = self.model_dump(exclude_unset=True)
-        if changes.get("verify") and not self.verify:
-            # The mode is chosen on top: what was set for exits goes.
-            gone = (*EXIT_FIELDS, "min_layers")
-            below = {name: value for name, value in below.items() if name not in gone}
-        return parse_config({**below, **changes}, source)
+        from river_vllm.modes import choice
+
+        return parse_config({**choice.kept(self, changes), **changes}, source)
 
 
 def parse_config(data: object, source: str) -> RiverConfig:

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from river_vllm.request import RiverSettings
 
 Depths = npt.NDArray[np.int16]
 
@@ -32,6 +36,26 @@ def own_depth(number: int) -> int | None:
     return number if 0 < number < _HELD else None
 
 
+_ATTRIBUTE = "river"
+"""Extra attribute of vLLM's ``ModelRunnerOutput``, a plain dataclass that is pickled whole."""
+
+
+def attach(output: Any, depths: dict[str, int]) -> Any:
+    """Put ``depths`` (request id → signed depth) on what a runner's ``sample_tokens`` returns.
+
+    vLLM's asynchronous output holds the final one in ``_model_runner_output``
+    (``v1/worker/gpu_model_runner.py``).
+    """
+    if output is not None:
+        setattr(getattr(output, "_model_runner_output", output), _ATTRIBUTE, depths)
+    return output
+
+
+def depths_of(output: Any) -> dict[str, int]:
+    """What ``attach`` put there; empty for a step without a forward pass."""
+    return getattr(output, _ATTRIBUTE, None) or {}
+
+
 @dataclass(slots=True)
 class ExitSummary:
     """Exit layers of one or more choices."""
@@ -40,6 +64,9 @@ class ExitSummary:
     """Exit layer → decode tokens."""
     held: int = 0
     """Decode tokens that were held on the backbone."""
+    drafted: int = 0
+    accepted: int = 0
+    """Nothing is drafted."""
 
     def add(self, depths: Depths) -> None:
         decoded = depths[depths > 0]
@@ -61,6 +88,22 @@ class ExitSummary:
     @property
     def mean_exit_layer(self) -> float | None:
         return self.backbone_layers / self.tokens if self.tokens else None
+
+    def by_layer(self, num_layers: int) -> Counter[int]:
+        """Decode tokens by the backbone layers that they ran."""
+        return self.layers
+
+    def report(self, settings: RiverSettings, num_layers: int) -> dict[str, Any]:
+        """What the ``river`` object of a response says of them."""
+        mean = self.mean_exit_layer
+        return {
+            "threshold": settings.threshold,
+            "num_layers": num_layers,
+            "tokens": self.tokens,
+            "mean_exit_layer": None if mean is None else round(mean, 3),
+            "exit_layers": {str(layer): count for layer, count in sorted(self.layers.items())},
+            "held": self.held,
+        }
 
 
 def trace(depths: Depths) -> list[int]:

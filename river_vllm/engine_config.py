@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from river_vllm import patches
 from river_vllm.calibration.fingerprint import check_model, check_weights, served_checkpoint
 from river_vllm.compat import (
@@ -19,11 +21,11 @@ from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.kernels.native.library import cap as instruction_set_cap
 from river_vllm.models.architectures import PREFIX
+from river_vllm.modes import default_settings, mode_of
 from river_vllm.registration import river_config_of
-from river_vllm.request import RiverSettings, unreachable
+from river_vllm.request import unreachable
 from river_vllm.scheduler.connectors import refused_connector
 from river_vllm.verify.speculation import RiverSpeculativeConfig
-from river_vllm.verify.speculation import install as speculate
 from river_vllm.weights.choose import weight_source, weights_folder
 
 logger = init_logger("vllm.river")
@@ -31,6 +33,7 @@ logger = init_logger("vllm.river")
 SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.worker.cpu.RiverCPUWorker"
 GPU_WORKER = "river_vllm.worker.gpu.RiverGPUWorker"
+RUNNER_V2 = "VLLM_USE_V2_MODEL_RUNNER"
 KV_DTYPES = {
     "cpu": ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"),
     "gpu": ("auto", "bfloat16"),
@@ -55,11 +58,12 @@ class RiverConfigHook(VerifyAndUpdateConfig):
             base.verify_and_update_config(vllm_config)
         _check_config(vllm_config)
         _refuse(vllm_config)
+        _choose_runner_v1(vllm_config)
         _install(vllm_config)
         _name_graphs(vllm_config)
         patches.install("front end")
-        if tokens := river_config_of(vllm_config).verify:
-            speculate(vllm_config, tokens)
+        config = river_config_of(vllm_config)
+        mode_of(config).configure(vllm_config, config)
 
 
 def _check_config(vllm_config: VllmConfig) -> None:
@@ -93,7 +97,7 @@ def _check_offloading(config: RiverConfig, layers: int, load_format: str) -> Non
             f"'resident_layers' = {config.resident_layers}: must be 'all', 'auto' or between 1 "
             f"and {layers}, the number of layers of this model"
         )
-    if reason := unreachable(RiverSettings.from_config(config), config, layers):
+    if reason := unreachable(default_settings(config), config, layers):
         raise RiverError(str(reason))
     formats = ("auto", "hf", "safetensors", "mistral")
     if config.deep == "fetch" and load_format not in formats:
@@ -138,10 +142,25 @@ def _refuse(vllm_config: VllmConfig) -> None:
             parallel.worker_cls not in ("auto", CPU_WORKER, GPU_WORKER)
         ),
     }
+    refused |= _runner_v2_refused(vllm_config)
     refused |= _memory_refused(vllm_config)
     for reason, applies in refused.items():
         if applies:
             raise UnsupportedModelError(f"River cannot be combined with {reason}", cure="")
+
+
+def _runner_v2_refused(vllm_config: VllmConfig) -> dict[str, bool]:
+    """What asks for vLLM's model runner V2, or needs it. River runs on V1."""
+    return {
+        f"vLLM's model runner V2 (leave out {RUNNER_V2}=1)": (
+            vllm_envs.VLLM_USE_V2_MODEL_RUNNER is True
+        ),
+        "watermarking, which needs vLLM's model runner V2 (leave out --watermark-config)": (
+            vllm_config.watermark_config is not None
+        ),
+        "HiSparse, which needs vLLM's model runner V2 (leave hisparse_config out of "
+        "--attention-config)": vllm_config.attention_config.hisparse_config is not None,
+    }
 
 
 def _memory_refused(vllm_config: VllmConfig) -> dict[str, bool]:
@@ -168,6 +187,24 @@ def _memory_refused(vllm_config: VllmConfig) -> dict[str, bool]:
         ),
         "sleep mode (leave out --enable-sleep-mode)": vllm_config.model_config.enable_sleep_mode,
     }
+
+
+def _choose_runner_v1(vllm_config: VllmConfig) -> None:
+    """Have vLLM run the engine on its model runner V1; on CUDA it would take V2.
+
+    It reads the choice from the environment wherever it needs it, in processes that inherit it.
+
+    Raises:
+        UnsupportedModelError: this process has settled on another.
+    """
+    if vllm_config.use_v2_model_runner:
+        os.environ[RUNNER_V2] = "0"
+    if vllm_config.use_v2_model_runner:
+        raise UnsupportedModelError(
+            "River needs vLLM's model runner V1, and an engine that runs in this process already "
+            f"has settled on V2 (set {RUNNER_V2}=0 before it starts)",
+            cure="",
+        )
 
 
 def _install(vllm_config: VllmConfig) -> None:

@@ -24,7 +24,7 @@ from river_vllm.config import CONFIG_KEY, RiverConfig, layered_config
 OUTSIDE_GRAPHS = frozenset(
     (
         *("threshold", "min_layers", "layer_offsets", "calibration"),
-        *("prefill", "scope", "signal", "max_rows"),
+        *("prefill", "scope", "criterion", "max_rows"),
         *("quantizer", "weights", "group_size", "activations", "kernel", "cache_dir"),
         *("lm_head", "lm_head_candidates"),
         *("verify", "draft"),

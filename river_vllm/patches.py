@@ -1,31 +1,36 @@
-"""Every function of vLLM that River replaces: the reason, where upstream, and what ends it.
+"""Every function and class of vLLM that River replaces: why, where upstream, and what ends it.
 
-A patch is a function below, marked with where it is needed. ``install`` runs those of a worker or
-of a front end where an engine that serves a river is built, each once per process; what a patch of
-a worker replaces asks for itself whether the engine that calls it serves a river, since a process
-can hold two. ``tests/unit/test_patches.py`` has a test for each that fails once vLLM no longer
-needs it.
+``install`` replaces a function for a whole process, once, where an engine that serves a river is
+built: the functions that are marked with a place. The process may hold another engine, which is to
+stay as it was. The other functions replace something of one object, or for the length of a block,
+and say so.
+
+``tests/unit/test_patches.py`` has a test for each that fails once vLLM no longer needs it.
 """
 
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import vllm.envs as vllm_envs
-from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Inductors
-from vllm.compilation import decorators
+import torch
 
+from river_vllm.compat import vllm_envs
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.registration import serves_river
 from river_vllm.request import EXTRA_ARGS_KEY
 
-Place = Literal["front end", "worker"]
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.request import Request
+
+Place = Literal["front end", "worker", "verifying CPU worker"]
 _Patch = Callable[[], None]
 
-_patches: dict[Place, list[_Patch]] = {"front end": [], "worker": []}
+_patches: dict[Place, list[_Patch]] = {"front end": [], "worker": [], "verifying CPU worker": []}
 _installed: set[str] = set()
 
 
@@ -76,6 +81,9 @@ def read_compiled_forwards(applies: Callable[[Any], bool]) -> None:
     Args:
         applies: takes an engine's ``VllmConfig``.
     """
+    from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Inductors
+    from vllm.compilation import decorators
+
     inner = decorators._try_load_aot_compiled_fn
 
     @functools.wraps(inner)
@@ -123,6 +131,47 @@ def stored_forwards_only() -> Iterator[None]:
         _stored_only.pop()
 
 
+@_patch("verifying CPU worker")
+def drafted_tokens_keep_their_sampling_settings() -> None:
+    """Each drafted token is checked at the temperature, top-k and top-p of its request.
+
+    vLLM 0.32's stand-in for a Triton kernel on the CPU (``utils/cpu_triton_utils.py``,
+    ``_expand_kernel_impl``) hands the C++ kernel a copy of its result in int64 wherever the result
+    has another type, and drops that copy: the settings of sampled drafts are then whatever lay in
+    memory, and nearly every draft is rejected. What takes its place returns what vLLM's function
+    promises, so it may serve any engine of the process.
+
+    Ends with the vLLM release whose kernel writes into its argument. Upstream:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/utils/cpu_triton_utils.py
+    """
+    from vllm.v1.sample import rejection_sampler
+
+    rejection_sampler.expand_batch_to_tokens = expand_batch_to_tokens
+
+
+def expand_batch_to_tokens(
+    x: torch.Tensor,
+    cu_num_tokens: torch.Tensor,
+    num_tokens: int,
+    replace_from: int = 0,
+    replace_to: int = 0,
+) -> torch.Tensor:
+    """Each request's value once for each of its tokens.
+
+    Args:
+        x: ``[requests]``.
+        cu_num_tokens: int ``[requests]``, tokens of the requests up to each.
+        num_tokens: of all requests.
+        replace_from: a value of ``x`` that becomes ``replace_to``.
+
+    Returns:
+        ``[num_tokens]``, of the type of ``x``.
+    """
+    counts = torch.diff(cu_num_tokens, prepend=cu_num_tokens.new_zeros(1))
+    expanded = x.repeat_interleave(counts, output_size=num_tokens)
+    return expanded.masked_fill(expanded == replace_from, replace_to)
+
+
 UNREAD_FIELD = (
     f"'{EXTRA_ARGS_KEY}' is taken by River's HTTP server only; this front end is another "
     "(vllm run-batch, Ray, or a vLLM server without VLLM_PLUGINS=river). Leave the field out, and "
@@ -162,3 +211,111 @@ def _refusing(inner: Callable[..., Any]) -> Callable[..., Any]:
         return inner(request, *args, **options)
 
     return parameters
+
+
+@contextmanager
+def cpu_worker_makes(runner: type) -> Iterator[None]:
+    """Inside, a CPU worker's ``init_device`` makes a ``runner`` in the place of vLLM's own class.
+
+    vLLM 0.32's GPU worker has a method for it that a subclass overrides; its CPU worker names the
+    class.
+
+    Ends with the vLLM release whose CPU worker has that method too. Upstream:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/cpu_worker.py
+    """
+    from vllm.v1.worker import cpu_worker
+
+    own = cpu_worker.CPUModelRunner
+    cpu_worker.CPUModelRunner = runner
+    try:
+        yield
+    finally:
+        cpu_worker.CPUModelRunner = own
+
+
+def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:
+    """``module(…)`` becomes ``call(inner, …)``, where ``inner(…)`` is what it was; for this module.
+
+    vLLM 0.32 compiles one forward of a module and calls it in every step; River has a second one.
+    Python looks for ``__call__`` in an object's class, so the module gets a class of its own.
+
+    Ends with the vLLM release that lets a model choose among forwards in a step. Upstream:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/compilation/decorators.py
+    (``_support_torch_compile``).
+    """
+    base = type(module)
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return call(functools.partial(base.__call__, self), *args, **kwargs)
+
+    module.__class__ = type(base.__name__, (base,), {"__call__": __call__})
+
+
+def block_hashes_come_from(request: Request, hasher: Callable[[Any], list[bytes]]) -> None:
+    """The blocks of one of the scheduler's requests are hashed by ``hasher``, from the first on.
+
+    vLLM 0.32 can salt all of a request's blocks (``cache_salt``), not those from a certain token
+    on: prompts of requests that exit would be shared with nobody.
+
+    Ends with the vLLM release that takes a key for a part of a request's blocks. Upstream:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/core/kv_cache_utils.py
+    (``generate_block_hash_extra_keys``).
+    """
+    request._block_hasher = hasher
+    request.block_hashes.clear()
+    request.update_block_hashes()
+
+
+_Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def engine_client_is_heard(
+    client: AsyncLLM, generate: _Wrapper, process_outputs: _Wrapper, shutdown: _Wrapper
+) -> None:
+    """What asks an engine client for answers, takes its outputs and ends it goes through River.
+
+    vLLM 0.32 shows an endpoint plugin neither a request's parameters nor its outputs, nor the end.
+
+    Args:
+        client: this one; others of the process stay as they were.
+        generate: takes its method of that name, and returns what replaces it.
+        process_outputs: likewise, of its output processor.
+        shutdown: likewise.
+
+    Ends with the vLLM release that shows them to an endpoint plugin. Upstream:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/endpoint_plugins/interface.py
+    """
+    processor = client.output_processor
+    client.generate = generate(client.generate)
+    client.shutdown = shutdown(client.shutdown)
+    processor.process_outputs = process_outputs(processor.process_outputs)
+
+
+@contextmanager
+def sigterm_is_heard_while_loading(end: Callable[[int, Any], object]) -> Iterator[None]:
+    """Inside, a SIGTERM that reaches vLLM's server before it serves goes to the handler ``end``.
+
+    vLLM 0.32 raises KeyboardInterrupt from the handler that is in force until uvicorn sets its own
+    (``entrypoints/launchers/api_server/entry.py``, ``run_server``), and the context in which it
+    waits for its engine takes a KeyboardInterrupt for the end of the wait
+    (``utils/network_utils.py``, ``zmq_socket_ctx``): the signal is lost, the server goes on loading
+    and serves.
+
+    Ends with the vLLM release in which a server that loads can be told to stop. Upstream:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/utils/network_utils.py
+    """
+    from vllm.entrypoints.launchers.api_server import entry
+
+    inner = entry.run_server_worker
+
+    @functools.wraps(inner)
+    async def run_server_worker(*args: Any, **kwargs: Any) -> None:
+        # vLLM has set its handler just before this call.
+        signal.signal(signal.SIGTERM, end)
+        await inner(*args, **kwargs)
+
+    entry.run_server_worker = run_server_worker
+    try:
+        yield
+    finally:
+        entry.run_server_worker = inner

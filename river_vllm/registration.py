@@ -80,7 +80,7 @@ def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) 
             f"hf_overrides = {overrides!r}: must be an object, River adds 'architectures' to it"
         )
     given = overrides.get("architectures")
-    architecture = given[0] if given else _architecture(model, options)
+    named: tuple[Any, ...] = (given[0],) if given else checkpoint_architecture(model, options)
     additional = dict(options.get("additional_config") or {})
     settings = additional.get(CONFIG_KEY) or {}
     if not isinstance(settings, Mapping):
@@ -88,19 +88,36 @@ def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) 
     additional[CONFIG_KEY] = {**settings, **config.model_dump(exclude_unset=True)}
     return {
         **options,
-        "hf_overrides": {**overrides, "architectures": [river_architecture(architecture)]},
+        "hf_overrides": {**overrides, "architectures": [river_architecture(*named)]},
         "additional_config": additional,
     }
 
 
-def _architecture(model: str, options: Mapping[str, Any]) -> str:
-    from river_vllm.compat import checkpoint_architecture
+def checkpoint_architecture(model: str, options: Mapping[str, Any]) -> tuple[str, Any]:
+    """The architecture that a checkpoint names in its ``config.json``, and that configuration.
+
+    Args:
+        model: a Hugging Face id or a folder.
+        options: vLLM engine arguments that say how to read it (``revision`` and the like).
+
+    Raises:
+        RiverError: it cannot be read.
+    """
+    from river_vllm.compat import get_config
 
     try:
-        return checkpoint_architecture(model, options)
+        config = get_config(
+            model,
+            trust_remote_code=bool(options.get("trust_remote_code")),
+            revision=options.get("revision"),
+            code_revision=options.get("code_revision"),
+            config_format=options.get("config_format") or "auto",
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise RiverError(
             f"model '{model}' cannot be read: {reason} Give a folder with a config.json, "
             "or a hub id that this machine can reach"
         ) from error
+    architectures = getattr(config, "architectures", None) or ["(none)"]
+    return str(architectures[0]), config

@@ -40,21 +40,6 @@ class RiverField(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class TeacherForced:
-    """A prompt that is a known text: its tail is treated as if it had been generated.
-
-    Set by measurements inside the engine's own process only; no endpoint takes it.
-
-    Attributes:
-        sequence: number of the text, for whoever observes the step.
-        answer_start: position of the first token that counts as generated.
-    """
-
-    sequence: int
-    answer_start: int
-
-
-@dataclass(frozen=True, slots=True)
 class RiverSettings:
     """A request's resolved settings."""
 
@@ -63,28 +48,16 @@ class RiverSettings:
     min_layers: int
     layer_offsets: tuple[float, ...] | None = None
     """Added to τ after each layer (``RiverConfig.layer_offsets``)."""
-    teacher: TeacherForced | None = None
-    verified: bool = False
-    """The river drafts for this request and the backbone checks; no token of it exits."""
-
-    @classmethod
-    def from_config(cls, config: RiverConfig) -> RiverSettings:
-        """What holds for a request that says nothing."""
-        if config.verify:
-            return cls(True, 1.0, config.min_layers, verified=True)
-        return cls(True, config.threshold, config.min_layers, config.layer_offsets)
+    mode: str = "exit"
+    """The name of what answers it (``river_vllm.modes``)."""
 
     @property
     def may_exit(self) -> bool:
         """Whether any token of the request can leave the backbone."""
         return self.enabled and self.threshold < 1.0
 
-    def prompt_tokens(self, given: int) -> int:
-        """Tokens that count as the prompt, of ``given`` in the request."""
-        return given if self.teacher is None else min(given, self.teacher.answer_start)
-
     def as_extra_arg(self) -> dict[str, Any]:
-        """What ``settings_of`` reads back, whatever the engine's own defaults are."""
+        """What ``given_settings`` reads back, whatever the engine's own defaults are."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         # What is absent would be filled in; no offsets are offsets too.
         return {"layer_offsets": (), **given}
@@ -152,14 +125,14 @@ def resolve(
         threshold=defaults.threshold if field.threshold is None else field.threshold,
         min_layers=defaults.min_layers if field.min_layers is None else field.min_layers,
         layer_offsets=defaults.layer_offsets,
-        verified=defaults.verified,
+        mode=defaults.mode,
     )
     if error := unreachable(settings, config, num_layers):
         raise error
     return settings
 
 
-def settings_of(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:
+def given_settings(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:
     """The settings a request carries, or the engine's defaults (requests made in Python).
 
     Anything that is not a well-formed setting falls back to the backbone, which is always
@@ -168,23 +141,21 @@ def settings_of(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -
     raw = (extra_args or {}).get(EXTRA_ARGS_KEY)
     if raw is None:
         return defaults
+    backbone = RiverSettings(False, 1.0, defaults.min_layers, mode=defaults.mode)
     if not isinstance(raw, Mapping):
-        return RiverSettings(False, 1.0, defaults.min_layers)
+        return backbone
     enabled = raw.get("enabled", defaults.enabled)
     threshold = raw.get("threshold", defaults.threshold)
     min_layers = raw.get("min_layers", defaults.min_layers)
     numbers = isinstance(threshold, int | float) and isinstance(min_layers, int)
     if not isinstance(enabled, bool) or not numbers or not -1.0 <= threshold <= 1.0:
-        return RiverSettings(False, 1.0, defaults.min_layers)
-    if defaults.verified and (threshold, min_layers) != (1.0, defaults.min_layers):
-        return RiverSettings(False, 1.0, defaults.min_layers)
+        return backbone
     return RiverSettings(
         enabled,
         float(threshold),
         max(1, min_layers),
         _offsets(raw.get("layer_offsets", defaults.layer_offsets)),
-        _teacher(raw.get("teacher")),
-        defaults.verified,
+        defaults.mode,
     )
 
 
@@ -192,12 +163,3 @@ def _offsets(raw: Any) -> tuple[float, ...] | None:
     if isinstance(raw, Sequence) and all(isinstance(value, int | float) for value in raw):
         return tuple(raw) or None
     return None
-
-
-def _teacher(raw: Any) -> TeacherForced | None:
-    if not isinstance(raw, Mapping):
-        return None
-    sequence, start = raw.get("sequence"), raw.get("answer_start")
-    if not isinstance(sequence, int) or not isinstance(start, int):
-        return None
-    return TeacherForced(sequence, start)

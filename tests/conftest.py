@@ -1,4 +1,4 @@
-"""Engines and the server are started once and shared by every test that asks for them."""
+"""Engines and the server are started once in a process of the run, and shared by its tests."""
 
 from __future__ import annotations
 
@@ -18,11 +18,31 @@ os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tests.support import checkpoints, engines
-from tests.support.server import RiverServer
+from tests.support import parallel
+
+parallel.keep_to_one_core()
+
+from tests.support import checkpoints, engines  # noqa: E402
+from tests.support.forms import form  # noqa: E402
+from tests.support.server import RiverServer  # noqa: E402
 
 # A job that a script has put into the background ignores Ctrl-C, and so would what tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` means here."""
+    return parallel.processes()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> parallel.Scheduler:
+    return parallel.Scheduler(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if parallel.WORKER is not None:
+        parallel.longest_first(items)
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +83,13 @@ def pinned_qwen2(tiny_qwen2: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
-    """River's own server on SmolLM2."""
+    """River's own server on SmolLM2; in the short form uncompiled, as compiling takes minutes:
+    tests/server/test_verified.py has a compiled one."""
     log = tmp_path_factory.mktemp("server") / "log.txt"
     options = (
+        *form(short=("--enforce-eager",), long=()),
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
-        *("--river-max-rows", "all"),  # what pays depends on the machine
+        *("--river-scope", "token", "--river-max-rows", "all"),  # what pays depends on the machine
         # Small blocks fill, so that what the prefix cache shares can be seen.
         *("--block-size", "32", "--enable-prompt-tokens-details"),
         *("--middleware", "tests.support.probe.TaskProbe"),

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 import torch
 
 LIKELY = 512
-"""Tokens of the backbone's distribution that are kept apart; the rest counts as one."""
+"""Likeliest tokens whose probabilities are kept; all others count as one outcome."""
 
 _SMALLEST = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
 class LikelyTokens:
-    """The head of one row's distribution.
+    """The likeliest next tokens of one row.
 
-    greedy: the token that greedy sampling picks. ids: int32 ``[LIKELY]``. log_probs: float32
-    ``[LIKELY]``.
+    greedy: the token that greedy sampling picks.
+    ids: int32 ``[LIKELY]``.
+    log_probs: float32 ``[LIKELY]``.
     """
 
     greedy: int
@@ -26,11 +27,11 @@ class LikelyTokens:
 
 
 def likely_tokens(logits: torch.Tensor) -> list[LikelyTokens]:
-    """Of the backbone's logits ``[rows, vocabulary]``, row by row."""
+    """Those of each row of the backbone's logits ``[rows, vocabulary]``."""
     logits = logits.float()
     head = logits.topk(min(LIKELY, logits.shape[1]), dim=-1)
     log_probs = head.values - logits.logsumexp(dim=-1, keepdim=True)
-    # Equal logits are frequent in bf16, and topk orders them as it likes: argmax is what counts.
+    # Equal logits are frequent in bf16, and topk puts them in any order; greedy sampling is argmax.
     greedy = logits.argmax(dim=-1).tolist()
     return list(map(LikelyTokens, greedy, head.indices.int(), log_probs))
 
@@ -38,15 +39,15 @@ def likely_tokens(logits: torch.Tensor) -> list[LikelyTokens]:
 def compare(
     backbone: list[LikelyTokens], logits: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of another pass against the backbone's.
+    """Compare rows of another pass with the backbone's.
 
     The divergence is Σ p·log(p/q) over the backbone's ``LIKELY`` likeliest tokens and, as one
-    outcome, all others: never above the divergence over the whole vocabulary (data-processing
-    inequality), and with so many tokens apart hardly below it.
+    outcome, all others. It is never above the divergence over the whole vocabulary (data-processing
+    inequality), and with so many tokens hardly below it.
 
     Args:
-        backbone: per row.
-        logits: ``[rows, vocabulary]``.
+        backbone: what the backbone gave for each of the rows.
+        logits: of the other pass, ``[rows, vocabulary]``.
 
     Returns:
         Whether greedy sampling picks the backbone's token, bool ``[rows]``, and KL(backbone ‖

@@ -1,4 +1,4 @@
-"""Which checkpoint a folder holds, without reading all of it."""
+"""Tell one checkpoint from another without reading all of its weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ SAMPLE_BYTES = 1 << 16
 
 
 def fingerprint(model: str, revision: str | None = None) -> ModelRecord:
-    """Of a folder: hashes of its configuration and of its weight files' names, sizes and samples.
+    """What is known of a checkpoint.
 
-    Two fine-tunes of one model differ in nearly every byte of their weights, so 16 samples of each
-    file tell them apart. A hub checkpoint is known by its commit and its configuration's hash, as
-    far as its files are on this machine; nothing is asked of the hub.
+    Of a folder that is the hash of its configuration, and one of its weight files' names and sizes
+    and of 16 samples of each file: two fine-tunes of one model differ in nearly every byte. Of a
+    hub checkpoint it is the commit and the hash of its configuration, as far as its files are on
+    this machine; the hub is not asked.
+
+    Args:
+        model: a folder, or the name of a hub checkpoint.
+        revision: of a hub checkpoint; the main branch without.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -38,7 +43,7 @@ def _of_hub(model: str, revision: str | None) -> ModelRecord:
 
     try:
         config = try_to_load_from_cache(model, "config.json", revision=revision)
-    except ValueError:  # no name that a hub has
+    except ValueError:  # not the name of a hub checkpoint
         config = None
     if not isinstance(config, str):
         return ModelRecord(name=model, revision=revision)
@@ -49,17 +54,19 @@ def _of_hub(model: str, revision: str | None) -> ModelRecord:
 
 
 def served_checkpoint(model_config: Any) -> ModelRecord:
-    """Which checkpoint an engine serves; ``model_config`` is vLLM's."""
+    """The checkpoint that an engine serves; ``model_config`` is vLLM's."""
     commit = getattr(model_config.hf_config, "_commit_hash", None)
     return fingerprint(model_config.model, commit or getattr(model_config, "revision", None))
 
 
 def check_model(calibrated: ModelRecord, served: ModelRecord, model: str) -> None:
-    """Refuse settings that were calibrated for another checkpoint than ``served``, whose folder or
-    name is ``model``.
+    """Refuse settings that were calibrated for another checkpoint than the one served.
+
+    Args:
+        model: folder or name of the one served, for the error.
 
     Raises:
-        RiverError: what can be compared differs.
+        RiverError: they differ in something that is known of both.
     """
     for name in ("config_sha256", "weights_sha256", "revision"):
         known, found = getattr(calibrated, name), getattr(served, name)
@@ -72,10 +79,14 @@ def check_model(calibrated: ModelRecord, served: ModelRecord, model: str) -> Non
 
 
 def check_weights(calibrated: ModelRecord | None, folder: Path | None) -> None:
-    """Refuse settings that were calibrated for other weights of the river.
+    """Refuse settings that were calibrated with other 4-bit weights.
+
+    Args:
+        calibrated: their folder at the test; None where they were made at load.
+        folder: the one that is served.
 
     Raises:
-        RiverError: the folder holds others, or there is one on one side only.
+        RiverError: the folders differ, or only one of the two weights was made at load.
     """
     found = None if folder is None else fingerprint(str(folder))
     known = None if calibrated is None else calibrated.weights_sha256

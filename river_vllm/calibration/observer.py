@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,12 @@ import torch
 
 from river_vllm.calibration.divergence import LikelyTokens, compare, likely_tokens
 from river_vllm.calibration.kv import KvRecord, Token
-from river_vllm.router.batch import StepBatch
+from river_vllm.calibration.teacher import TeacherForced
+from river_vllm.criterion import CRITERIA
+from river_vllm.registration import river_config_of
+from river_vllm.river import Forward, River
+from river_vllm.router import Router
+from river_vllm.step import StepTable
 
 LOGIT_ROWS = 256
 """Rows whose logits over the vocabulary exist at one time."""
@@ -53,45 +59,63 @@ class _Pass:
 
 
 class Observer:
-    """Set as ``River.observer``; lives through all passes over one set of texts.
+    """Looks at the steps of a worker from outside; lives through all passes over one set of texts.
 
     Args:
-        worker: vLLM's worker, whose model has a river.
+        worker: vLLM's worker, whose model has a river; its mode becomes ``TeacherForced``.
     """
 
     def __init__(self, worker: Any) -> None:
-        self._model = worker.model_runner.get_model()
-        self._river = self._model.river
+        runner = worker.model_runner
+        self._model = runner.get_model()
+        self._river: River = self._model.river
+        self._config = river_config_of(worker.vllm_config)
+        self._mode = runner.river_mode = TeacherForced(runner, self._config)
+        self._router = self._river.router
         self._kv = KvRecord(worker)
         self._likely: dict[Token, LikelyTokens] = {}
         self._pass: _Pass | None = None
+        self._river.run = self._run
 
     def begin(self, reference: bool, kv: bool = False) -> None:
         """Start a pass; the first over a text has to be the backbone's (``reference``)."""
         self._pass = _Pass(reference, kv)
-        self._river.router.probe = self._probe if reference else None
+        if reference:
+            self._river.router = WatchedRouter(self._router, self.watch)
 
-    def step(self, batch: StepBatch, hidden: torch.Tensor) -> None:
-        """Called after each routed forward pass."""
-        current = self._pass
-        units = [u for u in batch.units if u.token is not None]
-        if current is None or not units:
+    def watch(self, layers_run: int, before: torch.Tensor, after: torch.Tensor) -> None:
+        """States of the backbone's pass, ``[rows, hidden]``, before and after layer l."""
+        if self._pass is None:
             return
-        keep = [index for index, u in enumerate(batch.units) if u.token is not None]
-        tokens = [u.token for u in units if u.token is not None]
-        rows = torch.tensor([u.start for u in units], device=hidden.device)
+        if layers_run == 1:
+            self._pass.similarity.append([])
+        criterion = CRITERIA[self._config.criterion]
+        self._pass.similarity[-1].append(criterion(before, after))
+
+    def _run(self, table: StepTable, forward: Forward) -> torch.Tensor:
+        hidden = River.run(self._river, table, forward)
+        current, found = self._pass, self._mode.forced_tokens()
+        if current is None or not found:
+            return hidden
+        groups, tokens = map(list, zip(*found, strict=True))
+        rows = torch.tensor((np.cumsum(table.rows) - table.rows)[groups], device=hidden.device)
         current.tokens += tokens
-        current.exit_layer += batch.exit_layer[keep].tolist()
+        current.exit_layer += table.exit_layer[groups].tolist()
+        head, table.head = table.head, "backbone"
+        if not current.reference and self._config.lm_head == "river":
+            table.head = "river"
         for start in range(0, len(tokens), LOGIT_ROWS):
             span = slice(start, start + LOGIT_ROWS)
-            self._logits(current, tokens[span], self._compute(hidden[rows[span]], current))
+            self._logits(current, tokens[span], self._model.compute_logits(hidden[rows[span]]))
+        table.head = head
         if current.kv:
             self._read_kv(current, tokens, rows)
+        return hidden
 
     def finish(self) -> Measured:
         """The pass that was begun."""
         done, self._pass = self._pass, None
-        self._river.router.probe = None
+        self._river.router = self._router
         if done is None:
             raise RuntimeError("no pass was begun")
         return Measured(
@@ -103,15 +127,6 @@ class Observer:
             keys=_joined(done.keys, torch.float32) if done.keys else None,
             values=_joined(done.values, torch.float32) if done.values else None,
         )
-
-    def _compute(self, hidden: torch.Tensor, current: _Pass) -> torch.Tensor:
-        plan = self._river.plan
-        plan.river_head = not current.reference and self._river.config.lm_head == "river"
-        try:
-            logits: torch.Tensor = self._model.compute_logits(hidden)
-        finally:
-            plan.river_head = False
-        return logits
 
     def _logits(self, current: _Pass, tokens: list[Token], logits: torch.Tensor) -> None:
         if current.reference:
@@ -128,12 +143,27 @@ class Observer:
         current.keys.append(keys)
         current.values.append(values)
 
-    def _probe(self, layers_run: int, before: torch.Tensor, after: torch.Tensor) -> None:
-        if self._pass is None:
-            return
-        if layers_run == 1:
-            self._pass.similarity.append([])
-        self._pass.similarity[-1].append(self._river.router.signal(before, after))
+
+class WatchedRouter(Router):
+    """Decides as ``inner`` and shows each layer's states to ``watch``."""
+
+    def __init__(
+        self, inner: Router, watch: Callable[[int, torch.Tensor, torch.Tensor], None]
+    ) -> None:
+        vars(self).update(vars(inner))
+        self._watch = watch
+
+    def decide(
+        self,
+        table: StepTable,
+        layers_run: int,
+        hidden: torch.Tensor,
+        residual: torch.Tensor | None,
+    ) -> None:
+        before = table.states
+        super().decide(table, layers_run, hidden, residual)
+        if before is not None and table.states is not None and table.states is not before:
+            self._watch(layers_run, before, table.states)
 
 
 def _joined(parts: list[torch.Tensor], dtype: torch.dtype) -> Any:
@@ -147,3 +177,19 @@ def _stacked(steps: list[list[torch.Tensor]]) -> npt.NDArray[np.float32] | None:
         torch.cat([torch.stack(step, dim=1) for step in steps]).float().cpu().numpy()
     )
     return found
+
+
+def attach(worker: Any) -> None:
+    """RPC within a process: get ready for teacher-forced passes (``passes.py``)."""
+    worker.river_observer = Observer(worker)
+
+
+def begin(worker: Any, reference: bool, kv: bool) -> None:
+    """RPC within a process: start a pass."""
+    worker.river_observer.begin(reference, kv)
+
+
+def finish(worker: Any) -> Measured:
+    """RPC within a process: the pass that was begun."""
+    measured: Measured = worker.river_observer.finish()
+    return measured

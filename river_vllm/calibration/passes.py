@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from river_vllm.calibration import observer
 from river_vllm.calibration.observer import Measured
 from river_vllm.calibration.policy import Policy
-from river_vllm.request import EXTRA_ARGS_KEY, TeacherForced
+from river_vllm.calibration.teacher import TEACHER_KEY
+from river_vllm.request import EXTRA_ARGS_KEY
+
+_salts = itertools.count()
 
 Progress = Callable[[int], None]
 """Takes the number of texts that have been done since the last call."""
@@ -36,7 +41,7 @@ class TeacherForcedEngine:
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
-        llm.collective_rpc("river_observe")
+        llm.collective_rpc(observer.attach)
 
     def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Text]:
         """The backbone's greedy answers, at most ``tokens`` long; an end of text counts."""
@@ -70,17 +75,22 @@ class TeacherForcedEngine:
         chosen = policy or Policy.backbone()
         inputs, params = [], []
         for index, text in enumerate(texts):
-            teacher = TeacherForced(first + index, len(text.prompt))
-            inputs.append({"prompt_token_ids": [*text.prompt, *text.answer[: text.forced]]})
+            # A salt of its own: every row of a measurement has to be computed.
+            salt = f"{next(_salts)}"
+            tokens = [*text.prompt, *text.answer[: text.forced]]
+            inputs.append({"prompt_token_ids": tokens, "cache_salt": salt})
             params.append(
                 SamplingParams(
                     temperature=0.0,
                     max_tokens=1,
                     detokenize=False,
-                    extra_args={EXTRA_ARGS_KEY: chosen.settings(teacher).as_extra_arg()},
+                    extra_args={
+                        EXTRA_ARGS_KEY: chosen.settings().as_extra_arg(),
+                        TEACHER_KEY: {"sequence": first + index, "answer_start": len(text.prompt)},
+                    },
                 )
             )
-        self._llm.collective_rpc("river_observe_begin", args=(policy is None, kv))
+        self._llm.collective_rpc(observer.begin, args=(policy is None, kv))
         self._llm.generate(inputs, params, use_tqdm=False)
-        measured: Measured = self._llm.collective_rpc("river_observe_finish")[0]
+        measured: Measured = self._llm.collective_rpc(observer.finish)[0]
         return measured

@@ -1,4 +1,4 @@
-"""A policy: when a token leaves, and what that would have given on measured similarities."""
+"""A policy: the settings that decide when a token leaves."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from river_vllm.request import RiverSettings, TeacherForced
+from river_vllm.request import RiverSettings
 
 NEVER = 1.0 - 1e-9
-"""A τ that no token passes but that is below 1: the backbone's own pass, which routes its rows (so
-that they are observed) and lets none leave. As float32 it is 1.0."""
+"""A τ below 1 that no similarity exceeds (as float32 it is 1.0). With it the rows of the backbone's
+own pass are routed, and so observed, and none leaves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """τ, the floor, and each layer's own offset, as in ``RiverConfig``."""
+    """τ, the fewest backbone layers, and offsets to τ by layer, as in ``RiverConfig``."""
 
     threshold: float
     min_layers: int
@@ -27,14 +27,20 @@ class Policy:
     def backbone(cls) -> Policy:
         return cls(NEVER, 1)
 
-    def settings(self, teacher: TeacherForced) -> RiverSettings:
-        return RiverSettings(True, self.threshold, self.min_layers, self.layer_offsets, teacher)
+    def settings(self) -> RiverSettings:
+        return RiverSettings(True, self.threshold, self.min_layers, self.layer_offsets)
 
     def exit_layers(self, similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
-        """Exit layers of tokens with these similarities, if an exit changed no later similarity.
+        """Exit layers of tokens with these similarities.
+
+        An exit changes the K/V that later tokens read, and so their similarities; this leaves that
+        out.
 
         Args:
-            similarity: s after 1 … L−1 layers on the backbone, ``[tokens, L − 1]``.
+            similarity: s after 1 … L−1 layers on the backbone, float32 ``[tokens, L − 1]``.
+
+        Returns:
+            int16 ``[tokens]``, L where a token never leaves.
         """
         layers = similarity.shape[1] + 1
         if self.threshold <= -1.0:

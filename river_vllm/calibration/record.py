@@ -1,11 +1,14 @@
-"""The ``calibration`` block of a ``river_config``: what the settings were chosen from."""
+"""The ``calibration`` block of a river config: how its settings were chosen and tested."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from river_vllm.config import RiverConfig
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -15,18 +18,22 @@ class _Part(BaseModel):
 
 
 class ModelRecord(_Part):
-    """Which checkpoint."""
+    """A checkpoint, by what tells it from others.
+
+    Attributes:
+        revision: commit of a hub checkpoint.
+        config_sha256: of its ``config.json``.
+        weights_sha256: of its weight files' names and sizes, and of samples of their bytes
+            (``fingerprint.py``).
+    """
 
     name: str
     revision: str | None = None
-    """Commit of a hub checkpoint."""
     config_sha256: str | None = None
-    """Of its ``config.json``."""
     weights_sha256: str | None = None
-    """Of the weight files' names, sizes and samples of their bytes (``fingerprint.py``)."""
 
     def proves(self, other: ModelRecord) -> bool:
-        """Whether ``other`` is the same checkpoint for certain."""
+        """Whether ``other`` is certainly the same checkpoint."""
         if self.weights_sha256 is not None and other.weights_sha256 is not None:
             names: tuple[str, ...] = ("weights_sha256", "config_sha256")
         else:
@@ -38,21 +45,25 @@ class ModelRecord(_Part):
 
 
 class PromptsRecord(_Part):
-    """Which texts."""
+    """The prompts.
+
+    Attributes:
+        source: names of their files.
+        sha256: of the files; absent where the model made its own prompts.
+        pilot: prompts from which the candidates were chosen.
+        tested: other prompts, on which the chosen candidate was tested.
+        tokens: answer tokens of each, at most.
+    """
 
     source: str
     sha256: str | None = None
-    """Of the file; absent where the model made its own prompts."""
     pilot: int = Field(ge=1)
-    """Prompts from which the candidates were chosen."""
     tested: int = Field(ge=1)
-    """Other prompts, on which the chosen candidate was tested."""
     tokens: int = Field(ge=1)
-    """Answer tokens of each, at most."""
 
 
 class TargetRecord(_Part):
-    """What was asked for."""
+    """The target (``target.py``), and the probability with which the guarantee may fail."""
 
     metric: Literal["agreement", "kl", "depth"]
     value: float
@@ -60,7 +71,7 @@ class TargetRecord(_Part):
 
 
 class AchievedRecord(_Part):
-    """What the chosen settings gave on the tested prompts."""
+    """What the chosen settings gave on the test's prompts; ``kl`` is in nats and not clipped."""
 
     agreement: float
     kl: float
@@ -69,7 +80,7 @@ class AchievedRecord(_Part):
 
 
 class DialRecord(_Part):
-    """What was chosen."""
+    """The settings that decide when a token leaves; these are chosen."""
 
     threshold: float
     min_layers: int
@@ -77,16 +88,22 @@ class DialRecord(_Part):
 
 
 class Calibration(_Part):
-    """Everything that the settings rest on."""
+    """What was chosen, and everything that its guarantee depends on.
+
+    Attributes:
+        weights: the folder of the river's 4-bit weights, where they are not made at load.
+        settings: the engine's settings that the guarantee holds for (``settings_of``).
+        tested: what else it depends on, as the engine of the test reported it.
+        guarantee: in words.
+        date: of the test.
+        river, vllm: versions.
+    """
 
     model: ModelRecord
     weights: ModelRecord | None = None
-    """The folder with the river's own weights, where they are not made from the model's at load."""
     chosen: DialRecord
     settings: dict[str, Any]
-    """The settings that change what a token's river computes; the calibration holds for these."""
     tested: dict[str, Any] = Field(default_factory=dict)
-    """What else the test depended on, as its engine reported it (``REPORTED``)."""
     prompts: PromptsRecord
     target: TargetRecord
     achieved: AchievedRecord
@@ -101,7 +118,7 @@ class Calibration(_Part):
         """Why the guarantee does not cover an engine; empty where it is in force.
 
         Args:
-            dial: what the engine's requests take by default.
+            dial: the engine's defaults for requests.
             model: the checkpoint that it serves.
             settings: its ``recorded_settings``.
         """
@@ -128,7 +145,7 @@ class Calibration(_Part):
 MATTERS = (
     "prefill",
     "scope",
-    "signal",
+    "criterion",
     "quantizer",
     "weights",
     "group_size",
@@ -136,27 +153,35 @@ MATTERS = (
     "lm_head",
     "lm_head_candidates",
 )
-"""Settings that change what a token's river computes or who takes it; the dial apart. A new setting
-that does so belongs here."""
+"""Settings, beside those of ``DialRecord``, that change what a token's river computes or which
+tokens take it. A new setting that does so belongs here."""
 
 REPORTED = ("zero_points", "dtype", "kv_cache_dtype")
-"""What an engine reports beyond its settings that changes the same; with ``max_rows``."""
+"""What an engine reports that changes the same; ``max_rows`` does too."""
 
 
-def recorded_settings(config: BaseModel, engine: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that a guarantee depends on beside the dial, the model and the river's weights,
-    the same at a test and at a server.
+def settings_of(config: RiverConfig) -> dict[str, Any]:
+    """The settings that a calibration with ``config`` holds for."""
+    # How the weights of a folder were made is read from it, whether or not it is set too.
+    read = set() if config.weights is None else {"quantizer", "group_size"}
+    return config.model_dump(mode="json", include=set(MATTERS) - read)
+
+
+def recorded_settings(config: RiverConfig, engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a guarantee depends on beside the dial, the model and the river's weights.
+
+    A test records it, and a server compares it with its own.
 
     Args:
-        config: the engine's ``RiverConfig``.
-        engine: what its worker reports (``river_info``).
+        engine: what the worker reports (``river_info``).
     """
-    # A folder's name says nothing; its weights are known by their hash.
-    found = config.model_dump(mode="json", include=set(MATTERS) - {"weights"})
+    found = settings_of(config)
+    # The name of a folder says nothing: the weights in it are known by their hash.
+    del found["weights"]
     found |= {name: engine[name] for name in REPORTED}
     limit = engine["crossover"]["max_rows"]
     found["max_rows"] = "all" if limit is None else limit
-    if found.get("activations") == "int8":
+    if config.activations == "int8":
         # Each kernel rounds activations in its own way.
         found["kernels"] = engine["kernels"]
     return found

@@ -1,4 +1,4 @@
-"""River configs that ``river-vllm calibrate`` made for checkpoints, found by their fingerprint."""
+"""River configs by ``river-vllm calibrate`` that are shipped, each for one checkpoint."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from river_vllm.config import load_config_file, parse_config
 from river_vllm.errors import RiverError
 
 AUTO = "auto"
-"""Instead of a file's name: the one that is shipped for the checkpoint."""
+"""Given in place of a file's name: the one that is shipped for the checkpoint."""
 
 
 def shipped() -> dict[str, Path]:
-    """Files by the name of their model."""
+    """The files, by the name of their model."""
     return {file.stem: file for file in sorted(Path(__file__).parent.glob("*.yaml"))}
 
 
 def shipped_for(model: str) -> Path:
-    """The file whose calibration was made on this very checkpoint.
+    """The file for a checkpoint, which is found by the hashes of its configuration and weights.
 
     Args:
-        model: a folder; a hub name has no fingerprint before it is loaded.
+        model: its folder; what is known of a hub checkpoint's weights is no hash.
 
     Raises:
-        RiverError: none is; names those that are there.
+        RiverError: there is none; names those that there are.
     """
     found = fingerprint(model)
     for file in shipped().values():

@@ -50,7 +50,7 @@ class Int4Kernel(ABC):
     """A way to multiply by 4-bit weights."""
 
     name: ClassVar[str]
-    whole_zeros: ClassVar[bool]
+    integer_zeros: ClassVar[bool]
     """Whether zero points must be integers."""
     rounds_activations: bool = False
     """Whether it multiplies by activations rounded to 8 bits."""

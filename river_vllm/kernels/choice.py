@@ -17,7 +17,7 @@ from river_vllm.quantization.groups import GroupedWeight
 logger = init_logger("vllm.river")
 
 Maker = Callable[[bool], GroupedWeight]
-"""Makes the 4-bit groups of one projection; the argument asks for whole zero points."""
+"""Makes the 4-bit groups of one projection; the argument asks for integer zero points."""
 
 
 class KernelChooser:
@@ -30,11 +30,11 @@ class KernelChooser:
     Args:
         name: ``auto``, or the only kernel to use.
         activations: ``bf16``; or ``int8``, by the kernels that round them, where there is one.
-        whole_zeros: whether weights can be had with whole zero points.
+        integer_zeros: whether weights can be had with integer zero points.
     """
 
     def __init__(
-        self, name: str = "auto", activations: str = "bf16", whole_zeros: bool = True
+        self, name: str = "auto", activations: str = "bf16", integer_zeros: bool = True
     ) -> None:
         int8 = activations == "int8"
         native, torchs = NativeKernel(int8), TorchInt4Kernel()
@@ -45,7 +45,7 @@ class KernelChooser:
             kernels = [DequantizeKernel()]
         self._kernels = [k for k in kernels if name in ("auto", k.name)]
         self._int8 = int8
-        self._whole_zeros = whole_zeros
+        self._integer_zeros = integer_zeros
         self._chosen: dict[LinearSpec, Int4Kernel] = {}
 
     @property
@@ -61,8 +61,8 @@ class KernelChooser:
 
     @property
     def zero_points(self) -> str:
-        """``whole`` where a kernel in use rounds them, else ``float``."""
-        return "whole" if any(k.whole_zeros for k in self._chosen.values()) else "float"
+        """``integer`` where a kernel in use needs them so, else ``float``."""
+        return "integer" if any(k.integer_zeros for k in self._chosen.values()) else "float"
 
     def pack(self, spec: LinearSpec, make: Maker) -> PackedLinear:
         """The 4-bit form of the weight that ``make`` quantises.
@@ -73,9 +73,10 @@ class KernelChooser:
         kernel = self._chosen.get(spec)
         if kernel is None:
             kernel = self._chosen[spec] = self._first(spec)
-        weight = make(kernel.whole_zeros)
+        weight = make(kernel.integer_zeros)
         packed = kernel.pack(weight, spec)
-        return packed if weight.inputs is None else ScaledInputs(packed, weight.inputs, spec)
+        scales = weight.input_scales
+        return packed if scales is None else ScaledInputs(packed, scales, spec)
 
     def _first(self, spec: LinearSpec) -> Int4Kernel:
         reasons: dict[str, str] = {}
@@ -97,6 +98,6 @@ class KernelChooser:
         )
 
     def _unsupported(self, kernel: Int4Kernel, spec: LinearSpec) -> str | None:
-        if kernel.whole_zeros and not self._whole_zeros:
-            return "needs whole zero points, and the weights have others"
+        if kernel.integer_zeros and not self._integer_zeros:
+            return "needs integer zero points, and the weights have others"
         return kernel.unsupported(spec)

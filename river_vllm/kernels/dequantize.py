@@ -18,7 +18,7 @@ class DequantizeKernel(Int4Kernel):
     """``x @ ((codes − zeros) · scales)``, the weight rounded to the activations' type."""
 
     name = "dequantize"
-    whole_zeros = False
+    integer_zeros = False
 
     def unsupported(self, spec: LinearSpec) -> str | None:
         return None

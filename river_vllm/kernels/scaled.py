@@ -1,4 +1,4 @@
-"""A 4-bit product of scaled inputs: AWQ keeps a factor for each input feature beside its weight."""
+"""A 4-bit product of scaled inputs, as weights from AWQ checkpoints need it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from river_vllm.kernels.base import LinearSpec, PackedLinear
 
 
 class ScaledInputs(PackedLinear):
-    """``(x · factors) @ Wᵀ``, around any kernel's packed weight.
+    """``(x · scales) @ Wᵀ``, around any kernel's packed weight.
 
     Args:
-        factors: float ``[K]``.
+        scales: of the input features, float ``[K]``.
     """
 
-    def __init__(self, packed: PackedLinear, factors: torch.Tensor, spec: LinearSpec) -> None:
+    def __init__(self, packed: PackedLinear, scales: torch.Tensor, spec: LinearSpec) -> None:
         self._packed = packed
-        self._factors = factors.to(spec.device, spec.dtype)
+        self._scales = scales.to(spec.device, spec.dtype)
 
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return self._packed.apply(x * self._factors, bias)
+        return self._packed.apply(x * self._scales, bias)
 
     @property
     def nbytes(self) -> int:
-        return self._packed.nbytes + self._factors.nbytes
+        return self._packed.nbytes + self._scales.nbytes

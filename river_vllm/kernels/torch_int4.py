@@ -18,7 +18,7 @@ class TorchInt4Kernel(Int4Kernel):
     """``aten::_weight_int4pack_mm_for_cpu``."""
 
     name = "torch"
-    whole_zeros = False
+    integer_zeros = False
 
     def unsupported(self, spec: LinearSpec) -> str | None:
         if not all(hasattr(torch.ops.aten, name) for name in _OPERATORS):

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from river_vllm import compat
+from river_vllm.compat import (
+    CompressedTensorsWNA16,
+    CPUWNA16LinearKernel,
+    default_weight_loader,
+    pack_quantized_values_into_int32,
+    scalar_types,
+    vllm_envs,
+)
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.quantization.groups import GroupedWeight
 
@@ -21,19 +28,19 @@ class VllmMixedPrecisionKernel(Int4Kernel):
     """
 
     name = "vllm"
-    whole_zeros = True
+    integer_zeros = True
 
     def __init__(self, int8: bool = False) -> None:
         self.rounds_activations = int8
 
     def unsupported(self, spec: LinearSpec) -> str | None:
-        if spec.device.type == "cpu" and not compat.has_cpu_int4_product():
+        if spec.device.type == "cpu" and not has_cpu_int4_product():
             return "this build of vLLM has no 4-bit product for this CPU"
         try:
             scheme, _ = _empty(spec, torch.device("meta"))
         except (ValueError, RuntimeError) as error:
             return " ".join(str(error).split())
-        if compat.rounds_activations(scheme, spec.dtype) != self.rounds_activations:
+        if rounds_activations(scheme, spec.dtype) != self.rounds_activations:
             bits = "16" if self.rounds_activations else "8"
             return f"vLLM's kernel takes {bits}-bit activations here (VLLM_CPU_INT4_W4A8)"
         return None
@@ -42,17 +49,16 @@ class VllmMixedPrecisionKernel(Int4Kernel):
         scheme, host = _empty(spec, spec.device)
         codes = weight.codes.to(spec.device, torch.int32)
         zeros = weight.zeros.to(spec.device, torch.int32)
-        pack = compat.pack_int4_into_int32
-        host.weight_packed.data.copy_(pack(codes, 1))
+        host.weight_packed.data.copy_(pack_int4_into_int32(codes, 1))
         host.weight_scale.data.copy_(weight.scales)
-        host.weight_zero_point.data.copy_(pack(zeros, 0))
+        host.weight_zero_point.data.copy_(pack_int4_into_int32(zeros, 0))
         scheme.process_weights_after_loading(host)
         return _VllmPacked(scheme, host, torch.float32 if self.rounds_activations else spec.dtype)
 
 
 class _VllmPacked(PackedLinear):
     def __init__(
-        self, scheme: compat.CompressedTensorsWNA16, host: torch.nn.Module, bias_dtype: torch.dtype
+        self, scheme: CompressedTensorsWNA16, host: torch.nn.Module, bias_dtype: torch.dtype
     ) -> None:
         self._scheme = scheme
         self._host = host
@@ -70,7 +76,7 @@ class _VllmPacked(PackedLinear):
 
 def _empty(
     spec: LinearSpec, device: torch.device
-) -> tuple[compat.CompressedTensorsWNA16, torch.nn.Module]:
+) -> tuple[CompressedTensorsWNA16, torch.nn.Module]:
     """vLLM's W4A16 scheme with its empty parameters in a module of its own.
 
     Making them is vLLM's only check of a shape; on the ``meta`` device it costs no memory.
@@ -80,7 +86,7 @@ def _empty(
     """
     host = torch.nn.Module()
     host.bias = None  # read by some kernels while they repack
-    scheme = compat.CompressedTensorsWNA16(
+    scheme = CompressedTensorsWNA16(
         "group", 4, spec.group_size, symmetric=False, layer_name="river"
     )
     with device:
@@ -91,6 +97,32 @@ def _empty(
             output_partition_sizes=[spec.out_features],
             input_size_per_partition=spec.in_features,
             params_dtype=spec.dtype,
-            weight_loader=compat.default_weight_loader,
+            weight_loader=default_weight_loader,
         )
     return scheme, host
+
+
+def pack_int4_into_int32(codes: torch.Tensor, dim: int) -> torch.Tensor:
+    """Eight codes 0…15 per int32 along ``dim``, low bits first (vLLM's checkpoint layout)."""
+    return pack_quantized_values_into_int32(codes, scalar_types.uint4, packed_dim=dim)
+
+
+def has_cpu_int4_product() -> bool:
+    """Whether the kernel library that vLLM has loaded for this CPU holds its 4-bit product.
+
+    The one for AVX2 does not (vLLM issue 55613), and vLLM's choice of a kernel does not ask.
+    """
+    return hasattr(torch.ops._C, "cpu_gemm_wna16")
+
+
+def rounds_activations(scheme: CompressedTensorsWNA16, dtype: torch.dtype) -> bool:
+    """Whether the scheme's kernel will take activations of ``dtype`` rounded to 8 bits.
+
+    The rule of ``kernels/linear/mixed_precision/cpu.py``, which applies it while it repacks.
+    """
+    return (
+        isinstance(scheme.kernel, CPUWNA16LinearKernel)
+        and bool(vllm_envs.VLLM_CPU_INT4_W4A8)
+        and dtype == torch.bfloat16
+        and torch.cpu._is_amx_tile_supported()
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from river_vllm.compat import DefaultModelLoader, VllmConfig, get_model_loader
 from river_vllm.errors import RiverError
 
 _LAYER = re.compile(r"^(?:model\.|language_model\.)*layers\.(\d+)\.")
@@ -52,3 +53,17 @@ class CheckpointLayers:
             with safe_open(file, framework="pt") as opened:
                 for name in names:
                     yield name, opened.get_tensor(name)
+
+
+def checkpoint_files(vllm_config: VllmConfig) -> list[str]:
+    """The files from which vLLM loads the model's weights.
+
+    Raises:
+        TypeError: its loader does not read files.
+    """
+    loader = get_model_loader(vllm_config.load_config)
+    if not isinstance(loader, DefaultModelLoader):
+        raise TypeError(f"{type(loader).__name__} does not read checkpoint files")
+    model = vllm_config.model_config
+    _, files, _, _ = loader._prepare_weights(model.model, None, model.revision, False, None)
+    return list(files)

@@ -9,36 +9,36 @@ of weights is made.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
-from river_vllm.compat import VllmConfig, skipping_compiled, support_torch_compile
-from river_vllm.router.plan import RowPlan
+from river_vllm import patches
+from river_vllm.compat import VllmConfig, get_forward_context, support_torch_compile
 
 
 class RoutedForward:
     """Runs the model's inner forward in a step that may route rows: compiled, where vLLM compiles.
 
     Args:
-        model: the whole model; the class of the module that vLLM compiles gets a subclass that
-            looks at ``plan``.
+        model: the whole model; the module that vLLM compiles gets a subclass that looks at
+            ``active``.
         layers: the decoder layers.
-        plan: ``opaque`` says that River's operators are what a trace is to see.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[nn.Module], vllm_config: VllmConfig, plan: RowPlan
+        self, model: nn.Module, layers: Sequence[nn.Module], vllm_config: VllmConfig
     ) -> None:
-        self._plan = plan
+        self.active = False
+        """Whether a forward pass that may route rows is under way, or being traced."""
         inner = _compiled_module(model, layers)
         # Where the whole model is what vLLM compiles, routed steps run as they are written.
         self._skips = inner is model
         self._compiles = inner is not None and not self._skips
         if self._compiles:
-            _look_at_plan(inner, _graph(inner, vllm_config), plan)
+            self._choose_by_active(inner, _graph(inner, vllm_config))
 
     @property
     def compiles(self) -> bool:
@@ -49,11 +49,20 @@ class RoutedForward:
         """Around a forward pass that may route rows."""
         stack = ExitStack()
         if self._compiles:
-            self._plan.opaque = True
-            stack.callback(setattr, self._plan, "opaque", False)
+            self.active = True
+            stack.callback(setattr, self, "active", False)
         elif self._skips:
             stack.enter_context(skipping_compiled(True))
         return stack
+
+    def _choose_by_active(self, inner: Any, graph: nn.Module) -> None:
+        def call(own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if not self.active:
+                return own(*args, **kwargs)
+            with skipping_compiled(False):
+                return graph(*args, **kwargs)
+
+        patches.calls_pass_through(inner, call)
 
 
 def _compiled_module(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module | None:
@@ -88,13 +97,12 @@ def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
     return graph
 
 
-def _look_at_plan(inner: Any, graph: nn.Module, plan: RowPlan) -> None:
-    base = type(inner)
-
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not plan.opaque:
-            return base.__call__(self, *args, **kwargs)
-        with skipping_compiled(False):
-            return graph(*args, **kwargs)
-
-    inner.__class__ = type(base.__name__, (base,), {"__call__": __call__})
+@contextmanager
+def skipping_compiled(skip: bool) -> Iterator[None]:
+    """Whether the model runs as it is written (a switch of ``compilation/decorators.py``)."""
+    context = get_forward_context()
+    before, context.skip_compiled = context.skip_compiled, skip
+    try:
+        yield
+    finally:
+        context.skip_compiled = before

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
-from river_vllm.compat import UnquantizedLinearMethod, restore_on_meta
+from river_vllm.compat import (
+    UnquantizedLinearMethod,
+    get_layerwise_info,
+    initialize_online_processing,
+    restore_layer_on_meta,
+    to_meta_tensor,
+)
 from river_vllm.kernels.base import PackedLinear
-from river_vllm.kernels.crossover import Product
-from river_vllm.router.plan import Path, RowPlan
+from river_vllm.step import Path
+
+if TYPE_CHECKING:
+    from river_vllm.river import River
 
 Packer = Callable[[torch.Tensor], PackedLinear]
 """Makes the 4-bit form of a weight ``[N, K]``."""
-
-PackedHook = Callable[[Product, Product], None]
-"""Takes the backbone's and the river's product of one projection."""
 
 
 _PROCESSED = "_already_called_process_weights_after_loading"
@@ -30,10 +36,10 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
     tree, where neither the weight loader nor a module walk meets it.
 
     Args:
-        plan: which rows of the current layer are on the river.
+        river: whose table says which rows of the current layer are on the river.
         index: this projection's place among all of the model's.
         packer: quantises and packs this projection's weight.
-        packed_hook: called once both weights are ready, with the product of each.
+        keeps_backbone: whether the bf16 weight stays after loading.
     """
 
     # vLLM's online quantisation: a projection's weight has memory only from when its parts are
@@ -43,18 +49,16 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
     supports_pre_processed_weights = False
 
     def __init__(
-        self, plan: RowPlan, index: int, packer: Packer, packed_hook: PackedHook | None = None
+        self, river: River, index: int, packer: Packer, keeps_backbone: bool = True
     ) -> None:
         super().__init__()
-        self._packed_hook = packed_hook
-        self._plan = plan
+        self._river = river
         self._index = index
         self._packer = packer
         self._packed: PackedLinear | None = None
         self._bias: torch.Tensor | None = None
         self._restoring = False
-        self.keeps_backbone = True
-        """Whether the bf16 weight stays after loading."""
+        self._keeps_backbone = keeps_backbone
         self.has_backbone = False
         """Whether it is there."""
         self.backbone_nbytes = 0
@@ -90,17 +94,11 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         bias = getattr(layer, "bias", None)
         # vLLM may cast the module's own bias to float32 in place.
         self._bias = None if bias is None else bias.detach().clone()
-        if not self.keeps_backbone:
+        if not self._keeps_backbone:
             self.drop_backbone(layer)
             return
         super().process_weights_after_loading(layer)
         self.has_backbone = True
-        if self._packed_hook is not None:
-            own_bias = getattr(layer, "bias", None)
-            self._packed_hook(
-                lambda x: UnquantizedLinearMethod.apply(self, layer, x, own_bias),
-                lambda x: self.packed.apply(x, self._bias),
-            )
 
     def drop_backbone(self, layer: torch.nn.Module) -> None:
         """Let go of the bf16 weight, as loaded or as vLLM repacked it; the 4-bit one stays."""
@@ -118,9 +116,11 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """``product``, and for the compiler an operator that calls it when the step runs."""
-        if self._plan.opaque and torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            if not self._river.routed.active:
+                return super().apply(layer, x, bias)
             out: torch.Tensor = torch.ops.river.linear(
-                x, self._plan.order, self._index, self.out_features, bias is not None
+                x, self._index, self.out_features, bias is not None
             )
             return out
         return self.product(layer, x, bias)
@@ -132,38 +132,34 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
 
         vLLM's Transformers backend puts a batch dimension of one before the rows.
 
-        Where a step is on both paths, the backbone product runs over all rows: backbone rows
-        then see the very shape that stock vLLM would run, and their result is the same to the
-        bit. The weight has to be read for them anyway. Measurements, whose thousands of rows
-        are owed nothing, split the rows.
+        Where a step is on both paths, ``StepTable.mixed`` says which rows each product gets.
         """
-        path = self._plan.path
-        if path is not Path.RIVER and not self.has_backbone:
+        table = self._river.table
+        if table.path is not Path.RIVER and not self.has_backbone:
             raise RuntimeError("a row needs a backbone weight that is not in memory")
-        if path is Path.BACKBONE:
+        if table.path is Path.BACKBONE:
             return super().apply(layer, x, bias)
         river_bias = None if bias is None else self._bias
-        flat = x.flatten(0, -2)
-        if path is Path.RIVER:
-            out = self.packed.apply(flat, river_bias)
+        if table.path is Path.RIVER:
+            out = self.packed.apply(x.flatten(0, -2), river_bias)
         else:
-            out = self._mixed(layer, x, flat, bias, river_bias)
+            out = table.mixed(
+                x,
+                lambda some: UnquantizedLinearMethod.apply(self, layer, some, bias),
+                lambda some: self.packed.apply(some, river_bias),
+            )
         return out.view(*x.shape[:-1], -1)
 
-    def _mixed(
-        self,
-        layer: torch.nn.Module,
-        x: torch.Tensor,
-        flat: torch.Tensor,
-        bias: torch.Tensor | None,
-        river_bias: torch.Tensor | None,
-    ) -> torch.Tensor:
-        rows, others = self._plan.river_rows, self._plan.backbone_rows
-        if others is None:
-            out = super().apply(layer, x, bias).flatten(0, -2)
-        else:
-            backbone = super().apply(layer, flat[others], bias)
-            out = backbone.new_zeros(flat.shape[0], backbone.shape[1])
-            out[others] = backbone
-        out[rows] = self.packed.apply(flat[rows], river_bias)
-        return out
+
+def hold_on_meta(layer: torch.nn.Module) -> None:
+    """Give ``layer.weight`` no memory until its parts are loaded; it is processed right then."""
+    weight = to_meta_tensor(layer.weight)
+    del layer.weight
+    layer.register_parameter("weight", weight)
+    initialize_online_processing(layer)
+
+
+def restore_on_meta(layer: torch.nn.Module) -> None:
+    """``hold_on_meta`` for a layer whose weight was loaded before and has been dropped since."""
+    restore_layer_on_meta(layer, get_layerwise_info(layer))
+    initialize_online_processing(layer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,15 @@ class StateArguments:
         if self.residual < len(args):
             return hidden, args[self.residual]
         return hidden, kwargs.get("residual")
+
+    def replace(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: torch.Tensor
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The layer's arguments with other hidden states, ``[rows, hidden]``."""
+        if self.hidden < len(args):
+            before, behind = args[: self.hidden], args[self.hidden + 1 :]
+            return (*before, hidden.view_as(args[self.hidden]), *behind), kwargs
+        return args, {**kwargs, "hidden_states": hidden.view_as(kwargs["hidden_states"])}
 
 
 def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:

@@ -5,8 +5,8 @@ error, or is frozen at warm-up. Behind an operator it is neither. So one compile
 stock vLLM's fused norms and activations, serves every step, whoever leaves in it and where.
 
 The compiler orders operators by their data alone. A decision looks at what the layer before it
-made, so it comes after that layer's projections; that its own layer's come after it is said by
-``order``, a tensor of one element that decisions claim to write and projections read.
+made, so it comes after that layer's projections; it hands the hidden states on to its own layer, so
+that layer's projections come after it.
 """
 
 from __future__ import annotations
@@ -21,34 +21,28 @@ CONTEXT = "river"
 _LIBRARY = torch.library.Library("river", "FRAGMENT")
 
 
-def _route(
-    hidden: torch.Tensor, residual: torch.Tensor | None, order: torch.Tensor, layer: int
-) -> None:
+def _route(hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> torch.Tensor:
     get_forward_context().no_compile_layers[CONTEXT].route(layer, hidden, residual)
+    # An operator may not return what it was given.
+    return hidden.clone()
 
 
-def _route_fake(
-    hidden: torch.Tensor, residual: torch.Tensor | None, order: torch.Tensor, layer: int
-) -> None:
-    return None
+def _route_fake(hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> torch.Tensor:
+    return torch.empty_like(hidden)
 
 
-def _linear(
-    x: torch.Tensor, order: torch.Tensor, index: int, out_features: int, biased: bool
-) -> torch.Tensor:
+def _linear(x: torch.Tensor, index: int, out_features: int, biased: bool) -> torch.Tensor:
     out: torch.Tensor = get_forward_context().no_compile_layers[CONTEXT].linear(index, x, biased)
     return out
 
 
-def _linear_fake(
-    x: torch.Tensor, order: torch.Tensor, index: int, out_features: int, biased: bool
-) -> torch.Tensor:
+def _linear_fake(x: torch.Tensor, index: int, out_features: int, biased: bool) -> torch.Tensor:
     return x.new_empty(*x.shape[:-1], out_features)
 
 
 _STRIDES = (torch.Tag.needs_fixed_stride_order,)
 direct_register_custom_op(
-    "route", _route, ["order"], _route_fake, target_lib=_LIBRARY, tags=_STRIDES
+    "route", _route, fake_impl=_route_fake, target_lib=_LIBRARY, tags=_STRIDES
 )
 direct_register_custom_op(
     "linear", _linear, fake_impl=_linear_fake, target_lib=_LIBRARY, tags=_STRIDES

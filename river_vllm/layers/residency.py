@@ -41,6 +41,7 @@ class Residency:
         config: RiverConfig,
         load: Callable[[Tensors], object],
     ) -> None:
+        self.num_layers = len(layers)
         self._layers = layers
         self._load = load
         self._read: Callable[[int], Tensors] | None = None
@@ -56,20 +57,16 @@ class Residency:
         """Leading layers that hold their backbone weights."""
         if isinstance(config.resident_layers, int):
             self.resident = config.resident_layers
-            for linear in self._projections(self.resident):
-                _method(linear).keeps_backbone = False
 
     def read_from(self, read: Callable[[int], Tensors]) -> None:
         """Take the tensors of a layer that is fetched from ``read``."""
         self._read = read
 
-    def limit(self, real: bool) -> int:
-        """Backbone layers after which every row of a step leaves.
-
-        Args:
-            real: whether the step serves requests; warm-up and dummy runs fetch nothing.
-        """
-        return len(self._layers) if real and self._fetches else self.resident
+    @property
+    def limit(self) -> int:
+        """Backbone layers after which every row of a step leaves. Warm-up and dummy runs leave
+        after the ``resident`` ones: they fetch nothing."""
+        return self.num_layers if self._fetches else self.resident
 
     def need(self, index: int) -> None:
         """Have the backbone weights of layer ``index``, reading them if they are not there.

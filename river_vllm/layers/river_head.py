@@ -4,13 +4,13 @@ With a river of 4-bit layers the bf16 head is the next cost: on a small model wi
 vocabulary it reads as many bytes as the whole river. The 4-bit head ranks the vocabulary; the
 logits of the best ``candidates`` are computed again from the bf16 rows, so greedy, top-k and top-p
 sampling see exact logits for what they can pick. The rest of the vocabulary keeps its 4-bit
-logits. Steps that need every logit exact (``worker/feed.py``) take the bf16 head.
+logits. Steps that need every logit exact take the bf16 head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,10 +20,12 @@ from river_vllm.errors import UnsupportedModelError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.layers.dual_linear import Packer
 from river_vllm.layers.find import lm_head
-from river_vllm.router.plan import RowPlan
 
-Chosen = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""See ``chosen_outputs``."""
+if TYPE_CHECKING:
+    from river_vllm.river import River
+
+Outputs = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""See ``some_outputs``."""
 
 DEEP = 16
 """Logits of which only the largest is looked at first."""
@@ -33,20 +35,20 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
     """Replaces the ``quant_method`` of an LM head; the input embedding is untouched.
 
     Args:
-        plan: says whether the step may use the 4-bit head.
+        river: whose table says which head makes the step's logits.
         packer: quantises and packs the head's weight.
         candidates: logits per row that are made exact.
-        chosen: what makes them exact.
+        outputs: what makes them exact.
     """
 
     supports_pre_processed_weights = False
 
-    def __init__(self, plan: RowPlan, packer: Packer, candidates: int, chosen: Chosen) -> None:
+    def __init__(self, river: River, packer: Packer, candidates: int, outputs: Outputs) -> None:
         super().__init__()
-        self._plan = plan
+        self._river = river
         self._packer = packer
         self._candidates = candidates
-        self._chosen = chosen
+        self._outputs = outputs
         self._packed: PackedLinear | None = None
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
@@ -57,18 +59,17 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """``x [rows, hidden] -> [rows, vocabulary of this rank]``."""
-        plan = self._plan
-        wanted = plan.river_head or plan.draft_head
-        if not wanted or bias is not None or self._packed is None:
+        head = self._river.table.head
+        if head == "backbone" or bias is not None or self._packed is None:
             return super().apply(layer, x, bias)
         logits = self._packed.apply(x, None)
-        if plan.draft_head:
+        if head == "draft":
             return logits
         best = largest(logits, min(self._candidates, logits.shape[1]))
-        return logits.scatter_(1, best, self._chosen(x, layer.weight, best))
+        return logits.scatter_(1, best, self._outputs(x, layer.weight, best))
 
 
-def chosen_outputs(x: torch.Tensor, weight: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+def some_outputs(x: torch.Tensor, weight: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Some outputs of a product, another choice for each row.
 
     Args:
@@ -109,10 +110,10 @@ def has_plain_head(model: nn.Module) -> bool:
 
 def install_river_head(
     model: nn.Module,
-    plan: RowPlan,
+    river: River,
     packer: Packer,
     candidates: int,
-    chosen: Chosen = chosen_outputs,
+    outputs: Outputs = some_outputs,
 ) -> None:
     """Give the model's LM head a 4-bit twin.
 
@@ -125,4 +126,4 @@ def install_river_head(
             f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'",
             cure="",
         )
-    head.quant_method = RiverHeadMethod(plan, packer, candidates, chosen)
+    head.quant_method = RiverHeadMethod(river, packer, candidates, outputs)

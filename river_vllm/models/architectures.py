@@ -7,9 +7,9 @@ a decoder layer does not: whether its ``residual`` argument is part of the state
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from river_vllm.errors import UnsupportedModelError
-from river_vllm.models.refused import REFUSED
 
 PREFIX = "River"
 
@@ -80,17 +80,48 @@ FAMILIES: tuple[Family, ...] = (
 ARCHITECTURES: dict[str, Family] = {family.architecture: family for family in FAMILIES}
 
 
-def river_architecture(architecture: str) -> str:
+def river_architecture(architecture: str, config: Any = None) -> str:
     """``LlamaForCausalLM`` → ``RiverLlamaForCausalLM``.
+
+    Args:
+        config: the checkpoint's transformers configuration, where it was read; tells why not.
 
     Raises:
         UnsupportedModelError: River does not carry the architecture; says why.
     """
     name = architecture.removeprefix(PREFIX)
     if name not in ARCHITECTURES:
-        reason = REFUSED.get(name, "it has not been tried with River")
         raise UnsupportedModelError(
-            f"architecture '{architecture}' is not supported: {reason} "
+            f"architecture '{architecture}' is not supported: {why_not(config)} "
             "('river-vllm models' lists what is)"
         )
     return PREFIX + name
+
+
+_STATE_LAYERS = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba", "recurrent"}
+_STATE_SIZES = ("state_size", "ssm_state_size", "mamba_d_state", "linear_attn_config", "conv_L_cache")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def why_not(config: Any) -> str:
+    """Why River does not carry a model that its table does not name, as far as its shape tells.
+
+    Args:
+        config: the model's transformers configuration, or None where it is not known.
+    """
+    text = getattr(config, "text_config", None) or config
+
+    parts = (text, getattr(text, "ffn_config", None))
+
+    def values(*names: str) -> list[Any]:
+        found = (getattr(part, name, None) for part in parts for name in names)
+        return [value for value in found if value]
+
+    layers = {kind for kinds in values("layer_types", "layers_block_type") for kind in kinds}
+    if layers & _STATE_LAYERS or values(*_STATE_SIZES):
+        return "state-space or convolution layers: they have no K/V that an exit river could write"
+    if values(*_EXPERTS):
+        return "mixture of experts: experts are no linear projections that every token runs"
+    if values("kv_lora_rank"):
+        return "latent attention: its K/V come out of projections of another shape"
+    return "it has not been tried with River"

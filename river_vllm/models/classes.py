@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from river_vllm.compat import ModelRegistry, VllmConfig
+from river_vllm.layers.attach import attach
 from river_vllm.layers.mapped import releasing
-from river_vllm.layers.river import River
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
-from river_vllm.router.batch import StepBatch
-from river_vllm.worker.model_state import river_model_state_cls
 
 _CLASSES: dict[str, type[nn.Module]] = {}
 
@@ -34,50 +31,20 @@ def __getattr__(name: str) -> type[nn.Module]:
 def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
     """A subclass of ``base`` whose decoder layers carry a river.
 
-    vLLM looks at the constructor's and ``forward``'s argument names, so both spell them out.
+    vLLM looks at the constructor's argument names, so they are spelt out.
     """
 
     def __init__(self: Any, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         _name_both(vllm_config.model_config.hf_config, name)
         base.__init__(self, vllm_config=vllm_config, prefix=prefix)
-        self.river = River(self, river_config_of(vllm_config), vllm_config)
-
-    def forward(
-        self: Any,
-        input_ids: torch.Tensor | None,
-        positions: torch.Tensor,
-        intermediate_tensors: Any = None,
-        inputs_embeds: torch.Tensor | None = None,
-        *,
-        river_batch: StepBatch | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        def run() -> Any:
-            return base.forward(
-                self,
-                input_ids=input_ids,
-                positions=positions,
-                intermediate_tensors=intermediate_tensors,
-                inputs_embeds=inputs_embeds,
-                **kwargs,
-            )
-
-        if river_batch is None and not self.river.residency.offloads:
-            return run()
-        with self.river.step(river_batch):
-            output = run()
-        if self.river.observer is not None and river_batch is not None:
-            self.river.observer.step(river_batch, output)
-        return output
+        self.river, self.river_info = attach(self, river_config_of(vllm_config), vllm_config)
 
     def load_weights(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
         return base.load_weights(self, releasing(weights), *args, **kwargs)
 
     members = {
         "__init__": __init__,
-        "forward": forward,
         "load_weights": load_weights,
-        "get_model_state_cls": staticmethod(river_model_state_cls),
         "__module__": __name__,
         "__qualname__": name,
         "__doc__": f"vLLM's {base.__name__} with an exit river.",

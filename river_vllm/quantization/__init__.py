@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from river_vllm.errors import UnsupportedModelError
-from river_vllm.quantization.awq import quantize_awq
-from river_vllm.quantization.gptq import quantize_gptq
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.quantization.hqq import quantize_hqq
 from river_vllm.quantization.rtn import quantize_rtn
@@ -19,46 +16,21 @@ class Quantizer(Protocol):
     """Turns a weight ``[N, K]`` of any float type into 4-bit groups."""
 
     def __call__(
-        self, weight: torch.Tensor, group_size: int, whole_zeros: bool = False
-    ) -> GroupedWeight: ...
-
-
-class CalibratedQuantizer(Protocol):
-    """Turns a weight ``[N, K]`` into 4-bit groups, given the mean ``x xᵀ`` of its inputs.
-
-    The moments are diagonal blocks, from the first feature on.
-    """
-
-    def __call__(
-        self,
-        weight: torch.Tensor,
-        group_size: int,
-        moments: Sequence[torch.Tensor],
-        whole_zeros: bool = False,
+        self, weight: torch.Tensor, group_size: int, integer_zeros: bool = False
     ) -> GroupedWeight: ...
 
 
 QUANTIZERS: dict[str, Quantizer] = {"rtn": quantize_rtn, "hqq": quantize_hqq}
-"""Those that need the weight alone."""
+"""Those that need the weight alone. GPTQ (``gptq.py``) needs a calibration text as well."""
 
-CALIBRATED: dict[str, CalibratedQuantizer] = {"gptq": quantize_gptq, "awq": quantize_awq}
-"""Those that need a calibration text (``river-vllm quantize``)."""
-
-__all__ = [
-    "CALIBRATED",
-    "QUANTIZERS",
-    "CalibratedQuantizer",
-    "GroupedWeight",
-    "Quantizer",
-    "fitting_group_size",
-]
+__all__ = ["QUANTIZERS", "GroupedWeight", "Quantizer", "fitting_group_size"]
 
 
 def fitting_group_size(in_features: int, wanted: int) -> int:
-    """The largest group not above ``wanted`` that divides a layer's width.
+    """The largest group size up to ``wanted`` that divides a layer's input features.
 
     Raises:
-        UnsupportedModelError: not even 32 divides it.
+        UnsupportedModelError: not even 32 divides them.
     """
     for group in (128, 64, 32):
         if group <= wanted and in_features % group == 0:

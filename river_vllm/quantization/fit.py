@@ -1,20 +1,20 @@
-"""Groups fitted by least squares: scale and zero point together, over a search of clipped ranges.
+"""Scale and zero point of each group by least squares, from several clipped ranges.
 
-Round-to-nearest spends its sixteen levels on a group's whole range, and HQQ moves only the zero
+Round-to-nearest spreads its sixteen levels over a group's whole range, and HQQ moves only the zero
 point. Here each group starts from several clipped ranges and alternates nearest codes with the
-closed-form least-squares scale and zero of those codes. Errors may be weighted by input feature:
-with the mean square of each input the weighted error is the error of the product for inputs whose
-features do not correlate (the diagonal of GPTQ's Hessian, Frantar et al. 2023, eq. 1).
+least-squares scale and zero point of those codes, which have a closed form. Errors may be weighted
+by input feature. With the mean square of each input, the diagonal of GPTQ's Hessian, the weighted
+error is that of the output for inputs whose features do not correlate.
 """
 
 from __future__ import annotations
 
 import torch
 
-from river_vllm.quantization.groups import LEVELS, GroupedWeight, concatenate, finish, grouped_range
+from river_vllm.quantization.groups import LEVELS, GroupedWeight, concatenate, finish, min_max_grid
 
 CLIPS = (1.0, 0.92, 0.84, 0.76, 0.68)
-"""Parts of a group's range from which a fit starts."""
+"""Shares of a group's range from which a fit starts."""
 STEPS = 6
 BLOCK = 1 << 18
 """Weights worked on at a time: the float32 working set stays in the cache."""
@@ -23,31 +23,31 @@ BLOCK = 1 << 18
 def quantize_fit(
     weight: torch.Tensor,
     group_size: int,
-    whole_zeros: bool = False,
+    integer_zeros: bool = False,
     importance: torch.Tensor | None = None,
 ) -> GroupedWeight:
-    """Quantise ``weight`` ``[N, K]``; every group ends at or below its min-max error.
+    """Quantise ``weight`` ``[N, K]``; no group's error is above its min-max error.
 
     Args:
-        whole_zeros: only zero points that an integer can hold.
+        integer_zeros: round every zero point to an integer.
         importance: weight of each input feature's squared error, float ``[K]``; None for equal.
     """
     if importance is None:
         importance = weight.new_ones(weight.shape[1], dtype=torch.float32)
-    # Only ratios within a group matter; a group of zeros counts as equal weights.
+    # Only ratios within a group matter; where all of a group are zero, its features count equally.
     features = importance.float().view(1, -1, group_size)
     features = features / features.mean(dim=-1, keepdim=True).clamp(min=1e-30)
     features = torch.where(features.sum(dim=-1, keepdim=True) > 0, features, 1.0)
     rows = max(1, BLOCK // weight.shape[1])
     return concatenate(
-        [_fit(block, features, group_size, whole_zeros) for block in weight.split(rows)]
+        [_fit(block, features, group_size, integer_zeros) for block in weight.split(rows)]
     )
 
 
 def _fit(
-    weight: torch.Tensor, importance: torch.Tensor, group_size: int, whole_zeros: bool
+    weight: torch.Tensor, importance: torch.Tensor, group_size: int, integer_zeros: bool
 ) -> GroupedWeight:
-    groups, full_scales, full_zeros = grouped_range(weight, group_size)
+    groups, full_scales, full_zeros = min_max_grid(weight, group_size)
     best_scales, best_zeros = full_scales, full_zeros
     best_error = torch.full_like(full_scales, torch.inf)
     total = importance.sum(dim=-1, keepdim=True)
@@ -71,7 +71,7 @@ def _fit(
             usable = (spread > 0) & (slope > 1e-8)
             scales = torch.where(usable, slope, scales).bfloat16().float()
             zeros = mean_code - mean_weight / scales
-            if whole_zeros:
+            if integer_zeros:
                 zeros = zeros.round_().clamp_(0, LEVELS)
     codes = (groups / best_scales).add_(best_zeros).round_().clamp_(0, LEVELS)
     return finish(codes, best_scales, best_zeros)

@@ -1,4 +1,4 @@
-"""A weight in 4-bit groups: the form in which quantisers and kernels meet."""
+"""A weight in 4-bit groups: what quantisers make and kernels take."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ LEVELS = 15
 
 @dataclass(frozen=True, slots=True)
 class GroupedWeight:
-    """``w ≈ (codes − zeros) · scales``, each scale shared by a group of input features.
+    """``w ≈ (codes − zeros) · scales``; a group of input features shares a scale and a zero point.
 
     codes: uint8 ``[N, K]``, 0…15.
     scales: float32 ``[N, K / group]``, already rounded to the bfloat16 that kernels hold.
-    zeros: float32 ``[N, K / group]``, not necessarily whole.
-    inputs: float32 ``[K]``, what each input is multiplied by before the product (AWQ); None for 1.
+    zeros: float32 ``[N, K / group]``, zero points, not necessarily integers.
+    input_scales: float32 ``[K]``, what each input feature is multiplied by before the product, for
+    weights that were made for scaled inputs (AWQ); None for 1.
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
     zeros: torch.Tensor
-    inputs: torch.Tensor | None = None
+    input_scales: torch.Tensor | None = None
 
     @property
     def group_size(self) -> int:
@@ -36,16 +37,16 @@ class GroupedWeight:
         grouped = self.codes.view(out_features, -1, self.group_size).float()
         values = (grouped - self.zeros.unsqueeze(-1)) * self.scales.unsqueeze(-1)
         values = values.view(out_features, in_features)
-        return values if self.inputs is None else values * self.inputs
+        return values if self.input_scales is None else values * self.input_scales
 
     def rows(self, which: slice) -> GroupedWeight:
-        """Some of the outputs."""
+        """The weight of some of the outputs."""
         return replace(
             self, codes=self.codes[which], scales=self.scales[which], zeros=self.zeros[which]
         )
 
     def regrouped(self, group_size: int) -> GroupedWeight:
-        """The same weight in smaller groups, ``group_size`` dividing the present one."""
+        """The same weight in smaller groups; ``group_size`` divides the present one."""
         times = self.group_size // group_size
         return replace(
             self,
@@ -54,14 +55,14 @@ class GroupedWeight:
         )
 
 
-def grouped_range(
+def min_max_grid(
     weight: torch.Tensor, group_size: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Asymmetric min-max grid of each group.
+    """Sixteen evenly spaced values over each group's range, widened to include 0.
 
     Returns:
-        groups float32 ``[N, G, group]``, scales and integral zeros float32 ``[N, G, 1]``.
-        Scales are rounded to bfloat16, in which kernels keep them.
+        The weight by groups, float32 ``[N, G, group]``, and scales and integer zero points,
+        float32 ``[N, G, 1]``. Scales are rounded to bfloat16, in which kernels keep them.
     """
     groups = weight.float().view(weight.shape[0], -1, group_size)
     low = groups.amin(dim=-1, keepdim=True).clamp(max=0)
@@ -81,7 +82,7 @@ def finish(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> Gr
 
 
 def concatenate(parts: Sequence[GroupedWeight]) -> GroupedWeight:
-    """Weights of the same width, one below the other."""
+    """Weights of the same input features, with their outputs one after the other."""
     return GroupedWeight(
         torch.cat([p.codes for p in parts]),
         torch.cat([p.scales for p in parts]),

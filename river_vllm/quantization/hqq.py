@@ -10,32 +10,36 @@ from __future__ import annotations
 
 import torch
 
-from river_vllm.quantization.groups import LEVELS, GroupedWeight, concatenate, finish, grouped_range
+from river_vllm.quantization.groups import LEVELS, GroupedWeight, concatenate, finish, min_max_grid
 
 STEPS = 20
 BLOCK = 1 << 18
 """Weights worked on at a time: the float32 working set stays in the cache."""
 
 
-def quantize_hqq(weight: torch.Tensor, group_size: int, whole_zeros: bool = False) -> GroupedWeight:
-    """Quantise ``weight`` ``[N, K]``; every group ends at or below its min-max error.
+def quantize_hqq(
+    weight: torch.Tensor, group_size: int, integer_zeros: bool = False
+) -> GroupedWeight:
+    """Quantise ``weight`` ``[N, K]``; no group's error is above its min-max error.
 
     Args:
-        whole_zeros: only zero points that an integer can hold. Most of the gain over
-            round-to-nearest is then lost, since the min-max zero is already a whole number.
+        integer_zeros: round every zero point to an integer, for kernels that hold it as one. Most
+            of the gain over round-to-nearest is lost: the min-max zero point is an integer already.
     """
     rows = max(1, BLOCK // weight.shape[1])
-    return concatenate([_optimise(block, group_size, whole_zeros) for block in weight.split(rows)])
+    return concatenate(
+        [_optimise(block, group_size, integer_zeros) for block in weight.split(rows)]
+    )
 
 
-def _optimise(weight: torch.Tensor, group_size: int, whole_zeros: bool) -> GroupedWeight:
-    groups, scales, zeros = grouped_range(weight, group_size)
+def _optimise(weight: torch.Tensor, group_size: int, integer_zeros: bool) -> GroupedWeight:
+    groups, scales, zeros = min_max_grid(weight, group_size)
     target = groups / scales
     best = zeros
     best_error = torch.full_like(zeros, torch.inf)
     scratch = torch.empty_like(target)
     for _ in range(STEPS):
-        # What the grid with these zeros misses, in units of the scale.
+        # The rounding error with these zero points, in units of the scale.
         missed = torch.add(target, zeros, out=scratch).round_().clamp_(0, LEVELS)
         missed = missed.sub_(target).sub_(zeros)
         drift = missed.mean(dim=-1, keepdim=True)
@@ -45,9 +49,9 @@ def _optimise(weight: torch.Tensor, group_size: int, whole_zeros: bool) -> Group
             break
         best = torch.where(better, zeros, best)
         best_error = torch.where(better, error, best_error)
-        # A group stops where it stops improving, whatever its neighbours in the block do.
+        # A group stops once it no longer improves, whatever the others in its block do.
         moved = zeros + drift
-        if whole_zeros:
+        if integer_zeros:
             moved = moved.round().clamp_(0, LEVELS)
         zeros = torch.where(better, moved, zeros)
     codes = torch.add(target, best, out=scratch).round_().clamp_(0, LEVELS)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from river_vllm import patches
 from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
 
@@ -34,16 +35,9 @@ def isolate(
     salt += f":{config.model_dump_json(exclude=ELSEWHERE)}"
     if settings.layer_offsets is not None:
         salt += f":{settings.layer_offsets!r}"
-    if settings.teacher is not None:
-        # Every row of a measurement has to be computed.
-        salt += f":{request.request_id}"
-    prompt = settings.prompt_tokens(request.num_prompt_tokens)
-    exact_tokens = prompt if config.prefill == "backbone" else 0
-    request._block_hasher = SaltedHasher(
-        request._block_hasher, salt.encode(), exact_tokens // hash_block_size
-    )
-    request.block_hashes.clear()
-    request.update_block_hashes()
+    exact_tokens = request.num_prompt_tokens if config.prefill == "backbone" else 0
+    salted = SaltedHasher(request._block_hasher, salt.encode(), exact_tokens // hash_block_size)
+    patches.block_hashes_come_from(request, salted)
 
 
 class SaltedHasher:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from river_vllm.compat import init_logger
+from river_vllm.modes import mode_of, settings_of
 from river_vllm.registration import river_config_of
-from river_vllm.request import RiverSettings, settings_of, unreachable
+from river_vllm.request import unreachable
 from river_vllm.scheduler.prefix_cache import isolate
-from river_vllm.verify.tally import StepTally, step_tallies
-from river_vllm.worker.output import depths_of
 
 logger = init_logger("vllm.river")
 
@@ -25,7 +22,8 @@ class RiverSchedulerMixin:
         self._river_config = river_config_of(kwargs["vllm_config"])
         model_config = kwargs["vllm_config"].model_config
         self._river_layers = model_config.get_total_num_hidden_layers()
-        self._river_defaults = RiverSettings.from_config(self._river_config)
+        self._river_mode = mode_of(self._river_config)
+        self._river_defaults = self._river_mode.defaults(self._river_config)
 
     def add_request(self: Any, request: Any) -> None:
         params = request.sampling_params
@@ -37,24 +35,15 @@ class RiverSchedulerMixin:
         super().add_request(request)  # type: ignore[misc]
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
-        tallies: dict[str, StepTally] = {}
-        if self._river_config.verify:
-            tallies = step_tallies(self.requests, scheduler_output, model_runner_output)
+        numbers = self._river_mode.numbers(self.requests, scheduler_output, model_runner_output)
         outputs = super().update_from_output(  # type: ignore[misc]
             scheduler_output, model_runner_output
         )
-        depths = depths_of(model_runner_output)
         for client in outputs.values():
             for output in client.outputs:
-                tally = tallies.get(output.request_id)
-                if tally is not None and output.new_token_ids:
-                    output.routed_experts = tally.values(len(output.new_token_ids))
-        for client in outputs.values():
-            for output in client.outputs:
-                depth = depths.get(output.request_id)
-                if depth is not None and output.new_token_ids:
-                    count = len(output.new_token_ids)
-                    output.routed_experts = np.full(count, depth, dtype=np.int16)
+                number = numbers.get(output.request_id)
+                if number is not None and output.new_token_ids:
+                    output.routed_experts = number(len(output.new_token_ids))
         return outputs
 
 

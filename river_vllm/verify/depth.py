@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from river_vllm.verify.costs import CostCurve, StepCosts
+from river_vllm.costs import Costs
 
 GAIN = 1.03
 """Drafting must promise this much over not drafting: a prediction within noise is no gain."""
@@ -30,29 +30,34 @@ class Depth:
         price: seconds that a token costs at the best depth; 0 where drafting does not pay.
     """
 
-    costs: StepCosts
+    costs: Costs
     rows: int
     price: float
 
     def worth_verifying(self, drafted: int, reach: float) -> bool:
         """Whether a drafted token that stays with probability ``reach`` pays for its row."""
-        rows = self.rows + drafted
-        return reach * self.price > self.costs.verify(rows + 1) - self.costs.verify(rows)
+        return reach * self.price > self._more(drafted, 1)
 
     def worth_drafting(self, drafted: int, reaches: Sequence[float]) -> bool:
         """Whether a draft step for requests whose next token stays so likely pays."""
-        rows = self.rows + drafted
-        more = self.costs.verify(rows + len(reaches)) - self.costs.verify(rows)
-        return sum(reaches) * self.price > more + self.costs.draft(len(reaches))
+        draft = self.costs.seconds("draft", len(reaches))
+        return sum(reaches) * self.price > draft + self._more(drafted, len(reaches))
+
+    def _more(self, drafted: int, added: int) -> float:
+        """Seconds by which ``added`` rows make the verifying pass longer."""
+        rows, seconds = self.rows + drafted, self.costs.seconds
+        return seconds("backbone", rows + added) - seconds("backbone", rows)
+
+
+FREE = Costs.fixed({"backbone": {1: 0.0}, "draft": {1: 0.0}})
 
 
 def fixed_depth(requests: int) -> Depth:
     """Every token is worth a draft."""
-    nothing = CostCurve.of([(1, 0.0)])
-    return Depth(StepCosts(nothing, nothing), requests, math.inf)
+    return Depth(FREE, requests, math.inf)
 
 
-def best_depth(costs: StepCosts, rates: Sequence[float], limits: Sequence[int]) -> Depth:
+def best_depth(costs: Costs, rates: Sequence[float], limits: Sequence[int]) -> Depth:
     """Weigh every uniform depth.
 
     Args:
@@ -61,14 +66,15 @@ def best_depth(costs: StepCosts, rates: Sequence[float], limits: Sequence[int]) 
     """
     requests = len(rates)
     a, limit = np.asarray(rates), np.asarray(limits)
-    seconds, tokens = costs.verify(requests), float(requests)
+    seconds, tokens = costs.seconds("backbone", requests), float(requests)
     without = best = seconds / tokens if requests else 0.0
     draft_seconds, drafted = 0.0, 0
     for level in range(1, int(limit.max(initial=0)) + 1):
         going = limit >= level
         count = int(going.sum())
-        draft_seconds += costs.draft(count)
+        draft_seconds += costs.seconds("draft", count)
         drafted += count
         tokens += float((a[going] ** level).sum())
-        best = min(best, (draft_seconds + costs.verify(requests + drafted)) / tokens)
+        verifying = costs.seconds("backbone", requests + drafted)
+        best = min(best, (draft_seconds + verifying) / tokens)
     return Depth(costs, requests, best if best * GAIN < without else 0.0)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from river_vllm.compat import CommonAttentionMetadata
-from river_vllm.router.batch import StepBatch
+from river_vllm.step import StepTable
 from river_vllm.worker.context import own_forward_context
 
 
@@ -23,13 +23,10 @@ class RiverDrafter:
     Args:
         runner: vLLM's V1 runner: its model, attention groups and block tables.
         layers: backbone layers that a draft runs first.
-        head: the LM head's flag in the plan: 4-bit logits that only rank, or those of a step that
-            exits.
+        head: what makes the logits: 4 bit alone, which only ranks, or as in a step that exits.
     """
 
-    def __init__(
-        self, runner: Any, layers: int, head: Literal["draft_head", "river_head"] = "draft_head"
-    ) -> None:
+    def __init__(self, runner: Any, layers: int, head: Literal["draft", "river"] = "draft") -> None:
         self._runner = runner
         self._model = runner.get_model()
         self._layers = layers
@@ -50,11 +47,17 @@ class RiverDrafter:
         # vLLM's compiled forward checks no types: it would read other integers as int32.
         tokens = tokens.to(self._runner.input_ids.gpu.dtype)
         positions = positions.to(self._runner.positions.dtype)
-        batch = StepBatch.forced(len(rows), self._layers)
+        table = StepTable.forced(river.num_layers, len(rows), self._layers, positions.device)
+        table.head = self._head
+
+        def forward(part: StepTable | None = None) -> torch.Tensor:
+            hidden: torch.Tensor = self._model(input_ids=tokens, positions=positions)
+            return hidden
+
         with own_forward_context(self._runner.vllm_config, self._parts(rows, positions)):
-            hidden = self._model(input_ids=tokens, positions=positions, river_batch=batch)
-            with river.plan.with_head(self._head):
-                return self._model.compute_logits(hidden)
+            logits = self._model.compute_logits(river.run(table, forward))
+        river.rest()
+        return logits
 
     def idle_step(self, rows: int) -> None:
         """A step on no request, to its end, for its time; it writes to vLLM's null block."""

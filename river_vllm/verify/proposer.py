@@ -6,20 +6,24 @@ has no model, no K/V cache and no attention layers of its own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
-from river_vllm.compat import get_tensor_model_parallel_world_size, get_tp_group, init_logger
-from river_vllm.request import RiverSettings, settings_of
+from river_vllm.compat import init_logger
+from river_vllm.costs import Costs
+from river_vllm.modes import default_settings, settings_of
+from river_vllm.registration import river_config_of
+from river_vllm.request import RiverSettings
 from river_vllm.verify.acceptance import Acceptance
-from river_vllm.verify.costs import StepCosts, measure
 from river_vllm.verify.depth import best_depth, fixed_depth
 from river_vllm.verify.draft import Draft, run
 from river_vllm.verify.drafter import RiverDrafter
 from river_vllm.verify.sampling import GREEDY, pick
+from river_vllm.worker.costs import costs_of_start
 
 logger = init_logger("vllm.river")
 
@@ -30,7 +34,7 @@ class RiverProposer(DraftModelProposer):
     _drafter: RiverDrafter
     _defaults: RiverSettings
     _fixed: bool
-    _costs: StepCosts | None = None
+    _costs: Costs | None = None
 
     def __init__(self, vllm_config: Any, device: torch.device, runner: Any) -> None:
         super().__init__(vllm_config, device, runner)
@@ -41,9 +45,9 @@ class RiverProposer(DraftModelProposer):
 
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""
-        config = target_model.river.config
+        config = river_config_of(self.vllm_config)
         self._drafter = RiverDrafter(self._river_runner, config.draft_layers)
-        self._defaults = RiverSettings.from_config(config)
+        self._defaults = default_settings(config)
         self._fixed = config.draft == "fixed"
 
     def initialize_attn_backend(
@@ -65,21 +69,32 @@ class RiverProposer(DraftModelProposer):
 
     def info(self) -> dict[str, Any]:
         """What drafting goes by, for operators."""
-        costs = {} if self._costs is None else self._costs.describe()
-        return {"max_tokens": self._most, "adaptive": not self._fixed, **costs}
+        costs = self._costs or Costs()
+        return {
+            "crossover": {"max_rows": None, **costs.crossover()},
+            "costs": costs.describe(time.time()),
+            "verify": {"max_tokens": self._most, "adaptive": not self._fixed},
+        }
 
     def measure_costs(self) -> None:
-        """Time both passes of a step, once the K/V cache is there; equal on every rank."""
+        """Know both passes of a step, once the K/V cache is there."""
         if self._fixed:
             return
         runner, drafter = self._river_runner, self._drafter
         most = runner.max_num_reqs
         rows = min(most * (self._most + 1), runner.max_num_tokens)
-        costs = measure(drafter.idle_step, drafter.idle_pass, most, rows)
-        if get_tensor_model_parallel_world_size() > 1:
-            costs = get_tp_group().broadcast_object(costs, src=0)
-        self._costs = costs
-        logger.info("River verifies up to %d drafted tokens: %s", self._most, costs.describe())
+        self._costs = costs_of_start(
+            runner,
+            {"backbone": drafter.idle_pass, "draft": drafter.idle_step},
+            {"backbone": rows, "draft": most},
+        )
+
+    def took(self, rows: int, seconds: float) -> None:
+        """Learn what a pass of the backbone over ``rows`` took, its logits included."""
+        requests = self._river_runner.input_batch.num_reqs
+        # More rows than drafts can make are those of a prompt.
+        if self._costs is not None and rows <= requests * (self._most + 1):
+            self._costs.observe("backbone", rows, seconds)
 
     def propose(
         self,
@@ -159,13 +174,17 @@ class RiverProposer(DraftModelProposer):
         levels: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def step(going: Sequence[Draft]) -> tuple[list[int], list[float]]:
+            start = time.perf_counter()
             rows = torch.tensor([d.row for d in going], device=self.device)
             tokens = torch.tensor([d.token for d in going], device=self.device)
             positions = torch.tensor([d.next_position for d in going], device=self.device)
             picked = pick(self._drafter.step(rows.tolist(), tokens, positions), rows, metadata)
             if picked.probabilities is not None:
                 levels.append((rows, picked.probabilities))
-            return picked.tokens.tolist(), picked.confidence.tolist()
+            found = picked.tokens.tolist(), picked.confidence.tolist()
+            if self._costs is not None:
+                self._costs.observe("draft", len(going), time.perf_counter() - start)
+            return found
 
         if self._costs is None:
             depth = fixed_depth(len(drafts))
@@ -180,7 +199,8 @@ class RiverProposer(DraftModelProposer):
         if not levels:
             return None
         vocabulary = levels[0][1].shape[1]
-        stacked = torch.zeros(self._river_runner.input_batch.num_reqs, len(levels), vocabulary)
+        requests = self._river_runner.input_batch.num_reqs
+        stacked = torch.zeros(requests, len(levels), vocabulary, device=self.device)
         for level, (rows, probabilities) in enumerate(levels):
             stacked[rows, level] = probabilities
         return stacked

@@ -18,24 +18,28 @@ class RiverSpeculativeConfig(SpeculativeConfig):
 def install(vllm_config: VllmConfig, tokens: int) -> None:
     """Have vLLM allocate look-ahead slots, verify drafts and count them.
 
-    The method ``draft_model`` brings all three; ``worker/cpu.py`` and ``worker/gpu.py`` put River's
-    drafter in the place of the one that would load a second model.
+    The method ``draft_model`` brings all three; ``worker/mixin.py`` puts River's drafter in the
+    place of the one that would load a second model. vLLM's asynchronous scheduling goes off, which
+    wants as many drafts for every request, on the device, before any is known on the host.
 
     Args:
         tokens: the most that may be drafted for one pass of the backbone.
 
     Raises:
-        UnsupportedModelError: the engine cannot draft with the river.
+        UnsupportedModelError: asynchronous scheduling is asked for.
     """
     if isinstance(vllm_config.speculative_config, RiverSpeculativeConfig):
         return  # vLLM validates a configuration again when it copies it
-    # Each runner has a drafter of River's on the platform that vLLM itself uses it on.
-    runner = "V1" if current_platform.is_cpu() else "V2"
-    if vllm_config.use_v2_model_runner != (runner == "V2"):
+    if vllm_config.scheduler_config.async_scheduling:
         raise UnsupportedModelError(
-            f"River verifies drafts here with vLLM's model runner {runner} only "
-            f"(VLLM_USE_V2_MODEL_RUNNER={int(runner == 'V2')})"
+            "River cannot be combined with asynchronous scheduling where it verifies drafts (leave "
+            "out --async-scheduling, or --river-verify 0)",
+            cure="",
         )
+    if not current_platform.is_cpu():
+        # On the CPU vLLM turns it off itself, later: what else it settles until then is in the key
+        # of its compiled forwards.
+        vllm_config.scheduler_config.async_scheduling = False
     vllm_config.speculative_config = RiverSpeculativeConfig(
         method="draft_model",
         model=vllm_config.model_config.model,

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from river_vllm.depths import Depths
+
+if TYPE_CHECKING:
+    from river_vllm.request import RiverSettings
 
 _KEPT, _STEP, _DRAFTED = 1, 2, 2
 
@@ -78,6 +81,8 @@ class DraftSummary:
     drafted: int = 0
     accepted: int = 0
     """Drafted tokens in the answer; what a stop cut off does not count."""
+    held: int = 0
+    """No token exits, so none is held."""
 
     def add(self, tally: Depths) -> None:
         first = tally & _STEP != 0
@@ -87,9 +92,15 @@ class DraftSummary:
         # The prompt's own token comes first and alone; all others are of decode steps.
         self.tokens += int(np.maximum.accumulate(first).sum())
 
-    def report(self) -> dict[str, Any]:
-        """Counts and the two ratios, None where nothing was counted."""
+    def by_layer(self, num_layers: int) -> dict[int, int]:
+        """Tokens of decode steps by the backbone layers that they ran: all ran all."""
+        return {num_layers: self.tokens} if self.tokens else {}
+
+    def report(self, settings: RiverSettings, num_layers: int) -> dict[str, Any]:
+        """What the ``river`` object of a response says of them; the two ratios are None where
+        nothing was counted."""
         return {
+            "num_layers": num_layers,
             "tokens": self.tokens,
             "steps": self.steps,
             "tokens_per_step": round(self.tokens / self.steps, 3) if self.steps else None,

@@ -1,20 +1,19 @@
 """Quantised weights kept between starts, one file for each, named by what it was made from.
 
-The name is a hash of the weight's values and of everything that the quantiser is told, so a
-changed checkpoint, setting or tensor-parallel shard finds nothing, and several engines can share
-a folder: whoever writes a name writes the same bytes.
+The name is a hash of the weight's values, the quantiser's code and its arguments. So nothing is
+found for a changed checkpoint, setting or tensor-parallel shard, and several engines can share a
+folder: two that write the same name write the same bytes.
 """
 
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
-from river_vllm.folders import expanded, user_cache
+from river_vllm.folders import expanded, user_cache, write_whole
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.weights.packed import from_bytes, to_bytes
 
@@ -25,7 +24,7 @@ BESIDE = "river"
 
 
 def cache_folders(setting: str, model: str) -> list[Path]:
-    """Where to look, and in this order where to write.
+    """Folders in which to look for weights, and the order in which to try to write to them.
 
     Args:
         setting: ``auto`` (beside a local checkpoint, then the user's cache), ``off``, or a folder.
@@ -76,11 +75,11 @@ class WeightCache:
         return None
 
     def put(self, key: str, weight: GroupedWeight) -> None:
-        """Save ``weight``; a folder that refuses is left, with a note in the log."""
+        """Save ``weight`` in the first folder that can be written to; the others are logged."""
         data = to_bytes(weight, key) if self._writable else b""
         while self._writable:
             try:
-                _write(self._writable[0] / _name(key), data)
+                write_whole(self._writable[0] / _name(key), data)
                 return
             except OSError as error:
                 logger.info("River: cannot save weights in '%s': %s", self._writable[0], error)
@@ -89,14 +88,3 @@ class WeightCache:
 
 def _name(key: str) -> str:
     return f"{key}.safetensors"
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, whoever else writes the same name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Groups read from a 4-bit checkpoint of the same model."""
+"""4-bit groups read from another checkpoint of the same model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from river_vllm.weights.source import WeightSource
 from river_vllm.weights.tensors import CheckpointFolder
 
 LARGEST = 128
-"""Input features of a group that every kernel takes; larger ones are split."""
+"""Input features of the largest group that every kernel takes; larger ones are split."""
 SAME = (
     "hidden_size",
     "intermediate_size",
@@ -35,9 +35,10 @@ class FromCheckpoint:
 
     Args:
         folder: of the checkpoint.
-        architecture: of the backbone, and its configuration as Hugging Face has it.
+        architecture: the backbone's.
+        hf_config: the backbone's configuration, as Hugging Face has it.
         packed_modules: the model's ``packed_modules_mapping``.
-        others: where the groups of what is no decoder layer's (the LM head) come from.
+        others: source of the groups that the checkpoint does not have: the LM head's.
 
     Raises:
         RiverError: the checkpoint cannot be read or is of another model.
@@ -55,12 +56,12 @@ class FromCheckpoint:
         self._format = format_of(self._folder)
         self._packed_modules = packed_modules
         self._others = others
-        # By name: a projection may be read more than once.
+        # Names, not counts: a projection may be read more than once.
         self._read: set[str] = set()
         self._scaled: set[str] = set()
         self.quantizer = self._format.name
         self.stored_group = self._format.group_size
-        self.whole_zeros = self._format.whole_zeros
+        self.integer_zeros = self._format.integer_zeros
         self._check_model(architecture, hf_config)
         if self._format.group_size != -1 and self._format.group_size % 32:
             raise RiverError(
@@ -68,17 +69,17 @@ class FromCheckpoint:
             )
 
     def group_size(self, layer: nn.Module, in_features: int) -> int:
-        """The checkpoint's, or the largest that divides it and that kernels take."""
+        """The checkpoint's; smaller where the layer's width or the kernels need it."""
         if not _is_projection(layer):
             return self._others.group_size(layer, in_features)
         stored = self._format.group_size
         return fitting_group_size(in_features, LARGEST if stored == -1 else min(stored, LARGEST))
 
     def groups(
-        self, layer: Any, weight: torch.Tensor, group_size: int, whole_zeros: bool
+        self, layer: Any, weight: torch.Tensor, group_size: int, integer_zeros: bool
     ) -> GroupedWeight:
         if not _is_projection(layer):
-            return self._others.groups(layer, weight, group_size, whole_zeros)
+            return self._others.groups(layer, weight, group_size, integer_zeros)
         parts = parts_of(layer, self._packed_modules)
         read = [(part, self._part(part, group_size)) for part in parts]
         whole = assemble(layer, read, group_size)
@@ -87,7 +88,7 @@ class FromCheckpoint:
         except RiverError as error:
             raise RiverError(f"'{self._folder.folder}', '{layer.prefix}': {error}") from None
         self._read.add(layer.prefix)
-        if whole.inputs is not None:
+        if whole.input_scales is not None:
             self._scaled.add(layer.prefix)
         return whole
 

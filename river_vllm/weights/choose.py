@@ -1,4 +1,4 @@
-"""Which source a configuration asks for."""
+"""Where the 4-bit weights come from, by the configuration."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.folders import expanded
 from river_vllm.models.architectures import PREFIX
-from river_vllm.quantization import CALIBRATED, QUANTIZERS
+from river_vllm.quantization import QUANTIZERS
 from river_vllm.weights.cache import WeightCache, cache_folders
-from river_vllm.weights.checkpoint import FromCheckpoint
+from river_vllm.weights.checkpoint import LARGEST, FromCheckpoint
 from river_vllm.weights.source import QuantizedAtLoad, WeightSource
 
 DATA_FREE = "hqq"
-"""Makes what a checkpoint of 4-bit layers leaves out."""
+"""Quantises the LM head where the layers are read from a checkpoint."""
 
 
 def weight_source(
     config: RiverConfig, model_config: Any, packed_modules: Mapping[str, Sequence[str]]
 ) -> WeightSource:
-    """The source of every 4-bit weight of a model.
+    """The source of a model's 4-bit weights.
 
     Args:
         model_config: vLLM's, of the backbone.
         packed_modules: the model class's ``packed_modules_mapping``.
 
     Raises:
-        RiverError: there are no weights of the kind asked for, or they are of another model.
+        RiverError: there are no such weights, or they are of another model or not what the
+            configuration says.
     """
     model = model_config.model
     folder = weights_folder(config, model)
-    name = config.quantizer if config.quantizer in QUANTIZERS else DATA_FREE
     cache = WeightCache(cache_folders(config.cache_dir, model))
-    made = QuantizedAtLoad(name, config.group_size, cache)
     if folder is None:
-        return made
+        return QuantizedAtLoad(config.quantizer, config.group_size, cache)
+    # Beside ``weights`` the setting only repeats what that folder says: the head ignores it.
+    group_size = config.group_size if config.weights is None else LARGEST
+    head = QuantizedAtLoad(DATA_FREE, group_size, cache)
     architecture = model_config.architecture.removeprefix(PREFIX)
-    source = FromCheckpoint(folder, architecture, model_config.hf_config, packed_modules, made)
+    source = FromCheckpoint(folder, architecture, model_config.hf_config, packed_modules, head)
     for setting, stored in (("quantizer", source.quantizer), ("group_size", source.stored_group)):
         wanted = getattr(config, setting)
         if setting in config.model_fields_set and wanted != stored:
@@ -52,13 +54,13 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
     """The 4-bit checkpoint to read; None where the weights are made at load.
 
     Raises:
-        RiverError: a quantiser needs calibration, and none has been done.
+        RiverError: GPTQ's weights have not been made.
     """
     if config.weights is not None:
         return expanded(config.weights)
     if config.quantizer in QUANTIZERS:
         return None
-    places = calibrated_folders(config, model)
+    places = gptq_folders(config, model)
     for place in places:
         # Path.is_file raises where a folder on the way may not be entered.
         if os.path.isfile(place / "config.json"):  # noqa: PTH113
@@ -66,15 +68,13 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
     looked = " or ".join(f"'{place}'" for place in places) or "any cache (it is off)"
     raise RiverError(
         f"no weights of quantizer '{config.quantizer}' in {looked}: make them with "
-        f"'river-vllm quantize {model} --quantizer {config.quantizer} "
-        f"--group-size {config.group_size} --prompts FILE'"
+        f"'river-vllm quantize {model} --group-size {config.group_size} --prompts FILE'"
     )
 
 
-def calibrated_folders(config: RiverConfig, model: str) -> list[Path]:
-    """Where weights of a calibrated quantiser are looked for, and by default written."""
-    assert config.quantizer in CALIBRATED
-    name = f"{config.quantizer}-g{config.group_size}"
+def gptq_folders(config: RiverConfig, model: str) -> list[Path]:
+    """Where GPTQ's weights are looked for, and by default written."""
+    name = f"gptq-g{config.group_size}"
     beside = Path(model) / "river"
     return [
         folder / name if folder == beside else folder / model.strip("/").replace("/", "--") / name

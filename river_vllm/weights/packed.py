@@ -1,6 +1,6 @@
 """A 4-bit weight as tensors of a file: two codes a byte, with a checksum over all of it.
 
-The form is that of no kernel, so any kernel can be given what another start has saved.
+The layout is no kernel's, so that every kernel can pack what an earlier start has saved.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from river_vllm.quantization.groups import GroupedWeight
 FORMAT = 1
 """Raised when the tensors change their meaning."""
 NAMES = ("codes", "scales", "zeros", "checksum")
-INPUTS = "inputs"
-"""One more, where inputs are scaled."""
 
 
 def pack_codes(codes: torch.Tensor) -> torch.Tensor:
@@ -33,16 +31,15 @@ def unpack_codes(packed: torch.Tensor) -> torch.Tensor:
 
 
 def to_tensors(weight: GroupedWeight, key: str) -> dict[str, torch.Tensor]:
-    """``weight`` as the tensors ``NAMES``, with ``INPUTS`` if any; only ``key`` brings it back."""
+    """``weight`` as the tensors ``NAMES``, to be read back with the same ``key``."""
     tensors = {
         "codes": pack_codes(weight.codes).cpu(),
         # Exact: quantisers round scales to the bfloat16 that kernels keep.
         "scales": weight.scales.to("cpu", torch.bfloat16),
-        # Memory of its own: parts of a module are views of one tensor, which a file cannot hold.
+        # Copied: the projections of a fused module are views of one tensor, which safetensors
+        # refuses to save.
         "zeros": weight.zeros.cpu().clone(),
     }
-    if weight.inputs is not None:
-        tensors[INPUTS] = weight.inputs.cpu().clone()
     return {**tensors, "checksum": _checksum(tensors, key)}
 
 
@@ -52,16 +49,13 @@ def from_tensors(tensors: dict[str, torch.Tensor], key: str) -> GroupedWeight:
     Raises:
         RiverError: the tensors are not those that were made for ``key``.
     """
-    if set(tensors) - {INPUTS} != set(NAMES):
+    if set(tensors) != set(NAMES):
         raise RiverError(f"not a packed weight (it holds {', '.join(sorted(tensors))})")
     content = {name: tensor for name, tensor in tensors.items() if name != "checksum"}
     if not torch.equal(tensors["checksum"], _checksum(content, key)):
         raise RiverError("the checksum does not match")
     return GroupedWeight(
-        unpack_codes(tensors["codes"]),
-        tensors["scales"].float(),
-        tensors["zeros"],
-        tensors.get(INPUTS),
+        unpack_codes(tensors["codes"]), tensors["scales"].float(), tensors["zeros"]
     )
 
 

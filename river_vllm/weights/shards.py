@@ -2,8 +2,7 @@
 
 vLLM's own weight loaders do the work: they know the order of fused projections, tensor-parallel
 shards and replicated K/V heads. Codes, scales and zero points are all ``[outputs, inputs]``, so
-each is loaded the way the bf16 weight was. So are factors of the inputs, one row for each output:
-parts of a module share them.
+each is loaded the way the bf16 weight was.
 """
 
 from __future__ import annotations
@@ -67,11 +66,9 @@ def assemble(
 ) -> GroupedWeight:
     """This rank's shard of ``linear``, whose bf16 weight is loaded and not yet processed."""
     rows, features = linear.weight.shape
-    shapes = {"codes": features, "scales": features // group_size, "zeros": features // group_size}
-    if parts[0][1].inputs is not None:
-        shapes["inputs"] = features
+    groups = features // group_size
     loaded = {}
-    for field, width in shapes.items():
+    for field, width in (("codes", features), ("scales", groups), ("zeros", groups)):
         dtype = getattr(parts[0][1], field).dtype
         target = ModelWeightParameter(
             data=torch.empty(rows, width, dtype=dtype, device=linear.weight.device),
@@ -81,8 +78,6 @@ def assemble(
         )
         for part, weight in parts:
             shard = () if part.shard is None else (part.shard,)
-            tensor = getattr(weight, field)
-            tensor = tensor.expand(part.shape) if field == "inputs" else tensor
-            target.weight_loader(target, tensor, *shard)
-        loaded[field] = target.data[0].clone() if field == "inputs" else target.data
+            target.weight_loader(target, getattr(weight, field), *shard)
+        loaded[field] = target.data
     return GroupedWeight(**loaded)

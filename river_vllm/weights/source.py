@@ -23,22 +23,22 @@ class WeightSource(Protocol):
 
     @property
     def quantizer(self) -> str:
-        """Its name."""
+        """The name of what made the groups."""
 
     @property
-    def whole_zeros(self) -> bool:
-        """Whether groups can be had with whole zero points."""
+    def integer_zeros(self) -> bool:
+        """Whether groups with integer zero points can be had."""
 
     def group_size(self, layer: nn.Module, in_features: int) -> int:
         """Input features of ``layer`` that share a scale."""
 
     def groups(
-        self, layer: nn.Module, weight: torch.Tensor, group_size: int, whole_zeros: bool
+        self, layer: nn.Module, weight: torch.Tensor, group_size: int, integer_zeros: bool
     ) -> GroupedWeight:
         """The groups of ``weight`` ``[N, K]``, this rank's shard of ``layer``."""
 
     def report(self) -> dict[str, Any]:
-        """What was done, for operators."""
+        """How many weights were made, how many read, and from which folder, for ``GET /river``."""
 
     def summary(self) -> str:
         """The same in a few words, for the log."""
@@ -48,12 +48,12 @@ class QuantizedAtLoad:
     """Groups made from the weight alone, or found where an earlier start has saved them.
 
     Args:
-        quantizer: its name.
+        quantizer: one of ``QUANTIZERS``.
         group_size: the largest group wanted.
         cache: where made groups are kept.
     """
 
-    whole_zeros = True
+    integer_zeros = True
 
     def __init__(self, quantizer: str, group_size: int, cache: WeightCache) -> None:
         self.quantizer = quantizer
@@ -61,7 +61,7 @@ class QuantizedAtLoad:
         self._group_size = group_size
         self._cache = cache
         self._made = self._loaded = 0
-        # A quantiser that changes finds nothing of what its older self has saved.
+        # Part of the key: a quantiser whose code has changed makes its weights again.
         modules = (groups, sys.modules[self._quantize.__module__])
         self._code = blake3("".join(map(inspect.getsource, modules)).encode()).hexdigest()
 
@@ -69,16 +69,16 @@ class QuantizedAtLoad:
         return fitting_group_size(in_features, self._group_size)
 
     def groups(
-        self, layer: nn.Module, weight: torch.Tensor, group_size: int, whole_zeros: bool
+        self, layer: nn.Module, weight: torch.Tensor, group_size: int, integer_zeros: bool
     ) -> GroupedWeight:
-        key = self._key(weight, group_size, whole_zeros)
+        key = self._key(weight, group_size, integer_zeros)
         found = self._cache.get(key)
         if found is not None:
             self._loaded += 1
             return found
         if not self._made:
             mark(Stage.QUANTIZE)
-        made = self._quantize(weight, group_size, whole_zeros=whole_zeros)
+        made = self._quantize(weight, group_size, integer_zeros=integer_zeros)
         self._made += 1
         self._cache.put(key, made)
         return made
@@ -97,6 +97,6 @@ class QuantizedAtLoad:
             return "made" if place is None else f"made and saved in '{place}'"
         return f"loaded from '{place}'" + (f" ({self._made} made)" if self._made else "")
 
-    def _key(self, weight: torch.Tensor, group_size: int, whole_zeros: bool) -> str:
-        parts = [FORMAT, self._code, group_size, whole_zeros, digest(weight)]
+    def _key(self, weight: torch.Tensor, group_size: int, integer_zeros: bool) -> str:
+        parts = [FORMAT, self._code, group_size, integer_zeros, digest(weight)]
         return blake3(json.dumps(parts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint folder by name, read from its safetensors files when asked for."""
+"""The tensors of a checkpoint folder by name, each read from its safetensors file on demand."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # isort: off
@@ -9,35 +11,55 @@ from typing import Any
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 # isort: on
+import numpy as np
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-from river_vllm.verify import expand
-from river_vllm.verify.proposer import RiverProposer
-from river_vllm.worker.cpu_seeds import SeededChunksMixin
+from river_vllm import patches
 from river_vllm.worker.mixin import RiverWorkerMixin
 from river_vllm.worker.runner import RiverRunnerMixin
-from river_vllm.worker.runner_v2 import river_runner_v2
 
 
-class RiverCPUModelRunner(RiverRunnerMixin, SeededChunksMixin, CPUModelRunner):
+class RiverCPUModelRunner(RiverRunnerMixin, CPUModelRunner):
     """vLLM's CPU runner (V1) with River's batch feed."""
+
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        with unfinished_prompts_unseeded(self):
+            return super().sample_tokens(*args, **kwargs)
+
+
+@contextmanager
+def unfinished_prompts_unseeded(runner: Any) -> Iterator[None]:
+    """Inside, rows whose sample is thrown away draw from the common generator, not from their own.
+
+    vLLM samples in every step, and where a step ends within a prompt it takes the sample back by
+    setting the offset of the request's generator (``v1/worker/gpu_model_runner.py``,
+    ``_bookkeeping_sync``; the comment in https://github.com/vllm-project/vllm/pull/10097 says that
+    this relies on CUDA). A CPU generator has no offset: the worker raises, and one request with a
+    ``seed`` and a long prompt ends the engine for everybody.
+
+    To be removed once stock vLLM answers such a request on the CPU;
+    ``tests/reliability/test_stock.py`` fails then.
+
+    Args:
+        runner: its batch's ``generators``, row → generator, are what the sampler reads.
+    """
+    batch = runner.input_batch
+    discarded = np.flatnonzero(runner.discard_request_mask.np[: batch.num_reqs])
+    held = {row: batch.generators.pop(row) for row in discarded.tolist() if row in batch.generators}
+    try:
+        yield
+    finally:
+        batch.generators.update(held)
 
 
 class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
     """vLLM's CPU worker with River's runner."""
 
     def init_device(self) -> None:
-        super().init_device()
-        # CPUWorker.init_device names its runner class; a subclass cannot choose another.
-        runner = self.model_runner
-        if type(runner) is CPUModelRunner:
-            runner.__class__ = RiverCPUModelRunner
-            if getattr(runner, "speculative_config", None) is not None:
-                # GPUModelRunner.__init__ names its drafter classes too.
-                runner.drafter = RiverProposer(self.vllm_config, self.device, runner)
-                expand.install()
-        else:
-            runner.__class__ = river_runner_v2(type(runner))
+        with patches.cpu_worker_makes(RiverCPUModelRunner):
+            super().init_device()
+        if self.vllm_config.speculative_config is not None:
+            patches.install("verifying CPU worker")
 
     def execute_model(self, scheduler_output: Any) -> Any:
         output = super().execute_model(scheduler_output)

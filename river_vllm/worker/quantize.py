@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from river_vllm.errors import RiverError
 from river_vllm.layers.find import decoder_layers, projections
-from river_vllm.quantization import CALIBRATED, fitting_group_size
-from river_vllm.quantization.moments import InputMoments, parts_of_width, product_power
+from river_vllm.quantization import fitting_group_size
+from river_vllm.quantization.gptq import quantize_gptq
+from river_vllm.quantization.hessian import HessianRecorder, block_widths, output_power
 from river_vllm.weights.formats.own import own_tensors
 from river_vllm.weights.shards import Part, parts_of
 from river_vllm.weights.tensors import CheckpointFolder
@@ -28,47 +29,51 @@ class QuantizeExtension:
 
     model_runner: Any
     vllm_config: Any
-    _river_moments: InputMoments
+    _river_hessians: HessianRecorder
 
-    def river_layer_bytes(self) -> list[int]:
-        """Memory that the moments of each decoder layer's inputs take."""
+    def river_hessian_bytes(self) -> list[int]:
+        """Memory that the Hessians of each decoder layer's projections take."""
         return [
             sum(
-                4 * sum(width**2 for width in parts_of_width(linear.input_size))
+                4 * sum(width**2 for width in block_widths(linear.input_size))
                 for _, linear in projections(layer)
             )
             for layer in self._river_layers()
         ]
 
-    def river_listen(self, layers: list[int]) -> None:
-        """Gather the inputs of these layers' projections from now on."""
+    def river_record_hessians(self, layers: list[int]) -> None:
+        """From now on, take the Hessians of these layers' projections."""
         found = self._river_layers()
         modules = {m.prefix: m for index in layers for _, m in projections(found[index])}
-        self._river_moments = InputMoments(modules)
+        self._river_hessians = HessianRecorder(modules)
 
     def river_quantize_layer(
-        self, layer: int, checkpoint: str, out: str, settings: dict[str, Any]
+        self, layer: int, checkpoint: str, out: str, group_size: int, integer_zeros: bool
     ) -> dict[str, Any]:
-        """Quantise one of the layers listened to, and write its file; tokens and errors.
+        """Quantise one of the recorded layers and write its file.
 
         Args:
-            checkpoint: folder of the bf16 weights. out: folder to write to.
-            settings: ``quantizer``, ``group_size`` (the largest), ``whole_zeros``.
+            checkpoint: folder of the bf16 weights.
+            out: folder to write to.
+            group_size: the largest wanted.
+
+        Returns:
+            ``tokens`` that were recorded, and ``output_error``: the error of the projections'
+            outputs, root mean square, relative to that of the outputs.
         """
-        moments = self._river_moments
-        moments.close()
+        hessians = self._river_hessians
+        hessians.close()
         folder = CheckpointFolder(Path(checkpoint))
-        quantize = CALIBRATED[settings["quantizer"]]
         packed_modules = getattr(self.model_runner.get_model(), "packed_modules_mapping", {})
         tensors: dict[str, torch.Tensor] = {}
         error = power = 0.0
         for _, linear in projections(self._river_layers()[layer]):
-            moment = moments.take(linear.prefix)
+            hessian = hessians.take(linear.prefix)
             parts = parts_of(linear, packed_modules)
-            # Together, as they are served: the parts of a module share the factors of its inputs.
+            # At once: the projections that vLLM fuses have the same inputs, so the same Hessian.
             weight = torch.cat([_weight(folder, part) for part in parts])
-            group_size = fitting_group_size(linear.input_size, settings["group_size"])
-            made = quantize(weight, group_size, moment, settings["whole_zeros"])
+            fitting = fitting_group_size(linear.input_size, group_size)
+            made = quantize_gptq(weight, fitting, hessian, integer_zeros)
             start = 0
             for part in parts:
                 stop = start + part.shape[0]
@@ -76,10 +81,11 @@ class QuantizeExtension:
                 start = stop
             rows = slice(None, None, max(1, len(weight) // ERROR_ROWS))
             wanted = weight[rows].float()
-            error += product_power(made.rows(rows).dequantize() - wanted, moment)
-            power += product_power(wanted, moment)
+            error += output_power(made.rows(rows).dequantize() - wanted, hessian)
+            power += output_power(wanted, hessian)
         save_file(tensors, Path(out) / f"layer-{layer:04d}.safetensors")
-        return {"tokens": moments.tokens, "output_error": (error / power) ** 0.5 if power else 0.0}
+        relative = (error / power) ** 0.5 if power else 0.0
+        return {"tokens": hessians.tokens, "output_error": relative}
 
     def _river_layers(self) -> list[Any]:
         number = self.vllm_config.model_config.get_total_num_hidden_layers()

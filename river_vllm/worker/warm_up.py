@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from river_vllm.patches import NotStored, reads_compiled_forwards, stored_forwards_only
+from river_vllm.registration import river_config_of
 from river_vllm.startup import Stage, mark
 
 
@@ -62,7 +63,7 @@ class WarmUpMixin:
 
     def _river_graph_rows(self: Any) -> int:
         """Rows of the longest step that takes River's compiled forward."""
-        if self.get_model().river.config.prefill == "sequence":
+        if river_config_of(self.vllm_config).prefill == "sequence":
             return int(self.max_num_tokens)
         # The compiler takes a size of 1 for a constant.
         return max(2, min(self.max_num_reqs, self.max_num_tokens))

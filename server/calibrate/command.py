@@ -12,10 +12,10 @@ _HELP = "choose τ for a target agreement, divergence or depth, with a finite-sa
 _DESCRIPTION = f"""\
 {_HELP[:1].upper()}{_HELP[1:]}.
 
-The backbone answers prompts; along its answers, passes with different exits are compared with it:
-likeliest token, KL divergence, K and V. Candidates are chosen on some prompts and tested on
-others; docs/calibration.md says what is guaranteed. Exit status 0 if settings were found (with
---check: if the settings keep the target), 1 if none could be shown to keep it.
+The backbone answers prompts, and passes with exits are compared with it along these answers: the
+likeliest token, the KL divergence, K and V. Candidates are chosen on some of the prompts and tested
+on the others; docs/calibration.md says what is guaranteed. Exit status 0 if settings were shown to
+keep the target (with --check: those of the file), 1 if none were.
 """
 
 

@@ -1,7 +1,8 @@
-"""The outcome as a ``river_config`` and as JSON."""
+"""The outcome as a river config and as JSON."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
@@ -11,9 +12,8 @@ import yaml
 from river_vllm import __version__
 from river_vllm.calibration.bounds import upper_bound
 from river_vllm.calibration.certify import Trial
-from river_vllm.calibration.landscape import Prediction
+from river_vllm.calibration.exit_costs import Prediction
 from river_vllm.calibration.record import (
-    MATTERS,
     AchievedRecord,
     Calibration,
     DialRecord,
@@ -21,6 +21,7 @@ from river_vllm.calibration.record import (
     PromptsRecord,
     TargetRecord,
     recorded_settings,
+    settings_of,
 )
 from river_vllm.calibration.run import Outcome
 from river_vllm.calibration.target import KL_CLIP, Target
@@ -41,8 +42,10 @@ class Circumstances:
     """What a calibration was made with.
 
     Attributes:
-        river: the folder with the river's weights; None where they are made at load.
-        engine: what the worker of the test reported.
+        river: the folder of the river's 4-bit weights; None where they are made at load.
+        tokens: of each answer, at most.
+        engine: what the worker of the test reported (``river_info``).
+        vllm: its version.
     """
 
     model: ModelRecord
@@ -57,7 +60,7 @@ class Circumstances:
 
 
 def guarantee(target: Target, delta: float, made: Circumstances) -> str:
-    """In words, with its assumption."""
+    """The guarantee in words, with its assumption."""
     text = "the backbone's own greedy" if made.prompts.answers is None else "the given"
     limit = target.value if target.metric != "agreement" else round(1 - target.value, 10)
     return (
@@ -68,13 +71,8 @@ def guarantee(target: Target, delta: float, made: Circumstances) -> str:
     )
 
 
-def settings_of(config: RiverConfig) -> dict[str, Any]:
-    """What the calibration holds for."""
-    return config.model_dump(mode="json", include=set(MATTERS))
-
-
 def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverConfig:
-    """The settings of ``test`` with everything that they rest on."""
+    """The settings of ``test``, with a record of everything that the guarantee depends on."""
     dial = test.policy.as_config()
     settings = settings_of(made.config)
     tested = recorded_settings(made.config, made.engine)
@@ -139,12 +137,8 @@ def as_json(outcome: Outcome, made: Circumstances, seconds: float) -> dict[str, 
         "num_layers": outcome.target.num_layers,
         "similarity_quantiles": outcome.similarity_quantiles,
         "forced_exits": [asdict(item) for item in outcome.forced],
-        "frontier": {
-            kind: [_prediction(p, outcome, made) for p in found]
-            for kind, found in outcome.frontier.items()
-        },
         "prediction_scale": outcome.scale,
-        "candidates": [_prediction(p, outcome, made) for p in outcome.ladder],
+        "candidates": [_prediction(p, made) for p in outcome.candidates],
         "tests": [_test(test, outcome, made) for test in outcome.tests],
         "chosen": None if chosen is None else _test(chosen, outcome, made),
         "seconds": round(seconds, 1),
@@ -153,7 +147,7 @@ def as_json(outcome: Outcome, made: Circumstances, seconds: float) -> dict[str, 
     }
 
 
-def _prediction(prediction: Prediction, outcome: Outcome, made: Circumstances) -> dict[str, Any]:
+def _prediction(prediction: Prediction, made: Circumstances) -> dict[str, Any]:
     return {
         **prediction.policy.as_config(),
         "mean_exit_layer": prediction.mean_exit_layer,
@@ -165,17 +159,12 @@ def _prediction(prediction: Prediction, outcome: Outcome, made: Circumstances) -
 
 def _test(test: Trial, outcome: Outcome, made: Circumstances) -> dict[str, Any]:
     target = outcome.target
-    layers = [m.exit_layer for m in test.measured]
-    histogram: dict[int, int] = {}
-    for part in layers:
-        for layer in part.tolist():
-            histogram[layer] = histogram.get(layer, 0) + 1
+    layers = Counter(layer for part in test.measured for layer in part.exit_layer.tolist())
     bound = upper_bound(test.losses, outcome.delta)
     return {
         **test.policy.as_config(),
         "passed": test.passed,
         "p_value": test.p_value,
-        "hoeffding_bentkus_p_value": test.hoeffding_bentkus,
         "prompts": len(test.losses),
         "figure": target.figure(test.loss),
         "bound": target.figure(bound),
@@ -183,7 +172,7 @@ def _test(test: Trial, outcome: Outcome, made: Circumstances) -> dict[str, Any]:
         "kl": test.kl,
         "mean_exit_layer": test.mean_exit_layer,
         "weight_bytes_speedup": made.weights.speedup(test.mean_exit_layer),
-        "exit_layers": dict(sorted(histogram.items())),
+        "exit_layers": dict(sorted(layers.items())),
         "key_similarity": _mean([m.keys for m in test.measured]),
         "value_similarity": _mean([m.values for m in test.measured]),
         "losses": test.losses,

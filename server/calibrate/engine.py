@@ -1,4 +1,4 @@
-"""The engine that a calibration runs on: this process, uncompiled, made for many rows a step."""
+"""The engine of a calibration: in this process, not compiled, set up for many rows a step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENVIRONMENT = {
 
 
 def prepare() -> None:
-    """Variables that vLLM reads at import.
+    """Set the environment variables that vLLM reads when it is imported.
 
     Raises:
         RiverError: vLLM is not installed.
@@ -27,15 +27,17 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = ENVIRONMENT["VLLM_ENABLE_V1_MULTIPROCESSING"]
     prepare_environment()
-    # On the CPU it would go over the option (vLLM platforms/cpu.py).
+    # On the CPU it would override ``kv_cache_memory_bytes`` (vLLM's platforms/cpu.py).
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
 
 
 def start(
     model: str, config: RiverConfig, revision: str | None, max_model_len: int, kv_cache_gib: float
 ) -> Any:
-    """vLLM's ``LLM`` with a river that computes what a server with ``config`` will, by 4-bit
-    products that are fast for many rows where they give the same."""
+    """vLLM's ``LLM`` with a river that computes what a server with ``config`` will.
+
+    Where they give the same, it takes the 4-bit products that are fast for many rows.
+    """
     from vllm import LLM
 
     from river_vllm import engine_args
@@ -44,9 +46,9 @@ def start(
 
     settings = config.model_dump(exclude_unset=True, exclude={"calibration"})
     if config.activations == "bf16" and config.kernel != VllmMixedPrecisionKernel.name:
-        # That one rounds zero points; the products of all others are those of expanded weights.
+        # That one has integer zero points; all others compute what expanded weights give.
         settings["kernel"] = "dequantize"
-    settings["max_rows"] = "all"
+    settings |= {"scope": "token", "max_rows": "all"}
     options: dict[str, Any] = {
         "max_model_len": max_model_len,
         "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),
@@ -57,7 +59,8 @@ def start(
         "seed": 0,
     }
     if current_platform.is_cpu():
-        # A pass computes again what does not fill a block; the CPU's default is 128 tokens.
+        # Prompt tokens that do not fill a block are computed again in every pass; vLLM's default
+        # on the CPU is 128.
         options["block_size"] = 32
     if revision is not None:
         options["revision"] = revision

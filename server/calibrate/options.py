@@ -13,7 +13,6 @@ DEFAULT_AGREEMENT = 0.98
 DEFAULT_DELTA = 0.1
 DEFAULT_TOKENS = 16
 DEFAULT_PILOT = 64
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,31 +24,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, metavar="FILE", help="river config (YAML) for 'serve'")
     add("--json", type=Path, metavar="FILE", help="everything that was measured")
-    add("--plot", type=Path, metavar="FILE", help="cost against depth: .png, .svg or .pdf")
     add("--no-progress", action="store_true", help="no progress bar on a terminal either")
 
 
 def _add_target_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("target", "One of the first three")
+    group = parser.add_argument_group("target", "One of the first three options")
     one = group.add_mutually_exclusive_group()
     one.add_argument(
         "--target-agreement",
         type=inner_share,
         metavar="SHARE",
-        help="the river's likeliest next token is the backbone's at least this often "
+        help="share of answer tokens whose likeliest next token is the backbone's, at least "
         f"(default: {DEFAULT_AGREEMENT})",
     )
     one.add_argument(
         "--target-kl",
         type=positive,
         metavar="NATS",
-        help="KL(backbone ‖ river) of at most this; a token counts 1 nat at most",
+        help="KL(backbone ‖ river) in nats, at most; a token counts 1 nat at most",
     )
     one.add_argument(
         "--target-depth",
         type=positive,
         metavar="LAYERS",
-        help="backbone layers of a token of at most this, in the mean",
+        help="mean number of backbone layers of a token, at most",
     )
     group.add_argument(
         "--delta",
@@ -68,7 +66,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_prompt_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "prompts", "Prompts like those that will be served: the guarantee is for these"
+        "prompts", "Prompts like those that will be served: the guarantee is for such prompts"
     )
     add = group.add_argument
     add(
@@ -117,26 +115,26 @@ def _add_prompt_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "engine", "As it will be served; what changes the river's numbers goes into the output"
+        "engine", "Give what 'serve' will be given: the guarantee depends on it"
     )
     add = group.add_argument
     add("--river-config", metavar="FILE", help="YAML or JSON file of River settings to start from")
     add("--river-quantizer", metavar="NAME", help="how the 4-bit weights are made")
-    add("--river-weights", metavar="DIR", help="the layers already in 4 bit")
-    add("--river-group-size", type=whole(1), metavar="N", help="input features per scale")
-    add("--river-signal", metavar="NAME", help="what τ is compared with: cosine or norm")
-    add("--river-activations", metavar="NAME", help="bf16 or int8")
-    add("--river-lm-head", metavar="NAME", help="backbone or river")
+    add("--river-weights", metavar="DIR", help="folder with the layers already in 4 bit")
+    add("--river-group-size", type=whole(1), metavar="N", help="input features that share a scale")
+    add("--river-criterion", metavar="NAME", help="what τ is compared with: cosine or norm")
+    add("--river-activations", metavar="NAME", help="what 4-bit products multiply by: bf16 or int8")
+    add("--river-lm-head", metavar="NAME", help="the backbone's bf16 one, or the river's in 4 bit")
     add(
         "--river-kernel",
         metavar="NAME",
-        help="of the server: with 'vllm' zero points are rounded, in the test too",
+        help="4-bit product of the server; with 'vllm' the test has its integer zero points too",
     )
     add_engine_limits(group, kv_cache_gib=2.0)
 
 
 def add_engine_limits(group: argparse._ArgumentGroup, kv_cache_gib: float) -> None:
-    """What an engine that is started for a measurement reads and holds."""
+    """Options of an engine that is started to measure: the text it reads, the memory it takes."""
     add = group.add_argument
     add("--revision", metavar="NAME", help="of a hub checkpoint")
     add(
@@ -159,21 +157,16 @@ def check_outputs(args: argparse.Namespace) -> None:
     """Find out now what would fail after minutes.
 
     Raises:
-        BenchError: a file cannot be written, or two share a name, or the plot's suffix is unknown.
+        BenchError: a file cannot be written, or options do not go together.
     """
-    for name in ("output", "json", "plot"):
-        path = getattr(args, name)
-        if path is not None:
-            try:
-                OutputFiles(json=path).check()
-            except BenchError as error:
-                raise BenchError(str(error).replace("--json", f"--{name}", 1)) from None
-    paths = [p.resolve() for p in (args.output, args.json, args.plot) if p is not None]
-    if len(set(paths)) < len(paths):
-        raise BenchError("--output, --json and --plot: expected different files")
-    if args.plot is not None and args.plot.suffix not in PLOT_SUFFIXES:
-        raise BenchError(f"--plot '{args.plot}': expected {', '.join(PLOT_SUFFIXES)}")
+    OutputFiles(json=args.json).check()
+    try:
+        OutputFiles(json=args.output).check()
+    except BenchError as error:
+        raise BenchError(str(error).replace("--json", "--output", 1)) from None
+    if args.output and args.json and args.output.resolve() == args.json.resolve():
+        raise BenchError("--output, --json: expected different files")
     if args.answers is not None and not args.prompts:
         raise BenchError("--answers: names a field of the rows of --prompts FILE")
-    if args.check is not None and (args.output is not None or args.plot is not None):
-        raise BenchError("--check: chooses nothing, so --output and --plot have no place")
+    if args.check is not None and args.output is not None:
+        raise BenchError("--check: chooses nothing, so --output has no place")

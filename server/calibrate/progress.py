@@ -1,4 +1,4 @@
-"""What a person at a terminal sees meanwhile."""
+"""Progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Steps(TerminalBars):
         )
 
     def step(self, name: str, total: int) -> None:
-        """Go on to the next part; the same name goes on with the bar that is there."""
+        """Begin a part of the work; one that was begun before goes on with its bar."""
         for task in self._bars.tasks:
             if task.description == name:
                 self._bars.update(task.id, total=(task.total or 0) + total)

@@ -13,8 +13,8 @@ from typing import Any
 from server.bench.errors import BenchError
 
 KEYS = ("messages", "question", "prompt")
-"""Fields of a row that hold its text, the first that is there counts: a conversation, one message
-of the user, or text to continue."""
+"""Fields of a row that may hold its prompt: a conversation, one message of the user, or text to
+continue. The first of them that a row has is taken."""
 
 SELF_MADE = "made by the model"
 _MARK = "\N{SYMBOL FOR SUBSTITUTE}"
@@ -25,10 +25,10 @@ class Prompts:
     """Prompts in the order in which they are used.
 
     Attributes:
-        source: names of the files, or how they came about.
-        sha256: of the files' bytes, one after the other.
-        tokens: of each prompt.
-        answers: tokens of each prompt's answer, where the file gives it.
+        source: names of the files, or that the model made them.
+        sha256: of the files' bytes, one file after the other.
+        tokens: each prompt's.
+        answers: each answer's tokens, where the rows give it.
     """
 
     source: str
@@ -53,9 +53,9 @@ def from_files(
     """All prompts of the files that are not too long, shuffled.
 
     Args:
-        longest: tokens that a prompt may have.
+        longest: tokens of the longest prompt taken.
         half: ``first`` takes the rows with odd, ``second`` those with even line numbers.
-        answer_field: of a row, with the text of its answer.
+        answer_field: field of a row with the text of its answer.
 
     Raises:
         BenchError: a file or a row is not as expected; names the file and the line.
@@ -91,7 +91,7 @@ def from_files(
 def self_made(llm: Any, count: int, longest: int, seed: int) -> Prompts:
     """What the model writes where a user's message is expected (Xu et al., "Magpie", 2024).
 
-    A model without a chat template continues its own beginning of a text instead.
+    A model without a chat template writes the beginning of a text instead.
     """
     from vllm import SamplingParams
 

@@ -8,7 +8,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from river_vllm.calibration.bounds import prompts_wanted
+from river_vllm.calibration.bounds import prompts_needed
 from river_vllm.calibration.fingerprint import fingerprint, served_checkpoint
 from river_vllm.calibration.passes import TeacherForcedEngine, Text
 from river_vllm.calibration.policy import Policy
@@ -16,6 +16,7 @@ from river_vllm.calibration.run import Calibrator, Outcome
 from river_vllm.calibration.target import Target
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
+from river_vllm.modes import mode_of
 from river_vllm.weights.choose import weights_folder
 from server.bench.errors import BenchError
 from server.bench.output.files import write_json, write_text
@@ -28,23 +29,19 @@ from server.calibrate.prompts import Prompts, from_files, self_made
 from server.calibrate.speed import WeightBytes
 from server.calibrate.table import describe, print_outcome
 
-CHOICES = ("signal", "quantizer", "weights", "group_size", "activations", "lm_head", "kernel")
-"""Settings that options of the command make."""
+CHOICES = ("criterion", "quantizer", "weights", "group_size", "activations", "lm_head", "kernel")
+"""Settings that the command has options for."""
 
 
 def run_command(args: argparse.Namespace) -> int:
     """Calibrate, or check; the exit status."""
     try:
         check_outputs(args)
-        if args.plot is not None:
-            from server.calibrate.plot import check_matplotlib
-
-            check_matplotlib()
         config = _config(args)
         began = time.monotonic()
         prepare()
         llm = start(args.model, config, args.revision, args.max_model_len, args.kv_cache_gib)
-        target = _target(args, llm)
+        target = _target(args, config, llm)
         with Steps(not args.no_progress) as steps:
             outcome, made = _measure(args, llm, config, target, steps)
     except BenchError as error:
@@ -53,7 +50,7 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> RiverConfig:
-    """The file's settings (``--check`` counts as one), then the command line's."""
+    """The settings of ``--check`` or ``--river-config``, and the command line's on top."""
     if args.check is not None and args.river_config is not None:
         raise BenchError("--check: the file gives all settings, so --river-config has no place")
     path = args.check or args.river_config
@@ -64,11 +61,13 @@ def _config(args: argparse.Namespace) -> RiverConfig:
         name: value for name in CHOICES if (value := getattr(args, f"river_{name}")) is not None
     }
     config = parse_config(data, str(path or "defaults")).merged(given, "command line")
-    if config.verify:
+    if mode_of(config).fixed:
         raise RiverError(
             f"calibrate: verify = {config.verify}: verified answers are the backbone's own, so "
             "there is nothing to choose"
         )
+    if "scope" not in config.model_fields_set:
+        config = config.merged({"scope": "token"}, "calibrate")
     if config.scope != "token" or config.prefill != "backbone":
         raise RiverError(
             f"calibrate: scope = '{config.scope}', prefill = '{config.prefill}': can be measured "
@@ -77,8 +76,12 @@ def _config(args: argparse.Namespace) -> RiverConfig:
     return config
 
 
-def _target(args: argparse.Namespace, llm: Any) -> Target:
+def _target(args: argparse.Namespace, config: RiverConfig, llm: Any) -> Target:
     layers = int(llm.collective_rpc("river_info")[0]["num_layers"])
+    if layers < 2:
+        raise RiverError("calibrate: the model has one decoder layer, so no token can leave early")
+    if args.check is not None and (config.threshold >= 1.0 or config.min_layers >= layers):
+        raise BenchError(f"--check '{args.check}': with these settings no token leaves early")
     if args.target_kl is not None:
         if args.target_kl >= 1:
             raise BenchError(f"--target-kl {args.target_kl:g}: expected less than 1 nat")
@@ -113,8 +116,8 @@ def _measure(
         outcome = calibrator.check(policy, texts, target, args.delta, kv)
     model_config = llm.llm_engine.model_config
     folder = weights_folder(config, args.model)
-    # What is served has to be what was tested: rows leave on their own similarity.
-    config = config.merged({"max_rows": "all"}, "calibrate")
+    # In the test every row leaves on its own similarity, so the file has to say it.
+    config = config.merged({"scope": "token", "max_rows": "all"}, "calibrate")
     made = Circumstances(
         model=served_checkpoint(model_config),
         river=None if folder is None else fingerprint(str(folder)),
@@ -130,7 +133,7 @@ def _measure(
 
 
 def _prompts(args: argparse.Namespace, llm: Any, target: Target, pilot: int) -> Prompts:
-    needed = prompts_wanted(target.limit, 0.5 if target.metric != "depth" else 0.9, args.delta)
+    needed = prompts_needed(target.limit, 0.9 if target.metric == "depth" else 0.5, args.delta)
     wanted = args.test_prompts or needed
     longest = args.max_model_len - args.tokens
     if args.prompts:
@@ -161,10 +164,6 @@ def _report(args: argparse.Namespace, outcome: Outcome, made: Circumstances, sec
     chosen = outcome.chosen
     if args.json is not None:
         write_json(args.json, as_json(outcome, made, seconds))
-    if args.plot is not None:
-        from server.calibrate.plot import write_plot
-
-        write_plot(args.plot, outcome, made)
     if chosen is None:
         nearest = min(outcome.tests, key=lambda test: test.loss, default=None)
         message = f"could not show {outcome.target.describe()}"

@@ -1,4 +1,4 @@
-"""What a mean exit layer is worth, from the bytes of weights that a token has to read."""
+"""The speed-up of a mean exit layer, as far as the bytes of weights that a token reads bound it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class WeightBytes:
-    """Of one decoder layer in both precisions, and of the LM head, and the number of layers.
+    """Bytes of one decoder layer in both precisions and of the LM head, and the number of layers.
 
-    With one token a step, reading weights is the cost, so the ratio of bytes bounds the speed-up;
-    norms, attention and the engine's own work come on top.
+    With one token a step the time goes into reading weights, so the ratio of bytes bounds the
+    speed-up; norms, attention and the engine's own work come on top.
     """
 
     backbone: float
@@ -21,7 +21,7 @@ class WeightBytes:
 
     @classmethod
     def of(cls, hf_config: Any, group_size: int) -> WeightBytes:
-        """Of a Llama or Qwen2 shape: bf16, or 4 bits and a bf16 scale and zero per group."""
+        """Of a model like Llama or Qwen2; in 4 bits each group has a bf16 scale and zero point."""
         hidden = hf_config.hidden_size
         heads = hf_config.num_attention_heads
         kv_heads = getattr(hf_config, "num_key_value_heads", None) or heads

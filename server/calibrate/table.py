@@ -21,7 +21,7 @@ def describe(policy: Policy) -> str:
 
 
 def print_outcome(console: Console, outcome: Outcome, made: Circumstances) -> None:
-    """What exits cost, what was tested, what is chosen."""
+    """Print what exits cost on the pilot, and the tests."""
     if outcome.forced:
         console.print(_forced_table(outcome))
     console.print(_tests_table(outcome, made))

@@ -20,13 +20,14 @@ _FIELDS = {
     "threshold": "default exit threshold τ in [-1, 1]; 1.0 never exits",
     "min_layers": "backbone layers that every token runs",
     "prefill": "prompts on the backbone, or sequence-level exit",
-    "scope": "each token on its own, or the minimum over the batch",
-    "signal": "what τ is compared with: the state transition similarity, or the state's norm",
-    "quantizer": "how the 4-bit weights are made",
+    "scope": "who leaves together: each token on its own, a step's tokens once all have settled, "
+    "or where all settle at one layer",
+    "criterion": "what τ is compared with: the state transition similarity, or the state's norm",
+    "quantizer": "how the 4-bit weights are made; awq only with --river-weights",
     "weights": "folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or made by "
     "'river-vllm quantize'",
     "group_size": "input features that share one scale",
-    "max_rows": "rows of a step that may exit: auto (while it pays), a number, or all (always)",
+    "max_rows": "tokens of a step that may exit: auto (while it pays), a number, or all (always)",
     "resident_layers": "leading layers that keep bf16 weights: all, a number, or auto (by depths)",
     "deep": "beyond the resident layers: exit, or fetch the layer from the checkpoint",
     "activations": "what the 4-bit products multiply by; int8 (CPU) goes on paying with many rows",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -148,11 +149,11 @@ def _refuse_other_front_ends(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """vLLM's own start-up; a refusal is one line and exit status 1."""
-    from server.cli.stopping import sigterm_heard_while_loading
+    from river_vllm.patches import sigterm_is_heard_while_loading
     from server.cli.vllm_cli import ServeSubcommand
 
     command = ServeSubcommand()
-    with refusals_collected() as left, sigterm_heard_while_loading():
+    with refusals_collected() as left, sigterm_is_heard_while_loading(_end_while_loading):
         try:
             command.validate(args)
             command.cmd(args)
@@ -171,3 +172,12 @@ def run(args: argparse.Namespace) -> int:
         print("river-vllm: error: the engine has failed, see the log above", file=sys.stderr)
         return 1
     return 0
+
+
+def _end_while_loading(number: int, _frame: object) -> None:
+    """A signal handler: vLLM stops its engine and workers on the way out."""
+    mark(Stage.STOPPED)
+    print("river-vllm: told to stop while the model was loading", file=sys.stderr, flush=True)
+    # Once is enough: what stops the engine must not be interrupted.
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""What the worker reports, asked for at the start and, where it changes, again."""
+"""What the worker reports, asked for at the start and again, since it changes while it runs."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from river_vllm.depths import Depths, ExitSummary, trace
+from river_vllm.depths import Depths
+from river_vllm.modes import MODES
+from river_vllm.modes.mode import Mode, Summary
 from river_vllm.request import RiverSettings
-from river_vllm.verify.tally import DraftSummary, drafted_trace
 
 
 @dataclass(slots=True)
@@ -19,11 +20,15 @@ class RiverExchange:
     settings: RiverSettings
     num_layers: int
     trace: bool = False
+    _mode: Mode = field(init=False)
     _calls: int = 0
-    _summary: ExitSummary = field(default_factory=ExitSummary)
-    _drafts: DraftSummary = field(default_factory=DraftSummary)
+    _summary: Summary = field(init=False)
     _choices: dict[int, Depths] = field(default_factory=dict)
     _unsent: dict[int, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._mode = MODES[self.settings.mode]
+        self._summary = self._mode.summary()
 
     def next_call(self, choices: int) -> int:
         """The index of the first choice of the next engine call.
@@ -36,12 +41,9 @@ class RiverExchange:
         return first
 
     def add(self, choice: int, depths: Depths) -> None:
-        """Take the exit layers of a finished choice, or in verified mode the fate of its drafts."""
+        """Take what became of a finished choice's tokens."""
         self._choices[choice] = depths
-        if self.settings.verified:
-            self._drafts.add(depths)
-        else:
-            self._summary.add(depths)
+        self._summary.add(depths)
 
     def stream(self, choice: int, layers: Sequence[int]) -> None:
         """Take the exit layers of tokens that are on their way to the client."""
@@ -55,8 +57,7 @@ class RiverExchange:
     def trace_of(self, choice: int) -> list[int]:
         """One exit layer per token of a finished choice, or whether it was drafted."""
         depths = self._choices.get(choice)
-        read = drafted_trace if self.settings.verified else trace
-        return [] if depths is None else read(depths)
+        return [] if depths is None else self._mode.trace(depths)
 
     def whole_trace(self) -> list[int]:
         """The traces of every engine call, in their order: a response without choices may have
@@ -65,23 +66,10 @@ class RiverExchange:
 
     def report(self) -> dict[str, Any]:
         """The ``river`` object of the response."""
-        if self.settings.verified:
-            return {
-                "enabled": self.settings.enabled,
-                "mode": "verified",
-                "num_layers": self.num_layers,
-                **self._drafts.report(),
-            }
-        mean = self._summary.mean_exit_layer
         return {
             "enabled": self.settings.enabled,
-            "threshold": self.settings.threshold,
-            "num_layers": self.num_layers,
-            "tokens": self._summary.tokens,
-            "mean_exit_layer": None if mean is None else round(mean, 3),
-            "exit_layers": {
-                str(layer): count for layer, count in sorted(self._summary.layers.items())
-            },
+            "mode": self.settings.mode if self.settings.enabled else "backbone",
+            **self._summary.report(self.settings, self.num_layers),
         }
 
 

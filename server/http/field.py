@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from river_vllm.modes import MODES
 from river_vllm.request import RiverField, UnreachableError, resolve
 from server.http.errors import FieldError
 from server.http.exchange import RiverExchange
@@ -51,8 +52,8 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
             )
         return None
     field = _parse(raw) if given else RiverField()
-    if state.defaults.verified:
-        _refuse_exit_fields(field)
+    if unused := MODES[state.defaults.mode].unused(field):
+        raise FieldError(f"{FIELD}.{unused[0]}", f"{FIELD}: {unused[1]}")
     try:
         settings = resolve(field, state.defaults, state.config, state.num_layers)
     except UnreachableError as error:
@@ -61,15 +62,6 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
         if given and body.get(option):
             raise FieldError(FIELD, f"'{FIELD}' cannot be combined with '{option}'")
     return RiverExchange(settings, state.num_layers, field.trace)
-
-
-def _refuse_exit_fields(field: RiverField) -> None:
-    for name in sorted(field.model_fields_set - {"enabled", "trace"}):
-        raise FieldError(
-            f"{FIELD}.{name}",
-            f"{FIELD}: '{name}' belongs to early exit; this server verifies drafts "
-            "(--river-verify) and takes 'enabled' and 'trace'",
-        )
 
 
 def _parse(raw: Any) -> RiverField:

@@ -16,7 +16,7 @@ VERIFIED_REPORT: dict[str, Any] = {
     "description": "What became of the river's drafts (--river-verify).",
     "properties": {
         "enabled": {"type": "boolean"},
-        "mode": {"type": "string", "enum": ["verified"]},
+        "mode": {"type": "string", "enum": ["verified", "backbone"]},
         "num_layers": {"type": "integer"},
         "tokens": {"type": "integer", "description": "tokens generated in decode steps"},
         "steps": {"type": "integer", "description": "decode steps: passes of the backbone"},
@@ -32,6 +32,7 @@ REPORT: dict[str, Any] = {
     "description": "How deep the tokens of this response ran.",
     "properties": {
         "enabled": {"type": "boolean"},
+        "mode": {"type": "string", "enum": ["exit", "backbone"]},
         "threshold": {"type": "number"},
         "num_layers": {"type": "integer", "description": "L: a token at L never exited"},
         "tokens": {"type": "integer", "description": "tokens generated in decode steps"},
@@ -40,6 +41,10 @@ REPORT: dict[str, Any] = {
             "type": "object",
             "description": "exit layer (backbone layers run) to number of tokens",
             "additionalProperties": {"type": "integer"},
+        },
+        "held": {
+            "type": "integer",
+            "description": "tokens that ran on only because leaving would not have paid",
         },
     },
 }

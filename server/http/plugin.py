@@ -10,8 +10,8 @@ from fastapi import FastAPI
 
 from river_vllm.calibration.fingerprint import served_checkpoint
 from river_vllm.compat import init_logger
+from river_vllm.modes import default_settings
 from river_vllm.registration import river_config_of, serves_river
-from river_vllm.request import RiverSettings
 from server.http.console.page import attach_console
 from server.http.engine import engine_info, follow, pulse
 from server.http.guard import RiverGuard
@@ -63,7 +63,7 @@ class RiverEndpointPlugin:
             model=vllm_config.model_config.model,
             config=config,
             engine=engine,
-            defaults=RiverSettings.from_config(config),
+            defaults=default_settings(config),
             metrics=river_metrics(int(engine["num_layers"])),
             progress=progress,
             single_process=vllm_config.parallel_config._api_process_count == 1,
@@ -72,11 +72,8 @@ class RiverEndpointPlugin:
             ending=ending,
         )
         state.river.set_threshold(state.river.defaults.threshold)
-        if (max_rows := engine["crossover"]["max_rows"]) is not None:
-            state.river.metrics.set_max_rows(max_rows)
         state.river.update(engine)
-        if state.river.changes:
-            state.river_follower = asyncio.create_task(follow(engine_client, state.river))
+        state.river_follower = asyncio.create_task(follow(engine_client, state.river))
         on_step(progress)
         tap(engine_client, state.river)
         if not state.river.single_process:

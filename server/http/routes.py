@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
+from river_vllm.modes import MODES
 from river_vllm.request import unreachable
 from server.http.engine import refresh
 from server.http.errors import SHUTTING_DOWN, FieldError, error_response
@@ -54,8 +55,7 @@ async def describe(request: Request) -> dict[str, Any]:
     state = _state(request)
     if state is None:
         return {"active": False}
-    if state.changes:
-        await refresh(request.app.state.engine_client, state)
+    await refresh(request.app.state.engine_client, state)
     return state.describe()
 
 
@@ -79,12 +79,8 @@ async def patch(request: Request) -> Response:
     state = _state(request)
     if state is None:
         return _inactive()
-    if state.defaults.verified:
-        return error_response(
-            "this server verifies drafts (--river-verify): no token exits, so there is no "
-            "threshold to change",
-            HTTPStatus.CONFLICT,
-        )
+    if fixed := MODES[state.defaults.mode].fixed:
+        return error_response(fixed, HTTPStatus.CONFLICT)
     if not state.single_process:
         return error_response(
             "the default threshold can be changed live with one API server process only "

@@ -7,6 +7,7 @@ from typing import Any
 
 from river_vllm.calibration.record import DialRecord, ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig
+from river_vllm.modes import MODES
 from river_vllm.request import RiverSettings
 from server.telemetry.ending import Ending
 from server.telemetry.metrics import RiverMetrics
@@ -36,15 +37,12 @@ class RiverState:
     def num_layers(self) -> int:
         return int(self.engine["num_layers"])
 
-    @property
-    def changes(self) -> bool:
-        """Whether what the worker reports changes while it runs."""
-        return self.config.resident_layers == "auto" or self.config.deep == "fetch"
-
     def update(self, engine: dict[str, Any]) -> None:
         """Take a new report of the worker's."""
         self.engine = engine
         self.metrics.set_resident_layers(int(engine["resident_layers"]))
+        if (max_rows := engine["crossover"]["max_rows"]) is not None:
+            self.metrics.set_max_rows(max_rows)
 
     def set_threshold(self, threshold: float) -> None:
         """Change the default τ; requests that arrive from now on take it."""
@@ -70,23 +68,11 @@ class RiverState:
 
     def describe(self) -> dict[str, Any]:
         """The body of ``GET /river``."""
-        if self.defaults.verified:
-            return {
-                "active": True,
-                "mode": "verified",
-                "model": self.model,
-                "draft_layers": self.config.draft_layers,
-                **self.engine,
-            }
+        mode = MODES[self.defaults.mode]
         return {
             "active": True,
-            "mode": "exit",
             "model": self.model,
-            "threshold": self.defaults.threshold,
-            "min_layers": self.defaults.min_layers,
-            "prefill": self.config.prefill,
-            "scope": self.config.scope,
-            "signal": self.config.signal,
+            **mode.describe(self.config, self.defaults),
             "calibration": self._calibration(),
             **self.engine,
         }

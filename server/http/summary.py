@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from river_vllm.compat import init_logger
+from river_vllm.modes import MODES
 from server.http.console.page import PATH
 from server.http.state import RiverState
 
@@ -43,25 +44,19 @@ def address(args: Namespace) -> str:
 
 def summary(river: RiverState, where: str) -> str:
     """Model, layers, quantiser, kernel, crossover, memory added, address."""
-    engine, crossover = river.engine, river.engine["crossover"]
+    engine = river.engine
     groups = "/".join(map(str, engine["group_sizes"]))
     kernels = "/".join(engine["kernels"])
     weights = engine["weights"]
     done = "made" if weights["made"] else "loaded"
-    least = f"{river.defaults.min_layers} layer{'s' if river.defaults.min_layers > 1 else ''}"
     rows = {
         "model": f"{river.model}, {river.num_layers} layers",
         "river": f"{engine['quantizer']} in groups of {groups}, {kernels} kernel, "
         f"{done} in {weights['seconds']:.1f} s",
         "memory": _memory(engine),
-        "dial": f"τ = {river.defaults.threshold}, at least {least}, "
-        f"prompts: {river.config.prefill}, scope: {river.config.scope}"
-        if not river.config.verify
-        else f"none: up to {river.config.verify} drafted tokens are verified, answers are exact",
-        "crossover": _crossover(crossover),
-        "calibrated": "no: this mode has no dial"
-        if river.config.verify
-        else _calibration(river.describe()["calibration"]),
+        "mode": MODES[river.defaults.mode].dial(river.config, river.defaults),
+        "crossover": _crossover(engine["crossover"]),
+        "calibrated": _calibration(river.describe()["calibration"]),
         "console": where + PATH if where.startswith("http") else PATH,
     }
     lines = [f"  {name:<11}{text}" for name, text in rows.items()]
@@ -84,6 +79,8 @@ def _crossover(crossover: dict[str, Any]) -> str:
     )
     limit = crossover["max_rows"]
     held = "any number may leave" if limit is None else f"above {limit} rows all stay"
+    if not speedups:
+        return f"not measured; {held}"
     return f"4 bit pays up to {crossover['pays_up_to_rows']} rows a step ({speedups}); {held}"
 
 

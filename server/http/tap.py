@@ -1,25 +1,21 @@
-"""The one place where River listens to vLLM's engine client.
+"""What River does with the requests and outputs of vLLM's engine client, and at its end.
 
-vLLM's front end has no hook for a request's parameters or outputs, or for its end, so the client's
-``generate`` and ``shutdown`` and its output processor's ``process_outputs`` are wrapped on the
-instance, when the server starts. Seams: ``v1/engine/async_llm.py`` ``AsyncLLM.generate``,
-``AsyncLLM.shutdown``; ``v1/engine/output_processor.py``
-``OutputProcessor.process_outputs``. To be removed once an endpoint plugin can see them
-(https://github.com/vllm-project/vllm, ``plugins/endpoint_plugins``). Test: ``tests/server``.
+``patches.engine_client_is_heard`` puts it in, when the server starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
 import numpy as np
 
+from river_vllm import patches
 from river_vllm.compat import EngineDeadError
-from river_vllm.depths import Depths, trace
+from river_vllm.depths import Depths
+from river_vllm.modes import MODES
 from river_vllm.request import EXTRA_ARGS_KEY
-from river_vllm.verify.tally import drafted_trace
 from server.http.errors import SHUTTING_DOWN
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.state import RiverState
@@ -27,18 +23,21 @@ from server.http.state import RiverState
 STEPS = "river_steps"
 """Extra attribute of vLLM's request states and choices: exit layers not yet given to a client."""
 
+_Method = Callable[..., Any]
+
 
 def tap(engine_client: Any, state: RiverState) -> None:
     """Give every request its river settings, collect exit layers, count tokens, note progress
     and the end."""
-    _tap_generate(engine_client, state)
-    _tap_outputs(engine_client.output_processor, state)
-    _tap_shutdown(engine_client, state)
+    patches.engine_client_is_heard(
+        engine_client,
+        generate=lambda inner: _generate(inner, state),
+        process_outputs=lambda inner: _outputs(inner, engine_client.output_processor, state),
+        shutdown=lambda inner: _shutdown(inner, engine_client, state),
+    )
 
 
-def _tap_generate(engine_client: Any, state: RiverState) -> None:
-    generate = engine_client.generate
-
+def _generate(generate: _Method, state: RiverState) -> _Method:
     def river_generate(
         prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
@@ -52,7 +51,7 @@ def _tap_generate(engine_client: Any, state: RiverState) -> None:
         outputs = generate(prompt, sampling_params, request_id, **options)
         return _collect(outputs, exchange, first)
 
-    engine_client.generate = river_generate
+    return river_generate
 
 
 async def _collect(
@@ -70,10 +69,8 @@ async def _collect(
             yield output
 
 
-def _tap_outputs(processor: Any, state: RiverState) -> None:
-    process = processor.process_outputs
-    verified = state.defaults.verified
-    observe = state.metrics.observe_drafts if verified else state.metrics.observe
+def _outputs(process: _Method, processor: Any, state: RiverState) -> _Method:
+    mode = MODES[state.defaults.mode]
 
     def river_process_outputs(engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         states = processor.request_states
@@ -87,13 +84,15 @@ def _tap_outputs(processor: Any, state: RiverState) -> None:
             if depths is not None:
                 depths = depths[: len(output.new_token_ids)]
                 step.append(depths)
-                _hand_over(request, drafted_trace(depths) if verified else trace(depths))
+                _hand_over(request, mode.trace(depths))
         if step:  # counted at once: with many users this runs between two steps' tokens
-            observe(np.concatenate(step))
+            summary = mode.summary()
+            summary.add(np.concatenate(step))
+            state.metrics.count(summary)
         return result
 
-    processor.process_outputs = river_process_outputs
     state.progress.watch(processor.has_unfinished_requests)
+    return river_process_outputs
 
 
 def _hand_over(request: Any, layers: list[int]) -> None:
@@ -114,12 +113,11 @@ def _hand_over(request: Any, layers: list[int]) -> None:
             waiting.clear()
 
 
-def _tap_shutdown(engine_client: Any, state: RiverState) -> None:
+def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Method:
     """vLLM's HTTP server goes on listening while its engine drains, and answers what it then
     aborts with an empty text and status 200. Without a drain the engine ends at once, and vLLM
     leaves its requests waiting, and its HTTP server for them; they get an error here.
     """
-    shutdown = engine_client.shutdown
 
     def river_shutdown(*args: Any, **kwargs: Any) -> Any:
         state.ending.begin(failed=bool(engine_client.errored))
@@ -132,7 +130,7 @@ def _tap_shutdown(engine_client: Any, state: RiverState) -> None:
                 left = engine_client.output_processor.propagate_error
                 loop.call_soon_threadsafe(left, EngineStopped())
 
-    engine_client.shutdown = river_shutdown
+    return river_shutdown
 
 
 class EngineStopped(EngineDeadError):

@@ -9,9 +9,9 @@ from pathlib import Path
 from river_vllm.errors import RiverError
 from server.bench.arguments import OneLineParser, add_one_line_parser
 from server.bench.output.table import make_console
-from server.models.table import document, markdown, refused, terminal
+from server.models.table import document, markdown, terminal
 
-_HELP = "the architectures that River carries, and those that it refuses"
+_HELP = "the architectures that River carries"
 
 
 def add_parser(
@@ -28,12 +28,12 @@ def add_parser(
         const="-",
         help="write JSON to FILE, or to standard output",
     )
-    form.add_argument("--markdown", action="store_true", help="print the tables of docs/models.md")
+    form.add_argument("--markdown", action="store_true", help="print the table of docs/models.md")
     parser.set_defaults(run=models_command)
 
 
 def models_command(args: argparse.Namespace) -> int:
-    """Print or write the tables.
+    """Print or write the table.
 
     Raises:
         RiverError: the file cannot be written.
@@ -43,10 +43,7 @@ def models_command(args: argparse.Namespace) -> int:
     elif args.json is not None:
         _write(args.json, json.dumps(document(), indent=2, ensure_ascii=False) + "\n")
     else:
-        console = make_console()
-        console.print(terminal())
-        for reason, names in refused().items():
-            console.print(f"Refused, {reason}: {', '.join(names)}", markup=False)
+        make_console().print(terminal())
     return 0
 
 

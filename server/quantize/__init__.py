@@ -1,1 +1,1 @@
-"""``river-vllm quantize``: 4-bit weights for the river, made with a calibration text."""
+"""``river-vllm quantize``: the river's 4-bit weights by GPTQ, with a calibration text."""

@@ -8,17 +8,15 @@ from pathlib import Path
 from server.bench.arguments import OneLineParser, add_one_line_parser, positive, whole
 from server.calibrate.options import add_engine_limits
 
-_HELP = "make the river's 4-bit weights with a calibration text (GPTQ, AWQ), for 'serve'"
+_HELP = "make the river's 4-bit weights by GPTQ, with a calibration text, for 'serve'"
 
 _DESCRIPTION = f"""\
 {_HELP[:1].upper()}{_HELP[1:]}.
 
-The backbone reads prompts and answers; what goes into each projection decides how its weight is
-rounded. The result is found by 'serve MODEL --river-quantizer' with the quantizer's name, or given
-by --river-weights.
+The backbone reads prompts and answers; the inputs of each projection decide how its weight is
+rounded. 'serve MODEL --river-quantizer gptq' finds the result, or --river-weights names its folder.
 """
 
-QUANTIZERS = ("gptq", "awq")
 GROUP_SIZES = (32, 64, 128)
 
 
@@ -34,18 +32,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="a Hugging Face id or a folder, in bf16")
-    add("--quantizer", choices=QUANTIZERS, default="gptq", help="(default: %(default)s)")
     add(
         "--group-size",
         type=int,
         choices=GROUP_SIZES,
         default=128,
-        help="input features per scale (default: %(default)s)",
+        help="input features that share a scale (default: %(default)s)",
     )
     add(
-        "--whole-zeros",
+        "--integer-zeros",
         action="store_true",
-        help="zero points that vLLM's kernels (Marlin, Machete) can hold; a little less exact",
+        help="integer zero points, as vLLM's kernels (Marlin, Machete) need; a little less exact",
     )
     add(
         "--output",
@@ -92,11 +89,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine")
     add_engine_limits(group, kv_cache_gib=1.0)
     group.add_argument(
-        "--moments-gib",
+        "--hessian-gib",
         type=positive,
         default=4.0,
         metavar="G",
-        help="memory for what is gathered; with less, the text is read more often "
+        help="memory for the Hessians; with less, the text is read more often "
         "(default: %(default)s)",
     )
 

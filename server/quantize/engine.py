@@ -1,4 +1,4 @@
-"""A stock vLLM engine whose worker can listen to its projections and quantise them."""
+"""A stock vLLM engine whose worker can take the Hessians of its projections and quantise them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from river_vllm.compat import checkpoint_architecture
 from river_vllm.models.architectures import river_architecture
+from river_vllm.registration import checkpoint_architecture
 
 EXTENSION = "river_vllm.worker.quantize.QuantizeExtension"
 GIB = 2**30
 
 
 class QuantizingEngine:
-    """vLLM's ``LLM`` in this process, uncompiled, so that hooks on its modules run.
+    """vLLM's ``LLM`` in this process, not compiled, so that hooks on its modules run.
 
     Raises:
-        UnsupportedModelError: River does not carry the model's architecture.
+        RiverError: the model cannot be read, or River does not carry its architecture.
     """
 
     def __init__(
@@ -26,12 +26,12 @@ class QuantizingEngine:
         from vllm import LLM
 
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
-        river_architecture(checkpoint_architecture(model, options))
+        river_architecture(*checkpoint_architecture(model, options))
         self.llm = LLM(
             model,
             worker_extension_cls=EXTENSION,
             enforce_eager=True,
-            # A text that is read again has to be computed again.
+            # Each reading of the text has to compute all of it.
             enable_prefix_caching=False,
             max_model_len=max_model_len,
             max_num_seqs=16,
@@ -44,27 +44,27 @@ class QuantizingEngine:
         self._folder = checkpoint_folder(model, revision)
 
     def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
-        """The model's own, greedy."""
+        """The model's own greedy answers, ``tokens`` long at most."""
         return self._generate(prompts, tokens) if tokens else [[] for _ in prompts]
 
     def quantize(
         self,
         texts: Sequence[Sequence[int]],
         out: Path,
-        settings: dict[str, Any],
-        moments_gib: float,
+        group_size: int,
+        integer_zeros: bool,
+        hessian_gib: float,
     ) -> Iterator[dict[str, Any]]:
-        """Write every decoder layer's weights to ``out``; what was done, layer by layer.
+        """Write every decoder layer's weights to ``out``; yields the report of each layer.
 
-        The text is read once for as many layers as ``moments_gib`` holds.
+        The texts are read once for as many layers as ``hessian_gib`` has room for.
         """
-        for layers in _portions(self._call("river_layer_bytes"), moments_gib * GIB):
-            self._call("river_listen", layers)
+        settings = (str(self._folder), str(out), group_size, integer_zeros)
+        for layers in _batches(self._call("river_hessian_bytes"), hessian_gib * GIB):
+            self._call("river_record_hessians", layers)
             self._generate(texts, 1)
             for layer in layers:
-                yield self._call(
-                    "river_quantize_layer", layer, str(self._folder), str(out), settings
-                )
+                yield self._call("river_quantize_layer", layer, *settings)
 
     def _generate(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
         from vllm import SamplingParams
@@ -87,14 +87,14 @@ def checkpoint_folder(model: str, revision: str | None) -> Path:
     return Path(snapshot_download(model, revision=revision, local_files_only=True))
 
 
-def _portions(sizes: Sequence[int], limit: float) -> list[list[int]]:
-    """Indices in a row whose sizes fit ``limit`` together; at least one at a time."""
-    portions: list[list[int]] = []
+def _batches(sizes: Sequence[int], limit: float) -> list[list[int]]:
+    """Runs of indices whose sizes add up to ``limit`` at most; a larger one is alone."""
+    batches: list[list[int]] = []
     room = 0.0
     for index, size in enumerate(sizes):
-        if not portions or size > room:
-            portions.append([])
+        if not batches or size > room:
+            batches.append([])
             room = limit
-        portions[-1].append(index)
+        batches[-1].append(index)
         room -= size
-    return portions
+    return batches

@@ -1,4 +1,4 @@
-"""The folder of quantised weights: there when it is whole, and not before."""
+"""The folder of quantised weights, which appears once it is complete."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from server.bench.errors import BenchError
 
 UNFINISHED = ".unfinished"
 REPLACED = ".replaced"
-"""How the names of hidden folders beside the weights end: what is being written, and an older set
-while the new one takes its place."""
+"""Suffixes of the hidden folders: what is being written, and older weights while new ones take
+their place."""
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
-"""What ``flock`` says on a file system that has no locks."""
+"""Errors of ``flock`` on a file system without locks."""
 
 
 class WeightsFolder:
-    """Written beside its final place, and moved there by ``finish``.
+    """Written in a hidden folder beside its final place, and moved there by ``finish``.
 
-    What runs that were killed have left there is cleared away first. A run that is alive is told
-    by the lock on its unfinished folder, which the system drops with the process.
+    What killed runs have left there is removed first. A run that is alive holds a lock on its
+    hidden folder, which the system releases when the process ends.
 
     Args:
         places: the first that can be written to is taken.
@@ -61,8 +61,8 @@ class WeightsFolder:
 
         Args:
             model: folder of the backbone.
-            settings: ``quantizer``, ``group_size``, ``whole_zeros``.
-            record: what it was made with, for people.
+            settings: ``group_size`` and ``integer_zeros``.
+            record: prompts and tokens that it was made with, for people.
         """
         from river_vllm.weights.formats.own import own_config
 
@@ -80,7 +80,7 @@ class WeightsFolder:
             self.unfinished.rename(self.folder)
 
     def close(self) -> None:
-        """Remove what is not finished."""
+        """Remove the hidden folder, if it has not been moved, and release the lock."""
         shutil.rmtree(self.unfinished, ignore_errors=True)
         os.close(self._lock)
 
@@ -101,7 +101,7 @@ def _begin(place: Path) -> tuple[Path, int]:
     while True:
         folder = place.with_name(f".{place.name}.{uuid.uuid4().hex}{UNFINISHED}")
         folder.mkdir()
-        # Another run may clear it away before it is locked.
+        # Another run may remove it before it is locked.
         with suppress(FileNotFoundError):
             try:
                 lock = _locked(folder)
@@ -117,8 +117,8 @@ def _begin(place: Path) -> tuple[Path, int]:
 
 
 def _clear(place: Path) -> None:
-    """Remove what killed runs have left; an older set of weights that was on its way out when the
-    new one had not arrived goes back to its place."""
+    """Remove what killed runs have left. Older weights that were moved away when the run died, and
+    the new ones not yet moved in, go back to their place."""
     for folder in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 32}.*"):
         if folder.suffix == REPLACED:
             running = folder.with_suffix(UNFINISHED)
@@ -136,8 +136,8 @@ def _clear(place: Path) -> None:
 
 @contextmanager
 def _unless_alive(folder: Path) -> Iterator[bool]:
-    """Whether it is certain that nobody writes to an unfinished folder; if so, nobody begins to
-    inside."""
+    """Yields whether it is certain that no process writes to an unfinished folder, nor begins to
+    before the block ends."""
     try:
         lock = _locked(folder)
     except OSError as error:

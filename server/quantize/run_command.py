@@ -8,7 +8,7 @@ import time
 from itertools import repeat
 from typing import Any
 
-from river_vllm.config import parse_config
+from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from server.bench.errors import BenchError
 from server.bench.output.files import OutputFiles, write_json
@@ -37,7 +37,7 @@ def run_command(args: argparse.Namespace) -> int:
         write_json(args.json, report)
     errors = [layer["output_error"] for layer in report["layers"]]
     make_console().print(
-        f"{len(errors)} layers by {args.quantizer}, {report['tokens']} tokens of text, error of a "
+        f"{len(errors)} layers by GPTQ, {report['tokens']} tokens of text, error of a "
         f"projection's output {statistics.median(errors):.1%} in the median layer and "
         f"{max(errors):.1%} in the worst: {report['folder']} ({report['seconds']:.0f} s)",
         markup=False,
@@ -46,22 +46,21 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def _quantize(args: argparse.Namespace) -> dict[str, Any]:
-    from river_vllm.weights.choose import calibrated_folders
+    from river_vllm.weights.choose import gptq_folders
     from server.quantize.engine import QuantizingEngine, checkpoint_folder
 
-    settings = {"quantizer": args.quantizer, "group_size": args.group_size}
-    config = parse_config(settings, "command line")
-    output = WeightsFolder(
-        [args.output] if args.output is not None else calibrated_folders(config, args.model)
-    )
+    config = RiverConfig(quantizer="gptq", group_size=args.group_size)
+    output = WeightsFolder([args.output] if args.output else gptq_folders(config, args.model))
+    settings = {"group_size": args.group_size, "integer_zeros": args.integer_zeros}
     with output, Steps(not args.no_progress) as steps:
         engine = QuantizingEngine(args.model, args.revision, args.max_model_len, args.kv_cache_gib)
         prompts = _prompts(args, engine.llm)
         texts = _texts(args, engine, prompts)
         layers = []
         steps.step("layers", engine.llm.llm_engine.model_config.get_total_num_hidden_layers())
-        settings["whole_zeros"] = args.whole_zeros
-        for layer in engine.quantize(texts, output.unfinished, settings, args.moments_gib):
+        for layer in engine.quantize(
+            texts, output.unfinished, args.group_size, args.integer_zeros, args.hessian_gib
+        ):
             layers.append(layer)
             steps.advance(1)
         record = {
@@ -96,17 +95,16 @@ def _prompts(args: argparse.Namespace, llm: Any) -> Prompts:
 
 
 def _texts(args: argparse.Namespace, engine: Any, prompts: Prompts) -> list[list[int]]:
-    """Prompts with their answers, as many as ``--tokens`` asks for and there are."""
-    expected = 0
-    chosen = 0
+    """Prompts with their answers: ``--tokens`` tokens, or all that there are."""
+    expected = count = 0
     for prompt, answer in zip(prompts.tokens, prompts.answers or repeat(None), strict=False):
         if expected >= args.tokens:
             break
-        # The model's own answers are not there yet; few end early.
+        # The model has not answered yet; most of its answers are as long as they may be.
         own = args.answer_tokens if answer is None else min(len(answer), args.answer_tokens)
         expected += len(prompt) + own
-        chosen += 1
-    prompts = prompts.head(chosen)
+        count += 1
+    prompts = prompts.head(count)
     answers = prompts.answers
     if answers is None:
         answers = engine.answers(prompts.tokens, args.answer_tokens)

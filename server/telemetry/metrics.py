@@ -5,12 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
 from river_vllm.compat import get_prometheus_registry
-from river_vllm.depths import Depths, ExitSummary
-from river_vllm.verify.tally import DraftSummary
+from river_vllm.modes.mode import Summary
 
 
 class RiverMetrics:
@@ -72,11 +70,9 @@ class RiverMetrics:
     def set_threshold(self, threshold: float) -> None:
         self._threshold.set(threshold)
 
-    def observe(self, depths: Depths) -> None:
-        """Count the decode tokens among ``depths`` (signed, see ``river_vllm.depths``)."""
-        summary = ExitSummary()
-        summary.add(depths)
-        for layer, count in summary.layers.items():
+    def count(self, summary: Summary) -> None:
+        """Add what became of more tokens."""
+        for layer, count in summary.by_layer(self._num_layers).items():
             for _ in range(count):
                 self._depth.observe(layer)
             path = self._on_backbone if layer == self._num_layers else self._on_river
@@ -84,14 +80,8 @@ class RiverMetrics:
             self._run.inc(layer * count)
             self._skipped.inc((self._num_layers - layer) * count)
         self._held.inc(summary.held)
-
-    def observe_drafts(self, tally: Depths) -> None:
-        """Count a verified step's tokens (``river_vllm.verify.tally``); all ran all layers."""
-        summary = DraftSummary()
-        summary.add(tally)
         self._drafted.inc(summary.drafted)
         self._accepted.inc(summary.accepted)
-        self.observe(np.full(summary.tokens, self._num_layers, dtype=np.int16))
 
     def totals(self) -> dict[str, Any]:
         """The body of ``GET /river/stats``, read back from the metrics themselves."""

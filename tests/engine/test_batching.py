@@ -93,7 +93,7 @@ def test_requests_join_leave_and_give_up(crowd: dict[str, Any]) -> None:
     """Aborted while they wait, in the midst of a prompt, while they decode, when preempted."""
     engine, prompts, params = crowd["river"], crowd["prompts"], crowd["params"]
     llm, scheduler = engine.llm_engine, scheduler_of(engine)
-    (feed,) = engine.collective_rpc(_feed)
+    (mode,) = engine.collective_rpc(_mode)
     leaver = greedy(90, {"threshold": 0.9})
     long_prompt = {"prompt_token_ids": list(range(100, 190))}
     answers: dict[str, Any] = {}
@@ -131,7 +131,7 @@ def test_requests_join_leave_and_give_up(crowd: dict[str, Any]) -> None:
         assert_same_answer(alone, found, threshold, crowd["rounding"])
     # What has ended is forgotten with the step that follows.
     generate(engine, ["x"], greedy(1, {"enabled": False}))
-    assert len(feed._history) <= 1
+    assert len(mode._requests) <= 1
 
 
 def test_a_preempted_requests_kv_is_what_it_was(river_qwen2: Any) -> None:
@@ -237,5 +237,5 @@ def _common(a: list[int], b: list[int]) -> int:
     )
 
 
-def _feed(worker: Any) -> Any:
-    return worker.model_runner.river_feed
+def _mode(worker: Any) -> Any:
+    return worker.model_runner.river_mode

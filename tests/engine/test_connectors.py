@@ -124,7 +124,7 @@ def test_a_connector_that_goes_by_tokens_would_give_it_to_everyone(
         "kv_role": "kv_both",
         "kv_connector_extra_config": {"shared_storage_path": str(tmp_path)},
     }
-    config = RiverConfig(max_rows="all", kernel="torch", prefill="sequence")
+    config = RiverConfig(scope="token", max_rows="all", kernel="torch", prefill="sequence")
     with pytest.raises(Exception, match="K/V connector 'ExampleConnector': it finds K/V by tokens"):
         with_connector(tiny_qwen2, config, transfer, lambda engine: None)
 

@@ -17,11 +17,13 @@ pytestmark = pytest.mark.engine
 def test_whole_steps_decide(tiny_qwen2: Path, stock_qwen2: Any) -> None:
     engine = river_engine(tiny_qwen2, RiverConfig(max_rows="auto"))
     (info,) = engine.collective_rpc("river_info")
-    # A step cannot have more rows than requests; products alone are measured up to 32.
+    # A step cannot have more rows than requests.
     assert list(info["crossover"]["speedup_by_rows"]) == ["1", "2", "4", "8", "16"]
+    assert set(info["costs"]) == {"backbone", "river"}
+    assert list(info["costs"]["river"]["ms"]) == ["1", "2", "4", "8", "16"]
     core = engine.llm_engine.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
-    assert runner.river_feed.max_rows == info["crossover"]["max_rows"]
+    assert runner.river_mode.info()["crossover"] == info["crossover"]
     off = greedy(24, {"enabled": False})
     found, stock = (generate(e, PROMPTS[:4], off) for e in (engine, stock_qwen2))
     assert [answer.tokens for answer in found] == [answer.tokens for answer in stock]

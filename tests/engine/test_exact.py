@@ -28,11 +28,12 @@ def pair(request: pytest.FixtureRequest) -> tuple[str, Any, Any]:
 
 
 def test_alone(pair: tuple[str, Any, Any]) -> None:
-    """20 prompts of 64 tokens, each in a batch of its own."""
+    """Each request in a batch of its own."""
     name, stock, river = pair
-    expected = generate_alone(stock, PROMPTS, greedy())
+    prompts = PROMPTS[:8]
+    expected = generate_alone(stock, prompts, greedy())
     ANSWERS[name] = expected
-    for index, prompt in enumerate(PROMPTS):
+    for index, prompt in enumerate(prompts):
         (found,) = generate(river, [prompt], greedy(river=OFF[index % 2]))
         assert found.tokens == expected[index].tokens, prompt
         assert set(found.exit_layers) == {_layers(river)}
@@ -64,7 +65,7 @@ def test_batch_shape_is_what_differs(pair: tuple[str, Any, Any]) -> None:
     stock_batch = generate(stock, prompts, greedy())
     river_batch = generate(river, prompts, greedy(river=OFF[0]))
     assert [g.tokens for g in river_batch] == [g.tokens for g in stock_batch]
-    same = [a.tokens == b.tokens for a, b in zip(alone[:8], stock_batch, strict=True)]
+    same = [a.tokens == b.tokens for a, b in zip(alone, stock_batch, strict=True)]
     assert any(same), "a batch shape changes every answer: this comparison shows nothing"
 
 

@@ -27,27 +27,27 @@ def forced(layers: int) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def whole(tiny_qwen2: Path) -> Any:
     """Every layer in memory; prompts leave with their tokens."""
-    config = RiverConfig(prefill="sequence", max_rows="all", kernel="torch")
+    config = RiverConfig(prefill="sequence", scope="token", max_rows="all", kernel="torch")
     return engines.river_engine(tiny_qwen2, config)
 
 
 @pytest.fixture(scope="session")
 def exiting(tiny_qwen2: Path) -> Any:
     config = RiverConfig(
-        prefill="sequence", resident_layers=RESIDENT, max_rows="all", kernel="torch"
+        prefill="sequence", resident_layers=RESIDENT, scope="token", max_rows="all", kernel="torch"
     )
     return engines.river_engine(tiny_qwen2, config)
 
 
 @pytest.fixture(scope="session")
 def fetching(tiny_qwen2: Path) -> Any:
-    config = RiverConfig(resident_layers=2, deep="fetch", kernel="torch")
+    config = RiverConfig(resident_layers=2, deep="fetch", scope="token", kernel="torch")
     return engines.river_engine(tiny_qwen2, config)
 
 
 @pytest.fixture(scope="session")
 def adaptive(tiny_qwen2: Path) -> Any:
-    config = RiverConfig(resident_layers="auto", deep="fetch", kernel="torch")
+    config = RiverConfig(resident_layers="auto", deep="fetch", scope="token", kernel="torch")
     return engines.river_engine(tiny_qwen2, config)
 
 

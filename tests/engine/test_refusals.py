@@ -38,6 +38,9 @@ def _engine_config(model: Path, **options: Any) -> Any:
             "speculative decoding",
         ),
         ({"runner": "pooling"}, "pooling"),
+        ({"watermark_config": {"key": 1}}, "watermarking"),
+        ({"attention_config": {"hisparse_config": {}}}, "HiSparse"),
+        ({"async_scheduling": True, "river": RiverConfig(verify=2)}, "asynchronous scheduling"),
         ({"scheduler_cls": "some.Scheduler"}, "custom scheduler (some.Scheduler; leave"),
         ({"worker_cls": "some.Worker"}, "custom worker (some.Worker; leave"),
         ({"river": RiverConfig(min_layers=7)}, "'min_layers' = 7: must be between 1 and 6"),
@@ -70,6 +73,7 @@ def test_verified_mode_is_vllms_own_speculation(tiny_qwen2: Path) -> None:
     assert config.num_speculative_tokens == config.num_lookahead_tokens == 3
     assert config.speculative_config.draft_model_config.model == str(tiny_qwen2)
     assert config.speculative_config.draft_sample_method == "probabilistic"
+    assert config.scheduler_config.async_scheduling is False
 
 
 def test_unknown_architecture(tiny_qwen2: Path) -> None:
@@ -84,4 +88,4 @@ def test_checkpoint_settings_are_the_middle_layer(tiny_qwen2: Path) -> None:
     overrides = {"river_config": {"threshold": 0.7, "min_layers": 3}}
     config = _engine_config(tiny_qwen2, hf_overrides=overrides, river=RiverConfig(threshold=0.8))
     river = river_config_of(config)
-    assert (river.threshold, river.min_layers, river.scope) == (0.8, 3, "token")
+    assert (river.threshold, river.min_layers, river.scope) == (0.8, 3, "step")

@@ -108,6 +108,18 @@ def test_kv_is_exact_up_to_the_exit_and_near_after_it(forced: Any) -> None:
     assert 0.9 < measured.values[~before].mean() < 0.999
 
 
+def test_calibration_of_a_model_of_few_layers(river_qwen2: Any) -> None:
+    """Six: every token of the pilot's passes leaves, so each of them is observed."""
+    calibrator = Calibrator(TeacherForcedEngine(river_qwen2), lambda *_: None, lambda _: None)
+    encode = river_qwen2.get_tokenizer().encode
+    texts = calibrator.answer([encode(prompt) for prompt in PROMPTS], 8)
+    outcome = calibrator.calibrate(texts, 8, Target("kl", 0.9, 6), 0.5, kv=True)
+    assert [item.layer for item in outcome.forced] == [1, 2, 3, 4, 5]
+    assert len(outcome.similarity_quantiles) == 5
+    assert outcome.tests
+    assert outcome.tests[0].losses
+
+
 def test_calibration_on_the_engine(river_smollm2: Any) -> None:
     """Costs fall with depth, and what is tested is what was measured on other prompts."""
     done: list[int] = []
@@ -130,7 +142,7 @@ def test_calibration_on_the_engine(river_smollm2: Any) -> None:
     assert outcome.tests
     for test in outcome.tests:
         assert len(test.losses) <= len(outcome.tested) <= 12
-        predicted = next(p for p in outcome.ladder if p.policy == test.policy)
+        predicted = next(p for p in outcome.candidates if p.policy == test.policy)
         assert test.mean_exit_layer == pytest.approx(predicted.mean_exit_layer, abs=6)
         assert test.loss <= target.limit
     assert sum(done) > 9 * 8

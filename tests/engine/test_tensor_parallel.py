@@ -23,6 +23,7 @@ CONFIG = RiverConfig(
     kernel="torch",
     lm_head="river",
     cache_dir="off",
+    scope="token",
     max_rows="all",
 )
 OPTIONS: dict[str, Any] = {
@@ -121,7 +122,7 @@ def test_ranks_that_would_decide_apart_do_not(two: Any) -> None:
 def _disturb(worker: Any) -> None:
     """On the worker: from now on rank 1's own similarities are noise."""
     router = worker.model_runner.get_model().river.router
-    agree, generator = router._agree, torch.Generator().manual_seed(0)
+    agree, generator = router._broadcast, torch.Generator().manual_seed(0)
 
     def disturbed(values: torch.Tensor) -> torch.Tensor:
         own = values.clone()
@@ -132,12 +133,12 @@ def _disturb(worker: Any) -> None:
         return agreed
 
     worker.river_apart, worker.river_agree = 0, agree
-    router._agree = disturbed
+    router._broadcast = disturbed
 
 
 def _undisturb(worker: Any) -> int:
     """How often a rank's own similarity was on the other side of 0.75."""
-    worker.model_runner.get_model().river.router._agree = worker.river_agree
+    worker.model_runner.get_model().river.router._broadcast = worker.river_agree
     return int(worker.river_apart)
 
 

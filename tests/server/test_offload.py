@@ -25,9 +25,8 @@ BODY: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def offloaded(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
     log = tmp_path_factory.mktemp("offloaded") / "log.txt"
-    with RiverServer(
-        tiny_qwen2, log, ("--river-resident-layers", "3", "--river-max-rows", "all")
-    ) as running:
+    options = ("--river-resident-layers", "3", "--river-scope", "token", "--river-max-rows", "all")
+    with RiverServer(tiny_qwen2, log, options) as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""A server that verifies drafts: reports, metrics, and what it has no use for."""
+"""A server that verifies drafts, compiled: reports, metrics, and what it has no use for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from river_vllm.startup import Stage
+from server.cli.stage_times import STAGES
 from tests.support.server import NAME, RiverServer
 
 pytestmark = pytest.mark.engine
@@ -29,7 +31,7 @@ REPORT = {
 @pytest.fixture(scope="module")
 def verifying(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
     log = tmp_path_factory.mktemp("verifying") / "log.txt"
-    options = ("--river-verify", "3", "--river-draft", "fixed", "--enforce-eager")
+    options = ("--river-verify", "3", "--river-draft", "fixed")
     with RiverServer(tiny_qwen2, log, options) as running:
         yield running
 
@@ -39,6 +41,11 @@ def chat(server: RiverServer, **changes: Any) -> dict[str, Any]:
     assert response.status_code == 200, response.text
     found: dict[str, Any] = response.json()
     return found
+
+
+def test_it_is_compiled(verifying: RiverServer) -> None:
+    """The only one of the short form."""
+    assert STAGES[Stage.GRAPH].words in verifying.log.read_text(errors="replace")
 
 
 def test_the_report_says_what_became_of_the_drafts(verifying: RiverServer) -> None:

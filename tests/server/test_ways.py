@@ -31,7 +31,7 @@ GUARDED = (
 
 
 # What pays depends on the machine.
-SETTINGS = {"threshold": -1.0, "min_layers": 2, "max_rows": "all"}
+SETTINGS = {"threshold": -1.0, "min_layers": 2, "scope": "token", "max_rows": "all"}
 RIVER_OPTIONS = (
     *("--hf-overrides", json.dumps({"architectures": ["RiverQwen2ForCausalLM"]})),
     *("--additional-config", json.dumps({"river": SETTINGS})),
@@ -41,7 +41,7 @@ RIVER_OPTIONS = (
 def test_plain_vllm_with_the_plugin_and_keys(tiny_qwen2: Path, tmp_path: Path) -> None:
     """vLLM's own server process; River comes in through entry points only, and its routes want
     the key that vLLM asks for under /v1."""
-    options = (*RIVER_OPTIONS, "--api-key", "first-key", "second-key")
+    options = (*RIVER_OPTIONS, "--enforce-eager", "--api-key", "first-key", "second-key")
     environment = {"VLLM_PLUGINS": "river"}
     with RiverServer(
         tiny_qwen2, tmp_path / "log", options, VLLM, environment, positional=False
@@ -119,7 +119,8 @@ def test_several_processes_agree_on_whether_the_engine_works(
 def test_keys_guard_every_route(tiny_qwen2: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("first-key\nsecond-key\n")
-    with RiverServer(tiny_qwen2, tmp_path / "log", ("--api-key-file", str(keys))) as server:
+    options = ("--enforce-eager", "--api-key-file", str(keys))
+    with RiverServer(tiny_qwen2, tmp_path / "log", options) as server:
         for path in PUBLIC:
             assert server.get(path).status_code == 200, path
         for path in GUARDED:

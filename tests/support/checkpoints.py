@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from tests.support.parallel import one_at_a_time
+
 ROOT = Path(__file__).resolve().parents[2]
 SMOLLM2 = "smollm2-135m"
 
@@ -17,11 +19,12 @@ SMOLLM2 = "smollm2-135m"
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct, fetched once (``RIVER_TEST_MODELS`` names another folder)."""
     folder = Path(os.environ.get("RIVER_TEST_MODELS", ROOT / "models")) / SMOLLM2
-    if not (folder / "config.json").exists():
-        subprocess.run(
-            [sys.executable, str(ROOT / "tools" / "get_model.py"), SMOLLM2, str(folder)],
-            check=True,
-        )
+    with one_at_a_time(folder.with_name(f".{SMOLLM2}.lock")):
+        if not (folder / "config.json").exists():
+            subprocess.run(
+                [sys.executable, str(ROOT / "tools" / "get_model.py"), SMOLLM2, str(folder)],
+                check=True,
+            )
     return folder
 
 

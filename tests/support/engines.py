@@ -17,7 +17,9 @@ COMMON: dict[str, Any] = {
     "max_model_len": 512,
     "block_size": 32,
     "max_num_seqs": 16,
-    "kv_cache_memory_bytes": 256 << 20,
+    # All of it is written at the start, and a process keeps dozens of engines. SmolLM2's blocks for
+    # 16 requests of 170 tokens each.
+    "kv_cache_memory_bytes": 64 << 20,
     "seed": 0,
     "enforce_eager": True,
     "disable_log_stats": True,
@@ -25,7 +27,7 @@ COMMON: dict[str, Any] = {
 """The same settings for stock vLLM and for River."""
 
 
-ONE_KERNEL = RiverConfig(max_rows="all", kernel="torch")
+ONE_KERNEL = RiverConfig(scope="token", max_rows="all", kernel="torch")
 """For engines that are compared: which kernel is the fastest is measured, and differs from start
 to start."""
 
@@ -53,7 +55,7 @@ def river_engine(model: Path, config: RiverConfig | None = None, **options: Any)
     depends on the machine."""
     from vllm import LLM
 
-    config = config or RiverConfig(max_rows="all")
+    config = config or RiverConfig(scope="token", max_rows="all")
     return LLM(str(model), **engine_args(str(model), config, **{**COMMON, **options}))
 
 

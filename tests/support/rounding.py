@@ -49,11 +49,11 @@ def recorded_similarities(engine: Any) -> Iterator[list[Any]]:
         seen.append(values.cpu().numpy().copy())
         return values
 
-    router._agree = record
+    router._broadcast = record
     try:
         yield seen
     finally:
-        router._agree = None
+        router._broadcast = None
 
 
 def run_alone(engine: Any, prompt: Any, params: Any, num_layers: int) -> Alone:

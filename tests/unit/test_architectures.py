@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from river_vllm.errors import UnsupportedModelError
-from river_vllm.models.architectures import ARCHITECTURES, FAMILIES, river_architecture
-from river_vllm.models.refused import REFUSED
+from river_vllm.models.architectures import ARCHITECTURES, FAMILIES, river_architecture, why_not
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -25,38 +27,58 @@ def test_what_was_never_tried_is_refused_in_one_line(name: str) -> None:
     )
 
 
+UNTRIED = "it has not been tried with River"
+
+
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("shape", "reason"),
     [
-        ("MixtralForCausalLM", "mixture of experts"),
-        ("Qwen3MoeForCausalLM", "mixture of experts"),
-        ("JambaForCausalLM", "state-space"),
-        ("RiverQwen3NextForCausalLM", "state-space"),
-        ("MiniCPM3ForCausalLM", "latent attention"),
+        ({"num_local_experts": 8}, "mixture of experts"),
+        ({"n_routed_experts": 64, "kv_lora_rank": 512}, "mixture of experts"),
+        ({"num_experts": 0, "layer_types": ["full_attention", "sliding_attention"]}, UNTRIED),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "state-space"),
+        ({"layers_block_type": ["mamba", "attention"], "num_experts": 16}, "state-space"),
+        ({"layer_types": ["conv", "full_attention"]}, "state-space or convolution"),
+        ({"layer_types": None, "state_size": 16}, "state-space"),
+        ({"kv_lora_rank": 256}, "latent attention"),
+        ({"kv_lora_rank": None}, UNTRIED),
+        ({}, UNTRIED),
+    ],
+    ids=str,
+)
+def test_what_its_shape_says_is_the_reason(shape: dict[str, Any], reason: str) -> None:
+    config = SimpleNamespace(**shape)
+    assert why_not(config).startswith(reason)
+    # The language model inside a multimodal one.
+    assert why_not(SimpleNamespace(text_config=config)).startswith(reason)
+    with pytest.raises(UnsupportedModelError, match=f"'NewForCausalLM' is not supported: {reason}"):
+        river_architecture("NewForCausalLM", config)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        *((name, "mixture of experts") for name in ("mixtral", "qwen3_moe", "deepseek_v3", "dbrx")),
+        *((name, "state-space") for name in ("jamba", "mamba2", "falcon_h1", "lfm2", "qwen3_next")),
+        ("minicpm3", "latent attention"),
+        ("gpt2", UNTRIED),
+        ("llama", UNTRIED),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_reason(name: str, reason: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=f"'{name}' is not supported: {reason}"):
-        river_architecture(name)
+def test_transformers_own_configurations_say_it(model_type: str, reason: str) -> None:
+    from transformers import AutoConfig
+
+    assert why_not(AutoConfig.for_model(model_type)).startswith(reason)
 
 
 def test_no_architecture_is_listed_twice() -> None:
     assert len(ARCHITECTURES) == len(FAMILIES)
-    assert not ARCHITECTURES.keys() & REFUSED.keys()
 
 
 def test_vllm_has_every_architecture() -> None:
     from vllm.model_executor.models.registry import ModelRegistry
 
-    assert {*ARCHITECTURES, *REFUSED} <= set(ModelRegistry.models)
-
-
-def test_every_text_model_of_experts_is_refused_by_name() -> None:
-    """A name that tells: vLLM's own classes and those of its Transformers backend."""
-    from vllm.model_executor.models import registry
-
-    text = {*registry._TEXT_GENERATION_MODELS, *registry._TRANSFORMERS_SUPPORTED_MODELS}
-    assert {name for name in text if "moe" in name.lower()} <= REFUSED.keys()
+    assert set(ARCHITECTURES) <= set(ModelRegistry.models)
 
 
 @pytest.mark.parametrize("name", ["Llama3.2-1B", "Llama3.1-8B", "Phi4-mini", "Ministral3-8B"])

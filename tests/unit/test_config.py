@@ -30,7 +30,7 @@ def test_each_layer_covers_only_the_fields_it_names() -> None:
     config = layered_config(checkpoint, {"threshold": 0.7, "group_size": 64})
     assert (config.threshold, config.min_layers) == (0.7, 4)
     assert (config.quantizer, config.group_size) == ("rtn", 64)
-    assert config.scope == RiverConfig().scope
+    assert config.scope == RiverConfig().scope == "step"
 
 
 def test_a_layer_can_set_a_value_back_to_the_default() -> None:
@@ -66,8 +66,8 @@ def test_threshold_takes_its_whole_range(threshold: float) -> None:
         ("min_layers", 2.0, "valid integer"),
         ("min_layers", True, "valid integer"),
         ("prefill", "river", "'backbone' or 'sequence'"),
-        ("scope", "row", "'token' or 'batch'"),
-        ("signal", "entropy", "'cosine' or 'norm'"),
+        ("scope", "row", "'token', 'step' or 'batch'"),
+        ("criterion", "entropy", "'cosine' or 'norm'"),
         ("quantizer", "awq8", "hqq"),
         ("group_size", 48, "32, 64 or 128"),
         ("group_size", "64", "32, 64 or 128"),
@@ -83,6 +83,12 @@ def test_error_names_source_field_value_and_what_is_allowed(
     assert text.startswith(f"river.yaml: '{field}' = {value!r}: ")
     assert allowed in text.partition(": ")[2].partition(": ")[2]
     assert "\n" not in text
+
+
+def test_awq_is_read_and_not_made() -> None:
+    with pytest.raises(RiverError, match="'awq' needs weights: River reads AWQ checkpoints"):
+        parse_config({"quantizer": "awq"}, "here")
+    assert parse_config({"quantizer": "awq", "weights": "folder"}, "here").quantizer == "awq"
 
 
 def test_unknown_field_is_named_beside_the_known_ones() -> None:
@@ -159,10 +165,8 @@ def test_the_mode_of_the_upper_layer_wins() -> None:
 
 
 def test_what_a_draft_runs() -> None:
-    assert (RiverConfig(verify=4).draft_layers, RiverConfig(verify=4).river_head) == (0, True)
-    asked = RiverConfig(verify=4, min_layers=1, lm_head="backbone")
-    assert (asked.draft_layers, asked.river_head) == (1, False)
-    assert not RiverConfig().river_head
+    assert RiverConfig(verify=4).draft_layers == 0
+    assert RiverConfig(verify=4, min_layers=1).draft_layers == 1
 
 
 SETTINGS = {"threshold": 0.25, "scope": "batch"}

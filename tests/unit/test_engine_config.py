@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,14 @@ import torch
 
 from river_vllm import engine_config, patches
 from river_vllm.calibration.fingerprint import fingerprint
-from river_vllm.compat import CompilationMode
-from river_vllm.engine_config import CPU_WORKER, GPU_WORKER, SCHEDULER, RiverConfigHook
+from river_vllm.compat import CompilationMode, vllm_envs
+from river_vllm.engine_config import (
+    CPU_WORKER,
+    GPU_WORKER,
+    RUNNER_V2,
+    SCHEDULER,
+    RiverConfigHook,
+)
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.scheduler import connectors
 from river_vllm.verify import speculation
@@ -28,9 +35,20 @@ def connector(name: str, module: str | None = None, **extra: Any) -> Any:
     )
 
 
+class Config(SimpleNamespace):
+    """Plays ``VllmConfig``."""
+
+    has_triton = False
+
+    @property
+    def use_v2_model_runner(self) -> bool:
+        asked: bool | None = vllm_envs.VLLM_USE_V2_MODEL_RUNNER
+        return self.has_triton if asked is None else asked
+
+
 def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
     """A configuration that River takes; ``changes`` are set by dotted name."""
-    made = SimpleNamespace(
+    made = Config(
         additional_config={"river": river or {}},
         model_config=SimpleNamespace(
             architecture="RiverLlamaForCausalLM",
@@ -50,7 +68,9 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
             decode_context_parallel_size=1,
             worker_cls="auto",
         ),
-        scheduler_config=SimpleNamespace(scheduler_cls=None),
+        scheduler_config=SimpleNamespace(scheduler_cls=None, async_scheduling=None),
+        attention_config=SimpleNamespace(hisparse_config=None),
+        watermark_config=None,
         aux_output_config=SimpleNamespace(enable_return_routed_experts=False),
         load_config=SimpleNamespace(load_format="auto"),
         cache_config=SimpleNamespace(
@@ -124,6 +144,8 @@ def test_what_it_names_can_be_imported() -> None:
         ("scheduler_config__scheduler_cls", "my.Scheduler", "my.Scheduler"),
         ("parallel_config__worker_cls", "my.Worker", "my.Worker"),
         ("model_config__enable_sleep_mode", True, "--enable-sleep-mode"),
+        ("watermark_config", object(), "watermarking.* --watermark-config"),
+        ("attention_config__hisparse_config", object(), "HiSparse.* --attention-config"),
         ("cache_config__cache_dtype", "nvfp4", "--kv-cache-dtype nvfp4 .*tried: auto, bfloat16"),
         (
             "cache_config",
@@ -240,16 +262,79 @@ def test_every_connector_of_vllm_is_decided_about() -> None:
     assert decided == set(KVConnectorFactory._registry)
 
 
-@pytest.mark.parametrize(
-    ("cpu", "v2", "reason"), [(False, False, "runner V2 only"), (True, True, "runner V1 only")]
-)
-def test_where_drafts_cannot_be_verified(
-    cpu: bool, v2: bool, reason: str, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Without a choice of a runner; afterwards as it was."""
+    # An engine of this process has frozen what vLLM reads from the environment.
+    vllm_envs.disable_envs_cache()
+    monkeypatch.setenv(RUNNER_V2, "")
+    monkeypatch.delenv(RUNNER_V2)
+    return monkeypatch
+
+
+def test_an_engine_that_would_run_on_v2_runs_on_v1(environment: pytest.MonkeyPatch) -> None:
+    config = engine(has_triton=True)
+    assert config.use_v2_model_runner
+    hook(hook(config))
+    # A process that is started now inherits it.
+    assert os.environ[RUNNER_V2] == "0"
+    assert not config.use_v2_model_runner
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_the_environment_of_an_engine_on_v1_stays(
+    given: str | None, environment: pytest.MonkeyPatch
 ) -> None:
-    platform = SimpleNamespace(is_cpu=lambda: cpu)
-    monkeypatch.setattr(speculation, "current_platform", platform)
-    with pytest.raises(UnsupportedModelError, match=reason):
-        hook(engine({"verify": 4}, use_v2_model_runner=v2))
+    if given is not None:
+        environment.setenv(RUNNER_V2, given)
+    hook(engine())
+    assert os.environ.get(RUNNER_V2) == given
+
+
+def test_who_asks_for_v2_is_refused(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(RUNNER_V2, "1")
+    with pytest.raises(UnsupportedModelError, match=f"model runner V2 .leave out {RUNNER_V2}=1"):
+        hook(engine())
+
+
+def test_a_process_that_has_settled_on_v2_is_refused(environment: pytest.MonkeyPatch) -> None:
+    """vLLM freezes its environment once an engine runs in the process."""
+    environment.setattr(Config, "use_v2_model_runner", True)
+    with pytest.raises(UnsupportedModelError, match=f"set {RUNNER_V2}=0 before it starts"):
+        hook(engine())
+
+
+def test_vllm_chooses_the_runner_by_the_environment(environment: pytest.MonkeyPatch) -> None:
+    import vllm.config.vllm as module
+    from vllm.config import VllmConfig
+
+    config = VllmConfig()
+    environment.setattr(module, "HAS_TRITON", True)
+    assert config.use_v2_model_runner
+    environment.setenv(RUNNER_V2, "0")
+    assert not config.use_v2_model_runner
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_asynchronous_scheduling_is_off_where_drafts_are_verified(
+    cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Speculation(SimpleNamespace):
+        """Plays ``RiverSpeculativeConfig``."""
+
+    monkeypatch.setattr(engine_config, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
+    monkeypatch.setattr(speculation, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
+    for module in (engine_config, speculation):
+        monkeypatch.setattr(module, "RiverSpeculativeConfig", Speculation)
+    verifying = {"river": {"verify": 4}, "model_config__revision": None}
+    config = hook(hook(engine(**verifying)))
+    assert config.speculative_config.num_speculative_tokens == 4
+    # On the CPU vLLM turns it off itself.
+    assert config.scheduler_config.async_scheduling is (None if cpu else False)
+    # Where tokens exit it is vLLM's to decide.
+    assert hook(engine()).scheduler_config.async_scheduling is None
+    with pytest.raises(UnsupportedModelError, match="leave out --async-scheduling"):
+        hook(engine(**verifying, scheduler_config__async_scheduling=True))
 
 
 def test_wrong_settings_stop_the_engine() -> None:
@@ -320,7 +405,7 @@ def test_weights_other_than_the_calibrated_ones_are_refused(tmp_path: Path) -> N
 
 
 def test_weights_that_are_not_there_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(RiverError, match="river-vllm quantize someone/some-model --quantizer gptq"):
+    with pytest.raises(RiverError, match="river-vllm quantize someone/some-model --group-size"):
         hook(engine({"quantizer": "gptq", "cache_dir": str(tmp_path)}))
     with pytest.raises(RiverError, match=f"'{tmp_path}/config.json'"):
         hook(engine({"weights": str(tmp_path)}))

@@ -1,20 +1,28 @@
-"""The patches of vLLM: what each one does, in which engines, and whether it is still needed."""
+"""The patches of vLLM: what each one does, where, and whether it is still needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import inspect
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import zmq
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable
 from vllm.compilation import decorators
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.exceptions import VLLMValidationError
+from vllm.platforms import current_platform
+from vllm.utils import cpu_triton_utils
+from vllm.utils.network_utils import zmq_socket_ctx
+from vllm.v1.sample import rejection_sampler
 
 from river_vllm import patches
 from river_vllm.graph_key import RiverAdditionalConfig
@@ -98,8 +106,8 @@ def test_beside_settings_of_vllms_own_none_is_read_back(
     saved: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is kept there may come from another River, or from another CPU."""
-    monkeypatch.setattr(patches.vllm_envs, "VLLM_USE_AOT_COMPILE", True)
-    monkeypatch.setattr(patches.vllm_envs, "VLLM_DISABLE_COMPILE_CACHE", False)
+    monkeypatch.setenv("VLLM_USE_AOT_COMPILE", "1")
+    monkeypatch.setenv("VLLM_DISABLE_COMPILE_CACHE", "0")
     read_compiled_forwards(under_rivers_key)
     other = model(additional={"river": {}, "gdn_prefill_backend": "auto"})
     assert load(other, saved) is None
@@ -138,10 +146,17 @@ def test_a_patch_is_applied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert applied == ["one"]
 
 
-EVERY_PATCH = [patch for those in patches._patches.values() for patch in those]
+OF_A_PROCESS = [patch for those in patches._patches.values() for patch in those]
+OF_AN_OBJECT = [
+    patches.cpu_worker_makes,
+    patches.calls_pass_through,
+    patches.block_hashes_come_from,
+    patches.engine_client_is_heard,
+    patches.sigterm_is_heard_while_loading,
+]
 
 
-@pytest.mark.parametrize("patch", EVERY_PATCH, ids=lambda patch: patch.__name__)
+@pytest.mark.parametrize("patch", OF_A_PROCESS + OF_AN_OBJECT, ids=lambda patch: patch.__name__)
 def test_a_patch_says_why_where_and_until_when(patch: Any) -> None:
     assert "https://github.com/vllm-project/vllm/" in patch.__doc__
     assert "Ends with" in patch.__doc__
@@ -185,3 +200,139 @@ def test_vllm_still_ignores_it(unpatched: None, kind: Any, body: dict[str, Any])
     """Once this fails, ``unread_fields_are_refused`` can go."""
     request = kind.model_validate({**body, "river": {"threshold": 0.5}})
     assert request.to_sampling_params(8, {}).max_tokens == 8
+
+
+ENDS = torch.tensor([2, 2, 3, 6], dtype=torch.int32)
+REQUESTS = [0, 0, 2, 3, 3, 3]
+"""The request that each token belongs to; the second request has none."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.int64])
+def test_each_drafted_token_gets_its_requests_value(dtype: torch.dtype) -> None:
+    x = torch.tensor([0.75, 5, 40, 0.5]).to(dtype)
+    found = patches.expand_batch_to_tokens(x, ENDS, 6, replace_from=-1)
+    assert found.dtype == dtype
+    assert found.tolist() == x[REQUESTS].tolist()
+
+
+def test_a_value_can_be_replaced() -> None:
+    x = torch.tensor([0.8, 0.5, 0.0, 1.25])
+    found = patches.expand_batch_to_tokens(x, ENDS, 6, replace_from=0, replace_to=1)
+    assert found.tolist() == torch.tensor([0.8, 0.8, 1.0, 1.25, 1.25, 1.25]).tolist()
+
+
+def test_the_rejection_sampler_asks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rejection_sampler, "expand_batch_to_tokens", None)
+    patches.drafted_tokens_keep_their_sampling_settings()
+    assert rejection_sampler.expand_batch_to_tokens is patches.expand_batch_to_tokens
+
+
+def test_vllms_own_kernel_still_loses_them() -> None:
+    """Once this fails, ``drafted_tokens_keep_their_sampling_settings`` can go."""
+    current_platform.import_kernels()
+    own = torch.zeros(6)
+    cpu_triton_utils._expand_kernel_impl(own, torch.tensor([0.75, 5.0, 40.5, 0.5]), ENDS, 0, 0)
+    assert own.tolist() == [0.0] * 6
+
+
+def test_the_cpu_worker_makes_another_runner_inside_the_block_only() -> None:
+    from vllm.v1.worker import cpu_worker
+
+    own = cpu_worker.CPUModelRunner
+    with pytest.raises(RuntimeError), patches.cpu_worker_makes(str):
+        assert cpu_worker.CPUModelRunner is str
+        raise RuntimeError
+    assert cpu_worker.CPUModelRunner is own
+
+
+def test_vllms_cpu_worker_still_names_its_runner() -> None:
+    """Once this fails, ``cpu_worker_makes`` can go: River overrides ``_make_model_runner``."""
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    assert hasattr(CPUWorker, "_make_model_runner")
+    assert "_make_model_runner" not in inspect.getsource(CPUWorker.init_device)
+
+
+def test_calls_of_one_module_pass_through() -> None:
+    class Module(torch.nn.Module):
+        def forward(self, x: int, plus: int = 1) -> int:
+            return x + plus
+
+    one, other = Module(), Module()
+    patches.calls_pass_through(one, lambda inner, *args, **kwargs: -inner(*args, **kwargs))
+    assert (one(2, plus=3), other(2, plus=3)) == (-5, 5)
+    assert isinstance(one, Module) and type(one).__name__ == "Module"
+
+
+def test_vllm_still_compiles_one_forward_of_a_module() -> None:
+    """Once this fails, ``calls_pass_through`` may be able to go."""
+    taken = list(inspect.signature(decorators.support_torch_compile).parameters)
+    assert taken == ["cls", "dynamic_arg_dims", "mark_unbacked_dims", "enable_if", "is_encoder"]
+
+
+def test_vllm_still_salts_all_blocks_of_a_request_or_none() -> None:
+    """Once this fails, ``block_hashes_come_from`` may be able to go."""
+    from vllm import SamplingParams
+    from vllm.v1.core.kv_cache_utils import generate_block_hash_extra_keys
+    from vllm.v1.request import Request
+
+    request = Request("id", list(range(8)), SamplingParams(), None, cache_salt="s")
+    keys = [generate_block_hash_extra_keys(request, start, start + 4, 0)[0] for start in (0, 4)]
+    assert keys == [(("cache_salt", "s"),), None]
+
+
+def test_an_engine_client_is_heard_and_others_are_not() -> None:
+    class Client:
+        def __init__(self) -> None:
+            self.output_processor = SimpleNamespace(process_outputs=lambda: ["processed"])
+
+        def generate(self) -> list[str]:
+            return ["generated"]
+
+        def shutdown(self) -> list[str]:
+            return ["ended"]
+
+    def heard(inner: Callable[[], list[str]]) -> Callable[[], list[str]]:
+        return lambda: ["heard", *inner()]
+
+    one, other = Client(), Client()
+    patches.engine_client_is_heard(one, generate=heard, process_outputs=heard, shutdown=heard)  # type: ignore[arg-type]
+    for client, first in ((one, ["heard"]), (other, [])):
+        assert client.generate() == [*first, "generated"]
+        assert client.shutdown() == [*first, "ended"]
+        assert client.output_processor.process_outputs() == [*first, "processed"]
+
+
+def test_vllm_still_shows_an_endpoint_plugin_no_request() -> None:
+    """Once this fails, ``engine_client_is_heard`` may be able to go."""
+    from vllm.plugins.endpoint_plugins.interface import EndpointPlugin
+
+    methods = {name for name, value in vars(EndpointPlugin).items() if inspect.isfunction(value)}
+    assert {name for name in methods if not name.startswith("_")} == {"attach_router", "init_state"}
+
+
+def test_a_sigterm_before_the_server_serves_goes_to_the_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vllm.entrypoints.launchers.api_server import entry
+
+    heard: list[int] = []
+
+    async def run_server_worker() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(entry, "run_server_worker", run_server_worker)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with patches.sigterm_is_heard_while_loading(lambda number, _: heard.append(number)):
+            asyncio.run(entry.run_server_worker())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+    assert entry.run_server_worker is run_server_worker
+
+
+def test_vllm_still_takes_an_interrupt_for_the_end_of_its_wait(tmp_path: Path) -> None:
+    """Once this fails, ``sigterm_is_heard_while_loading`` can go."""
+    with zmq_socket_ctx(f"ipc://{tmp_path}/socket", zmq.PULL):
+        raise KeyboardInterrupt

@@ -14,7 +14,11 @@ import pytest
 import river_vllm
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.registration import merge_engine_args, river_config_of
+from river_vllm.registration import (
+    checkpoint_architecture,
+    merge_engine_args,
+    river_config_of,
+)
 
 REGISTER = """
 import sys
@@ -90,7 +94,15 @@ def test_an_architecture_that_is_given_goes_before_the_checkpoints() -> None:
         assert args["hf_overrides"]["architectures"] == ["RiverLlamaForCausalLM"]
 
 
-def test_an_architecture_without_river_is_refused_by_name(tmp_path: Path) -> None:
+def test_the_architecture_is_the_checkpoints_first(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM", "Other"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for options in ({}, {"config_format": None}):
+        name, read = checkpoint_architecture(str(tmp_path), options)
+        assert (name, read.model_type) == ("LlamaForCausalLM", "llama")
+
+
+def test_an_architecture_without_river_is_refused_with_the_reason(tmp_path: Path) -> None:
     write(tmp_path, "MixtralForCausalLM", "mixtral")
     with pytest.raises(UnsupportedModelError, match=r"'MixtralForCausalLM'.*mixture of experts"):
         merge_engine_args(str(tmp_path), RiverConfig(), {})

@@ -8,13 +8,12 @@ import pytest
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
+from river_vllm.modes import default_settings, settings_of
 from river_vllm.request import (
     RiverField,
     RiverSettings,
-    TeacherForced,
     UnreachableError,
     resolve,
-    settings_of,
     unreachable,
 )
 
@@ -26,7 +25,7 @@ BACKBONE = RiverSettings(False, 1.0, 3)
 
 def test_settings_come_from_the_config() -> None:
     config = RiverConfig(threshold=0.4, min_layers=2)
-    assert RiverSettings.from_config(config) == RiverSettings(True, 0.4, 2)
+    assert default_settings(config) == RiverSettings(True, 0.4, 2)
 
 
 @pytest.mark.parametrize(
@@ -115,17 +114,6 @@ def test_requests_without_settings_take_the_defaults(extra_args: Any) -> None:
     assert settings_of(extra_args, DEFAULTS) == DEFAULTS
 
 
-def test_a_verifying_engine_lets_nothing_exit() -> None:
-    """Settings that only exits have are none of its own: such a request runs on the backbone."""
-    defaults = RiverSettings.from_config(RiverConfig(verify=4))
-    assert defaults.verified and not defaults.may_exit
-    assert settings_of({"river": defaults.as_extra_arg()}, defaults) == defaults
-    off = settings_of({"river": {"enabled": False}}, defaults)
-    assert (off.enabled, off.may_exit) == (False, False)
-    for raw in ({"threshold": 0.5}, {"min_layers": 3}):
-        assert settings_of({"river": raw}, defaults) == RiverSettings(False, 1.0, 1)
-
-
 def test_partial_settings_take_the_rest_from_the_defaults() -> None:
     assert settings_of({"river": {"threshold": 0.1}}, DEFAULTS) == RiverSettings(True, 0.1, 3)
     assert settings_of({"river": {"enabled": False}}, DEFAULTS) == RiverSettings(False, 0.8, 3)
@@ -159,7 +147,7 @@ def test_malformed_settings_fall_back_to_the_backbone(raw: Any) -> None:
 
 def test_offsets_come_from_the_config_and_cross_to_the_worker() -> None:
     config = RiverConfig(layer_offsets=(0.1, -0.1))
-    settings = RiverSettings.from_config(config)
+    settings = default_settings(config)
     assert settings.layer_offsets == (0.1, -0.1)
     assert resolve(RiverField(threshold=0.5), settings, CONFIG, LAYERS).layer_offsets == (0.1, -0.1)
     carried = {"river": settings.as_extra_arg()}
@@ -173,17 +161,8 @@ def test_offsets_that_are_none_are_left_out(offsets: Any) -> None:
     assert settings_of({"river": {"layer_offsets": offsets}}, DEFAULTS).layer_offsets is None
 
 
-def test_a_known_texts_tail_crosses_to_the_worker() -> None:
-    settings = RiverSettings(True, 0.5, 2, None, TeacherForced(3, 40))
-    assert settings_of({"river": settings.as_extra_arg()}, DEFAULTS) == settings
-    assert settings.prompt_tokens(100) == 40
-    assert settings.prompt_tokens(10) == 10
-    for broken in ({"sequence": 1}, 7, {"sequence": 1, "answer_start": "2"}):
-        assert settings_of({"river": {"teacher": broken}}, DEFAULTS).teacher is None
-
-
 def test_a_policy_without_offsets_does_not_get_the_engines() -> None:
     """The backbone's pass of a measurement, on an engine whose defaults come from a calibration."""
     defaults = RiverSettings(True, 0.96, 1, (-0.1, 0.1))
-    sent = RiverSettings(True, 1.0 - 1e-12, 1, teacher=TeacherForced(0, 4))
+    sent = RiverSettings(True, 1.0 - 1e-12, 1)
     assert settings_of({"river": sent.as_extra_arg()}, defaults) == sent

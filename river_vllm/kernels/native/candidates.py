@@ -8,7 +8,7 @@ from river_vllm.kernels.native.library import Backend
 
 
 class NativeCandidates:
-    """``candidates`` of ``sums.h``; as ``river_head.chosen_outputs``, summed in float32."""
+    """``candidates`` of ``sums.h``; as ``river_head.some_outputs``, summed in float32."""
 
     def __init__(self, backend: Backend) -> None:
         self._function = backend.candidates

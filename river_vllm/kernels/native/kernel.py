@@ -46,7 +46,7 @@ class NativeKernel(Int4Kernel):
     """
 
     name = "native"
-    whole_zeros = False
+    integer_zeros = False
 
     def __init__(self, int8: bool = False, use: Backend | None = None) -> None:
         self.rounds_activations = int8

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from river_vllm.criterion import by_torch, transition_similarity
 from river_vllm.kernels.native.library import Backend
-from river_vllm.router.signal import reading, transition_similarity
 
-_BY_TORCH = reading(transition_similarity)
+_BY_TORCH = by_torch(transition_similarity)
 
 
 class NativeTransition:
-    """``transition`` of ``sums.h``; a ``Reading`` of the cosine (``router/signal.py``).
+    """``transition`` of ``sums.h``; a ``Reading`` of the cosine (``criterion.py``).
 
     A row gets the same bits whatever is beside it. States of another type than bfloat16, as some
     models keep their residual stream, are read by torch's operators.

@@ -1,4 +1,4 @@
-"""The formats in which other tools and River itself keep 4-bit checkpoints."""
+"""The formats of 4-bit checkpoints that River reads: other tools' and its own."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class WeightFormat(Protocol):
     """Reads projections of one checkpoint."""
 
     name: str
-    """The quantiser's, for operators."""
+    """What made the weights, as far as the format tells; ``RiverConfig.quantizer`` may name it."""
     group_size: int
     """Input features that share a scale; −1 for all of them."""
-    whole_zeros: bool
-    """Whether every zero point is a whole number."""
+    integer_zeros: bool
+    """Whether every zero point is an integer."""
 
     def read(self, folder: CheckpointFolder, name: str) -> GroupedWeight:
         """The projection ``name`` (as a bf16 checkpoint names it, without ``.weight``)."""

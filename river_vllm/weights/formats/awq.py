@@ -9,14 +9,15 @@ from river_vllm.weights.formats.bits import expect, grouped, unpack
 from river_vllm.weights.tensors import CheckpointFolder
 
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Which of eight neighbouring outputs each nibble holds (``awq/utils/packing_utils.py``)."""
+"""For each nibble, from the lowest, which of eight neighbouring outputs it holds (AutoAWQ's
+``awq/utils/packing_utils.py``)."""
 
 
 class AwqFormat:
-    """Everything transposed, ``[in, out]``, packed along the outputs in an order of its own."""
+    """Transposed, ``[in, out]``, and packed along the outputs, which AutoAWQ interleaves."""
 
     name = "awq"
-    whole_zeros = True
+    integer_zeros = True
 
     def __init__(self, config: dict[str, Any]) -> None:
         bits = "bits" if "bits" in config else "w_bit"

@@ -1,4 +1,4 @@
-"""Eight 4-bit values in an int32, and what every format checks."""
+"""What the formats share: unpacking int32 words of eight 4-bit values, and checks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ IN_ORDER = tuple(range(8))
 
 
 def unpack(packed: torch.Tensor, dim: int, order: Sequence[int] = IN_ORDER) -> torch.Tensor:
-    """int32 → uint8 0…15, eight times as long in ``dim``, low bits first.
+    """Unpack int32 words to uint8 values of 0…15; ``dim`` becomes eight times as long.
 
     Args:
-        order: which of eight neighbours each nibble holds, from the lowest.
+        order: for each nibble, from the lowest, which of the eight neighbours it holds.
     """
     shifts = torch.empty(8, dtype=torch.int32)
     shifts[list(order)] = torch.arange(0, 32, 4, dtype=torch.int32)
@@ -41,11 +41,14 @@ def expect(config: dict[str, Any], **allowed: Sequence[Any]) -> None:
             )
 
 
-def in_place_order(folder: CheckpointFolder, name: str, group_size: int) -> None:
-    """A group must be neighbours: kernels find a feature's group by its place.
+def expect_contiguous_groups(folder: CheckpointFolder, name: str, group_size: int) -> None:
+    """Check that each group consists of neighbouring features, as kernels take it for granted.
+
+    Args:
+        name: of the tensor with each feature's group; without it they are in order.
 
     Raises:
-        RiverError: ``name`` assigns features to groups in another order.
+        RiverError: the groups are in another order.
     """
     if name not in folder:
         return
@@ -65,10 +68,15 @@ def grouped(
     scales: torch.Tensor,
     zeros: torch.Tensor,
 ) -> GroupedWeight:
-    """Checked and in the types that kernels expect; ``name`` is for errors.
+    """A ``GroupedWeight`` in the types that kernels expect.
 
     Args:
-        codes: ``[N, K]``. scales, zeros: ``[N, K / group]``.
+        name: of the tensor that errors name.
+        codes: ``[N, K]``.
+        scales, zeros: ``[N, K / group]``.
+
+    Raises:
+        RiverError: the shapes do not go together.
     """
     rows, features = codes.shape
     for what, tensor in (("scales", scales), ("zero points", zeros)):

@@ -8,17 +8,17 @@ import torch
 
 from river_vllm.errors import RiverError
 from river_vllm.quantization.groups import GroupedWeight
-from river_vllm.weights.formats.bits import expect, grouped, in_place_order, unpack
+from river_vllm.weights.formats.bits import expect, expect_contiguous_groups, grouped, unpack
 from river_vllm.weights.tensors import CheckpointFolder
 
 _MIDDLE = 8.0
 
 
 class CompressedTensorsFormat:
-    """Codes along the inputs, zero points along the outputs, both raised by 8 to be unsigned."""
+    """Codes are packed along the inputs, zero points along the outputs; 8 is added to both."""
 
     name = "compressed-tensors"
-    whole_zeros = True
+    integer_zeros = True
 
     def __init__(self, config: dict[str, Any]) -> None:
         expect(config, format=("pack-quantized",))
@@ -32,9 +32,9 @@ class CompressedTensorsFormat:
 
     def read(self, folder: CheckpointFolder, name: str) -> GroupedWeight:
         packed = f"{name}.weight_packed"
-        in_place_order(folder, f"{name}.weight_g_idx", self.group_size)
+        expect_contiguous_groups(folder, f"{name}.weight_g_idx", self.group_size)
         rows, features = folder.get(f"{name}.weight_shape").tolist()
-        # The last word of a row is filled up where eight do not divide it.
+        # The last word of a row is padded.
         codes = unpack(folder.get(packed), 1)[:, :features]
         scales = folder.get(f"{name}.weight_scale").float()
         if self._symmetric:

@@ -16,17 +16,17 @@ def load() -> None:
     if _loaded:
         return
     _loaded = True
-    from river_vllm.worker.feed import BatchFeed
+    from river_vllm.river import River
 
     order = Path(os.environ["RIVER_TEST_ORDER"])
-    begin = BatchFeed.begin
+    run = River.run
 
-    def suffer_and_begin(self: Any, requests: Any) -> Any:
+    def suffer_and_run(self: Any, *args: Any) -> Any:
         what, _, how = order.read_text().partition(" ")
         if what == "sleep":
             time.sleep(float(how))
         if what == "raise":
             raise RuntimeError("a fault that a test has ordered")
-        return begin(self, requests)
+        return run(self, *args)
 
-    BatchFeed.begin = suffer_and_begin  # type: ignore[method-assign]
+    River.run = suffer_and_run  # type: ignore[method-assign]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.calibration.observer import Measured
 from river_vllm.calibration.passes import Text
 from river_vllm.calibration.policy import Policy
@@ -102,8 +103,8 @@ def _run(prompts: Path, *options: str) -> int:
 def test_settings_with_everything_that_they_rest_on(
     prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output, report, plot = (tmp_path / name for name in ("river.yaml", "all.json", "plot.svg"))
-    files = ("--output", str(output), "--json", str(report), "--plot", str(plot))
+    output, report = tmp_path / "river.yaml", tmp_path / "all.json"
+    files = ("--output", str(output), "--json", str(report))
     assert _run(prompts, "--target-agreement", "0.97", *files) == 0
 
     config = parse_config(load_config_file(output), "output")
@@ -122,10 +123,10 @@ def test_settings_with_everything_that_they_rest_on(
     assert config.max_rows == "all"
     served = recorded_settings(config, {**INFO, "kernels": ["torch"]})
     assert record.doubts(record.chosen, KNOWN, served) == NOT_PROVEN
-    rounding = recorded_settings(config, {**INFO, "zero_points": "whole"})
+    rounding = recorded_settings(config, {**INFO, "zero_points": "integer"})
     assert record.doubts(record.chosen, KNOWN, rounding) == [
         *NOT_PROVEN,
-        "zero_points = 'whole', and it was tested with 'float'",
+        "zero_points = 'integer', and it was tested with 'float'",
     ]
     assert record.model.name == "made-up"
     assert record.prompts.source == "prompts.txt"
@@ -145,7 +146,6 @@ def test_settings_with_everything_that_they_rest_on(
     assert document["chosen"]["bound"] >= 0.97
     assert len(document["similarity_quantiles"]) == LAYERS - 1
     assert document["forced_exits"][0]["values"] == [0.98] * LAYERS
-    assert plot.read_text().count("<path") > 5
     out = capsys.readouterr().out
     assert "passed" in out
     assert "With probability at least 0.9" in " ".join(out.split())
@@ -165,6 +165,25 @@ def test_the_kernel_of_the_test_computes_what_the_servers_will(
     engine.start("m", RiverConfig(**settings), None, 64, 1.0)
     assert made["config"].kernel == tested
     assert made["config"].max_rows == "all"
+
+
+def test_a_checkpoints_own_quantiser_and_group_size_are_not_set(
+    prompts: Path, tmp_path: Path
+) -> None:
+    """They are read from its folder, and the file would contradict it."""
+    weights, output = tmp_path / "awq", tmp_path / "river.yaml"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"4 bit")
+    command = ["calibrate", "made-up", "--prompts", str(prompts), "--tokens", "17"]
+    assert main([*command, "--river-weights", str(weights), "--output", str(output)]) == 0
+    config = parse_config(load_config_file(output), "output")
+    assert config.weights == str(weights)
+    assert not {"quantizer", "group_size"} & config.model_fields_set
+    record = config.calibration
+    assert record is not None
+    assert record.weights == fingerprint(str(weights))
+    served = recorded_settings(config, INFO)
+    assert record.doubts(record.chosen, KNOWN, served) == NOT_PROVEN
 
 
 def test_pilot_and_test_share_no_prompt(prompts: Path) -> None:
@@ -213,6 +232,16 @@ def test_check_measures_the_files_settings_on_all_prompts(
     settings.write_text("threshold: -1.0\nmin_layers: 1\ngroup_size: 64\n")
     assert _run(prompts, "--check", str(settings)) == 1
     assert "could not show" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("never", ["threshold: 1.0", f"min_layers: {LAYERS}"])
+def test_there_must_be_something_to_check(
+    never: str, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "river.yaml"
+    settings.write_text(f"{never}\ngroup_size: 64\n")
+    assert _run(prompts, "--check", str(settings)) == 2
+    assert "with these settings no token leaves early" in capsys.readouterr().err
 
 
 def test_too_few_prompts(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:

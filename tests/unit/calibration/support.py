@@ -43,13 +43,14 @@ class World:
     tokens: int = 16
     seed: int = 0
     hardest: float = 0.12
+    layers: int = LAYERS
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
         count = self.texts * self.tokens
         self.ease = rng.random(count)
-        rise = np.linspace(0.5, 0.95, LAYERS - 1)
-        noise = rng.normal(0, 0.01, (count, LAYERS - 1))
+        rise = np.linspace(0.5, 0.95, self.layers - 1)
+        noise = rng.normal(0, 0.01, (count, self.layers - 1))
         self.similarity = np.clip(rise + 0.05 * (self.ease[:, None] - 0.5) + noise, -1, 1)
         self.luck = rng.random(count)
         self.where = np.stack(
@@ -61,17 +62,19 @@ class World:
         )
 
     def risk(self, exits: np.ndarray) -> np.ndarray:
-        return self.hardest * (1 - self.ease) * (1 - exits / LAYERS)
+        return self.hardest * (1 - self.ease) * (1 - exits / self.layers)
 
     def measure(self, policy: Policy | None, part: slice | None = None) -> Measured:
         rows = slice(None)
         if part is not None:
             rows = slice(part.start * self.tokens, part.stop * self.tokens)
+        if policy is not None and policy.min_layers >= self.layers:
+            rows = slice(0)  # a row that cannot leave is not observed
         similarity = self.similarity[rows].astype(np.float32)
-        exits = np.full(len(similarity), LAYERS, dtype=np.int16)
+        exits = np.full(len(similarity), self.layers, dtype=np.int16)
         if policy is not None:
             exits = policy.exit_layers(similarity)
-        full = np.full(len(self.ease), LAYERS)
+        full = np.full(len(self.ease), self.layers)
         full[rows] = exits
         risk = self.risk(full)[rows]
         return Measured(

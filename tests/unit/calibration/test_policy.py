@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from river_vllm.calibration.observer import WatchedRouter
 from river_vllm.calibration.policy import NEVER, Policy
-from river_vllm.request import TeacherForced
-from river_vllm.router.batch import ExitUnit, StepBatch
-from river_vllm.router.plan import RowPlan
-from river_vllm.router.router import Router
+from river_vllm.criterion import by_torch, transition_similarity
+from river_vllm.router import Router
+from river_vllm.step import StepTable
 
 LAYERS, ROWS = 8, 20
 OFFSETS = (0.0, 0.3, -0.2, 2.0, 0.1, -0.1, 0.0)
@@ -35,35 +35,39 @@ def _states() -> torch.Tensor:
     ],
 )
 def test_prediction_is_the_routers_decision(policy: Policy) -> None:
-    states, found = _states(), []
-    router = Router(LAYERS, RowPlan())
-    unit = {"threshold": policy.threshold, "min_layers": policy.min_layers}
-    units = [ExitUnit(row, row + 1, **unit, offsets=policy.layer_offsets) for row in range(ROWS)]
-    batch = StepBatch(ROWS, units)
-    with router.step(batch):
-        for layer in range(LAYERS):
-            router.before_layer(layer, states[layer], None)
-    watching = Router(LAYERS, RowPlan())
-    watching.probe = lambda _, before, after: found.append((before, after))
-    settings = Policy.backbone()
-    with watching.step(
-        StepBatch(ROWS, [ExitUnit(r, r + 1, settings.threshold, 1) for r in range(ROWS)])
-    ):
-        for layer in range(LAYERS):
-            watching.before_layer(layer, states[layer], None)
+    found: list[torch.Tensor] = []
+
+    def watch(layers_run: int, before: torch.Tensor, after: torch.Tensor) -> None:
+        found.append(torch.cosine_similarity(before, after, dim=-1))
+
+    router = Router(by_torch(transition_similarity))
+    decided = _run(router, policy)
+    assert _run(WatchedRouter(router, watch), Policy.backbone()) == [LAYERS] * ROWS
     assert len(found) == LAYERS - 1
-    similarity = torch.stack(
-        [torch.cosine_similarity(a, b, dim=-1) for a, b in found], dim=1
-    ).numpy()
-    assert policy.exit_layers(similarity).tolist() == batch.exit_layer.tolist()
+    assert policy.exit_layers(torch.stack(found, dim=1).numpy()).tolist() == decided
+
+
+def _run(router: Router, policy: Policy) -> list[int]:
+    """Exit layers of a step whose tokens all follow ``policy``."""
+    offsets = policy.layer_offsets
+    table = StepTable(
+        LAYERS,
+        [1] * ROWS,
+        [policy.threshold] * ROWS,
+        [policy.min_layers] * ROWS,
+        offsets=None if offsets is None else np.array([offsets] * ROWS, dtype=np.float32),
+    )
+    for layer, state in enumerate(_states()):
+        router.decide(table, layer, state, None)
+    table.close()
+    depths: list[int] = table.exit_layer.tolist()
+    return depths
 
 
 def test_backbones_threshold_is_routed_and_lets_nothing_leave() -> None:
     assert NEVER < 1.0
     assert np.float32(NEVER) == 1.0
-    settings = Policy.backbone().settings(TeacherForced(3, 7))
-    assert settings.may_exit
-    assert settings.prompt_tokens(50) == 7
+    assert Policy.backbone().settings().may_exit
 
 
 def test_config_form_leaves_out_what_is_not_set() -> None:

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 
 from river_vllm.calibration.candidates import (
-    DEPTH_LADDER,
-    LADDER,
-    LOWEST,
+    DEPTH_SHARES,
+    LOWEST_SHARE,
+    SHARES,
+    candidates,
     floors,
-    frontier,
-    ladder,
+    limit_shares,
     policies,
-    shares,
 )
 from river_vllm.calibration.certify import Trial, fixed_sequence, run_test
-from river_vllm.calibration.landscape import Landscape
+from river_vllm.calibration.exit_costs import ExitCosts
 from river_vllm.calibration.policy import Policy
 from river_vllm.calibration.target import Target, prompt_losses
 from tests.unit.calibration.support import LAYERS, World
@@ -28,9 +27,9 @@ KL = Target("kl", 0.02, LAYERS)
 DEPTH = Target("depth", 6.0, LAYERS)
 
 
-def _landscape(world: World, target: Target) -> Landscape:
+def _costs(world: World, target: Target) -> ExitCosts:
     forced = {layer: world.measure(Policy(-1.0, layer)) for layer in (1, 3, 6, 9)}
-    return Landscape(world.measure(None), forced, target, Target("kl", 1.0, LAYERS))
+    return ExitCosts(world.measure(None), forced, target)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def pilot() -> World:
 @pytest.mark.parametrize("target", [AGREEMENT, KL, DEPTH])
 def test_prediction_of_a_measured_layer_is_the_measurement(pilot: World, target: Target) -> None:
     policy = Policy(-1.0, 6)
-    predicted = _landscape(pilot, target).predict(policy)
+    predicted = _costs(pilot, target).predict(policy)
     measured = pilot.measure(policy)
     assert predicted.mean_exit_layer == 6.0
     # Few tokens disagree: the chance of it, given the divergence, is what is predicted.
@@ -56,7 +55,7 @@ def test_choosing_does_not_flatter() -> None:
     truth = World(1500, seed=777)
     ratios = []
     for seed in range(12):
-        chosen = ladder(_landscape(World(48, seed=seed), AGREEMENT), AGREEMENT, LADDER)[-2]
+        chosen = candidates(_costs(World(48, seed=seed), AGREEMENT), AGREEMENT, SHARES)[-2]
         risk = truth.risk(chosen.policy.exit_layers(truth.similarity.astype(np.float32)))
         ratios.append(risk.mean() / chosen.loss)
     assert 0.85 < np.mean(ratios) < 1.05
@@ -64,13 +63,13 @@ def test_choosing_does_not_flatter() -> None:
 
 def test_prediction_between_measured_layers_is_near_the_truth(pilot: World) -> None:
     for policy in (Policy(-1.0, 4), Policy(0.8, 2), Policy(0.85, 5)):
-        predicted, measured = _landscape(pilot, KL).predict(policy), pilot.measure(policy)
+        predicted, measured = _costs(pilot, KL).predict(policy), pilot.measure(policy)
         assert predicted.mean_exit_layer == pytest.approx(measured.exit_layer.mean())
         assert predicted.kl == pytest.approx(measured.kl.mean(), rel=0.02)
 
 
 def test_candidates_are_of_all_three_kinds_and_valid(pilot: World) -> None:
-    found = list(policies(_landscape(pilot, KL)))
+    found = list(policies(_costs(pilot, KL)))
     assert {policy.min_layers for policy in found} > {1, 2, LAYERS - 1}
     layered = [policy for policy in found if policy.layer_offsets is not None]
     assert layered
@@ -79,19 +78,10 @@ def test_candidates_are_of_all_three_kinds_and_valid(pilot: World) -> None:
     assert floors(LAYERS)[:3] == [1, 2, 3]
 
 
-def test_frontier_falls(pilot: World) -> None:
-    found = frontier(_landscape(pilot, KL))
-    assert set(found) == {"fixed layer", "one τ", "per layer"}
-    for line in found.values():
-        for a, b in itertools.pairwise(line):
-            assert a.mean_exit_layer < b.mean_exit_layer
-            assert a.kl > b.kl
-
-
 @pytest.mark.parametrize("target", [AGREEMENT, KL])
-def test_ladder_goes_from_safe_to_shallow(pilot: World, target: Target) -> None:
-    found = ladder(_landscape(pilot, target), target, LADDER)
-    assert 2 <= len(found) <= len(LADDER)
+def test_candidates_go_from_safe_to_shallow(pilot: World, target: Target) -> None:
+    found = candidates(_costs(pilot, target), target, SHARES)
+    assert 2 <= len(found) <= len(SHARES)
     for a, b in itertools.pairwise(found):
         assert a.loss <= b.loss <= target.limit
         assert a.mean_exit_layer >= b.mean_exit_layer
@@ -99,31 +89,31 @@ def test_ladder_goes_from_safe_to_shallow(pilot: World, target: Target) -> None:
 
 def test_few_texts_begin_with_more_careful_candidates(pilot: World) -> None:
     strict = Target("agreement", 0.98, LAYERS)
-    assert shares(strict, 1000, 0.1) == LADDER
-    few = shares(strict, 227, 0.1)
-    assert few == (0.2, *LADDER)
-    assert min(shares(strict, 20, 0.1)) == LOWEST
-    assert shares(DEPTH, 20, 0.1) == DEPTH_LADDER
-    landscape = _landscape(pilot, strict)
-    careful = ladder(landscape, strict, few)[0]
+    assert limit_shares(strict, 1000, 0.1) == SHARES
+    few = limit_shares(strict, 227, 0.1)
+    assert few == (0.2, *SHARES)
+    assert min(limit_shares(strict, 20, 0.1)) == LOWEST_SHARE
+    assert limit_shares(DEPTH, 20, 0.1) == DEPTH_SHARES
+    costs = _costs(pilot, strict)
+    careful = candidates(costs, strict, few)[0]
     assert careful.loss <= 0.2 * strict.limit
-    assert careful.mean_exit_layer >= ladder(landscape, strict, LADDER)[0].mean_exit_layer
+    assert careful.mean_exit_layer >= candidates(costs, strict, SHARES)[0].mean_exit_layer
 
 
 def test_similarity_is_used_where_it_tells_something(pilot: World) -> None:
-    """In this model settled states are cheap to let go: some rung beats every fixed layer."""
-    landscape = _landscape(pilot, KL)
-    rungs = ladder(landscape, KL, LADDER)
-    fixed = [landscape.predict(Policy(-1.0, layer)) for layer in range(1, LAYERS)]
+    """In this model settled states are cheap to let go: some candidate beats every fixed layer."""
+    costs = _costs(pilot, KL)
+    found = candidates(costs, KL, SHARES)
+    fixed = [costs.predict(Policy(-1.0, layer)) for layer in range(1, LAYERS)]
     assert any(
-        all(f.loss > rung.loss or f.mean_exit_layer > rung.mean_exit_layer for f in fixed)
-        for rung in rungs
+        all(f.loss > one.loss or f.mean_exit_layer > one.mean_exit_layer for f in fixed)
+        for one in found
     )
 
 
-def test_depth_ladder_spends_what_is_allowed_on_quality(pilot: World) -> None:
-    found = ladder(_landscape(pilot, DEPTH), DEPTH, DEPTH_LADDER)
-    assert all(rung.mean_exit_layer <= DEPTH.value for rung in found)
+def test_a_depth_target_spends_what_is_allowed_on_quality(pilot: World) -> None:
+    found = candidates(_costs(pilot, DEPTH), DEPTH, DEPTH_SHARES)
+    assert all(one.mean_exit_layer <= DEPTH.value for one in found)
     assert found[-1].mean_exit_layer > 0.8 * DEPTH.value
 
 
@@ -170,13 +160,13 @@ def test_guarantee_holds_over_many_calibrations() -> None:
     truth = World(4000, seed=999)
     wrong = chosen = 0
     for seed in range(runs):
-        pilot = _landscape(World(24, seed=seed), target)
-        candidates = ladder(pilot, target, shares(target, 160, delta))
+        pilot = _costs(World(24, seed=seed), target)
+        found = candidates(pilot, target, limit_shares(target, 160, delta))
         world = World(160, seed=10_000 + seed)
         passed = [
             test
             for test in fixed_sequence(
-                [c.policy for c in candidates],
+                [prediction.policy for prediction in found],
                 lambda p, world=world: run_test(p, world.measure, 160, 32, target, delta),
             )
             if test.passed

@@ -40,7 +40,7 @@ def test_every_setting_has_its_option() -> None:
             *("--river-lm-head", "river", "--river-lm-head-candidates", "128"),
             *("--river-cache-dir", "/some/where", "--river-weights", "/else/where"),
             *("--river-resident-layers", "4", "--river-deep", "fetch"),
-            *("--river-signal", "norm"),
+            *("--river-criterion", "norm"),
         )
     )
     assert config == RiverConfig(
@@ -59,7 +59,7 @@ def test_every_setting_has_its_option() -> None:
         weights="/else/where",
         resident_layers=4,
         deep="fetch",
-        signal="norm",
+        criterion="norm",
     )
     of_a_file = {"layer_offsets", "calibration"}
     of_verified_mode = {"verify", "draft"}

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 
 from river_vllm.config import RiverConfig
-from river_vllm.depths import Depths
+from river_vllm.modes.mode import Summary
 from river_vllm.request import RiverSettings
 from server.http.exchange import RiverExchange
 from server.http.state import RiverState
@@ -19,7 +19,7 @@ from server.telemetry.progress import Progress
 
 L = 12
 DEFAULTS = RiverSettings(True, 0.9, 2)
-VERIFIED = RiverSettings(True, 1.0, 1, verified=True)
+VERIFIED = RiverSettings(True, 1.0, 1, mode="verified")
 
 
 class Metrics:
@@ -27,8 +27,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.thresholds: list[float] = []
-        self.observed: list[list[int]] = []
-        self.drafts: list[list[int]] = []
+        self.counted: list[dict[str, Any]] = []
 
     def set_max_rows(self, rows: int) -> None:
         self.max_rows = rows
@@ -39,11 +38,15 @@ class Metrics:
     def set_threshold(self, threshold: float) -> None:
         self.thresholds.append(threshold)
 
-    def observe(self, depths: Depths) -> None:
-        self.observed.append(depths.tolist())
-
-    def observe_drafts(self, tally: Depths) -> None:
-        self.drafts.append(tally.tolist())
+    def count(self, summary: Summary) -> None:
+        self.counted.append(
+            {
+                "layers": dict(summary.by_layer(L)),
+                "held": summary.held,
+                "drafted": summary.drafted,
+                "accepted": summary.accepted,
+            }
+        )
 
     def totals(self) -> dict[str, Any]:
         return {"tokens": 42}

@@ -12,6 +12,8 @@ from tests.unit.http.support import L, exchange
 def test_report_of_a_request_before_any_token() -> None:
     assert exchange().report() == {
         "enabled": True,
+        "mode": "exit",
+        "held": 0,
         "threshold": 0.9,
         "num_layers": L,
         "tokens": 0,

@@ -36,7 +36,7 @@ def test_a_server_that_verifies_takes_enabled(enabled: bool) -> None:
     exchange = take_exchange(CHAT, body, verifying())
     assert exchange is not None
     assert exchange.trace
-    assert exchange.settings == RiverSettings(enabled, 1.0, 1, verified=True)
+    assert exchange.settings == RiverSettings(enabled, 1.0, 1, mode="verified")
 
 
 @pytest.mark.parametrize("field", [{"threshold": 1.0}, {"min_layers": 1}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,12 +34,20 @@ MINE = (
 CHANGE = {"threshold": 0.25}
 
 
+async def _no_engine(method: str) -> Any:
+    raise RuntimeError("no engine")
+
+
+CLIENT = SimpleNamespace(collective_rpc=_no_engine, errored=False)
+
+
 @pytest.fixture(params=WAYS)
 def plain(request: pytest.FixtureRequest) -> Iterator[Any]:
     """vLLM's own server with a key: River comes in through its plugin only."""
     options, environment = WAYS[request.param]
     with vllm_app(*options, environment=environment) as app:
         app.state.river = river_state()
+        app.state.engine_client = CLIENT
         yield app
 
 
@@ -93,6 +102,7 @@ def keyless() -> Iterator[Any]:
 def change(app: Any, host: str | None, origin: str | None = None, bound: str | None = None) -> int:
     """The status of a change of the dial, and that it went with it."""
     app.state.river = river_state()
+    app.state.engine_client = CLIENT
     app.state.args.host = bound or "127.0.0.1"
     headers = {"Host": host or "", **({} if origin is None else {"Origin": origin})}
     status = fetch(app, "PATCH", ROUTES, headers=headers, json=CHANGE).status_code

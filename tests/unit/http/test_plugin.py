@@ -22,6 +22,8 @@ INFO = {"num_layers": L, "resident_layers": L, "kernels": ["torch"], "crossover"
 class Client:
     """Plays vLLM's engine client of a River model."""
 
+    errored = False
+
     def __init__(self, architecture: str = "RiverLlamaForCausalLM", processes: int = 1) -> None:
         self.vllm_config = SimpleNamespace(
             model_config=SimpleNamespace(
@@ -67,8 +69,8 @@ def test_the_state_is_what_engine_and_config_say(metrics: dict[int, Metrics]) ->
         "threshold": 0.25,
         "min_layers": 3,
         "prefill": "backbone",
-        "scope": "token",
-        "signal": "cosine",
+        "scope": "step",
+        "criterion": "cosine",
         "calibration": None,
         **INFO,
     }
@@ -76,6 +78,7 @@ def test_the_state_is_what_engine_and_config_say(metrics: dict[int, Metrics]) ->
     assert state.progress.stall_seconds == 7.0
     assert state.single_process
     assert metrics[L].thresholds == [0.25]
+    assert metrics[L].max_rows == 6
 
 
 def test_the_engine_client_is_listened_to() -> None:
@@ -101,7 +104,6 @@ def test_one_of_several_api_servers_asks_for_signs_of_life(processes: int) -> No
             return [INFO]
 
         client.collective_rpc = collective_rpc  # type: ignore[method-assign]
-        client.errored = False  # type: ignore[attr-defined]
         await RiverEndpointPlugin().init_state(client, SimpleNamespace(), Namespace())
         await asyncio.sleep(0)
         return len(asked)

@@ -143,13 +143,13 @@ def test_the_dial_does_not_promise_layers_that_are_gone() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_changes_in_the_worker_is_asked_for(fails: bool) -> None:
+def test_what_is_in_force_in_the_worker_is_asked_for(fails: bool) -> None:
     async def collective_rpc(method: str) -> Any:
         if fails:
             raise ConnectionError("no engine")
-        return [{"num_layers": L, "resident_layers": 5}]
+        return [{"num_layers": L, "resident_layers": 5, "crossover": {"max_rows": 3}}]
 
-    state = river_state(config=RiverConfig(resident_layers="auto"))
+    state = river_state()
     app = FastAPI()
     app.include_router(router)
     app.state.river = state
@@ -158,3 +158,4 @@ def test_what_changes_in_the_worker_is_asked_for(fails: bool) -> None:
     assert described.get("resident_layers") == (None if fails else 5)
     assert described["num_layers"] == L
     assert getattr(state.metrics, "resident_layers", None) == (None if fails else 5)
+    assert getattr(state.metrics, "max_rows", None) == (None if fails else 3)

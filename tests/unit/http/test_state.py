@@ -10,6 +10,7 @@ import pytest
 
 from river_vllm.calibration.record import MATTERS, ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, parse_config
+from river_vllm.modes import default_settings
 from river_vllm.request import RiverSettings
 from server.http.state import RiverState
 from tests.unit.calibration.support import calibrated
@@ -25,7 +26,7 @@ def test_description_is_what_is_in_force() -> None:
         "min_layers": 2,
         "prefill": "backbone",
         "scope": "batch",
-        "signal": "cosine",
+        "criterion": "cosine",
         "calibration": None,
         "num_layers": L,
         "kernels": ["torch"],
@@ -37,6 +38,7 @@ def test_description_of_verified_mode() -> None:
     assert river_state(config=RiverConfig(verify=4), defaults=VERIFIED).describe() == {
         "active": True,
         "mode": "verified",
+        "calibration": None,
         "model": "tiny",
         "draft_layers": 0,
         "num_layers": L,
@@ -79,7 +81,7 @@ def guaranteed(
     return replace(
         river_state(),
         config=config,
-        defaults=RiverSettings.from_config(config),
+        defaults=default_settings(config),
         engine=ENGINE | (engine or {}),
         checkpoint=checkpoint,
     )
@@ -101,7 +103,11 @@ def test_calibration_is_in_force_until_the_dial_is_turned() -> None:
 @pytest.mark.parametrize(
     ("engine", "checkpoint", "words"),
     [
-        ({"zero_points": "whole"}, SAME, "zero_points = 'whole', and it was tested with 'float'"),
+        (
+            {"zero_points": "integer"},
+            SAME,
+            "zero_points = 'integer', and it was tested with 'float'",
+        ),
         ({"crossover": {"max_rows": 4}}, SAME, "max_rows = 4, and it was tested with 'all'"),
         ({"kv_cache_dtype": "fp8"}, SAME, "kv_cache_dtype = 'fp8'"),
         ({"dtype": "float16"}, SAME, "dtype = 'float16'"),
@@ -122,7 +128,7 @@ def test_a_guarantee_covers_what_was_tested_and_nothing_else(
 def test_a_file_that_says_less_than_it_depends_on_is_loaded_and_promises_nothing() -> None:
     """Files from before it was recorded."""
     config = parse_config(calibrated(), "file")
-    defaults = RiverSettings.from_config(config)
+    defaults = default_settings(config)
     state = replace(river_state(), config=config, defaults=defaults, engine=ENGINE, checkpoint=SAME)
     shown = state.describe()["calibration"]
     assert not shown["in_force"]

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from river_vllm.config import RiverConfig
 from server.http.summary import address, announce_when_ready, summary
-from tests.unit.http.support import L, river_state
+from tests.unit.http.support import VERIFIED, L, river_state
 
 ENGINE = {
     "num_layers": L,
@@ -43,7 +43,7 @@ def test_it_says_what_is_in_force_and_where() -> None:
         "  model      tiny, 12 layers",
         "  river      hqq in groups of 64/128, torch/vllm kernel, made in 1.2 s",
         "  memory     1.5 MiB added",
-        "  dial       τ = 0.9, at least 2 layers, prompts: backbone, scope: batch",
+        "  mode       exit, τ = 0.9, at least 2 layers, prompts: backbone, scope: batch",
         "  crossover  4 bit pays up to 2 rows a step (1: 2.5 ×, 2: 1.3 ×, 4: 0.9 ×); "
         "any number may leave",
         "  calibrated no; 'river-vllm calibrate' chooses τ by what it costs on your prompts",
@@ -52,8 +52,9 @@ def test_it_says_what_is_in_force_and_where() -> None:
 
 
 def test_a_server_that_verifies_has_no_dial() -> None:
-    text = summary(river_state(engine=ENGINE, config=RiverConfig(verify=4)), "unix:/x")
-    assert "  dial       none: up to 4 drafted tokens are verified, answers are exact" in text
+    state = river_state(engine=ENGINE, config=RiverConfig(verify=4), defaults=VERIFIED)
+    text = summary(state, "unix:/x")
+    assert "  mode       verified: up to 4 drafted tokens are verified, answers are exact" in text
 
 
 def test_layers_that_left_memory_are_said() -> None:
@@ -70,6 +71,12 @@ def test_weights_that_were_loaded_are_not_said_to_be_made() -> None:
 def test_a_limit_on_rows_is_said() -> None:
     limited = {**ENGINE, "crossover": {**ENGINE["crossover"], "max_rows": 2}}
     assert "above 2 rows all stay" in summary(river_state(engine=limited), "unix:/x")
+
+
+def test_what_was_not_measured_is_not_said_to_pay() -> None:
+    crossover = {"max_rows": None, "pays_up_to_rows": None, "speedup_by_rows": {}}
+    text = summary(river_state(engine={**ENGINE, "crossover": crossover}), "unix:/x")
+    assert "  crossover  not measured; any number may leave" in text
 
 
 @pytest.mark.parametrize(

@@ -180,10 +180,11 @@ def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) ->
     assert process(outputs, 2.5) == "processed at 2.5"
     metrics = state.metrics
     assert isinstance(metrics, Metrics)
-    assert metrics.observed == [[3, 3, 5]]  # a step's tokens at once
+    counted = {"layers": {3: 2, 5: 1}, "held": 0, "drafted": 0, "accepted": 0}
+    assert metrics.counted == [counted]  # a step's tokens at once
     # Its requests have ended: what is still on its way is not vLLM's to count, nor River's.
     process(outputs)
-    assert metrics.observed == [[3, 3, 5]]  # a step's tokens at once
+    assert metrics.counted == [counted]
 
 
 def test_a_server_that_verifies_counts_drafts() -> None:
@@ -193,7 +194,7 @@ def test_a_server_that_verifies_counts_drafts() -> None:
     client.output_processor.process_outputs([core_output("a", [7, 8], [10, 0])])
     metrics = state.metrics
     assert isinstance(metrics, Metrics)
-    assert (metrics.observed, metrics.drafts) == ([], [[10, 0]])
+    assert metrics.counted == [{"layers": {L: 2}, "held": 0, "drafted": 2, "accepted": 0}]
 
 
 def test_progress_follows_arrivals_and_steps() -> None:

@@ -20,7 +20,7 @@ def spec_of(k: int, n: int, group: int, dtype: torch.dtype = torch.bfloat16) -> 
     return LinearSpec(k, n, group, dtype, torch.device("cpu"))
 
 
-def grouped_weight(spec: LinearSpec, whole: bool, seed: int = 0) -> GroupedWeight:
+def grouped_weight(spec: LinearSpec, integer: bool, seed: int = 0) -> GroupedWeight:
     """Random codes; scales and zeros that differ widely from group to group."""
     generator = torch.Generator().manual_seed(seed)
     shape = (spec.out_features, spec.in_features // spec.group_size)
@@ -29,7 +29,7 @@ def grouped_weight(spec: LinearSpec, whole: bool, seed: int = 0) -> GroupedWeigh
     )
     scales = (torch.rand(shape, generator=generator) * 0.2 + 0.01).bfloat16().float()
     zeros = torch.rand(shape, generator=generator) * 15
-    return GroupedWeight(codes, scales, zeros.round() if whole else zeros)
+    return GroupedWeight(codes, scales, zeros.round() if integer else zeros)
 
 
 def inputs(rows: int, spec: LinearSpec) -> torch.Tensor:
@@ -58,16 +58,6 @@ def assert_product(
     assert out.shape == expected.shape
     error = (out.float() - expected).norm(dim=1) / expected.norm(dim=1)
     assert float(error.max()) < tolerance
-
-
-class Clock:
-    """In the place of ``time``: only what is measured moves it."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
 
 
 def running_backends() -> list[Backend]:

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from river_vllm import compat
 from river_vllm.errors import RiverError
-from river_vllm.kernels import choice
+from river_vllm.kernels import choice, vllm_mp
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.native import library
@@ -34,13 +33,13 @@ class Packed(PackedLinear):
         raise AssertionError("no product is called to choose a kernel")
 
 
-def kernel_class(kernel_name: str, whole: bool, max_width: int, rounds: bool) -> type[Int4Kernel]:
+def kernel_class(kernel_name: str, integer: bool, max_width: int, rounds: bool) -> type[Int4Kernel]:
     class Kernel(Int4Kernel):
         def __init__(self, int8: bool = False) -> None:
             self.rounds_activations = int8 and rounds
 
         name = kernel_name
-        whole_zeros = whole
+        integer_zeros = integer
 
         def unsupported(self, spec: LinearSpec) -> str | None:
             return f"wider than {max_width}" if spec.in_features > max_width else None
@@ -60,7 +59,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def maker(weight: torch.Tensor, group_size: int) -> choice.Maker:
-    return lambda whole: QUANTIZERS["hqq"](weight, group_size, whole)
+    return lambda integer: QUANTIZERS["hqq"](weight, group_size, integer)
 
 
 def pack(chooser: KernelChooser, spec: LinearSpec = SPEC) -> Packed:
@@ -96,7 +95,7 @@ def test_every_shape_has_its_own() -> None:
     assert found == ["native", "torch", "native"]
     assert (chooser.names, chooser.zero_points) == (["native", "torch"], "float")
     assert pack(chooser, spec_of(256, 32, 32)).kernel == "vllm"
-    assert (chooser.names, chooser.zero_points) == (["native", "torch", "vllm"], "whole")
+    assert (chooser.names, chooser.zero_points) == (["native", "torch", "vllm"], "integer")
 
 
 @pytest.mark.usefixtures("kernels")
@@ -111,18 +110,18 @@ def test_a_named_kernel_is_the_only_one(name: str) -> None:
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("name", ["native", "torch", "vllm"])
-def test_zero_points_are_whole_where_the_kernel_needs_them(name: str) -> None:
+def test_zero_points_are_integers_where_the_kernel_needs_them(name: str) -> None:
     packed = KernelChooser(name).pack(SPEC, maker(WEIGHT, 32))
     assert isinstance(packed, Packed)
-    expected = QUANTIZERS["hqq"](WEIGHT, 32, whole_zeros=name == "vllm")
+    expected = QUANTIZERS["hqq"](WEIGHT, 32, integer_zeros=name == "vllm")
     assert torch.equal(packed.weight.zeros, expected.zeros)
     assert torch.equal(packed.weight.codes, expected.codes)
 
 
 @pytest.mark.usefixtures("kernels")
-def test_weights_without_whole_zero_points_are_not_for_a_kernel_that_needs_them() -> None:
-    with pytest.raises(RiverError, match="vllm: needs whole zero points"):
-        pack(KernelChooser(whole_zeros=False), spec_of(256, 32, 32))
+def test_weights_without_integer_zero_points_are_not_for_a_kernel_that_needs_them() -> None:
+    with pytest.raises(RiverError, match="vllm: needs integer zero points"):
+        pack(KernelChooser(integer_zeros=False), spec_of(256, 32, 32))
 
 
 @pytest.mark.usefixtures("kernels")
@@ -171,9 +170,9 @@ def no_library(
 
 def test_without_the_library_torch_takes_over(no_library: list[str]) -> None:
     chooser = KernelChooser()
-    weight = grouped_weight(SPEC, whole=False)
+    weight = grouped_weight(SPEC, integer=False)
     for spec in (SPEC, spec_of(64, 48, 32)):
-        chooser.pack(spec, lambda _, spec=spec: grouped_weight(spec, whole=False))
+        chooser.pack(spec, lambda _, spec=spec: grouped_weight(spec, integer=False))
     packed = chooser.pack(SPEC, lambda _: weight)
     assert_product(packed, weight, inputs(3, SPEC), None)
     assert chooser.names == ["torch"]
@@ -186,10 +185,10 @@ def test_without_the_library_torch_takes_over(no_library: list[str]) -> None:
 def test_without_the_library_int8_becomes_bf16_and_the_log_says_so_once(
     no_library: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compat, "has_cpu_int4_product", lambda: False)
+    monkeypatch.setattr(vllm_mp, "has_cpu_int4_product", lambda: False)
     chooser = KernelChooser(activations="int8")
     for spec in (SPEC, spec_of(64, 48, 32), SPEC):
-        chooser.pack(spec, lambda _, spec=spec: grouped_weight(spec, whole=False))
+        chooser.pack(spec, lambda _, spec=spec: grouped_weight(spec, integer=False))
     assert (chooser.names, chooser.activations) == (["torch"], "bf16")
     (message,) = [m for m in no_library if "activations stay bf16" in m]
     assert "native: not built" in message and "vllm: this build of vLLM has no" in message
@@ -200,6 +199,6 @@ def test_vllms_kernel_is_refused_where_its_build_has_no_product(
     int8: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one for AVX2 (vLLM issue 55613): its own choice would take it and fail in the step."""
-    monkeypatch.setattr(compat, "has_cpu_int4_product", lambda: False)
+    monkeypatch.setattr(vllm_mp, "has_cpu_int4_product", lambda: False)
     reason = VllmMixedPrecisionKernel(int8).unsupported(SPEC)
     assert reason == "this build of vLLM has no 4-bit product for this CPU"

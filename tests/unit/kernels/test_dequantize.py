@@ -14,7 +14,7 @@ from tests.unit.kernels.support import assert_product, grouped_weight, inputs, s
 def test_product_is_that_of_the_dequantised_weight(k: int, n: int, group: int) -> None:
     spec = spec_of(k, n, group)
     kernel = DequantizeKernel()
-    weight = grouped_weight(spec, kernel.whole_zeros)
+    weight = grouped_weight(spec, kernel.integer_zeros)
     packed = kernel.pack(weight, spec)
     bias = torch.randn(n).to(spec.dtype)
     for rows in (1, 40):
@@ -27,9 +27,9 @@ def test_it_is_taken_by_name_only() -> None:
     spec = spec_of(64, 32, 32)
     made = []
 
-    def make(whole: bool) -> object:
-        made.append(whole)
-        return grouped_weight(spec, whole)
+    def make(integer: bool) -> object:
+        made.append(integer)
+        return grouped_weight(spec, integer)
 
     chooser = KernelChooser("dequantize")
     chooser.pack(spec, make)

@@ -48,7 +48,7 @@ def _stored(weight: GroupedWeight) -> GroupedWeight:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_product(backend: Backend, int8: bool, shape: tuple[int, int, int]) -> None:
     spec = spec_of(*shape)
-    weight = _stored(grouped_weight(spec, whole=False))
+    weight = _stored(grouped_weight(spec, integer=False))
     packed = NativeKernel(int8, backend).pack(weight, spec)
     # Half an int8 step is rounded either way where the scale's own last bit decides.
     tolerance = 2 * TOLERANCE if int8 else TOLERANCE
@@ -66,7 +66,7 @@ def test_int8_gives_the_same_bits_on_every_back_end(
 ) -> None:
     """Inputs of any size, some that round to nothing, and some that are not finite."""
     spec = spec_of(*shape)
-    weight = grouped_weight(spec, whole=False)
+    weight = grouped_weight(spec, integer=False)
     found = NativeKernel(True, backend).pack(weight, spec)
     expected = NativeKernel(True, scalar_backend()).pack(weight, spec)
     bias = torch.randn(spec.out_features).bfloat16()
@@ -84,7 +84,7 @@ def test_int8_gives_the_same_bits_on_every_back_end(
 def test_a_row_does_not_depend_on_its_neighbours(backend: Backend, int8: bool) -> None:
     """To the bit: a request's tokens are the same alone and in a batch."""
     spec = spec_of(256, 80, 64)
-    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, whole=False), spec)
+    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, integer=False), spec)
     x = inputs(70, spec)
     together = packed.apply(x, None)
     for rows in ROWS:
@@ -101,7 +101,7 @@ def test_what_is_not_finite_stays_in_its_row(
     backend: Backend, int8: bool, bad: float, rows: int
 ) -> None:
     spec = spec_of(256, 48, 64)
-    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, whole=False), spec)
+    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, integer=False), spec)
     x = inputs(rows, spec)
     expected = packed.apply(x, None)
     x[1, 70] = bad
@@ -117,7 +117,7 @@ def test_what_is_not_finite_stays_in_its_row(
 @pytest.mark.parametrize("rows", [1, 5, 20])
 def test_a_zero_row_is_zero(backend: Backend, int8: bool, rows: int) -> None:
     spec = spec_of(64, 48, 32)
-    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, whole=False), spec)
+    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, integer=False), spec)
     x = inputs(rows, spec)
     x[-1] = 0
     out = packed.apply(x, None)
@@ -130,7 +130,7 @@ def test_a_zero_row_is_zero(backend: Backend, int8: bool, rows: int) -> None:
 @both_products
 def test_rows_may_be_a_view_with_gaps(backend: Backend, int8: bool) -> None:
     spec = spec_of(64, 32, 32)
-    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, whole=False), spec)
+    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, integer=False), spec)
     wide = inputs(6, spec_of(128, 32, 32))
     view = wide[::2, ::2]
     assert torch.equal(packed.apply(view, None), packed.apply(view.clone(), None))
@@ -142,7 +142,7 @@ def test_one_thread_or_two_give_the_same_bits(int8: bool) -> None:
     kernel = partial(NativeKernel, int8)
     if kernel().unsupported(spec):
         pytest.skip("the kernel library is not built")
-    packed = kernel().pack(grouped_weight(spec, whole=False), spec)
+    packed = kernel().pack(grouped_weight(spec, integer=False), spec)
     x, threads, outputs = inputs(40, spec), torch.get_num_threads(), []
     try:
         for count in (1, 2):

@@ -21,7 +21,7 @@ def test_product_is_that_of_the_dequantised_weight(k: int, n: int, group: int) -
     spec = spec_of(k, n, group)
     kernel = TorchInt4Kernel()
     assert kernel.unsupported(spec) is None
-    weight = grouped_weight(spec, kernel.whole_zeros)
+    weight = grouped_weight(spec, kernel.integer_zeros)
     packed = kernel.pack(weight, spec)
     bias = torch.randn(n).to(spec.dtype) * 5
     for rows in (1, 2, 5, 17):
@@ -31,7 +31,7 @@ def test_product_is_that_of_the_dequantised_weight(k: int, n: int, group: int) -
 
 def test_rows_may_be_a_view_with_gaps() -> None:
     spec = spec_of(64, 32, 32)
-    packed = TorchInt4Kernel().pack(grouped_weight(spec, whole=False), spec)
+    packed = TorchInt4Kernel().pack(grouped_weight(spec, integer=False), spec)
     wide = inputs(6, spec_of(128, 32, 32))
     assert torch.equal(
         packed.apply(wide[::2, ::2], None), packed.apply(wide[::2, ::2].clone(), None)
@@ -40,7 +40,7 @@ def test_rows_may_be_a_view_with_gaps() -> None:
 
 def test_input_and_bias_are_left_as_they_were() -> None:
     spec = spec_of(64, 32, 32)
-    packed = TorchInt4Kernel().pack(grouped_weight(spec, whole=False), spec)
+    packed = TorchInt4Kernel().pack(grouped_weight(spec, integer=False), spec)
     x, bias = inputs(3, spec), torch.ones(32, dtype=spec.dtype)
     kept = x.clone()
     packed.apply(x, bias)
@@ -50,7 +50,7 @@ def test_input_and_bias_are_left_as_they_were() -> None:
 
 def test_memory_is_half_a_byte_per_weight_and_four_per_group() -> None:
     spec = spec_of(256, 64, 32)
-    packed = TorchInt4Kernel().pack(grouped_weight(spec, whole=False), spec)
+    packed = TorchInt4Kernel().pack(grouped_weight(spec, integer=False), spec)
     assert packed.nbytes == 256 * 64 // 2 + (256 // 32) * 64 * 4
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from river_vllm.criterion import by_torch, transition_similarity
 from river_vllm.kernels.native.library import Backend
 from river_vllm.kernels.native.transition import NativeTransition
-from river_vllm.router.signal import reading, transition_similarity
 from tests.unit.kernels.support import every_backend, scalar_backend
 
 pytestmark = every_backend
 
-BY_TORCH = reading(transition_similarity)
+BY_TORCH = by_torch(transition_similarity)
 
 
 @pytest.fixture

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-import vllm.envs as envs
 
-from river_vllm.compat import current_platform, has_cpu_int4_product
-from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
+from river_vllm.compat import current_platform
+from river_vllm.kernels.vllm_mp import (
+    VllmMixedPrecisionKernel,
+    has_cpu_int4_product,
+    pack_int4_into_int32,
+)
 from tests.unit.kernels.support import assert_product, grouped_weight, inputs, spec_of
 
 pytestmark = [
@@ -32,8 +35,6 @@ amx = pytest.mark.skipif(
 def sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM's switch; without it a CPU with AMX takes 8-bit activations."""
     monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "0")
-    # An engine of this process has frozen what vLLM reads from the environment.
-    envs.disable_envs_cache()
 
 
 @pytest.mark.usefixtures("sixteen_bits")
@@ -42,7 +43,7 @@ def test_product_is_that_of_the_dequantised_weight(k: int, n: int, group: int) -
     spec = spec_of(k, n, group)
     kernel = VllmMixedPrecisionKernel()
     assert kernel.unsupported(spec) is None
-    weight = grouped_weight(spec, kernel.whole_zeros)
+    weight = grouped_weight(spec, kernel.integer_zeros)
     packed = kernel.pack(weight, spec)
     bias = torch.randn(n).to(spec.dtype) * 5
     for rows in (1, 2, 5, 17):
@@ -56,7 +57,7 @@ def test_product_with_rounded_activations(k: int, n: int, group: int) -> None:
     spec = spec_of(k, n, group)
     kernel = VllmMixedPrecisionKernel(int8=True)
     assert kernel.unsupported(spec) is None
-    weight = grouped_weight(spec, kernel.whole_zeros)
+    weight = grouped_weight(spec, kernel.integer_zeros)
     packed = kernel.pack(weight, spec)
     bias = torch.randn(n).to(spec.dtype) * 5
     for rows in (1, 5, 17):
@@ -78,13 +79,13 @@ def test_activations_that_are_not_rounded_do_not_pass_for_int8() -> None:
 
 def test_it_asks_for_zero_points_that_an_integer_holds() -> None:
     """A real-valued zero would be truncated while it is packed."""
-    assert VllmMixedPrecisionKernel.whole_zeros
+    assert VllmMixedPrecisionKernel.integer_zeros
 
 
 @pytest.mark.usefixtures("sixteen_bits")
 def test_memory_is_that_of_the_packed_parameters() -> None:
     spec = spec_of(256, 64, 32)
-    weight = grouped_weight(spec, whole=True)
+    weight = grouped_weight(spec, integer=True)
     packed = VllmMixedPrecisionKernel().pack(weight, spec)
     # Zero points take half a byte here; kernels may keep a small index besides.
     least = 256 * 64 // 2 + (256 // 32) * 64 * 2 + (256 // 32) * 64 // 2
@@ -96,3 +97,19 @@ def test_a_shape_that_no_kernel_takes_gives_its_reason_on_one_line() -> None:
     assert reason is not None
     assert "kernel" in reason
     assert "\n" not in reason
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_eight_codes_per_word_low_bits_first(dim: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (16, 24), generator=generator, dtype=torch.int32)
+    packed = pack_int4_into_int32(codes, dim)
+    assert packed.dtype == torch.int32
+    assert packed.shape == ((2, 24) if dim == 0 else (16, 3))
+    words = packed if dim == 1 else packed.t()
+    source = codes if dim == 1 else codes.t()
+    for line, word_line in zip(source.tolist(), words.tolist(), strict=True):
+        for index, word in enumerate(word_line):
+            unsigned = word & 0xFFFFFFFF
+            nibbles = [(unsigned >> (4 * bit)) & 15 for bit in range(8)]
+            assert nibbles == line[8 * index : 8 * index + 8]

@@ -12,7 +12,8 @@ from torch import nn
 from river_vllm.compat import get_forward_context, override_forward_context
 from river_vllm.layers import compiled
 from river_vllm.layers.compiled import RoutedForward
-from river_vllm.router.plan import RowPlan
+
+CONFIG: Any = SimpleNamespace()
 
 
 class Inner(nn.Module):
@@ -54,9 +55,9 @@ def decorated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_routed_step_takes_the_second_forward(decorated: list[Any]) -> None:
-    model, plan = Whole(False), RowPlan()
+    model = Whole(False)
     names = [name for name, _ in model.named_modules()]
-    routed = RoutedForward(model, model.model.layers, SimpleNamespace(), plan)
+    routed = RoutedForward(model, model.model.layers, CONFIG)
     assert routed.compiles
     ((cls, dims),) = decorated
     # vLLM keys what it has compiled by this name: the two must not share one.
@@ -68,28 +69,28 @@ def test_a_routed_step_takes_the_second_forward(decorated: list[Any]) -> None:
     with override_forward_context(SimpleNamespace(skip_compiled=True)):
         assert model.model(x) == "stock, skipped: True"
         with routed():
-            assert plan.opaque
+            assert routed.active
             assert model.model(x) == "routed by Inner, skipped: False"
-        assert not plan.opaque
+        assert not routed.active
         assert model.model(x) == "stock, skipped: True"
 
 
 def test_where_the_whole_model_is_compiled_routed_steps_are_not(decorated: list[Any]) -> None:
-    model, plan = Inner(False), RowPlan()
-    routed = RoutedForward(model, model.layers, SimpleNamespace(), plan)
+    model = Inner(False)
+    routed = RoutedForward(model, model.layers, CONFIG)
     assert not routed.compiles
     with override_forward_context(SimpleNamespace(skip_compiled=False)):
         with routed():
             assert model(torch.ones(1, 2)) == "stock, skipped: True"
-            assert not plan.opaque
+            assert not routed.active
         assert model(torch.ones(1, 2)) == "stock, skipped: False"
     assert not decorated
 
 
 def test_an_engine_without_compiler_has_one_forward(decorated: list[Any]) -> None:
-    model, plan = Whole(True), RowPlan()
-    routed = RoutedForward(model, model.model.layers, SimpleNamespace(), plan)
+    model = Whole(True)
+    routed = RoutedForward(model, model.model.layers, CONFIG)
     assert not routed.compiles
     with routed():
-        assert not plan.opaque
+        assert not routed.active
     assert not decorated

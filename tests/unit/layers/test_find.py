@@ -96,9 +96,23 @@ def test_state_is_read_from_either_kind_of_argument() -> None:
     assert StateArguments(0, None).read((h, r), {"residual": r}) == (h, None)
 
 
+def test_other_states_take_the_place_of_the_layers_own() -> None:
+    where = StateArguments(hidden=1, residual=2)
+    p, h, r, other = torch.zeros(1), torch.ones(1, 1), torch.full((1, 1), 2.0), torch.zeros(1, 1)
+    args, kwargs = where.replace((p, h, r), {}, other)
+    assert args[0] is p and args[2] is r and kwargs == {}
+    assert torch.equal(args[1], other)
+    args, kwargs = where.replace((p,), {"hidden_states": h, "residual": r}, other)
+    assert args == (p,) and kwargs["residual"] is r
+    assert torch.equal(kwargs["hidden_states"], other)
+
+
 def test_a_batch_of_one_sequence_is_read_as_rows() -> None:
-    hidden, residual = StateArguments(0, None).read((torch.ones(1, 5, 3),), {})
+    where = StateArguments(0, None)
+    hidden, residual = where.read((torch.ones(1, 5, 3),), {})
     assert (hidden.shape, residual) == ((5, 3), None)
+    args, _ = where.replace((torch.ones(1, 5, 3),), {}, hidden + 1)
+    assert torch.equal(args[0], torch.full((1, 5, 3), 2.0))
 
 
 def test_a_residual_that_is_no_state_is_not_read() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,14 +12,13 @@ import torch
 from safetensors.torch import save_file
 from vllm.model_executor.model_loader.reload.layerwise import record_metadata_for_reloading
 
-from river_vllm.compat import hold_on_meta
 from river_vllm.config import RiverConfig
 from river_vllm.depths import signed_depth
 from river_vllm.errors import RiverError
 from river_vllm.layers.checkpoint import CheckpointLayers
-from river_vllm.layers.dual_linear import RiverDualLinearMethod
+from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
 from river_vllm.layers.residency import FETCHED, WINDOW, Residency, quantile
-from river_vllm.router.plan import RowPlan
+from river_vllm.step import StepTable
 from tests.unit.layers.support import linear
 from tests.unit.layers.test_dual_linear import Packed
 
@@ -31,18 +31,19 @@ class Stack:
     """One projection in each of several layers, on a checkpoint of its own."""
 
     def __init__(self, folder: Path, config: RiverConfig) -> None:
-        self.plan = RowPlan()
+        self.river: Any = SimpleNamespace(table=StepTable(LAYERS, [], [], []))
         self.linears = [linear(WIDTH, WIDTH, bias=True, seed=i) for i in range(LAYERS)]
         self.stock = [linear(WIDTH, WIDTH, bias=True, seed=i) for i in range(LAYERS)]
+        self.residency = Residency([[x] for x in self.linears], config, self.load)
         tensors = {}
         for index, (dual, stock) in enumerate(zip(self.linears, self.stock, strict=True)):
             tensors[f"model.layers.{index}.proj.weight"] = stock.weight.detach().clone()
             tensors[f"model.layers.{index}.proj.bias"] = stock.bias.detach().clone()
             stock.quant_method.process_weights_after_loading(stock)
-            dual.quant_method = RiverDualLinearMethod(self.plan, 0, Packed)
+            kept = index < self.residency.resident
+            dual.quant_method = RiverDualLinearMethod(self.river, index, Packed, kept)
             hold_on_meta(dual)
         record_metadata_for_reloading(torch.nn.ModuleList(self.linears))
-        self.residency = Residency([[x] for x in self.linears], config, self.load)
         save_file(tensors, folder / "model.safetensors")
         files = CheckpointLayers([str(folder / "model.safetensors")], LAYERS)
         if config.deep == "fetch":
@@ -80,21 +81,21 @@ X = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(3)).bfloat16()
 def test_what_is_not_resident_is_never_there(tmp_path: Path) -> None:
     stack = Stack(tmp_path, RiverConfig(resident_layers=2))
     assert stack.held == [0, 1]
-    assert stack.residency.limit(real=True) == stack.residency.limit(real=False) == 2
+    assert stack.residency.limit == stack.residency.resident == 2
     assert torch.equal(stack.run(1), stack.stock[1](X)[0])
     with pytest.raises(RuntimeError, match="not in memory"):
         stack.run(2)
     with pytest.raises(RuntimeError, match="layer 2 holds no backbone weights"):
         stack.residency.need(2)
-    stack.plan.all_river()
+    stack.river.table.all_river()
     weight = stack.linears[4].quant_method.packed
     assert torch.equal(stack.run(4), weight.apply(X, stack.linears[4].quant_method._bias))
 
 
 def test_a_fetched_layer_is_stock_and_the_oldest_goes(tmp_path: Path) -> None:
     stack = Stack(tmp_path, RiverConfig(resident_layers=2, deep="fetch"))
-    assert stack.residency.limit(real=True) == LAYERS
-    assert stack.residency.limit(real=False) == 2, "a dummy run fetches nothing"
+    assert stack.residency.limit == LAYERS
+    assert stack.residency.resident == 2, "where dummy runs leave: they fetch nothing"
     for index in range(LAYERS):
         stack.residency.need(index)
         assert torch.equal(stack.run(index), stack.stock[index](X)[0])

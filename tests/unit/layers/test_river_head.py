@@ -1,11 +1,52 @@
-"""The search for the candidates whose logits are made exact."""
+"""Which head makes a step's logits, and the search for the candidates that are made exact."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
-from river_vllm.layers.river_head import DEEP, largest
+from river_vllm.errors import UnsupportedModelError
+from river_vllm.layers.river_head import DEEP, install_river_head, largest
+from river_vllm.step import StepTable
+from tests.unit.layers.test_dual_linear import Packed
+
+CANDIDATES = 4
+
+
+@pytest.mark.usefixtures("vllm_world")
+def test_the_table_says_which_head_makes_the_logits() -> None:
+    model: Any = nn.Module()
+    head = model.lm_head = ParallelLMHead(64, 32, params_dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    head.weight.data = torch.randn(head.weight.shape, generator=generator).bfloat16()
+    x = torch.randn(3, 32, generator=generator).bfloat16()
+    four_bit = Packed(head.weight.detach()).apply(x, None)
+    river: Any = SimpleNamespace(table=StepTable(2, [], [], []))
+    install_river_head(model, river, Packed, CANDIDATES)
+    head.quant_method.process_weights_after_loading(head)
+    logits = {}
+    for name in ("backbone", "river", "draft"):
+        river.table.head = name
+        logits[name] = head.quant_method.apply(head, x)
+    exact = x.float() @ head.weight.float().t()
+    # One rounding to bf16 of a sum in float32.
+    torch.testing.assert_close(logits["backbone"].float(), exact, rtol=2**-7, atol=2**-7)
+    assert torch.equal(logits["draft"], four_bit)
+    best = four_bit.topk(CANDIDATES, dim=-1).indices
+    found = logits["river"].float().gather(1, best)
+    torch.testing.assert_close(found, exact.gather(1, best), rtol=2**-7, atol=2**-7)
+    assert torch.equal(logits["river"].scatter(1, best, 0.0), four_bit.scatter(1, best, 0.0))
+
+
+def test_a_model_without_a_plain_head_has_no_place_for_it() -> None:
+    river: Any = SimpleNamespace()
+    with pytest.raises(UnsupportedModelError, match="--river-lm-head must be 'backbone'"):
+        install_river_head(nn.Module(), river, Packed, CANDIDATES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

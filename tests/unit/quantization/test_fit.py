@@ -27,20 +27,20 @@ def group_errors(made: GroupedWeight, weight: torch.Tensor, features: torch.Tens
     return missed.view(weight.shape[0], -1, made.group_size).sum(dim=-1)
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["real", "whole"])
+@pytest.mark.parametrize("integer", [False, True], ids=["real", "integer"])
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("features", [None, importance()], ids=["equal", "weighted"])
 def test_no_group_ends_above_its_round_to_nearest_error(
-    group: int, whole: bool, features: torch.Tensor | None
+    group: int, integer: bool, features: torch.Tensor | None
 ) -> None:
     counted = torch.ones(256) if features is None else features
-    made = quantize_fit(WEIGHT, group, whole, features)
+    made = quantize_fit(WEIGHT, group, integer, features)
     ours = group_errors(made, WEIGHT, counted)
     theirs = group_errors(quantize_rtn(WEIGHT, group), WEIGHT, counted)
     # Errors are compared in float32 while a group is fitted.
     assert (ours <= theirs * (1 + 1e-4) + 1e-9).all()
     assert float(ours.sum()) < 0.95 * float(theirs.sum())
-    if whole:
+    if integer:
         assert torch.equal(made.zeros, made.zeros.round().clamp(0, 15))
     assert torch.equal(made.scales, made.scales.bfloat16().float())
 

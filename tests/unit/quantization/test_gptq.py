@@ -15,8 +15,8 @@ from tests.unit.quantization.test_rtn import weights
 WEIGHT = weights(24, 256)
 
 
-def moment(seed: int = 0, tokens: int = 1024) -> torch.Tensor:
-    """Of inputs that correlate, as those of a model do."""
+def hessian(seed: int = 0, tokens: int = 1024) -> torch.Tensor:
+    """Mean ``x xᵀ`` of inputs that correlate, as those of a model do."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(40, 256, generator=generator)
     x = torch.randn(tokens, 40, generator=generator) @ mixing
@@ -25,7 +25,7 @@ def moment(seed: int = 0, tokens: int = 1024) -> torch.Tensor:
 
 
 def output_error(made: GroupedWeight, inputs: torch.Tensor) -> float:
-    """Mean square of the product's error, over inputs with this moment."""
+    """Mean square of the output's error, over inputs with this Hessian."""
     missed = made.dequantize().double() - WEIGHT.double()
     return float(((missed @ inputs.double()) * missed).sum())
 
@@ -52,12 +52,12 @@ def plain_loop(inputs: np.ndarray, grid: GroupedWeight) -> np.ndarray:
     return codes
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["real", "whole"])
+@pytest.mark.parametrize("integer", [False, True], ids=["real", "integer"])
 @pytest.mark.parametrize("group", [32, 128])
-def test_codes_are_those_of_the_plain_loop(group: int, whole: bool) -> None:
-    inputs = moment()
-    made = quantize_gptq(WEIGHT, group, [inputs], whole)
-    grid = quantize_fit(WEIGHT, group, whole, inputs.diagonal())
+def test_codes_are_those_of_the_plain_loop(group: int, integer: bool) -> None:
+    inputs = hessian()
+    made = quantize_gptq(WEIGHT, group, [inputs], integer)
+    grid = quantize_fit(WEIGHT, group, integer, inputs.diagonal())
     assert torch.equal(made.scales, grid.scales) and torch.equal(made.zeros, grid.zeros)
     expected = plain_loop(inputs.double().numpy(), grid)
     # Half-way cases fall differently in float32, and each moves the features after it a little.
@@ -66,23 +66,23 @@ def test_codes_are_those_of_the_plain_loop(group: int, whole: bool) -> None:
     assert made.codes.dtype == torch.uint8 and made.codes.is_contiguous()
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["real", "whole"])
+@pytest.mark.parametrize("integer", [False, True], ids=["real", "integer"])
 @pytest.mark.parametrize("group", [32, 64, 128])
-def test_outputs_are_closer_than_with_the_nearest_codes(group: int, whole: bool) -> None:
-    inputs = moment()
-    ours = output_error(quantize_gptq(WEIGHT, group, [inputs], whole), inputs)
-    nearest = quantize_fit(WEIGHT, group, whole, inputs.diagonal())
+def test_outputs_are_closer_than_with_the_nearest_codes(group: int, integer: bool) -> None:
+    inputs = hessian()
+    ours = output_error(quantize_gptq(WEIGHT, group, [inputs], integer), inputs)
+    nearest = quantize_fit(WEIGHT, group, integer, inputs.diagonal())
     assert ours < 0.6 * output_error(nearest, inputs)
 
 
 def test_it_holds_for_inputs_that_it_has_not_seen() -> None:
-    unseen = moment(tokens=4096)
-    ours = output_error(quantize_gptq(WEIGHT, 64, [moment(tokens=1024)]), unseen)
+    unseen = hessian(tokens=4096)
+    ours = output_error(quantize_gptq(WEIGHT, 64, [hessian(tokens=1024)]), unseen)
     assert ours < 0.7 * output_error(quantize_fit(WEIGHT, 64), unseen)
 
 
 def test_fewer_tokens_than_features_and_features_that_are_never_used() -> None:
-    inputs = moment(tokens=64)
+    inputs = hessian(tokens=64)
     inputs[:10] = inputs[:, :10] = 0
     made = quantize_gptq(WEIGHT, 64, [inputs])
     assert torch.isfinite(made.dequantize()).all()
@@ -94,8 +94,8 @@ def test_without_any_input_it_rounds_to_nearest() -> None:
     assert torch.equal(made.codes, quantize_fit(WEIGHT, 64).codes)
 
 
-def test_the_moment_is_not_changed() -> None:
-    inputs = moment()
+def test_the_hessian_is_not_changed() -> None:
+    inputs = hessian()
     before = inputs.clone()
     quantize_gptq(WEIGHT, 64, [inputs])
     assert torch.equal(inputs, before)
@@ -103,7 +103,7 @@ def test_the_moment_is_not_changed() -> None:
 
 @pytest.mark.parametrize("block", [1, 48, 256])
 def test_the_block_size_hardly_changes_a_code(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = moment()
+    inputs = hessian()
     expected = quantize_gptq(WEIGHT, 64, [inputs]).codes
     monkeypatch.setattr(gptq, "BLOCK", block)
     # Sums in another order: half-way cases.
@@ -111,8 +111,8 @@ def test_the_block_size_hardly_changes_a_code(block: int, monkeypatch: pytest.Mo
     assert float((found != expected).float().mean()) < 0.02
 
 
-def test_parts_of_the_inputs_are_taken_by_themselves() -> None:
-    inputs = moment()
+def test_blocks_are_taken_by_themselves() -> None:
+    inputs = hessian()
     made = quantize_gptq(WEIGHT, 64, [inputs[:128, :128], inputs[128:, 128:]])
     alone = quantize_gptq(WEIGHT[:, 128:], 64, [inputs[128:, 128:]])
     assert torch.equal(made.codes[:, 128:], alone.codes)

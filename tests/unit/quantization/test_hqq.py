@@ -20,7 +20,7 @@ def group_errors(weight: torch.Tensor, packed: GroupedWeight) -> torch.Tensor:
     return (values - weight.double().view_as(values)).abs().sum(dim=-1)
 
 
-def reference_error(w: np.ndarray, scale: float, zero: float, whole: bool) -> float:
+def reference_error(w: np.ndarray, scale: float, zero: float, integer: bool) -> float:
     """The error at which the alternation stops, for one group in float64."""
     target, best = w / scale, np.inf
     for _ in range(20):
@@ -30,16 +30,16 @@ def reference_error(w: np.ndarray, scale: float, zero: float, whole: bool) -> fl
             break
         best = error
         zero = (codes - target).mean()
-        if whole:
+        if integer:
             zero = np.clip(np.round(zero), 0, 15)
     return float(best * scale)
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["real", "whole"])
+@pytest.mark.parametrize("integer", [False, True], ids=["real", "integer"])
 @pytest.mark.parametrize("group", [32, 128])
-def test_every_group_reaches_what_the_plain_loop_reaches(group: int, whole: bool) -> None:
+def test_every_group_reaches_what_the_plain_loop_reaches(group: int, integer: bool) -> None:
     weight = weights(8, 256)
-    start, packed = quantize_rtn(weight, group), quantize_hqq(weight, group, whole)
+    start, packed = quantize_rtn(weight, group), quantize_hqq(weight, group, integer)
     assert torch.equal(packed.scales, start.scales)
     errors = group_errors(weight, packed)
     for row in range(8):
@@ -48,18 +48,18 @@ def test_every_group_reaches_what_the_plain_loop_reaches(group: int, whole: bool
                 weight[row, g * group : (g + 1) * group].double().numpy(),
                 float(start.scales[row, g]),
                 float(start.zeros[row, g]),
-                whole,
+                integer,
             )
             # float32 may take a half-way point to the other code: one weight of the group.
             assert float(errors[row, g]) == pytest.approx(expected, rel=0.02)
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["real", "whole"])
+@pytest.mark.parametrize("integer", [False, True], ids=["real", "integer"])
 @pytest.mark.parametrize("group", [32, 64, 128])
-def test_no_group_ends_above_its_round_to_nearest_error(group: int, whole: bool) -> None:
+def test_no_group_ends_above_its_round_to_nearest_error(group: int, integer: bool) -> None:
     weight = weights(64, 512, seed=3)
     rtn = group_errors(weight, quantize_rtn(weight, group))
-    ours = group_errors(weight, quantize_hqq(weight, group, whole))
+    ours = group_errors(weight, quantize_hqq(weight, group, integer))
     # Errors of a group are compared in float32 while it is optimised.
     assert (ours <= rtn * (1 + 1e-5)).all()
 
@@ -72,21 +72,21 @@ def test_real_zeros_gain_on_most_groups() -> None:
     assert ours.sum() < rtn.sum()
 
 
-def test_codes_and_whole_zeros_stay_in_four_bits() -> None:
+def test_codes_and_integer_zeros_stay_in_four_bits() -> None:
     weight = weights(32, 256, seed=5)
-    packed = quantize_hqq(weight, 32, whole_zeros=True)
+    packed = quantize_hqq(weight, 32, integer_zeros=True)
     assert int(packed.codes.max()) <= 15
     assert torch.equal(packed.zeros, packed.zeros.round().clamp(0, 15))
     assert int(quantize_hqq(weight, 32).codes.max()) <= 15
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["real", "whole"])
-def test_a_group_does_not_depend_on_its_neighbours(whole: bool) -> None:
+@pytest.mark.parametrize("integer", [False, True], ids=["real", "integer"])
+def test_a_group_does_not_depend_on_its_neighbours(integer: bool) -> None:
     weight = weights(16, 256, seed=7)
-    together = quantize_hqq(weight, 32, whole)
+    together = quantize_hqq(weight, 32, integer)
     for row in range(16):
         for g in range(8):
-            alone = quantize_hqq(weight[row : row + 1, g * 32 : (g + 1) * 32], 32, whole)
+            alone = quantize_hqq(weight[row : row + 1, g * 32 : (g + 1) * 32], 32, integer)
             assert torch.equal(together.codes[row, g * 32 : (g + 1) * 32], alone.codes[0])
             assert torch.equal(together.zeros[row, g], alone.zeros[0, 0])
 

@@ -67,11 +67,11 @@ def test_constant_groups(value: float) -> None:
     torch.testing.assert_close(packed.dequantize(), expected, rtol=2**-8, atol=1e-7)
 
 
-def test_whole_zeros_change_nothing() -> None:
+def test_integer_zeros_change_nothing() -> None:
     weight = weights(4, 64)
-    plain, whole = quantize_rtn(weight, 32), quantize_rtn(weight, 32, whole_zeros=True)
-    assert torch.equal(plain.codes, whole.codes)
-    assert torch.equal(plain.zeros, whole.zeros)
+    plain, integer = quantize_rtn(weight, 32), quantize_rtn(weight, 32, integer_zeros=True)
+    assert torch.equal(plain.codes, integer.codes)
+    assert torch.equal(plain.zeros, integer.zeros)
     assert torch.equal(plain.zeros, plain.zeros.round())
 
 

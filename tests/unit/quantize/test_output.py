@@ -1,4 +1,4 @@
-"""The folder of quantised weights: whole or not there."""
+"""The folder of quantised weights: complete or not there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from server.quantize.output import WeightsFolder
 from tests.unit.quantization.test_rtn import weights
 from tests.unit.weights.test_cache import blocked, same
 
-SETTINGS = {"quantizer": "gptq", "group_size": 32, "whole_zeros": False}
+SETTINGS = {"group_size": 32, "integer_zeros": False}
 WEIGHT = QUANTIZERS["hqq"](weights(16, 64), 32)
 
 
@@ -49,7 +49,7 @@ def test_what_is_written_is_a_checkpoint_that_is_read(model: Path, tmp_path: Pat
     folder = write([tmp_path / "x" / "out"], model)
     checkpoint = CheckpointFolder(folder)
     found = format_of(checkpoint)
-    assert (found.name, found.group_size, found.whole_zeros) == ("gptq", 32, False)
+    assert (found.name, found.group_size, found.integer_zeros) == ("gptq", 32, False)
     assert same(found.read(checkpoint, "a.b"), WEIGHT)
     assert checkpoint.config["architectures"] == ["LlamaForCausalLM"]
     assert checkpoint.config["quantization_config"]["made_with"] == {"tokens": 1}
@@ -113,7 +113,7 @@ Path.rename = killed_before_it_arrives
 with ended_by_sigterm(), WeightsFolder([place]) as output:
     (output.unfinished / "layer-0000.safetensors").write_text("half")
     if moment == "replacing":
-        settings = {"quantizer": "gptq", "group_size": 32, "whole_zeros": False}
+        settings = {"group_size": 32, "integer_zeros": False}
         output.finish(model, settings, {"tokens": 2})
     print("writing", flush=True)
     time.sleep(120)

@@ -12,10 +12,10 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from river_vllm.config import RiverConfig
+from river_vllm.depths import attach
 from river_vllm.request import RiverSettings
 from river_vllm.scheduler import river_scheduler
 from river_vllm.scheduler.river_scheduler import RiverScheduler, RiverSchedulerMixin
-from river_vllm.worker.output import attach
 
 
 class FakeScheduler:
@@ -26,6 +26,7 @@ class FakeScheduler:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.added: list[Any] = []
         self.outputs: dict[int, EngineCoreOutputs] = {}
+        self.requests: dict[str, Any] = {}
 
     def add_request(self, request: Any) -> None:
         self.added.append(request)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 
-from river_vllm.verify.tally import StepTally
+from river_vllm.depths import ExitSummary
+from river_vllm.verify.tally import DraftSummary, StepTally
 from server.telemetry.metrics import RiverMetrics, river_metrics
 
 L = 12
@@ -29,7 +30,9 @@ def _unregister() -> None:
 
 
 def observe(metrics: RiverMetrics, *depths: int) -> None:
-    metrics.observe(np.array(depths, dtype=np.int16))
+    summary = ExitSummary()
+    summary.add(np.array(depths, dtype=np.int16))
+    metrics.count(summary)
 
 
 def sample(name: str, **labels: str) -> float | None:
@@ -89,8 +92,10 @@ def test_the_threshold_is_the_last_one_set(metrics: RiverMetrics) -> None:
 
 def test_verified_steps(metrics: RiverMetrics) -> None:
     """Whatever was drafted, each decode token ran all layers of the backbone."""
-    metrics.observe_drafts(StepTally(0, 0, decode=False).values(1))
-    metrics.observe_drafts(StepTally(4, 2, decode=True).values(3))
+    for tally in (StepTally(0, 0, decode=False).values(1), StepTally(4, 2, decode=True).values(3)):
+        summary = DraftSummary()
+        summary.add(tally)
+        metrics.count(summary)
     assert sample("river_drafted_tokens_total") == 4
     assert sample("river_accepted_tokens_total") == 2
     totals = metrics.totals()

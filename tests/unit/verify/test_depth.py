@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from river_vllm.verify.costs import CostCurve, StepCosts
+from river_vllm.costs import Costs
 from river_vllm.verify.depth import best_depth, fixed_depth
 
-FLAT = StepCosts(CostCurve.of([(1, 0.03), (32, 0.04)]), CostCurve.of([(1, 0.09), (8, 0.1)]))
+FLAT = Costs.fixed({"draft": {1: 0.03, 32: 0.04}, "backbone": {1: 0.09, 8: 0.1}})
 """As measured: a draft step is a third of the backbone's, rows of a pass are almost free."""
-STEEP = StepCosts(CostCurve.of([(1, 0.09)]), CostCurve.of([(1, 0.09)]))
+STEEP = Costs.fixed({"draft": {1: 0.09}, "backbone": {1: 0.09}})
 """A draft step as dear as the backbone, and every row paid for."""
 
 
@@ -18,7 +18,7 @@ STEEP = StepCosts(CostCurve.of([(1, 0.09)]), CostCurve.of([(1, 0.09)]))
 def test_price_is_the_best_of_all_depths(rate: float, most: int) -> None:
     def price(k: int) -> float:
         tokens = sum(rate**j for j in range(k + 1))
-        return (k * FLAT.draft(1) + FLAT.verify(1 + k)) / tokens
+        return (k * FLAT.seconds("draft", 1) + FLAT.seconds("backbone", 1 + k)) / tokens
 
     found = best_depth(FLAT, [rate], [most])
     assert found.price == pytest.approx(min(price(k) for k in range(most + 1)))
@@ -34,9 +34,7 @@ def test_no_draft_where_it_does_not_pay() -> None:
 
 def test_many_rows_end_it() -> None:
     """From some number of requests on, every row of the pass costs its share."""
-    loaded = StepCosts(
-        CostCurve.of([(1, 0.03), (32, 0.9)]), CostCurve.of([(1, 0.09), (8, 0.1), (32, 0.9)])
-    )
+    loaded = Costs.fixed({"draft": {1: 0.03, 32: 0.9}, "backbone": {1: 0.09, 8: 0.1, 32: 0.4}})
     assert best_depth(loaded, [0.96] * 2, [4] * 2).price > 0
     assert best_depth(loaded, [0.96] * 32, [4] * 32).price == 0.0
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from river_vllm.costs import Costs
 from river_vllm.verify.acceptance import Acceptance
-from river_vllm.verify.costs import CostCurve, StepCosts
 from river_vllm.verify.depth import Depth
 from river_vllm.verify.draft import Draft, run
 
-CHEAP = StepCosts(CostCurve.of([(1, 0.03)]), CostCurve.of([(1, 0.09), (64, 0.1)]))
+CHEAP = Costs.fixed({"draft": {1: 0.03}, "backbone": {1: 0.09, 64: 0.1}})
 
 
 def draft(row: int = 0, limit: int = 4, **changes: Any) -> Draft:
@@ -64,7 +64,7 @@ def test_an_unsure_river_stops() -> None:
 
 
 def test_a_token_that_does_not_pay_for_its_row_is_taken_back() -> None:
-    dear = StepCosts(CostCurve.of([(1, 0.001)]), CostCurve.of([(1, 0.09), (2, 0.12)]))
+    dear = Costs.fixed({"draft": {1: 0.001}, "backbone": {1: 0.09, 2: 0.12}})
     river, one = River(t9=0.2), draft()
     run([one], Depth(dear, 1, 0.05), Acceptance(), river)
     assert one.tokens == [8]
@@ -72,7 +72,7 @@ def test_a_token_that_does_not_pay_for_its_row_is_taken_back() -> None:
 
 
 def test_a_request_that_is_never_believed_does_not_draft() -> None:
-    dear = StepCosts(CostCurve.of([(1, 0.001)]), CostCurve.of([(1, 0.09), (2, 0.12)]))
+    dear = Costs.fixed({"draft": {1: 0.001}, "backbone": {1: 0.09, 2: 0.12}})
     river, drafts = River(), [draft(0), draft(1, rate=0.1)]
     run(drafts, Depth(dear, 2, 0.05), Acceptance(), river)
     assert drafts[0].tokens and not drafts[1].tokens

@@ -11,14 +11,14 @@ import torch
 from vllm import SamplingParams
 
 from river_vllm.config import RiverConfig
-from river_vllm.request import RiverSettings
+from river_vllm.costs import Costs
+from river_vllm.modes import default_settings
 from river_vllm.verify.acceptance import PRIOR, Acceptance
-from river_vllm.verify.costs import CostCurve, StepCosts
 from river_vllm.verify.proposer import RiverProposer
 
 K = 3
 VOCABULARY = 64
-CHEAP = StepCosts(CostCurve.of([(1, 0.001)]), CostCurve.of([(1, 0.1), (32, 0.1)]))
+CHEAP = Costs.fixed({"draft": {1: 0.001}, "backbone": {1: 0.1, 32: 0.1}})
 """Costs at which every draft pays."""
 
 
@@ -57,7 +57,7 @@ def proposer() -> RiverProposer:
     made._acceptance = Acceptance()
     made._pending = {}
     made._drafter = CountingRiver()
-    made._defaults = RiverSettings.from_config(RiverConfig(verify=K))
+    made._defaults = default_settings(RiverConfig(verify=K))
     made._fixed, made._costs = True, None
     proposer: RiverProposer = made
     return proposer

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from river_vllm.request import RiverSettings
 from river_vllm.verify.tally import DraftSummary, StepTally, drafted_trace, step_tallies
+
+SETTINGS = RiverSettings(True, 1.0, 1, mode="verified")
 
 
 def test_a_choices_life() -> None:
@@ -19,7 +22,8 @@ def test_a_choices_life() -> None:
     ]
     summary = DraftSummary()
     summary.add(np.concatenate(parts))
-    assert summary.report() == {
+    assert summary.report(SETTINGS, 12) == {
+        "num_layers": 12,
         "tokens": 10,
         "steps": 4,
         "tokens_per_step": 2.5,
@@ -44,7 +48,7 @@ def test_steps_add_up_as_they_come() -> None:
 def test_nothing_yet() -> None:
     summary = DraftSummary()
     summary.add(np.empty(0, dtype=np.int16))
-    report = summary.report()
+    report = summary.report(SETTINGS, 12)
     assert report["acceptance"] is None and report["tokens_per_step"] is None
     assert report["tokens"] == report["drafted"] == 0
 

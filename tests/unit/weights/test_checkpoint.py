@@ -1,4 +1,4 @@
-"""A river read from a 4-bit checkpoint: products, factors, and what is refused."""
+"""A river read from a 4-bit checkpoint: products, scaled inputs, and what is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from river_vllm.quantization import QUANTIZERS, GroupedWeight
 from river_vllm.weights.choose import weight_source
 from tests.support import quantized
 from tests.unit.kernels.support import TOLERANCE
-from tests.unit.weights.test_equalize import factors
+from tests.unit.weights.test_equalize import feature_scales
 from tests.unit.weights.test_shards import GROUP, HIDDEN, PACKED, gate_up, qkv, row
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
@@ -93,10 +93,10 @@ def test_products_are_those_of_the_dequantised_checkpoint(
     rows, features = weight.shape
     spec = LinearSpec(features, rows, GROUP, torch.bfloat16, torch.device("cpu"))
     x = torch.randn(3, features, generator=torch.Generator().manual_seed(1)).bfloat16()
-    out = KernelChooser("torch").pack(spec, lambda whole: found).apply(x, None).float()
+    out = KernelChooser("torch").pack(spec, lambda _: found).apply(x, None).float()
     expected = x.float() @ weight.t()
     assert float((out - expected).norm() / expected.norm()) < TOLERANCE
-    assert found.inputs is None
+    assert found.input_scales is None
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -106,11 +106,11 @@ def test_an_awq_checkpoint_with_scaled_inputs_computes_the_backbones_product(
     """AWQ divides norms and earlier projections; the river has the backbone's, and undoes it."""
     scaled, known = {}, {}
     for name, weight in backbone().items():
-        # Projections that share an input share its factors.
-        inputs = factors(weight.shape[1], weight.shape[1])
+        # Projections that share an input share its scales.
+        inputs = feature_scales(weight.shape[1], weight.shape[1])
         outputs = torch.ones(len(weight))
         if name.endswith(("up_proj", "v_proj")):
-            outputs = factors(len(weight), 5)
+            outputs = feature_scales(len(weight), 5)
         scaled[name] = (weight.float() * inputs / outputs.unsqueeze(-1)).bfloat16()
         known[name] = outputs.unsqueeze(-1) / inputs
     made = checkpoint(tmp_path, "awq", scaled)
@@ -120,14 +120,14 @@ def test_an_awq_checkpoint_with_scaled_inputs_computes_the_backbones_product(
     rows, features = exact.shape
     spec = LinearSpec(features, rows, GROUP, torch.bfloat16, torch.device("cpu"))
     x = torch.randn(16, features, generator=torch.Generator().manual_seed(1)).bfloat16()
-    packed = KernelChooser("torch").pack(spec, lambda whole: found)
+    packed = KernelChooser("torch").pack(spec, lambda _: found)
     out, expected = packed.apply(x, None).float(), x.float() @ linear.weight.data.float().t()
     error = float((out - expected).norm() / expected.norm())
     best = float((x.float() @ exact.t() - expected).norm() / expected.norm())
-    # As near to the backbone's product as with the factors known.
+    # As near to the backbone's product as with the scales known.
     assert error < 1.05 * best
     assert best < 0.3
-    plain = KernelChooser("torch").pack(spec, lambda whole: replace(found, inputs=None))
+    plain = KernelChooser("torch").pack(spec, lambda _: replace(found, input_scales=None))
     assert packed.nbytes == plain.nbytes + features * 2
     ignored = plain.apply(x, None).float()
     assert float((ignored - expected).norm() / expected.norm()) > 2 * error
@@ -201,4 +201,12 @@ def test_settings_that_contradict_the_checkpoint(tmp_path: Path) -> None:
         source(tmp_path, quantizer="rtn")
     with pytest.raises(RiverError, match=r"'group_size' = 128: the weights in .* have 32"):
         source(tmp_path, group_size=128)
-    assert source(tmp_path, group_size=32).quantizer == "awq"
+
+
+@pytest.mark.parametrize("settings", [{}, {"quantizer": "awq", "group_size": 32}], ids=str)
+def test_a_configuration_may_say_what_is_read(settings: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint(tmp_path, "awq")
+    found = source(tmp_path, **settings)
+    assert found.quantizer == "awq"
+    # The LM head's groups do not follow: they would depend on whether the setting is given.
+    assert found.group_size(torch.nn.Module(), 256) == 128

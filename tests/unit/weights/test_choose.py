@@ -1,4 +1,4 @@
-"""Where weights of a calibrated quantiser are looked for."""
+"""Where GPTQ's weights are looked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.weights.choose import calibrated_folders, weights_folder
+from river_vllm.weights.choose import gptq_folders, weights_folder
 
 
 @pytest.fixture
@@ -21,12 +21,10 @@ def test_beside_a_local_model_then_in_the_users_cache(tmp_path: Path, user: Path
     model = tmp_path / "model"
     model.mkdir()
     config = RiverConfig(quantizer="gptq", group_size=64)
-    beside, elsewhere = calibrated_folders(config, str(model))
+    beside, elsewhere = gptq_folders(config, str(model))
     assert beside == model / "river" / "gptq-g64"
     assert elsewhere.parent.parent == user and elsewhere.name == "gptq-g64"
-    assert calibrated_folders(config, "someone/some-model") == [
-        user / "someone--some-model" / "gptq-g64"
-    ]
+    assert gptq_folders(config, "someone/some-model") == [user / "someone--some-model" / "gptq-g64"]
     for place in (elsewhere, beside):
         place.mkdir(parents=True)
         (place / "config.json").write_text("{}")
@@ -44,11 +42,11 @@ def test_others_are_made_at_load(quantizer: str) -> None:
 
 
 @pytest.mark.parametrize("cache", ["auto", "off"])
-def test_without_a_calibration_the_command_is_named(cache: str, user: Path) -> None:
+def test_without_weights_the_command_is_named(cache: str, user: Path) -> None:
     config = RiverConfig(quantizer="gptq", group_size=64, cache_dir=cache)
     with pytest.raises(RiverError) as error:
         weights_folder(config, "a/b")
     text = str(error.value)
-    assert "'river-vllm quantize a/b --quantizer gptq --group-size 64 --prompts FILE'" in text
+    assert "'river-vllm quantize a/b --group-size 64 --prompts FILE'" in text
     assert ("it is off" if cache == "off" else str(user)) in text
     assert "\n" not in text

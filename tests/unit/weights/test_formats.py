@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm.compat import pack_int4_into_int32
 from river_vllm.errors import RiverError
+from river_vllm.kernels.vllm_mp import pack_int4_into_int32
 from river_vllm.quantization import QUANTIZERS, GroupedWeight
 from river_vllm.weights.formats import format_of
 from river_vllm.weights.formats.own import own_config, own_tensors
@@ -92,18 +92,18 @@ def test_gptq_of_the_second_version_stores_zeros_as_they_are(tmp_path: Path) -> 
     assert_same(read(tmp_path), weight)
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_rivers_own_keeps_real_zeros(whole: bool, tmp_path: Path) -> None:
-    weight = QUANTIZERS["hqq"](weights(24, 128), 32, whole_zeros=whole)
-    quantized.write(tmp_path, own_tensors(NAME, weight), {}, own_config("gptq", 32, whole))
+@pytest.mark.parametrize("integer", [False, True])
+def test_rivers_own_keeps_zero_points_as_they_are(integer: bool, tmp_path: Path) -> None:
+    weight = QUANTIZERS["hqq"](weights(24, 128), 32, integer_zeros=integer)
+    quantized.write(tmp_path, own_tensors(NAME, weight), {}, own_config(32, integer))
     assert_same(read(tmp_path), weight)
-    assert format_of(CheckpointFolder(tmp_path)).whole_zeros is whole
+    assert format_of(CheckpointFolder(tmp_path)).integer_zeros is integer
 
 
 def test_rivers_own_notices_a_changed_value(tmp_path: Path) -> None:
     tensors = own_tensors(NAME, QUANTIZERS["hqq"](weights(24, 128), 32))
     tensors[f"{NAME}.codes"][3, 3] ^= 1
-    quantized.write(tmp_path, tensors, {}, own_config("gptq", 32, False))
+    quantized.write(tmp_path, tensors, {}, own_config(32, False))
     with pytest.raises(RiverError, match=f"'{NAME}.codes' in .*checksum"):
         read(tmp_path)
 
@@ -129,7 +129,8 @@ def test_groups_in_another_order_are_refused(tmp_path: Path) -> None:
             {"quant_method": "compressed-tensors", "format": "pack-quantized"},
             "one entry in 'config_groups', found 0",
         ),
-        ({**own_config("gptq", 32, False), "format": 99}, "'format' = 99 (allowed: 1)"),
+        ({**own_config(32, False), "format": 99}, "'format' = 99 (allowed: 1)"),
+        ({**own_config(32, False), "quantizer": "awq"}, "'quantizer' = 'awq' (allowed: 'gptq')"),
     ],
     ids=str,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,26 +81,21 @@ def test_one_rank_holds_the_parts_one_below_the_other(make: Any) -> None:
         assert torch.equal(getattr(whole, field), expected)
 
 
-@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled inputs"])
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(("make", "size"), [(qkv, 2), (qkv, 4), (gate_up, 2), (row, 2)])
 def test_each_rank_gets_the_shard_of_its_bf16_weight(
-    make: Any, size: int, fused: bool, scaled: bool, monkeypatch: pytest.MonkeyPatch
+    make: Any, size: int, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Codes go where the same loader puts the dequantised weight; four ranks share K/V heads."""
     for rank in range(size):
         on_rank(rank, size, monkeypatch)
         linear = make()
         parts = made(parts_of(linear, {} if fused else PACKED))
-        if scaled:
-            inputs = torch.rand(parts[0][0].shape[1], generator=torch.Generator().manual_seed(0))
-            parts = [(part, replace(weight, inputs=inputs)) for part, weight in parts]
         for part, weight in parts:
             shard = () if part.shard is None else (part.shard,)
             linear.weight.weight_loader(linear.weight, weight.dequantize().bfloat16(), *shard)
         whole = assemble(linear, parts, GROUP)
         assert torch.equal(whole.dequantize().bfloat16(), linear.weight.data)
-        assert (whole.inputs is not None) == scaled
 
 
 def test_the_modules_own_weight_is_left_alone() -> None:

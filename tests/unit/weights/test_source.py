@@ -27,14 +27,14 @@ def counts(of: QuantizedAtLoad) -> tuple[int, int]:
     return report["made"], report["loaded"]
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_the_second_start_loads_what_the_first_made(whole: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("integer", [False, True])
+def test_the_second_start_loads_what_the_first_made(integer: bool, tmp_path: Path) -> None:
     first, second = source(tmp_path), source(tmp_path)
-    made = first.groups(LAYER, WEIGHT, 32, whole)
-    loaded = second.groups(LAYER, WEIGHT, 32, whole)
+    made = first.groups(LAYER, WEIGHT, 32, integer)
+    loaded = second.groups(LAYER, WEIGHT, 32, integer)
     assert (counts(first), counts(second)) == ((1, 0), (0, 1))
     assert same(loaded, made)
-    assert same(made, QUANTIZERS["hqq"](WEIGHT, 32, whole))
+    assert same(made, QUANTIZERS["hqq"](WEIGHT, 32, integer))
     assert first.summary() == f"made and saved in '{tmp_path}'"
     assert second.summary() == f"loaded from '{tmp_path}'"
 
@@ -43,7 +43,7 @@ def test_a_changed_weight_or_setting_is_made(tmp_path: Path) -> None:
     source(tmp_path).groups(LAYER, WEIGHT, 32, False)
     changed = WEIGHT.clone()
     changed[0, 0] += 1
-    for quantizer, weight, group, whole in (
+    for quantizer, weight, group, integer in (
         ("hqq", changed, 32, False),
         ("hqq", WEIGHT[:8], 32, False),
         ("hqq", WEIGHT, 64, False),
@@ -51,9 +51,9 @@ def test_a_changed_weight_or_setting_is_made(tmp_path: Path) -> None:
         ("rtn", WEIGHT, 32, False),
     ):
         later = source(tmp_path, quantizer)
-        found = later.groups(LAYER, weight, group, whole)
+        found = later.groups(LAYER, weight, group, integer)
         assert counts(later) == (1, 0)
-        assert same(found, QUANTIZERS[quantizer](weight, group, whole))
+        assert same(found, QUANTIZERS[quantizer](weight, group, integer))
 
 
 def test_a_changed_quantiser_is_not_given_its_older_selfs_weights(

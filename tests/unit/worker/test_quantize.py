@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.quantization import CALIBRATED
+from river_vllm.quantization.gptq import quantize_gptq
 from river_vllm.weights.choose import weight_source
 from river_vllm.weights.formats.own import own_config
 from river_vllm.worker.quantize import QuantizeExtension
@@ -66,31 +66,28 @@ def hidden(tokens: int = 200) -> torch.Tensor:
     return (torch.randn(tokens, 8, generator=generator) @ mixing).bfloat16()
 
 
-def quantize(
-    worker: Worker, model: Model, checkpoint: Path, out: Path, quantizer: str = "gptq"
-) -> list[dict[str, Any]]:
+def quantize(worker: Worker, model: Model, checkpoint: Path, out: Path) -> list[dict[str, Any]]:
     """Two layers, and then the other, as with little memory."""
     out.mkdir()
-    settings = {"quantizer": quantizer, "group_size": 128, "whole_zeros": False}
     reports = []
     for layers in ([0, 1], [2]):
-        worker.river_listen(layers)
+        worker.river_record_hessians(layers)
         model(hidden())
         for layer in layers:
-            reports.append(worker.river_quantize_layer(layer, str(checkpoint), str(out), settings))
+            report = worker.river_quantize_layer(layer, str(checkpoint), str(out), 128, False)
+            reports.append(report)
     config = json.loads((checkpoint / "config.json").read_text())
-    config["quantization_config"] = own_config(quantizer, 128, False)
+    config["quantization_config"] = own_config(128, False)
     (out / "config.json").write_text(json.dumps(config))
     return reports
 
 
 def test_memory_is_told_before_it_is_taken(model: Model) -> None:
-    assert Worker(model).river_layer_bytes() == [4 * WIDTH**2] * LAYERS
+    assert Worker(model).river_hessian_bytes() == [4 * WIDTH**2] * LAYERS
 
 
-@pytest.mark.parametrize("quantizer", sorted(CALIBRATED))
 def test_layers_are_quantised_for_what_they_were_given(
-    model: Model, checkpoint: Path, tmp_path: Path, quantizer: str
+    model: Model, checkpoint: Path, tmp_path: Path
 ) -> None:
     inputs: list[torch.Tensor] = []
     hooks = [
@@ -101,7 +98,7 @@ def test_layers_are_quantised_for_what_they_were_given(
     for hook in hooks:
         hook.remove()
     out = tmp_path / "out"
-    reports = quantize(Worker(model), model, checkpoint, out, quantizer)
+    reports = quantize(Worker(model), model, checkpoint, out)
     assert [r["tokens"] for r in reports] == [200] * LAYERS
     assert all(0 < r["output_error"] < 0.1 for r in reports)
     source = weight_source(
@@ -114,15 +111,14 @@ def test_layers_are_quantised_for_what_they_were_given(
     for layer, x in zip(loaded().layers, inputs, strict=True):
         weight = layer.proj.weight.data
         found = source.groups(layer.proj, weight, source.group_size(layer.proj, WIDTH), False)
-        expected = CALIBRATED[quantizer](weight, 64, [x.t() @ x / len(x)])
-        # Moments are summed in another order.
+        expected = quantize_gptq(weight, 64, [x.t() @ x / len(x)])
+        # The Hessian is summed in another order.
         assert float((found.codes != expected.codes).float().mean()) < 0.02
         assert torch.equal(found.scales, expected.scales)
-        assert (found.inputs is None) == (expected.inputs is None)
-    assert source.quantizer == quantizer and not source.whole_zeros
+    assert source.quantizer == "gptq" and not source.integer_zeros
 
 
-def test_afterwards_nobody_listens(model: Model, checkpoint: Path, tmp_path: Path) -> None:
+def test_afterwards_nothing_is_recorded(model: Model, checkpoint: Path, tmp_path: Path) -> None:
     quantize(Worker(model), model, checkpoint, tmp_path / "out")
     assert not any(layer.proj._forward_pre_hooks for layer in model.layers)
 

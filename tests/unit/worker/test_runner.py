@@ -6,177 +6,145 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from vllm import SamplingParams
 
-from river_vllm.compat import CompilationMode
-from river_vllm.request import RiverSettings
-from river_vllm.router.plan import RowPlan
-from river_vllm.worker.feed import BatchFeed
-from river_vllm.worker.output import depths_of
+from river_vllm.depths import depths_of
+from river_vllm.step import StepTable
+from river_vllm.worker import runner as module
 from river_vllm.worker.runner import RiverRunnerMixin
-from river_vllm.worker.split import SubStep
-from tests.unit.worker.support import free, rows
 
-DEFAULTS = RiverSettings(True, 0.9, 2)
 L = 12
+ROWS = 6
 
 
 class FakeRunner:
-    """What the mixin uses of vLLM's V1 runner."""
+    """What the mixin uses of vLLM's V1 runner; a pass returns what it was called with."""
+
+    vllm_config = "config"
 
     def __init__(self) -> None:
-        self.input_batch = SimpleNamespace(
-            req_ids=["b", "a", "c"],
-            num_computed_tokens_cpu=np.array([0, 9, 5, 77]),
-        )
-        self.query_start_loc = SimpleNamespace(np=np.array([0, 4, 5, 6, 6]))
-        self.requests = {
-            "a": request(9, {"river": {"threshold": 0.1, "min_layers": 4}}),
-            "b": request(7, None),
-            "c": request(2, {"river": "nonsense"}),
-            "gone": request(2, None),
-        }
-        self.seen: list[Any] = []
-        self.vllm_config = SimpleNamespace(
-            compilation_config=SimpleNamespace(mode=CompilationMode.NONE)
-        )
-
-        self.plan = RowPlan()
-        self.observed: list[int] = []
-        self.residency = SimpleNamespace(offloads=False, observe=self.observed.extend)
+        self.input_batch = SimpleNamespace(req_ids=["b", "a"])
+        self.river_mode: Any = Mode()
+        self.river: Any = FakeRiver()
 
     def get_model(self) -> Any:
-        river = SimpleNamespace(plan=self.plan, residency=self.residency)
-        return SimpleNamespace(river=river)
+        return SimpleNamespace(river=self.river)
 
-    def execute_model(self, scheduler_output: Any, tensors: Any = None) -> str:
-        self.seen.append(tensors)
-        return "executed"
+    def execute_model(self, scheduler_output: Any, tensors: Any = None) -> Any:
+        return tensors
 
-    def _model_forward(self, input_ids: Any = None, **kwargs: Any) -> str:
-        self.seen.append(kwargs)
-        if "river_batch" in kwargs:
-            kwargs["river_batch"].exit_layer[:] = 6
-        return "hidden"
+    def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
+        names = ("input_ids", "positions", "intermediate_tensors", "inputs_embeds")
+        return dict(zip(names, args, strict=False)) | kwargs
 
     def sample_tokens(self, grammar: Any) -> Any:
+        assert self.river.table is None, "what is sampled or drafted is no part of the step"
         return SimpleNamespace(grammar=grammar)
+
+
+class Mode:
+    """Two requests: one of a prompt's rows, one whose tokens may leave."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+        self.rows_taken: list[int] = []
+
+    def table(self) -> StepTable:
+        return StepTable(L, [4, 1, 1], [1.0, 0.5, 0.5], [L, 1, 1], request=[0, 1, 1])
+
+    def depths(self, table: StepTable) -> list[int]:
+        return [-L, 6]
+
+    def took(self, table: StepTable, seconds: float) -> None:
+        assert 0 < seconds < 60
+        self.rows_taken.append(table.num_rows)
+
+    def forget(self, request_ids: Any) -> None:
+        self.forgotten += request_ids
+
+
+class FakeRiver:
+    """Runs the whole step, or the part of it that may leave."""
+
+    def __init__(self) -> None:
+        self.in_parts = False
+        self.table: StepTable | None = None
+        self.observed: list[int] = []
+        self.residency = SimpleNamespace(observe=self.observed.extend)
+
+    def run(self, table: StepTable, forward: Any) -> Any:
+        self.table = table
+        return forward(table.part()) if self.in_parts else forward()
+
+    def rest(self) -> None:
+        self.table = None
 
 
 class Runner(RiverRunnerMixin, FakeRunner):
     pass
 
 
-def request(prompt: int, extra_args: Any) -> Any:
-    params = SamplingParams(extra_args=extra_args)
-    return SimpleNamespace(num_prompt_tokens=prompt, sampling_params=params)
-
-
 @pytest.fixture
 def runner() -> Runner:
-    runner = Runner()
-    runner.set_up_river(BatchFeed(L, "backbone"), DEFAULTS)
-    return runner
+    return Runner()
 
 
-def test_rows_come_from_the_persistent_batch_in_its_order(runner: Runner) -> None:
-    assert runner._river_rows() == [
-        rows("b", 4, 0, prompt=7, start=0, settings=DEFAULTS),
-        rows("a", 1, 9, prompt=9, start=4, settings=RiverSettings(True, 0.1, 4)),
-        rows("c", 1, 5, prompt=2, start=5, settings=RiverSettings(False, 1.0, 2)),
-    ]
-
-
-def test_a_request_without_sampling_parameters_takes_the_defaults(runner: Runner) -> None:
-    runner.requests["a"].sampling_params = None
-    assert runner._river_rows()[1].settings == DEFAULTS
-
-
-def test_the_forward_pass_gets_the_batch_and_the_output_its_depths(runner: Runner) -> None:
-    output = runner._model_forward("ids", positions="p")
-    assert output == "hidden"
-    passed = runner.seen[-1]
-    assert passed["positions"] == "p"
-    assert passed["river_batch"].units == [free(4, RiverSettings(True, 0.1, 4))]
+def test_a_step_is_run_by_the_river_and_its_depths_are_on_the_output(runner: Runner) -> None:
+    scheduled = SimpleNamespace(finished_req_ids={"gone"})
+    assert runner.execute_model(scheduled, "tensors") == "tensors"
+    assert runner.river_mode.forgotten == ["gone"]
+    given = runner._model_forward("ids", positions="p", extra=1)
+    assert (given["input_ids"], given["positions"], given["extra"]) == ("ids", "p", 1)
     sampled = runner.sample_tokens("grammar")
     assert sampled.grammar == "grammar"
-    assert depths_of(sampled) == {"b": -L, "a": 6, "c": L}
+    assert depths_of(sampled) == {"b": -L, "a": 6}
+    assert runner.river.observed == [-L, 6], "what stays in memory follows the depths"
+    assert runner.river_mode.rows_taken == [ROWS]
 
 
-def test_a_step_in_which_nothing_can_exit_is_vllms_own(runner: Runner) -> None:
-    """No batch for the router, and vLLM's compiled forward where there is one."""
-    runner.requests["a"].sampling_params.extra_args = {"river": {"enabled": False}}
-    runner._model_forward("ids")
-    assert "river_batch" not in runner.seen[-1]
-    assert depths_of(runner.sample_tokens(None)) == {"b": -L, "a": L, "c": L}
+def test_a_step_without_depths_hands_none_over(runner: Runner) -> None:
+    """As in verified mode."""
+    for depths in ([-L, 6], []):
+        runner.river_mode.depths = lambda table, depths=depths: depths
+        runner.execute_model(SimpleNamespace(finished_req_ids=set()))
+        runner._model_forward("ids")
+        sampled = runner.sample_tokens(None)
+    assert depths_of(sampled) == {}
 
 
-def test_with_layers_out_of_memory_every_step_is_routed(runner: Runner) -> None:
-    runner.residency.offloads = True
-    runner.requests["a"].sampling_params.extra_args = {"river": {"enabled": False}}
-    runner._model_forward("ids")
-    assert runner.seen[-1]["river_batch"].units == []
-    assert sorted(runner.observed) == [-L, L, L]
-
-
-def test_a_compiling_engine_runs_exact_rows_first_and_the_others_again(
-    runner: Runner, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_part_runs_on_its_own_rows(
+    runner: Runner, plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner.vllm_config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
-    monkeypatch.setattr(SubStep, "forward_context", lambda self, config, groups: nullcontext())
-    runner.attn_groups = []
-    whole, again = torch.zeros(6, 2), torch.ones(1, 2)
-    passes: list[Any] = []
+    """Positions of some models have three dimensions; embeddings may be given in place of ids."""
+    described: list[Any] = []
 
-    def forward(self: Any, input_ids: Any = None, positions: Any = None, **kwargs: Any) -> Any:
-        passes.append((input_ids.tolist(), positions.tolist(), kwargs.get("river_batch")))
-        if passes[1:]:
-            kwargs["river_batch"].exit_layer[:] = 3
-            return again
-        return whole
+    def context(config: Any, parts: Any) -> Any:
+        described.append((config, parts))
+        return nullcontext()
 
-    monkeypatch.setattr(FakeRunner, "_model_forward", forward)
-    output = runner._model_forward(input_ids=torch.arange(6), positions=torch.arange(10, 16))
-    assert passes[0] == ([0, 1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15], None)
-    assert passes[1][:2] == ([4], [14])
-    assert passes[1][2].units == [free(0, RiverSettings(True, 0.1, 4))]
-    assert output[:, 0].tolist() == [0, 0, 0, 0, 1, 0]
-    assert depths_of(runner.sample_tokens(None)) == {"b": -L, "a": 3, "c": L}
-
-
-def test_the_river_head_serves_steps_of_exiting_decode_rows_only(runner: Runner) -> None:
-    """The prompt's rows and the exact request of this batch keep the exact head."""
-    runner._model_forward("ids")
-    assert runner.plan.river_head is False
-    runner.input_batch.req_ids = ["a"]
-    runner.input_batch.num_computed_tokens_cpu = np.array([9])
-    runner.query_start_loc.np = np.array([0, 1])
-    runner._model_forward("ids")
-    assert runner.plan.river_head is True
-    runner.sample_tokens(None)
-    assert runner.plan.river_head is False
-    runner.requests["a"].sampling_params.logprobs = 2
-    runner._model_forward("ids")
-    assert runner.plan.river_head is False
+    monkeypatch.setattr(module, "own_forward_context", context)
+    monkeypatch.setattr(module, "part_metadata", lambda _, part: part.origin_rows.tolist())
+    runner.river.in_parts = True
+    rows = torch.arange(ROWS)
+    if plain:
+        given = runner._model_forward(rows, rows + 10, extra=1)
+        assert (given["input_ids"].tolist(), given["inputs_embeds"]) == ([4, 5], None)
+        assert given["positions"].tolist() == [14, 15]
+        assert given["extra"] == 1
+    else:
+        given = runner._model_forward(None, rows.expand(3, -1), None, rows.expand(2, -1).t())
+        assert (given["input_ids"], given["inputs_embeds"].tolist()) == (None, [[4, 4], [5, 5]])
+        assert given["positions"].tolist() == [[4, 5]] * 3
+    assert described == [("config", [4, 5])]
 
 
-def test_depths_are_handed_over_once(runner: Runner) -> None:
-    runner._model_forward("ids")
-    runner.sample_tokens(None)
-    assert depths_of(runner.sample_tokens(None)) == {}
-
-
-def test_requests_that_ended_are_forgotten_before_the_step(runner: Runner) -> None:
-    runner._model_forward("ids")
-    runner.sample_tokens(None)
-    runner._model_forward("ids")
-    # The same token once more is a replay of its depth.
-    assert [unit.forced for unit in runner.seen[-1]["river_batch"].units] == [True]
-    finished = SimpleNamespace(finished_req_ids={"a"})
-    assert runner.execute_model(finished, "tensors") == "executed"
-    assert runner.seen[-1] == "tensors"
-    runner._model_forward("ids")
-    assert [unit.forced for unit in runner.seen[-1]["river_batch"].units] == [False]
+@pytest.mark.parametrize(("drafted", "checked"), [([0, 0], False), ([0, 2], True)])
+def test_without_drafts_there_is_nothing_to_reject(
+    runner: Runner, drafted: list[int], checked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeRunner, "_sample", lambda self, _, drafts: drafts, raising=False)
+    drafts = SimpleNamespace(num_draft_tokens=drafted)
+    assert (runner._sample(None, drafts) is drafts) is checked
+    assert runner._sample(None, None) is None

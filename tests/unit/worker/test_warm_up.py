@@ -36,11 +36,13 @@ class FakeRunner:
     def __init__(self) -> None:
         self.max_num_tokens = PROMPT_ROWS
         self.max_num_reqs = 16
+        self.settings: dict[str, str] = {}
         self.vllm_config = SimpleNamespace(
-            parallel_config=SimpleNamespace(world_size=1, data_parallel_size=1)
+            parallel_config=SimpleNamespace(world_size=1, data_parallel_size=1),
+            additional_config={"river": self.settings},
+            model_config=SimpleNamespace(hf_config=SimpleNamespace()),
         )
         self.cache_config = SimpleNamespace(kv_cache_memory_bytes=1 << 28)
-        self.config = SimpleNamespace(prefill="backbone")
         self.routed = Routed()
         self.stored = {"vllm": True, "river": True}
         self.passes: list[tuple[str, int]] = []
@@ -48,7 +50,7 @@ class FakeRunner:
         self.sampled: list[str] = []
 
     def get_model(self) -> Any:
-        return SimpleNamespace(river=SimpleNamespace(config=self.config, routed=self.routed))
+        return SimpleNamespace(river=SimpleNamespace(routed=self.routed))
 
     def warming_up_model(self) -> None:
         self.profile_run()
@@ -125,7 +127,7 @@ def test_a_pass_that_shows_the_memory_in_use_is_vllms_own(runner: Runner) -> Non
 
 
 def test_prompts_that_may_exit_are_rows_of_rivers_graph(runner: Runner) -> None:
-    runner.config.prefill = "sequence"
+    runner.settings["prefill"] = "sequence"
     runner.stored["river"] = False
     runner.warming_up_model()
     assert runner.compiled == [("river", PROMPT_ROWS)]

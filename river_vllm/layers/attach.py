@@ -1,0 +1,131 @@
+"""Gives a vLLM model its river: second weights on projections, decisions between layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from river_vllm.compat import (
+    CompilationMode,
+    VllmConfig,
+    get_tensor_model_parallel_world_size,
+    get_tp_group,
+)
+from river_vllm.config import RiverConfig
+from river_vllm.criterion import CRITERIA, Reading, by_torch
+from river_vllm.kernels.native.candidates import NativeCandidates
+from river_vllm.kernels.native.library import Backend, backend
+from river_vllm.kernels.native.transition import NativeTransition
+from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
+from river_vllm.layers.compiled import RoutedForward
+from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
+from river_vllm.layers.find import (
+    StateArguments,
+    decoder_layers,
+    lm_head,
+    projections,
+    state_arguments,
+)
+from river_vllm.layers.ops import CONTEXT
+from river_vllm.layers.residency import Residency
+from river_vllm.layers.river_head import has_plain_head, install_river_head, some_outputs
+from river_vllm.models.architectures import ARCHITECTURES, PREFIX
+from river_vllm.modes.choice import wants_head
+from river_vllm.river import River
+from river_vllm.router import Router
+from river_vllm.weights.packing import Packing
+
+Info = Callable[[], dict[str, Any]]
+
+
+def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tuple[River, Info]:
+    """Attach a river to ``model``, whose weights have not been loaded yet.
+
+    Returns:
+        The river, and what tells operators of what was made and is in force.
+
+    Raises:
+        RiverError: the model has no place for one, or its 4-bit weights are of no use.
+    """
+    model_config = vllm_config.model_config
+    layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
+    linears = [[linear for _, linear in projections(layer)] for layer in layers]
+    native = _native(config, vllm_config.device_config.device, model_config.dtype)
+    many = get_tensor_model_parallel_world_size() > 1
+    read: Reading = by_torch(CRITERIA[config.criterion])
+    if native is not None and config.criterion == "cosine":
+        read = NativeTransition(native)
+    river = River(
+        Router(read, from_first_rank if many else None),
+        RoutedForward(model, layers, vllm_config),
+        Residency(linears, config, lambda weights: model.load_weights(weights)),
+        [linear for layer in linears for linear in layer],
+        compiles=vllm_config.compilation_config.mode != CompilationMode.NONE,
+    )
+    packing = Packing(config, model_config, getattr(model, "packed_modules_mapping", {}))
+    has_head = config.lm_head == "river" or (wants_head(config) and has_plain_head(model))
+    if has_head:
+        outputs = NativeCandidates(native) if native else some_outputs
+        head = packing.expect(lm_head(model))
+        install_river_head(model, river, head, config.lm_head_candidates, outputs)
+    family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
+    arguments = state_arguments(layers[0], family.stale_residual)
+    index = 0
+    for depth, layer in enumerate(layers):
+        for linear in linears[depth]:
+            kept = depth < river.residency.resident
+            linear.quant_method = RiverDualLinearMethod(river, index, packing.expect(linear), kept)
+            hold_on_meta(linear)
+            index += 1
+        hook = partial(_before_layer, river, depth, arguments)
+        layer.register_forward_pre_hook(hook, with_kwargs=True)
+    if config.deep == "fetch":
+        files = CheckpointLayers(checkpoint_files(vllm_config), len(layers))
+        river.residency.read_from(files.tensors)
+    # Where River's operators find it, inside a compiled forward (``layers/ops.py``).
+    vllm_config.compilation_config.static_forward_context[CONTEXT] = river
+
+    def info() -> dict[str, Any]:
+        return {
+            "num_layers": river.num_layers,
+            "lm_head": "river" if has_head else "backbone",
+            "isa": native and native.name,
+            **packing.info(),
+            **river.residency.info(),
+        }
+
+    return river, info
+
+
+def from_first_rank(values: torch.Tensor) -> torch.Tensor:
+    """Rank 0's similarities: equal decisions on every rank, whatever all-reduce rounds."""
+    return get_tp_group().broadcast(values.contiguous(), src=0)
+
+
+def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Backend | None:
+    """The back end that serves small operators too; None on another device, or where somebody has
+    asked for another kernel."""
+    usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
+    return backend() if usable and config.kernel in ("auto", "native") else None
+
+
+def _before_layer(
+    river: River,
+    index: int,
+    arguments: StateArguments,
+    layer: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """A pre-hook of a decoder layer."""
+    if not torch.compiler.is_compiling():
+        river.route(index, *arguments.read(args, kwargs))
+        return None
+    if not river.routed.active:
+        return None
+    hidden, residual = arguments.read(args, kwargs)
+    return arguments.replace(args, kwargs, torch.ops.river.route(hidden, residual, index))

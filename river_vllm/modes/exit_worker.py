@@ -1,0 +1,273 @@
+"""Exit mode in a worker: which rows of a step may leave the backbone, and how deep each ran."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from river_vllm.config import RiverConfig
+from river_vllm.costs import Costs
+from river_vllm.depths import signed_depth
+from river_vllm.modes import default_settings, settings_of
+from river_vllm.request import RiverSettings
+from river_vllm.step import StepTable
+from river_vllm.verify.drafter import RiverDrafter
+from river_vllm.worker.costs import costs_of_start
+from river_vllm.worker.sampling import needs_every_logit
+
+USUAL_LAYERS = 4
+"""Backbone layers of a token that leaves where no setting asks for more (the paper: 3 to 4)."""
+NEVER = np.iinfo(np.int32).max
+"""The floor of rows that stay on the backbone."""
+
+
+@dataclass(slots=True)
+class Request:
+    """What the worker keeps of a request from its first step on.
+
+    Attributes:
+        settings: what it asked for.
+        prompt: tokens of its prompt.
+        every_logit: whether its sampling looks at more than the likeliest tokens.
+        depths: exit layer of each generated token, in order.
+        prompt_depths: exit layer of each token of the prompt, 0 where it has not been computed;
+            None where it may not leave.
+    """
+
+    settings: RiverSettings
+    prompt: int
+    every_logit: bool = False
+    depths: list[int] = field(default_factory=list)
+    prompt_depths: npt.NDArray[np.int16] | None = None
+
+
+class Line(NamedTuple):
+    """A group of rows, for the step's table."""
+
+    request: int
+    position: int
+    rows: int
+    threshold: float = 1.0
+    floor: int = NEVER
+    replayed: bool = False
+    held: bool = False
+    offsets: tuple[float, ...] | None = None
+
+
+class ExitWorker:
+    """Makes the table of each step, and remembers how deep every token ran.
+
+    A request that vLLM preempts is computed again from its start. Its tokens, those of its prompt
+    too where prompts may leave, then take the depths that they had the first time, so that its K/V
+    and its answer stay the same.
+
+    Args:
+        runner: vLLM's, V1.
+        config: scope, prefill, and what holds for requests that say nothing.
+    """
+
+    _table_class = StepTable
+
+    def __init__(self, runner: Any, config: RiverConfig) -> None:
+        self._runner = runner
+        self._num_layers = runner.get_model().river.num_layers
+        self._scope = config.scope
+        self._sequence_prefill = config.prefill == "sequence"
+        self._defaults = default_settings(config)
+        self._requests: dict[str, Request] = {}
+        self._step: list[Request] = []
+        self._lines: list[Line] = []
+        self._limit = config.max_rows
+        # Reading a layer from the checkpoint never pays against running it in 4 bit.
+        if self._limit == "auto" and config.deep == "fetch":
+            self._limit = "all"
+        self._usual = min(max(config.min_layers, USUAL_LAYERS), self._num_layers)
+        self._costs = Costs()
+
+    def forget(self, request_ids: Iterable[str]) -> None:
+        for request_id in request_ids:
+            self._requests.pop(request_id, None)
+
+    def table(self) -> StepTable:
+        runner = self._runner
+        batch, starts = runner.input_batch, runner.query_start_loc.np
+        spans = []
+        self._step = []
+        for index, request_id in enumerate(batch.req_ids):
+            request = self._requests.get(request_id)
+            if request is None:
+                request = self._requests[request_id] = self._first_met(runner.requests[request_id])
+            self._step.append(request)
+            rows = int(starts[index + 1]) - int(starts[index])
+            spans.append((int(batch.num_computed_tokens_cpu[index]), rows))
+        stay = not self._may_leave_now(spans)
+        self._lines = [
+            line
+            for index, (position, rows) in enumerate(spans)
+            for line in self._of_request(index, position, rows, stay)
+        ]
+        table = self._table_of(self._lines)
+        generating = all(
+            position + rows > request.prompt
+            for request, (position, rows) in zip(self._step, spans, strict=True)
+        )
+        if generating and table.free.all() and not any(r.every_logit for r in self._step):
+            table.head = "river"
+        return table
+
+    def depths(self, table: StepTable) -> list[int]:
+        found = [0] * len(self._step)
+        for index, line in enumerate(self._lines):
+            request = self._step[line.request]
+            depth = int(table.exit_layer[index])
+            generated = line.position - request.prompt
+            if generated >= len(request.depths):
+                request.depths.append(depth)
+            elif generated < 0 and request.prompt_depths is not None:
+                request.prompt_depths[line.position : line.position + line.rows] = depth
+            found[line.request] = signed_depth(depth, generated >= 0, line.held)
+        return found
+
+    def took(self, table: StepTable, seconds: float) -> None:
+        """Learn from a decode step; one that left late says little about leaving."""
+        if all(line.position >= self._step[line.request].prompt for line in self._lines):
+            free = table.free
+            if not free.any():
+                self._costs.observe("backbone", table.num_rows, seconds)
+            elif free.all() and table.exit_layer.max() <= self._usual:
+                self._costs.observe("river", table.num_rows, seconds)
+
+    def measure(self) -> None:
+        """Time whole steps, unless an earlier start has."""
+        if self._limit != "auto":
+            return
+        runner = self._runner
+        drafter = RiverDrafter(runner, self._usual, "river")
+        most = int(runner.max_num_reqs)
+        self._costs = costs_of_start(
+            runner,
+            {"backbone": drafter.idle_pass, "river": drafter.idle_step},
+            {"backbone": most, "river": most},
+        )
+
+    def info(self) -> dict[str, Any]:
+        limit: int | str | None = self._limit
+        if limit == "auto":
+            limit = self._costs.max_rows
+        return {
+            "crossover": {
+                "max_rows": None if limit == "all" else limit,
+                **self._costs.crossover(),
+            },
+            "costs": self._costs.describe(time.time()),
+        }
+
+    def _first_met(self, state: Any) -> Request:
+        """What is kept of a request: ``state`` is vLLM's ``CachedRequestState``."""
+        params = state.sampling_params
+        settings = settings_of(params and params.extra_args, self._defaults)
+        prompt: int = state.num_prompt_tokens
+        leaves = self._sequence_prefill and self._may_leave(settings)
+        return Request(
+            settings,
+            prompt,
+            params is not None and needs_every_logit(params),
+            prompt_depths=np.zeros(prompt, dtype=np.int16) if leaves else None,
+        )
+
+    def _table_of(self, lines: list[Line]) -> StepTable:
+        """The table of these groups."""
+        columns = zip(*lines, strict=True) if lines else [()] * len(Line._fields)
+        request, _, rows, threshold, floor, replayed, held, offsets = columns
+        return self._table_class(
+            self._num_layers,
+            rows,
+            threshold,
+            floor,
+            offsets=_stacked(offsets),
+            replayed=replayed,
+            held=held,
+            request=request,
+            scope=self._scope,
+            device=self._runner.device,
+        )
+
+    def _may_leave_now(self, spans: list[tuple[int, int]]) -> bool:
+        """Whether tokens may leave in this step: not where that would make it longer.
+
+        With few rows a layer takes as long as reading its weights. A row that has to run the whole
+        backbone reads them for all: where a step leaves together the others then ride along, and
+        what they would do in 4 bit comes on top.
+        """
+        generated, whole = 0, True
+        for request, (position, rows) in zip(self._step, spans, strict=True):
+            prompt_rows = min(rows, max(0, request.prompt - position))
+            generated += rows - prompt_rows
+            whole &= self._may_leave(request.settings)
+            whole &= not prompt_rows or self._sequence_prefill
+        if self._scope == "step" and not whole:
+            return False
+        if self._limit == "all" or not generated:
+            return True
+        if self._limit != "auto":
+            return generated <= self._limit
+        return self._costs.choose(generated) if whole else self._costs.pays(generated)
+
+    def _may_leave(self, settings: RiverSettings) -> bool:
+        offsets = settings.layer_offsets
+        fits = offsets is None or len(offsets) == self._num_layers - 1
+        return settings.may_exit and settings.min_layers < self._num_layers and fits
+
+    def _of_request(self, index: int, position: int, rows: int, stay: bool) -> Iterator[Line]:
+        """The groups of the batch's request ``index``, whose ``rows`` start at ``position``."""
+        request = self._step[index]
+        settings = request.settings
+        end = position + rows
+        if position < request.prompt:
+            for depth, count in self._prompt_runs(request, position, min(end, request.prompt)):
+                yield self._line(index, position, count, settings, depth)
+                position += count
+        may_leave = self._may_leave(settings)
+        for token in range(position - request.prompt, end - request.prompt):
+            at = request.prompt + token
+            if token < len(request.depths):
+                yield self._line(index, at, 1, settings, request.depths[token])
+            elif stay or not may_leave:
+                yield Line(index, at, 1, held=may_leave)
+            else:
+                yield self._line(index, at, 1, settings, 0)
+
+    def _line(
+        self, index: int, position: int, rows: int, settings: RiverSettings, depth: int
+    ) -> Line:
+        """A group that leaves where it left before, or (0) by its own decision."""
+        if depth:
+            return Line(index, position, rows, -1.0, depth, replayed=True)
+        threshold, floor = settings.threshold, settings.min_layers
+        return Line(index, position, rows, threshold, floor, offsets=settings.layer_offsets)
+
+    def _prompt_runs(self, request: Request, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Runs of prompt rows by the depth that they had, 0 where they may decide: one depth and a
+        number of rows each."""
+        if request.prompt_depths is None:
+            yield self._num_layers, end - start
+            return
+        for depth, same in groupby(request.prompt_depths[start:end].tolist()):
+            yield depth, sum(1 for _ in same)
+
+
+def _stacked(
+    offsets: Sequence[tuple[float, ...] | None],
+) -> npt.NDArray[np.float32] | None:
+    """The groups' offsets ``[groups, L − 1]``; None where no group has any."""
+    given = next((some for some in offsets if some is not None), None)
+    if given is None:
+        return None
+    none = (0.0,) * len(given)
+    return np.array([none if some is None else some for some in offsets], dtype=np.float32)

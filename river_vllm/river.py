@@ -1,0 +1,111 @@
+"""The river of one model: whose rows run in which precision, and in which forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+from river_vllm.compat import LinearBase
+from river_vllm.layers.compiled import RoutedForward
+from river_vllm.layers.dual_linear import RiverDualLinearMethod
+from river_vllm.layers.residency import Residency
+from river_vllm.router import Router
+from river_vllm.step import Path, StepTable
+
+
+class Forward(Protocol):
+    """A forward pass of the model, over a whole step or over the rows of a part of it."""
+
+    def __call__(self, part: StepTable | None = None) -> torch.Tensor: ...
+
+
+class River:
+    """Runs a model's steps. Not a module: the model's own tree stays as it was.
+
+    Args:
+        router: decides who leaves.
+        routed: the forward pass in which rows may leave.
+        residency: which layers hold their backbone weights.
+        linears: all projections of the decoder layers, in the order of their indices.
+        compiles: whether vLLM compiles the model's own forward.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        routed: RoutedForward,
+        residency: Residency,
+        linears: Sequence[LinearBase],
+        compiles: bool,
+    ) -> None:
+        self.num_layers = residency.num_layers
+        self.router = router
+        self.routed = routed
+        self.residency = residency
+        self._linears = linears
+        self._compiles = compiles
+        self._idle = StepTable(self.num_layers, [], [], [])
+        self.table = self._idle
+        """What the projections and the LM head read; between steps one without rows."""
+        self.rest()
+
+    def run(self, table: StepTable, forward: Forward) -> torch.Tensor:
+        """One forward pass, by the only place that chooses which.
+
+        Where no row may leave, vLLM's own, as stock vLLM runs it. Where all may, or nothing is
+        compiled, the routed one. Else both: a compiled forward that is owed stock's bits cannot
+        branch, so it runs the step as stock vLLM would, and then the rows that may leave run again
+        by themselves in the routed one. They write their own K/V over what the first pass left in
+        their slots; the others belong to other sequences, or to earlier positions.
+
+        Returns:
+            ``[rows, hidden]``; ``table`` says how deep each row ran.
+        """
+        free = table.free
+        if not free.any() and not self.residency.offloads:
+            self.table = table
+            output = forward()
+            table.close()
+        elif free.all() or not self._compiles:
+            with self._routing(table):
+                output = forward()
+        else:
+            self.rest()
+            output = forward()
+            part = table.part()
+            with self._routing(part):
+                output[part.origin_rows] = forward(part)
+            self.table = table
+            table.take(part)
+        return output
+
+    def rest(self) -> None:
+        """The step is over, its logits too: what comes next is no request's."""
+        self._idle.limit = self.residency.resident
+        self.table = self._idle
+
+    def route(self, index: int, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
+        """Decide who runs layer ``index`` in which precision; both tensors ``[rows, hidden]``."""
+        table = self.table
+        if index == 0:
+            table.path = Path.BACKBONE
+        self.router.decide(table, index, hidden, residual)
+        if index >= self.residency.resident and table.path is not Path.RIVER:
+            self.residency.need(index)
+
+    def linear(self, index: int, x: torch.Tensor, biased: bool) -> torch.Tensor:
+        """Projection ``index`` of the model on ``x``, with its bias where it adds it itself."""
+        linear = self._linears[index]
+        method: RiverDualLinearMethod = linear.quant_method
+        return method.product(linear, x, linear.bias if biased else None)
+
+    @contextmanager
+    def _routing(self, table: StepTable) -> Iterator[None]:
+        table.limit = self.residency.limit
+        self.table = table
+        with self.routed():
+            yield
+        table.close()

@@ -1,0 +1,66 @@
+"""Known texts, whose answers are treated as if they had been generated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from river_vllm.calibration.teacher import TEACHER_KEY, SplitTable, TeacherForced
+from tests.unit.modes.support import OFF, Batch, L, groups
+
+
+def batch_with(river: Any = None, **config: Any) -> Batch:
+    """Request ``a`` is text 5, of ten tokens; its answer starts at the seventh."""
+    batch = Batch(TeacherForced, **config)
+    teacher = {"sequence": 5, "answer_start": 6}
+    batch.ask("a", river, prompt=10, extra_args={TEACHER_KEY: teacher})
+    return batch
+
+
+@pytest.mark.parametrize(("prefill", "prompt"), [("backbone", "stay"), ("sequence", "decide")])
+def test_each_token_of_an_answer_decides_for_itself_in_every_chunk(
+    prefill: str, prompt: str
+) -> None:
+    batch = batch_with(prefill=prefill)
+    chunk = batch.begin(("a", 8, 0))
+    assert groups(chunk) == [f"6 {prompt}", "1 decide", "1 decide"]
+    assert isinstance(chunk, SplitTable)
+    assert batch.mode.forced_tokens() == [(1, (5, 6)), (2, (5, 7))]
+    chunk.close()
+    assert batch.mode.depths(chunk) == [L]
+    assert groups(batch.begin(("b", 1, 4), ("a", 2, 8))) == ["1 decide"] * 3
+    assert batch.mode.forced_tokens() == [(1, (5, 8)), (2, (5, 9))]
+
+
+@pytest.mark.parametrize(("river", "again"), [(OFF, False), (None, True)])
+def test_what_does_not_decide_is_not_measured(river: Any, again: bool) -> None:
+    batch = batch_with(river)
+    if again:
+        batch.step(("a", 8, 0), left=(3, 4))
+    batch.begin(("a", 8, 0))
+    assert batch.mode.forced_tokens() == []
+
+
+def test_an_answer_that_is_not_there_leaves_a_prompt() -> None:
+    batch = Batch(TeacherForced)
+    teacher = {"sequence": 0, "answer_start": 6}
+    batch.ask("a", prompt=4, extra_args={TEACHER_KEY: teacher})
+    assert groups(batch.begin(("a", 5, 0))) == ["4 stay", "1 decide"]
+
+
+def test_in_a_measurement_each_product_runs_over_its_own_rows() -> None:
+    table = SplitTable(2, [1] * 4, [0.5] * 4, [1] * 4)
+    table.leave(np.array([False, True, False, True]), 1)
+    given: list[int] = []
+
+    def times(factor: float, rows: torch.Tensor) -> torch.Tensor:
+        given.append(len(rows))
+        return rows[:, :2] * factor
+
+    x = torch.arange(12.0).view(1, 4, 3)
+    out = table.mixed(x, lambda rows: times(2, rows), lambda rows: times(-1, rows))
+    assert given == [2, 2]
+    assert torch.equal(out, x[0, :, :2] * torch.tensor([[2.0], [-1.0], [2.0], [-1.0]]))

@@ -1,0 +1,13 @@
+"""Shared by the tests of the modes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.modes.support import Batch
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Of an engine in which each token leaves on its own."""
+    return Batch()

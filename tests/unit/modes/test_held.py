@@ -1,0 +1,92 @@
+"""Where leaving would not make the step shorter, its tokens stay and are counted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from river_vllm.depths import signed_depth
+from tests.unit.modes.support import OFF, Batch, L, groups
+
+HELD = signed_depth(L, decode=True, held=True)
+
+
+@pytest.mark.parametrize("scope", ["token", "step", "batch"])
+def test_up_to_the_limit_all_may_leave(scope: str) -> None:
+    three = [("a", 1, 4), ("b", 1, 4), ("c", 1, 4)]
+    assert groups(Batch(scope=scope).begin(*three)) == ["1 decide"] * 3
+    batch = Batch(scope=scope, max_rows=2)
+    assert groups(batch.begin(*three[:2])) == ["1 decide"] * 2
+    assert groups(table := batch.begin(*three)) == ["1 held"] * 3
+    assert batch.finish(table) == [HELD] * 3
+
+
+@pytest.mark.parametrize("other", [OFF, {"threshold": 1.0}, {"min_layers": L}, "prompt"])
+@pytest.mark.parametrize("scope", ["token", "step", "batch"])
+def test_what_leaves_as_a_step_stays_beside_a_row_that_has_to(scope: str, other: Any) -> None:
+    """That row reads the backbone's weights for all. It is not held: it could not leave."""
+    batch = Batch(scope=scope)
+    batch.ask("b", None if other == "prompt" else other)
+    held = scope == "step"
+    rows = ("b", 4, 0) if other == "prompt" else ("b", 1, 4)
+    table = batch.begin(("a", 1, 4), rows)
+    assert groups(table) == ["1 held" if held else "1 decide", f"{rows[1]} stay"]
+    depth = -L if other == "prompt" else L
+    assert batch.finish(table, *[] if held else [3]) == [HELD if held else 3, depth]
+
+
+@pytest.mark.parametrize("pays", [True, False])
+@pytest.mark.parametrize(
+    ("scope", "river", "asked"),
+    [
+        ("step", None, "choose"),
+        ("token", None, "choose"),
+        ("token", OFF, "pays"),  # no step from which the other way could be learnt
+    ],
+)
+def test_the_costs_say_whether_it_pays(scope: str, river: Any, asked: str, pays: bool) -> None:
+    batch, questions = Batch(scope=scope, max_rows="auto"), []
+    costs: Any = SimpleNamespace()
+    for name in ("choose", "pays"):
+        setattr(costs, name, lambda rows, name=name: questions.append((name, rows)) or pays)
+    batch.mode._costs = costs
+    batch.ask("b", river)
+    found = groups(batch.begin(("a", 1, 4), ("b", 1, 4)))
+    assert found[0] == ("1 decide" if pays else "1 held")
+    batch.begin(("c", 4, 0))
+    assert questions == [(asked, 2)], "a step of prompts asks nothing"
+
+
+@pytest.mark.parametrize(
+    ("river", "depths", "learnt"),
+    [
+        (OFF, (), [("backbone", 1, 0.5)]),
+        (None, (4,), [("river", 1, 0.5)]),
+        (None, (5,), []),  # what left late says little about leaving
+    ],
+)
+def test_the_costs_learn_from_decode_steps(
+    batch: Batch, river: Any, depths: Any, learnt: Any
+) -> None:
+    found: list[Any] = []
+    costs: Any = SimpleNamespace(observe=lambda *step: found.append(step))
+    batch.mode._costs = costs
+    batch.ask("a", river)
+    for rows, left in ((("a", 4, 0), ()), (("a", 1, 4), depths)):
+        batch.finish(table := batch.begin(rows), *left)
+        batch.mode.took(table, 0.5)
+    assert found == learnt
+
+
+def test_what_has_left_once_leaves_again() -> None:
+    batch = Batch(scope="step", max_rows=1)
+    batch.step(("a", 1, 4), left=(3,))
+    table = batch.begin(("a", 6, 0), ("b", 4, 0))
+    assert groups(table) == ["4 stay", "1 at 3", "1 held", "4 stay"]
+
+
+def test_prompts_that_leave_hold_nobody_and_are_not_counted() -> None:
+    batch = Batch(scope="step", prefill="sequence", max_rows=1)
+    assert groups(batch.begin(("a", 1, 4), ("b", 4, 0))) == ["1 decide", "4 decide"]

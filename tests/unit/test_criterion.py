@@ -1,0 +1,96 @@
+"""The exit criteria: what τ is compared with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from river_vllm.criterion import (
+    CRITERIA,
+    by_torch,
+    residual_stream,
+    smallness,
+    transition_similarity,
+)
+
+
+def states(rows: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, 576, generator=generator) * scale
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e5])
+def test_it_is_the_cosine_of_each_row(dtype: torch.dtype, scale: float) -> None:
+    before = states(16, 0, scale).to(dtype)
+    after = (before + states(16, 1, scale / 2)).to(dtype)
+    expected = torch.cosine_similarity(before.double(), after.double(), dim=-1, eps=0)
+    result = transition_similarity(before, after)
+    assert result.dtype == torch.float32
+    # Sums of 576 products in float32.
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_rounding_never_lifts_it_above_one() -> None:
+    same = states(4096, 2)
+    unclamped = (same * same).sum(-1) / (same.norm(dim=-1) ** 2)
+    assert float(unclamped.max()) > 1.0  # the rounding that the clamp is for
+    result = transition_similarity(same, same * 3)
+    assert float(result.max()) <= 1.0
+    assert float(result.min()) > 1.0 - 1e-5
+
+
+def test_opposite_states_are_minus_one() -> None:
+    before = states(8, 3)
+    torch.testing.assert_close(transition_similarity(before, -before), -torch.ones(8))
+
+
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_no_threshold_admits_a_state_that_is_zero_or_not_finite(bad: float) -> None:
+    good = states(1, 4)
+    for pair in ((good, torch.full_like(good, bad)), (torch.full_like(good, bad), good)):
+        value = transition_similarity(*pair)
+        assert bool(value.isnan().all())
+        assert not bool((value > -1.0).any())
+
+
+def test_residual_stream_is_the_sum_and_a_tensor_of_its_own() -> None:
+    hidden, residual = states(2, 5), states(2, 6)
+    total = residual_stream(hidden, residual)
+    alone = residual_stream(hidden, None)
+    expected, kept = hidden + residual, hidden.clone()
+    hidden.zero_()
+    residual.zero_()
+    assert torch.equal(total, expected)
+    assert torch.equal(alone, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_smallness_falls_with_the_norm_of_the_state(dtype: torch.dtype) -> None:
+    after = (states(8, 4) * torch.logspace(-3, 5, 8)[:, None]).to(dtype)
+    result = smallness(states(8, 5), after)
+    assert result.dtype == torch.float32
+    assert (result.diff() < 0).all()
+    rms = after.double().square().mean(dim=-1).sqrt()
+    # A mean of 576 squares in float32.
+    torch.testing.assert_close(result.double(), (1 - rms) / (1 + rms), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(CRITERIA))
+def test_a_criterion_is_within_the_thresholds_range_and_nan_admits_nobody(name: str) -> None:
+    criterion = CRITERIA[name]
+    before, after = states(64, 6), states(64, 7) * torch.logspace(-6, 6, 64)[:, None]
+    assert criterion(before, after).abs().max() <= 1.0
+    after[0], after[1] = torch.nan, torch.inf
+    assert not (criterion(before, after)[:2] > -1.0).any()
+
+
+def test_without_a_state_before_there_is_no_value() -> None:
+    hidden, residual = states(2, 8), states(2, 9)
+    read = by_torch(transition_similarity)
+    first, nothing = read(None, hidden, residual)
+    assert nothing is None
+    second, values = read(first, residual, None)
+    assert values is not None
+    assert torch.equal(values, transition_similarity(hidden + residual, residual))
+    assert torch.equal(second, residual)

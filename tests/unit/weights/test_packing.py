@@ -1,0 +1,50 @@
+"""The count of what was packed, and the line that says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from river_vllm.config import RiverConfig
+from river_vllm.weights import packing
+from river_vllm.weights.packing import Packing
+from tests.unit.quantization.test_rtn import weights
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is logged."""
+    found: list[str] = []
+    log = SimpleNamespace(info=lambda text, *values: found.append(text % values))
+    monkeypatch.setattr(packing, "logger", log)
+    return found
+
+
+@pytest.mark.usefixtures("vllm_world")
+def test_it_counts_what_it_packs_and_says_so_at_the_end(tmp_path: Path, lines: list[str]) -> None:
+    config = RiverConfig(quantizer="rtn", kernel="torch", cache_dir="off")
+    model_config: Any = SimpleNamespace(model=str(tmp_path), dtype=torch.bfloat16)
+    made = Packing(config, model_config, {})
+    packers = [made.expect(nn.Module()) for _ in range(3)]
+    shapes = ((64, 128), (32, 96), (64, 128))
+    packed = []
+    for packer, (out_features, in_features) in zip(packers, shapes, strict=True):
+        assert lines == []
+        packed.append(packer(weights(out_features, in_features)))
+        assert made.info()["river_bytes"] == sum(one.nbytes for one in packed)
+    (line,) = lines
+    assert line.startswith("River: 4-bit weights (rtn, groups of 32/128, torch kernel), 0.0 MiB")
+    info = made.info()
+    assert (info["quantizer"], info["group_sizes"], info["kernels"]) == (
+        "rtn",
+        [32, 128],
+        ["torch"],
+    )
+    assert (info["activations"], info["zero_points"]) == ("bf16", "float")
+    assert (info["weights"]["made"], info["weights"]["folder"]) == (3, None)
+    assert info["weights"]["seconds"] >= 0

@@ -1,0 +1,82 @@
+"""What River adds to a vLLM worker."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from river_vllm.modes.exit_worker import ExitWorker
+from river_vllm.modes.verified_worker import VerifiedWorker
+from river_vllm.worker import mixin
+from river_vllm.worker.mixin import RiverWorkerMixin
+
+INFO = {"num_layers": 12}
+
+
+class FakeWorker:
+    """A worker of vLLM's, whose model is there once it has been loaded."""
+
+    def __init__(self, river: dict[str, Any]) -> None:
+        self.model_runner: Any = SimpleNamespace()
+        self.vllm_config: Any = SimpleNamespace(
+            additional_config={"river": river},
+            model_config=SimpleNamespace(dtype=torch.bfloat16, hf_config=SimpleNamespace()),
+            cache_config=SimpleNamespace(cache_dtype="fp8"),
+            speculative_config=None,
+        )
+        self.loaded: list[Any] = []
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        self.loaded.append((args, kwargs, getattr(self.model_runner, "drafter", None)))
+        river = SimpleNamespace(num_layers=12)
+        model = SimpleNamespace(river=river, river_info=lambda: dict(INFO))
+        self.model_runner.get_model = lambda: model
+
+    def compile_or_warm_up_model(self) -> str:
+        return "times"
+
+
+class Worker(RiverWorkerMixin, FakeWorker):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "mode"), [({"threshold": 0.25}, ExitWorker), ({"verify": 4}, VerifiedWorker)]
+)
+def test_a_loaded_model_is_run_in_the_engines_mode(settings: Any, mode: type) -> None:
+    worker = Worker(settings)
+    worker.load_model(load_dummy_weights=True)
+    assert worker.loaded == [((), {"load_dummy_weights": True}, None)]
+    assert type(worker.model_runner.river_mode) is mode
+
+
+def test_an_engine_that_verifies_drafts_with_the_river(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's own drafter would load a second model, so River's is there before it loads one."""
+    monkeypatch.setattr(mixin, "RiverProposer", lambda *made_with: made_with)
+    worker: Any = Worker({"verify": 4})
+    worker.device = "cuda:0"
+    worker.vllm_config.speculative_config = object()
+    worker.load_model()
+    assert worker.loaded == [((), {}, (worker.vllm_config, "cuda:0", worker.model_runner))]
+
+
+def test_the_mode_measures_once_the_engine_is_warm() -> None:
+    worker, asked = Worker({"verify": 4}), []
+    worker.load_model()
+    worker.model_runner.drafter = SimpleNamespace(
+        measure_costs=lambda: asked.append("costs"), info=lambda: {"a": 1}
+    )
+    assert asked == []
+    assert worker.compile_or_warm_up_model() == "times"
+    assert asked == ["costs"]
+
+
+def test_info_is_the_rivers_and_the_modes() -> None:
+    worker = Worker({})
+    worker.load_model()
+    worker.model_runner.river_mode = SimpleNamespace(info=lambda: {"verify": {"a": 1}})
+    types = {"dtype": "bfloat16", "kv_cache_dtype": "fp8"}
+    assert worker.river_info() == {**INFO, **types, "verify": {"a": 1}}
