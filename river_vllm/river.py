@@ -56,7 +56,7 @@ class River:
         """One forward pass, by the only place that chooses which.
 
         Where no row may leave, vLLM's own, as stock vLLM runs it. Where all may, or nothing is
-        compiled, the routed one. Else both: a compiled forward that is owed stock's bits cannot
+        compiled, the routed one. Else both: a compiled forward with stock's bits cannot
         branch, so it runs the step as stock vLLM would, and then the rows that may leave run again
         by themselves in the routed one. They write their own K/V over what the first pass left in
         their slots; the others belong to other sequences, or to earlier positions.

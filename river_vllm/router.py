@@ -43,12 +43,12 @@ class Router:
             table.all_river()
             return
         # One layer before the first decision the states are kept, to be compared with.
-        if not table.waits or layers_run + 1 < table.first:
+        if not table.has_active or layers_run + 1 < table.first:
             return
         similarity = None
         if table.measured:
             before = table.states if layers_run >= table.first else None
-            table.states, values = self._read(before, *table.waiting_rows(hidden, residual))
+            table.states, values = self._read(before, *table.active_rows(hidden, residual))
             if values is not None:
                 values = values if self._broadcast is None else self._broadcast(values)
                 similarity = values.cpu().numpy()

@@ -55,7 +55,7 @@ class StepTable:
 
     __slots__ = (
         *("_device", "_lengths", "_limits", "_offsets", "_rows", "_starts"),
-        *("_replays", "_settled", "_unconditional", "_waiting"),
+        *("_replays", "_settled", "_unconditional", "_active"),
         *("exit_layer", "first", "floor", "head", "held", "last", "limit", "measured"),
         *("num_layers", "num_rows", "offsets", "origin", "origin_rows", "path", "replayed"),
         *("request", "river_rows", "rows", "scope", "states", "threshold"),
@@ -99,13 +99,13 @@ class StepTable:
         self.head: Literal["backbone", "river", "draft"] = "backbone"
         """What makes the logits: the bf16 LM head, 4-bit candidates made exact, or 4 bit alone."""
         self.states: torch.Tensor | None = None
-        """States of the waiting rows before the last layer, float32 ``[rows, hidden]``."""
+        """States of the active rows before the last layer, float32 ``[rows, hidden]``."""
         self.origin: Indices | None = None
         """Of a part: its groups in the whole step's table."""
         self.origin_rows: torch.Tensor | None = None
         """Of a part: its rows in the whole step, int64."""
-        self._wait(np.flatnonzero(self.free))
-        settled = np.zeros(len(self._waiting), dtype=np.bool_)
+        self._activate(np.flatnonzero(self.free))
+        settled = np.zeros(len(self._active), dtype=np.bool_)
         self._settled: Flags | None = settled if scope == "step" else None
 
     @classmethod
@@ -123,11 +123,11 @@ class StepTable:
         return found
 
     @property
-    def waits(self) -> bool:
+    def has_active(self) -> bool:
         """Whether there is a group that may still leave."""
-        return self._waiting.size > 0
+        return self._active.size > 0
 
-    def waiting_rows(
+    def active_rows(
         self, hidden: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Of ``[rows, hidden]``, which may end in padding, the rows that may still leave."""
@@ -139,10 +139,10 @@ class StepTable:
         return hidden[rows], None if residual is None else residual[rows]
 
     def leaving(self, layers_run: int, similarity: npt.NDArray[np.float32] | None) -> Flags | None:
-        """Which of the waiting groups leave after ``layers_run`` layers; None where none does.
+        """Which of the active groups leave after ``layers_run`` layers; None where none does.
 
         Args:
-            similarity: of each waiting row; None before the first layer, and where no group needs
+            similarity: of each active row; None before the first layer, and where no group needs
                 one.
         """
         if layers_run < self.first:
@@ -152,7 +152,7 @@ class StepTable:
             settled = self._smallest(similarity) > self._limits_after(layers_run)
             leave = settled if leave is None else leave | settled
         if leave is not None and layers_run < self.last:
-            leave = leave & (self.floor[self._waiting] <= layers_run)
+            leave = leave & (self.floor[self._active] <= layers_run)
         if self._settled is not None:
             if leave is not None:
                 self._settled |= leave
@@ -167,15 +167,15 @@ class StepTable:
         return leave if leave.any() else None
 
     def leave(self, groups: Flags, layers_run: int) -> None:
-        """Move these of the waiting groups to the river, after ``layers_run`` backbone layers."""
+        """Move these of the active groups to the river, after ``layers_run`` backbone layers."""
         stay = ~groups
-        self.exit_layer[self._waiting[groups]] = layers_run
+        self.exit_layer[self._active[groups]] = layers_run
         if self.states is not None:
             rows = np.flatnonzero(np.repeat(stay, self._lengths))
             self.states = self.states[torch.from_numpy(rows).to(self._device)]
         if self._settled is not None:
             self._settled = self._settled[stay]
-        self._wait(self._waiting[stay])
+        self._activate(self._active[stay])
         gone = self.exit_layer >= 0
         if gone.all():
             self.all_river()
@@ -203,7 +203,7 @@ class StepTable:
         self.exit_layer[self.exit_layer < 0] = self.limit
         self.path = Path.BACKBONE
         self.river_rows = self.states = None
-        self._wait(self._waiting[:0])
+        self._activate(self._active[:0])
 
     def rows_of(self, groups: Flags) -> torch.Tensor:
         """The rows of these groups, int64, in order."""
@@ -239,10 +239,10 @@ class StepTable:
         self.close()
         self.exit_layer[part.origin] = part.exit_layer
 
-    def _wait(self, groups: Indices) -> None:
+    def _activate(self, groups: Indices) -> None:
         """Gather what decides about these groups, once for all decisions until one of them leaves:
         a decision stands between two layers of a few milliseconds, and its calls are its cost."""
-        self._waiting = groups
+        self._active = groups
         if not groups.size:
             return
         floor = self.floor[groups]
@@ -261,9 +261,9 @@ class StepTable:
         self._lengths = self.rows[groups]
         several = self._lengths.max() > 1
         self._starts = np.cumsum(self._lengths) - self._lengths if several else None
-        waiting = np.zeros(len(self.rows), dtype=np.bool_)
-        waiting[groups] = True
-        self._rows = None if waiting.all() else self.rows_of(waiting)
+        active = np.zeros(len(self.rows), dtype=np.bool_)
+        active[groups] = True
+        self._rows = None if active.all() else self.rows_of(active)
 
     def _limits_after(self, layers_run: int) -> npt.NDArray[np.float32]:
         if self._offsets is None:

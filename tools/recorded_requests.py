@@ -146,7 +146,9 @@ def _generated(choice: Any, verified: bool) -> Answer:
     if verified:
         drafts = DraftSummary()
         drafts.add(raw)
-        report = {name: getattr(drafts, name) for name in ("tokens", "steps", "drafted", "accepted")}
+        report = {
+            name: getattr(drafts, name) for name in ("tokens", "steps", "drafted", "accepted")
+        }
     else:
         exits = ExitSummary()
         exits.add(raw)

@@ -27,7 +27,7 @@ class Text(Request):
 
 
 class SplitTable(StepTable):
-    """A table of thousands of rows, which are owed nobody stock vLLM's bits: where the step is on
+    """A table of thousands of rows, which need not have stock vLLM's bits: where the step is on
     both paths, each product runs over its own rows."""
 
     __slots__ = ()

@@ -1,7 +1,7 @@
 """A second compiled forward of the model, for the steps in which a row may leave.
 
 vLLM's own compiled forward cannot branch on data, and what it fuses decides what it rounds; the
-steps that are owed stock vLLM's bits keep it as it is. Here the same modules are compiled once
+steps that must have stock vLLM's bits keep it as it is. Here the same modules are compiled once
 more by the same decorator, with River's operators (``layers/ops.py``) where a decision or a choice
 of weights is made.
 """

@@ -72,7 +72,8 @@ def run(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance, step: Ste
     drafted = 0
     while going:
         going = [d for d in going if depth.worth_verifying(drafted, d.reach * d.rate)]
-        # The first level is part of the best depth; later ones are known better by now.
+        # The best depth has weighed the first draft pass. Each further one is weighed again, with
+        # the confidence that the river has had in the tokens before it.
         if drafted and not depth.worth_drafting(drafted, [d.reach * d.rate for d in going]):
             return
         if not going:

@@ -23,7 +23,7 @@ class WarmUpMixin:
         few_do = self.cache_config.kv_cache_memory_bytes is not None
         if not (few_do and self._river_read_back(rows)):
             # A forward that is compiled now sees as many rows as in stock vLLM: their number is a
-            # hint to the compiler, and exact requests are owed the bits of the same machine code.
+            # hint to the compiler, and exact requests must get the bits of the same machine code.
             mark(Stage.COMPILE)
             super().warming_up_model()  # type: ignore[misc]
         routed = self.get_model().river.routed

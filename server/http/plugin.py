@@ -15,12 +15,12 @@ from river_vllm.registration import river_config_of, serves_river
 from server.http.console.page import attach_console
 from server.http.engine import engine_info, follow, pulse
 from server.http.guard import RiverGuard
+from server.http.listen import listen
 from server.http.middleware import RiverMiddleware
 from server.http.openapi import describe_river
 from server.http.routes import router
 from server.http.state import RiverState
 from server.http.summary import announce_when_ready
-from server.http.tap import tap
 from server.telemetry.ending import ending
 from server.telemetry.metrics import river_metrics
 from server.telemetry.progress import STALL_SECONDS, Progress
@@ -75,6 +75,6 @@ class RiverEndpointPlugin:
         state.river.update(engine)
         state.river_follower = asyncio.create_task(follow(engine_client, state.river))
         on_step(progress)
-        tap(engine_client, state.river)
+        listen(engine_client, state.river)
         if not state.river.single_process:
             state.river_pulse = asyncio.create_task(pulse(engine_client, progress))

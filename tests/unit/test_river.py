@@ -53,7 +53,7 @@ class Model:
     def decide(self, table: StepTable, layers_run: int, *_: Any) -> None:
         if layers_run >= table.limit:
             table.all_river()
-        elif layers_run == 1 and table.waits:
+        elif layers_run == 1 and table.has_active:
             table.leave(np.full(int(table.free.sum()), True), layers_run)
 
     def run(self, table: StepTable) -> list[float]:

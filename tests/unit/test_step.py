@@ -28,7 +28,7 @@ def test_rows_leave_one_after_the_other() -> None:
     table.leave(np.array([True, False]), 3)
     assert table.river_rows.tolist() == [0, 1, 2]
     table.leave(np.array([True]), 4)
-    assert (table.path, table.river_rows, table.waits) == (Path.RIVER, None, False)
+    assert (table.path, table.river_rows, table.has_active) == (Path.RIVER, None, False)
     assert table.exit_layer.tolist() == [3, 1, 4]
 
 
@@ -37,7 +37,7 @@ def test_who_never_leaves_stays_on_the_backbone_to_the_limit() -> None:
     assert table.free.tolist() == [True, False]
     table.leave(np.array([True]), 2)
     assert table.path is Path.MIXED
-    assert not table.waits
+    assert not table.has_active
     table.close()
     assert table.exit_layer.tolist() == [2, L]
     assert (table.path, table.river_rows) == (Path.BACKBONE, None)

@@ -122,7 +122,8 @@ def _by_block(values: torch.Tensor) -> torch.Tensor:
 
 
 def _in_pairs(blocks: torch.Tensor) -> torch.Tensor:
-    """``[B, items, width]`` → flat: the items of two blocks by turns, then those of an odd one."""
+    """``[B, items, width]`` → flat: blocks are interleaved in pairs, item by item; an odd last
+    one follows as it is."""
     even = len(blocks) // 2 * 2
     pairs = blocks[:even].unflatten(0, (-1, 2)).transpose(1, 2)
     return torch.cat([pairs.flatten(), blocks[even:].flatten()])

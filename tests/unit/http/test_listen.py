@@ -14,8 +14,8 @@ import pytest
 from river_vllm.compat import EngineDeadError
 from river_vllm.config import RiverConfig
 from server.http.exchange import RiverExchange, current_exchange
+from server.http.listen import listen
 from server.http.state import RiverState
-from server.http.tap import tap
 from server.telemetry.progress import Progress
 from tests.unit.http.support import DEFAULTS, VERIFIED, L, Metrics, exchange, river_state
 
@@ -90,7 +90,7 @@ async def drain(generator: AsyncGenerator[Any, None]) -> list[Any]:
 
 def test_the_requests_settings_reach_the_engine(state: RiverState, current: RiverExchange) -> None:
     client = Client()
-    tap(client, state)
+    listen(client, state)
     state.set_threshold(0.1)
     sampling = params(extra_args={"kv": 1})
     given = sampling.extra_args
@@ -102,7 +102,7 @@ def test_the_requests_settings_reach_the_engine(state: RiverState, current: Rive
 
 def test_other_requests_take_the_defaults_of_the_moment(state: RiverState) -> None:
     client = Client()
-    tap(client, state)
+    listen(client, state)
     state.set_threshold(0.1)
     sampling = params()
     asyncio.run(drain(client.generate("prompt", sampling, "id")))
@@ -113,7 +113,7 @@ def test_exit_layers_go_to_the_exchange_and_not_into_the_response(
     state: RiverState, current: RiverExchange
 ) -> None:
     client = Client([choice(0, None)], [choice(0, None), choice(1, [-L, 3])], [choice(0, [-L])])
-    tap(client, state)
+    listen(client, state)
     outputs = asyncio.run(drain(client.generate("p", params(n=2), "id")))
     assert outputs == client.outputs
     assert all(c.routed_experts is None for output in outputs for c in output.outputs)
@@ -126,7 +126,7 @@ def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
 ) -> None:
     first, second = [choice(0, [1]), choice(1, [2])], [choice(0, [3]), choice(1, [4])]
     client = Client()
-    tap(client, state)
+    listen(client, state)
 
     async def run() -> None:
         client.outputs = [SimpleNamespace(outputs=first)]
@@ -144,14 +144,14 @@ def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
 
 def test_depths_outside_an_exchange_are_still_taken_out(state: RiverState) -> None:
     client = Client([choice(0, [-L, 3])])
-    tap(client, state)
+    listen(client, state)
     (output,) = asyncio.run(drain(client.generate("p", params(), "id")))
     assert output.outputs[0].routed_experts is None
 
 
 def test_a_client_that_leaves_closes_vllms_generator(state: RiverState) -> None:
     client = Client([choice(0, None)], [choice(0, None)])
-    tap(client, state)
+    listen(client, state)
 
     async def run() -> None:
         generator = client.generate("p", params(), "id")
@@ -169,7 +169,7 @@ def core_output(request_id: str, tokens: list[int], depths: list[int] | None) ->
 
 def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) -> None:
     client = Client()
-    tap(client, state)
+    listen(client, state)
     outputs = [
         core_output("a", [7, 8], [3, 3]),
         core_output("aborted", [7], [3]),
@@ -190,7 +190,7 @@ def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) ->
 def test_a_server_that_verifies_counts_drafts() -> None:
     state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
     client = Client()
-    tap(client, state)
+    listen(client, state)
     client.output_processor.process_outputs([core_output("a", [7, 8], [10, 0])])
     metrics = state.metrics
     assert isinstance(metrics, Metrics)
@@ -201,7 +201,7 @@ def test_progress_follows_arrivals_and_steps() -> None:
     now = [0.0]
     state = river_state(progress=Progress(10, lambda: now[0]))
     client = Client()
-    tap(client, state)
+    listen(client, state)
     now[0] = 50.0
     assert not state.progress.ready
     client.output_processor.process_outputs([])
@@ -225,7 +225,7 @@ def queued(request: Any, *choices: Any) -> Any:
 def test_a_steps_exit_layers_wait_beside_its_tokens(state: RiverState) -> None:
     """A step without an output keeps them, one that is merged into a waiting output adds them."""
     client = Client()
-    tap(client, state)
+    listen(client, state)
     request = SimpleNamespace(request_index=1, queue=SimpleNamespace(output=None))
     processor = client.output_processor
     other, mine = choice(0, None), choice(1, None)
@@ -250,7 +250,7 @@ def test_streamed_exit_layers_reach_the_exchange_with_their_tokens(
     first, second = choice(0, None), choice(0, [-L, 3, 3])
     first.river_steps, second.river_steps = [L], [3, 3]
     client = Client([first], [second])
-    tap(client, state)
+    listen(client, state)
 
     async def run() -> list[list[int]]:
         outputs = client.generate("p", params(), "id")
@@ -263,7 +263,7 @@ def test_streamed_exit_layers_reach_the_exchange_with_their_tokens(
 def test_the_first_shutdown_says_why(state: RiverState, failed: bool) -> None:
     """vLLM calls it again while it cleans up, and its client counts as failed by then."""
     client = Client()
-    tap(client, state)
+    listen(client, state)
     assert not state.ending.begun
     client.errored = failed
     client.shutdown(timeout=7)
@@ -291,7 +291,7 @@ def test_requests_that_a_stopped_engine_leaves_get_an_error(
         client.output_handler = SimpleNamespace(get_loop=lambda: loop)  # type: ignore[attr-defined]
         client.output_processor.propagate_error = told.append  # type: ignore[attr-defined]
         client.shutdown = stop  # type: ignore[method-assign]
-        tap(client, state)
+        listen(client, state)
         with contextlib.suppress(RuntimeError):
             await asyncio.to_thread(client.shutdown)
         await asyncio.sleep(0)
@@ -302,7 +302,7 @@ def test_requests_that_a_stopped_engine_leaves_get_an_error(
     # vLLM shuts down once more when the loop is gone.
     client.shutdown = stop  # type: ignore[method-assign]
     told.clear()
-    tap(client, state)
+    listen(client, state)
     with contextlib.suppress(RuntimeError):
         client.shutdown()
     assert told == []

@@ -26,7 +26,7 @@ STEPS = "river_steps"
 _Method = Callable[..., Any]
 
 
-def tap(engine_client: Any, state: RiverState) -> None:
+def listen(engine_client: Any, state: RiverState) -> None:
     """Give every request its river settings, collect exit layers, count tokens, note progress
     and the end."""
     patches.engine_client_is_heard(
