@@ -46,6 +46,9 @@ LINE = 1.3
 PAYS = 1.05
 """Below it, a gain is not told from noise; nor is a loss above its inverse."""
 
+SURE = 1.15
+"""A gain from which the other way is not tried: answers then do not depend on when a probe falls,
+and steps in 4 bit that become dear are seen as they are."""
 PROBE_EVERY = 50
 """Steps between two that are run the other way; more, as long as ``PROBE_SHARE`` asks for it."""
 PROBE_SHARE = 0.01
@@ -196,17 +199,19 @@ class Costs:
     def choose(self, rows: int) -> bool:
         """Whether exits are allowed in the step that comes now, all of whose ``rows`` may leave.
 
-        As ``pays`` says, but from time to time the other way, since the way that is not taken would
-        never be known better. The time that these steps lose, as measured, is kept to
-        ``PROBE_SHARE``; one that gains is followed by another. Counters decide, so equal calls
-        with equal observations choose alike. Clocks differ from rank to rank: with tensor
-        parallelism the caller asks on rank 0 and broadcasts the answer.
+        As ``pays`` says, but where the gain is not ``SURE`` from time to time the other way, since
+        the way that is not taken would never be known better. The time that these steps lose, as
+        measured, is kept to ``PROBE_SHARE``; one that gains is followed by another. Counters
+        decide, so equal calls with equal observations choose alike. Clocks differ from rank to
+        rank: with tensor parallelism nothing is learnt, and nothing is tried.
         """
         pays = self.pays(rows)
         self._since_probe += 1
         self._probe = None
         early = self._since_probe < PROBE_EVERY or self._debt > 0
         if early or not self._learns or "river" not in self._curves:
+            return pays
+        if pays and self.speedup(rows) >= SURE:
             return pays
         self._since_probe = 0
         self._probe = "backbone" if pays else "river"

@@ -21,12 +21,18 @@ class RiverRunnerMixin(WarmUpMixin):
 
     river_mode: WorkerMode
     _river_depths: dict[str, int]
-    _river_started = 0.0
+    _river_started: float | None
 
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         self._river_depths = {}
+        self._river_started = None
         self.river_mode.forget(scheduler_output.finished_req_ids)
-        return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+        output = super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+        if self._river_started is not None:
+            # Here and not at the sampling, which may wait for a grammar's mask.
+            seconds = time.perf_counter() - self._river_started
+            self.river_mode.took(self.get_model().river.table, seconds)
+        return output
 
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         """vLLM's documented override point for the forward pass of a real step."""
@@ -41,9 +47,7 @@ class RiverRunnerMixin(WarmUpMixin):
         return output
 
     def sample_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
-        river = self.get_model().river
-        self.river_mode.took(river.table, time.perf_counter() - self._river_started)
-        river.rest()
+        self.get_model().river.rest()
         return attach(super().sample_tokens(*args, **kwargs), self._river_depths)  # type: ignore[misc]
 
     def _river_forward(

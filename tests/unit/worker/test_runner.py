@@ -32,6 +32,8 @@ class FakeRunner:
         return SimpleNamespace(river=self.river)
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> Any:
+        if tensors == "step":
+            self.output = self._model_forward("ids", "positions")
         return tensors
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,15 +94,15 @@ def runner() -> Runner:
 
 def test_a_step_is_run_by_the_river_and_its_depths_are_on_the_output(runner: Runner) -> None:
     scheduled = SimpleNamespace(finished_req_ids={"gone"})
-    assert runner.execute_model(scheduled, "tensors") == "tensors"
+    assert runner.execute_model(scheduled, "step") == "step"
     assert runner.river_mode.forgotten == ["gone"]
+    assert runner.river_mode.rows_taken == [ROWS]
     given = runner._model_forward("ids", positions="p", extra=1)
     assert (given["input_ids"], given["positions"], given["extra"]) == ("ids", "p", 1)
     sampled = runner.sample_tokens("grammar")
     assert sampled.grammar == "grammar"
     assert depths_of(sampled) == {"b": -L, "a": 6}
-    assert runner.river.observed == [-L, 6], "what stays in memory follows the depths"
-    assert runner.river_mode.rows_taken == [ROWS]
+    assert runner.river.observed == [-L, 6] * 2, "what stays in memory follows the depths"
 
 
 def test_a_step_without_depths_hands_none_over(runner: Runner) -> None:
