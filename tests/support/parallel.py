@@ -29,6 +29,10 @@ TOGETHER = {
         reliability/test_soak reliability/test_stock
         server/test_epoch server/test_fields server/test_openai server/test_routes
     """,
+    "other servers": """
+        reliability/test_crash reliability/test_stress
+        server/test_offload server/test_refusals server/test_verified server/test_ways
+    """,
     "SmolLM2": """
         engine/test_accounting engine/test_exact engine/test_kv engine/test_river
         engine/test_river_head engine/test_criterion engine/test_teacher_forced engine/test_verified
@@ -40,8 +44,8 @@ TOGETHER = {
         engine/test_saved_weights
     """,
 }
-"""Files that share the session's server or engines, those that take longest first; every other
-file is a group of its own."""
+"""Files that share the session's server or engines, and those that start servers of their own: before
+the engines, which stay in memory. Every other file is a group of its own."""
 _GROUPS = {f"tests/{name}.py": group for group, names in TOGETHER.items() for name in names.split()}
 
 
