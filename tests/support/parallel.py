@@ -44,8 +44,8 @@ TOGETHER = {
         engine/test_saved_weights
     """,
 }
-"""Files that share the session's server or engines, and those that start servers of their own: before
-the engines, which stay in memory. Every other file is a group of its own."""
+"""Files that share the session's server or engines, and those that start servers of their own:
+before the engines, which stay in memory. Every other file is a group of its own."""
 _GROUPS = {f"tests/{name}.py": group for group, names in TOGETHER.items() for name in names.split()}
 
 
