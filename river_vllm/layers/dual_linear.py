@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,12 +15,10 @@ from river_vllm.compat import (
 )
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.step import Path
+from river_vllm.weights.packing import Packer
 
 if TYPE_CHECKING:
     from river_vllm.river import River
-
-Packer = Callable[[torch.Tensor], PackedLinear]
-"""Makes the 4-bit form of a weight ``[N, K]``."""
 
 
 _PROCESSED = "_already_called_process_weights_after_loading"

@@ -18,8 +18,8 @@ from torch import nn
 from river_vllm.compat import UnquantizedEmbeddingMethod
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.kernels.base import PackedLinear
-from river_vllm.layers.dual_linear import Packer
 from river_vllm.layers.find import lm_head
+from river_vllm.weights.packing import Packer
 
 if TYPE_CHECKING:
     from river_vllm.river import River

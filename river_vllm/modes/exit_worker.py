@@ -34,6 +34,7 @@ class Request:
     Attributes:
         settings: what it asked for.
         prompt: tokens of its prompt.
+        may_leave: whether a token of it may leave the backbone by its own decision.
         every_logit: whether its sampling looks at more than the likeliest tokens.
         depths: exit layer of each generated token, in order.
         prompt_depths: exit layer of each token of the prompt, 0 where it has not been computed;
@@ -42,6 +43,7 @@ class Request:
 
     settings: RiverSettings
     prompt: int
+    may_leave: bool
     every_logit: bool = False
     depths: list[int] = field(default_factory=list)
     prompt_depths: npt.NDArray[np.int16] | None = None
@@ -173,12 +175,14 @@ class ExitWorker:
         params = state.sampling_params
         settings = settings_of(params and params.extra_args, self._defaults)
         prompt: int = state.num_prompt_tokens
-        leaves = self._sequence_prefill and self._may_leave(settings)
+        may_leave = self._may_leave(settings)
+        prompt_leaves = self._sequence_prefill and may_leave
         return Request(
             settings,
             prompt,
+            may_leave,
             params is not None and needs_every_logit(params),
-            prompt_depths=np.zeros(prompt, dtype=np.int16) if leaves else None,
+            prompt_depths=np.zeros(prompt, dtype=np.int16) if prompt_leaves else None,
         )
 
     def _table_of(self, lines: list[Line]) -> StepTable:
@@ -209,7 +213,7 @@ class ExitWorker:
         for request, (position, rows) in zip(self._step, spans, strict=True):
             prompt_rows = min(rows, max(0, request.prompt - position))
             generated += rows - prompt_rows
-            whole &= self._may_leave(request.settings)
+            whole &= request.may_leave
             whole &= not prompt_rows or self._sequence_prefill
         if self._scope == "step" and not whole:
             return False
@@ -233,13 +237,12 @@ class ExitWorker:
             for depth, count in self._prompt_runs(request, position, min(end, request.prompt)):
                 yield self._line(index, position, count, settings, depth)
                 position += count
-        may_leave = self._may_leave(settings)
         for token in range(position - request.prompt, end - request.prompt):
             at = request.prompt + token
             if token < len(request.depths):
                 yield self._line(index, at, 1, settings, request.depths[token])
-            elif stay or not may_leave:
-                yield Line(index, at, 1, held=may_leave)
+            elif stay or not request.may_leave:
+                yield Line(index, at, 1, held=request.may_leave)
             else:
                 yield self._line(index, at, 1, settings, 0)
 

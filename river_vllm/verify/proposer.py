@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
-from river_vllm.compat import init_logger
 from river_vllm.costs import Costs
 from river_vllm.modes import default_settings, settings_of
 from river_vllm.registration import river_config_of
@@ -24,8 +23,6 @@ from river_vllm.verify.draft import Draft, run
 from river_vllm.verify.drafter import RiverDrafter
 from river_vllm.verify.sampling import GREEDY, pick
 from river_vllm.worker.costs import costs_of_start
-
-logger = init_logger("vllm.river")
 
 
 class RiverProposer(DraftModelProposer):
