@@ -99,7 +99,13 @@ def river_architecture(architecture: str, config: Any = None) -> str:
 
 
 _STATE_LAYERS = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba", "recurrent"}
-_STATE_SIZES = ("state_size", "ssm_state_size", "mamba_d_state", "linear_attn_config", "conv_L_cache")
+_STATE_SIZES = (
+    "state_size",
+    "ssm_state_size",
+    "mamba_d_state",
+    "linear_attn_config",
+    "conv_L_cache",
+)
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
