@@ -1,4 +1,4 @@
-"""Every function and class of vLLM that River replaces: why, where upstream, and what ends it.
+"""What River replaces of vLLM and torch: why, where upstream, and what ends it.
 
 ``install`` replaces a function for a whole process, once, where an engine that serves a river is
 built: the functions that are marked with a place. The process may hold another engine, which is to
@@ -14,7 +14,7 @@ import functools
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.request import Request
 
-Place = Literal["front end", "worker", "verifying CPU worker"]
+Place = Literal["front end", "worker", "compiling CPU worker", "verifying CPU worker"]
 _Patch = Callable[[], None]
 
-_patches: dict[Place, list[_Patch]] = {"front end": [], "worker": [], "verifying CPU worker": []}
+_patches: dict[Place, list[_Patch]] = {place: [] for place in get_args(Place)}
 _installed: set[str] = set()
 
 
@@ -129,6 +129,26 @@ def stored_forwards_only() -> Iterator[None]:
         yield
     finally:
         _stored_only.pop()
+
+
+@_patch("compiling CPU worker")
+def graphs_are_kept_by_vector_width() -> None:
+    """Code that torch has compiled for one vector width is not read on a CPU with another.
+
+    torch 2.13 keeps generated C++ under a key that lacks the instruction set
+    (``torch/_inductor/codecache.py``, ``FxGraphHashDetails``). A cache folder that moves from a
+    CPU with AVX-512 to one without it yields loops that step over 16 numbers and write eight, and
+    wrong answers without an error. torch's own setting of the width is in the key.
+
+    Ends with the torch release whose key has the instruction set. Upstream:
+    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_inductor/codecache.py
+    """
+    from torch._inductor import config
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    found = pick_vec_isa()
+    # No instruction set has vectors of one bit: torch then writes plain loops, as it would.
+    config.cpp.simdlen = found.bit_width() if found else 1
 
 
 @_patch("verifying CPU worker")

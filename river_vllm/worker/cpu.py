@@ -58,6 +58,8 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
     def init_device(self) -> None:
         with patches.cpu_worker_makes(RiverCPUModelRunner):
             super().init_device()
+        if self.vllm_config.compilation_config.mode:
+            patches.install("compiling CPU worker")
         if self.vllm_config.speculative_config is not None:
             patches.install("verifying CPU worker")
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +38,7 @@ from river_vllm.patches import (
     under_rivers_key,
 )
 
+ROOT = Path(__file__).parents[2]
 UNPATCHED = decorators._try_load_aot_compiled_fn
 """vLLM's own, unless an engine of this process was built before."""
 
@@ -131,6 +136,38 @@ def test_what_is_not_stored_is_not_compiled_where_only_stored_ones_are_wanted(sa
     assert load(model(), saved + ".elsewhere") is None
 
 
+COMPILES = """
+import sys, torch
+from torch._dynamo.utils import counters
+from river_vllm import patches
+if sys.argv[1] == "patched":
+    patches.graphs_are_kept_by_vector_width()
+found = torch.compile(lambda x: x * 2 + 1)(torch.ones(24))
+assert torch.equal(found, torch.full((24,), 3.0)), found
+print(counters["inductor"]["fxgraph_cache_hit"])
+"""
+
+
+def read_back(folder: Path, patched: bool, vectors: bool) -> bool:
+    """Whether a new process finds its code in torch's cache."""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder)}
+    environment.pop("ATEN_CPU_CAPABILITY", None)
+    if not vectors:
+        environment["ATEN_CPU_CAPABILITY"] = "default"
+    arguments = [sys.executable, "-c", COMPILES, "patched" if patched else "as it is"]
+    found = subprocess.run(
+        arguments, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return found.stdout.split()[-1] == "1"
+
+
+def test_compiled_code_is_read_by_a_cpu_with_its_vectors_only(tmp_path: Path) -> None:
+    """The first half fails once torch's key has the instruction set."""
+    assert not read_back(tmp_path, patched=False, vectors=False)
+    assert read_back(tmp_path, patched=False, vectors=True)
+    assert not read_back(tmp_path, patched=True, vectors=True)
+
+
 def test_a_patch_is_applied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     applied = []
 
@@ -158,7 +195,7 @@ OF_AN_OBJECT = [
 
 @pytest.mark.parametrize("patch", OF_A_PROCESS + OF_AN_OBJECT, ids=lambda patch: patch.__name__)
 def test_a_patch_says_why_where_and_until_when(patch: Any) -> None:
-    assert "https://github.com/vllm-project/vllm/" in patch.__doc__
+    assert re.search("https://github.com/(vllm-project/vllm|pytorch/pytorch)/", patch.__doc__)
     assert "Ends with" in patch.__doc__
 
 

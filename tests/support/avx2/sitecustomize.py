@@ -9,9 +9,14 @@ it from its environment:
 (``make test-avx2`` sets all three.) vLLM loads its library, and torch's compiler picks its vector
 width, by what ``torch.cpu`` answers; oneDNN and ATen ask the CPU and have variables of their own.
 A compiler's ``-march=native`` is not fooled, nor is code that reads /proc/cpuinfo.
+
+torch keeps what it has compiled under a key without the instruction set, so there is a folder of
+its own for it.
 """
 
+import os
 import sys
+import tempfile
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -51,4 +56,5 @@ class _Finder:
         return spec
 
 
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor-avx2")
 sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
