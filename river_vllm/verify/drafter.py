@@ -26,7 +26,9 @@ class RiverDrafter:
         head: what makes the logits: 4 bit alone, which only ranks, or as in a step that exits.
     """
 
-    def __init__(self, runner: Any, layers: int, head: Literal["draft", "river"] = "draft") -> None:
+    def __init__(
+        self, runner: Any, layers: int, head: Literal["draft", "river", "backbone"]
+    ) -> None:
         self._runner = runner
         self._model = runner.get_model()
         self._layers = layers

@@ -13,25 +13,20 @@ from typing import Any
 import torch
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
-from river_vllm.costs import Costs
-from river_vllm.modes import default_settings, settings_of
 from river_vllm.registration import river_config_of
-from river_vllm.request import RiverSettings
+from river_vllm.request import default_settings, settings_of
 from river_vllm.verify.acceptance import Acceptance
 from river_vllm.verify.depth import best_depth, fixed_depth
 from river_vllm.verify.draft import Draft, run
 from river_vllm.verify.drafter import RiverDrafter
 from river_vllm.verify.sampling import GREEDY, pick
-from river_vllm.worker.costs import costs_of_start
 
 
 class RiverProposer(DraftModelProposer):
     """Drafts with the target model's own river."""
 
-    _drafter: RiverDrafter
-    _defaults: RiverSettings
-    _fixed: bool
-    _costs: Costs | None = None
+    river: RiverDrafter
+    """Runs the draft passes."""
 
     def __init__(self, vllm_config: Any, device: torch.device, runner: Any) -> None:
         super().__init__(vllm_config, device, runner)
@@ -43,7 +38,7 @@ class RiverProposer(DraftModelProposer):
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""
         config = river_config_of(self.vllm_config)
-        self._drafter = RiverDrafter(self._river_runner, config.draft_layers)
+        self.river = RiverDrafter(self._river_runner, 0, "draft")
         self._defaults = default_settings(config)
         self._fixed = config.draft == "fixed"
 
@@ -63,35 +58,6 @@ class RiverProposer(DraftModelProposer):
         for request_id in request_ids:
             self._acceptance.forget([request_id])
             self._pending.pop(request_id, None)
-
-    def info(self) -> dict[str, Any]:
-        """What drafting goes by, for operators."""
-        costs = self._costs or Costs()
-        return {
-            "crossover": {"max_rows": None, **costs.crossover()},
-            "costs": costs.describe(time.time()),
-            "verify": {"max_tokens": self._most, "adaptive": not self._fixed},
-        }
-
-    def measure_costs(self) -> None:
-        """Know both passes of a step, once the K/V cache is there."""
-        if self._fixed:
-            return
-        runner, drafter = self._river_runner, self._drafter
-        most = runner.max_num_reqs
-        rows = min(most * (self._most + 1), runner.max_num_tokens)
-        self._costs = costs_of_start(
-            runner,
-            {"backbone": drafter.idle_pass, "draft": drafter.idle_step},
-            {"backbone": rows, "draft": most},
-        )
-
-    def took(self, rows: int, seconds: float) -> None:
-        """Learn what a pass of the backbone over ``rows`` took, its logits included."""
-        requests = self._river_runner.input_batch.num_reqs
-        # More rows than drafts can make are those of a prompt.
-        if self._costs is not None and rows <= requests * (self._most + 1):
-            self._costs.observe("backbone", rows, seconds)
 
     def propose(
         self,
@@ -148,7 +114,7 @@ class RiverProposer(DraftModelProposer):
         params = request.sampling_params
         ends = (params.eos_token_id, *(params.stop_token_ids or ()))
         limit = 0
-        if settings_of(params.extra_args, self._defaults).enabled and token not in ends:
+        if settings_of(params, self._defaults).may_draft and token not in ends:
             # A step also brings the backbone's own token: what is drafted must leave room for it.
             left = runner.max_model_len - position - 1
             if params.max_tokens is not None:
@@ -169,21 +135,21 @@ class RiverProposer(DraftModelProposer):
     def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
         """Draft; what the tokens were sampled from, ``[requests, level, vocabulary]``."""
         levels: list[tuple[torch.Tensor, torch.Tensor]] = []
+        costs = self._river_runner.river_steps.costs
 
         def step(going: Sequence[Draft]) -> tuple[list[int], list[float]]:
             start = time.perf_counter()
             rows = torch.tensor([d.row for d in going], device=self.device)
             tokens = torch.tensor([d.token for d in going], device=self.device)
             positions = torch.tensor([d.next_position for d in going], device=self.device)
-            picked = pick(self._drafter.step(rows.tolist(), tokens, positions), rows, metadata)
+            picked = pick(self.river.step(rows.tolist(), tokens, positions), rows, metadata)
             if picked.probabilities is not None:
                 levels.append((rows, picked.probabilities))
             found = picked.tokens.tolist(), picked.confidence.tolist()
-            if self._costs is not None:
-                self._costs.observe("draft", len(going), time.perf_counter() - start)
+            costs.observe("draft", len(going), time.perf_counter() - start)
             return found
 
-        if self._costs is None:
+        if self._fixed:
             depth = fixed_depth(len(drafts))
         elif any(draft.first for draft in drafts):
             # vLLM sends a step's tokens when its drafts are made. Who waits for a first token does
@@ -191,7 +157,7 @@ class RiverProposer(DraftModelProposer):
             return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
-            depth = best_depth(self._costs, rates, limits)
+            depth = best_depth(costs, rates, limits)
         run(drafts, depth, self._acceptance, step)
         if not levels:
             return None

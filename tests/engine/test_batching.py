@@ -248,4 +248,4 @@ def _common(a: list[int], b: list[int]) -> int:
 
 
 def _mode(worker: Any) -> Any:
-    return worker.model_runner.river_mode
+    return worker.model_runner.river_steps

@@ -12,7 +12,7 @@ from vllm import SamplingParams
 
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs
-from river_vllm.modes import default_settings
+from river_vllm.request import default_settings
 from river_vllm.verify.acceptance import PRIOR, Acceptance
 from river_vllm.verify.proposer import RiverProposer
 
@@ -52,13 +52,14 @@ def proposer() -> RiverProposer:
         requests={},
         discard_request_mask=SimpleNamespace(np=np.zeros(8, dtype=bool)),
         max_model_len=1000,
+        river_steps=SimpleNamespace(costs=Costs()),
     )
     made._most = K
     made._acceptance = Acceptance()
     made._pending = {}
-    made._drafter = CountingRiver()
+    made.river = CountingRiver()
     made._defaults = default_settings(RiverConfig(verify=K))
-    made._fixed, made._costs = True, None
+    made._fixed = True
     proposer: RiverProposer = made
     return proposer
 
@@ -103,7 +104,7 @@ def test_a_draft_starts_at_the_token_that_was_just_sampled(proposer: Any) -> Non
     """Its position is the number of tokens whose K/V is exact."""
     requests = {"a": request(7), "b": request(4)}
     assert propose(proposer, requests, [7, 4], [7, 4], [10, 20]) == [[11, 12, 13], [21, 22, 23]]
-    assert proposer._drafter.steps == [
+    assert proposer.river.steps == [
         ([0, 1], [10, 20], [7, 4]),
         ([0, 1], [11, 21], [8, 5]),
         ([0, 1], [12, 22], [9, 6]),
@@ -115,7 +116,7 @@ def test_rejected_tokens_are_taken_off(proposer: Any) -> None:
     """Four rows were verified from position 7 on, two of the three drafts rejected."""
     proposed = propose(proposer, {"a": request(7)}, [11], [4], [30], rejected=[2])
     assert proposed == [[31, 32, 33]]
-    assert proposer._drafter.steps[0] == ([0], [30], [9])
+    assert proposer.river.steps[0] == ([0], [30], [9])
 
 
 def test_what_became_of_a_draft_is_learnt_once(proposer: Any) -> None:
@@ -143,15 +144,15 @@ def test_who_does_not_draft(proposer: Any) -> None:
     proposer._river_runner.discard_request_mask.np[4] = True
     proposed = propose(proposer, requests, [4] * 6, [4] * 6, [20] * 6)
     assert proposed == [[], [], [], [], [], [21, 22, 23]]
-    assert {rows for step in proposer._drafter.steps for rows in step[0]} == {5}
+    assert {rows for step in proposer.river.steps for rows in step[0]} == {5}
 
 
 def test_a_first_token_waits_for_nobodys_draft(proposer: Any) -> None:
     """Where costs decide; a request without drafts has a first token too."""
-    proposer._costs = CHEAP
+    proposer._fixed, proposer._river_runner.river_steps.costs = False, CHEAP
     both = {"a": request(7), "off": request(4, {"enabled": False})}
     assert propose(proposer, both, [9, 4], [1, 4], [10, 20]) == [[], []]
-    assert proposer._drafter.steps == []
+    assert proposer.river.steps == []
     assert propose(proposer, both, [10, 5], [1, 1], [10, 20]) == [[11, 12, 13], []]
     # Computed again after a preemption, it is not the first.
     assert propose(proposer, {"a": request(7)}, [12], [12], [10]) == [[11, 12, 13]]
