@@ -31,7 +31,7 @@ REPORT = {
 @pytest.fixture(scope="module")
 def drafting(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
     log = tmp_path_factory.mktemp("drafting") / "log.txt"
-    options = ("--river-verify", "3", "--river-draft", "fixed")
+    options = ("--river-verify", "3", "--river-draft", "fixed", "--river-max-rows", "all")
     with RiverServer(tiny_qwen2, log, options) as running:
         yield running
 
@@ -78,9 +78,9 @@ def test_a_trace_says_which_tokens_were_drafted(drafting: RiverServer) -> None:
 
 def test_off_is_the_backbone_alone(drafting: RiverServer) -> None:
     alone = chat(drafting, river={"enabled": False})
-    assert alone["river"]["enabled"] is False
-    assert (alone["river"]["drafted"], alone["river"]["acceptance"]) == (0, None)
-    assert alone["river"]["steps"] == alone["river"]["tokens"]
+    river = alone["river"]
+    assert (river["enabled"], river["mode"]) == (False, "backbone")
+    assert river["exit_layers"] == {"6": river["tokens"]}
 
 
 def test_every_draft_is_counted_once(drafting: RiverServer) -> None:
