@@ -16,10 +16,10 @@ from vllm.v1.spec_decode.draft_model import DraftModelProposer
 from river_vllm.registration import river_config_of
 from river_vllm.request import default_settings, settings_of
 from river_vllm.verify.acceptance import Acceptance
-from river_vllm.verify.depth import best_depth, fixed_depth
+from river_vllm.verify.depth import Depth, best_depth, fixed_depth
 from river_vllm.verify.draft import Draft, run
 from river_vllm.verify.drafter import RiverDrafter
-from river_vllm.verify.sampling import GREEDY, pick
+from river_vllm.verify.sampling import GREEDY, Picked, pick
 
 
 class RiverProposer(DraftModelProposer):
@@ -130,25 +130,12 @@ class RiverProposer(DraftModelProposer):
             rate=self._acceptance.rate(request_id),
             ends=ends,
             first=position == request.num_prompt_tokens,
+            known=runner.input_batch.token_ids_cpu[row, :position],
         )
 
     def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
-        """Draft; what the tokens were sampled from, ``[requests, level, vocabulary]``."""
-        levels: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """Draft; what the tokens were sampled from, ``[requests, drafted, vocabulary]``."""
         costs = self._river_runner.river_steps.costs
-
-        def step(going: Sequence[Draft]) -> tuple[list[int], list[float]]:
-            start = time.perf_counter()
-            rows = torch.tensor([d.row for d in going], device=self.device)
-            tokens = torch.tensor([d.token for d in going], device=self.device)
-            positions = torch.tensor([d.next_position for d in going], device=self.device)
-            picked = pick(self.river.step(rows.tolist(), tokens, positions), rows, metadata)
-            if picked.probabilities is not None:
-                levels.append((rows, picked.probabilities))
-            found = picked.tokens.tolist(), picked.confidence.tolist()
-            costs.observe("draft", len(going), time.perf_counter() - start)
-            return found
-
         if self._fixed:
             depth = fixed_depth(len(drafts))
         elif any(draft.first for draft in drafts):
@@ -158,12 +145,72 @@ class RiverProposer(DraftModelProposer):
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
             depth = best_depth(costs, rates, limits)
-        run(drafts, depth, self._acceptance, step)
-        if not levels:
+        drawn: dict[tuple[int, int], torch.Tensor] = {}
+
+        def draft_pass(going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
+            start = time.perf_counter()
+            guesses = self._guesses(going, depth)
+            picked = self._pass(going, guesses, metadata)
+            tokens, sure = picked.tokens.tolist(), picked.confidence.tolist()
+            found, row = [], 0
+            for draft, guessed in zip(going, guesses, strict=True):
+                mine = tokens[row : row + 1 + len(guessed)]
+                right = _agreeing(mine, guessed)
+                self._acceptance.guessed(draft.request_id, len(guessed), right)
+                found.append([(mine[i], sure[row + i]) for i in range(right + 1)])
+                if picked.probabilities is not None:
+                    for i in range(right + 1):
+                        drawn[draft.row, len(draft.tokens) + i] = picked.probabilities[row + i]
+                row += 1 + len(guessed)
+            costs.observe("draft", row, time.perf_counter() - start)
+            return found
+
+        run(drafts, depth, self._acceptance, draft_pass)
+        if not drawn:
             return None
-        vocabulary = levels[0][1].shape[1]
+        vocabulary = next(iter(drawn.values())).shape[0]
+        most = 1 + max(place for _, place in drawn)
         requests = self._river_runner.input_batch.num_reqs
-        stacked = torch.zeros(requests, len(levels), vocabulary, device=self.device)
-        for level, (rows, probabilities) in enumerate(levels):
-            stacked[rows, level] = probabilities
+        stacked = torch.zeros(requests, most, vocabulary, device=self.device)
+        for (request, place), probabilities in drawn.items():
+            stacked[request, place] = probabilities
         return stacked
+
+    def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[list[int]]:
+        """Of each draft of the pass, as many as pay for their rows."""
+        rows, found = len(going), []
+        for draft in going:
+            guesses = draft.guesses(self._most)
+            if guesses:
+                rate = self._acceptance.guess_rate(draft.request_id)
+                most = depth.worth_guessing(len(going), rows, rate, len(guesses))
+                if not most:
+                    self._acceptance.guessed(draft.request_id, 0, 0)
+                guesses = guesses[:most]
+            rows += len(guesses)
+            found.append(guesses)
+        return found
+
+    def _pass(
+        self, going: Sequence[Draft], guesses: Sequence[Sequence[int]], metadata: Any
+    ) -> Picked:
+        """One river pass over each draft's last token and its guesses."""
+        counts = [1 + len(some) for some in guesses]
+        tokens = [t for d, some in zip(going, guesses, strict=True) for t in (d.token, *some)]
+        positions = [
+            d.next_position + i for d, n in zip(going, counts, strict=True) for i in range(n)
+        ]
+        owners = [d.row for d, n in zip(going, counts, strict=True) for _ in range(n)]
+        logits = self.river.step(
+            [d.row for d in going],
+            counts,
+            torch.tensor(tokens, device=self.device),
+            torch.tensor(positions, device=self.device),
+        )
+        return pick(logits, torch.tensor(owners, device=self.device), metadata)
+
+
+def _agreeing(tokens: Sequence[int], guesses: Sequence[int]) -> int:
+    """Guesses, from the first on, that are what the river says itself."""
+    pairs = zip(tokens, guesses, strict=False)
+    return next((i for i, (token, guess) in enumerate(pairs) if token != guess), len(guesses))

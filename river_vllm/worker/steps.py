@@ -169,7 +169,7 @@ class Steps:
             return
         requests = int(runner.max_num_reqs)
         rows = min(requests * (config.drafts + 1), int(runner.max_num_tokens))
-        most = {**dict.fromkeys(passes, requests), "backbone": rows}
+        most = {kind: requests if kind == "river" else rows for kind in ("backbone", *passes)}
         self.costs = costs_of_start(runner, {"backbone": exits.idle_pass, **passes}, most)
 
     def info(self) -> dict[str, Any]:
