@@ -140,13 +140,17 @@ def path_of(route: Any) -> str:
     return found
 
 
-def test_a_server_that_verifies_has_no_dial(inside: Any) -> None:
-    river = {"active": True, "num_layers": 30, "threshold": 1.0, "min_layers": 1}
-    answers = {"river": {**river, "verify": {"tokens": 4}}, "v1/models": {"data": [{"id": "m"}]}}
+def test_where_the_server_drafts_a_request_chooses(inside: Any) -> None:
+    river = {"active": True, "num_layers": 30, "threshold": 0.9, "min_layers": 1}
+    drafts = {"mode": "verified", "verify": {"max_tokens": 4}}
+    answers = {"river": {**river, **drafts}, "v1/models": {"data": [{"id": "m"}]}}
     for path in answers:
         # Playwright counts a handler's arguments: a default would be taken for the request.
         inside.route(f"**/{path}", lambda route: route.fulfill(json=answers[path_of(route)]))
     inside.reload()
-    inside.get_by_text("There is no threshold to turn").wait_for()
-    assert not inside.get_by_label("Exit threshold τ", exact=True).is_visible()
-    assert not inside.get_by_role("button", name="Make τ the server's default").is_visible()
+    dial = inside.get_by_label("Exit threshold τ", exact=True)
+    inside.get_by_text("there is no threshold to turn").wait_for()
+    assert not dial.is_visible()
+    inside.get_by_label("Answers").select_option("exit")
+    assert dial.is_visible()
+    assert not inside.get_by_text("there is no threshold to turn").is_visible()

@@ -8,18 +8,27 @@ export class Dial {
     this.field = byId("threshold-number");
     this.slider.addEventListener("input", () => this.set(this.slider.valueAsNumber));
     this.field.addEventListener("change", () => this.set(this.field.valueAsNumber));
+    byId("mode").addEventListener("change", () => this.#show());
   }
 
-  /** Take the server's defaults; a server that verifies drafts has no dial. */
-  start({ threshold, min_layers: minLayers, num_layers: layers, verify }) {
-    this.verifies = Boolean(verify);
-    for (const part of document.querySelectorAll(".exits-only")) part.hidden = this.verifies;
-    byId("verified-says").hidden = !this.verifies;
+  /** Take the server's defaults; where it drafts, a request chooses how it is answered. */
+  start({ threshold, min_layers: minLayers, num_layers: layers, mode, verify }) {
+    byId("mode-row").hidden = !verify;
+    byId("mode").value = mode;
+    this.#show();
     this.slider.min = Math.min(Number(this.slider.min), Math.floor(threshold * 20) / 20);
     byId("min-layers").max = layers;
     byId("min-layers").value = minLayers;
     this.set(threshold);
   }
+
+  /** Only what the chosen answers have a use for. */
+  #show() {
+    for (const part of document.querySelectorAll(".exits-only")) part.hidden = this.verifies;
+    byId("verified-says").hidden = !this.verifies;
+  }
+
+  get verifies() { return byId("mode").value === "verified"; }
 
   get threshold() { return this.field.valueAsNumber; }
 
@@ -35,7 +44,7 @@ export class Dial {
   /** The request's `river` field. */
   river() {
     return this.verifies
-      ? { enabled: true }
+      ? { mode: "verified" }
       : { threshold: this.threshold, min_layers: whole("min-layers"), trace: true };
   }
 
