@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import vllm.envs as vllm_envs
 from vllm.compilation.decorators import support_torch_compile
-from vllm.config import CompilationMode, SpeculativeConfig, VllmConfig
+from vllm.config import CompilationMode, ModelConfig, SpeculativeConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.forward_context import (
     create_forward_context,
@@ -65,6 +65,7 @@ __all__ = [
     "EngineDeadError",
     "LinearBase",
     "MergedColumnParallelLinear",
+    "ModelConfig",
     "ModelRegistry",
     "ModelWeightParameter",
     "QKVParallelLinear",

@@ -15,5 +15,7 @@ class UnsupportedModelError(RiverError):
         cure: what to do instead, unless the message says so.
     """
 
-    def __init__(self, message: str, cure: str = "'vllm serve' serves it without a river") -> None:
+    def __init__(
+        self, message: str, cure: str = "'vllm serve' without settings of River's serves it"
+    ) -> None:
         super().__init__(f"{message}; {cure}" if cure else message)

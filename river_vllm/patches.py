@@ -11,6 +11,7 @@ and say so.
 from __future__ import annotations
 
 import functools
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import torch
 
 from river_vllm.compat import vllm_envs
 from river_vllm.graph_key import RiverAdditionalConfig
-from river_vllm.registration import serves_river
+from river_vllm.registration import PLUGIN, serves_river
 from river_vllm.request import EXTRA_ARGS_KEY
 
 if TYPE_CHECKING:
@@ -234,10 +235,40 @@ def expand_batch_to_tokens(
     return expanded.masked_fill(expanded == replace_from, replace_to)
 
 
+@_patch("front end")
+def rivers_routes_need_no_naming() -> None:
+    """The HTTP server of an engine with a river has River's routes and takes its field.
+
+    vLLM 0.32 loads an endpoint plugin only where ``VLLM_PLUGINS`` names it, and where that is set
+    it loads nothing else of any group. A list that names River and whatever is installed beside it
+    would load endpoint plugins of others too, for which nobody has asked. So River is named for the
+    length of the one call that loads them. A list that is given stays as it is: River is on it, or
+    it would not run here.
+
+    Ends with the vLLM release in which a general plugin can bring its endpoint plugin along.
+    Upstream: https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/__init__.py
+    (``load_endpoint_plugins``).
+    """
+    from vllm import plugins
+
+    inner = plugins.load_endpoint_plugins
+
+    @functools.wraps(inner)
+    def load_endpoint_plugins(*args: Any, **kwargs: Any) -> Any:
+        if vllm_envs.VLLM_PLUGINS is not None:
+            return inner(*args, **kwargs)
+        os.environ["VLLM_PLUGINS"] = PLUGIN
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            del os.environ["VLLM_PLUGINS"]
+
+    plugins.load_endpoint_plugins = load_endpoint_plugins
+
+
 UNREAD_FIELD = (
     f"'{EXTRA_ARGS_KEY}' is taken by River's HTTP server only; this front end is another "
-    "(vllm run-batch, Ray, or a vLLM server without VLLM_PLUGINS=river). Leave the field out, and "
-    "the engine's own settings hold"
+    "(vllm run-batch or Ray). Leave the field out, and the engine's own settings hold"
 )
 
 

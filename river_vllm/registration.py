@@ -1,4 +1,4 @@
-"""Registration with vLLM: model classes by name, and one configuration hook for them."""
+"""Registration with vLLM: model classes by name, and configuration hooks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig, layered_config
-from river_vllm.errors import RiverError
+from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX, river_architecture
 from river_vllm.orphan import end_with_parent
 from river_vllm.startup import quiet_while_starting
@@ -15,27 +15,35 @@ from river_vllm.startup import quiet_while_starting
 if TYPE_CHECKING:
     from river_vllm.compat import VllmConfig
 
+PLUGIN = "river"
+"""The name of River's entry points, one for every group: ``VLLM_PLUGINS`` is a flat list."""
+
 
 def register_all() -> None:
-    """Tell vLLM's registry about every River class; idempotent, imports no model code.
+    """Tell vLLM about every River class, and have it ask River wherever it settles an engine.
 
-    In the process of an engine that serves a river it also starts the watch over the process that
-    started it, and keeps back what vLLM's log says of a normal start as of an alarm; any other
-    engine is left as it was.
+    Idempotent; imports no model code. In the process of an engine that serves a river it also
+    starts the watch over the process that started it, and keeps back what vLLM's log says of a
+    normal start as of an alarm; any other engine is left as it was.
+
+    Raises:
+        UnsupportedModelError: the engine of this process was to have a river and has none.
     """
-    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
     from vllm.model_executor.models.registry import ModelRegistry
 
     from river_vllm.engine_config import RiverConfigHook
+    from river_vllm.opt_in import opt_in
 
-    if _is_rivers_engine_process():
-        end_with_parent()
-        quiet_while_starting()
+    _see_to_the_engine()
+    if RiverConfigHook in MODELS_CONFIG_MAP.values():
+        return
+    for name in {*ModelRegistry.models, *MODELS_CONFIG_MAP}:
+        MODELS_CONFIG_MAP[name] = opt_in(MODELS_CONFIG_MAP.get(name, VerifyAndUpdateConfig))
     for architecture in ARCHITECTURES:
         name = PREFIX + architecture
-        if name not in MODELS_CONFIG_MAP:
-            ModelRegistry.register_model(name, f"river_vllm.models.classes:{name}")
-            MODELS_CONFIG_MAP[name] = RiverConfigHook
+        ModelRegistry.register_model(name, f"river_vllm.models.classes:{name}")
+        MODELS_CONFIG_MAP[name] = RiverConfigHook
 
 
 def serves_river(vllm_config: VllmConfig) -> bool:
@@ -43,8 +51,14 @@ def serves_river(vllm_config: VllmConfig) -> bool:
     return (vllm_config.model_config.architecture or "").startswith(PREFIX)
 
 
-def _is_rivers_engine_process() -> bool:
-    """Whether this process was started as the engine of a river.
+def asks_for_river(vllm_config: VllmConfig) -> bool:
+    """Whether an engine's settings have a place for River's, be it an empty one."""
+    additional = vllm_config.additional_config
+    return isinstance(additional, Mapping) and CONFIG_KEY in additional
+
+
+def _see_to_the_engine() -> None:
+    """What the process of an engine needs before its model is loaded; in others nothing.
 
     vLLM tells a plugin nothing about the engine that loads it, and nothing else of River's runs
     in that process before the model is loaded. Its configuration is an argument of the process
@@ -53,8 +67,17 @@ def _is_rivers_engine_process() -> bool:
     from river_vllm.engine_config import SCHEDULER
 
     arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
-    scheduler = getattr(arguments.get("vllm_config"), "scheduler_config", None)
-    return getattr(scheduler, "scheduler_cls", None) == SCHEDULER
+    vllm_config = arguments.get("vllm_config")
+    if vllm_config is None:
+        return
+    if vllm_config.scheduler_config.scheduler_cls == SCHEDULER:
+        end_with_parent()
+        quiet_while_starting()
+    elif asks_for_river(vllm_config):
+        raise UnsupportedModelError(
+            f"architecture '{vllm_config.model_config.architecture}' is not supported: the plugin "
+            "that brings it registered it after River"
+        )
 
 
 def river_config_of(vllm_config: VllmConfig) -> RiverConfig:

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 
 from river_vllm.errors import RiverError
 from river_vllm.refusal import refusals_collected
+from river_vllm.registration import PLUGIN
 from river_vllm.startup import Stage, mark
 from server.cli.caches import writable_caches
 from server.cli.narration import narrated
@@ -18,10 +19,7 @@ from server.cli.options import add_river_options, api_keys, river_config
 from server.cli.refusals import refusal
 from server.telemetry.ending import ending
 
-PLUGIN = "river"
 GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins", "vllm.stat_logger_plugins")
-VLLM_PLUGINS = ("lora_filesystem_resolver", "lora_hf_hub_resolver")
-"""vLLM's own plugins, which an allowlist would otherwise turn off."""
 AUTH_MIDDLEWARE = "server.http.auth.RiverAuthMiddleware"
 HOST = "127.0.0.1"
 ENVIRONMENT = {
@@ -60,10 +58,8 @@ def prepare_environment() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     allowed = os.environ.get("VLLM_PLUGINS")
-    names = list(VLLM_PLUGINS) if allowed is None else [n for n in allowed.split(",") if n]
-    if PLUGIN not in names:
-        names.append(PLUGIN)
-    os.environ["VLLM_PLUGINS"] = ",".join(names)
+    if allowed is not None and PLUGIN not in allowed.split(","):
+        os.environ["VLLM_PLUGINS"] = f"{allowed},{PLUGIN}" if allowed else PLUGIN
     check_plugins()
 
 

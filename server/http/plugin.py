@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from river_vllm.calibration.fingerprint import served_checkpoint
 from river_vllm.compat import init_logger
-from river_vllm.registration import river_config_of, serves_river
+from river_vllm.registration import PLUGIN, river_config_of, serves_river
 from river_vllm.request import default_settings
 from server.http.console.page import attach_console
 from server.http.engine import engine_info, follow, pulse
@@ -30,9 +30,10 @@ logger = init_logger("vllm.river")
 
 
 class RiverEndpointPlugin:
-    """Loaded where ``VLLM_PLUGINS`` names ``river``; the same for both ways of serving."""
+    """Loaded where the engine has a river, or ``VLLM_PLUGINS`` names it; the same for every way of
+    serving."""
 
-    name = "river"
+    name = PLUGIN
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:

@@ -67,6 +67,45 @@ def test_accepted(tiny_qwen2: Path) -> None:
     assert config.scheduler_config.scheduler_cls.endswith("RiverScheduler")
 
 
+FLAG = {"river": {"threshold": 0.9, "scope": "token"}}
+
+
+def _plain_config(model: Path, **options: Any) -> Any:
+    """As ``vllm serve`` makes it from its own options."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    return EngineArgs(model=str(model), max_model_len=256, **options).create_engine_config()
+
+
+def test_one_flag_is_the_long_form(tiny_qwen2: Path) -> None:
+    """``additional_config`` alone, against ``hf_overrides`` beside it."""
+    overrides = {"architectures": ["RiverQwen2ForCausalLM"]}
+    flag = _plain_config(tiny_qwen2, additional_config=FLAG)
+    long = _plain_config(tiny_qwen2, additional_config=FLAG, hf_overrides=overrides)
+    assert flag.compute_hash() == long.compute_hash()
+    assert flag.scheduler_config.scheduler_cls == long.scheduler_config.scheduler_cls
+    assert flag.parallel_config.worker_cls == long.parallel_config.worker_cls
+    of_flag, of_long = vars(flag.model_config), vars(long.model_config)
+    assert of_flag["hf_config"].to_dict() == of_long["hf_config"].to_dict()
+    differs = {name for name in of_long if of_flag[name] != of_long[name]}
+    assert differs <= {"hf_overrides", "hf_config", "hf_text_config"}
+
+
+def test_without_the_flag_the_engine_is_stock(tiny_qwen2: Path) -> None:
+    config = _plain_config(tiny_qwen2)
+    assert config.model_config.architecture == "Qwen2ForCausalLM"
+    assert config.additional_config == {}
+    assert config.scheduler_config.scheduler_cls is None
+    assert "river" not in config.parallel_config.worker_cls
+
+
+def test_one_flag_refuses_an_unknown_architecture(tiny_qwen2: Path) -> None:
+    overrides = {"architectures": ["GPT2LMHeadModel"]}
+    assert _plain_config(tiny_qwen2, hf_overrides=overrides)
+    with pytest.raises(Exception, match="'GPT2LMHeadModel' is not supported: it has not been"):
+        _plain_config(tiny_qwen2, hf_overrides=overrides, additional_config=FLAG)
+
+
 def test_verified_mode_is_vllms_own_speculation(tiny_qwen2: Path) -> None:
     """Look-ahead slots, the rejection sampler and its metrics are vLLM's: it has to be told."""
     config = _engine_config(tiny_qwen2, river=RiverConfig(verify=3))

@@ -23,7 +23,7 @@ def test_what_was_never_tried_is_refused_in_one_line(name: str) -> None:
         river_architecture(name)
     assert str(error.value) == (
         f"architecture '{name}' is not supported: it has not been tried with River "
-        "('river-vllm models' lists what is); 'vllm serve' serves it without a river"
+        "('river-vllm models' lists what is); 'vllm serve' without settings of River's serves it"
     )
 
 

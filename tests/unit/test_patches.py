@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import inspect
 import os
 import re
@@ -18,7 +19,7 @@ import pytest
 import torch
 import zmq
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable
-from vllm import SamplingParams
+from vllm import SamplingParams, plugins
 from vllm.compilation import decorators
 from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -32,6 +33,7 @@ from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.logits_processor import build_logitsprocs
 
 from river_vllm import patches
+from river_vllm.compat import vllm_envs
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.patches import (
     NotStored,
@@ -204,6 +206,55 @@ def test_a_patch_says_why_where_and_until_when(patch: Any) -> None:
     assert "Ends with" in patch.__doc__
 
 
+class Point:
+    """An entry point of an endpoint plugin for every server."""
+
+    value = "module:plugin"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def load(self) -> Any:
+        return lambda: SimpleNamespace(name=self.name, required_tasks=None)
+
+
+@pytest.fixture
+def endpoints(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Two endpoint plugins, and vLLM's function as it comes."""
+    inner = getattr(plugins.load_endpoint_plugins, "__wrapped__", plugins.load_endpoint_plugins)
+    monkeypatch.setattr(plugins, "load_endpoint_plugins", inner)
+    points = [Point("other"), Point("river")]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    # An engine of this process has frozen what vLLM reads from the environment.
+    vllm_envs.disable_envs_cache()
+    return monkeypatch
+
+
+def attached() -> list[str]:
+    return [plugin.name for plugin in plugins.load_endpoint_plugins(("generate",))]
+
+
+def test_rivers_routes_are_attached_and_nobody_elses(endpoints: pytest.MonkeyPatch) -> None:
+    endpoints.delenv("VLLM_PLUGINS", raising=False)
+    patches.rivers_routes_need_no_naming()
+    assert attached() == ["river"]
+    assert "VLLM_PLUGINS" not in os.environ, "every other group is loaded as before"
+
+
+@pytest.mark.parametrize("given", ["river", "river,other", "other"])
+def test_a_list_of_plugins_that_is_given_holds(given: str, endpoints: pytest.MonkeyPatch) -> None:
+    endpoints.setenv("VLLM_PLUGINS", given)
+    patches.rivers_routes_need_no_naming()
+    assert sorted(attached()) == sorted(given.split(","))
+    assert os.environ["VLLM_PLUGINS"] == given
+
+
+def test_vllm_still_wants_an_endpoint_plugin_named(endpoints: pytest.MonkeyPatch) -> None:
+    """Once this fails, ``rivers_routes_need_no_naming`` can go."""
+    endpoints.delenv("VLLM_PLUGINS", raising=False)
+    assert attached() == []
+
+
 BODIES: list[tuple[Any, dict[str, Any]]] = [
     (ChatCompletionRequest, {"messages": [{"role": "user", "content": "Hi"}]}),
     (CompletionRequest, {"prompt": "Hi"}),
@@ -231,7 +282,7 @@ def test_a_field_that_nothing_has_taken_is_refused(
     request = kind.model_validate({**body, "river": {"threshold": 0.5}})
     for name in METHODS:
         if hasattr(kind, name):
-            with pytest.raises(VLLMValidationError, match="VLLM_PLUGINS=river") as caught:
+            with pytest.raises(VLLMValidationError, match="run-batch or Ray") as caught:
                 getattr(request, name)(8, {})
             assert caught.value.parameter == "river"
     assert kind.model_validate(body).to_sampling_params(8, {}).max_tokens == 8

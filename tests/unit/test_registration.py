@@ -22,10 +22,12 @@ from river_vllm.registration import (
 
 REGISTER = """
 import sys
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+from vllm.model_executor.models.registry import ModelRegistry
+stock = dict(MODELS_CONFIG_MAP)
+names = {*ModelRegistry.models, *stock}
 import river_vllm
 river_vllm.register()
-from vllm.model_executor.models.config import MODELS_CONFIG_MAP
-from vllm.model_executor.models.registry import ModelRegistry
 first = dict(ModelRegistry.models), dict(MODELS_CONFIG_MAP)
 river_vllm.register()
 assert (ModelRegistry.models, MODELS_CONFIG_MAP) == first, "not idempotent"
@@ -33,6 +35,10 @@ for name in ("RiverLlamaForCausalLM", "RiverQwen2ForCausalLM"):
     entry = ModelRegistry.models[name]
     assert (entry.module_name, entry.class_name) == ("river_vllm.models.classes", name), entry
     assert MODELS_CONFIG_MAP[name].__name__ == "RiverConfigHook"
+for name in names:
+    hook = MODELS_CONFIG_MAP[name]
+    assert hook.__module__ == "river_vllm.opt_in", name
+    assert hook.__base__ is stock.get(name, VerifyAndUpdateConfig), name
 prefixes = ("vllm.model_executor.models.llama", "vllm.model_executor.models.qwen2")
 wrong = [m for m in sys.modules if m.startswith((*prefixes, "river_vllm.models.classes"))]
 assert not wrong, wrong
@@ -165,7 +171,11 @@ def engine(vllm_config, answers):
     import river_vllm.engine_config
     import river_vllm
     before, threads = everything(), threading.active_count()
-    river_vllm.register()
+    try:
+        river_vllm.register()
+    except ValueError as error:
+        answers.put([str(error)])
+        return
     after = everything()
     changed = [".".join(k) for k, v in before.items() if after.get(k) is not v]
     answers.put([threading.active_count() - threads, changed])
@@ -174,8 +184,13 @@ def engine(vllm_config, answers):
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     found = []
-    for scheduler in (None, "river_vllm.scheduler.river_scheduler.RiverScheduler"):
-        config = SimpleNamespace(scheduler_config=SimpleNamespace(scheduler_cls=scheduler))
+    river = "river_vllm.scheduler.river_scheduler.RiverScheduler"
+    for scheduler, additional in ((None, {}), (river, {"river": {}}), (None, {"river": {}})):
+        config = SimpleNamespace(
+            scheduler_config=SimpleNamespace(scheduler_cls=scheduler),
+            model_config=SimpleNamespace(architecture="LateForCausalLM"),
+            additional_config=additional,
+        )
         answers = context.SimpleQueue()
         process = context.Process(
             target=engine, name="EngineCore", kwargs={"vllm_config": config, "answers": answers}
@@ -189,11 +204,13 @@ if __name__ == "__main__":
 
 def test_an_engine_without_a_river_is_left_as_it_was(tmp_path: Path) -> None:
     """Registration in its process starts no thread and replaces nothing of vLLM's; in the engine
-    of a river it starts the watch over the process that started it."""
+    of a river it starts the watch over the process that started it. An engine that was to have a
+    river, and whose architecture had no hook yet, ends."""
     script = tmp_path / "engines.py"
     script.write_text(ENGINES)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    stock, river = json.loads(done.stdout.splitlines()[-1])
+    stock, river, late = json.loads(done.stdout.splitlines()[-1])
     assert stock == [0, []]
     assert river[0] == 1
+    assert "'LateForCausalLM' is not supported: the plugin that brings it" in late[0]
