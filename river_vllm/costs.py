@@ -24,8 +24,9 @@ from river_vllm.folders import write_whole
 
 logger = logging.getLogger("vllm.river")
 
-Kind = Literal["backbone", "river", "draft"]
-"""``backbone``: a decode step of the backbone with its logits, and so what verifies drafts.
+Kind = Literal["backbone", "river", "draft", "verify"]
+"""``backbone``: a decode step of the backbone with its logits, as stock vLLM runs it. ``verify``:
+one that verifies drafts, where that is another (``River.dense``).
 ``river``: a decode step whose rows leave after the usual layers. ``draft``: a draft pass."""
 
 Pass = Callable[[int], object]
@@ -106,6 +107,14 @@ class Costs:
             KeyError: it has not been measured.
         """
         return self._curves[kind](rows)
+
+    def verifying(self, rows: int) -> float:
+        """Seconds of a pass that verifies drafts.
+
+        Raises:
+            KeyError: it has not been measured.
+        """
+        return self.seconds("verify" if "verify" in self._curves else "backbone", rows)
 
     def measure(self, passes: Mapping[Kind, Pass], most: Mapping[Kind, int]) -> None:
         """Time whole passes of each kind, by turns, in place of what was known.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from functools import cached_property
+from typing import Protocol, TypeAlias
 
 import torch
 
@@ -22,6 +23,10 @@ class Forward(Protocol):
     def __call__(self, part: StepTable | None = None) -> torch.Tensor: ...
 
 
+Dense: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""``x [..., K]``, ``weight [N, K]``, ``bias [N]`` → ``[..., N]``."""
+
+
 class River:
     """Runs a model's steps. Not a module: the model's own tree stays as it was.
 
@@ -31,6 +36,7 @@ class River:
         residency: which layers hold their backbone weights.
         linears: all projections of the decoder layers, in the order of their indices.
         compiles: whether vLLM compiles the model's own forward.
+        dense: a bf16 product of River's own.
     """
 
     def __init__(
@@ -40,6 +46,7 @@ class River:
         residency: Residency,
         linears: Sequence[LinearBase],
         compiles: bool,
+        dense: Dense | None = None,
     ) -> None:
         self.num_layers = residency.num_layers
         self.router = router
@@ -47,6 +54,7 @@ class River:
         self.residency = residency
         self._linears = linears
         self._compiles = compiles
+        self._dense = dense
         self._idle = StepTable(self.num_layers, [], [], [])
         self.table = self._idle
         """What the projections and the LM head read; between steps one without rows."""
@@ -55,21 +63,23 @@ class River:
     def run(self, table: StepTable, forward: Forward) -> torch.Tensor:
         """One forward pass, by the only place that chooses which.
 
-        Where no row may leave, vLLM's own, as stock vLLM runs it. Where all may, or nothing is
-        compiled, the routed one. Else both: a compiled forward with stock's bits cannot
-        branch, so it runs the step as stock vLLM would, and then the rows that may leave run again
-        by themselves in the routed one. They write their own K/V over what the first pass left in
-        their slots; the others belong to other sequences, or to earlier positions.
+        Where no row may leave, vLLM's own, as stock vLLM runs it. Where all may, where nothing is
+        compiled, and where River's own bf16 product serves the step, the routed one. Else both: a
+        compiled forward with stock's bits cannot branch, so it runs the step as stock vLLM would,
+        and then the rows that may leave run again by themselves in the routed one. They write their
+        own K/V over what the first pass left in their slots; the others belong to other sequences,
+        or to earlier positions.
 
         Returns:
             ``[rows, hidden]``; ``table`` says how deep each row ran.
         """
         free = table.free
-        if not free.any() and not self.residency.offloads:
+        own = self.dense is not None and not table.exact
+        if not own and not free.any() and not self.residency.offloads:
             self.table = table
             output = forward()
             table.close()
-        elif free.all() or not self._compiles:
+        elif own or free.all() or not self._compiles:
             with self._routing(table):
                 output = forward()
         else:
@@ -81,6 +91,17 @@ class River:
             self.table = table
             table.take(part)
         return output
+
+    @cached_property
+    def dense(self) -> Dense | None:
+        """River's own bf16 product, for steps that need not have stock vLLM's bits.
+
+        None where vLLM has a product that serves several rows at once: it has then packed the
+        weights its own way and let go of them as they were (``layers/utils.py``,
+        ``dispatch_cpu_unquantized_gemm``).
+        """
+        plain = all(linear.weight.numel() for linear in self._linears[:1])
+        return self._dense if plain else None
 
     def rest(self) -> None:
         """The step is over, its logits too: what comes next is no request's."""

@@ -56,7 +56,7 @@ class StepTable:
     __slots__ = (
         *("_device", "_lengths", "_limits", "_offsets", "_rows", "_starts"),
         *("_replays", "_settled", "_unconditional", "_active"),
-        *("exit_layer", "first", "floor", "head", "held", "last", "limit", "measured"),
+        *("exact", "exit_layer", "first", "floor", "head", "held", "last", "limit", "measured"),
         *("num_layers", "num_rows", "offsets", "origin", "origin_rows", "path", "replayed"),
         *("request", "river_rows", "rows", "scope", "states", "threshold"),
     )
@@ -98,6 +98,8 @@ class StepTable:
         """Rows on the river, int64; set where ``path`` is ``MIXED``."""
         self.head: Literal["backbone", "river", "draft"] = "backbone"
         """What makes the logits: the bf16 LM head, 4-bit candidates made exact, or 4 bit alone."""
+        self.exact = True
+        """Whether a row of it is to have stock vLLM's bits; else any rounding will do."""
         self.states: torch.Tensor | None = None
         """States of the active rows before the last layer, float32 ``[rows, hidden]``."""
         self.origin: Indices | None = None

@@ -18,6 +18,7 @@ from river_vllm.compat import (
 from river_vllm.config import RiverConfig
 from river_vllm.criterion import CRITERIA, Reading, by_torch
 from river_vllm.kernels.native.candidates import NativeCandidates
+from river_vllm.kernels.native.dense import NativeDense
 from river_vllm.kernels.native.library import Backend, backend
 from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
@@ -64,6 +65,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
         Residency(linears, config, lambda weights: model.load_weights(weights)),
         [linear for layer in linears for linear in layer],
         compiles=vllm_config.compilation_config.mode != CompilationMode.NONE,
+        dense=NativeDense(native) if native else None,
     )
     packing = Packing(config, model_config, getattr(model, "packed_modules_mapping", {}))
     if config.lm_head == "river" or (config.drafts and has_plain_head(model)):

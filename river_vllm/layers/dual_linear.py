@@ -135,6 +135,8 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         if table.path is not Path.RIVER and not self.has_backbone:
             raise RuntimeError("a row needs a backbone weight that is not in memory")
         if table.path is Path.BACKBONE:
+            if not table.exact and self._river.dense is not None:
+                return self._river.dense(x, layer.weight, bias)
             return super().apply(layer, x, bias)
         river_bias = None if bias is None else self._bias
         if table.path is Path.RIVER:

@@ -59,7 +59,10 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """``x [rows, hidden] -> [rows, vocabulary of this rank]``."""
-        head = self._river.table.head
+        table = self._river.table
+        head = table.head
+        if head == "backbone" and not table.exact and self._river.dense is not None:
+            return self._river.dense(x, layer.weight, bias)
         if head == "backbone" or bias is not None or self._packed is None:
             return super().apply(layer, x, bias)
         if head == "draft":

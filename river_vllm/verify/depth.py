@@ -64,8 +64,8 @@ class Depth:
 
     def _more(self, drafted: int, added: int) -> float:
         """Seconds by which ``added`` rows make the verifying pass longer."""
-        rows, seconds = self.rows + drafted, self.costs.seconds
-        return seconds("backbone", rows + added) - seconds("backbone", rows)
+        rows, seconds = self.rows + drafted, self.costs.verifying
+        return seconds(rows + added) - seconds(rows)
 
 
 FREE = Costs.fixed({"backbone": {1: 0.0}, "draft": {1: 1.0, 1 << 16: 1.0}})
@@ -86,7 +86,7 @@ def best_depth(costs: Costs, rates: Sequence[float], limits: Sequence[int]) -> D
     """
     requests = len(rates)
     a, limit = np.asarray(rates), np.asarray(limits)
-    seconds, tokens = costs.seconds("backbone", requests), float(requests)
+    seconds, tokens = costs.verifying(requests) if requests else 0.0, float(requests)
     without = best = seconds / tokens if requests else 0.0
     draft_seconds, drafted = 0.0, 0
     for level in range(1, int(limit.max(initial=0)) + 1):
@@ -95,6 +95,6 @@ def best_depth(costs: Costs, rates: Sequence[float], limits: Sequence[int]) -> D
         draft_seconds += costs.seconds("draft", count)
         drafted += count
         tokens += float((a[going] ** level).sum())
-        verifying = costs.seconds("backbone", requests + drafted)
+        verifying = costs.verifying(requests + drafted)
         best = min(best, (draft_seconds + verifying) / tokens)
     return Depth(costs, requests, best if best * GAIN < without else 0.0)

@@ -24,15 +24,21 @@ class RiverDrafter:
         runner: vLLM's V1 runner: its model, attention groups and block tables.
         layers: backbone layers that a draft runs first.
         head: what makes the logits: 4 bit alone, which only ranks, or as in a step that exits.
+        exact: False: rows on the backbone need not have stock vLLM's bits.
     """
 
     def __init__(
-        self, runner: Any, layers: int, head: Literal["draft", "river", "backbone"]
+        self,
+        runner: Any,
+        layers: int,
+        head: Literal["draft", "river", "backbone"],
+        exact: bool = True,
     ) -> None:
         self._runner = runner
         self._model = runner.get_model()
         self._layers = layers
         self._head = head
+        self._exact = exact
 
     def step(
         self,
@@ -57,7 +63,7 @@ class RiverDrafter:
         tokens = tokens.to(self._runner.input_ids.gpu.dtype)
         positions = positions.to(self._runner.positions.dtype)
         table = StepTable.forced(river.num_layers, len(tokens), self._layers, positions.device)
-        table.head = self._head
+        table.head, table.exact = self._head, self._exact
 
         def forward(part: StepTable | None = None) -> torch.Tensor:
             hidden: torch.Tensor = self._model(input_ids=tokens, positions=positions)

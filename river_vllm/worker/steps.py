@@ -78,7 +78,8 @@ class Steps:
     def __init__(self, runner: Any, config: RiverConfig) -> None:
         self._runner = runner
         self._config = config
-        self._num_layers = runner.get_model().river.num_layers
+        self._river = runner.get_model().river
+        self._num_layers = self._river.num_layers
         self._sequence_prefill = config.prefill == "sequence"
         self._defaults = default_settings(config)
         self._requests: dict[str, Request] = {}
@@ -119,6 +120,7 @@ class Steps:
             for line in self._of_request(index, position, rows, stay)
         ]
         table = self._table_of(self._lines)
+        table.exact = not all(request.settings.may_draft for request in self._step)
         generating = all(
             position + rows > request.prompt
             for request, (position, rows) in zip(self._step, spans, strict=True)
@@ -151,7 +153,8 @@ class Steps:
         if all(line.position >= self._step[line.request].prompt for line in self._lines):
             free = table.free
             if not free.any():
-                self.costs.observe("backbone", table.num_rows, seconds)
+                own = self._river.dense is not None and not table.exact
+                self.costs.observe("verify" if own else "backbone", table.num_rows, seconds)
             elif free.all() and table.exit_layer.max() <= self._usual:
                 self.costs.observe("river", table.num_rows, seconds)
 
@@ -165,6 +168,9 @@ class Steps:
             passes["river"] = exits.idle_step
         if config.drafts and config.draft == "adaptive":
             passes["draft"] = runner.drafter.river.idle_step
+            if self._river.dense is not None:
+                verifying = RiverDrafter(runner, self._num_layers, "backbone", exact=False)
+                passes["verify"] = verifying.idle_step
         if not passes:
             return
         requests = int(runner.max_num_reqs)

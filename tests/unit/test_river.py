@@ -35,7 +35,14 @@ class Routed:
 class Model:
     """A river whose router lets every free row leave after layer 1, and its forward passes."""
 
-    def __init__(self, compiles: bool = False, resident: int = L, fetches: bool = False) -> None:
+    def __init__(
+        self,
+        compiles: bool = False,
+        resident: int = L,
+        fetches: bool = False,
+        dense: Any = None,
+        linears: Any = (),
+    ) -> None:
         self.passes: list[tuple[str, int]] = []
         """Of each pass the forward that it took, and its rows."""
         self.needed: list[int] = []
@@ -47,7 +54,7 @@ class Model:
             limit=L if fetches else resident,
             need=self.needed.append,
         )
-        self.river = River(self, self.routed, self.residency, [], compiles)  # type: ignore[arg-type]
+        self.river = River(self, self.routed, self.residency, linears, compiles, dense)  # type: ignore[arg-type]
         self.rows = 0
 
     def decide(self, table: StepTable, layers_run: int, *_: Any) -> None:
@@ -149,3 +156,20 @@ def test_a_step_that_fails_leaves_nothing_behind_for_the_next() -> None:
         model.river.run(step(1, 1), fails)
     assert model.run(step(NEVER, NEVER)) == [L, L]
     assert model.passes == [("vLLM's", 2)]
+
+
+@pytest.mark.parametrize(
+    ("exact", "packed", "taken"),
+    [(False, False, "routed"), (True, False, "vLLM's"), (False, True, "vLLM's")],
+)
+def test_rivers_own_product_serves_steps_that_may_round_otherwise(
+    exact: bool, packed: bool, taken: str
+) -> None:
+    """Where vLLM has left the weights as they were, since it has no product for several rows."""
+    weight = torch.empty(0 if packed else 4)
+    made = Model(compiles=True, dense=object(), linears=[SimpleNamespace(weight=weight)])
+    table = step(NEVER, NEVER)
+    table.exact = exact
+    assert made.run(table) == [L, L]
+    assert made.passes == [(taken, 2)]
+    assert table.exit_layer.tolist() == [L, L]

@@ -159,6 +159,6 @@ bool runs() {
 
 }  // namespace
 
-extern const Backend amx{"amx", runs, int8, bf16, transition, candidates};
+extern const Backend amx{"amx", runs, int8, bf16, transition, candidates, dense_product<Avx512>};
 
 }  // namespace river

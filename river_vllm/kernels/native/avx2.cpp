@@ -9,6 +9,6 @@ bool runs() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f
 }  // namespace
 
 extern const Backend avx2{"avx2", runs, int8_product<Avx2>, float_product<Avx2>, transition,
-                          candidates};
+                          candidates, dense_product<Avx2>};
 
 }  // namespace river

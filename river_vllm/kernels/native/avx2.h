@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "dense.h"
 #include "sums.h"
 
 namespace river {

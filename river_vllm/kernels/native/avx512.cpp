@@ -12,6 +12,6 @@ bool runs() {
 }  // namespace
 
 extern const Backend avx512{"avx512", runs, int8_product<Avx512>, float_product<Avx512>, transition,
-                            candidates};
+                            candidates, dense_product<Avx512>};
 
 }  // namespace river

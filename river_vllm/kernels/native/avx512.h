@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include "dense.h"
 #include "sums.h"
 
 namespace river {

@@ -15,6 +15,6 @@ bool runs() {
 }  // namespace
 
 extern const Backend avxvnni{"avxvnni", runs, int8_product<Avx2>, float_product<Avx2>, transition,
-                             candidates};
+                             candidates, dense_product<Avx2>};
 
 }  // namespace river

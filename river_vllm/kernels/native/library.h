@@ -43,6 +43,11 @@ using Candidates = void(const uint16_t* x, const uint16_t* weight, const int64_t
                         uint16_t* y, int64_t rows, int64_t count, int64_t width, int64_t stride,
                         int threads);
 
+// A bf16 product with float32 sums, for CPUs whose own has none.
+// x: bf16 [m, k]; weight: bf16 [n, k]; bias: bf16 [n] or null; y: bf16 [m, n].
+using Dense = void(const uint16_t* x, const uint16_t* weight, const uint16_t* bias, uint16_t* y,
+                   int64_t m, int64_t n, int64_t k, int threads);
+
 // Read by Python (kernels/native/library.py), in this order.
 struct Backend {
   const char* name;
@@ -51,6 +56,7 @@ struct Backend {
   Product* bf16;   // activations as they are
   Transition* transition;
   Candidates* candidates;
+  Dense* dense;
 };
 
 // Memory of the calling thread, kept between calls, on a cache line.

@@ -30,6 +30,7 @@ _POINTER, _SIZE, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _PRODUCT = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, _SIZE, _THREADS)
 _TRANSITION = ctypes.CFUNCTYPE(None, *[_POINTER] * 5, _SIZE, _SIZE, _THREADS)
 _CANDIDATES = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, *[_SIZE] * 4, _THREADS)
+_DENSE = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, *[_SIZE] * 3, _THREADS)
 
 
 class Unavailable(Exception):
@@ -46,11 +47,13 @@ class Backend(ctypes.Structure):
         ("bf16", _PRODUCT),
         ("transition", _TRANSITION),
         ("candidates", _CANDIDATES),
+        ("dense", _DENSE),
     )
     int8: Callable[..., None]
     bf16: Callable[..., None]
     transition: Callable[..., None]
     candidates: Callable[..., None]
+    dense: Callable[..., None]
 
     @property
     def name(self) -> str:

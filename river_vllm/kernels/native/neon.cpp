@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 #include <sys/auxv.h>
 
+#include "dense.h"
 #include "sums.h"
 
 namespace river {
@@ -60,6 +61,6 @@ bool runs() { return getauxval(AT_HWCAP) & (1ul << 20); }  // HWCAP_ASIMDDP
 }  // namespace
 
 extern const Backend neon{"neon", runs, int8_product<Neon>, float_product<Neon>, transition,
-                          candidates};
+                          candidates, dense_product<Neon>};
 
 }  // namespace river

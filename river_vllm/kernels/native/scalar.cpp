@@ -1,5 +1,6 @@
 // Plain C++, for every CPU.
 
+#include "dense.h"
 #include "sums.h"
 
 namespace river {
@@ -50,6 +51,6 @@ bool runs() { return true; }
 }  // namespace
 
 extern const Backend scalar{"scalar", runs, int8_product<Scalar>, float_product<Scalar>, transition,
-                            candidates};
+                            candidates, dense_product<Scalar>};
 
 }  // namespace river

@@ -12,6 +12,6 @@ bool runs() { return avx512.runs() && __builtin_cpu_supports("avx512vnni"); }
 }  // namespace
 
 extern const Backend vnni{"vnni", runs, int8_product<Avx512>, float_product<Avx512>, transition,
-                          candidates};
+                          candidates, dense_product<Avx512>};
 
 }  // namespace river

@@ -12,6 +12,6 @@ bool runs() { return vnni.runs() && __builtin_cpu_supports("avx512bf16"); }
 }  // namespace
 
 extern const Backend vnni_bf16{"vnni", runs, int8_product<Avx512>, bf16_product, transition,
-                               candidates};
+                               candidates, dense_product<Avx512>};
 
 }  // namespace river

@@ -16,7 +16,7 @@ extern "C" const river::Backend* const* river_backends();
 
 namespace {
 
-enum Operation : int64_t { kInt8, kBf16, kTransition, kCandidates };
+enum Operation : int64_t { kInt8, kBf16, kTransition, kCandidates, kDense };
 
 struct Case {
   int64_t operation, m, k, n, group, threads, extra;  // extra: a bias, or a residual, comes along
@@ -72,6 +72,16 @@ void candidates(const river::Backend& backend, const Case& c) {
   write(y);
 }
 
+// x, weight, bias -> y
+void dense(const river::Backend& backend, const Case& c) {
+  const auto x = read<uint16_t>(c.m * c.k), weight = read<uint16_t>(c.n * c.k);
+  const auto bias = read<uint16_t>(c.extra ? c.n : 0);
+  std::vector<uint16_t> y(c.m * c.n);
+  backend.dense(x.data(), weight.data(), c.extra ? bias.data() : nullptr, y.data(), c.m, c.n, c.k,
+                int(c.threads));
+  write(y);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -89,6 +99,8 @@ int main(int count, char** arguments) {
       transition(*used, c);
     else if (c.operation == kCandidates)
       candidates(*used, c);
+    else if (c.operation == kDense)
+      dense(*used, c);
     else
       product(*used, c);
   }

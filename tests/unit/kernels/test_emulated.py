@@ -19,6 +19,7 @@ import torch
 from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.native import build
 from river_vllm.kernels.native.candidates import NativeCandidates
+from river_vllm.kernels.native.dense import NativeDense
 from river_vllm.kernels.native.kernel import NativeKernel, _NativePacked
 from river_vllm.kernels.native.transition import NativeTransition
 from tests.unit.kernels.support import (
@@ -32,7 +33,7 @@ from tests.unit.kernels.support import (
 
 DRIVER = Path(__file__).with_name("driver.cpp")
 CROSS = "aarch64-linux-gnu-g++"
-OPERATIONS = ("int8", "bf16", "transition", "candidates")
+OPERATIONS = ("int8", "bf16", "transition", "candidates", "dense")
 SHAPES = [(128, 16, 128), (192, 80, 64), (96, 32, 32)]
 ROWS = (1, 2, 3, 4, 5, 9, 33)
 
@@ -98,6 +99,15 @@ def _candidates(rows: int, width: int) -> Case:
     return Case(f"candidates, {rows} rows", given, expected)
 
 
+def _dense(rows: int, width: int, biased: bool) -> Case:
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = (torch.randn(n, width, generator=generator).bfloat16() for n in (rows, 17))
+    bias = torch.randn(17, generator=generator).bfloat16() if biased else None
+    expected = NativeDense(scalar_backend())(x, weight, bias)
+    given = _header("dense", rows, width, 17, 1, biased) + _bytes(x, weight, bias)
+    return Case(f"dense, {rows} rows", given, None, expected)
+
+
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
     found = []
@@ -109,6 +119,7 @@ def cases() -> list[Case]:
     for rows in (1, 7, 64):
         found += [_transition(rows, 1001, added) for added in (True, False)]
         found.append(_candidates(rows, 203))
+        found.append(_dense(rows, 203, rows == 7))
     return found
 
 

@@ -27,7 +27,7 @@ class Batch:
     """
 
     def __init__(self, mode: type[Steps] = Steps, **config: Any) -> None:
-        model = SimpleNamespace(river=SimpleNamespace(num_layers=L))
+        model = SimpleNamespace(river=SimpleNamespace(num_layers=L, dense=None))
         self.runner: Any = SimpleNamespace(requests={}, device="cpu", get_model=lambda: model)
         settings = {"threshold": 0.9, "min_layers": 2, "scope": "token", "max_rows": "all"}
         self.mode = mode(self.runner, RiverConfig(**{**settings, **config}))

@@ -124,3 +124,16 @@ def test_a_request_that_is_drafted_for_is_the_backbones() -> None:
     table = batch.begin(("drafted", 5, 14), ("exits now", 1, 9))
     assert groups(table) == ["5 stay", "1 decide"]
     assert batch.finish(table, 3) == [L, 3]
+
+
+@pytest.mark.parametrize(
+    ("beside", "exact"),
+    [(None, False), ({"enabled": False}, True), ({"threshold": 0.5}, True)],
+)
+def test_a_step_of_drafts_alone_may_round_otherwise(beside: Any, exact: bool) -> None:
+    batch = Batch(verify=4)
+    rows = [("drafted", 5, 9), ("prompt", 4, 0)]
+    if beside is not None:
+        batch.ask("beside", beside)
+        rows.append(("beside", 1, 9))
+    assert batch.begin(*rows).exact is exact

@@ -58,3 +58,13 @@ def test_what_is_worth_a_row_and_what_a_step() -> None:
     assert depth.worth_drafting(1, [0.9])
     assert not depth.worth_drafting(1, [0.2])
     assert not depth.worth_drafting(1, [])
+
+
+def test_a_verifying_pass_of_another_kind_is_what_counts() -> None:
+    """Where stock's pass over several rows takes as many times that of one."""
+    stock = {1: 0.09, 8: 0.72}
+    assert best_depth(Costs.fixed({"backbone": stock, "draft": {1: 0.03}}), [0.9], [4]).price == 0.0
+    both = Costs.fixed({"backbone": stock, "draft": {1: 0.03}, "verify": {1: 0.09, 8: 0.1}})
+    depth = best_depth(both, [0.9], [4])
+    assert depth.price > 0
+    assert depth.worth_verifying(1, 0.9)

@@ -31,7 +31,7 @@ class FakeWorker:
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         self.loaded.append((args, kwargs, getattr(self.model_runner, "drafter", None)))
-        river = SimpleNamespace(num_layers=12)
+        river = SimpleNamespace(num_layers=12, dense=None)
         model = SimpleNamespace(river=river, river_info=lambda: dict(INFO))
         self.model_runner.get_model = lambda: model
 

@@ -1,0 +1,35 @@
+"""A bfloat16 product on the CPU for some rows at once, where torch's own takes each by itself."""
+
+from __future__ import annotations
+
+import torch
+
+from river_vllm.kernels.native.library import Backend
+
+
+class NativeDense:
+    """``dense`` of ``dense.h``: as ``F.linear``, summed in float32."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._function = backend.dense
+
+    def __call__(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """``x [..., K]``, ``weight [N, K]`` and ``bias [N]``, all bfloat16 → ``[..., N]``."""
+        x, weight = x.contiguous(), weight.contiguous()
+        outputs, width = weight.shape
+        y = x.new_empty(*x.shape[:-1], outputs)
+        # Held until the call has ended: only its address goes along.
+        shift = None if bias is None else bias.to(torch.bfloat16).contiguous()
+        self._function(
+            x.data_ptr(),
+            weight.data_ptr(),
+            None if shift is None else shift.data_ptr(),
+            y.data_ptr(),
+            x.numel() // width,
+            outputs,
+            width,
+            torch.get_num_threads(),
+        )
+        return y
