@@ -218,7 +218,7 @@ def _install(vllm_config: VllmConfig) -> None:
         _run_eager_without_compiler(vllm_config)
     else:
         # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU vLLM's
-        # compiled forward serves the steps in which nothing can exit (worker/split.py).
+        # compiled forward serves the steps in which nothing can exit (``River.run``).
         vllm_config.model_config.enforce_eager = True
 
 

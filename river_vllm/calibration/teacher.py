@@ -16,7 +16,7 @@ TEACHER_KEY = "river_teacher"
 
 
 @dataclass(slots=True)
-class Text(Request):
+class ForcedRequest(Request):
     """A request that is a known text.
 
     Attributes:
@@ -53,7 +53,7 @@ class TeacherForced(ExitWorker):
         return [
             (group, (request.sequence, line.position))
             for group, line in enumerate(self._lines)
-            if isinstance(request := self._step[line.request], Text)
+            if isinstance(request := self._step[line.request], ForcedRequest)
             and line.position >= request.prompt
             and request.settings.may_exit
             and not line.replayed
@@ -66,4 +66,4 @@ class TeacherForced(ExitWorker):
             return request
         known = {field.name: getattr(request, field.name) for field in fields(request)}
         known["prompt"] = min(request.prompt, teacher["answer_start"])
-        return Text(**known, sequence=teacher["sequence"])
+        return ForcedRequest(**known, sequence=teacher["sequence"])
