@@ -20,17 +20,17 @@ from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.kernels.native.library import cap as instruction_set_cap
+from river_vllm.kv_connectors import refused_connector
 from river_vllm.models.architectures import PREFIX
 from river_vllm.modes import default_settings, mode_of
 from river_vllm.registration import river_config_of
 from river_vllm.request import unreachable
-from river_vllm.scheduler.connectors import refused_connector
 from river_vllm.verify.speculation import RiverSpeculativeConfig
 from river_vllm.weights.choose import weight_source, weights_folder
 
 logger = init_logger("vllm.river")
 
-SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
+SCHEDULER = "river_vllm.scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.worker.cpu.RiverCPUWorker"
 GPU_WORKER = "river_vllm.worker.gpu.RiverGPUWorker"
 RUNNER_V2 = "VLLM_USE_V2_MODEL_RUNNER"

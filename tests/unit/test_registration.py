@@ -174,7 +174,7 @@ def engine(vllm_config, answers):
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     found = []
-    for scheduler in (None, "river_vllm.scheduler.river_scheduler.RiverScheduler"):
+    for scheduler in (None, "river_vllm.scheduler.RiverScheduler"):
         config = SimpleNamespace(scheduler_config=SimpleNamespace(scheduler_cls=scheduler))
         answers = context.SimpleQueue()
         process = context.Process(

@@ -14,8 +14,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from river_vllm.config import RiverConfig
 from river_vllm.depths import attach
 from river_vllm.request import RiverSettings
-from river_vllm.scheduler import river_scheduler
-from river_vllm.scheduler.river_scheduler import RiverScheduler, RiverSchedulerMixin
+from river_vllm.scheduler import RiverScheduler, RiverSchedulerMixin
 
 
 class FakeScheduler:
@@ -97,7 +96,7 @@ def test_a_new_request_is_isolated_with_its_own_settings(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(river_scheduler, "isolate", lambda *args: calls.append(args))
+    monkeypatch.setattr("river_vllm.scheduler.isolate", lambda *args: calls.append(args))
     mine = SimpleNamespace(
         sampling_params=SimpleNamespace(extra_args={"river": {"threshold": 0.5, "min_layers": 4}})
     )
@@ -131,8 +130,8 @@ def test_the_scheduler_of_the_engines_mode_is_made(
 def test_a_request_made_in_python_hears_that_it_is_not_exact(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(river_scheduler, "isolate", lambda *args: None)
-    monkeypatch.setattr(river_scheduler, "logger", logging.getLogger("test"))
+    monkeypatch.setattr("river_vllm.scheduler.isolate", lambda *args: None)
+    monkeypatch.setattr("river_vllm.scheduler.logger", logging.getLogger("test"))
     scheduler = Scheduler(vllm_config=vllm_config({"resident_layers": 4}))
     for request_id, settings in (("a", {"enabled": False}), ("b", {"min_layers": 4})):
         params = SimpleNamespace(extra_args={"river": settings})
