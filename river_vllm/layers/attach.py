@@ -21,7 +21,7 @@ from river_vllm.kernels.native.candidates import NativeCandidates
 from river_vllm.kernels.native.library import Backend, backend
 from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
-from river_vllm.layers.compiled import RoutedForward
+from river_vllm.layers.compiled import CONTEXT, RoutedForward
 from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
 from river_vllm.layers.find import (
     StateArguments,
@@ -30,7 +30,6 @@ from river_vllm.layers.find import (
     projections,
     state_arguments,
 )
-from river_vllm.layers.ops import CONTEXT
 from river_vllm.layers.residency import Residency
 from river_vllm.layers.river_head import has_plain_head, install_river_head, some_outputs
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX
@@ -86,7 +85,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     if config.deep == "fetch":
         files = CheckpointLayers(checkpoint_files(vllm_config), len(layers))
         river.residency.read_from(files.tensors)
-    # Where River's operators find it, inside a compiled forward (``layers/ops.py``).
+    # Where River's operators find it, inside a compiled forward (``layers/compiled.py``).
     vllm_config.compilation_config.static_forward_context[CONTEXT] = river
 
     def info() -> dict[str, Any]:

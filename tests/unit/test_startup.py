@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 
 from river_vllm.startup import (
+    STAGES_FILE,
     VARIABLE,
     WAITING_LOGGER,
     Stage,
     WhileStarting,
+    file_named_by,
     mark,
     marks,
-    marks_collected,
     quiet_while_starting,
 )
 
 
 def test_marks_come_back_in_their_order() -> None:
-    with marks_collected() as file:
+    with file_named_by(STAGES_FILE) as file:
         mark(Stage.IMPORT)
         mark(Stage.ENGINE)
         found = marks(file)
@@ -54,7 +55,7 @@ WAIT = "No available shared memory broadcast block found in %d seconds. This typ
 def test_a_long_wait_is_an_alarm_only_once_the_server_is_ready() -> None:
     kept_back = WhileStarting()
     assert kept_back.filter(record(WAIT))
-    with marks_collected():
+    with file_named_by(STAGES_FILE):
         mark(Stage.COMPILE)
         assert not kept_back.filter(record(WAIT))
         assert kept_back.filter(record("Another message"))
@@ -76,7 +77,7 @@ def test_only_a_server_of_rivers_command_is_quiet(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv(VARIABLE, raising=False)
     quiet_while_starting()
     assert logger.filters == []
-    with marks_collected():
+    with file_named_by(STAGES_FILE):
         quiet_while_starting()
         quiet_while_starting()
     assert len(logger.filters) == 1
