@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from river_vllm.config import CONFIG_KEY, RiverConfig, layered_config
+from river_vllm.config import CONFIG_KEY, layered_config
 
 OUTSIDE_GRAPHS = frozenset(
     (
@@ -65,12 +65,9 @@ class RiverAdditionalConfig(Mapping[str, Any]):
     def compute_hash(self) -> str:
         """vLLM's ``SupportsHash``."""
         config = layered_config(self._checkpoint, self._settings.get(CONFIG_KEY))
-        parts = [_in_graphs(config), sources(), torch.__version__, machine()]
+        settings = config.model_dump(mode="json", exclude=set(OUTSIDE_GRAPHS))
+        parts = [settings, sources(), torch.__version__, machine()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _in_graphs(config: RiverConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude=set(OUTSIDE_GRAPHS))
 
 
 @cache

@@ -107,7 +107,6 @@ class WhileStarting(logging.Filter):
 def quiet_while_starting() -> None:
     """In a process of a server that River's command has started: no alarm about a normal start."""
     logger = logging.getLogger(WAITING_LOGGER)
-    if os.environ.get(STAGES_FILE) and not any(
-        isinstance(f, WhileStarting) for f in logger.filters
-    ):
+    known = any(isinstance(found, WhileStarting) for found in logger.filters)
+    if os.environ.get(STAGES_FILE) and not known:
         logger.addFilter(WhileStarting())
