@@ -10,7 +10,6 @@ import pytest
 
 from river_vllm.startup import (
     STAGES_FILE,
-    VARIABLE,
     WAITING_LOGGER,
     Stage,
     WhileStarting,
@@ -28,14 +27,14 @@ def test_marks_come_back_in_their_order() -> None:
         found = marks(file)
     assert [stage for _, stage in found] == [Stage.IMPORT, Stage.ENGINE]
     assert found[0][0] <= found[1][0]
-    assert VARIABLE not in os.environ
+    assert STAGES_FILE not in os.environ
     assert marks(file) == []
 
 
 def test_a_mark_without_a_file_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(STAGES_FILE, raising=False)
     mark(Stage.ENGINE)
-    monkeypatch.setenv(VARIABLE, "/proc/none/x")
+    monkeypatch.setenv(STAGES_FILE, "/proc/none/x")
     mark(Stage.ENGINE)
 
 
@@ -74,7 +73,7 @@ def test_it_is_vllms_own_record() -> None:
 def test_only_a_server_of_rivers_command_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger(WAITING_LOGGER)
     monkeypatch.setattr(logger, "filters", [])
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(STAGES_FILE, raising=False)
     quiet_while_starting()
     assert logger.filters == []
     with file_named_by(STAGES_FILE):
