@@ -99,7 +99,9 @@ class RiverConfig(BaseModel):
     """What the settings were chosen from; written by ``river-vllm calibrate``."""
 
     @model_validator(mode="after")
-    def _calibration_fits(self) -> Self:
+    def _settings_go_together(self) -> Self:
+        from river_vllm.modes import choice
+
         if self.calibration is not None:
             for name, measured in self.calibration.settings.items():
                 value = getattr(self, name, None)
@@ -108,36 +110,13 @@ class RiverConfig(BaseModel):
                         f"{name} = {value!r} does not go with the calibration, which was made "
                         f"with {measured!r}; calibrate again, or leave the calibration out"
                     )
-        return self
-
-    @model_validator(mode="after")
-    def _awq_is_read(self) -> Self:
         if self.quantizer == "awq" and self.weights is None:
             raise ValueError(
                 "quantizer 'awq' needs weights: River reads AWQ checkpoints and makes none"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _kernel_fits_activations(self) -> Self:
         if self.activations == "int8" and self.kernel == "torch":
             raise ValueError("kernel 'torch' does not take int8 activations")
-        return self
-
-    @model_validator(mode="after")
-    def _one_mode(self) -> Self:
-        from river_vllm.modes import choice
-
         choice.check(self)
-        return self
-
-    @property
-    def draft_layers(self) -> int:
-        """Backbone layers that a drafted token runs."""
-        return self.min_layers if "min_layers" in self.model_fields_set else 0
-
-    @model_validator(mode="after")
-    def _offloading_fits(self) -> Self:
         if self.deep == "fetch" and self.resident_layers == "all":
             raise ValueError("deep = 'fetch' needs resident_layers: a number, or 'auto'")
         cut = self.deep == "exit" and self.resident_layers != "all"
@@ -148,13 +127,18 @@ class RiverConfig(BaseModel):
             )
         return self
 
+    @property
+    def draft_layers(self) -> int:
+        """Backbone layers that a drafted token runs."""
+        return self.min_layers if "min_layers" in self.model_fields_set else 0
+
     def offloads(self, num_layers: int) -> bool:
         """Whether some of a model's ``num_layers`` layers may be without bf16 weights."""
         return self.resident_layers not in ("all", num_layers)
 
-    def sure_layers(self, num_layers: int) -> int:
-        """Backbone layers that any token can run if its request wants it to: all of them, or,
-        where tokens leave after the last resident layer, those that are never evicted."""
+    def reachable_layers(self, num_layers: int) -> int:
+        """Backbone layers that a token can run if its request asks for them: all, or, where tokens
+        leave after the last resident layer, those that are never evicted."""
         if self.deep == "fetch" or not self.offloads(num_layers):
             return num_layers
         return self.min_layers if self.resident_layers == "auto" else int(self.resident_layers)

@@ -84,11 +84,12 @@ def unreachable(
     With ``resident_layers`` and ``deep="exit"`` every token leaves after the last resident layer,
     so nothing is exact and no floor can lie below it.
     """
-    sure = config.sure_layers(num_layers)
-    if sure == num_layers:
+    reachable = config.reachable_layers(num_layers)
+    if reachable == num_layers:
         return None
+    held = "layers that tokens need" if config.resident_layers == "auto" else reachable
     why = (
-        f"only the first {'layers that tokens need' if config.resident_layers == 'auto' else sure} "
+        f"only the first {held} "
         f"of {num_layers} hold backbone weights (resident_layers = {config.resident_layers!r}); "
         "deep = 'fetch' would read the others when needed"
     )
@@ -98,10 +99,10 @@ def unreachable(
         return UnreachableError(
             "threshold", f"'threshold' = {settings.threshold}: must be below 1.0, {why}"
         )
-    if settings.min_layers > sure:
+    if settings.min_layers > reachable:
         return UnreachableError(
             "min_layers",
-            f"'min_layers' = {settings.min_layers}: must be between 1 and {sure}, {why}",
+            f"'min_layers' = {settings.min_layers}: must be between 1 and {reachable}, {why}",
         )
     return None
 

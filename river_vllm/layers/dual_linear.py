@@ -107,7 +107,8 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
     def expect_backbone(self, layer: torch.nn.Module) -> None:
         """Make room for the bf16 weight; vLLM's weight loading then fills and processes it."""
         self._restoring = True
-        restore_on_meta(layer)
+        restore_layer_on_meta(layer, get_layerwise_info(layer))
+        initialize_online_processing(layer)
 
     def apply(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
@@ -153,10 +154,4 @@ def hold_on_meta(layer: torch.nn.Module) -> None:
     weight = to_meta_tensor(layer.weight)
     del layer.weight
     layer.register_parameter("weight", weight)
-    initialize_online_processing(layer)
-
-
-def restore_on_meta(layer: torch.nn.Module) -> None:
-    """``hold_on_meta`` for a layer whose weight was loaded before and has been dropped since."""
-    restore_layer_on_meta(layer, get_layerwise_info(layer))
     initialize_online_processing(layer)
