@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 def register_all() -> None:
     """Tell vLLM's registry about every River class; idempotent, imports no model code.
 
-    In the process of an engine that serves a river it also starts the watch over the process that
-    started it, and keeps back what vLLM's log says of a normal start as of an alarm; any other
-    engine is left as it was.
+    An engine process that serves a river also ends with the process that started it, and does not
+    log an alarm about a normal start; any other engine is left as it was.
     """
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.model_executor.models.registry import ModelRegistry
@@ -46,9 +45,8 @@ def serves_river(vllm_config: VllmConfig) -> bool:
 def _is_rivers_engine_process() -> bool:
     """Whether this process was started as the engine of a river.
 
-    vLLM tells a plugin nothing about the engine that loads it, and nothing else of River's runs
-    in that process before the model is loaded. Its configuration is an argument of the process
-    (``v1/engine/utils.py``, ``CoreEngineProcManager``).
+    vLLM tells a plugin nothing about the engine that loads it; the engine's configuration is an
+    argument of the process (``v1/engine/utils.py``, ``CoreEngineProcManager``).
     """
     from river_vllm.engine_config import SCHEDULER
 

@@ -136,8 +136,8 @@ def resolve(
 def given_settings(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:
     """The settings a request carries, or the engine's defaults (requests made in Python).
 
-    Anything that is not a well-formed setting falls back to the backbone, which is always
-    correct: a worker must not fail a step because of one request's argument.
+    What is not well-formed is answered by the backbone: a worker must not fail a step because of
+    one request's argument.
     """
     raw = (extra_args or {}).get(EXTRA_ARGS_KEY)
     if raw is None:

@@ -90,11 +90,9 @@ WAITING_LOGGER = "vllm.distributed.device_communicators.shm_broadcast"
 
 
 class WhileStarting(logging.Filter):
-    """Drops vLLM's record of a long wait while a worker loads and compiles, as it is bound to do.
-
-    It speaks of hanging processes, and is the last line that a newcomer sees for minutes. Once the
-    server is ready it passes.
-    """
+    """Drops vLLM's record of a long wait while a worker loads and compiles: it speaks of hanging
+    processes, and would be the last line on the terminal for minutes. Once the server is ready it
+    passes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         path = os.environ.get(STAGES_FILE)

@@ -18,14 +18,8 @@ class _Part(BaseModel):
 
 
 class ModelRecord(_Part):
-    """A checkpoint, by what tells it from others.
-
-    Attributes:
-        revision: commit of a hub checkpoint.
-        config_sha256: of its ``config.json``.
-        weights_sha256: of its weight files' names and sizes, and of samples of their bytes
-            (``fingerprint.py``).
-    """
+    """A checkpoint by what tells it from others: the commit of a hub checkpoint, and the hashes of
+    ``config.json`` and of the weight files (``fingerprint.py``)."""
 
     name: str
     revision: str | None = None

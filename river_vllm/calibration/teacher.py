@@ -17,13 +17,10 @@ TEACHER_KEY = "river_teacher"
 
 @dataclass(slots=True)
 class ForcedRequest(Request):
-    """A request that is a known text.
-
-    Attributes:
-        sequence: its number.
-    """
+    """A request that is a known text."""
 
     sequence: int = -1
+    """The text's number."""
 
 
 class SplitTable(StepTable):

@@ -45,7 +45,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     """Attach a river to ``model``, whose weights have not been loaded yet.
 
     Returns:
-        The river, and what tells operators of what was made and is in force.
+        The river, and what ``GET /river`` reports of it.
 
     Raises:
         RiverError: the model has no place for one, or its 4-bit weights are of no use.
@@ -106,8 +106,8 @@ def from_first_rank(values: torch.Tensor) -> torch.Tensor:
 
 
 def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Backend | None:
-    """The back end that serves small operators too; None on another device, or where somebody has
-    asked for another kernel."""
+    """The back end for the similarity and the candidates' logits; None on another device, or where
+    another kernel is asked for."""
     usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
     return backend() if usable and config.kernel in ("auto", "native") else None
 

@@ -126,12 +126,8 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
     def product(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        """``x [rows, K] -> [rows, N]``, each row with the weight its path needs.
-
-        vLLM's Transformers backend puts a batch dimension of one before the rows.
-
-        Where a step is on both paths, ``StepTable.mixed`` says which rows each product gets.
-        """
+        """``x [rows, K] -> [rows, N]``, each row with the weight its path needs (where a step is on
+        both, by ``StepTable.mixed``); vLLM's Transformers backend has ``[1, rows, K]``."""
         table = self._river.table
         if table.path is not Path.RIVER and not self.has_backbone:
             raise RuntimeError("a row needs a backbone weight that is not in memory")

@@ -27,7 +27,7 @@ Tensors = Iterable[tuple[str, torch.Tensor]]
 
 
 class Residency:
-    """Drops backbone weights that tokens hardly ever reach, and brings them back where asked to.
+    """Drops bf16 weights of layers that tokens hardly ever reach, and reads them again if asked to.
 
     Args:
         layers: the projections of each decoder layer.

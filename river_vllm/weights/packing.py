@@ -89,10 +89,7 @@ class Packing:
 
 
 class PackingProgress:
-    """Counts projections as they are packed.
-
-    The work is done inside vLLM's loading of weights, in the worker process; its standard error is
-    the terminal's own, with vLLM's prefix, as for vLLM's bars.
+    """Counts projections as they are packed, in the worker process, while vLLM loads weights.
 
     Args:
         log: takes a line for a log.
