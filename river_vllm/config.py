@@ -45,16 +45,16 @@ class RiverConfig(BaseModel):
         ]
         | None
     ) = None
-    """Added to τ for the decisions after 1, 2, … L−1 layers: thresholds of each layer's own, which
-    the dial still moves together. Without them τ is the same everywhere."""
+    """Added to τ for the decisions after 1, 2, … L−1 layers: a threshold for each layer, all of
+    which τ still moves. Without them it is the same after every layer."""
     prefill: Literal["backbone", "sequence"] = "backbone"
     """Prompts on the backbone, or the paper's sequence-level exit."""
     scope: Scope = "step"
-    """Who leaves together. ``token``: each token leaves on its own similarity, whatever is beside
-    it and that costs. ``step``: a step's tokens leave together, once each has settled, and not at
-    all beside a row that has to run the backbone: as long as one has to, it carries the others at
-    no cost, and on the river they would add some. ``batch``: together, at a layer where all settle
-    at once (the paper's minimum over the batch)."""
+    """Which tokens leave together. ``token``: each on its own similarity, whatever the other rows
+    of the step do. ``step``: all of a step, once each has settled, and none beside a row that has
+    to run the backbone: its weights are then read anyway, and the other rows run it at no extra
+    cost. ``batch``: all, at a layer where all settle at once (the paper's minimum over the
+    batch)."""
     criterion: CriterionName = "cosine"
     """What τ is compared with after a layer: the paper's state transition similarity, or how small
     the state still is (``criterion.py``), whose τ ``river-vllm calibrate`` has to find."""
@@ -76,7 +76,7 @@ class RiverConfig(BaseModel):
     """Where a token would go deeper than the resident layers: it leaves after the last of them,
     or the layer's weights are read from the checkpoint again."""
     activations: Literal["bf16", "int8"] = "bf16"
-    """What the 4-bit products multiply by; int8 goes on paying with many rows."""
+    """What the 4-bit products multiply by; int8 is faster, most of all with many rows."""
     lm_head: Literal["backbone", "river"] = "backbone"
     """The bf16 LM head, or 4-bit candidates with exact logits for the best of them."""
     lm_head_candidates: int = Field(default=256, ge=1)

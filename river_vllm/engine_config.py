@@ -38,7 +38,7 @@ KV_DTYPES = {
     "cpu": ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"),
     "gpu": ("auto", "bfloat16"),
 }
-"""Of the K/V cache: those with which exact answers were compared with stock vLLM's."""
+"""Types of the K/V cache with which exact answers were compared with stock vLLM's."""
 
 
 class RiverConfigHook(VerifyAndUpdateConfig):
@@ -164,8 +164,8 @@ def _runner_v2_refused(vllm_config: VllmConfig) -> dict[str, bool]:
 
 
 def _memory_refused(vllm_config: VllmConfig) -> dict[str, bool]:
-    """What becomes of K/V and weights beyond the engine's own memory: what River has not been run
-    with, or what would give an exact request K/V that the river wrote."""
+    """Ways to move K/V or weights out of the engine's memory that River was not run with, or that
+    would give an exact request K/V that the river wrote."""
     cache, offload = vllm_config.cache_config, vllm_config.offload_config
     cpu = current_platform.is_cpu()
     dtypes = KV_DTYPES["cpu" if cpu else "gpu"]

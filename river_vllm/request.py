@@ -49,7 +49,7 @@ class RiverSettings:
     layer_offsets: tuple[float, ...] | None = None
     """Added to τ after each layer (``RiverConfig.layer_offsets``)."""
     mode: str = "exit"
-    """The name of what answers it (``river_vllm.modes``)."""
+    """Name of the mode that answers it (``river_vllm.modes``)."""
 
     @property
     def may_exit(self) -> bool:
@@ -59,7 +59,7 @@ class RiverSettings:
     def as_extra_arg(self) -> dict[str, Any]:
         """What ``given_settings`` reads back, whatever the engine's own defaults are."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        # What is absent would be filled in; no offsets are offsets too.
+        # An absent setting would take the engine's default; having no offsets has to be said.
         return {"layer_offsets": (), **given}
 
 

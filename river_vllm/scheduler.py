@@ -21,8 +21,8 @@ from river_vllm.request import RiverSettings, unreachable
 
 logger = init_logger("vllm.river")
 
-ELSEWHERE = {"threshold", "min_layers", "layer_offsets", "calibration", "cache_dir"}
-"""Settings that a request brings, and those that change nothing of what the river computes."""
+NOT_IN_SALT = {"threshold", "min_layers", "layer_offsets", "calibration", "cache_dir"}
+"""Settings that change nothing of what the river writes, or are in the salt as the request's."""
 
 
 class RiverSchedulerMixin:
@@ -88,7 +88,7 @@ def isolate(
         return
     salt = f"river:{settings.threshold!r}:{settings.min_layers}"
     # All of it: a connector's store may be shared with an engine whose river is another one.
-    salt += f":{config.model_dump_json(exclude=ELSEWHERE)}"
+    salt += f":{config.model_dump_json(exclude=NOT_IN_SALT)}"
     if settings.layer_offsets is not None:
         salt += f":{settings.layer_offsets!r}"
     exact_tokens = request.num_prompt_tokens if config.prefill == "backbone" else 0

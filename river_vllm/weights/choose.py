@@ -38,7 +38,7 @@ def weight_source(
     cache = WeightCache(cache_folders(config.cache_dir, model))
     if folder is None:
         return QuantizedAtLoad(config.quantizer, config.group_size, cache)
-    # Beside ``weights`` the setting only repeats what that folder says: the head ignores it.
+    # With ``weights`` the setting only repeats what the folder says; the LM head has its own.
     group_size = config.group_size if config.weights is None else LARGEST
     head = QuantizedAtLoad(DATA_FREE, group_size, cache)
     architecture = model_config.architecture.removeprefix(PREFIX)
