@@ -45,11 +45,8 @@ def settings(args: argparse.Namespace) -> Iterator[Setting]:
         draft = {"method": "draft_model", "model": args.draft_model, "num_speculative_tokens": 4}
         name = f"draft {Path(args.draft_model).name}, 4"
         yield Setting(name, ("--speculative-config", json.dumps(draft)), river=False)
-    for tokens in range(2, 7):
+    for tokens in (4, 6, 8):
         yield Setting(f"River, up to {tokens}", ("--river-verify", str(tokens)))
-    yield Setting("River, always 4", ("--river-verify", "4", "--river-draft", "fixed"))
-    int8 = ("--river-verify", "4", "--river-activations", "int8")
-    yield Setting("River, up to 4, int8", int8)
 
 
 def compare(a: str, b: str, data: str, users: int, args: argparse.Namespace) -> Any:

@@ -22,6 +22,18 @@ CHECKPOINT_KEY = "river_config"
 Scope = Literal["token", "step", "batch"]
 CriterionName = Literal["cosine", "norm"]
 
+DRAFTS = 4
+"""K where nobody says otherwise."""
+
+OF_EXITS = frozenset(
+    (
+        *("threshold", "min_layers", "layer_offsets", "calibration", "prefill", "scope"),
+        *("criterion", "max_rows", "activations", "lm_head", "lm_head_candidates"),
+        *("resident_layers", "deep"),
+    )
+)
+"""Settings of exits alone: who gives one wants exits, where K is not given."""
+
 PATH_FIELDS = ("weights", "cache_dir")
 """Settings that name places on the machine: the operator's, never a checkpoint's."""
 
@@ -76,9 +88,11 @@ class RiverConfig(BaseModel):
     """Where a token would go deeper than the resident layers: it leaves after the last of them,
     or the layer's weights are read from the checkpoint again."""
     activations: Literal["bf16", "int8"] = "bf16"
-    """What the 4-bit products multiply by; int8 is faster, most of all with many rows."""
+    """What the 4-bit products of exits multiply by; int8 is faster, most of all with many rows.
+    Drafts take int8 where the kernel has it."""
     lm_head: Literal["backbone", "river"] = "backbone"
-    """The bf16 LM head, or 4-bit candidates with exact logits for the best of them."""
+    """Of exits: the bf16 LM head, or 4-bit candidates with exact logits for the best of them.
+    Drafts are ranked in 4 bit wherever the model's head allows it."""
     lm_head_candidates: int = Field(default=256, ge=1)
     """Logits per token that the river's LM head makes exact."""
     cache_dir: str = Field(default="auto", min_length=1)
@@ -88,20 +102,17 @@ class RiverConfig(BaseModel):
     """The 4-bit product: ``auto`` (the first of River's own, torch's and vLLM's that takes the
     shape), one of them alone, or weights expanded to bf16 for each product (hundreds of rows a
     step, as in ``river-vllm calibrate``)."""
-    verify: int = Field(default=0, ge=0, le=16)
-    """K: tokens that the river may draft for one pass of the backbone to check; 0 turns it off.
-    Then no token exits, ``min_layers`` (0 unless set) are a draft's backbone layers, and
-    ``lm_head`` (``river`` unless set) ranks the drafts only."""
+    verify: Annotated[int, Field(ge=0, le=16)] | None = None
+    """K: tokens that the river may draft for one pass of the backbone to check; 0 turns drafts off.
+    Without it 4, or 0 where a setting of exits is given (``OF_EXITS``)."""
     draft: Literal["adaptive", "fixed"] = "adaptive"
-    """As many tokens as pay, up to ``verify``; or always ``verify``."""
+    """As many tokens as pay, up to K; or always K."""
 
     calibration: Calibration | None = None
     """What the settings were chosen from; written by ``river-vllm calibrate``."""
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
-        from river_vllm.modes import choice
-
         if self.calibration is not None:
             for name, measured in self.calibration.settings.items():
                 value = getattr(self, name, None)
@@ -116,9 +127,15 @@ class RiverConfig(BaseModel):
             )
         if self.activations == "int8" and self.kernel == "torch":
             raise ValueError("kernel 'torch' does not take int8 activations")
-        choice.check(self)
         if self.deep == "fetch" and self.resident_layers == "all":
             raise ValueError("deep = 'fetch' needs resident_layers: a number, or 'auto'")
+        if self.verify and self.resident_layers != "all":
+            raise ValueError(
+                f"verify = {self.verify} needs every layer in every step, so resident_layers "
+                f"cannot be {self.resident_layers!r}"
+            )
+        if self.draft == "fixed" and not self.drafts:
+            raise ValueError("draft must be 'adaptive' where verify is 0")
         cut = self.deep == "exit" and self.resident_layers != "all"
         if cut and self.calibration is not None:
             raise ValueError(
@@ -128,9 +145,11 @@ class RiverConfig(BaseModel):
         return self
 
     @property
-    def draft_layers(self) -> int:
-        """Backbone layers that a drafted token runs."""
-        return self.min_layers if "min_layers" in self.model_fields_set else 0
+    def drafts(self) -> int:
+        """K as it is in force. Where it is above 0 a request that says nothing is verified."""
+        if self.verify is not None:
+            return self.verify
+        return 0 if self.model_fields_set & OF_EXITS else DRAFTS
 
     def offloads(self, num_layers: int) -> bool:
         """Whether some of a model's ``num_layers`` layers may be without bf16 weights."""
@@ -145,9 +164,7 @@ class RiverConfig(BaseModel):
 
     def merged(self, changes: Mapping[str, Any], source: str) -> RiverConfig:
         """A copy with ``changes`` on top, validated; errors name them by ``source``."""
-        from river_vllm.modes import choice
-
-        return parse_config({**choice.kept(self, changes), **changes}, source)
+        return parse_config({**self.model_dump(exclude_unset=True), **changes}, source)
 
 
 def parse_config(data: object, source: str) -> RiverConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import entry_points
 
 from river_vllm import patches
 from river_vllm.calibration.fingerprint import check_model, check_weights, served_checkpoint
@@ -22,9 +23,9 @@ from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.kernels.native.library import cap as instruction_set_cap
 from river_vllm.kv_connectors import refused_connector
 from river_vllm.models.architectures import PREFIX
-from river_vllm.modes import default_settings, mode_of
 from river_vllm.registration import river_config_of
-from river_vllm.request import unreachable
+from river_vllm.request import default_settings, unreachable
+from river_vllm.verify import speculation
 from river_vllm.verify.speculation import RiverSpeculativeConfig
 from river_vllm.weights.choose import weight_source, weights_folder
 
@@ -63,7 +64,8 @@ class RiverConfigHook(VerifyAndUpdateConfig):
         _name_graphs(vllm_config)
         patches.install("front end")
         config = river_config_of(vllm_config)
-        mode_of(config).configure(vllm_config, config)
+        if config.drafts:
+            speculation.install(vllm_config, config.drafts)
 
 
 def _check_config(vllm_config: VllmConfig) -> None:
@@ -142,11 +144,24 @@ def _refuse(vllm_config: VllmConfig) -> None:
             parallel.worker_cls not in ("auto", CPU_WORKER, GPU_WORKER)
         ),
     }
+    refused |= _logits_processors_refused(vllm_config)
     refused |= _runner_v2_refused(vllm_config)
     refused |= _memory_refused(vllm_config)
     for reason, applies in refused.items():
         if applies:
             raise UnsupportedModelError(f"River cannot be combined with {reason}", cure="")
+
+
+def _logits_processors_refused(vllm_config: VllmConfig) -> dict[str, bool]:
+    """vLLM leaves custom ones out where it speculates."""
+    installed = sorted(found.name for found in entry_points(group="vllm.logits_processors"))
+    drafts = river_config_of(vllm_config).drafts > 0
+    return {
+        "custom logits processors where it drafts (leave out --logits-processors, or draft "
+        "nothing: --river-verify 0)": drafts and bool(vllm_config.model_config.logits_processors),
+        f"the installed logits processors {', '.join(installed)} where it drafts (draft nothing: "
+        "--river-verify 0)": drafts and bool(installed),
+    }
 
 
 def _runner_v2_refused(vllm_config: VllmConfig) -> dict[str, bool]:

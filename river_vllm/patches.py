@@ -127,6 +127,48 @@ def stored_forwards_only() -> Iterator[None]:
         _stored_only.pop()
 
 
+@_patch("front end")
+def sampling_without_drafts_is_taken() -> None:
+    """A request with ``min_p`` or ``logit_bias`` is taken by an engine that drafts: without drafts.
+
+    vLLM 0.32 refuses both for the whole engine where its configuration speculates
+    (``SamplingParams._validate_spec_decode``), since its rejection sampler leaves them out.
+
+    Ends with the vLLM release that samples drafts by them, or asks whether a request drafts.
+    Upstream: https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/sampling_params.py
+    """
+    from vllm import SamplingParams
+
+    from river_vllm.verify.speculation import RiverSpeculativeConfig
+
+    inner = SamplingParams._validate_spec_decode
+
+    @functools.wraps(inner)
+    def validate(self: SamplingParams, speculative_config: Any) -> None:
+        if not isinstance(speculative_config, RiverSpeculativeConfig):
+            inner(self, speculative_config)
+
+    SamplingParams._validate_spec_decode = validate
+
+
+def every_logits_processor_is_there(runner: Any) -> None:
+    """A V1 runner that speculates applies ``min_p`` and ``logit_bias`` too.
+
+    vLLM 0.32 makes neither processor where its configuration speculates
+    (``v1/sample/logits_processor``, ``build_logitsprocs``). A request without drafts is sampled
+    through the row of the token after them, by all processors that there are.
+
+    Ends with the vLLM release that makes them there. Upstream:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/sample/logits_processor/__init__.py
+    """
+    from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS, LogitsProcessors
+    from vllm.v1.worker.gpu_model_runner import PIN_MEMORY
+
+    runner.input_batch.logitsprocs = LogitsProcessors(
+        make(runner.vllm_config, runner.device, PIN_MEMORY) for make in BUILTIN_LOGITS_PROCESSORS
+    )
+
+
 @_patch("compiling CPU worker")
 def graphs_are_kept_by_vector_width() -> None:
     """Code that torch has compiled for one vector width is not read on a CPU with another.

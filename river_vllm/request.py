@@ -7,16 +7,22 @@ arrives and stores the result in ``SamplingParams.extra_args``; the worker reads
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 
+ModeName = Literal["exit", "verified"]
+
 EXTRA_ARGS_KEY = "river"
 """River's key in ``SamplingParams.extra_args``."""
+
+
+OF_EXITS = ("threshold", "min_layers")
+"""Fields that only exits have a use for."""
 
 
 class RiverField(BaseModel):
@@ -36,35 +42,64 @@ class RiverField(BaseModel):
     min_layers: int | None = Field(
         default=None, ge=1, description="backbone layers that every token of this request runs"
     )
-    trace: bool = Field(default=False, description="return the exit layer of each generated token")
+    trace: bool = Field(
+        default=False,
+        description="return the exit layer of each generated token, or whether it was drafted",
+    )
+    mode: ModeName | None = Field(
+        default=None,
+        description="'exit', which a threshold or min_layers implies, or 'verified', where the "
+        "server drafts; without it the server's default",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class RiverSettings:
-    """A request's resolved settings."""
+    """A request's resolved settings.
+
+    Attributes:
+        enabled: False: the backbone alone.
+        threshold, min_layers: of exits.
+        layer_offsets: added to τ after each layer (``RiverConfig.layer_offsets``).
+        mode: how it is answered where it is enabled.
+    """
 
     enabled: bool
     threshold: float
     min_layers: int
     layer_offsets: tuple[float, ...] | None = None
-    """Added to τ after each layer (``RiverConfig.layer_offsets``)."""
-    mode: str = "exit"
-    """Name of the mode that answers it (``river_vllm.modes``)."""
+    mode: ModeName = "exit"
 
     @property
     def may_exit(self) -> bool:
         """Whether any token of the request can leave the backbone."""
-        return self.enabled and self.threshold < 1.0
+        return self.enabled and self.mode == "exit" and self.threshold < 1.0
+
+    @property
+    def may_draft(self) -> bool:
+        """Whether the river drafts for it."""
+        return self.enabled and self.mode == "verified"
+
+    @property
+    def answered_by(self) -> str:
+        """What a response calls it."""
+        return self.mode if self.enabled else "backbone"
 
     def as_extra_arg(self) -> dict[str, Any]:
-        """What ``given_settings`` reads back, whatever the engine's own defaults are."""
+        """What ``settings_of`` reads back, whatever the engine's own defaults are."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         # An absent setting would take the engine's default; having no offsets has to be said.
         return {"layer_offsets": (), **given}
 
 
+def default_settings(config: RiverConfig) -> RiverSettings:
+    """What holds for a request that says nothing."""
+    mode: ModeName = "verified" if config.drafts else "exit"
+    return RiverSettings(True, config.threshold, config.min_layers, config.layer_offsets, mode)
+
+
 class UnreachableError(RiverError):
-    """A request asks for more backbone layers than there are.
+    """A request asks for what the engine cannot do.
 
     Args:
         field: which of its settings does.
@@ -113,7 +148,8 @@ def resolve(
     """``field`` with the defaults filled in.
 
     Raises:
-        UnreachableError: the engine does not have the backbone layers that it asks for.
+        UnreachableError: the engine does not have the backbone layers that it asks for, or drafts
+            nothing.
     """
     if field.min_layers is not None and field.min_layers > num_layers:
         raise UnreachableError(
@@ -121,19 +157,50 @@ def resolve(
             f"'min_layers' = {field.min_layers}: must be between 1 and {num_layers}, "
             "the number of layers of this model",
         )
+    of_exits = [name for name in OF_EXITS if getattr(field, name) is not None]
+    mode = field.mode or ("exit" if of_exits else defaults.mode)
+    if mode == "verified" and of_exits:
+        raise UnreachableError(
+            of_exits[0],
+            f"'{of_exits[0]}' = {getattr(field, of_exits[0])}: belongs to exits, and 'mode' is "
+            "'verified': leave one of them out",
+        )
+    if mode == "verified" and not config.drafts:
+        raise UnreachableError(
+            "mode", "'mode' = 'verified': must be 'exit', this server drafts nothing (verify = 0)"
+        )
     settings = RiverSettings(
         enabled=field.enabled and defaults.enabled,
         threshold=defaults.threshold if field.threshold is None else field.threshold,
         min_layers=defaults.min_layers if field.min_layers is None else field.min_layers,
         layer_offsets=defaults.layer_offsets,
-        mode=defaults.mode,
+        mode=mode,
     )
     if error := unreachable(settings, config, num_layers):
         raise error
     return settings
 
 
-def given_settings(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:
+def settings_of(params: Any, defaults: RiverSettings) -> RiverSettings:
+    """The settings with which a request is run.
+
+    Args:
+        params: its ``SamplingParams``, or None.
+        defaults: the engine's.
+    """
+    given = _given(params and params.extra_args, defaults)
+    return given if params is None else as_sampled(given, params)
+
+
+def as_sampled(settings: RiverSettings, params: Any) -> RiverSettings:
+    """The settings of a request that is sampled so: vLLM's rejection sampler knows neither min-p
+    nor a bias, so with one of them a request that would be drafted for is the backbone's alone."""
+    if settings.may_draft and (params.min_p > 0 or params.logit_bias):
+        return replace(settings, enabled=False)
+    return settings
+
+
+def _given(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:
     """The settings a request carries, or the engine's defaults (requests made in Python).
 
     What is not well-formed is answered by the backbone: a worker must not fail a step because of
@@ -142,21 +209,24 @@ def given_settings(extra_args: Mapping[str, Any] | None, defaults: RiverSettings
     raw = (extra_args or {}).get(EXTRA_ARGS_KEY)
     if raw is None:
         return defaults
-    backbone = RiverSettings(False, 1.0, defaults.min_layers, mode=defaults.mode)
+    backbone = replace(defaults, enabled=False)
     if not isinstance(raw, Mapping):
         return backbone
     enabled = raw.get("enabled", defaults.enabled)
     threshold = raw.get("threshold", defaults.threshold)
     min_layers = raw.get("min_layers", defaults.min_layers)
+    mode = raw.get("mode", "exit" if any(name in raw for name in OF_EXITS) else defaults.mode)
     numbers = isinstance(threshold, int | float) and isinstance(min_layers, int)
     if not isinstance(enabled, bool) or not numbers or not -1.0 <= threshold <= 1.0:
+        return backbone
+    if mode not in get_args(ModeName):
         return backbone
     return RiverSettings(
         enabled,
         float(threshold),
         max(1, min_layers),
         _offsets(raw.get("layer_offsets", defaults.layer_offsets)),
-        defaults.mode,
+        mode,
     )
 
 

@@ -8,16 +8,18 @@ computes it. Prompt blocks come from the backbone and stay shared by all.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any
 
 from river_vllm import patches
 from river_vllm.compat import init_logger
 from river_vllm.config import RiverConfig
-from river_vllm.modes import mode_of, settings_of
+from river_vllm.depths import depths_of
+from river_vllm.modes import mode_of
+from river_vllm.modes.mode import Outcome
 from river_vllm.registration import river_config_of
-from river_vllm.request import RiverSettings, unreachable
+from river_vllm.request import RiverSettings, default_settings, settings_of, unreachable
 
 logger = init_logger("vllm.river")
 
@@ -33,20 +35,24 @@ class RiverSchedulerMixin:
         self._river_config = river_config_of(kwargs["vllm_config"])
         model_config = kwargs["vllm_config"].model_config
         self._river_layers = model_config.get_total_num_hidden_layers()
-        self._river_mode = mode_of(self._river_config)
-        self._river_defaults = self._river_mode.defaults(self._river_config)
+        self._river_defaults = default_settings(self._river_config)
 
     def add_request(self: Any, request: Any) -> None:
         params = request.sampling_params
-        settings = settings_of(params and params.extra_args, self._river_defaults)
+        settings = settings_of(params, self._river_defaults)
         if error := unreachable(settings, self._river_config, self._river_layers):
             # The server has refused such a request; one made in Python is answered and said so.
             logger.warning("request %s: %s", request.request_id, error)
+        request.river_mode = mode_of(settings)
         isolate(request, settings, self._river_config, self.hash_block_size)
         super().add_request(request)  # type: ignore[misc]
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
-        numbers = self._river_mode.numbers(self.requests, scheduler_output, model_runner_output)
+        # Before vLLM takes the step in: it forgets requests that have ended.
+        numbers = {
+            request_id: partial(self.requests[request_id].river_mode.numbers, outcome)
+            for request_id, outcome in self._outcomes(scheduler_output, model_runner_output)
+        }
         outputs = super().update_from_output(  # type: ignore[misc]
             scheduler_output, model_runner_output
         )
@@ -56,6 +62,27 @@ class RiverSchedulerMixin:
                 if number is not None and output.new_token_ids:
                     output.routed_experts = number(len(output.new_token_ids))
         return outputs
+
+    def _outcomes(
+        self: Any, scheduler_output: Any, model_runner_output: Any
+    ) -> Iterator[tuple[str, Outcome]]:
+        """Of each request of the step that has not ended."""
+        sampled = model_runner_output.sampled_token_ids
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        for request_id, depth in depths_of(model_runner_output).items():
+            request = self.requests.get(request_id)
+            if request is None:
+                continue
+            brought = len(sampled[model_runner_output.req_id_to_index[request_id]])
+            yield (
+                request_id,
+                Outcome(
+                    depth,
+                    drafted=len(drafts.get(request_id, ())),
+                    kept=max(0, brought - 1),
+                    decode=request.num_output_tokens > 0,
+                ),
+            )
 
 
 class RiverScheduler:

@@ -139,7 +139,7 @@ def _generated(choice: Any, verified: bool) -> Answer:
     """Of one of vLLM's ``CompletionOutput``: its tokens, how each was made, the numbers of the
     response's report, and the array that both are read from."""
     from river_vllm.depths import ExitSummary, trace
-    from river_vllm.verify.tally import DraftSummary, drafted_trace
+    from river_vllm.modes.verified import DraftSummary, VerifiedMode
 
     raw = choice.routed_experts
     report: dict[str, Any]
@@ -156,7 +156,7 @@ def _generated(choice: Any, verified: bool) -> Answer:
         report = {"tokens": exits.tokens, "exit_layers": layers, "held": exits.held}
     return {
         "tokens": list(choice.token_ids),
-        "trace": drafted_trace(raw) if verified else trace(raw),
+        "trace": VerifiedMode().trace(raw) if verified else trace(raw),
         "report": report,
         "raw": raw.tolist(),
     }

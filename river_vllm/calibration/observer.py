@@ -70,7 +70,7 @@ class Observer:
         self._model = runner.get_model()
         self._river: River = self._model.river
         self._config = river_config_of(worker.vllm_config)
-        self._mode = runner.river_mode = TeacherForced(runner, self._config)
+        self._mode = runner.river_steps = TeacherForced(runner, self._config)
         self._router = self._river.router
         self._kv = KvRecord(worker)
         self._likely: dict[Token, LikelyTokens] = {}

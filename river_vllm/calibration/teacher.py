@@ -1,4 +1,4 @@
-"""Exit mode over known texts, whose answers stand in the prompt."""
+"""Exits over known texts, whose answers stand in the prompt."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from river_vllm.calibration.kv import Token
-from river_vllm.modes.exit_worker import ExitWorker, Request
 from river_vllm.step import Product, StepTable
+from river_vllm.worker.steps import Request, Steps
 
 TEACHER_KEY = "river_teacher"
 """Key in ``SamplingParams.extra_args`` for the number of a text and where its answer starts."""
@@ -40,7 +40,7 @@ class SplitTable(StepTable):
         return out
 
 
-class TeacherForced(ExitWorker):
+class TeacherForced(Steps):
     """Treats the answer at the end of a prompt as if it had been generated."""
 
     _table_class = SplitTable

@@ -40,6 +40,10 @@ class PackedLinear(ABC):
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """``x [rows, K] -> [rows, N]`` in ``x``'s dtype."""
 
+    def draft(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """As ``apply``, as fast as it goes: activations may be rounded."""
+        return self.apply(x, bias)
+
     @property
     @abstractmethod
     def nbytes(self) -> int:

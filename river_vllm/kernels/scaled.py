@@ -21,6 +21,9 @@ class ScaledInputs(PackedLinear):
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return self._packed.apply(x * self._scales, bias)
 
+    def draft(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return self._packed.draft(x * self._scales, bias)
+
     @property
     def nbytes(self) -> int:
         return self._packed.nbytes + self._scales.nbytes

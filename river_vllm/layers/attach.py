@@ -33,7 +33,6 @@ from river_vllm.layers.find import (
 from river_vllm.layers.residency import Residency
 from river_vllm.layers.river_head import has_plain_head, install_river_head, some_outputs
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX
-from river_vllm.modes.choice import wants_head
 from river_vllm.river import River
 from river_vllm.router import Router
 from river_vllm.weights.packing import Packing
@@ -66,8 +65,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
         compiles=vllm_config.compilation_config.mode != CompilationMode.NONE,
     )
     packing = Packing(config, model_config, getattr(model, "packed_modules_mapping", {}))
-    has_head = config.lm_head == "river" or (wants_head(config) and has_plain_head(model))
-    if has_head:
+    if config.lm_head == "river" or (config.drafts and has_plain_head(model)):
         outputs = NativeCandidates(native) if native else some_outputs
         head = packing.expect(lm_head(model))
         install_river_head(model, river, head, config.lm_head_candidates, outputs)
@@ -91,7 +89,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     def info() -> dict[str, Any]:
         return {
             "num_layers": river.num_layers,
-            "lm_head": "river" if has_head else "backbone",
+            "lm_head": config.lm_head,
             "isa": native and native.name,
             **packing.info(),
             **river.residency.info(),

@@ -135,7 +135,8 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
             return super().apply(layer, x, bias)
         river_bias = None if bias is None else self._bias
         if table.path is Path.RIVER:
-            out = self.packed.apply(x.flatten(0, -2), river_bias)
+            river = self.packed.draft if table.head == "draft" else self.packed.apply
+            out = river(x.flatten(0, -2), river_bias)
         else:
             out = table.mixed(
                 x,

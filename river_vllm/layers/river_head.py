@@ -62,9 +62,9 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         head = self._river.table.head
         if head == "backbone" or bias is not None or self._packed is None:
             return super().apply(layer, x, bias)
-        logits = self._packed.apply(x, None)
         if head == "draft":
-            return logits
+            return self._packed.draft(x, None)
+        logits = self._packed.apply(x, None)
         best = largest(logits, min(self._candidates, logits.shape[1]))
         return logits.scatter_(1, best, self._outputs(x, layer.weight, best))
 

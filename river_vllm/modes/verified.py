@@ -1,70 +1,82 @@
-"""Verified mode: the river drafts and the backbone checks; the answer is the backbone's own."""
+"""Verified mode: the river drafts and the backbone checks; the answer is the backbone's own.
+
+One number travels with each token (``river_vllm.depths``): bit 0 says that it was drafted and kept,
+bit 1 that it is the first of a decode step, and what is above them how many tokens that step had
+drafted. ``MARK`` tells it from an exit layer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from river_vllm.modes.mode import Numbers, WorkerMode
-from river_vllm.request import RiverField, RiverSettings
-from river_vllm.verify.tally import DraftSummary, drafted_trace, step_tallies
+import numpy as np
+
+from river_vllm.depths import Depths
+from river_vllm.modes.mode import Outcome
 
 if TYPE_CHECKING:
-    from river_vllm.compat import VllmConfig
-    from river_vllm.config import RiverConfig
-    from river_vllm.depths import Depths
+    from river_vllm.request import RiverSettings
+
+_KEPT, _STEP, _DRAFTED = 1, 2, 2
+MARK = 1 << 13
+"""Added to each number: more than any number of an exit layer."""
 
 
 class VerifiedMode:
     """Lossless: no token exits."""
 
-    name: str = "verified"
-    fixed: str | None = (
-        "this server verifies drafts (--river-verify): no token exits, so there is no threshold "
-        "to change"
-    )
-
-    def defaults(self, config: RiverConfig) -> RiverSettings:
-        return RiverSettings(True, 1.0, config.min_layers, mode=self.name)
-
-    def unused(self, field: RiverField) -> tuple[str, str] | None:
-        for name in sorted(field.model_fields_set - {"enabled", "trace"}):
-            return name, (
-                f"'{name}' belongs to early exit; this server verifies drafts (--river-verify) and "
-                "takes 'enabled' and 'trace'"
-            )
-        return None
-
-    def settled(self, settings: RiverSettings, defaults: RiverSettings) -> RiverSettings:
-        """A request made in Python that asks for exits is answered by the backbone alone."""
-        if (settings.threshold, settings.min_layers) == (1.0, defaults.min_layers):
-            return settings
-        return RiverSettings(False, 1.0, defaults.min_layers, mode=self.name)
+    def numbers(self, outcome: Outcome, tokens: int) -> Depths:
+        values = np.full(tokens, MARK, dtype=np.int16)
+        values[: outcome.kept] |= _KEPT
+        if outcome.decode:
+            values[0] |= _STEP | outcome.drafted << _DRAFTED
+        return values
 
     def summary(self) -> DraftSummary:
         return DraftSummary()
 
     def trace(self, numbers: Depths) -> list[int]:
-        return drafted_trace(numbers)
+        """For each token, in order: 1 where the river drafted it, 0 where the backbone made it."""
+        kept: list[int] = (numbers & _KEPT).tolist()
+        return kept
 
-    def describe(self, config: RiverConfig, defaults: RiverSettings) -> dict[str, Any]:
-        return {"mode": self.name, "draft_layers": config.draft_layers}
 
-    def dial(self, config: RiverConfig, defaults: RiverSettings) -> str:
-        return f"verified: up to {config.verify} drafted tokens are verified, answers are exact"
+@dataclass(slots=True)
+class DraftSummary:
+    """Drafts of one or more choices."""
 
-    def numbers(
-        self, requests: Mapping[str, Any], scheduler_output: Any, model_runner_output: Any
-    ) -> dict[str, Numbers]:
-        tallies = step_tallies(requests, scheduler_output, model_runner_output)
-        return {request_id: tally.values for request_id, tally in tallies.items()}
+    steps: int = 0
+    """Decode steps: passes of the backbone."""
+    tokens: int = 0
+    """Tokens that they made."""
+    drafted: int = 0
+    accepted: int = 0
+    """Drafted tokens in the answer; what a stop cut off does not count."""
+    held: int = 0
+    """No token exits, so none is held."""
 
-    def configure(self, vllm_config: VllmConfig, config: RiverConfig) -> None:
-        from river_vllm.verify import speculation
+    def add(self, tally: Depths) -> None:
+        first = tally & _STEP != 0
+        self.steps += int(first.sum())
+        self.drafted += int(((tally[first] & ~MARK) >> _DRAFTED).sum())
+        self.accepted += int((tally & _KEPT).sum())
+        # The prompt's own token comes first and alone; all others are of decode steps.
+        self.tokens += int(np.maximum.accumulate(first).sum())
 
-        speculation.install(vllm_config, config.verify)
+    def by_layer(self, num_layers: int) -> dict[int, int]:
+        """Tokens of decode steps by the backbone layers that they ran: all ran all."""
+        return {num_layers: self.tokens} if self.tokens else {}
 
-    def worker(self, runner: Any, config: RiverConfig) -> WorkerMode:
-        from river_vllm.modes.verified_worker import VerifiedWorker
-
-        return VerifiedWorker(runner)
+    def report(self, settings: RiverSettings, num_layers: int) -> dict[str, Any]:
+        """What the ``river`` object of a response says of them; the two ratios are None where
+        nothing was counted."""
+        return {
+            "num_layers": num_layers,
+            "tokens": self.tokens,
+            "steps": self.steps,
+            "tokens_per_step": round(self.tokens / self.steps, 3) if self.steps else None,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "acceptance": round(self.accepted / self.drafted, 4) if self.drafted else None,
+        }

@@ -1,4 +1,4 @@
-"""How likely the backbone keeps a drafted token: learnt from what became of the others."""
+"""How likely a token stays, drafted or guessed: learnt from what became of the others."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ REST_MEMORY = 0.95
 """What is left after a step without a draft, so that a request is tried again."""
 OWN_WEIGHT = 4.0
 """Verified tokens from which a request's own rate outweighs everyone's."""
+
+GUESS_PRIOR, GUESS_WEIGHT = 0.5, 4.0
+"""That the river says what the lookup has found, before anything was compared."""
 
 EDGES = np.array([0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
 CONFIDENCE_PRIOR = (0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98, 0.995)
@@ -45,6 +48,7 @@ class Acceptance:
     def __init__(self) -> None:
         self._all = _Count()
         self._requests: dict[str, _Count] = {}
+        self._guesses: dict[str, _Count] = {}
         self._by_confidence = [_Count() for _ in CONFIDENCE_PRIOR]
 
     def rate(self, request_id: str) -> float:
@@ -75,6 +79,20 @@ class Acceptance:
                 place = int(np.searchsorted(EDGES, confidence, side="right"))
                 self._by_confidence[place].add(stayed, SHARED_MEMORY)
 
+    def guess_rate(self, request_id: str) -> float:
+        """That the next guessed token of the request is the river's, if all before it are."""
+        own = self._guesses.get(request_id)
+        return GUESS_PRIOR if own is None else own.rate(GUESS_PRIOR, GUESS_WEIGHT)
+
+    def guessed(self, request_id: str, tried: int, right: int) -> None:
+        """Take how many of the guesses in one draft pass were right. Where none was tried although
+        there were some, what is known ages, so that it is tried again."""
+        own = self._guesses.setdefault(request_id, _Count())
+        if not tried:
+            own.fade(REST_MEMORY)
+        for index in range(min(tried, right + 1)):
+            own.add(index < right, OWN_MEMORY)
+
     def rested(self, request_id: str) -> None:
         """The request went a step without a draft: what is known of it ages."""
         self._all.fade(SHARED_MEMORY)
@@ -86,3 +104,4 @@ class Acceptance:
         """Drop requests that have ended."""
         for request_id in request_ids:
             self._requests.pop(request_id, None)
+            self._guesses.pop(request_id, None)

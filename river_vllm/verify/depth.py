@@ -43,13 +43,33 @@ class Depth:
         draft = self.costs.seconds("draft", len(reaches))
         return sum(reaches) * self.price > draft + self._more(drafted, len(reaches))
 
+    def worth_guessing(self, requests: int, rows: int, rate: float, most: int) -> int:
+        """How many guesses of one request pay for their rows in a draft pass.
+
+        A guess that is right saves the request its share of another pass.
+
+        Args:
+            requests: of the pass.
+            rows: that it has without them.
+            rate: that the river says what was guessed.
+            most: guesses that there are.
+        """
+        seconds = self.costs.seconds
+        share, reach = seconds("draft", requests) / requests, rate
+        for count in range(most):
+            if reach * share <= seconds("draft", rows + count + 1) - seconds("draft", rows + count):
+                return count
+            reach *= rate
+        return most
+
     def _more(self, drafted: int, added: int) -> float:
         """Seconds by which ``added`` rows make the verifying pass longer."""
         rows, seconds = self.rows + drafted, self.costs.seconds
         return seconds("backbone", rows + added) - seconds("backbone", rows)
 
 
-FREE = Costs.fixed({"backbone": {1: 0.0}, "draft": {1: 0.0}})
+FREE = Costs.fixed({"backbone": {1: 0.0}, "draft": {1: 1.0, 1 << 16: 1.0}})
+"""Costs by which rows are free, and a pass saved is a pass saved."""
 
 
 def fixed_depth(requests: int) -> Depth:

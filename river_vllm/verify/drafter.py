@@ -26,18 +26,27 @@ class RiverDrafter:
         head: what makes the logits: 4 bit alone, which only ranks, or as in a step that exits.
     """
 
-    def __init__(self, runner: Any, layers: int, head: Literal["draft", "river"] = "draft") -> None:
+    def __init__(
+        self, runner: Any, layers: int, head: Literal["draft", "river", "backbone"]
+    ) -> None:
         self._runner = runner
         self._model = runner.get_model()
         self._layers = layers
         self._head = head
 
-    def step(self, rows: Sequence[int], tokens: torch.Tensor, positions: torch.Tensor) -> Any:
-        """The river's logits after ``tokens``.
+    def step(
+        self,
+        requests: Sequence[int],
+        counts: Sequence[int],
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> Any:
+        """The river's logits after each of ``tokens``.
 
         Args:
-            rows: the requests' rows in the runner's batch.
-            tokens: integers ``[rows]``, the last token of each.
+            requests: places in the runner's batch.
+            counts: tokens of each, which follow one another.
+            tokens: integers ``[rows]``.
             positions: int64 ``[rows]``, where they stand; their K/V slots are allocated.
 
         Returns:
@@ -47,14 +56,15 @@ class RiverDrafter:
         # vLLM's compiled forward checks no types: it would read other integers as int32.
         tokens = tokens.to(self._runner.input_ids.gpu.dtype)
         positions = positions.to(self._runner.positions.dtype)
-        table = StepTable.forced(river.num_layers, len(rows), self._layers, positions.device)
+        table = StepTable.forced(river.num_layers, len(tokens), self._layers, positions.device)
         table.head = self._head
 
         def forward(part: StepTable | None = None) -> torch.Tensor:
             hidden: torch.Tensor = self._model(input_ids=tokens, positions=positions)
             return hidden
 
-        with own_forward_context(self._runner.vllm_config, self._parts(rows, positions)):
+        parts = self._parts(requests, counts, positions)
+        with own_forward_context(self._runner.vllm_config, parts):
             logits = self._model.compute_logits(river.run(table, forward))
         river.rest()
         return logits
@@ -62,7 +72,7 @@ class RiverDrafter:
     def idle_step(self, rows: int) -> None:
         """A step on no request, to its end, for its time; it writes to vLLM's null block."""
         zeros = torch.zeros(rows, dtype=torch.int64, device=self._runner.device)
-        self.step([0] * rows, zeros, zeros).float().argmax(dim=-1).tolist()
+        self.step([0] * rows, [1] * rows, zeros, zeros).float().argmax(dim=-1).tolist()
 
     def idle_pass(self, rows: int) -> None:
         """The backbone's, in vLLM's dummy run, which leaves attention out."""
@@ -70,23 +80,27 @@ class RiverDrafter:
         self._model.compute_logits(hidden[:rows]).float().argmax(dim=-1).tolist()
 
     def _parts(
-        self, rows: Sequence[int], positions: torch.Tensor
+        self, requests: Sequence[int], counts: Sequence[int], positions: torch.Tensor
     ) -> Iterator[tuple[Any, CommonAttentionMetadata]]:
-        count = len(rows)
-        index = torch.tensor(rows, device=positions.device)
-        starts = torch.arange(count + 1, dtype=torch.int32)
+        rows, device = len(positions), positions.device
+        index = torch.tensor(requests, device=device)
+        lengths = torch.tensor(counts, device=device)
+        ends = torch.cumsum(lengths, dim=0, dtype=torch.int32)
+        starts = torch.cat([ends.new_zeros(1), ends])
+        last = positions[ends.long() - 1]
         for gid, groups in enumerate(self._runner.attn_groups):
             tables = self._runner.input_batch.block_table[gid]
             table = tables.block_table.gpu[index]
             size = tables.block_size
-            blocks = table.gather(1, (positions // size).unsqueeze(1)).squeeze(1)
+            owners = torch.repeat_interleave(lengths, output_size=rows)
+            blocks = table[owners, positions // size]
             common = CommonAttentionMetadata(
-                query_start_loc=starts.to(positions.device),
-                query_start_loc_cpu=starts,
-                seq_lens=(positions + 1).to(torch.int32),
-                num_reqs=count,
-                num_actual_tokens=count,
-                max_query_len=1,
+                query_start_loc=starts,
+                query_start_loc_cpu=starts.cpu(),
+                seq_lens=(last + 1).to(torch.int32),
+                num_reqs=len(requests),
+                num_actual_tokens=rows,
+                max_query_len=max(counts),
                 max_seq_len=int(positions.max()) + 1,
                 block_table_tensor=table,
                 slot_mapping=blocks.long() * size + positions % size,

@@ -13,25 +13,20 @@ from typing import Any
 import torch
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
-from river_vllm.costs import Costs
-from river_vllm.modes import default_settings, settings_of
 from river_vllm.registration import river_config_of
-from river_vllm.request import RiverSettings
+from river_vllm.request import default_settings, settings_of
 from river_vllm.verify.acceptance import Acceptance
-from river_vllm.verify.depth import best_depth, fixed_depth
+from river_vllm.verify.depth import Depth, best_depth, fixed_depth
 from river_vllm.verify.draft import Draft, run
 from river_vllm.verify.drafter import RiverDrafter
-from river_vllm.verify.sampling import GREEDY, pick
-from river_vllm.worker.costs import costs_of_start
+from river_vllm.verify.sampling import GREEDY, Picked, pick
 
 
 class RiverProposer(DraftModelProposer):
     """Drafts with the target model's own river."""
 
-    _drafter: RiverDrafter
-    _defaults: RiverSettings
-    _fixed: bool
-    _costs: Costs | None = None
+    river: RiverDrafter
+    """Runs the draft passes."""
 
     def __init__(self, vllm_config: Any, device: torch.device, runner: Any) -> None:
         super().__init__(vllm_config, device, runner)
@@ -43,7 +38,7 @@ class RiverProposer(DraftModelProposer):
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""
         config = river_config_of(self.vllm_config)
-        self._drafter = RiverDrafter(self._river_runner, config.draft_layers)
+        self.river = RiverDrafter(self._river_runner, 0, "draft")
         self._defaults = default_settings(config)
         self._fixed = config.draft == "fixed"
 
@@ -63,35 +58,6 @@ class RiverProposer(DraftModelProposer):
         for request_id in request_ids:
             self._acceptance.forget([request_id])
             self._pending.pop(request_id, None)
-
-    def info(self) -> dict[str, Any]:
-        """What drafting goes by, for operators."""
-        costs = self._costs or Costs()
-        return {
-            "crossover": {"max_rows": None, **costs.crossover()},
-            "costs": costs.describe(time.time()),
-            "verify": {"max_tokens": self._most, "adaptive": not self._fixed},
-        }
-
-    def measure_costs(self) -> None:
-        """Know both passes of a step, once the K/V cache is there."""
-        if self._fixed:
-            return
-        runner, drafter = self._river_runner, self._drafter
-        most = runner.max_num_reqs
-        rows = min(most * (self._most + 1), runner.max_num_tokens)
-        self._costs = costs_of_start(
-            runner,
-            {"backbone": drafter.idle_pass, "draft": drafter.idle_step},
-            {"backbone": rows, "draft": most},
-        )
-
-    def took(self, rows: int, seconds: float) -> None:
-        """Learn what a pass of the backbone over ``rows`` took, its logits included."""
-        requests = self._river_runner.input_batch.num_reqs
-        # More rows than drafts can make are those of a prompt.
-        if self._costs is not None and rows <= requests * (self._most + 1):
-            self._costs.observe("backbone", rows, seconds)
 
     def propose(
         self,
@@ -148,7 +114,7 @@ class RiverProposer(DraftModelProposer):
         params = request.sampling_params
         ends = (params.eos_token_id, *(params.stop_token_ids or ()))
         limit = 0
-        if settings_of(params.extra_args, self._defaults).enabled and token not in ends:
+        if settings_of(params, self._defaults).may_draft and token not in ends:
             # A step also brings the backbone's own token: what is drafted must leave room for it.
             left = runner.max_model_len - position - 1
             if params.max_tokens is not None:
@@ -164,26 +130,13 @@ class RiverProposer(DraftModelProposer):
             rate=self._acceptance.rate(request_id),
             ends=ends,
             first=position == request.num_prompt_tokens,
+            known=runner.input_batch.token_ids_cpu[row, :position],
         )
 
     def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
-        """Draft; what the tokens were sampled from, ``[requests, level, vocabulary]``."""
-        levels: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-        def step(going: Sequence[Draft]) -> tuple[list[int], list[float]]:
-            start = time.perf_counter()
-            rows = torch.tensor([d.row for d in going], device=self.device)
-            tokens = torch.tensor([d.token for d in going], device=self.device)
-            positions = torch.tensor([d.next_position for d in going], device=self.device)
-            picked = pick(self._drafter.step(rows.tolist(), tokens, positions), rows, metadata)
-            if picked.probabilities is not None:
-                levels.append((rows, picked.probabilities))
-            found = picked.tokens.tolist(), picked.confidence.tolist()
-            if self._costs is not None:
-                self._costs.observe("draft", len(going), time.perf_counter() - start)
-            return found
-
-        if self._costs is None:
+        """Draft; what the tokens were sampled from, ``[requests, drafted, vocabulary]``."""
+        costs = self._river_runner.river_steps.costs
+        if self._fixed:
             depth = fixed_depth(len(drafts))
         elif any(draft.first for draft in drafts):
             # vLLM sends a step's tokens when its drafts are made. Who waits for a first token does
@@ -191,13 +144,73 @@ class RiverProposer(DraftModelProposer):
             return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
-            depth = best_depth(self._costs, rates, limits)
-        run(drafts, depth, self._acceptance, step)
-        if not levels:
+            depth = best_depth(costs, rates, limits)
+        drawn: dict[tuple[int, int], torch.Tensor] = {}
+
+        def draft_pass(going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
+            start = time.perf_counter()
+            guesses = self._guesses(going, depth)
+            picked = self._pass(going, guesses, metadata)
+            tokens, sure = picked.tokens.tolist(), picked.confidence.tolist()
+            found, row = [], 0
+            for draft, guessed in zip(going, guesses, strict=True):
+                mine = tokens[row : row + 1 + len(guessed)]
+                right = _agreeing(mine, guessed)
+                self._acceptance.guessed(draft.request_id, len(guessed), right)
+                found.append([(mine[i], sure[row + i]) for i in range(right + 1)])
+                if picked.probabilities is not None:
+                    for i in range(right + 1):
+                        drawn[draft.row, len(draft.tokens) + i] = picked.probabilities[row + i]
+                row += 1 + len(guessed)
+            costs.observe("draft", row, time.perf_counter() - start)
+            return found
+
+        run(drafts, depth, self._acceptance, draft_pass)
+        if not drawn:
             return None
-        vocabulary = levels[0][1].shape[1]
+        vocabulary = next(iter(drawn.values())).shape[0]
+        most = 1 + max(place for _, place in drawn)
         requests = self._river_runner.input_batch.num_reqs
-        stacked = torch.zeros(requests, len(levels), vocabulary, device=self.device)
-        for level, (rows, probabilities) in enumerate(levels):
-            stacked[rows, level] = probabilities
+        stacked = torch.zeros(requests, most, vocabulary, device=self.device)
+        for (request, place), probabilities in drawn.items():
+            stacked[request, place] = probabilities
         return stacked
+
+    def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[list[int]]:
+        """Of each draft of the pass, as many as pay for their rows."""
+        rows, found = len(going), []
+        for draft in going:
+            guesses = draft.guesses(self._most)
+            if guesses:
+                rate = self._acceptance.guess_rate(draft.request_id)
+                most = depth.worth_guessing(len(going), rows, rate, len(guesses))
+                if not most:
+                    self._acceptance.guessed(draft.request_id, 0, 0)
+                guesses = guesses[:most]
+            rows += len(guesses)
+            found.append(guesses)
+        return found
+
+    def _pass(
+        self, going: Sequence[Draft], guesses: Sequence[Sequence[int]], metadata: Any
+    ) -> Picked:
+        """One river pass over each draft's last token and its guesses."""
+        counts = [1 + len(some) for some in guesses]
+        tokens = [t for d, some in zip(going, guesses, strict=True) for t in (d.token, *some)]
+        positions = [
+            d.next_position + i for d, n in zip(going, counts, strict=True) for i in range(n)
+        ]
+        owners = [d.row for d, n in zip(going, counts, strict=True) for _ in range(n)]
+        logits = self.river.step(
+            [d.row for d in going],
+            counts,
+            torch.tensor(tokens, device=self.device),
+            torch.tensor(positions, device=self.device),
+        )
+        return pick(logits, torch.tensor(owners, device=self.device), metadata)
+
+
+def _agreeing(tokens: Sequence[int], guesses: Sequence[int]) -> int:
+    """Guesses, from the first on, that are what the river says itself."""
+    pairs = zip(tokens, guesses, strict=False)
+    return next((i for i, (token, guess) in enumerate(pairs) if token != guess), len(guesses))

@@ -9,14 +9,14 @@ import torch
 from river_vllm import patches
 from river_vllm.compat import VllmConfig
 from river_vllm.layers.mapped import trim
-from river_vllm.modes import mode_of
 from river_vllm.registration import river_config_of
 from river_vllm.startup import Stage, mark, refusals_left
 from river_vllm.verify.proposer import RiverProposer
+from river_vllm.worker.steps import Steps
 
 
 class RiverWorkerMixin:
-    """Goes before a vLLM worker class; sets the mode up once the model is there."""
+    """Goes before a vLLM worker class; makes the step's tables once the model is there."""
 
     model_runner: Any
     vllm_config: VllmConfig
@@ -28,17 +28,18 @@ class RiverWorkerMixin:
             # GPUModelRunner.__init__ names its drafter classes; this one loads no second model.
             runner = self.model_runner
             runner.drafter = RiverProposer(self.vllm_config, self.device, runner)
+            patches.every_logits_processor_is_there(runner)
         mark(Stage.WEIGHTS)
         with refusals_left():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
         trim()
         config = river_config_of(self.vllm_config)
-        self.model_runner.river_mode = mode_of(config).worker(self.model_runner, config)
+        self.model_runner.river_steps = Steps(self.model_runner, config)
 
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]
         mark(Stage.MEASURE)
-        self.model_runner.river_mode.measure()
+        self.model_runner.river_steps.measure()
         mark(Stage.SERVE)
         return times
 
@@ -48,5 +49,5 @@ class RiverWorkerMixin:
             **self.model_runner.get_model().river_info(),
             "dtype": str(self.vllm_config.model_config.dtype).removeprefix("torch."),
             "kv_cache_dtype": self.vllm_config.cache_config.cache_dtype,
-            **self.model_runner.river_mode.info(),
+            **self.model_runner.river_steps.info(),
         }

@@ -9,39 +9,39 @@ from typing import Any
 import torch
 
 from river_vllm.depths import attach
-from river_vllm.modes.mode import WorkerMode
 from river_vllm.river import Forward
 from river_vllm.step import StepTable
 from river_vllm.worker.context import own_forward_context, part_metadata
+from river_vllm.worker.steps import Steps
 from river_vllm.worker.warm_up import WarmUpMixin
 
 
 class RiverRunnerMixin(WarmUpMixin):
-    """Goes before vLLM's V1 runner class; its ``river_mode`` is set once the model is there."""
+    """Goes before vLLM's V1 runner class; its ``river_steps`` is set once the model is there."""
 
-    river_mode: WorkerMode
+    river_steps: Steps
     _river_depths: dict[str, int]
     _river_started: float | None
 
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         self._river_depths = {}
         self._river_started = None
-        self.river_mode.forget(scheduler_output.finished_req_ids)
+        self.river_steps.forget(scheduler_output.finished_req_ids)
         output = super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
         if self._river_started is not None:
             # Here and not at the sampling, which may wait for a grammar's mask.
             seconds = time.perf_counter() - self._river_started
-            self.river_mode.took(self.get_model().river.table, seconds)
+            self.river_steps.took(self.get_model().river.table, seconds)
         return output
 
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         """vLLM's documented override point for the forward pass of a real step."""
         river = self.get_model().river
-        table = self.river_mode.table()
+        table = self.river_steps.table()
         forward = super()._model_forward  # type: ignore[misc]
         self._river_started = time.perf_counter()
         output = river.run(table, self._river_forward(forward, *args, **kwargs))
-        depths = self.river_mode.depths(table)
+        depths = self.river_steps.depths(table)
         river.residency.observe(depths)
         self._river_depths = dict(zip(self.input_batch.req_ids, depths, strict=False))
         return output

@@ -16,7 +16,6 @@ from river_vllm.calibration.run import Calibrator, Outcome
 from river_vllm.calibration.target import Target
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
-from river_vllm.modes import mode_of
 from river_vllm.weights.choose import weights_folder
 from server.bench.errors import BenchError
 from server.bench.output.files import write_json, write_text
@@ -61,11 +60,8 @@ def _config(args: argparse.Namespace) -> RiverConfig:
         name: value for name in CHOICES if (value := getattr(args, f"river_{name}")) is not None
     }
     config = parse_config(data, str(path or "defaults")).merged(given, "command line")
-    if mode_of(config).fixed:
-        raise RiverError(
-            f"calibrate: verify = {config.verify}: verified answers are the backbone's own, so "
-            "there is nothing to choose"
-        )
+    # Verified answers are the backbone's own: there is nothing to choose, and nothing to draft.
+    config = config.merged({"verify": 0}, "calibrate")
     if "scope" not in config.model_fields_set:
         config = config.merged({"scope": "token"}, "calibrate")
     if config.scope != "token" or config.prefill != "backbone":

@@ -38,7 +38,7 @@ _FIELDS = {
     "kernel": "4-bit product: auto (the first of the next three that takes the shape), River's "
     "own, torch's or vLLM's; or weights expanded to bf16",
     "verify": "tokens that the river may draft for the backbone to check in one pass, lossless; "
-    "0: tokens exit instead",
+    "0: none, tokens exit instead (default: 4, or 0 where an option of exits is given)",
     "draft": "as many tokens as pay, up to --river-verify, or always so many",
 }
 
@@ -53,14 +53,15 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
         kind: Any = type(choices[0]) if choices else annotation
         if name in ("max_rows", "resident_layers"):
             kind, choices = _count, None
-        if name == "weights":
-            kind, choices = str, None
+        if name in ("weights", "verify"):
+            kind, choices = (str if name == "weights" else int), None
+        default = getattr(defaults, name)
         group.add_argument(
             f"--river-{name.replace('_', '-')}",
             type=kind,
             choices=choices,
             default=None,
-            help=f"{text} (default: {getattr(defaults, name)})",
+            help=text if default is None else f"{text} (default: {default})",
         )
     group.add_argument(
         "--river-config",

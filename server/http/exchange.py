@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from river_vllm.depths import Depths
-from river_vllm.modes import MODES
-from river_vllm.modes.mode import Mode, Summary
+from river_vllm.modes import mode_of
 from river_vllm.request import RiverSettings
 
 
@@ -20,15 +19,9 @@ class RiverExchange:
     settings: RiverSettings
     num_layers: int
     trace: bool = False
-    _mode: Mode = field(init=False)
     _calls: int = 0
-    _summary: Summary = field(init=False)
     _choices: dict[int, Depths] = field(default_factory=dict)
     _unsent: dict[int, list[int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._mode = MODES[self.settings.mode]
-        self._summary = self._mode.summary()
 
     def next_call(self, choices: int) -> int:
         """The index of the first choice of the next engine call.
@@ -43,7 +36,6 @@ class RiverExchange:
     def add(self, choice: int, depths: Depths) -> None:
         """Take what became of a finished choice's tokens."""
         self._choices[choice] = depths
-        self._summary.add(depths)
 
     def stream(self, choice: int, layers: Sequence[int]) -> None:
         """Take the exit layers of tokens that are on their way to the client."""
@@ -57,7 +49,7 @@ class RiverExchange:
     def trace_of(self, choice: int) -> list[int]:
         """One exit layer per token of a finished choice, or whether it was drafted."""
         depths = self._choices.get(choice)
-        return [] if depths is None else self._mode.trace(depths)
+        return [] if depths is None else mode_of(self.settings).trace(depths)
 
     def whole_trace(self) -> list[int]:
         """The traces of every engine call, in their order: a response without choices may have
@@ -66,10 +58,13 @@ class RiverExchange:
 
     def report(self) -> dict[str, Any]:
         """The ``river`` object of the response."""
+        summary = mode_of(self.settings).summary()
+        for depths in self._choices.values():
+            summary.add(depths)
         return {
             "enabled": self.settings.enabled,
-            "mode": self.settings.mode if self.settings.enabled else "backbone",
-            **self._summary.report(self.settings, self.num_layers),
+            "mode": self.settings.answered_by,
+            **summary.report(self.settings, self.num_layers),
         }
 
 

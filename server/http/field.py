@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from river_vllm.modes import MODES
 from river_vllm.request import RiverField, UnreachableError, resolve
 from server.http.errors import FieldError
 from server.http.exchange import RiverExchange
@@ -52,8 +51,6 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
             )
         return None
     field = _parse(raw) if given else RiverField()
-    if unused := MODES[state.defaults.mode].unused(field):
-        raise FieldError(f"{FIELD}.{unused[0]}", f"{FIELD}: {unused[1]}")
     try:
         settings = resolve(field, state.defaults, state.config, state.num_layers)
     except UnreachableError as error:

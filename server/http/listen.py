@@ -14,8 +14,9 @@ import numpy as np
 from river_vllm import patches
 from river_vllm.compat import EngineDeadError
 from river_vllm.depths import Depths
-from river_vllm.modes import MODES
-from river_vllm.request import EXTRA_ARGS_KEY
+from river_vllm.modes import mode_that_made
+from river_vllm.modes.mode import Mode
+from river_vllm.request import EXTRA_ARGS_KEY, as_sampled
 from server.http.errors import SHUTTING_DOWN
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.state import RiverState
@@ -42,7 +43,9 @@ def _generate(generate: _Method, state: RiverState) -> _Method:
         prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
         exchange = current_exchange.get()
-        settings = exchange.settings if exchange else state.defaults
+        settings = as_sampled(exchange.settings if exchange else state.defaults, sampling_params)
+        if exchange:
+            exchange.settings = settings
         extra = dict(sampling_params.extra_args or {})
         extra[EXTRA_ARGS_KEY] = settings.as_extra_arg()
         sampling_params.extra_args = extra
@@ -70,24 +73,23 @@ async def _collect(
 
 
 def _outputs(process: _Method, processor: Any, state: RiverState) -> _Method:
-    mode = MODES[state.defaults.mode]
-
     def river_process_outputs(engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         states = processor.request_states
         known = [(o, states[o.request_id]) for o in engine_core_outputs if o.request_id in states]
         result = process(engine_core_outputs, *args, **kwargs)
         state.progress.step()
-        step: list[Depths] = []
+        step: dict[Mode, list[Depths]] = {}
         for output, request in known:
             # A stop string trims new_token_ids in place, so tokens past it are not counted.
             depths = output.routed_experts
-            if depths is not None:
-                depths = depths[: len(output.new_token_ids)]
-                step.append(depths)
-                _hand_over(request, mode.trace(depths))
-        if step:  # counted at once: with many users this runs between two steps' tokens
+            if depths is not None and (tokens := len(output.new_token_ids)):
+                mode = mode_that_made(depths)
+                step.setdefault(mode, []).append(depths[:tokens])
+                _hand_over(request, mode.trace(depths[:tokens]))
+        # Counted at once: with many users this runs between two steps' tokens.
+        for mode, numbers in step.items():
             summary = mode.summary()
-            summary.add(np.concatenate(step))
+            summary.add(np.concatenate(numbers))
             state.metrics.count(summary)
         return result
 

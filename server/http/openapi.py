@@ -16,7 +16,7 @@ VERIFIED_REPORT: dict[str, Any] = {
     "description": "What became of the river's drafts (--river-verify).",
     "properties": {
         "enabled": {"type": "boolean"},
-        "mode": {"type": "string", "enum": ["verified", "backbone"]},
+        "mode": {"type": "string", "enum": ["verified"]},
         "num_layers": {"type": "integer"},
         "tokens": {"type": "integer", "description": "tokens generated in decode steps"},
         "steps": {"type": "integer", "description": "decode steps: passes of the backbone"},

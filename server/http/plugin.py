@@ -10,8 +10,8 @@ from fastapi import FastAPI
 
 from river_vllm.calibration.fingerprint import served_checkpoint
 from river_vllm.compat import init_logger
-from river_vllm.modes import default_settings
 from river_vllm.registration import river_config_of, serves_river
+from river_vllm.request import default_settings
 from server.http.console.page import attach_console
 from server.http.engine import engine_info, follow, pulse
 from server.http.guard import RiverGuard

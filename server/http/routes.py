@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
-from river_vllm.modes import MODES
 from river_vllm.request import unreachable
 from server.http.engine import refresh
 from server.http.errors import SHUTTING_DOWN, FieldError, error_response
@@ -25,7 +24,9 @@ class RiverPatch(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     threshold: float = Field(
-        ge=-1.0, le=1.0, description="default exit threshold of requests that arrive from now on"
+        ge=-1.0,
+        le=1.0,
+        description="default threshold of exits, for requests that arrive from now on",
     )
 
 
@@ -79,8 +80,6 @@ async def patch(request: Request) -> Response:
     state = _state(request)
     if state is None:
         return _inactive()
-    if fixed := MODES[state.defaults.mode].fixed:
-        return error_response(fixed, HTTPStatus.CONFLICT)
     if not state.single_process:
         return error_response(
             "the default threshold can be changed live with one API server process only "

@@ -7,7 +7,6 @@ from typing import Any
 
 from river_vllm.calibration.record import DialRecord, ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig
-from river_vllm.modes import MODES
 from river_vllm.request import RiverSettings
 from server.telemetry.ending import Ending
 from server.telemetry.metrics import RiverMetrics
@@ -68,11 +67,15 @@ class RiverState:
 
     def describe(self) -> dict[str, Any]:
         """The body of ``GET /river``."""
-        mode = MODES[self.defaults.mode]
         return {
             "active": True,
             "model": self.model,
-            **mode.describe(self.config, self.defaults),
+            "mode": self.defaults.mode,
+            "threshold": self.defaults.threshold,
+            "min_layers": self.defaults.min_layers,
+            "prefill": self.config.prefill,
+            "scope": self.config.scope,
+            "criterion": self.config.criterion,
             "calibration": self._calibration(),
             **self.engine,
         }

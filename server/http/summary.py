@@ -10,7 +10,6 @@ from typing import Any
 from fastapi import FastAPI
 
 from river_vllm.compat import init_logger
-from river_vllm.modes import MODES
 from server.http.console.page import PATH
 from server.http.state import RiverState
 
@@ -54,13 +53,31 @@ def summary(river: RiverState, where: str) -> str:
         "river": f"{engine['quantizer']} in groups of {groups}, {kernels} kernel, "
         f"{done} in {weights['seconds']:.1f} s",
         "memory": _memory(engine),
-        "mode": MODES[river.defaults.mode].dial(river.config, river.defaults),
+        **({"verified": _drafts(river)} if river.config.drafts else {}),
+        "exits": _exits(river),
         "crossover": _crossover(engine["crossover"]),
         "calibrated": _calibration(river.describe()["calibration"]),
         "console": where + PATH if where.startswith("http") else PATH,
     }
     lines = [f"  {name:<11}{text}" for name, text in rows.items()]
     return "\n".join([f"River is ready at {where}", *lines])
+
+
+def _drafts(river: RiverState) -> str:
+    return (
+        f"up to {river.config.drafts} drafted tokens are checked a step, answers are the "
+        "backbone's own; where a request says nothing"
+    )
+
+
+def _exits(river: RiverState) -> str:
+    defaults, config = river.defaults, river.config
+    least = f"{defaults.min_layers} layer{'s' if defaults.min_layers > 1 else ''}"
+    whose = "; where a request asks for them" if config.drafts else ""
+    return (
+        f"τ = {defaults.threshold}, at least {least}, prompts: {config.prefill}, "
+        f"scope: {config.scope}{whose}"
+    )
 
 
 def _memory(engine: dict[str, Any]) -> str:

@@ -90,8 +90,8 @@ def test_preempted_requests_answer_as_if_they_were_alone(crowd: dict[str, Any]) 
 
 
 def _equal_until_a_near_tie(tokens: list[int], stock: Any, rounding: float) -> None:
-    """Bit for bit in stock's batch shape: ``test_exact.py``. Here others leave in the midst of a
-    step, when depends on what steps cost, and a product of fewer rows rounds otherwise."""
+    """Bit for bit where nothing is preempted: ``test_exact.py``. Here one complete run of the tests
+    saw an answer part from stock's; by itself this file never did."""
     for index, (one, other) in enumerate(zip(tokens, stock.tokens, strict=True)):
         if one != other:
             first, second = sorted(stock.logprobs[index].values(), reverse=True)[:2]
@@ -248,4 +248,4 @@ def _common(a: list[int], b: list[int]) -> int:
 
 
 def _mode(worker: Any) -> Any:
-    return worker.model_runner.river_mode
+    return worker.model_runner.river_steps

@@ -23,7 +23,7 @@ def test_whole_steps_decide(tiny_qwen2: Path, stock_qwen2: Any) -> None:
     assert list(info["costs"]["river"]["ms"]) == ["1", "2", "4", "8", "16"]
     core = engine.llm_engine.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
-    assert runner.river_mode.info()["crossover"] == info["crossover"]
+    assert runner.river_steps.info()["crossover"] == info["crossover"]
     off = greedy(24, {"enabled": False})
     found, stock = (generate(e, PROMPTS[:4], off) for e in (engine, stock_qwen2))
     assert [answer.tokens for answer in found] == [answer.tokens for answer in stock]

@@ -131,7 +131,7 @@ def test_prompts_that_exit_are_shared_by_the_same_settings_only(paper: Any) -> N
 
 
 def _mode(worker: Any) -> Any:
-    return worker.model_runner.river_mode
+    return worker.model_runner.river_steps
 
 
 def _depths(mode: Any, request_id: str) -> Any:

@@ -17,9 +17,18 @@ import pytest
 import torch
 
 from river_vllm import RiverConfig
-from river_vllm.verify.tally import DraftSummary
+from river_vllm.depths import ExitSummary
+from river_vllm.modes import mode_that_made
+from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from tests.support import engines
-from tests.support.engines import Generated, generate, generate_alone, greedy, run_with_kv
+from tests.support.engines import (
+    Generated,
+    generate,
+    generate_alone,
+    generated,
+    greedy,
+    run_with_kv,
+)
 from tests.support.prompts import PROMPTS
 from tests.support.rounding import logit_rounding
 
@@ -27,6 +36,7 @@ pytestmark = pytest.mark.engine
 
 K = 3
 OFF = {"enabled": False}
+DRAFTS = RiverConfig(verify=K, draft="fixed", scope="token", max_rows="all", kernel="torch")
 
 
 def reread(stock: Any, prompt: Any, tokens: Sequence[int]) -> list[dict[int, float]]:
@@ -66,14 +76,13 @@ def near_qwen2(stock_qwen2: Any) -> float:
 # The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def verified_smollm2(smollm2: Any) -> Any:
-    return engines.river_engine(smollm2, RiverConfig(verify=K, draft="fixed"))
+    return engines.river_engine(smollm2, DRAFTS)
 
 
 @pytest.fixture(scope="session")
 def verified_qwen2(tiny_qwen2: Any) -> Any:
     """A random model, whose river is often wrong; few blocks, so that requests preempt."""
-    config = RiverConfig(verify=K, draft="fixed")
-    return engines.river_engine(tiny_qwen2, config, num_gpu_blocks_override=24)
+    return engines.river_engine(tiny_qwen2, DRAFTS, num_gpu_blocks_override=24)
 
 
 @pytest.fixture(params=["smollm2", "qwen2"])
@@ -89,7 +98,8 @@ def answers(engine: Any, prompts: list[Any], params: Any) -> tuple[list[Any], Dr
     choices = [o.outputs[0] for o in engine.generate(prompts, params, use_tqdm=False)]
     for choice in choices:
         assert len(choice.routed_experts) == len(choice.token_ids)
-        summary.add(choice.routed_experts)
+        if type(mode_that_made(choice.routed_experts)) is VerifiedMode:
+            summary.add(choice.routed_experts)
     return choices, summary
 
 
@@ -143,10 +153,11 @@ def test_in_a_batch(pair: tuple[Any, Any, float]) -> None:
     assert [len(choice.token_ids) for choice in found] == lengths
     assert_stocks(stock, PROMPTS[:8], found, near)
     assert summary.drafted > 0
+    layers = engine.collective_rpc("river_info")[0]["num_layers"]
     for index in (0, 4):
-        off = DraftSummary()
+        off = ExitSummary()
         off.add(found[index].routed_experts)
-        assert (off.drafted, off.tokens, off.steps) == (0, 63, 63)
+        assert off.layers == {layers: 63}
 
 
 def test_preempted(
@@ -316,14 +327,40 @@ def test_structured_output(verified_smollm2: Any) -> None:
     assert set(json.loads(choice.text)) == {"name", "age"}
 
 
-@pytest.mark.parametrize("options", [{"min_p": 0.1}, {"logit_bias": {5: 1.0}}])
-def test_what_vllms_speculation_does_not_do_is_refused(
-    verified_smollm2: Any, options: dict[str, Any]
+@pytest.mark.parametrize("options", [{"min_p": 0.9}, {"logit_bias": {5: 100.0}}])
+def test_what_no_draft_can_follow_is_sampled_without(
+    stock_smollm2: Any, verified_smollm2: Any, options: dict[str, Any]
 ) -> None:
-    from vllm import SamplingParams
-    from vllm.exceptions import VLLMValidationError
+    """Beside requests that draft. So high a minimum leaves the likeliest token alone."""
+    odd = greedy(24, temperature=0.2, **options)
+    found = generate(verified_smollm2, PROMPTS[:4], [odd, greedy(24), odd, greedy(24)])
+    expected = generate(stock_smollm2, PROMPTS[:4:2], odd)
+    for ours, theirs in zip(found[::2], expected, strict=True):
+        assert common(ours.tokens, theirs.tokens) >= 8
+        assert ours.exit_layers[1:] == [30] * 23, "none is a draft"
 
-    with pytest.raises(VLLMValidationError, match="min_p and logit_bias"):
-        params = SamplingParams(temperature=1.0, max_tokens=4, **options)
-        verified_smollm2.generate(PROMPTS[:1], params, use_tqdm=False)
-    generate(verified_smollm2, PROMPTS[:1], greedy(4))
+
+def test_exits_drafts_and_the_backbone_share_steps(
+    stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float
+) -> None:
+    """Each as it is in an engine of its own kind, with preemption and the prefix cache; and again,
+    now that the cache holds what each has left there."""
+    exits = {"threshold": -1.0, "min_layers": 2}
+    kinds = [exits, None, OFF]
+    prompts = [PROMPTS[index // 3] for index in range(24)]
+    params = [greedy(72, kinds[index % 3]) for index in range(24)]
+    verified_qwen2.reset_prefix_cache()
+    alone = [generate(verified_qwen2, [p], greedy(72, exits))[0] for p in PROMPTS[:8]]
+    for _ in range(2):
+        found, summary = answers(verified_qwen2, prompts, params)
+        assert 0 < summary.accepted < summary.drafted
+        exact = [index for index in range(24) if index % 3]
+        assert_stocks(
+            stock_qwen2, [prompts[i] for i in exact], [found[i] for i in exact], near_qwen2
+        )
+        same = 0
+        for choice, own in zip(found[::3], alone, strict=True):
+            ours = generated(choice)
+            assert ours.exit_layers == own.exit_layers == [6] + [2] * 71
+            same += common(ours.tokens, own.tokens)
+        assert same > 72 * 8 // 2, "a product of more rows rounds otherwise now and then"

@@ -29,9 +29,9 @@ REPORT = {
 
 
 @pytest.fixture(scope="module")
-def verifying(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
-    log = tmp_path_factory.mktemp("verifying") / "log.txt"
-    options = ("--river-verify", "3", "--river-draft", "fixed")
+def drafting(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
+    log = tmp_path_factory.mktemp("drafting") / "log.txt"
+    options = ("--river-verify", "3", "--river-draft", "fixed", "--river-max-rows", "all")
     with RiverServer(tiny_qwen2, log, options) as running:
         yield running
 
@@ -43,13 +43,13 @@ def chat(server: RiverServer, **changes: Any) -> dict[str, Any]:
     return found
 
 
-def test_it_is_compiled(verifying: RiverServer) -> None:
+def test_it_is_compiled(drafting: RiverServer) -> None:
     """The only one of the short form."""
-    assert STAGES[Stage.GRAPH].words in verifying.log.read_text(errors="replace")
+    assert STAGES[Stage.GRAPH].words in drafting.log.read_text(errors="replace")
 
 
-def test_the_report_says_what_became_of_the_drafts(verifying: RiverServer) -> None:
-    answer = chat(verifying, n=2, temperature=0.8, ignore_eos=True)
+def test_the_report_says_what_became_of_the_drafts(drafting: RiverServer) -> None:
+    answer = chat(drafting, n=2, temperature=0.8, ignore_eos=True)
     river = answer["river"]
     assert set(river) == REPORT
     assert (river["mode"], river["enabled"], river["num_layers"]) == ("verified", True, 6)
@@ -59,34 +59,34 @@ def test_the_report_says_what_became_of_the_drafts(verifying: RiverServer) -> No
     assert river["acceptance"] == round(river["accepted"] / river["drafted"], 4)
 
 
-def test_a_stream_is_the_same_answer(verifying: RiverServer) -> None:
-    whole = chat(verifying)
-    lines = verifying.post("/v1/chat/completions", {**CHAT, "stream": True}).text.splitlines()
+def test_a_stream_is_the_same_answer(drafting: RiverServer) -> None:
+    whole = chat(drafting)
+    lines = drafting.post("/v1/chat/completions", {**CHAT, "stream": True}).text.splitlines()
     stream = [json.loads(line.removeprefix("data: ")) for line in lines if "{" in line]
     text = "".join(c["delta"].get("content") or "" for e in stream for c in e["choices"])
     assert text == whole["choices"][0]["message"]["content"]
     assert stream[-1]["river"] == whole["river"]
 
 
-def test_a_trace_says_which_tokens_were_drafted(verifying: RiverServer) -> None:
-    answer = chat(verifying, river={"trace": True})
+def test_a_trace_says_which_tokens_were_drafted(drafting: RiverServer) -> None:
+    answer = chat(drafting, river={"trace": True})
     trace = answer["choices"][0]["river_trace"]
     assert len(trace) == answer["usage"]["completion_tokens"]
     assert trace[0] == 0, "the first token comes out of the prompt"
     assert sum(trace) == answer["river"]["accepted"]
 
 
-def test_off_is_the_backbone_alone(verifying: RiverServer) -> None:
-    alone = chat(verifying, river={"enabled": False})
-    assert alone["river"]["enabled"] is False
-    assert (alone["river"]["drafted"], alone["river"]["acceptance"]) == (0, None)
-    assert alone["river"]["steps"] == alone["river"]["tokens"]
+def test_off_is_the_backbone_alone(drafting: RiverServer) -> None:
+    alone = chat(drafting, river={"enabled": False})
+    river = alone["river"]
+    assert (river["enabled"], river["mode"]) == (False, "backbone")
+    assert river["exit_layers"] == {"6": river["tokens"]}
 
 
-def test_every_draft_is_counted_once(verifying: RiverServer) -> None:
-    before = verifying.metrics()
-    answer = chat(verifying, ignore_eos=True)["river"]
-    after = verifying.metrics()
+def test_every_draft_is_counted_once(drafting: RiverServer) -> None:
+    before = drafting.metrics()
+    answer = chat(drafting, ignore_eos=True)["river"]
+    after = drafting.metrics()
 
     def more(name: str) -> float:
         return after[name] - before.get(name, 0.0)
@@ -94,30 +94,38 @@ def test_every_draft_is_counted_once(verifying: RiverServer) -> None:
     assert more("river_drafted_tokens_total") == answer["drafted"]
     assert more("river_accepted_tokens_total") == answer["accepted"]
     assert more('river_tokens_total{path="backbone"}') == answer["tokens"]
-    totals = verifying.get("/river/stats").json()
+    totals = drafting.get("/river/stats").json()
     assert totals["drafted"] == after["river_drafted_tokens_total"]
 
 
-def test_what_is_in_force(verifying: RiverServer) -> None:
-    river = verifying.get("/river").json()
-    assert (river["mode"], river["lm_head"], river["draft_layers"]) == ("verified", "river", 0)
+def test_what_is_in_force(drafting: RiverServer) -> None:
+    river = drafting.get("/river").json()
+    assert (river["mode"], river["threshold"]) == ("verified", 0.9)
     assert river["verify"] == {"max_tokens": 3, "adaptive": False}
-    assert "threshold" not in river
 
 
-@pytest.mark.parametrize("field", [{"threshold": 0.5}, {"min_layers": 2}])
-def test_exit_settings_are_refused(verifying: RiverServer, field: dict[str, Any]) -> None:
-    response = verifying.post("/v1/chat/completions", {**CHAT, "river": field})
+def test_a_request_may_exit_instead(drafting: RiverServer) -> None:
+    river = chat(drafting, river={"threshold": -1.0, "min_layers": 2}, ignore_eos=True)["river"]
+    assert (river["mode"], river["exit_layers"]) == ("exit", {"2": river["tokens"]})
+    dial = httpx.patch(drafting.url + "/river", json={"threshold": -1.0})
+    assert dial.status_code == 200
+    assert chat(drafting, river={"mode": "exit"})["river"]["threshold"] == -1.0
+    assert chat(drafting)["river"]["mode"] == "verified"
+
+
+def test_a_request_is_of_one_mode(drafting: RiverServer) -> None:
+    both = {**CHAT, "river": {"mode": "verified", "threshold": 0.5}}
+    response = drafting.post("/v1/chat/completions", both)
     assert response.status_code == 400
-    error = response.json()["error"]
-    assert error["param"] == f"river.{next(iter(field))}"
-    assert "--river-verify" in error["message"]
-    dial = httpx.patch(verifying.url + "/river", json={"threshold": 0.5})
-    assert dial.status_code == 409
-    assert verifying.post("/v1/chat/completions", CHAT).status_code == 200
+    assert response.json()["error"]["param"] == "river.threshold"
 
 
-def test_what_speculation_does_not_do_is_refused(verifying: RiverServer) -> None:
-    response = verifying.post("/v1/chat/completions", {**CHAT, "temperature": 1, "min_p": 0.2})
-    assert response.status_code == 400
-    assert "speculative decoding" in response.json()["error"]["message"]
+@pytest.mark.parametrize("sampling", [{"min_p": 0.2}, {"logit_bias": {"17": 100.0}}])
+def test_what_no_draft_can_follow_is_answered_without(
+    drafting: RiverServer, sampling: dict[str, Any]
+) -> None:
+    answer = chat(drafting, temperature=1, seed=3, ignore_eos=True, logprobs=True, **sampling)
+    assert answer["river"]["mode"] == "backbone"
+    if "logit_bias" in sampling:
+        tokens = [entry["token"] for entry in answer["choices"][0]["logprobs"]["content"]]
+        assert len(set(tokens)) == 1, "the bias was left out"

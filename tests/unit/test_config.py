@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -149,24 +150,36 @@ def test_a_checkpoint_may_hold_what_calibrate_wrote() -> None:
     assert layered_config({"weights": None, "cache_dir": "auto"}, None) == RiverConfig()
 
 
-def test_exits_and_verified_drafts_exclude_each_other() -> None:
-    with pytest.raises(RiverError) as error:
-        parse_config({"verify": 4, "scope": "token", "threshold": 0.9}, "here")
-    assert str(error.value) == "here: verify = 4 cannot be combined with threshold, scope"
-    assert parse_config({"verify": 0, "threshold": 0.9}, "here").verify == 0
+@pytest.mark.parametrize(
+    ("settings", "drafts"),
+    [
+        ({}, 4),
+        ({"group_size": 64, "quantizer": "rtn", "kernel": "torch"}, 4),
+        ({"verify": 2}, 2),
+        ({"verify": 0}, 0),
+        ({"threshold": 0.9}, 0),
+        ({"activations": "int8"}, 0),
+        ({"threshold": 0.9, "verify": 6}, 6),
+    ],
+)
+def test_who_asks_for_exits_gets_no_drafts_unless_they_are_asked_for_too(
+    settings: dict[str, Any], drafts: int
+) -> None:
+    assert parse_config(settings, "here").drafts == drafts
 
 
-def test_the_mode_of_the_upper_layer_wins() -> None:
-    """A checkpoint that was calibrated for exits can be served verified."""
+def test_a_checkpoint_that_was_calibrated_for_exits_can_draft_too() -> None:
     exits = {"threshold": 0.8, "max_rows": 4, "min_layers": 2, "group_size": 64}
-    assert layered_config(exits, {"verify": 4}) == RiverConfig(verify=4, group_size=64)
-    with pytest.raises(RiverError, match="verify = 4 cannot be combined with threshold"):
-        layered_config({"verify": 4}, {"threshold": 0.8})
+    assert layered_config(exits, None).drafts == 0
+    both = layered_config(exits, {"verify": 3})
+    assert (both.drafts, both.threshold, both.min_layers) == (3, 0.8, 2)
 
 
-def test_what_a_draft_runs() -> None:
-    assert RiverConfig(verify=4).draft_layers == 0
-    assert RiverConfig(verify=4, min_layers=1).draft_layers == 1
+def test_drafts_need_every_layer() -> None:
+    with pytest.raises(RiverError, match="verify = 4 needs every layer in every step"):
+        parse_config({"verify": 4, "resident_layers": 2}, "here")
+    with pytest.raises(RiverError, match="draft must be 'adaptive' where verify is 0"):
+        parse_config({"threshold": 0.9, "draft": "fixed"}, "here")
 
 
 SETTINGS = {"threshold": 0.25, "scope": "batch"}

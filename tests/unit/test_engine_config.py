@@ -48,7 +48,7 @@ class Config(SimpleNamespace):
 def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
     """A configuration that River takes; ``changes`` are set by dotted name."""
     made = Config(
-        additional_config={"river": river or {}},
+        additional_config={"river": {"verify": 0} if river is None else river},
         model_config=SimpleNamespace(
             architecture="RiverLlamaForCausalLM",
             hf_config=SimpleNamespace(),
@@ -59,6 +59,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
             runner_type="generate",
             enforce_eager=False,
             enable_sleep_mode=False,
+            logits_processors=None,
         ),
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,

@@ -18,7 +18,9 @@ import pytest
 import torch
 import zmq
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable
+from vllm import SamplingParams
 from vllm.compilation import decorators
+from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
@@ -27,6 +29,7 @@ from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
 from vllm.utils.network_utils import zmq_socket_ctx
 from vllm.v1.sample import rejection_sampler
+from vllm.v1.sample.logits_processor import build_logitsprocs
 
 from river_vllm import patches
 from river_vllm.graph_key import RiverAdditionalConfig
@@ -37,6 +40,7 @@ from river_vllm.patches import (
     stored_forwards_only,
     under_rivers_key,
 )
+from river_vllm.verify.speculation import RiverSpeculativeConfig
 
 ROOT = Path(__file__).parents[2]
 UNPATCHED = decorators._try_load_aot_compiled_fn
@@ -190,6 +194,7 @@ OF_AN_OBJECT = [
     patches.block_hashes_come_from,
     patches.engine_client_is_heard,
     patches.sigterm_is_heard_while_loading,
+    patches.every_logits_processor_is_there,
 ]
 
 
@@ -373,3 +378,40 @@ def test_vllm_still_takes_an_interrupt_for_the_end_of_its_wait(tmp_path: Path) -
     """Once this fails, ``sigterm_is_heard_while_loading`` can go."""
     with zmq_socket_ctx(f"ipc://{tmp_path}/socket", zmq.PULL):
         raise KeyboardInterrupt
+
+
+class Unpatched:
+    """vLLM's own check, also where an engine of this process has patched it."""
+
+    validate = getattr(
+        SamplingParams._validate_spec_decode, "__wrapped__", SamplingParams._validate_spec_decode
+    )
+
+
+BIASED = [SamplingParams(min_p=0.2), SamplingParams(logit_bias={3: 5.0})]
+
+
+@pytest.mark.parametrize("params", BIASED, ids=["min_p", "logit_bias"])
+def test_sampling_without_drafts_is_taken_by_rivers_engines_only(
+    monkeypatch: pytest.MonkeyPatch, params: SamplingParams
+) -> None:
+    """The second half fails once vLLM takes it: the patch can go then."""
+    monkeypatch.setattr(SamplingParams, "_validate_spec_decode", Unpatched.validate)
+    patches.sampling_without_drafts_is_taken()
+    params._validate_spec_decode(object.__new__(RiverSpeculativeConfig))
+    with pytest.raises(VLLMValidationError, match="not yet supported with speculative decoding"):
+        params._validate_spec_decode(object.__new__(SpeculativeConfig))
+
+
+def test_every_logits_processor_is_there() -> None:
+    """The second half fails once vLLM makes them itself: the patch can go then."""
+    config = VllmConfig()
+    runner = SimpleNamespace(
+        vllm_config=config, device=torch.device("cpu"), input_batch=SimpleNamespace()
+    )
+    patches.every_logits_processor_is_there(runner)
+    named = {type(processor).__name__ for processor in runner.input_batch.logitsprocs.all}
+    assert named >= {"MinPLogitsProcessor", "LogitBiasLogitsProcessor", "MinTokensLogitsProcessor"}
+    config.speculative_config = object.__new__(SpeculativeConfig)
+    own = build_logitsprocs(config, torch.device("cpu"), False, False)
+    assert {type(p).__name__ for p in own.all} == {"MinTokensLogitsProcessor"}

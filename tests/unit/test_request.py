@@ -5,22 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from vllm import SamplingParams
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.modes import default_settings, settings_of
 from river_vllm.request import (
     RiverField,
     RiverSettings,
     UnreachableError,
+    default_settings,
     resolve,
     unreachable,
 )
+from river_vllm.request import settings_of as settings_of_params
 
 LAYERS = 12
 CONFIG = RiverConfig()
 DEFAULTS = RiverSettings(True, 0.8, 3)
-BACKBONE = RiverSettings(False, 1.0, 3)
+BACKBONE = RiverSettings(False, 0.8, 3)
+
+
+def settings_of(extra_args: Any, defaults: RiverSettings) -> RiverSettings:
+    return settings_of_params(SamplingParams(extra_args=extra_args), defaults)
 
 
 def test_settings_come_from_the_config() -> None:
@@ -166,3 +172,58 @@ def test_a_policy_without_offsets_does_not_get_the_engines() -> None:
     defaults = RiverSettings(True, 0.96, 1, (-0.1, 0.1))
     sent = RiverSettings(True, 1.0 - 1e-12, 1)
     assert settings_of({"river": sent.as_extra_arg()}, defaults) == sent
+
+
+VERIFYING = default_settings(RiverConfig(verify=4, threshold=0.7, min_layers=2))
+
+
+@pytest.mark.parametrize(
+    ("field", "mode"),
+    [
+        ({}, "verified"),
+        ({"trace": True}, "verified"),
+        ({"mode": "verified"}, "verified"),
+        ({"threshold": 0.9}, "exit"),
+        ({"min_layers": 3}, "exit"),
+        ({"mode": "exit"}, "exit"),
+        ({"enabled": False}, "backbone"),
+        ({"enabled": False, "threshold": 0.9}, "backbone"),
+    ],
+)
+def test_a_request_chooses_how_it_is_answered(field: dict[str, Any], mode: str) -> None:
+    config = RiverConfig(verify=4, threshold=0.7, min_layers=2)
+    settings = resolve(RiverField.model_validate(field), VERIFYING, config, LAYERS)
+    assert settings.answered_by == mode
+    assert (settings.may_draft, settings.may_exit) == (mode == "verified", mode == "exit")
+    # A request that is made in Python may say as much, without the defaults filled in.
+    assert settings_of({"river": field}, VERIFYING) == settings
+    assert settings_of({"river": settings.as_extra_arg()}, DEFAULTS) == settings
+
+
+@pytest.mark.parametrize(
+    ("field", "config", "message"),
+    [
+        ({"mode": "verified"}, RiverConfig(threshold=0.9), "'mode' = 'verified': must be 'exit'"),
+        (
+            {"mode": "verified", "threshold": 0.5},
+            RiverConfig(),
+            "'threshold' = 0.5: belongs to exits, and 'mode' is 'verified'",
+        ),
+        ({"mode": "verified", "min_layers": 2}, RiverConfig(), "'min_layers' = 2: belongs to"),
+    ],
+)
+def test_a_mode_that_cannot_be_had_is_refused(
+    field: dict[str, Any], config: RiverConfig, message: str
+) -> None:
+    with pytest.raises(UnreachableError, match=message):
+        resolve(RiverField.model_validate(field), default_settings(config), config, LAYERS)
+
+
+@pytest.mark.parametrize("sampling", [{"min_p": 0.1}, {"logit_bias": {3: 1.0}}])
+def test_what_the_rejection_sampler_leaves_out_ends_drafts_and_no_exits(
+    sampling: dict[str, Any],
+) -> None:
+    assert settings_of_params(SamplingParams(**sampling), VERIFYING).answered_by == "backbone"
+    exits = SamplingParams(extra_args={"river": {"threshold": 0.9}}, **sampling)
+    assert settings_of_params(exits, VERIFYING).may_exit
+    assert settings_of_params(None, VERIFYING) == VERIFYING

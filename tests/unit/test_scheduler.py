@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from vllm import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from river_vllm.config import RiverConfig
 from river_vllm.depths import attach
+from river_vllm.modes.verified import MARK
 from river_vllm.request import RiverSettings
 from river_vllm.scheduler import RiverScheduler, RiverSchedulerMixin
 
@@ -29,6 +31,7 @@ class FakeScheduler:
 
     def add_request(self, request: Any) -> None:
         self.added.append(request)
+        self.requests[request.request_id] = request
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         return self.outputs
@@ -53,15 +56,38 @@ def scheduler() -> Scheduler:
     return Scheduler(vllm_config=vllm_config({"threshold": 0.25, "prefill": "sequence"}))
 
 
+def arrive(scheduler: Scheduler, request_id: str, made: int = 1, **river: Any) -> Any:
+    """A request that has ``made`` output tokens."""
+    request = SimpleNamespace(
+        request_id=request_id,
+        num_output_tokens=made,
+        sampling_params=SamplingParams(extra_args={"river": river} if river else None),
+        _block_hasher=None,
+    )
+    scheduler.add_request(request)
+    return request
+
+
 def outputs(**tokens: list[int]) -> EngineCoreOutputs:
     return EngineCoreOutputs(outputs=[EngineCoreOutput(i, t) for i, t in tokens.items()])
 
 
-def update(scheduler: Scheduler, depths: dict[str, int] | None) -> dict[str, list[int] | None]:
-    runner_output = SimpleNamespace()
+def update(
+    scheduler: Scheduler,
+    depths: dict[str, int] | None,
+    sampled: dict[str, list[int]] | None = None,
+    drafts: dict[str, list[int]] | None = None,
+) -> dict[str, list[int] | None]:
+    """A step in which the worker sampled one token for each request, or ``sampled``."""
+    ids = list(depths or {})
+    runner_output = SimpleNamespace(
+        req_id_to_index={request_id: index for index, request_id in enumerate(ids)},
+        sampled_token_ids=[(sampled or {}).get(request_id, [1]) for request_id in ids],
+    )
     if depths is not None:
         attach(runner_output, depths)
-    result = scheduler.update_from_output(None, runner_output)
+    scheduled = SimpleNamespace(scheduled_spec_decode_tokens=drafts or {})
+    result = scheduler.update_from_output(scheduled, runner_output)
     assert result is scheduler.outputs
     return {
         output.request_id: None if output.routed_experts is None else output.routed_experts.tolist()
@@ -71,18 +97,22 @@ def update(scheduler: Scheduler, depths: dict[str, int] | None) -> dict[str, lis
 
 
 def test_every_new_token_gets_its_requests_depth(scheduler: Scheduler) -> None:
+    for name in "abc":
+        arrive(scheduler, name)
     scheduler.outputs = {0: outputs(a=[7], b=[8, 9]), 1: outputs(c=[10])}
     found = update(scheduler, {"a": 3, "b": 5, "c": -12, "other": 4})
     assert found == {"a": [3], "b": [5, 5], "c": [-12]}
 
 
 def test_outputs_without_tokens_or_depths_stay_as_they_are(scheduler: Scheduler) -> None:
+    arrive(scheduler, "a")
     scheduler.outputs = {0: outputs(a=[], b=[8])}
     assert update(scheduler, {"a": 3}) == {"a": None, "b": None}
     assert update(scheduler, None) == {"a": None, "b": None}
 
 
 def test_depths_survive_the_way_to_the_front_end(scheduler: Scheduler) -> None:
+    arrive(scheduler, "a")
     scheduler.outputs = {0: outputs(a=[7])}
     update(scheduler, {"a": -30})
     sent = MsgpackEncoder().encode(scheduler.outputs[0])
@@ -92,17 +122,36 @@ def test_depths_survive_the_way_to_the_front_end(scheduler: Scheduler) -> None:
     assert depths.tolist() == [-30]
 
 
+def test_each_request_is_counted_in_its_own_mode() -> None:
+    """Drafts of one, the depth of another; a stop has cut the last kept token off."""
+    scheduler = Scheduler(vllm_config=vllm_config({"verify": 4}))
+    arrive(scheduler, "new", made=0)
+    arrive(scheduler, "drafted")
+    arrive(scheduler, "cut")
+    arrive(scheduler, "exits", threshold=0.5)
+    arrive(scheduler, "off", enabled=False)
+    sampled = {"drafted": [5, 6, 9], "cut": [5, 6, 9]}
+    drafts = {"drafted": [5, 6, 7], "cut": [5, 6]}
+    depths = {"new": -12, "drafted": 12, "cut": 12, "exits": 3, "off": 12}
+    scheduler.outputs = {
+        0: outputs(new=[1], drafted=[5, 6, 9], cut=[5, 6], exits=[1], off=[1]),
+    }
+    assert update(scheduler, depths, sampled, drafts) == {
+        "new": [MARK],
+        "drafted": [MARK | 1 | 2 | 3 << 2, MARK | 1, MARK],
+        "cut": [MARK | 1 | 2 | 2 << 2, MARK | 1],
+        "exits": [3],
+        "off": [12],
+    }
+
+
 def test_a_new_request_is_isolated_with_its_own_settings(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
     monkeypatch.setattr("river_vllm.scheduler.isolate", lambda *args: calls.append(args))
-    mine = SimpleNamespace(
-        sampling_params=SimpleNamespace(extra_args={"river": {"threshold": 0.5, "min_layers": 4}})
-    )
-    default = SimpleNamespace(sampling_params=SimpleNamespace(extra_args=None))
-    scheduler.add_request(mine)
-    scheduler.add_request(default)
+    mine = arrive(scheduler, "mine", threshold=0.5, min_layers=4)
+    default = arrive(scheduler, "default")
     config = RiverConfig(threshold=0.25, prefill="sequence")
     assert calls == [
         (mine, RiverSettings(True, 0.5, 4), config, 16),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 
@@ -22,6 +23,8 @@ LINE = 8
 GROUPS = (32, 64, 128)
 
 _PAGES = HugePages()
+
+_Product: TypeAlias = Callable[..., None]
 
 
 class _Weight(ctypes.Structure):
@@ -63,15 +66,17 @@ class NativeKernel(Int4Kernel):
     def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
         backend = self._backend()
         assert backend is not None
-        return _NativePacked(weight, backend.int8 if self.rounds_activations else backend.bf16)
+        product = backend.int8 if self.rounds_activations else backend.bf16
+        return _NativePacked(weight, product, backend.int8)
 
     def _backend(self) -> Backend | None:
         return self._given or backend()
 
 
 class _NativePacked(PackedLinear):
-    def __init__(self, weight: GroupedWeight, product: Callable[..., None]) -> None:
+    def __init__(self, weight: GroupedWeight, product: _Product, of_drafts: _Product) -> None:
         self._product = product
+        self._of_drafts = of_drafts
         self._out_features, in_features = weight.codes.shape
         self._codes = _PAGES.hold(_pack_codes(weight.codes))
         self._scales = _PAGES.hold(_by_block(weight.scales))
@@ -87,10 +92,16 @@ class _NativePacked(PackedLinear):
         self._address = ctypes.addressof(self._weight)
 
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return self._run(self._product, x, bias)
+
+    def draft(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return self._run(self._of_drafts, x, bias)
+
+    def _run(self, product: _Product, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         x = x.contiguous()
         rows = x.shape[0]
         out = x.new_empty(rows, self._out_features)
-        self._product(
+        product(
             self._address,
             x.data_ptr(),
             None if bias is None else bias.data_ptr(),

@@ -51,11 +51,9 @@ def test_one_line_names_the_option(
     assert message in _error(capsys, *options)
 
 
-def test_modes_that_cannot_be_measured_are_refused(
+def test_what_cannot_be_measured_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "batch.yaml"
     file.write_text("scope: batch\n")
     assert "scope = 'batch'" in _error(capsys, "--river-config", str(file))
-    file.write_text("verify: 4\n")
-    assert "verify = 4: verified answers are" in _error(capsys, "--river-config", str(file))

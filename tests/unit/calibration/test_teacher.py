@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from river_vllm.calibration.teacher import TEACHER_KEY, SplitTable, TeacherForced
-from tests.unit.modes.support import OFF, Batch, L, groups
+from tests.unit.steps.support import OFF, Batch, L, groups
 
 
 def batch_with(river: Any = None, **config: Any) -> Batch:

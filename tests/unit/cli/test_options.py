@@ -62,21 +62,18 @@ def test_every_setting_has_its_option() -> None:
         criterion="norm",
     )
     of_a_file = {"layer_offsets", "calibration"}
-    of_verified_mode = {"verify", "draft"}
-    assert config.model_fields_set == (set(RiverConfig.model_fields) - of_a_file - of_verified_mode)
+    of_drafts = {"verify", "draft"}
+    assert config.model_fields_set == (set(RiverConfig.model_fields) - of_a_file - of_drafts)
 
 
-def test_verified_mode() -> None:
-    config = river_config(
-        parse("--river-verify", "4", "--river-min-layers", "2", "--river-draft", "fixed")
-    )
-    assert config == RiverConfig(verify=4, min_layers=2, draft="fixed")
-    assert config.draft_layers == 2
+def test_drafts() -> None:
+    config = river_config(parse("--river-verify", "4", "--river-draft", "fixed"))
+    assert config == RiverConfig(verify=4, draft="fixed")
 
 
-def test_verified_mode_on_the_command_line_ends_the_files_exits(file: str) -> None:
+def test_drafts_go_with_the_files_exits(file: str) -> None:
     config = river_config(parse("--river-config", file, "--river-verify", "4"))
-    assert config == RiverConfig(verify=4)
+    assert (config.drafts, config.min_layers) == (4, 4)
 
 
 def test_the_command_line_goes_over_the_file(file: str) -> None:
@@ -101,8 +98,8 @@ def test_a_value_equal_to_the_default_still_goes_over_the_file(file: str) -> Non
         (("--river-verify", "17"), "command line: 'verify' = 17: "),
         (("--river-verify", "-1"), "command line: 'verify' = -1: "),
         (
-            ("--river-verify", "4", "--river-threshold", "0.5", "--river-max-rows", "4"),
-            "command line: verify = 4 cannot be combined with threshold, max_rows",
+            ("--river-verify", "4", "--river-resident-layers", "2"),
+            "command line: verify = 4 needs every layer in every step",
         ),
         (("--river-stall-seconds", "0"), "--river-stall-seconds = 0.0: "),
         (("--river-stall-seconds", "-3"), "--river-stall-seconds = -3.0: "),

@@ -19,7 +19,7 @@ from server.telemetry.progress import Progress
 
 L = 12
 DEFAULTS = RiverSettings(True, 0.9, 2)
-VERIFIED = RiverSettings(True, 1.0, 1, mode="verified")
+VERIFIED = RiverSettings(True, 0.9, 1, mode="verified")
 
 
 class Metrics:

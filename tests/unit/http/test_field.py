@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,19 +32,21 @@ def verifying() -> RiverState:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_server_that_verifies_takes_enabled(enabled: bool) -> None:
+def test_a_server_that_drafts_takes_enabled(enabled: bool) -> None:
     body = {"river": {"enabled": enabled, "trace": True}}
     exchange = take_exchange(CHAT, body, verifying())
     assert exchange is not None
     assert exchange.trace
-    assert exchange.settings == RiverSettings(enabled, 1.0, 1, mode="verified")
+    assert exchange.settings == replace(VERIFIED, enabled=enabled)
 
 
-@pytest.mark.parametrize("field", [{"threshold": 1.0}, {"min_layers": 1}])
-def test_a_server_that_verifies_has_no_exit_to_set(field: dict[str, Any]) -> None:
-    with pytest.raises(FieldError, match="--river-verify") as caught:
-        take_exchange(CHAT, {"river": {"enabled": True, **field}}, verifying())
-    assert caught.value.param == f"river.{next(iter(field))}"
+def test_a_mode_that_cannot_be_had_is_refused() -> None:
+    with pytest.raises(FieldError, match="belongs to exits") as caught:
+        take_exchange(CHAT, {"river": {"mode": "verified", "threshold": 0.5}}, verifying())
+    assert caught.value.param == "river.threshold"
+    with pytest.raises(FieldError, match="must be 'exit'") as caught:
+        take_exchange(CHAT, {"river": {"mode": "verified"}}, river_state())
+    assert caught.value.param == "river.mode"
 
 
 @pytest.mark.parametrize("body", [{}, {"river": {}}], ids=["absent", "empty"])

@@ -13,6 +13,8 @@ import pytest
 
 from river_vllm.compat import EngineDeadError
 from river_vllm.config import RiverConfig
+from river_vllm.modes.mode import Outcome
+from river_vllm.modes.verified import VerifiedMode
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.listen import listen
 from server.http.state import RiverState
@@ -187,14 +189,19 @@ def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) ->
     assert metrics.counted == [counted]
 
 
-def test_a_server_that_verifies_counts_drafts() -> None:
+def test_drafts_and_exits_of_one_step_are_counted_as_what_they_are() -> None:
     state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
     client = Client()
     listen(client, state)
-    client.output_processor.process_outputs([core_output("a", [7, 8], [10, 0])])
+    drafted = VerifiedMode().numbers(Outcome(L, 2, 0, decode=True), 2).tolist()
+    outputs = [core_output("a", [7, 8], drafted), core_output("b", [7], [3])]
+    client.output_processor.process_outputs(outputs)
     metrics = state.metrics
     assert isinstance(metrics, Metrics)
-    assert metrics.counted == [{"layers": {L: 2}, "held": 0, "drafted": 2, "accepted": 0}]
+    assert metrics.counted == [
+        {"layers": {L: 2}, "held": 0, "drafted": 2, "accepted": 0},
+        {"layers": {3: 1}, "held": 0, "drafted": 0, "accepted": 0},
+    ]
 
 
 def test_progress_follows_arrivals_and_steps() -> None:

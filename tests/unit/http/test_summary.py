@@ -43,7 +43,7 @@ def test_it_says_what_is_in_force_and_where() -> None:
         "  model      tiny, 12 layers",
         "  river      hqq in groups of 64/128, torch/vllm kernel, made in 1.2 s",
         "  memory     1.5 MiB added",
-        "  mode       exit, τ = 0.9, at least 2 layers, prompts: backbone, scope: batch",
+        "  exits      τ = 0.9, at least 2 layers, prompts: backbone, scope: batch",
         "  crossover  4 bit pays up to 2 rows a step (1: 2.5 ×, 2: 1.3 ×, 4: 0.9 ×); "
         "any number may leave",
         "  calibrated no; 'river-vllm calibrate' chooses τ by what it costs on your prompts",
@@ -51,10 +51,11 @@ def test_it_says_what_is_in_force_and_where() -> None:
     ]
 
 
-def test_a_server_that_verifies_has_no_dial() -> None:
+def test_a_server_that_drafts_has_both() -> None:
     state = river_state(engine=ENGINE, config=RiverConfig(verify=4), defaults=VERIFIED)
     text = summary(state, "unix:/x")
-    assert "  mode       verified: up to 4 drafted tokens are verified, answers are exact" in text
+    assert "  verified   up to 4 drafted tokens are checked a step" in text
+    assert "scope: step; where a request asks for them" in text
 
 
 def test_layers_that_left_memory_are_said() -> None:

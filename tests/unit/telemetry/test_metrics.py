@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 
 from river_vllm.depths import ExitSummary
-from river_vllm.verify.tally import DraftSummary, StepTally
+from river_vllm.modes.mode import Outcome
+from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from server.telemetry.metrics import RiverMetrics, river_metrics
 
 L = 12
@@ -92,9 +93,9 @@ def test_the_threshold_is_the_last_one_set(metrics: RiverMetrics) -> None:
 
 def test_verified_steps(metrics: RiverMetrics) -> None:
     """Whatever was drafted, each decode token ran all layers of the backbone."""
-    for tally in (StepTally(0, 0, decode=False).values(1), StepTally(4, 2, decode=True).values(3)):
+    for outcome, tokens in ((Outcome(L, 0, 0, False), 1), (Outcome(L, 4, 2, True), 3)):
         summary = DraftSummary()
-        summary.add(tally)
+        summary.add(VerifiedMode().numbers(outcome, tokens))
         metrics.count(summary)
     assert sample("river_drafted_tokens_total") == 4
     assert sample("river_accepted_tokens_total") == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from river_vllm.costs import Costs
 from river_vllm.verify.acceptance import Acceptance
 from river_vllm.verify.depth import Depth
@@ -13,22 +15,23 @@ from river_vllm.verify.draft import Draft, run
 CHEAP = Costs.fixed({"draft": {1: 0.03}, "backbone": {1: 0.09, 64: 0.1}})
 
 
-def draft(row: int = 0, limit: int = 4, **changes: Any) -> Draft:
+def draft(row: int = 0, limit: int = 4, token: int = 7, **changes: Any) -> Draft:
     values = {"greedy": True, "rate": 0.95, "ends": (99,)} | changes
-    return Draft(f"r{row}", row, 10 + row, 7, limit, **values)
+    return Draft(f"r{row}", row, 10 + row, token, limit, **values)
 
 
 class River:
-    """Draft steps that count up from the token they read, with a confidence by token."""
+    """Draft passes that count up from the token they read, with a confidence by token."""
 
-    def __init__(self, **unsure: float) -> None:
+    def __init__(self, at_once: int = 1, **unsure: float) -> None:
+        self.at_once = at_once
         self.calls: list[list[tuple[int, int]]] = []
         self.unsure = {int(token[1:]): value for token, value in unsure.items()}
 
-    def __call__(self, going: Sequence[Draft]) -> tuple[list[int], list[float]]:
+    def __call__(self, going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
         self.calls.append([(d.row, d.next_position) for d in going])
-        tokens = [d.token + 1 for d in going]
-        return tokens, [self.unsure.get(token, 0.999) for token in tokens]
+        found = [[d.token + 1 + i for i in range(self.at_once)] for d in going]
+        return [[(t, self.unsure.get(t, 0.999)) for t in tokens] for tokens in found]
 
 
 def go(drafts: list[Draft], river: River, price: float = 0.05) -> None:
@@ -83,3 +86,22 @@ def test_sampled_tokens_are_believed_by_the_requests_own_rate() -> None:
     go([one], river)
     assert one.confidences == [None] * 4
     assert abs(one.reach - 0.9**4) < 1e-9
+
+
+def test_a_pass_may_bring_several_tokens_up_to_the_limit_and_the_end() -> None:
+    river = River(at_once=3)
+    drafts = [draft(0, 4), draft(1, 7), draft(2, 2), draft(3, 8, ends=(9,))]
+    go(drafts, river)
+    assert [d.tokens for d in drafts] == [[8, 9, 10, 11], [*range(8, 15)], [8, 9], [8, 9]]
+    assert [[row for row, _ in call] for call in river.calls] == [[0, 1, 2, 3], [0, 1], [1]]
+
+
+def test_what_a_text_repeats_is_guessed_with_room_for_the_rivers_own_token() -> None:
+    known = np.array([3, 4, 5, 6, 8, 9, 3, 4], dtype=np.int32)
+    one = draft(limit=4, token=5, known=known)
+    assert one.guesses(9) == [6, 8, 9]
+    one.add(6, 0.9, Acceptance())
+    assert one.guesses(9) == [8, 9]
+    assert one.guesses(1) == [8]
+    one.add(1, 0.9, Acceptance())
+    assert one.guesses(9) == []

@@ -12,7 +12,7 @@ from vllm import SamplingParams
 
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs
-from river_vllm.modes import default_settings
+from river_vllm.request import default_settings
 from river_vllm.verify.acceptance import PRIOR, Acceptance
 from river_vllm.verify.proposer import RiverProposer
 
@@ -28,10 +28,13 @@ class CountingRiver:
     def __init__(self) -> None:
         self.steps: list[tuple[list[int], list[int], list[int]]] = []
 
-    def step(self, rows: Any, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        self.steps.append((list(rows), tokens.tolist(), positions.tolist()))
-        logits = torch.zeros(len(rows), VOCABULARY)
-        logits[torch.arange(len(rows)), tokens + 1] = 20.0
+    def step(
+        self, requests: Any, counts: Any, tokens: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        assert sum(counts) == len(tokens)
+        self.steps.append((list(requests), tokens.tolist(), positions.tolist()))
+        logits = torch.zeros(len(tokens), VOCABULARY)
+        logits[torch.arange(len(tokens)), tokens + 1] = 20.0
         return logits
 
 
@@ -52,13 +55,14 @@ def proposer() -> RiverProposer:
         requests={},
         discard_request_mask=SimpleNamespace(np=np.zeros(8, dtype=bool)),
         max_model_len=1000,
+        river_steps=SimpleNamespace(costs=Costs()),
     )
     made._most = K
     made._acceptance = Acceptance()
     made._pending = {}
-    made._drafter = CountingRiver()
+    made.river = CountingRiver()
     made._defaults = default_settings(RiverConfig(verify=K))
-    made._fixed, made._costs = True, None
+    made._fixed = True
     proposer: RiverProposer = made
     return proposer
 
@@ -71,11 +75,19 @@ def propose(
     sampled: list[int],
     rejected: list[int] | None = None,
     temperature: list[float] | None = None,
+    known: list[int] | None = None,
 ) -> list[list[int]]:
     """One step: ``rows`` of each request up to ``lengths``, and the token that it sampled."""
     runner = proposer._river_runner
     runner.requests = requests
-    runner.input_batch = SimpleNamespace(req_ids=list(requests), num_reqs=len(requests))
+    texts = np.zeros((len(requests), 1000), dtype=np.int32)
+    # Without repetitions there is nothing to guess.
+    texts[:] = np.arange(1000) + 1000
+    if known:
+        texts[0, : len(known)] = known
+    runner.input_batch = SimpleNamespace(
+        req_ids=list(requests), num_reqs=len(requests), token_ids_cpu=texts
+    )
     starts = np.concatenate(([0], np.cumsum(rows))).tolist()
     proposed: list[list[int]] = proposer.propose(
         num_speculative_tokens=K,
@@ -103,7 +115,7 @@ def test_a_draft_starts_at_the_token_that_was_just_sampled(proposer: Any) -> Non
     """Its position is the number of tokens whose K/V is exact."""
     requests = {"a": request(7), "b": request(4)}
     assert propose(proposer, requests, [7, 4], [7, 4], [10, 20]) == [[11, 12, 13], [21, 22, 23]]
-    assert proposer._drafter.steps == [
+    assert proposer.river.steps == [
         ([0, 1], [10, 20], [7, 4]),
         ([0, 1], [11, 21], [8, 5]),
         ([0, 1], [12, 22], [9, 6]),
@@ -115,7 +127,7 @@ def test_rejected_tokens_are_taken_off(proposer: Any) -> None:
     """Four rows were verified from position 7 on, two of the three drafts rejected."""
     proposed = propose(proposer, {"a": request(7)}, [11], [4], [30], rejected=[2])
     assert proposed == [[31, 32, 33]]
-    assert proposer._drafter.steps[0] == ([0], [30], [9])
+    assert proposer.river.steps[0] == ([0], [30], [9])
 
 
 def test_what_became_of_a_draft_is_learnt_once(proposer: Any) -> None:
@@ -143,15 +155,15 @@ def test_who_does_not_draft(proposer: Any) -> None:
     proposer._river_runner.discard_request_mask.np[4] = True
     proposed = propose(proposer, requests, [4] * 6, [4] * 6, [20] * 6)
     assert proposed == [[], [], [], [], [], [21, 22, 23]]
-    assert {rows for step in proposer._drafter.steps for rows in step[0]} == {5}
+    assert {rows for step in proposer.river.steps for rows in step[0]} == {5}
 
 
 def test_a_first_token_waits_for_nobodys_draft(proposer: Any) -> None:
     """Where costs decide; a request without drafts has a first token too."""
-    proposer._costs = CHEAP
+    proposer._fixed, proposer._river_runner.river_steps.costs = False, CHEAP
     both = {"a": request(7), "off": request(4, {"enabled": False})}
     assert propose(proposer, both, [9, 4], [1, 4], [10, 20]) == [[], []]
-    assert proposer._drafter.steps == []
+    assert proposer.river.steps == []
     assert propose(proposer, both, [10, 5], [1, 1], [10, 20]) == [[11, 12, 13], []]
     # Computed again after a preemption, it is not the first.
     assert propose(proposer, {"a": request(7)}, [12], [12], [10]) == [[11, 12, 13]]
@@ -177,3 +189,31 @@ def test_sampled_requests_hand_their_probabilities_over(proposer: Any) -> None:
     for level, token in enumerate(proposed[1]):
         assert probabilities[1, level].sum() == pytest.approx(1.0)
         assert probabilities[1, level, token] > 0.9
+
+
+def test_guesses_are_rows_of_the_same_pass(proposer: Any) -> None:
+    """The river counts on. Where the text did so before, one pass confirms it, and goes further."""
+    text = [10, 11, 12, 9, 10]
+    assert propose(proposer, {"a": request(4)}, [5], [1], [11], known=text) == [[12, 13, 14]]
+    # The last two tokens, 10 and 11, were followed by 12 and 9: right, and wrong.
+    assert proposer.river.steps == [
+        ([0], [11, 12, 9], [5, 6, 7]),
+        ([0], [13], [7]),
+    ]
+    assert proposer._acceptance.guess_rate("a") == pytest.approx(0.5, abs=0.1)
+
+
+def test_guesses_that_do_not_pay_are_not_made(proposer: Any) -> None:
+    dear = Costs.fixed({"draft": {1: 0.01, 2: 0.03, 4: 0.06}, "backbone": {1: 0.1, 32: 0.1}})
+    proposer._fixed, proposer._river_runner.river_steps.costs = False, dear
+    text = [10, 11, 12, 9, 10]
+    assert propose(proposer, {"a": request(4)}, [5], [1], [11], known=text) == [[12, 13, 14]]
+    assert [tokens for _, tokens, _ in proposer.river.steps] == [[11], [12], [13]]
+
+
+def test_sampled_guesses_hand_their_probabilities_over(proposer: Any) -> None:
+    text, odd = [10, 11, 12, 13, 10], request(4, temperature=1.0)
+    (tokens,) = propose(proposer, {"a": odd}, [5], [1], [11], temperature=[1.0], known=text)
+    probabilities = proposer.take_last_draft_probs()
+    assert probabilities.shape == (1, K, VOCABULARY)
+    assert (probabilities[0, torch.arange(3), torch.tensor(tokens)] > 0.9).all()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm.modes.exit_worker import ExitWorker
-from river_vllm.modes.verified_worker import VerifiedWorker
+from river_vllm import patches
 from river_vllm.worker import mixin
 from river_vllm.worker.mixin import RiverWorkerMixin
+from river_vllm.worker.steps import Steps
 
 INFO = {"num_layers": 12}
 
@@ -43,19 +43,17 @@ class Worker(RiverWorkerMixin, FakeWorker):
     pass
 
 
-@pytest.mark.parametrize(
-    ("settings", "mode"), [({"threshold": 0.25}, ExitWorker), ({"verify": 4}, VerifiedWorker)]
-)
-def test_a_loaded_model_is_run_in_the_engines_mode(settings: Any, mode: type) -> None:
-    worker = Worker(settings)
+def test_a_loaded_model_has_steps() -> None:
+    worker = Worker({"threshold": 0.25})
     worker.load_model(load_dummy_weights=True)
     assert worker.loaded == [((), {"load_dummy_weights": True}, None)]
-    assert type(worker.model_runner.river_mode) is mode
+    assert type(worker.model_runner.river_steps) is Steps
 
 
 def test_an_engine_that_verifies_drafts_with_the_river(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM's own drafter would load a second model, so River's is there before it loads one."""
     monkeypatch.setattr(mixin, "RiverProposer", lambda *made_with: made_with)
+    monkeypatch.setattr(patches, "every_logits_processor_is_there", lambda runner: None)
     worker: Any = Worker({"verify": 4})
     worker.device = "cuda:0"
     worker.vllm_config.speculative_config = object()
@@ -63,20 +61,17 @@ def test_an_engine_that_verifies_drafts_with_the_river(monkeypatch: pytest.Monke
     assert worker.loaded == [((), {}, (worker.vllm_config, "cuda:0", worker.model_runner))]
 
 
-def test_the_mode_measures_once_the_engine_is_warm() -> None:
+def test_passes_are_timed_once_the_engine_is_warm() -> None:
     worker, asked = Worker({"verify": 4}), []
     worker.load_model()
-    worker.model_runner.drafter = SimpleNamespace(
-        measure_costs=lambda: asked.append("costs"), info=lambda: {"a": 1}
-    )
-    assert asked == []
+    worker.model_runner.river_steps = SimpleNamespace(measure=lambda: asked.append("costs"))
     assert worker.compile_or_warm_up_model() == "times"
     assert asked == ["costs"]
 
 
-def test_info_is_the_rivers_and_the_modes() -> None:
+def test_info_is_the_rivers_and_the_steps() -> None:
     worker = Worker({})
     worker.load_model()
-    worker.model_runner.river_mode = SimpleNamespace(info=lambda: {"verify": {"a": 1}})
+    worker.model_runner.river_steps = SimpleNamespace(info=lambda: {"verify": {"a": 1}})
     types = {"dtype": "bfloat16", "kv_cache_dtype": "fp8"}
     assert worker.river_info() == {**INFO, **types, "verify": {"a": 1}}

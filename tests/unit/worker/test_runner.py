@@ -25,7 +25,7 @@ class FakeRunner:
 
     def __init__(self) -> None:
         self.input_batch = SimpleNamespace(req_ids=["b", "a"])
-        self.river_mode: Any = Mode()
+        self.river_steps: Any = Mode()
         self.river: Any = FakeRiver()
 
     def get_model(self) -> Any:
@@ -95,8 +95,8 @@ def runner() -> Runner:
 def test_a_step_is_run_by_the_river_and_its_depths_are_on_the_output(runner: Runner) -> None:
     scheduled = SimpleNamespace(finished_req_ids={"gone"})
     assert runner.execute_model(scheduled, "step") == "step"
-    assert runner.river_mode.forgotten == ["gone"]
-    assert runner.river_mode.rows_taken == [ROWS]
+    assert runner.river_steps.forgotten == ["gone"]
+    assert runner.river_steps.rows_taken == [ROWS]
     given = runner._model_forward("ids", positions="p", extra=1)
     assert (given["input_ids"], given["positions"], given["extra"]) == ("ids", "p", 1)
     sampled = runner.sample_tokens("grammar")
@@ -108,7 +108,7 @@ def test_a_step_is_run_by_the_river_and_its_depths_are_on_the_output(runner: Run
 def test_a_step_without_depths_hands_none_over(runner: Runner) -> None:
     """As in verified mode."""
     for depths in ([-L, 6], []):
-        runner.river_mode.depths = lambda table, depths=depths: depths
+        runner.river_steps.depths = lambda table, depths=depths: depths
         runner.execute_model(SimpleNamespace(finished_req_ids=set()))
         runner._model_forward("ids")
         sampled = runner.sample_tokens(None)

@@ -12,8 +12,17 @@ from river_vllm.worker.mixin import RiverWorkerMixin
 from river_vllm.worker.runner import RiverRunnerMixin
 
 
-@pytest.mark.parametrize("verifies", [False, True])
-def test_the_cpu_worker_gets_rivers_runner(verifies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("speculative", "mode", "places"),
+    [
+        (None, 0, []),
+        (object(), 0, ["verifying CPU worker"]),
+        (None, 2, ["compiling CPU worker"]),
+    ],
+)
+def test_the_cpu_worker_gets_rivers_runner(
+    speculative: Any, mode: int, places: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vllm.v1.worker import cpu_worker
 
     from river_vllm.worker import cpu
@@ -25,11 +34,13 @@ def test_the_cpu_worker_gets_rivers_runner(verifies: bool, monkeypatch: pytest.M
     monkeypatch.setattr(patches, "install", patched.append)
     monkeypatch.setattr(cpu.CPUWorker, "init_device", init_device)
     worker = object.__new__(cpu.RiverCPUWorker)
-    worker.vllm_config = SimpleNamespace(speculative_config=object() if verifies else None)
+    worker.vllm_config = SimpleNamespace(
+        speculative_config=speculative, compilation_config=SimpleNamespace(mode=mode)
+    )
     worker.init_device()
     assert type(worker.model_runner) is cpu.RiverCPUModelRunner
     assert cpu_worker.CPUModelRunner is cpu.CPUModelRunner
-    assert patched == (["verifying CPU worker"] if verifies else [])
+    assert patched == places
 
 
 @pytest.mark.parametrize(

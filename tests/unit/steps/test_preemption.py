@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.modes.support import Batch, L, groups
+from tests.unit.steps.support import Batch, L, groups
 
 
 def test_tokens_leave_where_they_left(batch: Batch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.modes.support import Batch
+from tests.unit.steps.support import Batch
 
 
 @pytest.fixture

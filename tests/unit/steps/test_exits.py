@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.modes.support import OFF, Batch, L, groups
+from tests.unit.steps.support import OFF, Batch, L, groups
 
 
 def test_a_prompt_stays_chunk_by_chunk_and_its_tokens_decide(batch: Batch) -> None:
@@ -97,16 +97,30 @@ def test_prompts_leave_as_a_whole_under_sequence_prefill(river: Any) -> None:
         ([("a", 1, 4), ("scored", 1, 4)], "backbone"),
     ],
 )
-def test_the_rivers_head_serves_steps_of_tokens_that_may_leave(
-    batch: Batch, rows: Any, head: str
-) -> None:
+def test_the_rivers_head_serves_steps_of_tokens_that_may_leave(rows: Any, head: str) -> None:
+    batch = Batch(lm_head="river")
     batch.ask("exact", OFF)
     batch.ask("scored", logprobs=2)
     assert batch.begin(*rows).head == head
 
 
 def test_the_rivers_head_makes_no_prompts_first_token() -> None:
-    batch = Batch(prefill="sequence")
+    batch = Batch(prefill="sequence", lm_head="river")
     assert batch.begin(("a", 4, 0)).head == "backbone"
     assert batch.begin(("a", 1, 4), ("b", 4, 0)).head == "backbone"
     assert batch.begin(("a", 5, 0)).head == "river"
+
+
+def test_a_head_that_only_drafts_have_serves_no_exits() -> None:
+    assert Batch(verify=4).begin(("a", 1, 4)).head == "backbone"
+
+
+def test_a_request_that_is_drafted_for_is_the_backbones() -> None:
+    """With its drafts as more rows; beside one that leaves."""
+    batch = Batch(verify=4)
+    table = batch.begin(("drafted", 5, 9), ("exits", 1, 9), ("new", 4, 0))
+    assert groups(table) == ["5 stay", "1 stay", "4 stay"]
+    batch.ask("exits now", {"threshold": 0.5})
+    table = batch.begin(("drafted", 5, 14), ("exits now", 1, 9))
+    assert groups(table) == ["5 stay", "1 decide"]
+    assert batch.finish(table, 3) == [L, 3]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from river_vllm.depths import signed_depth
-from tests.unit.modes.support import OFF, Batch, L, groups
+from tests.unit.steps.support import OFF, Batch, L, groups
 
 HELD = signed_depth(L, decode=True, held=True)
 
@@ -51,7 +51,7 @@ def test_the_costs_say_whether_it_pays(scope: str, river: Any, asked: str, pays:
     costs: Any = SimpleNamespace()
     for name in ("choose", "pays"):
         setattr(costs, name, lambda rows, name=name: questions.append((name, rows)) or pays)
-    batch.mode._costs = costs
+    batch.mode.costs = costs
     batch.ask("b", river)
     found = groups(batch.begin(("a", 1, 4), ("b", 1, 4)))
     assert found[0] == ("1 decide" if pays else "1 held")
@@ -72,7 +72,7 @@ def test_the_costs_learn_from_decode_steps(
 ) -> None:
     found: list[Any] = []
     costs: Any = SimpleNamespace(observe=lambda *step: found.append(step))
-    batch.mode._costs = costs
+    batch.mode.costs = costs
     batch.ask("a", river)
     for rows, left in ((("a", 4, 0), ()), (("a", 1, 4), depths)):
         batch.finish(table := batch.begin(rows), *left)

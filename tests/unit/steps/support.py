@@ -9,8 +9,8 @@ import numpy as np
 from vllm import SamplingParams
 
 from river_vllm.config import RiverConfig
-from river_vllm.modes.exit_worker import ExitWorker
 from river_vllm.step import StepTable
+from river_vllm.worker.steps import Steps
 
 L = 12
 """Decoder layers."""
@@ -26,7 +26,7 @@ class Batch:
         config: the engine's settings.
     """
 
-    def __init__(self, mode: type[ExitWorker] = ExitWorker, **config: Any) -> None:
+    def __init__(self, mode: type[Steps] = Steps, **config: Any) -> None:
         model = SimpleNamespace(river=SimpleNamespace(num_layers=L))
         self.runner: Any = SimpleNamespace(requests={}, device="cpu", get_model=lambda: model)
         settings = {"threshold": 0.9, "min_layers": 2, "scope": "token", "max_rows": "all"}

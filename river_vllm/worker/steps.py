@@ -1,9 +1,9 @@
-"""Exit mode in a worker: which rows of a step may leave the backbone, and how deep each ran."""
+"""What a worker knows of each step: which rows may leave, how deep each ran, what it took."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from river_vllm.config import RiverConfig
-from river_vllm.costs import Costs
+from river_vllm.costs import Costs, Kind, Pass
 from river_vllm.depths import signed_depth
-from river_vllm.modes import default_settings, settings_of
-from river_vllm.request import RiverSettings
+from river_vllm.request import RiverSettings, default_settings, settings_of
 from river_vllm.step import StepTable
 from river_vllm.verify.drafter import RiverDrafter
 from river_vllm.worker.costs import costs_of_start
@@ -62,7 +61,7 @@ class Line(NamedTuple):
     offsets: tuple[float, ...] | None = None
 
 
-class ExitWorker:
+class Steps:
     """Makes the table of each step, and remembers how deep every token ran.
 
     A request that vLLM preempts is computed again from its start. Its tokens, those of its prompt
@@ -70,7 +69,7 @@ class ExitWorker:
     and its answer stay the same.
 
     Args:
-        runner: vLLM's, V1.
+        runner: vLLM's, V1; its ``drafter`` is a ``RiverProposer`` where the engine drafts.
         config: scope, prefill, and what holds for requests that say nothing.
     """
 
@@ -78,8 +77,8 @@ class ExitWorker:
 
     def __init__(self, runner: Any, config: RiverConfig) -> None:
         self._runner = runner
+        self._config = config
         self._num_layers = runner.get_model().river.num_layers
-        self._scope = config.scope
         self._sequence_prefill = config.prefill == "sequence"
         self._defaults = default_settings(config)
         self._requests: dict[str, Request] = {}
@@ -90,13 +89,18 @@ class ExitWorker:
         if self._limit == "auto" and config.deep == "fetch":
             self._limit = "all"
         self._usual = min(max(config.min_layers, USUAL_LAYERS), self._num_layers)
-        self._costs = Costs()
+        self.costs = Costs()
+        """What the passes cost, as far as anything asks for it."""
 
-    def forget(self, request_ids: Iterable[str]) -> None:
+    def forget(self, request_ids: Collection[str]) -> None:
+        """Drop what is kept for requests that have ended."""
         for request_id in request_ids:
             self._requests.pop(request_id, None)
+        if self._config.drafts:
+            self._runner.drafter.forget(request_ids)
 
     def table(self) -> StepTable:
+        """The step that the runner has prepared."""
         runner = self._runner
         batch, starts = runner.input_batch, runner.query_start_loc.np
         spans = []
@@ -120,60 +124,74 @@ class ExitWorker:
             for request, (position, rows) in zip(self._step, spans, strict=True)
         )
         if generating and table.free.all() and not any(r.every_logit for r in self._step):
-            table.head = "river"
+            table.head = self._config.lm_head
         return table
 
     def depths(self, table: StepTable) -> list[int]:
+        """After the pass: the signed depth of each request's last row (``river_vllm.depths``), in
+        the batch's order."""
         found = [0] * len(self._step)
         for index, line in enumerate(self._lines):
             request = self._step[line.request]
             depth = int(table.exit_layer[index])
-            generated = line.position - request.prompt
-            if generated >= len(request.depths):
-                request.depths.append(depth)
-            elif generated < 0 and request.prompt_depths is not None:
-                request.prompt_depths[line.position : line.position + line.rows] = depth
+            generated = line.position + line.rows - 1 - request.prompt
+            if request.may_leave:
+                if generated >= len(request.depths):
+                    request.depths.append(depth)
+                elif generated < 0 and request.prompt_depths is not None:
+                    request.prompt_depths[line.position : line.position + line.rows] = depth
             found[line.request] = signed_depth(depth, generated >= 0, line.held)
         return found
 
     def took(self, table: StepTable, seconds: float) -> None:
-        """Learn from a decode step; one that left late says little about leaving."""
+        """Learn what the pass took, its logits included.
+
+        Only from decode steps; one that left late says little about leaving.
+        """
         if all(line.position >= self._step[line.request].prompt for line in self._lines):
             free = table.free
             if not free.any():
-                self._costs.observe("backbone", table.num_rows, seconds)
+                self.costs.observe("backbone", table.num_rows, seconds)
             elif free.all() and table.exit_layer.max() <= self._usual:
-                self._costs.observe("river", table.num_rows, seconds)
+                self.costs.observe("river", table.num_rows, seconds)
 
     def measure(self) -> None:
-        """Time whole steps, unless an earlier start has."""
-        if self._limit != "auto":
+        """Once the engine is warm and has its K/V cache: time whole passes, of the kinds that a
+        decision goes by, unless an earlier start has."""
+        runner, config = self._runner, self._config
+        exits = RiverDrafter(runner, self._usual, config.lm_head)
+        passes: dict[Kind, Pass] = {}
+        if self._limit == "auto":
+            passes["river"] = exits.idle_step
+        if config.drafts and config.draft == "adaptive":
+            passes["draft"] = runner.drafter.river.idle_step
+        if not passes:
             return
-        runner = self._runner
-        drafter = RiverDrafter(runner, self._usual, "river")
-        most = int(runner.max_num_reqs)
-        self._costs = costs_of_start(
-            runner,
-            {"backbone": drafter.idle_pass, "river": drafter.idle_step},
-            {"backbone": most, "river": most},
-        )
+        requests = int(runner.max_num_reqs)
+        rows = min(requests * (config.drafts + 1), int(runner.max_num_tokens))
+        most = {kind: requests if kind == "river" else rows for kind in ("backbone", *passes)}
+        self.costs = costs_of_start(runner, {"backbone": exits.idle_pass, **passes}, most)
 
     def info(self) -> dict[str, Any]:
+        """What decisions go by, for operators."""
+        config = self._config
         limit: int | str | None = self._limit
         if limit == "auto":
-            limit = self._costs.max_rows
+            limit = self.costs.max_rows
+        verify = {"max_tokens": config.drafts, "adaptive": config.draft == "adaptive"}
         return {
+            **({"verify": verify} if config.drafts else {}),
             "crossover": {
                 "max_rows": None if limit == "all" else limit,
-                **self._costs.crossover(),
+                **self.costs.crossover(),
             },
-            "costs": self._costs.describe(time.time()),
+            "costs": self.costs.describe(time.time()),
         }
 
     def _first_met(self, state: Any) -> Request:
         """What is kept of a request: ``state`` is vLLM's ``CachedRequestState``."""
         params = state.sampling_params
-        settings = settings_of(params and params.extra_args, self._defaults)
+        settings = settings_of(params, self._defaults)
         prompt: int = state.num_prompt_tokens
         may_leave = self._may_leave(settings)
         prompt_leaves = self._sequence_prefill and may_leave
@@ -198,7 +216,7 @@ class ExitWorker:
             replayed=replayed,
             held=held,
             request=request,
-            scope=self._scope,
+            scope=self._config.scope,
             device=self._runner.device,
         )
 
@@ -215,13 +233,13 @@ class ExitWorker:
             generated += rows - prompt_rows
             whole &= request.may_leave
             whole &= not prompt_rows or self._sequence_prefill
-        if self._scope == "step" and not whole:
+        if self._config.scope == "step" and not whole:
             return False
         if self._limit == "all" or not generated:
             return True
         if self._limit != "auto":
             return generated <= self._limit
-        return self._costs.choose(generated) if whole else self._costs.pays(generated)
+        return self.costs.choose(generated) if whole else self.costs.pays(generated)
 
     def _may_leave(self, settings: RiverSettings) -> bool:
         offsets = settings.layer_offsets
@@ -232,6 +250,9 @@ class ExitWorker:
         """The groups of the batch's request ``index``, whose ``rows`` start at ``position``."""
         request = self._step[index]
         settings = request.settings
+        if not request.may_leave:
+            yield Line(index, position, rows)
+            return
         end = position + rows
         if position < request.prompt:
             for depth, count in self._prompt_runs(request, position, min(end, request.prompt)):
@@ -241,8 +262,8 @@ class ExitWorker:
             at = request.prompt + token
             if token < len(request.depths):
                 yield self._line(index, at, 1, settings, request.depths[token])
-            elif stay or not request.may_leave:
-                yield Line(index, at, 1, held=request.may_leave)
+            elif stay:
+                yield Line(index, at, 1, held=True)
             else:
                 yield self._line(index, at, 1, settings, 0)
 
