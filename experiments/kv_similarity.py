@@ -23,7 +23,7 @@ import torch
 from vllm import LLM, SamplingParams
 
 from river_vllm import RiverConfig, engine_args
-from river_vllm.inspection import paged_kv
+from river_vllm.calibration import kv
 
 QUANTIZERS = ("rtn", "hqq")
 
@@ -120,7 +120,7 @@ def _run(
     found = []
     for request in sorted(scheduler.requests.values(), key=lambda r: r.request_id):
         (blocks,) = scheduler.kv_cache_manager.get_block_ids(request.request_id)
-        k, v = engine.collective_rpc(paged_kv.read, args=(list(blocks),))[0]
+        k, v = engine.collective_rpc(kv.read, args=(list(blocks),))[0]
         found.append(
             {
                 "tokens": list(request.all_token_ids),

@@ -22,7 +22,7 @@ extern "C" int river_trial(const std::vector<float>& x) {
 }
 """
 FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fopenmp", "-shared")
-"""Of those that torch's inductor gives (``torch/_inductor/cpp_builder.py``)."""
+"""Some of those that torch's inductor passes (``torch/_inductor/cpp_builder.py``)."""
 SECONDS = 60.0
 
 

@@ -57,16 +57,16 @@ class RiverConfig(BaseModel):
         ]
         | None
     ) = None
-    """Added to τ for the decisions after 1, 2, … L−1 layers: thresholds of each layer's own, which
-    the dial still moves together. Without them τ is the same everywhere."""
+    """Added to τ for the decisions after 1, 2, … L−1 layers: a threshold for each layer, all of
+    which τ still moves. Without them it is the same after every layer."""
     prefill: Literal["backbone", "sequence"] = "backbone"
     """Prompts on the backbone, or the paper's sequence-level exit."""
     scope: Scope = "step"
-    """Who leaves together. ``token``: each token leaves on its own similarity, whatever is beside
-    it and that costs. ``step``: a step's tokens leave together, once each has settled, and not at
-    all beside a row that has to run the backbone: as long as one has to, it carries the others at
-    no cost, and on the river they would add some. ``batch``: together, at a layer where all settle
-    at once (the paper's minimum over the batch)."""
+    """Which tokens leave together. ``token``: each on its own similarity, whatever the other rows
+    of the step do. ``step``: all of a step, once each has settled, and none beside a row that has
+    to run the backbone: its weights are then read anyway, and the other rows run it at no extra
+    cost. ``batch``: all, at a layer where all settle at once (the paper's minimum over the
+    batch)."""
     criterion: CriterionName = "cosine"
     """What τ is compared with after a layer: the paper's state transition similarity, or how small
     the state still is (``criterion.py``), whose τ ``river-vllm calibrate`` has to find."""
@@ -88,8 +88,8 @@ class RiverConfig(BaseModel):
     """Where a token would go deeper than the resident layers: it leaves after the last of them,
     or the layer's weights are read from the checkpoint again."""
     activations: Literal["bf16", "int8"] = "bf16"
-    """What the 4-bit products of exits multiply by; int8 goes on paying with many rows. Drafts
-    take int8 where the kernel has it."""
+    """What the 4-bit products of exits multiply by; int8 is faster, most of all with many rows.
+    Drafts take int8 where the kernel has it."""
     lm_head: Literal["backbone", "river"] = "backbone"
     """Of exits: the bf16 LM head, or 4-bit candidates with exact logits for the best of them.
     Drafts are ranked in 4 bit wherever the model's head allows it."""
@@ -112,7 +112,7 @@ class RiverConfig(BaseModel):
     """What the settings were chosen from; written by ``river-vllm calibrate``."""
 
     @model_validator(mode="after")
-    def _calibration_fits(self) -> Self:
+    def _settings_go_together(self) -> Self:
         if self.calibration is not None:
             for name, measured in self.calibration.settings.items():
                 value = getattr(self, name, None)
@@ -121,31 +121,12 @@ class RiverConfig(BaseModel):
                         f"{name} = {value!r} does not go with the calibration, which was made "
                         f"with {measured!r}; calibrate again, or leave the calibration out"
                     )
-        return self
-
-    @model_validator(mode="after")
-    def _awq_is_read(self) -> Self:
         if self.quantizer == "awq" and self.weights is None:
             raise ValueError(
                 "quantizer 'awq' needs weights: River reads AWQ checkpoints and makes none"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _kernel_fits_activations(self) -> Self:
         if self.activations == "int8" and self.kernel == "torch":
             raise ValueError("kernel 'torch' does not take int8 activations")
-        return self
-
-    @property
-    def drafts(self) -> int:
-        """K as it is in force. Where it is above 0 a request that says nothing is verified."""
-        if self.verify is not None:
-            return self.verify
-        return 0 if self.model_fields_set & OF_EXITS else DRAFTS
-
-    @model_validator(mode="after")
-    def _offloading_fits(self) -> Self:
         if self.deep == "fetch" and self.resident_layers == "all":
             raise ValueError("deep = 'fetch' needs resident_layers: a number, or 'auto'")
         if self.verify and self.resident_layers != "all":
@@ -163,13 +144,20 @@ class RiverConfig(BaseModel):
             )
         return self
 
+    @property
+    def drafts(self) -> int:
+        """K as it is in force. Where it is above 0 a request that says nothing is verified."""
+        if self.verify is not None:
+            return self.verify
+        return 0 if self.model_fields_set & OF_EXITS else DRAFTS
+
     def offloads(self, num_layers: int) -> bool:
         """Whether some of a model's ``num_layers`` layers may be without bf16 weights."""
         return self.resident_layers not in ("all", num_layers)
 
-    def sure_layers(self, num_layers: int) -> int:
-        """Backbone layers that any token can run if its request wants it to: all of them, or,
-        where tokens leave after the last resident layer, those that are never evicted."""
+    def reachable_layers(self, num_layers: int) -> int:
+        """Backbone layers that a token can run if its request asks for them: all, or, where tokens
+        leave after the last resident layer, those that are never evicted."""
         if self.deep == "fetch" or not self.offloads(num_layers):
             return num_layers
         return self.min_layers if self.resident_layers == "auto" else int(self.resident_layers)

@@ -14,7 +14,7 @@ from river_vllm.config import CriterionName
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From the rows' states before and after a layer, ``[rows, hidden]``, to float32 ``[rows]`` in
-[−1, 1]; NaN where no threshold may admit a row."""
+[−1, 1], larger where a state has settled more; NaN where no threshold may admit a row."""
 
 Reading = Callable[
     [torch.Tensor | None, torch.Tensor, torch.Tensor | None],
@@ -83,4 +83,4 @@ def smallness(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 
 CRITERIA: dict[CriterionName, Criterion] = {"cosine": transition_similarity, "norm": smallness}
-"""By their names in the settings; float32 ``[rows]`` from the states before and after a layer."""
+"""By their names in the settings. ``layers/attach.py`` takes a native form where there is one."""

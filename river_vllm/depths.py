@@ -94,7 +94,8 @@ class ExitSummary:
         return self.layers
 
     def report(self, settings: RiverSettings, num_layers: int) -> dict[str, Any]:
-        """What the ``river`` object of a response says of them."""
+        """What the ``river`` object of a response says of them; ``server/http/openapi.py``
+        describes it."""
         mean = self.mean_exit_layer
         return {
             "threshold": settings.threshold,

@@ -21,17 +21,17 @@ from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.kernels.native.library import cap as instruction_set_cap
+from river_vllm.kv_connectors import refused_connector
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 from river_vllm.request import default_settings, unreachable
-from river_vllm.scheduler.connectors import refused_connector
 from river_vllm.verify import speculation
 from river_vllm.verify.speculation import RiverSpeculativeConfig
 from river_vllm.weights.choose import weight_source, weights_folder
 
 logger = init_logger("vllm.river")
 
-SCHEDULER = "river_vllm.scheduler.river_scheduler.RiverScheduler"
+SCHEDULER = "river_vllm.scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.worker.cpu.RiverCPUWorker"
 GPU_WORKER = "river_vllm.worker.gpu.RiverGPUWorker"
 RUNNER_V2 = "VLLM_USE_V2_MODEL_RUNNER"
@@ -39,7 +39,7 @@ KV_DTYPES = {
     "cpu": ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"),
     "gpu": ("auto", "bfloat16"),
 }
-"""Of the K/V cache: those with which exact answers were compared with stock vLLM's."""
+"""Types of the K/V cache with which exact answers were compared with stock vLLM's."""
 
 
 class RiverConfigHook(VerifyAndUpdateConfig):
@@ -179,8 +179,8 @@ def _runner_v2_refused(vllm_config: VllmConfig) -> dict[str, bool]:
 
 
 def _memory_refused(vllm_config: VllmConfig) -> dict[str, bool]:
-    """What becomes of K/V and weights beyond the engine's own memory: what River has not been run
-    with, or what would give an exact request K/V that the river wrote."""
+    """Ways to move K/V or weights out of the engine's memory that River was not run with, or that
+    would give an exact request K/V that the river wrote."""
     cache, offload = vllm_config.cache_config, vllm_config.offload_config
     cpu = current_platform.is_cpu()
     dtypes = KV_DTYPES["cpu" if cpu else "gpu"]
@@ -233,7 +233,7 @@ def _install(vllm_config: VllmConfig) -> None:
         _run_eager_without_compiler(vllm_config)
     else:
         # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU vLLM's
-        # compiled forward serves the steps in which nothing can exit (worker/split.py).
+        # compiled forward serves the steps in which nothing can exit (``River.run``).
         vllm_config.model_config.enforce_eager = True
 
 

@@ -1,13 +1,10 @@
-"""Where River writes: its cache folder, whether a folder can be written to, a file that the
-processes of one server share."""
+"""Where River writes: its cache folder, and whether a folder can be written to."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 FOLDER_VARIABLE = "RIVER_CACHE_DIR"
@@ -58,15 +55,3 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def file_named_by(variable: str) -> Iterator[Path]:
-    """An empty file that exists inside the block, where ``variable`` of the environment names it
-    to the processes that are started there."""
-    with tempfile.NamedTemporaryFile(prefix="river-") as file:
-        os.environ[variable] = file.name
-        try:
-            yield Path(file.name)
-        finally:
-            os.environ.pop(variable, None)

@@ -1,10 +1,9 @@
 """What River adds to the key under which vLLM keeps its compiled forwards.
 
 vLLM puts ``additional_config`` into that key as a whole, unless it is an object that has a hash of
-its own (``config/vllm.py``, ``VllmConfig.compute_hash``). Most of River's settings change no traced
-line: decisions and 4-bit products are operators, which read them when a step runs. The key names
-what a trace does depend on, and with it what vLLM leaves out although the machine code depends on
-it: River's own source, torch, and the CPU.
+its own (``config/vllm.py``, ``VllmConfig.compute_hash``). Most of River's settings change nothing
+that is traced: decisions and 4-bit products are operators, which read them when a step runs. This
+hash holds the settings that do, and what vLLM's key lacks: River's own source, torch and the CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from river_vllm.config import CONFIG_KEY, RiverConfig, layered_config
+from river_vllm.config import CONFIG_KEY, layered_config
 
 OUTSIDE_GRAPHS = frozenset(
     (
@@ -65,18 +64,14 @@ class RiverAdditionalConfig(Mapping[str, Any]):
     def compute_hash(self) -> str:
         """vLLM's ``SupportsHash``."""
         config = layered_config(self._checkpoint, self._settings.get(CONFIG_KEY))
-        parts = [_in_graphs(config), sources(), torch.__version__, machine()]
+        settings = config.model_dump(mode="json", exclude=set(OUTSIDE_GRAPHS))
+        parts = [settings, sources(), torch.__version__, machine()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _in_graphs(config: RiverConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude=set(OUTSIDE_GRAPHS))
 
 
 @cache
 def sources() -> str:
-    """A hash of this package's Python files: a trace runs through some, and their fakes, shapes
-    and layers decide what it holds."""
+    """A hash of this package's Python files, through some of which a trace runs."""
     root = Path(__file__).parent
     found = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -77,11 +77,7 @@ def under_rivers_key(vllm_config: Any) -> bool:
 
 
 def read_compiled_forwards(applies: Callable[[Any], bool]) -> None:
-    """The patch ``compiled_forwards_are_read_back`` for the engines that ``applies`` names.
-
-    Args:
-        applies: takes an engine's ``VllmConfig``.
-    """
+    """The patch above for the engines of whose ``VllmConfig`` ``applies`` is true."""
     from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Inductors
     from vllm.compilation import decorators
 
@@ -327,7 +323,7 @@ def cpu_worker_makes(runner: type) -> Iterator[None]:
 
 
 def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:
-    """``module(…)`` becomes ``call(inner, …)``, where ``inner(…)`` is what it was; for this module.
+    """Calls of this module go to ``call(inner, …)``, where ``inner(…)`` is what they were.
 
     vLLM 0.32 compiles one forward of a module and calls it in every step; River has a second one.
     Python looks for ``__call__`` in an object's class, so the module gets a class of its own.
@@ -365,15 +361,14 @@ _Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 def engine_client_is_heard(
     client: AsyncLLM, generate: _Wrapper, process_outputs: _Wrapper, shutdown: _Wrapper
 ) -> None:
-    """What asks an engine client for answers, takes its outputs and ends it goes through River.
+    """River sees the requests, the outputs and the end of an engine client.
 
     vLLM 0.32 shows an endpoint plugin neither a request's parameters nor its outputs, nor the end.
 
     Args:
         client: this one; others of the process stay as they were.
-        generate: takes its method of that name, and returns what replaces it.
-        process_outputs: likewise, of its output processor.
-        shutdown: likewise.
+        generate, process_outputs, shutdown: each takes the method of that name, of the client or
+            of its output processor, and returns what replaces it.
 
     Ends with the vLLM release that shows them to an endpoint plugin. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/endpoint_plugins/interface.py

@@ -22,9 +22,9 @@ PLUGIN = "river"
 def register_all() -> None:
     """Tell vLLM about every River class, and have it ask River wherever it settles an engine.
 
-    Idempotent; imports no model code. In the process of an engine that serves a river it also
-    starts the watch over the process that started it, and keeps back what vLLM's log says of a
-    normal start as of an alarm; any other engine is left as it was.
+    Idempotent; imports no model code. An engine process that serves a river also ends with the
+    process that started it, and does not log an alarm about a normal start; any other engine is
+    left as it was.
 
     Raises:
         UnsupportedModelError: the engine of this process was to have a river and has none.
@@ -60,9 +60,8 @@ def asks_for_river(vllm_config: VllmConfig) -> bool:
 def _see_to_the_engine() -> None:
     """What the process of an engine needs before its model is loaded; in others nothing.
 
-    vLLM tells a plugin nothing about the engine that loads it, and nothing else of River's runs
-    in that process before the model is loaded. Its configuration is an argument of the process
-    (``v1/engine/utils.py``, ``CoreEngineProcManager``).
+    vLLM tells a plugin nothing about the engine that loads it; the engine's configuration is an
+    argument of the process (``v1/engine/utils.py``, ``CoreEngineProcManager``).
     """
     from river_vllm.engine_config import SCHEDULER
 

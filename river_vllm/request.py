@@ -88,7 +88,7 @@ class RiverSettings:
     def as_extra_arg(self) -> dict[str, Any]:
         """What ``settings_of`` reads back, whatever the engine's own defaults are."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        # What is absent would be filled in; no offsets are offsets too.
+        # An absent setting would take the engine's default; having no offsets has to be said.
         return {"layer_offsets": (), **given}
 
 
@@ -119,11 +119,12 @@ def unreachable(
     With ``resident_layers`` and ``deep="exit"`` every token leaves after the last resident layer,
     so nothing is exact and no floor can lie below it.
     """
-    sure = config.sure_layers(num_layers)
-    if sure == num_layers:
+    reachable = config.reachable_layers(num_layers)
+    if reachable == num_layers:
         return None
+    held = "layers that tokens need" if config.resident_layers == "auto" else reachable
     why = (
-        f"only the first {'layers that tokens need' if config.resident_layers == 'auto' else sure} "
+        f"only the first {held} "
         f"of {num_layers} hold backbone weights (resident_layers = {config.resident_layers!r}); "
         "deep = 'fetch' would read the others when needed"
     )
@@ -133,10 +134,10 @@ def unreachable(
         return UnreachableError(
             "threshold", f"'threshold' = {settings.threshold}: must be below 1.0, {why}"
         )
-    if settings.min_layers > sure:
+    if settings.min_layers > reachable:
         return UnreachableError(
             "min_layers",
-            f"'min_layers' = {settings.min_layers}: must be between 1 and {sure}, {why}",
+            f"'min_layers' = {settings.min_layers}: must be between 1 and {reachable}, {why}",
         )
     return None
 
@@ -202,8 +203,8 @@ def as_sampled(settings: RiverSettings, params: Any) -> RiverSettings:
 def _given(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:
     """The settings a request carries, or the engine's defaults (requests made in Python).
 
-    Anything that is not a well-formed setting falls back to the backbone, which is always
-    correct: a worker must not fail a step because of one request's argument.
+    What is not well-formed is answered by the backbone: a worker must not fail a step because of
+    one request's argument.
     """
     raw = (extra_args or {}).get(EXTRA_ARGS_KEY)
     if raw is None:

@@ -1,22 +1,26 @@
-"""What an engine is doing while it starts, on its way to the terminal of who started the server.
+"""What an engine's processes tell the command that started the server: stages, and refusals.
 
-The command that starts a server names a file in the environment; the processes of its engine write
-a line into it whenever they come to another stage. Where no file is named, marks go nowhere.
+vLLM's parent process learns only that an engine did not start, not why, and nothing of how far it
+is. The command names two files in the environment: into one the engine's processes write a line
+whenever they come to another stage, in the other a worker that refuses leaves its reason. Where no
+file is named nothing is written.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 
-from river_vllm.folders import file_named_by
+from river_vllm.errors import RiverError
 
-VARIABLE = "RIVER_STARTUP_FILE"
+STAGES_FILE = "RIVER_STARTUP_FILE"
+REFUSAL_FILE = "RIVER_REFUSAL_FILE"
 
 
 class Stage(StrEnum):
@@ -37,7 +41,7 @@ class Stage(StrEnum):
 
 def mark(stage: Stage) -> None:
     """Say that this stage begins now."""
-    path = os.environ.get(VARIABLE)
+    path = os.environ.get(STAGES_FILE)
     if path:
         # A start must not end over what it says about itself.
         with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
@@ -56,26 +60,42 @@ def marks(path: Path) -> list[tuple[float, Stage]]:
 
 
 @contextmanager
-def marks_collected() -> Iterator[Path]:
-    """In the command: the file of the marks."""
-    with file_named_by(VARIABLE) as file:
-        yield file
+def refusals_left() -> Iterator[None]:
+    """In a worker: what refuses inside the block leaves its reason, and goes on as an error."""
+    try:
+        yield
+    except RiverError as error:
+        path = os.environ.get(REFUSAL_FILE)
+        if path:
+            with suppress(OSError):  # the error itself must not be lost over its message
+                Path(path).write_text(str(error), encoding="utf-8")
+        raise
+
+
+@contextmanager
+def file_named_by(variable: str) -> Iterator[Path]:
+    """An empty file that exists inside the block, where ``variable`` of the environment names it
+    to the processes that are started there."""
+    with tempfile.NamedTemporaryFile(prefix="river-") as file:
+        os.environ[variable] = file.name
+        try:
+            yield Path(file.name)
+        finally:
+            os.environ.pop(variable, None)
 
 
 WAITING = "No available shared memory broadcast block found"
-"""How vLLM's record begins by which an engine that waits for its worker is to be seen."""
+"""The beginning of what vLLM logs while an engine waits for its worker."""
 WAITING_LOGGER = "vllm.distributed.device_communicators.shm_broadcast"
 
 
 class WhileStarting(logging.Filter):
-    """Drops vLLM's record of a long wait while a worker loads and compiles, as it is bound to do.
-
-    It speaks of hanging processes, and is the last line that a newcomer sees for minutes. Once the
-    server is ready it passes.
-    """
+    """Drops vLLM's record of a long wait while a worker loads and compiles: it speaks of hanging
+    processes, and would be the last line on the terminal for minutes. Once the server is ready it
+    passes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        path = os.environ.get(VARIABLE)
+        path = os.environ.get(STAGES_FILE)
         if not path or not str(record.msg).startswith(WAITING):
             return True
         found = marks(Path(path))
@@ -85,5 +105,6 @@ class WhileStarting(logging.Filter):
 def quiet_while_starting() -> None:
     """In a process of a server that River's command has started: no alarm about a normal start."""
     logger = logging.getLogger(WAITING_LOGGER)
-    if os.environ.get(VARIABLE) and not any(isinstance(f, WhileStarting) for f in logger.filters):
+    known = any(isinstance(found, WhileStarting) for found in logger.filters)
+    if os.environ.get(STAGES_FILE) and not known:
         logger.addFilter(WhileStarting())

@@ -49,7 +49,7 @@ def candidates(
     more, or, for a depth target, the one of least divergence.
 
     Args:
-        scale: what predicted losses have turned out to be too small by.
+        scale: the factor by which measured losses exceeded predicted ones.
     """
     predictions = [costs.predict(policy) for policy in policies(costs)]
     found: list[Prediction] = []

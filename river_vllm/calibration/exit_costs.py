@@ -36,8 +36,8 @@ class Prediction:
 class ExitCosts:
     """Divergence of each token for each exit layer, from passes in which all leave after the same.
 
-    It includes what the K/V of a token's predecessors, which left after that layer too, bring
-    along; between the measured layers it is interpolated, and after the last layer it is 0. Where
+    It includes the effect of the K/V of a token's predecessors, which left after that layer too.
+    Between the measured layers it is interpolated, and after the last layer it is 0. Where
     predecessors leave elsewhere it is taken to be the same: good enough to choose candidates, which
     are then measured themselves.
 

@@ -1,4 +1,9 @@
-"""K and V of teacher-forced rows against the backbone's, read from the paged blocks."""
+"""K and V read back out of vLLM's paged blocks, and compared with the backbone's; on the CPU.
+
+vLLM's CPU attention stores K in a layout that depends on the instruction set. The layout is a
+permutation within a block, so it is measured: a block of known values is written with vLLM's own
+operator and looked at.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,8 @@ from river_vllm.errors import RiverError
 
 Token = tuple[int, int]
 """Number of the text and position."""
+BASE = 128
+"""Indices are written as two digits of this base: bfloat16 holds whole numbers to 256."""
 
 
 class KvRecord:
@@ -44,7 +51,78 @@ class KvRecord:
     def _read(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not current_platform.is_cpu():
             raise RiverError("K/V similarity can be measured on the CPU only")
-        from river_vllm.inspection import paged_kv
-
         slots = next(iter(get_forward_context().slot_mapping.values()))
-        return paged_kv.read_slots(self._worker, slots[rows])
+        return read_slots(self._worker, slots[rows])
+
+
+def read_slots(worker: Any, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V of single slots (runs in the worker).
+
+    Args:
+        slots: int64 ``[n]``, block · block size + place in it.
+
+    Returns:
+        Two float32 tensors ``[layers, n, kv_heads, head_size]``.
+    """
+    size = _attention_layers(worker)[0].kv_cache.shape[2]
+    blocks, place = (slots // size).unique(return_inverse=True)
+    index = place * size + slots % size
+    keys, values = read(worker, blocks.tolist())
+    return keys[:, index], values[:, index]
+
+
+def clear(worker: Any) -> None:
+    """Zero every block (runs in the worker)."""
+    for layer in _attention_layers(worker):
+        layer.kv_cache.zero_()
+
+
+def read(worker: Any, block_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V of ``block_ids`` (runs in the worker).
+
+    Returns:
+        Two float32 tensors ``[layers, slots, kv_heads, head_size]``.
+    """
+    keys: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
+    for layer in _attention_layers(worker):
+        cache = layer.kv_cache
+        blocks, heads, size, width = cache.shape
+        head_size = width // 2
+        halves = cache.view(blocks, heads, 2, size * head_size)[block_ids]
+        order = _layout(heads, size, head_size, cache.dtype, layer.isa)
+        for half, out in ((0, keys), (1, values)):
+            plain = torch.empty(len(block_ids), heads, size * head_size)
+            plain[:, :, order[half]] = halves[:, :, half].float()
+            plain = plain.view(len(block_ids), heads, size, head_size)
+            out.append(plain.transpose(1, 2).reshape(-1, heads, head_size))
+    return torch.stack(keys), torch.stack(values)
+
+
+def _attention_layers(worker: Any) -> list[Any]:
+    context = worker.vllm_config.compilation_config.static_forward_context
+    # Other things that operators look up by name are kept there too.
+    return [layer for layer in context.values() if hasattr(layer, "kv_cache")]
+
+
+def _layout(
+    heads: int, size: int, head_size: int, dtype: torch.dtype, isa: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For K and V: the plain index (slot, feature) of each stored element of a block."""
+    from vllm import _custom_ops as ops
+
+    index = torch.arange(size * head_size)
+    digits = []
+    for digit in (index % BASE, index // BASE):
+        block = torch.zeros(1, heads, size * 2, head_size, dtype=dtype)
+        key_cache, value_cache = block.chunk(2, dim=2)
+        plain = digit.view(size, 1, head_size).expand(-1, heads, -1).to(dtype).contiguous()
+        ops.cpu_attn_reshape_and_cache(
+            plain, plain, key_cache, value_cache, torch.arange(size), isa
+        )
+        digits.append(block.view(heads, 2, size * head_size)[0].long())
+    found = digits[0] + BASE * digits[1]
+    for half in found:
+        if not torch.equal(half.sort().values, index):
+            raise RuntimeError("vLLM's block layout is not a permutation on this CPU")
+    return found[0], found[1]

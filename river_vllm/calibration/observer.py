@@ -59,7 +59,7 @@ class _Pass:
 
 
 class Observer:
-    """Looks at the steps of a worker from outside; lives through all passes over one set of texts.
+    """Looks at the steps of a worker from outside; one for all passes over a set of texts.
 
     Args:
         worker: vLLM's worker, whose model has a river; its mode becomes ``TeacherForced``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,6 @@ from river_vllm.calibration.teacher import TEACHER_KEY
 from river_vllm.request import EXTRA_ARGS_KEY
 
 _salts = itertools.count()
-
-Progress = Callable[[int], None]
-"""Takes the number of texts that have been done since the last call."""
 
 
 @dataclass(frozen=True, slots=True)

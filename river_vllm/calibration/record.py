@@ -18,14 +18,8 @@ class _Part(BaseModel):
 
 
 class ModelRecord(_Part):
-    """A checkpoint, by what tells it from others.
-
-    Attributes:
-        revision: commit of a hub checkpoint.
-        config_sha256: of its ``config.json``.
-        weights_sha256: of its weight files' names and sizes, and of samples of their bytes
-            (``fingerprint.py``).
-    """
+    """A checkpoint by what tells it from others: the commit of a hub checkpoint, and the hashes of
+    ``config.json`` and of the weight files (``fingerprint.py``)."""
 
     name: str
     revision: str | None = None
@@ -92,7 +86,7 @@ class Calibration(_Part):
 
     Attributes:
         weights: the folder of the river's 4-bit weights, where they are not made at load.
-        settings: the engine's settings that the guarantee holds for (``settings_of``).
+        settings: the engine's settings that the guarantee holds for (``calibrated_settings``).
         tested: what else it depends on, as the engine of the test reported it.
         guarantee: in words.
         date: of the test.
@@ -160,7 +154,7 @@ REPORTED = ("zero_points", "dtype", "kv_cache_dtype")
 """What an engine reports that changes the same; ``max_rows`` does too."""
 
 
-def settings_of(config: RiverConfig) -> dict[str, Any]:
+def calibrated_settings(config: RiverConfig) -> dict[str, Any]:
     """The settings that a calibration with ``config`` holds for."""
     # How the weights of a folder were made is read from it, whether or not it is set too.
     read = set() if config.weights is None else {"quantizer", "group_size"}
@@ -175,7 +169,7 @@ def recorded_settings(config: RiverConfig, engine: Mapping[str, Any]) -> dict[st
     Args:
         engine: what the worker reports (``river_info``).
     """
-    found = settings_of(config)
+    found = calibrated_settings(config)
     # The name of a folder says nothing: the weights in it are known by their hash.
     del found["weights"]
     found |= {name: engine[name] for name in REPORTED}

@@ -53,7 +53,7 @@ class Outcome:
     Attributes:
         pilot, tested: texts from which candidates were chosen, and on which they were tested.
         left_out: prompts whose answer is too short to have a decode step.
-        scale: what predicted losses were too small by.
+        scale: the factor by which measured losses exceeded predicted ones.
         similarity_quantiles: 5 %, 50 % and 95 % of s after 1 … L−1 layers.
     """
 
@@ -101,14 +101,7 @@ class Calibrator:
     def measure(
         self, name: str, policy: Policy | None, texts: Sequence[Text], first: int, kv: bool = False
     ) -> Measured:
-        """One pass over ``texts``, in batches.
-
-        Args:
-            name: of this part of the work, for the progress.
-            policy: when tokens leave; None for the backbone's pass, which has to come first.
-            first: number of the first text.
-            kv: compare (or, on the backbone's pass, keep) K and V.
-        """
+        """``TeacherForcedEngine.run`` in batches; ``name`` is what the progress calls it."""
         self._step(name, len(texts))
         parts = []
         for start in range(0, len(texts), BATCH):

@@ -16,14 +16,11 @@ TEACHER_KEY = "river_teacher"
 
 
 @dataclass(slots=True)
-class Text(Request):
-    """A request that is a known text.
-
-    Attributes:
-        sequence: its number.
-    """
+class ForcedRequest(Request):
+    """A request that is a known text."""
 
     sequence: int = -1
+    """The text's number."""
 
 
 class SplitTable(StepTable):
@@ -53,7 +50,7 @@ class TeacherForced(Steps):
         return [
             (group, (request.sequence, line.position))
             for group, line in enumerate(self._lines)
-            if isinstance(request := self._step[line.request], Text)
+            if isinstance(request := self._step[line.request], ForcedRequest)
             and line.position >= request.prompt
             and request.settings.may_exit
             and not line.replayed
@@ -66,4 +63,4 @@ class TeacherForced(Steps):
             return request
         known = {field.name: getattr(request, field.name) for field in fields(request)}
         known["prompt"] = min(request.prompt, teacher["answer_start"])
-        return Text(**known, sequence=teacher["sequence"])
+        return ForcedRequest(**known, sequence=teacher["sequence"])

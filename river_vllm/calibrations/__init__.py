@@ -21,7 +21,7 @@ def shipped_for(model: str) -> Path:
     """The file for a checkpoint, which is found by the hashes of its configuration and weights.
 
     Args:
-        model: its folder; what is known of a hub checkpoint's weights is no hash.
+        model: its folder; of a hub checkpoint no hash of the weights is known.
 
     Raises:
         RiverError: there is none; names those that there are.

@@ -22,7 +22,7 @@ from river_vllm.kernels.native.dense import NativeDense
 from river_vllm.kernels.native.library import Backend, backend
 from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
-from river_vllm.layers.compiled import RoutedForward
+from river_vllm.layers.compiled import CONTEXT, RoutedForward
 from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
 from river_vllm.layers.find import (
     StateArguments,
@@ -31,7 +31,6 @@ from river_vllm.layers.find import (
     projections,
     state_arguments,
 )
-from river_vllm.layers.ops import CONTEXT
 from river_vllm.layers.residency import Residency
 from river_vllm.layers.river_head import has_plain_head, install_river_head, some_outputs
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX
@@ -46,7 +45,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     """Attach a river to ``model``, whose weights have not been loaded yet.
 
     Returns:
-        The river, and what tells operators of what was made and is in force.
+        The river, and what ``GET /river`` reports of it.
 
     Raises:
         RiverError: the model has no place for one, or its 4-bit weights are of no use.
@@ -86,7 +85,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     if config.deep == "fetch":
         files = CheckpointLayers(checkpoint_files(vllm_config), len(layers))
         river.residency.read_from(files.tensors)
-    # Where River's operators find it, inside a compiled forward (``layers/ops.py``).
+    # Where River's operators find it, inside a compiled forward (``layers/compiled.py``).
     vllm_config.compilation_config.static_forward_context[CONTEXT] = river
 
     def info() -> dict[str, Any]:
@@ -107,8 +106,8 @@ def from_first_rank(values: torch.Tensor) -> torch.Tensor:
 
 
 def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Backend | None:
-    """The back end that serves small operators too; None on another device, or where somebody has
-    asked for another kernel."""
+    """The back end for the similarity and the candidates' logits; None on another device, or where
+    another kernel is asked for."""
     usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
     return backend() if usable and config.kernel in ("auto", "native") else None
 

@@ -2,8 +2,12 @@
 
 vLLM's own compiled forward cannot branch on data, and what it fuses decides what it rounds; the
 steps that must have stock vLLM's bits keep it as it is. Here the same modules are compiled once
-more by the same decorator, with River's operators (``layers/ops.py``) where a decision or a choice
-of weights is made.
+more by the same decorator. A decision between layers and a projection are operators there, which
+the compiler cannot look into: one graph serves every step, whoever leaves in it and where.
+
+The compiler orders operators by their data alone. A decision looks at what the layer before it
+made, so it comes after that layer's projections; it hands the hidden states on to its own layer, so
+that layer's projections come after it.
 """
 
 from __future__ import annotations
@@ -13,10 +17,49 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from river_vllm import patches
-from river_vllm.compat import VllmConfig, get_forward_context, support_torch_compile
+from river_vllm.compat import (
+    VllmConfig,
+    direct_register_custom_op,
+    get_forward_context,
+    support_torch_compile,
+)
+
+CONTEXT = "river"
+"""Where vLLM's forward context finds the model's river, among its attention layers."""
+
+_LIBRARY = torch.library.Library("river", "FRAGMENT")
+
+
+def _route(hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> torch.Tensor:
+    get_forward_context().no_compile_layers[CONTEXT].route(layer, hidden, residual)
+    # An operator may not return what it was given.
+    return hidden.clone()
+
+
+def _route_fake(hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> torch.Tensor:
+    return torch.empty_like(hidden)
+
+
+def _linear(x: torch.Tensor, index: int, out_features: int, biased: bool) -> torch.Tensor:
+    out: torch.Tensor = get_forward_context().no_compile_layers[CONTEXT].linear(index, x, biased)
+    return out
+
+
+def _linear_fake(x: torch.Tensor, index: int, out_features: int, biased: bool) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], out_features)
+
+
+_STRIDES = (torch.Tag.needs_fixed_stride_order,)
+direct_register_custom_op(
+    "route", _route, fake_impl=_route_fake, target_lib=_LIBRARY, tags=_STRIDES
+)
+direct_register_custom_op(
+    "linear", _linear, fake_impl=_linear_fake, target_lib=_LIBRARY, tags=_STRIDES
+)
 
 
 class RoutedForward:
@@ -36,19 +79,15 @@ class RoutedForward:
         inner = _compiled_module(model, layers)
         # Where the whole model is what vLLM compiles, routed steps run as they are written.
         self._skips = inner is model
-        self._compiles = inner is not None and not self._skips
-        if self._compiles:
-            self._choose_by_active(inner, _graph(inner, vllm_config))
-
-    @property
-    def compiles(self) -> bool:
+        self.compiles = inner is not None and not self._skips
         """Whether there is a second compiled forward."""
-        return self._compiles
+        if self.compiles:
+            self._choose_by_active(inner, _graph(inner, vllm_config))
 
     def __call__(self) -> AbstractContextManager[Any]:
         """Around a forward pass that may route rows."""
         stack = ExitStack()
-        if self._compiles:
+        if self.compiles:
             self.active = True
             stack.callback(setattr, self, "active", False)
         elif self._skips:

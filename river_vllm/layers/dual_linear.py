@@ -107,7 +107,8 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
     def expect_backbone(self, layer: torch.nn.Module) -> None:
         """Make room for the bf16 weight; vLLM's weight loading then fills and processes it."""
         self._restoring = True
-        restore_on_meta(layer)
+        restore_layer_on_meta(layer, get_layerwise_info(layer))
+        initialize_online_processing(layer)
 
     def apply(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
@@ -125,12 +126,8 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
     def product(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        """``x [rows, K] -> [rows, N]``, each row with the weight its path needs.
-
-        vLLM's Transformers backend puts a batch dimension of one before the rows.
-
-        Where a step is on both paths, ``StepTable.mixed`` says which rows each product gets.
-        """
+        """``x [rows, K] -> [rows, N]``, each row with the weight its path needs (where a step is on
+        both, by ``StepTable.mixed``); vLLM's Transformers backend has ``[1, rows, K]``."""
         table = self._river.table
         if table.path is not Path.RIVER and not self.has_backbone:
             raise RuntimeError("a row needs a backbone weight that is not in memory")
@@ -156,10 +153,4 @@ def hold_on_meta(layer: torch.nn.Module) -> None:
     weight = to_meta_tensor(layer.weight)
     del layer.weight
     layer.register_parameter("weight", weight)
-    initialize_online_processing(layer)
-
-
-def restore_on_meta(layer: torch.nn.Module) -> None:
-    """``hold_on_meta`` for a layer whose weight was loaded before and has been dropped since."""
-    restore_layer_on_meta(layer, get_layerwise_info(layer))
     initialize_online_processing(layer)

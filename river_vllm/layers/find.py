@@ -1,4 +1,4 @@
-"""Where a vLLM model keeps its decoder layers, told by their shape and not by their names."""
+"""Where a vLLM model has its decoder layers, found by their structure and not by their names."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ class StateArguments:
     def read(
         self, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The layer's hidden states and, where the model carries one, its residual.
+        """The layer's hidden states and, where the model has one, its residual, ``[rows, hidden]``.
 
-        Both ``[rows, hidden]``; vLLM's Transformers backend runs all rows as a batch of one
-        sequence, ``[1, rows, hidden]``.
+        vLLM's Transformers backend runs all rows as one sequence, ``[1, rows, hidden]``.
         """
         hidden = args[self.hidden] if self.hidden < len(args) else kwargs["hidden_states"]
         hidden = hidden.flatten(0, -2)

@@ -20,11 +20,10 @@ _MADV_DONTNEED = 4
 def releasing(
     weights: Iterable[tuple[str, torch.Tensor]],
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """``weights`` as they come, without the whole checkpoint in memory at their end.
+    """``weights`` as they come; what was read is given back to the system on the way.
 
-    vLLM's loader maps the file and copies out of the mapping, so that each page is in memory
-    twice until the file is closed. Pages of a file that are given back early are read again
-    should somebody still want them.
+    vLLM's loader maps the file and copies out of the mapping, so that each page is in memory twice
+    until the file is closed. A page that is given back too early is read again on access.
     """
     ranges: list[tuple[int, int]] = []
     before: list[tuple[int, int]] = []
@@ -41,10 +40,7 @@ def releasing(
 
 
 def release(ranges: Iterable[tuple[int, int]]) -> None:
-    """Give back the pages of ``ranges`` (address, bytes) that map a file; others are left alone.
-
-    The system drops a page of a file that nobody has written to, and reads it again on access.
-    """
+    """Give back the pages of ``ranges`` (address, bytes) that map a file; others are left alone."""
     if not sys.platform.startswith("linux"):
         return
     files = _file_mappings()

@@ -27,7 +27,7 @@ Tensors = Iterable[tuple[str, torch.Tensor]]
 
 
 class Residency:
-    """Drops backbone weights that tokens hardly ever reach, and brings them back where asked to.
+    """Drops bf16 weights of layers that tokens hardly ever reach, and reads them again if asked to.
 
     Args:
         layers: the projections of each decoder layer.
@@ -101,7 +101,7 @@ class Residency:
 
     def info(self) -> dict[str, Any]:
         """What is in force, for operators."""
-        methods = [_method(linear) for linear in self._projections(0)]
+        methods = [_method(linear) for layer in self._layers for linear in layer]
         return {
             "resident_layers": self.resident,
             "backbone_bytes": sum(m.backbone_nbytes for m in methods if m.has_backbone),
@@ -135,9 +135,6 @@ class Residency:
     def _drop(self, index: int) -> None:
         for linear in self._layers[index]:
             _method(linear).drop_backbone(linear)
-
-    def _projections(self, first: int) -> Iterable[LinearBase]:
-        return (linear for layer in self._layers[first:] for linear in layer)
 
 
 def quantile(counts: Counter[int], share: float) -> int:

@@ -28,7 +28,7 @@ Outputs = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """See ``some_outputs``."""
 
 DEEP = 16
-"""Logits of which only the largest is looked at first."""
+"""Logits in a column, of which ``largest`` first looks at the maximum only."""
 
 
 class RiverHeadMethod(UnquantizedEmbeddingMethod):

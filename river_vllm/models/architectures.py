@@ -1,7 +1,7 @@
 """The architectures that River carries, by the name in a checkpoint's ``config.json``.
 
-One mechanism serves them all; this table says what is tested, and the one thing that the shape of
-a decoder layer does not: whether its ``residual`` argument is part of the state.
+One mechanism serves them all; this table says what is tested, and the one thing that a decoder
+layer's structure does not show: whether its ``residual`` argument is part of the state.
 """
 
 from __future__ import annotations

@@ -21,19 +21,14 @@ BLOCK = 1 << 18
 
 
 def quantize_fit(
-    weight: torch.Tensor,
-    group_size: int,
-    integer_zeros: bool = False,
-    importance: torch.Tensor | None = None,
+    weight: torch.Tensor, group_size: int, integer_zeros: bool, importance: torch.Tensor
 ) -> GroupedWeight:
     """Quantise ``weight`` ``[N, K]``; no group's error is above its min-max error.
 
     Args:
         integer_zeros: round every zero point to an integer.
-        importance: weight of each input feature's squared error, float ``[K]``; None for equal.
+        importance: weight of each input feature's squared error, float ``[K]``.
     """
-    if importance is None:
-        importance = weight.new_ones(weight.shape[1], dtype=torch.float32)
     # Only ratios within a group matter; where all of a group are zero, its features count equally.
     features = importance.float().view(1, -1, group_size)
     features = features / features.mean(dim=-1, keepdim=True).clamp(min=1e-30)

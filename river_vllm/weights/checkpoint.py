@@ -13,12 +13,15 @@ from river_vllm.compat import LinearBase
 from river_vllm.errors import RiverError
 from river_vllm.quantization import fitting_group_size
 from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.weights.cache import WeightCache
 from river_vllm.weights.equalize import matched
 from river_vllm.weights.formats import format_of
 from river_vllm.weights.shards import Part, assemble, parts_of
-from river_vllm.weights.source import WeightSource
+from river_vllm.weights.source import QuantizedAtLoad
 from river_vllm.weights.tensors import CheckpointFolder
 
+DATA_FREE = "hqq"
+"""Quantises what the checkpoint does not have: the LM head."""
 LARGEST = 128
 """Input features of the largest group that every kernel takes; larger ones are split."""
 SAME = (
@@ -30,15 +33,16 @@ SAME = (
 )
 
 
-class FromCheckpoint:
-    """Reads compressed-tensors, AWQ, GPTQ and River's own 4-bit checkpoints.
+class FromCheckpoint(QuantizedAtLoad):
+    """Reads projections from compressed-tensors, AWQ, GPTQ and River's own 4-bit checkpoints.
 
     Args:
         folder: of the checkpoint.
         architecture: the backbone's.
         hf_config: the backbone's configuration, as Hugging Face has it.
         packed_modules: the model's ``packed_modules_mapping``.
-        others: source of the groups that the checkpoint does not have: the LM head's.
+        group_size: the largest wanted for the LM head, which is quantised at load.
+        cache: where its groups are kept.
 
     Raises:
         RiverError: the checkpoint cannot be read or is of another model.
@@ -50,12 +54,13 @@ class FromCheckpoint:
         architecture: str,
         hf_config: Any,
         packed_modules: Mapping[str, Sequence[str]],
-        others: WeightSource,
+        group_size: int,
+        cache: WeightCache,
     ) -> None:
+        super().__init__(DATA_FREE, group_size, cache)
         self._folder = CheckpointFolder(folder)
         self._format = format_of(self._folder)
         self._packed_modules = packed_modules
-        self._others = others
         # Names, not counts: a projection may be read more than once.
         self._read: set[str] = set()
         self._scaled: set[str] = set()
@@ -70,16 +75,16 @@ class FromCheckpoint:
 
     def group_size(self, layer: nn.Module, in_features: int) -> int:
         """The checkpoint's; smaller where the layer's width or the kernels need it."""
-        if not _is_projection(layer):
-            return self._others.group_size(layer, in_features)
+        if not isinstance(layer, LinearBase):
+            return super().group_size(layer, in_features)
         stored = self._format.group_size
         return fitting_group_size(in_features, LARGEST if stored == -1 else min(stored, LARGEST))
 
     def groups(
         self, layer: Any, weight: torch.Tensor, group_size: int, integer_zeros: bool
     ) -> GroupedWeight:
-        if not _is_projection(layer):
-            return self._others.groups(layer, weight, group_size, integer_zeros)
+        if not isinstance(layer, LinearBase):
+            return super().groups(layer, weight, group_size, integer_zeros)
         parts = parts_of(layer, self._packed_modules)
         read = [(part, self._part(part, group_size)) for part in parts]
         whole = assemble(layer, read, group_size)
@@ -94,8 +99,8 @@ class FromCheckpoint:
 
     def report(self) -> dict[str, Any]:
         return {
-            "made": self._others.report()["made"],
-            "loaded": len(self._read) + self._others.report()["loaded"],
+            "made": self._made,
+            "loaded": len(self._read) + self._loaded,
             "scaled_inputs": len(self._scaled),
             "folder": str(self._folder.folder),
         }
@@ -129,7 +134,3 @@ class FromCheckpoint:
                     f"'{self._folder.folder}' is of another model: {name} = {found[name]!r}, "
                     f"the backbone has {value!r}"
                 )
-
-
-def _is_projection(layer: nn.Module) -> bool:
-    return isinstance(layer, LinearBase)

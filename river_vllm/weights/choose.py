@@ -14,15 +14,12 @@ from river_vllm.models.architectures import PREFIX
 from river_vllm.quantization import QUANTIZERS
 from river_vllm.weights.cache import WeightCache, cache_folders
 from river_vllm.weights.checkpoint import LARGEST, FromCheckpoint
-from river_vllm.weights.source import QuantizedAtLoad, WeightSource
-
-DATA_FREE = "hqq"
-"""Quantises the LM head where the layers are read from a checkpoint."""
+from river_vllm.weights.source import QuantizedAtLoad
 
 
 def weight_source(
     config: RiverConfig, model_config: Any, packed_modules: Mapping[str, Sequence[str]]
-) -> WeightSource:
+) -> QuantizedAtLoad:
     """The source of a model's 4-bit weights.
 
     Args:
@@ -38,11 +35,12 @@ def weight_source(
     cache = WeightCache(cache_folders(config.cache_dir, model))
     if folder is None:
         return QuantizedAtLoad(config.quantizer, config.group_size, cache)
-    # Beside ``weights`` the setting only repeats what that folder says: the head ignores it.
+    # With ``weights`` the setting only repeats what the folder says; the LM head has its own.
     group_size = config.group_size if config.weights is None else LARGEST
-    head = QuantizedAtLoad(DATA_FREE, group_size, cache)
     architecture = model_config.architecture.removeprefix(PREFIX)
-    source = FromCheckpoint(folder, architecture, model_config.hf_config, packed_modules, head)
+    source = FromCheckpoint(
+        folder, architecture, model_config.hf_config, packed_modules, group_size, cache
+    )
     for setting, stored in (("quantizer", source.quantizer), ("group_size", source.stored_group)):
         wanted = getattr(config, setting)
         if setting in config.model_fields_set and wanted != stored:

@@ -1,4 +1,4 @@
-"""Whether a 4-bit weight was made from this backbone's, and with which scales of its features.
+"""Checks that a 4-bit weight was made from this backbone's, and finds the scales of its features.
 
 AWQ and its like multiply the weight of each input feature by a scale, and divide the norm or the
 projection before it by the same. The river shares its norms with the backbone, so it has to undo

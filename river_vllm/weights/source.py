@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from blake3 import blake3
@@ -18,32 +18,6 @@ from river_vllm.weights.cache import WeightCache
 from river_vllm.weights.packed import FORMAT, digest
 
 
-class WeightSource(Protocol):
-    """Gives each projection its 4-bit groups."""
-
-    @property
-    def quantizer(self) -> str:
-        """The name of what made the groups."""
-
-    @property
-    def integer_zeros(self) -> bool:
-        """Whether groups with integer zero points can be had."""
-
-    def group_size(self, layer: nn.Module, in_features: int) -> int:
-        """Input features of ``layer`` that share a scale."""
-
-    def groups(
-        self, layer: nn.Module, weight: torch.Tensor, group_size: int, integer_zeros: bool
-    ) -> GroupedWeight:
-        """The groups of ``weight`` ``[N, K]``, this rank's shard of ``layer``."""
-
-    def report(self) -> dict[str, Any]:
-        """How many weights were made, how many read, and from which folder, for ``GET /river``."""
-
-    def summary(self) -> str:
-        """The same in a few words, for the log."""
-
-
 class QuantizedAtLoad:
     """Groups made from the weight alone, or found where an earlier start has saved them.
 
@@ -54,9 +28,11 @@ class QuantizedAtLoad:
     """
 
     integer_zeros = True
+    """Whether groups with integer zero points can be had."""
 
     def __init__(self, quantizer: str, group_size: int, cache: WeightCache) -> None:
         self.quantizer = quantizer
+        """The name of what made the groups."""
         self._quantize = QUANTIZERS[quantizer]
         self._group_size = group_size
         self._cache = cache
@@ -66,11 +42,13 @@ class QuantizedAtLoad:
         self._code = blake3("".join(map(inspect.getsource, modules)).encode()).hexdigest()
 
     def group_size(self, layer: nn.Module, in_features: int) -> int:
+        """Input features of ``layer`` that share a scale."""
         return fitting_group_size(in_features, self._group_size)
 
     def groups(
         self, layer: nn.Module, weight: torch.Tensor, group_size: int, integer_zeros: bool
     ) -> GroupedWeight:
+        """The groups of ``weight`` ``[N, K]``, this rank's shard of ``layer``."""
         key = self._key(weight, group_size, integer_zeros)
         found = self._cache.get(key)
         if found is not None:
@@ -84,6 +62,7 @@ class QuantizedAtLoad:
         return made
 
     def report(self) -> dict[str, Any]:
+        """How many weights were made, how many read, and from which folder, for ``GET /river``."""
         place = self._cache.found_in if self._loaded else self._cache.writes_to
         return {
             "made": self._made,
@@ -92,6 +71,7 @@ class QuantizedAtLoad:
         }
 
     def summary(self) -> str:
+        """The same in a few words, for the log."""
         place = self.report()["folder"]
         if not self._loaded:
             return "made" if place is None else f"made and saved in '{place}'"

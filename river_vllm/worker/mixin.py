@@ -9,9 +9,8 @@ import torch
 from river_vllm import patches
 from river_vllm.compat import VllmConfig
 from river_vllm.layers.mapped import trim
-from river_vllm.refusal import refusals_left
 from river_vllm.registration import river_config_of
-from river_vllm.startup import Stage, mark
+from river_vllm.startup import Stage, mark, refusals_left
 from river_vllm.verify.proposer import RiverProposer
 from river_vllm.worker.steps import Steps
 

@@ -20,8 +20,8 @@ from river_vllm.calibration.record import (
     ModelRecord,
     PromptsRecord,
     TargetRecord,
+    calibrated_settings,
     recorded_settings,
-    settings_of,
 )
 from river_vllm.calibration.run import Outcome
 from river_vllm.calibration.target import KL_CLIP, Target
@@ -74,7 +74,7 @@ def guarantee(target: Target, delta: float, made: Circumstances) -> str:
 def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverConfig:
     """The settings of ``test``, with a record of everything that the guarantee depends on."""
     dial = test.policy.as_config()
-    settings = settings_of(made.config)
+    settings = calibrated_settings(made.config)
     tested = recorded_settings(made.config, made.engine)
     tested = {name: value for name, value in tested.items() if name not in settings}
     record = Calibration(
@@ -121,7 +121,7 @@ def as_json(outcome: Outcome, made: Circumstances, seconds: float) -> dict[str, 
     return {
         "command": made.command,
         "model": made.model.model_dump(mode="json"),
-        "settings": settings_of(made.config),
+        "settings": calibrated_settings(made.config),
         "tested": recorded_settings(made.config, made.engine),
         "prompts": {
             "source": made.prompts.source,

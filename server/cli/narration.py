@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from river_vllm.folders import user_cache
-from river_vllm.startup import Stage, mark, marks, marks_collected
+from river_vllm.startup import STAGES_FILE, Stage, file_named_by, mark, marks
 from server.cli.stage_times import STAGES, StageTimes, StartRecord, weight_bytes
 
 EVERY = 8.0
@@ -166,7 +166,7 @@ def narrated(model: str | None) -> Iterator[Narrator]:
     Args:
         model: folder or hub id, if it is known by now.
     """
-    with marks_collected() as file:
+    with file_named_by(STAGES_FILE) as file:
         narrator = Narrator(file)
         if model is not None:
             narrator.expect_model(model)

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from river_vllm.errors import RiverError
-from river_vllm.refusal import refusals_collected
 from river_vllm.registration import PLUGIN
-from river_vllm.startup import Stage, mark
+from river_vllm.startup import REFUSAL_FILE, Stage, file_named_by, mark
 from server.cli.caches import writable_caches
 from server.cli.narration import narrated
 from server.cli.options import add_river_options, api_keys, river_config
@@ -149,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     from server.cli.vllm_cli import ServeSubcommand
 
     command = ServeSubcommand()
-    with refusals_collected() as left, sigterm_is_heard_while_loading(_end_while_loading):
+    with file_named_by(REFUSAL_FILE) as left, sigterm_is_heard_while_loading(_end_while_loading):
         try:
             command.validate(args)
             command.cmd(args)

@@ -64,7 +64,7 @@ class WeightsFolder:
             settings: ``group_size`` and ``integer_zeros``.
             record: prompts and tokens that it was made with, for people.
         """
-        from river_vllm.weights.formats.own import own_config
+        from river_vllm.weights.formats import own_config
 
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         config["quantization_config"] = {**own_config(**settings), "made_with": record}

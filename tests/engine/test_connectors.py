@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from river_vllm import RiverConfig, engine_config
-from river_vllm.scheduler import connectors, river_scheduler
+from river_vllm import RiverConfig, engine_config, kv_connectors
 from tests.engine.test_prefix_isolation import (
     ANSWER,
     LAX,
@@ -71,8 +70,8 @@ def conversation(engine: Any, settings: tuple[Any, ...]) -> dict[str, Any]:
 def test_offloaded_blocks_are_found_by_their_hashes(
     tiny_qwen2: Path, stock_qwen2: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    specs = (*connectors.OFFLOADING_SPECS, "PlainOffloadingSpec")
-    monkeypatch.setattr(connectors, "OFFLOADING_SPECS", specs)
+    specs = (*kv_connectors.OFFLOADING_SPECS, "PlainOffloadingSpec")
+    monkeypatch.setattr(kv_connectors, "OFFLOADING_SPECS", specs)
     found = with_connector(
         tiny_qwen2,
         engines.ONE_KERNEL,
@@ -86,7 +85,7 @@ def test_offloaded_blocks_are_found_by_their_hashes(
     assert first_hits == _whole(len(found["prompt"]) + 1) > 0
     assert second_hits == other_hits == _whole(len(found["follow_up"]))
 
-    monkeypatch.setattr(river_scheduler, "isolate", lambda *_: None)
+    monkeypatch.setattr("river_vllm.scheduler.isolate", lambda *_: None)
     mixed = with_connector(
         tiny_qwen2,
         engines.ONE_KERNEL,
@@ -100,8 +99,8 @@ def test_offloaded_blocks_are_found_by_their_hashes(
 def test_what_was_drafted_and_verified_is_offloaded_as_the_backbones(
     tiny_qwen2: Path, stock_qwen2: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    specs = (*connectors.OFFLOADING_SPECS, "PlainOffloadingSpec")
-    monkeypatch.setattr(connectors, "OFFLOADING_SPECS", specs)
+    specs = (*kv_connectors.OFFLOADING_SPECS, "PlainOffloadingSpec")
+    monkeypatch.setattr(kv_connectors, "OFFLOADING_SPECS", specs)
 
     def talk(engine: Any) -> tuple[list[int], tuple[list[int], int], int]:
         prompt = _first_turn(engine, TOPICS[0])

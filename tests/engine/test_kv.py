@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm.inspection import paged_kv as kv
+from river_vllm.calibration import kv
 from tests.support.engines import greedy, run_with_kv
 from tests.support.prompts import PROMPTS
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from river_vllm import RiverConfig, engine_args
+from river_vllm.calibration import kv
 from river_vllm.depths import trace
-from river_vllm.inspection import paged_kv
 
 COMMON: dict[str, Any] = {
     "max_model_len": 512,
@@ -96,7 +96,7 @@ def run_with_kv(
     found = []
     for request in sorted(core.scheduler.requests.values(), key=lambda r: r.request_id):
         (blocks,) = core.scheduler.kv_cache_manager.get_block_ids(request.request_id)
-        k, v = engine.collective_rpc(paged_kv.read, args=(list(blocks),))[0]
+        k, v = engine.collective_rpc(kv.read, args=(list(blocks),))[0]
         found.append(
             {
                 "tokens": list(request.all_token_ids),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm import engine_config, patches
+from river_vllm import engine_config, kv_connectors, patches
 from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.compat import CompilationMode, vllm_envs
 from river_vllm.engine_config import (
@@ -22,7 +22,6 @@ from river_vllm.engine_config import (
     RiverConfigHook,
 )
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.scheduler import connectors
 from river_vllm.verify import speculation
 from tests.unit.calibration.support import calibrated
 
@@ -230,7 +229,7 @@ def test_connectors_that_find_kv_by_block_hashes_are_taken(transfer: Any) -> Non
 @pytest.mark.parametrize(
     ("transfer", "reason"),
     [
-        *((connector(name), f"'{name}'") for name in connectors.REFUSED),
+        *((connector(name), f"'{name}'") for name in kv_connectors.REFUSED),
         (connector("MyConnector"), "'MyConnector': how it finds K/V is not known here"),
         (connector("OffloadingConnector", "my.module"), "'OffloadingConnector' of my.module"),
         (
@@ -259,7 +258,7 @@ def test_other_connectors_are_refused_by_name(transfer: Any, reason: str) -> Non
 def test_every_connector_of_vllm_is_decided_about() -> None:
     from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 
-    decided = {*connectors.BY_BLOCK_HASHES, *connectors.REFUSED, connectors.MULTI}
+    decided = {*kv_connectors.BY_BLOCK_HASHES, *kv_connectors.REFUSED, kv_connectors.MULTI}
     assert decided == set(KVConnectorFactory._registry)
 
 

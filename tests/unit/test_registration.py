@@ -184,7 +184,7 @@ def engine(vllm_config, answers):
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     found = []
-    river = "river_vllm.scheduler.river_scheduler.RiverScheduler"
+    river = "river_vllm.scheduler.RiverScheduler"
     for scheduler, additional in ((None, {}), (river, {"river": {}}), (None, {"river": {}})):
         config = SimpleNamespace(
             scheduler_config=SimpleNamespace(scheduler_cls=scheduler),

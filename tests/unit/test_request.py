@@ -84,7 +84,7 @@ def test_what_needs_layers_that_are_not_there_is_refused(field: dict[str, Any], 
     ids=str,
 )
 def test_a_request_may_go_as_deep_as_is_sure(config: RiverConfig, sure: int) -> None:
-    assert config.sure_layers(LAYERS) == sure
+    assert config.reachable_layers(LAYERS) == sure
     assert unreachable(RiverSettings(True, 0.9, sure), config, LAYERS) is None
     exact = unreachable(RiverSettings(False, 0.9, 1), config, LAYERS)
     assert (exact is None) is (sure == LAYERS)

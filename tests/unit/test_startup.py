@@ -9,32 +9,32 @@ from pathlib import Path
 import pytest
 
 from river_vllm.startup import (
-    VARIABLE,
+    STAGES_FILE,
     WAITING_LOGGER,
     Stage,
     WhileStarting,
+    file_named_by,
     mark,
     marks,
-    marks_collected,
     quiet_while_starting,
 )
 
 
 def test_marks_come_back_in_their_order() -> None:
-    with marks_collected() as file:
+    with file_named_by(STAGES_FILE) as file:
         mark(Stage.IMPORT)
         mark(Stage.ENGINE)
         found = marks(file)
     assert [stage for _, stage in found] == [Stage.IMPORT, Stage.ENGINE]
     assert found[0][0] <= found[1][0]
-    assert VARIABLE not in os.environ
+    assert STAGES_FILE not in os.environ
     assert marks(file) == []
 
 
 def test_a_mark_without_a_file_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(STAGES_FILE, raising=False)
     mark(Stage.ENGINE)
-    monkeypatch.setenv(VARIABLE, "/proc/none/x")
+    monkeypatch.setenv(STAGES_FILE, "/proc/none/x")
     mark(Stage.ENGINE)
 
 
@@ -54,7 +54,7 @@ WAIT = "No available shared memory broadcast block found in %d seconds. This typ
 def test_a_long_wait_is_an_alarm_only_once_the_server_is_ready() -> None:
     kept_back = WhileStarting()
     assert kept_back.filter(record(WAIT))
-    with marks_collected():
+    with file_named_by(STAGES_FILE):
         mark(Stage.COMPILE)
         assert not kept_back.filter(record(WAIT))
         assert kept_back.filter(record("Another message"))
@@ -73,10 +73,10 @@ def test_it_is_vllms_own_record() -> None:
 def test_only_a_server_of_rivers_command_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger(WAITING_LOGGER)
     monkeypatch.setattr(logger, "filters", [])
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(STAGES_FILE, raising=False)
     quiet_while_starting()
     assert logger.filters == []
-    with marks_collected():
+    with file_named_by(STAGES_FILE):
         quiet_while_starting()
         quiet_while_starting()
     assert len(logger.filters) == 1

@@ -50,7 +50,8 @@ BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aarch64": {"neon": ("-march=armv8.2-a+dotprod",), "scalar": ()},
 }
-"""By machine: each back end's source file, best first, and the flags that it is compiled with."""
+"""By machine: each back end's source file, best first, and the flags that it is compiled with.
+What it calls itself, for ``RIVER_CPU_ISA`` and ``GET /river``, is in ``library.ORDER``."""
 
 
 class BuildError(Exception):

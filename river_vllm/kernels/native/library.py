@@ -24,7 +24,8 @@ logger = init_logger("vllm.river")
 
 CAP = "RIVER_CPU_ISA"
 ORDER = ("scalar", "neon", "avx2", "avxvnni", "avx512", "vnni", "amx")
-"""Names of back ends; on one machine a later one is faster."""
+"""What back ends call themselves (``vnni_bf16.cpp`` is ``vnni`` too); on one machine a later one is
+faster."""
 
 _POINTER, _SIZE, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _PRODUCT = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, _SIZE, _THREADS)

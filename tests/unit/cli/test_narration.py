@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from river_vllm.startup import Stage, marks_collected
+from river_vllm.startup import STAGES_FILE, Stage, file_named_by
 from server.cli import narration
 from server.cli.narration import EVERY, Narration, Narrator, listens, where
 from server.cli.stage_times import STAGES, StageTimes, StartRecord, weight_bytes
@@ -174,7 +174,7 @@ def test_the_last_line_says_that_it_is_ready_and_where(
     tmp_path: Path, key: list[str], example: bool
 ) -> None:
     stream = io.StringIO()
-    with marks_collected() as file, socket.socket() as server:
+    with file_named_by(STAGES_FILE) as file, socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
@@ -211,7 +211,7 @@ def finished(file: Path, step: float, **changes: Any) -> list[str]:
 
 @pytest.mark.parametrize("changes", [{"headless": True}, {"api_server_count": 0}])
 def test_engines_without_a_server_are_ready_when_they_are_loaded(changes: dict[str, Any]) -> None:
-    with marks_collected() as file:
+    with file_named_by(STAGES_FILE) as file:
         lines = finished(file, 1.0, **changes)
     assert lines[-1].startswith("River: engine ready after ")
     assert not any("http" in line for line in lines[1:])
@@ -219,7 +219,7 @@ def test_engines_without_a_server_are_ready_when_they_are_loaded(changes: dict[s
 
 def test_a_server_that_is_not_reached_is_not_waited_for_without_end() -> None:
     """It listens on an address that this machine has no way to."""
-    with marks_collected() as file, socket.socket() as taken:
+    with file_named_by(STAGES_FILE) as file, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         lines = finished(file, 15.0, port=taken.getsockname()[1])
     assert lines and not any("ready after" in line for line in lines)

@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, model_validator
 
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.startup import Stage, marks, marks_collected
+from river_vllm.startup import STAGES_FILE, Stage, file_named_by, marks
 from server.cli import serve, vllm_cli
 from server.cli.serve import (
     AUTH_MIDDLEWARE,
@@ -219,7 +219,7 @@ def test_a_server_that_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_has_ended_is_told_no_further(
     monkeypatch: pytest.MonkeyPatch, action: Any
 ) -> None:
-    with marks_collected() as file:
+    with file_named_by(STAGES_FILE) as file:
         started(monkeypatch, action)
         assert marks(file)[-1][1] is Stage.STOPPED
 

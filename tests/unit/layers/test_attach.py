@@ -15,7 +15,7 @@ from river_vllm.kernels.native.library import backend
 from river_vllm.kernels.native.transition import NativeTransition
 from river_vllm.layers import attach as module
 from river_vllm.layers.attach import Info, attach, from_first_rank
-from river_vllm.layers.ops import CONTEXT
+from river_vllm.layers.compiled import CONTEXT
 from river_vllm.river import River
 from river_vllm.step import StepTable
 from tests.unit.layers.support import Model

@@ -22,6 +22,17 @@ def importance(seed: int = 0) -> torch.Tensor:
     return values
 
 
+def fitted(
+    weight: torch.Tensor,
+    group_size: int = 64,
+    features: torch.Tensor | None = None,
+    integer: bool = False,
+) -> GroupedWeight:
+    """With every input feature counting the same, unless ``features`` says otherwise."""
+    equal = torch.ones(weight.shape[1])
+    return quantize_fit(weight, group_size, integer, equal if features is None else features)
+
+
 def group_errors(made: GroupedWeight, weight: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     missed = (made.dequantize() - weight.float()).square() * features
     return missed.view(weight.shape[0], -1, made.group_size).sum(dim=-1)
@@ -34,7 +45,7 @@ def test_no_group_ends_above_its_round_to_nearest_error(
     group: int, integer: bool, features: torch.Tensor | None
 ) -> None:
     counted = torch.ones(256) if features is None else features
-    made = quantize_fit(WEIGHT, group, integer, features)
+    made = fitted(WEIGHT, group, features, integer)
     ours = group_errors(made, WEIGHT, counted)
     theirs = group_errors(quantize_rtn(WEIGHT, group), WEIGHT, counted)
     # Errors are compared in float32 while a group is fitted.
@@ -47,16 +58,16 @@ def test_no_group_ends_above_its_round_to_nearest_error(
 
 def test_weighting_lowers_the_weighted_error() -> None:
     features = importance()
-    plain = group_errors(quantize_fit(WEIGHT, 64), WEIGHT, features).sum()
-    weighted = group_errors(quantize_fit(WEIGHT, 64, importance=features), WEIGHT, features).sum()
+    plain = group_errors(fitted(WEIGHT), WEIGHT, features).sum()
+    weighted = group_errors(fitted(WEIGHT, features=features), WEIGHT, features).sum()
     assert float(weighted) < 0.8 * float(plain)
 
 
 def test_only_ratios_within_a_group_matter() -> None:
     features = importance()
     scaled = (features.view(-1, 64) * torch.tensor([[1e-3], [1.0], [7.0], [1e4]])).flatten()
-    a = quantize_fit(WEIGHT, 64, importance=features)
-    b = quantize_fit(WEIGHT, 64, importance=scaled)
+    a = fitted(WEIGHT, features=features)
+    b = fitted(WEIGHT, features=scaled)
     # Sums of differently scaled numbers round differently: a code in a thousand may differ.
     assert float((a.codes != b.codes).float().mean()) < 1e-3
 
@@ -64,21 +75,21 @@ def test_only_ratios_within_a_group_matter() -> None:
 def test_a_group_that_no_input_reaches_counts_equally() -> None:
     features = importance()
     features[:64] = 0
-    made = quantize_fit(WEIGHT, 64, importance=features)
-    plain = quantize_fit(WEIGHT, 64)
+    made = fitted(WEIGHT, features=features)
+    plain = fitted(WEIGHT)
     assert torch.equal(made.codes[:, :64], plain.codes[:, :64])
     assert torch.isfinite(made.dequantize()).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.75, -0.75])
 def test_constant_groups(value: float) -> None:
-    made = quantize_fit(torch.full((2, 64), value, dtype=torch.bfloat16), 32)
+    made = fitted(torch.full((2, 64), value, dtype=torch.bfloat16), 32)
     # The scale's own rounding to bfloat16 is all that can be lost.
     torch.testing.assert_close(made.dequantize(), torch.full((2, 64), value), rtol=2**-8, atol=1e-7)
 
 
 @pytest.mark.parametrize("block", [1, 1 << 18])
 def test_the_block_size_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = quantize_fit(WEIGHT[:5], 64)
+    expected = fitted(WEIGHT[:5])
     monkeypatch.setattr(fit, "BLOCK", block)
-    assert torch.equal(quantize_fit(WEIGHT[:5], 64).codes, expected.codes)
+    assert torch.equal(fitted(WEIGHT[:5]).codes, expected.codes)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from river_vllm.quantization import gptq
-from river_vllm.quantization.fit import quantize_fit
 from river_vllm.quantization.gptq import quantize_gptq
 from river_vllm.quantization.groups import GroupedWeight
+from tests.unit.quantization.test_fit import fitted
 from tests.unit.quantization.test_rtn import weights
 
 WEIGHT = weights(24, 256)
@@ -57,7 +57,7 @@ def plain_loop(inputs: np.ndarray, grid: GroupedWeight) -> np.ndarray:
 def test_codes_are_those_of_the_plain_loop(group: int, integer: bool) -> None:
     inputs = hessian()
     made = quantize_gptq(WEIGHT, group, [inputs], integer)
-    grid = quantize_fit(WEIGHT, group, integer, inputs.diagonal())
+    grid = fitted(WEIGHT, group, inputs.diagonal(), integer)
     assert torch.equal(made.scales, grid.scales) and torch.equal(made.zeros, grid.zeros)
     expected = plain_loop(inputs.double().numpy(), grid)
     # Half-way cases fall differently in float32, and each moves the features after it a little.
@@ -71,14 +71,14 @@ def test_codes_are_those_of_the_plain_loop(group: int, integer: bool) -> None:
 def test_outputs_are_closer_than_with_the_nearest_codes(group: int, integer: bool) -> None:
     inputs = hessian()
     ours = output_error(quantize_gptq(WEIGHT, group, [inputs], integer), inputs)
-    nearest = quantize_fit(WEIGHT, group, integer, inputs.diagonal())
+    nearest = fitted(WEIGHT, group, inputs.diagonal(), integer)
     assert ours < 0.6 * output_error(nearest, inputs)
 
 
 def test_it_holds_for_inputs_that_it_has_not_seen() -> None:
     unseen = hessian(tokens=4096)
     ours = output_error(quantize_gptq(WEIGHT, 64, [hessian(tokens=1024)]), unseen)
-    assert ours < 0.7 * output_error(quantize_fit(WEIGHT, 64), unseen)
+    assert ours < 0.7 * output_error(fitted(WEIGHT, 64), unseen)
 
 
 def test_fewer_tokens_than_features_and_features_that_are_never_used() -> None:
@@ -86,12 +86,12 @@ def test_fewer_tokens_than_features_and_features_that_are_never_used() -> None:
     inputs[:10] = inputs[:, :10] = 0
     made = quantize_gptq(WEIGHT, 64, [inputs])
     assert torch.isfinite(made.dequantize()).all()
-    assert output_error(made, inputs) < output_error(quantize_fit(WEIGHT, 64), inputs)
+    assert output_error(made, inputs) < output_error(fitted(WEIGHT, 64), inputs)
 
 
 def test_without_any_input_it_rounds_to_nearest() -> None:
     made = quantize_gptq(WEIGHT, 64, [torch.zeros(256, 256)])
-    assert torch.equal(made.codes, quantize_fit(WEIGHT, 64).codes)
+    assert torch.equal(made.codes, fitted(WEIGHT, 64).codes)
 
 
 def test_the_hessian_is_not_changed() -> None:

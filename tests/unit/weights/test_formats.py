@@ -12,8 +12,7 @@ import torch
 from river_vllm.errors import RiverError
 from river_vllm.kernels.vllm_mp import pack_int4_into_int32
 from river_vllm.quantization import QUANTIZERS, GroupedWeight
-from river_vllm.weights.formats import format_of
-from river_vllm.weights.formats.own import own_config, own_tensors
+from river_vllm.weights.formats import format_of, own_config, own_tensors
 from river_vllm.weights.tensors import CheckpointFolder
 from tests.support import quantized
 from tests.support.checkpoints import ROOT

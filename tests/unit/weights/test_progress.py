@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from river_vllm.weights.progress import PackingProgress
+from river_vllm.weights.packing import PackingProgress
 
 
 class Terminal(io.StringIO):

@@ -1,6 +1,6 @@
 """Which of vLLM's K/V connectors keep the river's K/V away from exact requests.
 
-A connector may bring K/V blocks from another store or another engine. ``prefix_cache.isolate``
+A connector may bring K/V blocks from another store or another engine. ``scheduler.isolate``
 gives blocks that the river may have written a hash of their own kind, so a connector that finds
 blocks by ``Request.block_hashes``, and by nothing else, never gives such a block to an exact
 request. One that finds them by tokens, by a request's name or in a way that is not known here

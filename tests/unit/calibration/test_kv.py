@@ -10,8 +10,8 @@ import torch
 from vllm import _custom_ops as ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
+from river_vllm.calibration import kv
 from river_vllm.compat import current_platform
-from river_vllm.inspection import paged_kv
 
 pytestmark = pytest.mark.skipif(
     not current_platform.is_cpu(), reason="the layout is that of vLLM's CPU attention"
@@ -52,12 +52,12 @@ def test_what_vllm_writes_is_read_slot_by_slot(size: int, head_size: int) -> Non
         made.vllm_config.compilation_config.static_forward_context.values(), written, strict=True
     ):
         write(layer, slots, keys, values)
-    keys, values = paged_kv.read(made, [3, 1])
+    keys, values = kv.read(made, [3, 1])
     assert torch.equal(keys, written[:, 0].float())
     assert torch.equal(values, written[:, 1].float())
-    assert not paged_kv.read(made, [2])[0].any()
-    paged_kv.clear(made)
-    assert not any(half.any() for half in paged_kv.read(made, [0, 1, 2, 3]))
+    assert not kv.read(made, [2])[0].any()
+    kv.clear(made)
+    assert not any(half.any() for half in kv.read(made, [0, 1, 2, 3]))
 
 
 def test_single_slots_of_several_blocks_in_any_order() -> None:
@@ -68,6 +68,6 @@ def test_single_slots_of_several_blocks_in_any_order() -> None:
     for layer, (keys, values) in zip(layers, written, strict=True):
         write(layer, slots, keys, values)
     order = [2, 0, 3, 1]
-    keys, values = paged_kv.read_slots(made, slots[order])
+    keys, values = kv.read_slots(made, slots[order])
     assert torch.equal(keys, written[:, 0, order].float())
     assert torch.equal(values, written[:, 1, order].float())

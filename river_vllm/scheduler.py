@@ -1,20 +1,30 @@
-"""vLLM's scheduler with exit layers on its outputs."""
+"""vLLM's scheduler with exit layers on its outputs, and exits' K/V kept from exact requests.
+
+vLLM finds reusable blocks by a hash over their tokens (``v1/core/kv_cache_utils.py``). Blocks that
+the river may have written get a hash of their own kind: only a request with the same settings
+computes it. Prompt blocks come from the backbone and stay shared by all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
+from river_vllm import patches
 from river_vllm.compat import init_logger
+from river_vllm.config import RiverConfig
 from river_vllm.depths import depths_of
 from river_vllm.modes import mode_of
 from river_vllm.modes.mode import Outcome
 from river_vllm.registration import river_config_of
-from river_vllm.request import default_settings, settings_of, unreachable
-from river_vllm.scheduler.prefix_cache import isolate
+from river_vllm.request import RiverSettings, default_settings, settings_of, unreachable
 
 logger = init_logger("vllm.river")
+
+NOT_IN_SALT = {"threshold", "min_layers", "layer_offsets", "calibration", "cache_dir"}
+"""Settings that change nothing of what the river writes, or are in the salt as the request's."""
 
 
 class RiverSchedulerMixin:
@@ -90,3 +100,57 @@ def _scheduler_class(asynchronous: bool) -> type:
 
     base = AsyncScheduler if asynchronous else Scheduler
     return type(f"River{base.__name__}", (RiverSchedulerMixin, base), {})
+
+
+def isolate(
+    request: Any, settings: RiverSettings, config: RiverConfig, hash_block_size: int
+) -> None:
+    """Salt the block hashes of ``request`` from the first block that an exit may touch.
+
+    Args:
+        request: vLLM's scheduler request, not scheduled yet.
+        hash_block_size: tokens per hash.
+    """
+    if not settings.may_exit or request._block_hasher is None:
+        return
+    salt = f"river:{settings.threshold!r}:{settings.min_layers}"
+    # All of it: a connector's store may be shared with an engine whose river is another one.
+    salt += f":{config.model_dump_json(exclude=NOT_IN_SALT)}"
+    if settings.layer_offsets is not None:
+        salt += f":{settings.layer_offsets!r}"
+    exact_tokens = request.num_prompt_tokens if config.prefill == "backbone" else 0
+    salted = SaltedHasher(request._block_hasher, salt.encode(), exact_tokens // hash_block_size)
+    patches.block_hashes_come_from(request, salted)
+
+
+class SaltedHasher:
+    """A request's block hasher whose hashes differ from block ``exact_blocks`` on.
+
+    Holds no reference to the request (vLLM relies on reference counting to free it).
+    """
+
+    def __init__(self, inner: Callable[[Any], list[bytes]], salt: bytes, exact_blocks: int) -> None:
+        self._inner = inner
+        self._salt = salt
+        self._exact_blocks = exact_blocks
+        self._plain: list[bytes] = []
+
+    def __call__(self, request: Any) -> list[bytes]:
+        salted = request.block_hashes
+        done = len(salted)
+        # vLLM chains a block's hash on the one before: on the plain one, so that a block's hash
+        # does not depend on how many tokens arrived at once.
+        del self._plain[done:]
+        request.block_hashes = self._plain
+        try:
+            new = self._inner(request)
+        finally:
+            request.block_hashes = salted
+        self._plain.extend(new)
+        return [
+            self._salted(value) if done + i >= self._exact_blocks else value
+            for i, value in enumerate(new)
+        ]
+
+    def _salted(self, value: bytes) -> bytes:
+        return hashlib.sha256(self._salt + value).digest()[: len(value)]

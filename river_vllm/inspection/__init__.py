@@ -1,1 +1,0 @@
-"""Looking at what the engine holds, for tests and measurements; nothing here serves requests."""
