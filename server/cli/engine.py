@@ -1,4 +1,4 @@
-"""The engine of a calibration: in this process, not compiled, set up for many rows a step."""
+"""An engine that measures: in this process, not compiled, set up for many rows a step."""
 
 from __future__ import annotations
 

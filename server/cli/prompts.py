@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from server.bench.errors import BenchError
-
-KEYS = ("messages", "question", "prompt")
-"""Fields of a row that may hold its prompt: a conversation, one message of the user, or text to
-continue. The first of them that a row has is taken."""
+from river_vllm.errors import RiverError
+from server.cli.rows import prompt_of, read_rows
 
 SELF_MADE = "made by the model"
 _MARK = "\N{SYMBOL FOR SUBSTITUTE}"
@@ -58,14 +54,13 @@ def from_files(
         answer_field: field of a row with the text of its answer.
 
     Raises:
-        BenchError: a file or a row is not as expected; names the file and the line.
+        RiverError: a file or a row is not as expected; names the file and the line.
     """
     digest = hashlib.sha256()
     found = []
     for path in paths:
-        data = _read(path)
+        data, rows = read_rows(path, "--prompts")
         digest.update(data)
-        rows = _rows(path, data)
         if half is not None:
             rows = rows[0 if half == "first" else 1 :: 2]
         for line, row in rows:
@@ -74,7 +69,7 @@ def from_files(
             found.append((_encode(place, row, tokenizer), answer))
     fitting = [item for item in found if 0 < len(item[0]) <= longest]
     if not fitting:
-        raise BenchError(
+        raise RiverError(
             f"--prompts: no prompt of at most {longest} tokens in {', '.join(map(str, paths))}"
         )
     random.Random(seed).shuffle(fitting)
@@ -135,68 +130,25 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     return [tokenizer.eos_token_id if start is None else start], []
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BenchError(f"--prompts '{path}': {error.strerror or error}") from None
-
-
-def _rows(path: Path, data: bytes) -> list[tuple[int, Any]]:
-    """Line number and row (an object, or a line of text), empty lines left out."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise BenchError(f"--prompts '{path}': expected UTF-8 text") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise BenchError(f"--prompts '{path}': expected at least one prompt, found none")
-    if not lines[0][1].lstrip().startswith("{"):
-        return lines
-    rows = []
-    for number, line in lines:
-        try:
-            rows.append((number, json.loads(line)))
-        except ValueError:
-            raise BenchError(f"--prompts '{path}', line {number}: expected JSON") from None
-    return rows
-
-
 def _answer(place: str, row: Any, field: str, tokenizer: Any) -> list[int]:
     text = row.get(field) if isinstance(row, dict) else None
     if not isinstance(text, str):
-        raise BenchError(f"{place}: '{field}' = {text!r}: expected the answer's text (--answers)")
+        raise RiverError(f"{place}: '{field}' = {text!r}: expected the answer's text (--answers)")
     encoded: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return encoded
 
 
 def _encode(place: str, row: Any, tokenizer: Any) -> list[int]:
-    if isinstance(row, str):
-        return _text(row, tokenizer)
-    if not isinstance(row, dict):
-        raise BenchError(f"{place}: expected an object or text, got {row!r}")
-    key = next((name for name in KEYS if name in row), None)
-    if key is None:
-        raise BenchError(f"{place}: expected one of {', '.join(KEYS)}, got {', '.join(row)}")
-    value = row[key]
-    if key == "messages":
-        return _chat(place, value, tokenizer)
-    if not isinstance(value, str):
-        raise BenchError(f"{place}: '{key}' = {value!r}: expected text")
+    key, value = prompt_of(row, place)
+    encoded: list[int]
     if key == "question" and tokenizer.chat_template:
-        return _chat(place, [{"role": "user", "content": value}], tokenizer)
-    return _text(value, tokenizer)
-
-
-def _text(text: str, tokenizer: Any) -> list[int]:
-    encoded: list[int] = tokenizer.encode(text)
-    return encoded
-
-
-def _chat(place: str, messages: Any, tokenizer: Any) -> list[int]:
+        key, value = "messages", [{"role": "user", "content": value}]
+    if key != "messages":
+        encoded = tokenizer.encode(value)
+        return encoded
     try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(value, add_generation_prompt=True, tokenize=False)
     except Exception as error:  # whatever the template raises for what it does not understand
-        raise BenchError(f"{place}: 'messages': {error}") from None
-    encoded: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        raise RiverError(f"{place}: 'messages': {error}") from None
+    encoded = tokenizer.encode(text, add_special_tokens=False)
     return encoded
