@@ -64,7 +64,7 @@ def _gate(value: Any) -> Any:
     return {"metric": metric or "tpot", "least": ratio}
 
 
-Url = Annotated[str, AfterValidator(_base_url), Shown("URL", positional=True)]
+Url = Annotated[str, AfterValidator(_base_url)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_object), Shown("JSON")]
 
 
@@ -169,10 +169,10 @@ class Output(Options):
 class CompareOptions(Options):
     """Ask two endpoints the same by turns, and say how much faster B is."""
 
-    a: Url
-    """base of the first server, the reference"""
-    b: Url
-    """base of the second server"""
+    a: Annotated[Url, Shown("A", positional=True)]
+    """address of the first server, the reference: http://HOST:PORT[/v1]"""
+    b: Annotated[Url, Shown("B", positional=True)]
+    """address of the second server"""
     comparison: Rounds
     sides: Sides
     requests: Requests

@@ -63,7 +63,7 @@ class PromptOptions(Options):
     half: Literal["first", "second"] | None = None
     """take the rows with odd, or with even line numbers, and leave the others unseen"""
     seed: NonNegativeInt = 0
-    """of the prompts' order (default: 0)"""
+    """of the prompts' order"""
 
     @model_validator(mode="after")
     def _rows(self) -> Self:
@@ -77,7 +77,7 @@ class EngineOptions(EngineLimits):
 
     river_config: Annotated[str | None, Shown("FILE")] = None
     """YAML or JSON file of River settings to start from"""
-    river: Annotated[dict[str, Any], CHOICES] = {}
+    river: Annotated[dict[str, Any], CHOICES] = Field(default={})
 
 
 class OutputOptions(Options):

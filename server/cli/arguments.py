@@ -146,7 +146,8 @@ def add_option(parser: argparse._ActionsContainer, flag: str, field: FieldInfo, 
     if several:
         kind, metadata = _unwrapped(get_args(kind)[0], metadata)
     text = _text(field)
-    if "default:" not in text and not (field.is_required() or field.default in (None, False, ())):
+    told = "default:" in text or field.is_required()
+    if not told and field.default is not None and field.default is not False:
         text += f" (default: {field.default})"
     options: dict[str, Any] = {"help": text.replace("%", "%%")}
     shown = next((item for item in metadata if isinstance(item, Shown)), None)

@@ -27,7 +27,7 @@ class TextOptions(Options):
     answer_tokens: NonNegativeInt = 128
     """of each answer at most"""
     seed: NonNegativeInt = 0
-    """of the prompts' order (default: 0)"""
+    """of the prompts' order"""
 
     @model_validator(mode="after")
     def _rows(self) -> Self:
