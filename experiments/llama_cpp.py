@@ -234,7 +234,7 @@ def table(title: str, figures: dict[str, Figure]) -> dict[str, Any]:
         for other in (PEER, STOCK):
             pairs = zip(values, figures[other].milliseconds, strict=True)
             ratios = [mine / theirs for mine, theirs in pairs]
-            low, high = interval(ratios, 0.95, 0)
+            low, high = interval(ratios, 0.95, 0) if len(ratios) > 1 else ratios * 2
             row[f"of {other}"] = {"median": statistics.median(ratios), "low": low, "high": high}
             same = other == label
             cells.append("" if same else f"{statistics.median(ratios):.2f} ({low:.2f}–{high:.2f})")
