@@ -20,7 +20,7 @@ from server.http.routes import RiverPatch
 from tests.docs.documents import OPTION, PAGES, ROOT, Command, blocks, commands, options_of
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-ELSEWHERE = ("cd", "cp", "curl", "docker", "echo", "git", "grafana", "kubectl", "mkdir")
+ELSEWHERE = ("cd", "cp", "curl", "docker", "echo", "git", "grafana", "guidellm", "kubectl", "mkdir")
 """Programs whose arguments are not River's to know."""
 
 NO_COMMANDS = [block for block in blocks() if block.language not in ("sh", "bash")]
