@@ -11,6 +11,13 @@ from pydantic import Field, ValidationError
 from server.cli.arguments import FieldsOf, OneLineParser, Options, Shown, add_options
 
 
+class Other(Options):
+    """A model of elsewhere."""
+
+    deep: int = Field(default=3, ge=1)
+    """how deep"""
+
+
 class Inner(Options):
     """A group."""
 
@@ -18,7 +25,7 @@ class Inner(Options):
     """how much, 50 % or so"""
     files: list[Path] = Field(default=[])
     """more than once (default: none)"""
-    some: Annotated[dict[str, Any], FieldsOf(Options, (), "x-")] = Field(default={})
+    other: Annotated[dict[str, Any], FieldsOf(Other, ("deep",), "x-")] = Field(default={})
 
 
 class Outer(Options):
@@ -45,8 +52,21 @@ def test_what_is_not_given_is_the_models_default() -> None:
 
 
 def test_words_become_values() -> None:
-    found = parse("x", "--size", "64", "--fast", "--much", "2", "--files", "a", "--files", "b")
-    inner = Inner(much=2.0, files=[Path("a"), Path("b")])
+    found = parse(
+        "x",
+        "--size",
+        "64",
+        "--fast",
+        "--much",
+        "2",
+        "--files",
+        "a",
+        "--files",
+        "b",
+        "--x-deep",
+        "4",
+    )
+    inner = Inner(much=2.0, files=[Path("a"), Path("b")], other={"deep": 4})
     assert found == Outer(what="x", size=64, fast=True, inner=inner)
 
 
