@@ -163,11 +163,11 @@ def test_ctrl_c_keeps_the_rounds_that_were_finished(mock, tmp_path: Path) -> Non
 
 def test_neither_torch_nor_vllm_is_imported() -> None:
     code = """
-import importlib, pkgutil, sys
-sys.modules.update(dict.fromkeys(("torch", "vllm", "transformers", "matplotlib")))
-import server.bench
+import importlib, pkgutil, sys, server.bench
 for module in pkgutil.walk_packages(server.bench.__path__, "server.bench."):
     importlib.import_module(module.name)
+found = {"torch", "vllm", "transformers", "matplotlib"} & set(sys.modules)
+sys.exit(" ".join(found))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
