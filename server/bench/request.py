@@ -25,11 +25,11 @@ OUTPUT_FIELDS = ("content", "reasoning", "reasoning_content", "refusal", "tool_c
 
 class _Choice(BaseModel):
     text: str | None = None
-    delta: dict[str, Any] = {}
+    delta: dict[str, Any] | None = None
     finish_reason: str | None = None
 
     def has_output(self) -> bool:
-        return bool(self.text) or any(self.delta.get(name) for name in OUTPUT_FIELDS)
+        return bool(self.text) or any((self.delta or {}).get(name) for name in OUTPUT_FIELDS)
 
 
 class _Usage(BaseModel):

@@ -127,14 +127,7 @@ def _prompts(options: CalibrateOptions, llm: Any, target: Target, pilot: int) ->
     longest = options.engine.max_model_len - text.tokens
     if text.prompts:
         tokenizer = llm.get_tokenizer()
-        found = from_files(
-            text.prompts,
-            tokenizer,
-            longest,
-            text.seed,
-            text.half,
-            text.answers,
-        )
+        found = from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
     else:
         found = self_made(llm, pilot + wanted, longest, text.seed)
     if asked.check is not None and text.prompts and text.test_prompts is None:

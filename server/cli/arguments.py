@@ -66,9 +66,8 @@ M = TypeVar("M", bound=Options)
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage before it; exit status 2."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **options})
-        self.model: type[Options] | None = None
+    model: type[Options] | None = None
+    """Of its options; the parsed namespace's ``options`` is one."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -113,6 +112,7 @@ def add_command(
         help=summary[:1].lower() + summary[1:],
         description="\n\n".join(filter(None, (f"{summary}.", about))),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add_options(parser, model)
     parser.set_defaults(run=lambda args: run(args.options))

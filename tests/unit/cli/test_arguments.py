@@ -41,7 +41,7 @@ class Outer(Options):
 
 
 def parse(*words: str) -> Outer:
-    parser = OneLineParser(prog="outer")
+    parser = OneLineParser(prog="outer", allow_abbrev=False)
     add_options(parser, Outer)
     found: Outer = parser.parse_args(words).options
     return found
