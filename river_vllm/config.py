@@ -41,10 +41,17 @@ PATH_FIELDS = ("weights", "cache_dir")
 class RiverConfig(BaseModel):
     """Everything about the river that is fixed when the engine starts.
 
-    ``threshold`` and ``min_layers`` are defaults; each request may bring its own.
+    ``threshold`` and ``min_layers`` are defaults; each request may bring its own. The docstrings
+    of the fields are the help of the command line's options.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
     threshold: float = Field(default=0.9, ge=-1.0, le=1.0)
     """τ: a token leaves once its state transition similarity is above it; 1.0 never leaves."""

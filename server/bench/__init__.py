@@ -1,4 +1,4 @@
-"""``river-vllm bench``: a load-testing client for any OpenAI-compatible endpoint.
+"""``river-vllm bench``: interleaved comparison of two OpenAI-compatible endpoints.
 
-It runs beside the server, not inside it: nothing here imports torch or vLLM.
+It runs beside the servers, not inside them: nothing here imports torch or vLLM.
 """

@@ -1,52 +1,63 @@
-"""``bench`` as a subcommand of ``river-vllm``."""
+"""``river-vllm bench compare``."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
-from collections.abc import Sequence
-from typing import Any
+from datetime import UTC, datetime
 
-from server.bench.arguments import OneLineParser, add_one_line_parser
-from server.bench.compare_command import add_compare_options, compare_command
-from server.bench.run_command import add_run_options, run_command
+from river_vllm.errors import RiverError
+from server.bench.options import CompareOptions
+from server.cli.arguments import Commands, OneLineParser, add_command
+from server.cli.files import make_console, write_json
+from server.cli.progress import Steps
 
-_HELP = "load test of any OpenAI-compatible endpoint, and comparison of two"
-
-_DESCRIPTION = f"""\
-{_HELP[:1].upper()}{_HELP[1:]}.
-
-  river-vllm bench URL [options]          short for "bench run URL"
-  river-vllm bench compare A B [options]  the same prompts to both, in turn
-"""
+ABOUT = """\
+Each round is the same requests to A and then to B, the next to B and then to A; docs/bench.md says
+how the figures come about. Exit status 1 if B is slower than --fail-below allows, 130 on Ctrl-C,
+which keeps the rounds that were finished."""
 
 
-class _BenchParser(OneLineParser):
-    """Takes what names no command of its own for the arguments of ``run``."""
-
-    commands: tuple[str, ...] = ()
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
-        words = list(sys.argv[1:] if args is None else args)
-        if not words or words[0] not in (*self.commands, "-h", "--help"):
-            words.insert(0, "run")
-        return super().parse_known_args(words, namespace)
+def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Register ``bench`` with its only command."""
+    bench = commands.add_parser("bench", help="compare two endpoints of any OpenAI-compatible kind")
+    inner = bench.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
+    add_command(inner, "compare", CompareOptions, compare, ABOUT)
 
 
-def add_parser(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
-) -> None:
-    """Register ``bench``; the parsed namespace's ``run`` takes it and returns an exit status."""
-    bench = add_one_line_parser(subparsers, "bench", _BenchParser, _HELP, _DESCRIPTION)
-    commands = bench.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, parser_class=OneLineParser
-    )
-    run = commands.add_parser("run", help="load one endpoint (the default)", allow_abbrev=False)
-    add_run_options(run)
-    run.set_defaults(run=run_command)
-    compare = commands.add_parser("compare", help="compare two endpoints", allow_abbrev=False)
-    add_compare_options(compare)
-    compare.set_defaults(run=compare_command)
-    bench.commands = tuple(commands.choices)
+def compare(options: CompareOptions) -> int:
+    """Run the comparison; the exit status.
+
+    Raises:
+        RiverError: a file is not as expected, or packages are missing.
+    """
+    try:
+        from server.bench.endpoint import EndpointError
+        from server.bench.figures import measure
+        from server.bench.report import document, print_report
+        from server.bench.rounds import Comparer
+    except ImportError as error:
+        raise RiverError(
+            f"bench compare: {error}; pip install 'river-vllm[bench]' brings it"
+        ) from None
+    started = datetime.now(UTC)
+    try:
+        with Steps(not options.output.no_progress) as steps:
+            comparison = asyncio.run(Comparer(options, steps).run())
+    except EndpointError as error:
+        print(f"river-vllm bench compare: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("river-vllm bench compare: interrupted before it began", file=sys.stderr)
+        return 130
+    report = measure(options, comparison)
+    console = make_console(record=True)
+    print_report(console, options, comparison, report)
+    if options.output.json_file:
+        write_json(options.output.json_file, document(options, comparison, report, started))
+    if options.output.html:
+        console.save_html(str(options.output.html))
+    if comparison.interrupted:
+        return 130
+    return 1 if report.verdicts else 0

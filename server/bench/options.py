@@ -1,137 +1,179 @@
-"""The options of both commands, in groups, and the settings that they mean."""
+"""The options of ``river-vllm bench compare``."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from server.bench.arguments import (
-    Explain,
-    json_object,
-    not_negative,
-    positive,
-    span,
-    whole,
+import httpx
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
 )
-from server.bench.body import RESERVED, BodyOptions
-from server.bench.datasets import Dataset, RandomWords, Span, load_jsonl
-from server.bench.errors import BenchError
-from server.bench.output.files import OutputFiles
-from server.bench.settings import RequestSettings
+from pydantic_core import from_json
 
-DEFAULT_WORDS = Span(128, 128)
-DEFAULT_TOKENS = Span(64, 64)
-DEFAULT_FIELD = "prompt"
+from server.cli.arguments import Options, Shown
+from server.cli.files import OutputFile
+
+Api = Literal["chat", "completions"]
+API_PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
+
+MetricName = Literal["ttft", "tpot", "e2e", "requests", "tokens"]
+
+OWN_FIELDS = {"model", "messages", "prompt", "max_tokens", "stream", "stream_options", "n", "river"}
+"""Of a request: the client sets them itself."""
 
 
-def add_request_options(parser: argparse.ArgumentParser) -> None:
-    """What is asked, and how."""
-    group = parser.add_argument_group("requests")
-    add = group.add_argument
-    add("--api", choices=("chat", "completions"), default="chat", help="route (default: chat)")
-    add("--model", metavar="NAME", help="default: the one that /v1/models lists")
-    add("--dataset", metavar="FILE", help="JSONL rows with a prompt or messages; default: random")
-    add("--prompt-field", metavar="NAME", help=f"text field of a row (default: {DEFAULT_FIELD})")
-    add(
-        "--prompt-words",
-        type=span,
-        metavar="N|LOW:HIGH",
-        help=f"words of a random prompt (default: {DEFAULT_WORDS})",
+def _base_url(text: str) -> str:
+    """``text`` with ``/v1`` where it has no path of its own."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise ValueError(str(error)) from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("expected http://HOST:PORT or https://HOST[/PREFIX]")
+    if url.query or url.fragment or url.userinfo:
+        raise ValueError("a query, a fragment or a password is not allowed")
+    path = url.path.rstrip("/")
+    if path.endswith(tuple(API_PATHS.values())):
+        raise ValueError("give the server's base; --api chooses the route")
+    return str(url.copy_with(path=path or "/v1")).rstrip("/")
+
+
+def _object(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = from_json(value, allow_inf_nan=False)
+        except ValueError:
+            value = None
+    if not isinstance(value, dict):
+        raise ValueError('expected a JSON object, such as {"threshold": 0.9}')
+    return value
+
+
+def _gate(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    metric, _, ratio = value.rpartition(":")
+    return {"metric": metric or "tpot", "least": ratio}
+
+
+Url = Annotated[str, AfterValidator(_base_url)]
+JsonObject = Annotated[dict[str, Any], BeforeValidator(_object), Shown("JSON")]
+
+
+class Gate(Options):
+    """The least median ratio of a figure with which a comparison succeeds."""
+
+    metric: MetricName
+    least: PositiveFloat
+
+
+class Rounds(Options):
+    """Comparison."""
+
+    rounds: PositiveInt = 20
+    """A and B each"""
+    concurrency: PositiveInt = 1
+    """requests in flight"""
+    block: PositiveInt | None = None
+    """requests to each side in a round (default: as many as are in flight)"""
+    warmup: NonNegativeInt = 2
+    """requests to each side before the first round"""
+    wake: NonNegativeInt = 0
+    """short requests to a side before each of its turns, which are not measured"""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """of the intervals"""
+    fail_below: list[Annotated[Gate, BeforeValidator(_gate), Shown("[METRIC:]RATIO")]] = Field(
+        default=[]
     )
-    add(
-        "--output-tokens",
-        type=span,
-        default=DEFAULT_TOKENS,
-        metavar="N|LOW:HIGH",
-        help=f"max_tokens where a row has none (default: {DEFAULT_TOKENS})",
-    )
-    add(
-        "--max-completion-tokens",
-        action="store_true",
-        help="name the limit so in the request, not max_tokens (newer OpenAI chat models)",
-    )
-    add("--temperature", type=not_negative, default=0.0, metavar="T", help="default: 0")
-    add("--ignore-eos", action="store_true", help="always generate max_tokens (vLLM, SGLang)")
-    add("--river", type=json_object, metavar="JSON", help="River's request field")
-    add("--extra-body", type=json_object, metavar="JSON", help="more fields of every request")
-    add("--chunk-usage", action="store_true", help="ask for usage in every chunk (vLLM, SGLang)")
-    add("--cache-salt", action="store_true", help="no prefix reuse: a salt per request (vLLM)")
-    add("--timeout", type=positive, default=600.0, metavar="S", help="per request (default: 600)")
-    add("--seed", type=whole(0), default=0, metavar="N", help="of all chance (default: 0)")
+    """exit status 1 if B's median ratio is lower, or if B fails more requests; METRIC is ttft,
+    tpot (where none is named), e2e, requests or tokens; may be repeated (default: no limit)"""
 
 
-def add_key_options(parser: argparse.ArgumentParser, suffix: str = "", of: str = "") -> None:
-    """Keys never stand on a command line, where every user of the machine can read them."""
-    group = parser.add_argument_group(f"API key{of}").add_mutually_exclusive_group()
-    default = "" if suffix else " (default: OPENAI_API_KEY, if set)"
-    group.add_argument(
-        f"--api-key-env{suffix}", metavar="NAME", help=f"variable that holds it{default}"
-    )
-    group.add_argument(f"--api-key-file{suffix}", metavar="FILE", help="file that holds it")
+class Sides(Options):
+    """Where the sides differ."""
+
+    model_a: str | None = None
+    """model of A (default: the one that ``/v1/models`` lists)"""
+    model_b: str | None = None
+    """model of B, likewise"""
+    river_a: JsonObject | None = None
+    """River's request field, for A"""
+    river_b: JsonObject | None = None
+    """River's request field, for B"""
+    api_key_env: str | None = None
+    """variable that holds the API key (default: OPENAI_API_KEY, if set)"""
+    api_key_file: Path | None = None
+    """file that holds the API key"""
+    api_key_env_b: str | None = None
+    """variable that holds B's key, where it is another"""
+    api_key_file_b: Path | None = None
+    """file that holds B's key, where it is another"""
 
 
-def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """What is left behind."""
-    add = parser.add_argument_group("output").add_argument
-    add("--json", type=Path, metavar="FILE", help="everything but the single requests")
-    add("--csv", type=Path, metavar="FILE", help="a line per level, or per compared figure")
-    add("--requests", type=Path, metavar="FILE", help="a JSON line per request")
-    add("--html", type=Path, metavar="FILE", help="report with plots (needs matplotlib)")
-    add("--no-progress", action="store_true", help="no progress bar on a terminal either")
-    add("--explain", action=Explain, nargs=0, help="print how figures are computed, and exit")
+class Requests(Options):
+    """Requests."""
+
+    api: Api = "chat"
+    """route: ``/v1/chat/completions`` or ``/v1/completions``"""
+    prompts: Path | None = None
+    """JSONL rows with messages, question or prompt, or one prompt per line (default: random
+    words)"""
+    prompt_field: str | None = None
+    """field of a row that holds its prompt, if it is another"""
+    prompt_words: PositiveInt = 128
+    """length of a random prompt"""
+    output_tokens: PositiveInt = 64
+    """``max_tokens`` of a request"""
+    temperature: NonNegativeFloat = 0.0
+    """of a request"""
+    ignore_eos: bool = False
+    """generate all of ``max_tokens`` (vLLM, SGLang)"""
+    cache_salt: bool = False
+    """a ``cache_salt`` per request, so that vLLM's prefix cache answers none of them"""
+    extra_body: JsonObject | None = None
+    """more fields of every request"""
+    timeout: PositiveFloat = 600.0
+    """seconds for a whole request"""
+    seed: NonNegativeInt = 0
+    """of the prompts and the bootstrap"""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        own = sorted(OWN_FIELDS & set(self.extra_body or {}))
+        if own:
+            raise ValueError(f"--extra-body: {', '.join(own)}: the client sets it itself")
+        if self.prompt_field is not None and self.prompts is None:
+            raise ValueError("--prompt-field: only with --prompts")
+        return self
 
 
-def output_files(args: argparse.Namespace) -> OutputFiles:
-    """Checked, so that a long run does not fail at its end.
+class Output(Options):
+    """Output."""
 
-    Raises:
-        BenchError: a file cannot be written.
-    """
-    files = OutputFiles(args.json, args.csv, args.requests, args.html)
-    files.check()
-    if files.html is not None:
-        from server.bench.output.page import require_plots
-
-        require_plots()
-    return files
+    json_file: OutputFile | None = Field(default=None, alias="json")
+    """settings, figures, ratios of every round, warnings"""
+    html: OutputFile | None = None
+    """what the terminal shows, as a page"""
+    no_progress: bool = False
+    """no progress bar on a terminal either"""
 
 
-def request_settings(args: argparse.Namespace) -> RequestSettings:
-    """What ``add_request_options`` read.
+class CompareOptions(Options):
+    """Ask two endpoints the same by turns, and say how much faster B is."""
 
-    Raises:
-        BenchError: options that exclude each other, a bad dataset.
-    """
-    if args.max_completion_tokens and args.api != "chat":
-        raise BenchError("--max-completion-tokens: only with --api chat")
-    reserved = RESERVED & set(args.extra_body or {})
-    if reserved:
-        names = ", ".join(sorted(reserved))
-        raise BenchError(f"--extra-body: {names} has an option of its own or is set by the client")
-    return RequestSettings(
-        dataset=_dataset(args),
-        body=BodyOptions(
-            api=args.api,
-            temperature=args.temperature,
-            ignore_eos=args.ignore_eos,
-            max_completion_tokens=args.max_completion_tokens,
-            chunk_usage=args.chunk_usage,
-            cache_salt=args.cache_salt,
-            river=args.river,
-            extra=args.extra_body,
-        ),
-        seed=args.seed,
-        timeout=args.timeout,
-        fixed_lengths=args.dataset is None,
-    )
-
-
-def _dataset(args: argparse.Namespace) -> Dataset:
-    if args.dataset is None:
-        if args.prompt_field is not None:
-            raise BenchError("--prompt-field: only with --dataset")
-        return RandomWords(args.prompt_words or DEFAULT_WORDS, args.output_tokens, args.seed)
-    if args.prompt_words is not None:
-        raise BenchError("--prompt-words: not with --dataset, whose prompts are as they are")
-    field = args.prompt_field or DEFAULT_FIELD
-    return load_jsonl(args.dataset, field, args.output_tokens, args.seed, args.api == "chat")
+    a: Annotated[Url, Shown("A", positional=True)]
+    """address of the first server, the reference: http://HOST:PORT[/v1]"""
+    b: Annotated[Url, Shown("B", positional=True)]
+    """address of the second server"""
+    comparison: Rounds
+    sides: Sides
+    requests: Requests
+    output: Output

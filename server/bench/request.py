@@ -1,176 +1,151 @@
-"""One streamed request, from sending it to its record."""
+"""One streamed request and what became of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import httpx
+from httpx_sse import EventSource
+from pydantic import BaseModel, Field, ValidationError
 
-from server.bench.chunk import Chunk, ChunkError, error_message, parse_chunk
-from server.bench.jsontext import loads
-from server.bench.record import Arrival, Outcome, Record
-from server.bench.sse import DONE, EventParser
+DONE = "[DONE]"
+"""The data of the event that ends an OpenAI stream."""
 
-_BAD_FINISH = frozenset({"abort", "error"})
+BAD_FINISH = frozenset({"abort", "error"})
 """Finish reasons by which servers say that the answer is not whole."""
 
-_DRAIN_SECONDS = 1.0
+OUTPUT_FIELDS = ("content", "reasoning", "reasoning_content", "refusal", "tool_calls")
+"""Of a delta: what a model has generated. A chunk that only announces the role has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A request that is ready to be sent."""
+class _Choice(BaseModel):
+    text: str | None = None
+    delta: dict[str, Any] | None = None
+    finish_reason: str | None = None
 
-    index: int
-    url: str
-    headers: dict[str, str]
-    body: dict[str, Any]
-    timeout: float
-    """Seconds for the whole request."""
-    cancel_after: int | None = None
-    """Leave after this many tokens (chunks with output where tokens are not reported)."""
+    def has_output(self) -> bool:
+        return bool(self.text) or any((self.delta or {}).get(name) for name in OUTPUT_FIELDS)
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Depths(BaseModel):
+    """The ``river`` object of an answer, as far as a comparison adds it up."""
+
+    num_layers: int | None = None
+    tokens: int = 0
+    exit_layers: dict[int, int] = {}
+    held: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+class _Chunk(BaseModel):
+    choices: list[_Choice] = Field(default=[])
+    usage: _Usage | None = None
+    river: Depths | None = None
+    error: Any = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """One request; seconds since it was sent."""
+
+    error: str | None = "interrupted"
+    """Why the answer is not whole; ``None`` if it is."""
+    first: float | None = None
+    """Of the first chunk that carries output; of the last one, where none does."""
+    finished: float | None = None
+    """Of the chunk with ``finish_reason``."""
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    river: Depths | None = None
 
     @property
-    def asked_tokens(self) -> int | None:
-        value = self.body.get("max_tokens", self.body.get("max_completion_tokens"))
-        return value if isinstance(value, int) else None
+    def tpot(self) -> float | None:
+        """Seconds of an output token after the first; ``None`` below two, or without usage."""
+        if self.first is None or self.finished is None or (self.completion_tokens or 0) < 2:
+            return None
+        return (self.finished - self.first) / ((self.completion_tokens or 0) - 1)
 
 
-async def send(client: httpx.AsyncClient, planned: Planned, record: Record) -> None:
-    """Send ``planned`` and follow its stream to the end, filling ``record``.
+async def ask(
+    client: httpx.AsyncClient,
+    url: str,
+    headers: Mapping[str, str],
+    body: Mapping[str, Any],
+    timeout: float,
+) -> Answer:
+    """Send a request and follow its stream to the end.
 
-    What the server does wrong is told by the record, never by an exception. If the task is
-    cancelled meanwhile, the record keeps what came so far and says ``INTERRUPTED``.
+    What the server does wrong is told by the answer, never by an exception.
+
+    Args:
+        timeout: seconds for the whole request.
     """
-    record.outcome = Outcome.INTERRUPTED
-    record.sent = perf_counter()
-    streaming = False
+    answer = Answer()
+    sent = perf_counter()
     try:
-        async with asyncio.timeout(planned.timeout):
-            request = client.build_request(
-                "POST", planned.url, json=planned.body, headers=planned.headers
-            )
-            response = await client.send(request, stream=True)
-            try:
-                streaming = await _is_stream(response, record)
-                if streaming:
-                    await _Follower(planned, record).run(response)
-            finally:
-                await response.aclose()
+        async with (
+            asyncio.timeout(timeout),
+            client.stream("POST", url, json=body, headers=headers) as response,
+        ):
+            if response.status_code != 200:
+                text = (await response.aread()).decode("utf-8", "replace")
+                answer.error = f"HTTP {response.status_code}: {_message(text)}"
+            else:
+                answer.error = await _follow(EventSource(response), answer, sent)
     except TimeoutError:
-        if record.outcome is Outcome.INTERRUPTED:  # not merely while a finished body is drained
-            record.fail("timeout", f"no end within {planned.timeout:g} s")
-    except (ChunkError, UnicodeDecodeError) as error:
-        record.fail("malformed stream", str(error))
-    except httpx.HTTPError as error:
-        reason = str(error) or type(error).__name__
-        if streaming:
-            record.fail("connection lost in mid-stream", reason, Outcome.INCOMPLETE)
-        else:
-            record.fail("no connection", reason)
-    finally:
-        record.ended = record.ended or perf_counter()
+        answer.error = f"no end within {timeout:g} s"
+    except (ValidationError, UnicodeDecodeError):
+        answer.error = "the stream is malformed"
+    except httpx.HTTPError as error:  # no connection, one that was cut, or no event stream
+        answer.error = str(error) or type(error).__name__
+    return answer
 
 
-async def _is_stream(response: httpx.Response, record: Record) -> bool:
-    content_type = response.headers.get("content-type", "")
-    if response.status_code == 200 and content_type.startswith("text/event-stream"):
-        return True
-    text = (await response.aread()).decode("utf-8", "replace")
-    if response.status_code == 200:
-        record.fail("not a stream", f"content type {content_type!r}: {text[:200]}")
-        return False
-    try:
-        body = loads(text)
-    except ValueError:
-        body = None
-    message = error_message(body) if isinstance(body, dict) else text[:200]
-    record.fail(f"HTTP {response.status_code}", message)
-    return False
-
-
-class _Follower:
-    """Turns the bytes of one response into the arrivals and the outcome of its record."""
-
-    def __init__(self, planned: Planned, record: Record) -> None:
-        self._cancel_after = planned.cancel_after
-        self._record = record
-        self._done = False
-
-    async def run(self, response: httpx.Response) -> None:
-        parser = EventParser()
-        stream = response.aiter_raw()
-        async for data in stream:
-            seconds = perf_counter() - self._record.sent
-            if any(self._ends_with(event, seconds) for event in parser.feed(data)):
-                break
-        else:
-            self._done = parser.ends_with_done()
-        if self._record.outcome is Outcome.INTERRUPTED:
-            self._conclude()
-        self._record.ended = perf_counter()
-        if self._done:
-            await _drain(stream)
-
-    def _ends_with(self, event: str, seconds: float) -> bool:
-        """Take in ``event``; whether there is nothing more to wait for."""
-        record = self._record
-        if event == DONE:
-            self._done = True
-            return True
-        chunk = parse_chunk(event)
+async def _follow(source: EventSource, answer: Answer, sent: float) -> str | None:
+    """Fill ``answer`` from the stream; why it is not whole, or ``None``."""
+    done = False
+    async for event in source.aiter_sse():
+        if event.data == DONE:
+            done = True
+            continue  # the rest of the body is read, so that its connection can be used again
+        seconds = perf_counter() - sent
+        chunk = _Chunk.model_validate_json(event.data)
         if chunk.error is not None:
-            record.fail("error in the stream", chunk.error)
-            return True
-        self._note(chunk, seconds)
-        if self._cancel_after is not None and self._received() >= self._cancel_after:
-            record.outcome = Outcome.CANCELLED
-            return True
-        return False
-
-    def _note(self, chunk: Chunk, seconds: float) -> None:
-        record = self._record
-        if chunk.choice and not (chunk.role_only and not record.arrivals):
-            record.arrivals.append(Arrival(seconds, chunk.output, chunk.completion_tokens))
-        if chunk.prompt_tokens is not None:
-            record.prompt_tokens = chunk.prompt_tokens
-        if chunk.completion_tokens is not None:
-            record.completion_tokens = chunk.completion_tokens
-        if chunk.river is not None:
-            record.river = chunk.river
-        if chunk.finish_reason is not None:
-            record.finish_reason, record.finish_seconds = chunk.finish_reason, seconds
-
-    def _received(self) -> int:
-        record = self._record
-        if not record.arrivals or record.finish_reason is not None:
-            return 0
-        reported = record.arrivals[-1].tokens
-        if reported is not None:
-            return reported
-        return sum(arrival.output for arrival in record.arrivals)
-
-    def _conclude(self) -> None:
-        record = self._record
-        if record.finish_reason is None:
-            record.fail("ended without finish_reason", "the stream was cut", Outcome.INCOMPLETE)
-        elif not self._done:
-            record.fail("ended without [DONE]", "the stream was cut", Outcome.INCOMPLETE)
-        elif record.finish_reason in _BAD_FINISH:
-            record.fail(f"finish_reason {record.finish_reason}", "the server gave the answer up")
-        else:
-            record.outcome = Outcome.COMPLETED
+            return f"error in the stream: {_message(event.data)}"
+        for choice in chunk.choices[:1]:
+            if answer.first is None and choice.has_output():
+                answer.first = seconds
+            if choice.finish_reason is not None:
+                answer.finish_reason, answer.finished = choice.finish_reason, seconds
+        if chunk.usage is not None:
+            answer.prompt_tokens = chunk.usage.prompt_tokens
+            answer.completion_tokens = chunk.usage.completion_tokens
+        answer.river = chunk.river or answer.river
+    if answer.first is None:
+        answer.first = answer.finished
+    if answer.finish_reason is None or not done:
+        return f"the stream ended without {'[DONE]' if answer.finish_reason else 'finish_reason'}"
+    if answer.finish_reason in BAD_FINISH:
+        return f"the server gave the answer up (finish_reason {answer.finish_reason})"
+    return None
 
 
-async def _drain(stream: AsyncIterator[bytes]) -> None:
-    """Read the end of a finished body, so that its connection can be used again."""
+def _message(text: str) -> str:
+    """The message of an OpenAI error object, or the beginning of whatever it is."""
     try:
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            async for _ in stream:
-                pass
-    except (TimeoutError, httpx.HTTPError):
-        return
+        error = json.loads(text)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        return text[:200]

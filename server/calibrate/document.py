@@ -26,8 +26,8 @@ from river_vllm.calibration.record import (
 from river_vllm.calibration.run import Outcome
 from river_vllm.calibration.target import KL_CLIP, Target
 from river_vllm.config import RiverConfig
-from server.calibrate.prompts import Prompts
 from server.calibrate.speed import WeightBytes
+from server.cli.prompts import Prompts
 
 _METRICS = {
     "agreement": "the share of answer tokens where greedy decoding would not pick the backbone's "

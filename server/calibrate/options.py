@@ -2,171 +2,117 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from server.bench.arguments import inner_share, positive, whole
-from server.bench.errors import BenchError
-from server.bench.output.files import OutputFiles
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from river_vllm.config import RiverConfig
+from server.cli.arguments import FieldsOf, Options, Shown
+from server.cli.engine_options import EngineLimits
+from server.cli.files import OutputFile
 
 DEFAULT_AGREEMENT = 0.98
-DEFAULT_DELTA = 0.1
-DEFAULT_TOKENS = 16
-DEFAULT_PILOT = 64
+
+CHOICES = FieldsOf(
+    RiverConfig,
+    ("quantizer", "weights", "group_size", "criterion", "activations", "lm_head", "kernel"),
+    "river-",
+)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Every option, in groups."""
-    parser.add_argument("model", metavar="MODEL", help="a Hugging Face id or a folder, in bf16")
-    _add_target_options(parser)
-    _add_prompt_options(parser)
-    _add_engine_options(parser)
-    add = parser.add_argument_group("output").add_argument
-    add("--output", type=Path, metavar="FILE", help="river config (YAML) for 'serve'")
-    add("--json", type=Path, metavar="FILE", help="everything that was measured")
-    add("--no-progress", action="store_true", help="no progress bar on a terminal either")
+class TargetOptions(Options):
+    """Target: one of the first three options."""
+
+    target_agreement: float | None = Field(default=None, gt=0, lt=1)
+    """share of answer tokens whose likeliest next token is the backbone's, at least
+    (default: 0.98)"""
+    target_kl: float | None = Field(default=None, gt=0, lt=1)
+    """KL(backbone ‖ river) in nats, at most; a token counts 1 nat at most"""
+    target_depth: PositiveFloat | None = None
+    """mean number of backbone layers of a token, at most"""
+    delta: float = Field(default=0.1, gt=0, lt=1)
+    """probability with which the guarantee may fail"""
+    check: Path | None = None
+    """choose nothing: test the settings of this river config on the prompts"""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [self.target_agreement, self.target_kl, self.target_depth]
+        if sum(value is not None for value in given) > 1:
+            raise ValueError("--target-agreement, --target-kl, --target-depth: give one of them")
+        return self
 
 
-def _add_target_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("target", "One of the first three options")
-    one = group.add_mutually_exclusive_group()
-    one.add_argument(
-        "--target-agreement",
-        type=inner_share,
-        metavar="SHARE",
-        help="share of answer tokens whose likeliest next token is the backbone's, at least "
-        f"(default: {DEFAULT_AGREEMENT})",
-    )
-    one.add_argument(
-        "--target-kl",
-        type=positive,
-        metavar="NATS",
-        help="KL(backbone ‖ river) in nats, at most; a token counts 1 nat at most",
-    )
-    one.add_argument(
-        "--target-depth",
-        type=positive,
-        metavar="LAYERS",
-        help="mean number of backbone layers of a token, at most",
-    )
-    group.add_argument(
-        "--delta",
-        type=inner_share,
-        default=DEFAULT_DELTA,
-        metavar="P",
-        help="probability with which the guarantee may fail (default: %(default)s)",
-    )
-    group.add_argument(
-        "--check",
-        type=Path,
-        metavar="FILE",
-        help="choose nothing: test the settings of this river config on the prompts",
-    )
+class PromptOptions(Options):
+    """Prompts like those that will be served: the guarantee is for such prompts."""
+
+    prompts: list[Path] = Field(default=[])
+    """JSONL rows with messages, question or prompt, or one prompt per line; more than once mixes
+    files (default: the model makes up its own)"""
+    test_prompts: PositiveInt | None = None
+    """prompts for the test (default: what the target needs, as far as the files go; all with
+    --check)"""
+    pilot_prompts: int = Field(default=64, ge=8)
+    """other prompts, for choosing candidates"""
+    tokens: int = Field(default=16, ge=2)
+    """answer tokens per prompt; many short answers prove more than few long ones"""
+    answers: Annotated[str | None, Shown("FIELD")] = None
+    """of the JSONL rows: take these texts as answers (default: the backbone's own, greedy, as with
+    a server)"""
+    half: Literal["first", "second"] | None = None
+    """take the rows with odd, or with even line numbers, and leave the others unseen"""
+    seed: NonNegativeInt = 0
+    """of the prompts' order"""
+
+    @model_validator(mode="after")
+    def _rows(self) -> Self:
+        if self.answers is not None and not self.prompts:
+            raise ValueError("--answers: names a field of the rows of --prompts FILE")
+        return self
 
 
-def _add_prompt_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "prompts", "Prompts like those that will be served: the guarantee is for such prompts"
-    )
-    add = group.add_argument
-    add(
-        "--prompts",
-        type=Path,
-        metavar="FILE",
-        action="append",
-        help="JSONL rows with messages, question or prompt, or one prompt per line; more than once "
-        "mixes files (default: the model makes up its own)",
-    )
-    add(
-        "--test-prompts",
-        type=whole(1),
-        metavar="N",
-        help="prompts for the test (default: what the target needs, as far as the files go; all "
-        "with --check)",
-    )
-    add(
-        "--pilot-prompts",
-        type=whole(8),
-        default=DEFAULT_PILOT,
-        metavar="N",
-        help="other prompts, for choosing candidates (default: %(default)s)",
-    )
-    add(
-        "--tokens",
-        type=whole(2),
-        default=DEFAULT_TOKENS,
-        metavar="N",
-        help="answer tokens per prompt; many short answers prove more than few long ones "
-        "(default: %(default)s)",
-    )
-    add(
-        "--answers",
-        metavar="FIELD",
-        help="of the JSONL rows: take these texts as answers (default: the backbone's own, "
-        "greedy, as with a server)",
-    )
-    add(
-        "--half",
-        choices=("first", "second"),
-        help="take the rows with odd, or with even line numbers, and leave the others unseen",
-    )
-    add("--seed", type=whole(0), default=0, metavar="N", help="of the prompts' order (default: 0)")
+class EngineOptions(EngineLimits):
+    """Engine: give what 'serve' will be given, since the guarantee depends on it."""
+
+    river_config: Annotated[str | None, Shown("FILE")] = None
+    """YAML or JSON file of River settings to start from"""
+    river: Annotated[dict[str, Any], CHOICES] = Field(default={})
 
 
-def _add_engine_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "engine", "Give what 'serve' will be given: the guarantee depends on it"
-    )
-    add = group.add_argument
-    add("--river-config", metavar="FILE", help="YAML or JSON file of River settings to start from")
-    add("--river-quantizer", metavar="NAME", help="how the 4-bit weights are made")
-    add("--river-weights", metavar="DIR", help="folder with the layers already in 4 bit")
-    add("--river-group-size", type=whole(1), metavar="N", help="input features that share a scale")
-    add("--river-criterion", metavar="NAME", help="what τ is compared with: cosine or norm")
-    add("--river-activations", metavar="NAME", help="what 4-bit products multiply by: bf16 or int8")
-    add("--river-lm-head", metavar="NAME", help="the backbone's bf16 one, or the river's in 4 bit")
-    add(
-        "--river-kernel",
-        metavar="NAME",
-        help="4-bit product of the server; with 'vllm' the test has its integer zero points too",
-    )
-    add_engine_limits(group, kv_cache_gib=2.0)
+class OutputOptions(Options):
+    """Output."""
+
+    output: OutputFile | None = None
+    """river config (YAML) for 'serve'"""
+    json_file: OutputFile | None = Field(default=None, alias="json")
+    """everything that was measured"""
+    no_progress: bool = False
+    """no progress bar on a terminal either"""
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if self.output and self.json_file and self.output.resolve() == self.json_file.resolve():
+            raise ValueError("--output, --json: expected different files")
+        return self
 
 
-def add_engine_limits(group: argparse._ArgumentGroup, kv_cache_gib: float) -> None:
-    """Options of an engine that is started to measure: the text it reads, the memory it takes."""
-    add = group.add_argument
-    add("--revision", metavar="NAME", help="of a hub checkpoint")
-    add(
-        "--max-model-len",
-        type=whole(64),
-        default=1024,
-        metavar="N",
-        help="longest text in tokens; longer prompts are left out (default: %(default)s)",
-    )
-    add(
-        "--kv-cache-gib",
-        type=positive,
-        default=kv_cache_gib,
-        metavar="G",
-        help="memory for K and V; prompts that fit are computed once (default: %(default)s)",
-    )
+class CalibrateOptions(Options):
+    """Choose τ for a target agreement, divergence or depth, with a finite-sample guarantee."""
 
+    model: Annotated[str, Shown("MODEL", positional=True)]
+    """a Hugging Face id or a folder, in bf16"""
+    target: TargetOptions
+    text: PromptOptions
+    engine: EngineOptions
+    files: OutputOptions
 
-def check_outputs(args: argparse.Namespace) -> None:
-    """Find out now what would fail after minutes.
-
-    Raises:
-        BenchError: a file cannot be written, or options do not go together.
-    """
-    OutputFiles(json=args.json).check()
-    try:
-        OutputFiles(json=args.output).check()
-    except BenchError as error:
-        raise BenchError(str(error).replace("--json", "--output", 1)) from None
-    if args.output and args.json and args.output.resolve() == args.json.resolve():
-        raise BenchError("--output, --json: expected different files")
-    if args.answers is not None and not args.prompts:
-        raise BenchError("--answers: names a field of the rows of --prompts FILE")
-    if args.check is not None and args.output is not None:
-        raise BenchError("--check: chooses nothing, so --output has no place")
+    @model_validator(mode="after")
+    def _check_alone(self) -> Self:
+        if self.target.check is None:
+            return self
+        if self.files.output is not None:
+            raise ValueError("--check: chooses nothing, so --output has no place")
+        if self.engine.river_config is not None:
+            raise ValueError("--check: the file gives all settings, so --river-config has no place")
+        return self

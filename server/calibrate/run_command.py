@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -17,48 +16,37 @@ from river_vllm.calibration.target import Target
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
 from river_vllm.weights.choose import weights_folder
-from server.bench.errors import BenchError
-from server.bench.output.files import write_json, write_text
-from server.bench.output.table import make_console
 from server.calibrate.document import Circumstances, as_json, as_yaml, guarantee, river_config
-from server.calibrate.engine import prepare, start
-from server.calibrate.options import DEFAULT_AGREEMENT, check_outputs
-from server.calibrate.progress import Steps
-from server.calibrate.prompts import Prompts, from_files, self_made
+from server.calibrate.options import DEFAULT_AGREEMENT, CalibrateOptions
 from server.calibrate.speed import WeightBytes
 from server.calibrate.table import describe, print_outcome
+from server.cli.engine import prepare, start
+from server.cli.files import make_console, write_json, write_text
+from server.cli.progress import Steps
+from server.cli.prompts import Prompts, from_files, self_made
 
-CHOICES = ("criterion", "quantizer", "weights", "group_size", "activations", "lm_head", "kernel")
-"""Settings that the command has options for."""
 
-
-def run_command(args: argparse.Namespace) -> int:
+def run_command(options: CalibrateOptions) -> int:
     """Calibrate, or check; the exit status."""
-    try:
-        check_outputs(args)
-        config = _config(args)
-        began = time.monotonic()
-        prepare()
-        llm = start(args.model, config, args.revision, args.max_model_len, args.kv_cache_gib)
-        target = _target(args, config, llm)
-        with Steps(not args.no_progress) as steps:
-            outcome, made = _measure(args, llm, config, target, steps)
-    except BenchError as error:
-        raise RiverError(str(error)) from None
-    return _report(args, outcome, made, time.monotonic() - began)
+    config = _config(options)
+    began = time.monotonic()
+    prepare()
+    limits = options.engine
+    llm = start(options.model, config, limits.revision, limits.max_model_len, limits.kv_cache_gib)
+    target = _target(options, config, llm)
+    with Steps(not options.files.no_progress) as steps:
+        outcome, made = _measure(options, llm, config, target, steps)
+    return _report(options, outcome, made, time.monotonic() - began)
 
 
-def _config(args: argparse.Namespace) -> RiverConfig:
+def _config(options: CalibrateOptions) -> RiverConfig:
     """The settings of ``--check`` or ``--river-config``, and the command line's on top."""
-    if args.check is not None and args.river_config is not None:
-        raise BenchError("--check: the file gives all settings, so --river-config has no place")
-    path = args.check or args.river_config
+    check = options.target.check
+    path = check or options.engine.river_config
     data: dict[str, Any] = {} if path is None else load_config_file(path)
-    if args.check is None:
+    if check is None:
         data.pop("calibration", None)
-    given = {
-        name: value for name in CHOICES if (value := getattr(args, f"river_{name}")) is not None
-    }
+    given = options.engine.river
     config = parse_config(data, str(path or "defaults")).merged(given, "command line")
     # Verified answers are the backbone's own: there is nothing to choose, and nothing to draft.
     config = config.merged({"verify": 0}, "calibrate")
@@ -72,46 +60,46 @@ def _config(args: argparse.Namespace) -> RiverConfig:
     return config
 
 
-def _target(args: argparse.Namespace, config: RiverConfig, llm: Any) -> Target:
+def _target(options: CalibrateOptions, config: RiverConfig, llm: Any) -> Target:
+    asked = options.target
     layers = int(llm.collective_rpc("river_info")[0]["num_layers"])
     if layers < 2:
         raise RiverError("calibrate: the model has one decoder layer, so no token can leave early")
-    if args.check is not None and (config.threshold >= 1.0 or config.min_layers >= layers):
-        raise BenchError(f"--check '{args.check}': with these settings no token leaves early")
-    if args.target_kl is not None:
-        if args.target_kl >= 1:
-            raise BenchError(f"--target-kl {args.target_kl:g}: expected less than 1 nat")
-        return Target("kl", args.target_kl, layers)
-    if args.target_depth is not None:
-        if not 1 < args.target_depth < layers:
-            raise BenchError(
-                f"--target-depth {args.target_depth:g}: expected between 1 and {layers}, the "
+    if asked.check is not None and (config.threshold >= 1.0 or config.min_layers >= layers):
+        raise RiverError(f"--check '{asked.check}': with these settings no token leaves early")
+    if asked.target_kl is not None:
+        return Target("kl", asked.target_kl, layers)
+    if asked.target_depth is not None:
+        if not 1 < asked.target_depth < layers:
+            raise RiverError(
+                f"--target-depth {asked.target_depth:g}: expected between 1 and {layers}, the "
                 "model's number of layers"
             )
-        return Target("depth", args.target_depth, layers)
-    return Target("agreement", args.target_agreement or DEFAULT_AGREEMENT, layers)
+        return Target("depth", asked.target_depth, layers)
+    return Target("agreement", asked.target_agreement or DEFAULT_AGREEMENT, layers)
 
 
 def _measure(
-    args: argparse.Namespace, llm: Any, config: RiverConfig, target: Target, steps: Steps
+    options: CalibrateOptions, llm: Any, config: RiverConfig, target: Target, steps: Steps
 ) -> tuple[Outcome, Circumstances]:
+    text, asked = options.text, options.target
     engine = TeacherForcedEngine(llm)
-    calibrator = Calibrator(engine, steps.step, steps.advance)
-    pilot = 0 if args.check is not None else args.pilot_prompts
-    prompts = _prompts(args, llm, target, pilot)
+    calibrator = Calibrator(engine, steps.step, steps.done)
+    pilot = 0 if asked.check is not None else text.pilot_prompts
+    prompts = _prompts(options, llm, target, pilot)
     if prompts.answers is None:
-        texts = calibrator.answer(prompts.tokens, args.tokens)
+        texts = calibrator.answer(prompts.tokens, text.tokens)
     else:
         pairs = zip(prompts.tokens, prompts.answers, strict=True)
-        texts = [Text(tuple(prompt), tuple(answer[: args.tokens])) for prompt, answer in pairs]
+        texts = [Text(tuple(prompt), tuple(answer[: text.tokens])) for prompt, answer in pairs]
     kv = _on_cpu()
-    if args.check is None:
-        outcome = calibrator.calibrate(texts, pilot, target, args.delta, kv)
+    if asked.check is None:
+        outcome = calibrator.calibrate(texts, pilot, target, asked.delta, kv)
     else:
         policy = Policy(config.threshold, config.min_layers, config.layer_offsets)
-        outcome = calibrator.check(policy, texts, target, args.delta, kv)
+        outcome = calibrator.check(policy, texts, target, asked.delta, kv)
     model_config = llm.llm_engine.model_config
-    folder = weights_folder(config, args.model)
+    folder = weights_folder(config, options.model)
     # In the test every row leaves on its own similarity, so the file has to say it.
     config = config.merged({"scope": "token", "max_rows": "all"}, "calibrate")
     made = Circumstances(
@@ -119,7 +107,7 @@ def _measure(
         river=None if folder is None else fingerprint(str(folder)),
         config=config,
         prompts=prompts,
-        tokens=args.tokens,
+        tokens=text.tokens,
         engine=llm.collective_rpc("river_info")[0],
         weights=WeightBytes.of(model_config.hf_config, config.group_size),
         vllm=_vllm_version(),
@@ -128,20 +116,21 @@ def _measure(
     return outcome, made
 
 
-def _prompts(args: argparse.Namespace, llm: Any, target: Target, pilot: int) -> Prompts:
-    needed = prompts_needed(target.limit, 0.9 if target.metric == "depth" else 0.5, args.delta)
-    wanted = args.test_prompts or needed
-    longest = args.max_model_len - args.tokens
-    if args.prompts:
+def _prompts(options: CalibrateOptions, llm: Any, target: Target, pilot: int) -> Prompts:
+    text, asked = options.text, options.target
+    needed = prompts_needed(target.limit, 0.9 if target.metric == "depth" else 0.5, asked.delta)
+    wanted = text.test_prompts or needed
+    longest = options.engine.max_model_len - text.tokens
+    if text.prompts:
         tokenizer = llm.get_tokenizer()
-        found = from_files(args.prompts, tokenizer, longest, args.seed, args.half, args.answers)
+        found = from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
     else:
-        found = self_made(llm, pilot + wanted, longest, args.seed)
-    if args.check is not None and args.prompts and args.test_prompts is None:
+        found = self_made(llm, pilot + wanted, longest, text.seed)
+    if asked.check is not None and text.prompts and text.test_prompts is None:
         wanted = len(found.tokens)
     available = min(wanted, len(found.tokens) - pilot)
     if available < 8:
-        raise BenchError(
+        raise RiverError(
             f"--prompts: {len(found.tokens)} prompts, of which {pilot} are for the pilot: expected "
             "at least 8 for the test"
         )
@@ -154,12 +143,14 @@ def _prompts(args: argparse.Namespace, llm: Any, target: Target, pilot: int) -> 
     return found.head(pilot + wanted)
 
 
-def _report(args: argparse.Namespace, outcome: Outcome, made: Circumstances, seconds: float) -> int:
+def _report(
+    options: CalibrateOptions, outcome: Outcome, made: Circumstances, seconds: float
+) -> int:
     console = make_console()
     print_outcome(console, outcome, made)
     chosen = outcome.chosen
-    if args.json is not None:
-        write_json(args.json, as_json(outcome, made, seconds))
+    if options.files.json_file is not None:
+        write_json(options.files.json_file, as_json(outcome, made, seconds))
     if chosen is None:
         nearest = min(outcome.tests, key=lambda test: test.loss, default=None)
         message = f"could not show {outcome.target.describe()}"
@@ -169,12 +160,12 @@ def _report(args: argparse.Namespace, outcome: Outcome, made: Circumstances, sec
         console.print(f"[red]{message}[/red]")
         return 1
     console.print(f"{describe(chosen.policy)}. {guarantee(outcome.target, outcome.delta, made)}")
-    if args.check is not None:
+    if options.target.check is not None:
         return 0
     text = as_yaml(river_config(outcome, chosen, made), made.command)
-    if args.output is not None:
-        write_text(args.output, text)
-        console.print(f"written: {args.output} ({seconds:.0f} s)", markup=False)
+    if options.files.output is not None:
+        write_text(options.files.output, text)
+        console.print(f"written: {options.files.output} ({seconds:.0f} s)", markup=False)
     else:
         console.print(text, markup=False)
     return 0

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 
 from river_vllm import __version__
 from river_vllm.errors import RiverError
-from server.bench.arguments import OneLineParser
 from server.bench.command import add_parser as add_bench
 from server.calibrate.command import add_parser as add_calibrate
-from server.evaluate.command import add_parser as add_eval
+from server.cli.arguments import OneLineParser
 from server.models.command import add_parser as add_models
 from server.quantize.command import add_parser as add_quantize
 
@@ -28,7 +27,6 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("serve", help=SERVE_HELP, add_help=False)
     add_bench(commands)
-    add_eval(commands)
     add_calibrate(commands)
     add_quantize(commands)
     add_models(commands)

@@ -6,7 +6,7 @@ from vllm.entrypoints.cli.serve import ServeSubcommand
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from server.bench.arguments import OneLineParser
+from server.cli.arguments import OneLineParser
 
 __all__ = ["ServeParser", "ServeSubcommand", "make_arg_parser"]
 

@@ -7,19 +7,17 @@ import json
 from pathlib import Path
 
 from river_vllm.errors import RiverError
-from server.bench.arguments import OneLineParser, add_one_line_parser
-from server.bench.output.table import make_console
+from server.cli.arguments import Commands
+from server.cli.files import make_console
 from server.models.table import document, markdown, terminal
 
 _HELP = "the architectures that River carries"
 
 
-def add_parser(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
-) -> None:
+def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register ``models``; the parsed namespace's ``run`` takes it and returns an exit status."""
     description = f"{_HELP[:1].upper()}{_HELP[1:]}."
-    parser = add_one_line_parser(subparsers, "models", OneLineParser, _HELP, description)
+    parser = commands.add_parser("models", help=_HELP, description=description)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--json",

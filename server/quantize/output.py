@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from server.bench.errors import BenchError
+from river_vllm.errors import RiverError
 
 UNFINISHED = ".unfinished"
 REPLACED = ".replaced"
@@ -35,7 +35,7 @@ class WeightsFolder:
         places: the first that can be written to is taken.
 
     Raises:
-        BenchError: none can, or it holds something else.
+        RiverError: none can, or it holds something else.
     """
 
     def __init__(self, places: Sequence[Path]) -> None:
@@ -51,10 +51,10 @@ class WeightsFolder:
             self.folder = place
             break
         else:
-            raise BenchError(f"--output: {'; '.join(reasons) or 'the cache is off'}")
+            raise RiverError(f"--output: {'; '.join(reasons) or 'the cache is off'}")
         if place.exists() and not _is_ours(place):
             self.close()
-            raise BenchError(f"--output '{place}': exists and holds something else")
+            raise RiverError(f"--output '{place}': exists and holds something else")
 
     def finish(self, model: Path, settings: dict[str, Any], record: dict[str, Any]) -> None:
         """Describe what was written, and put it in its place; an older one is replaced.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from dataclasses import dataclass, field
-from time import perf_counter
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -14,64 +13,42 @@ from typing import Any
 class Behaviour:
     """What the server does; every ``_every`` counts requests from 1, 0 is never."""
 
-    ttft: float = 0.01
-    itl: float = 0.002
+    ttft: float = 0.0
+    itl: float = 0.0
     tokens_per_chunk: int = 1
-    empty_end: bool = False
-    """The last token has no text, as an end-of-sequence token."""
+    text: str = "wörd\u2028 "
+    """Of a chunk; U+2028 ends no line of an event stream."""
     separate_finish: bool = False
     """``finish_reason`` comes in a chunk of its own, which holds no token."""
     finish_reason: str | None = "length"
     done: bool = True
     usage: bool = True
-    chunk_usage: bool = False
     refuse_every: int = 0
-    refuse_after: int | None = None
-    """Refuse every request after this many."""
-    refuse_status: int = 503
     cut_every: int = 0
     """Close in mid-stream."""
     error_every: int = 0
     """Send an error object in mid-stream."""
+    nonsense: bool = False
+    """Send an event that is no JSON."""
     hang: bool = False
-    linger: float = 0.0
-    """Seconds between ``[DONE]`` and the end of the body."""
     content_type: str = "text/event-stream; charset=utf-8"
     newline: str = "\n"
-    keep_alive: bool = False
     key: str | None = None
     models: tuple[str, ...] = ("mock-model",)
     river: dict[str, Any] | None = None
 
 
-@dataclass
-class Seen:
-    """One request as the server saw it; times of ``perf_counter``, which both sides share."""
-
-    body: dict[str, Any]
-    headers: dict[str, str]
-    arrived: float
-    written: list[float] = field(default_factory=list)
-    """When each chunk with a token was written."""
-    left: bool = False
-    """The client closed the connection before the end."""
-
-
 class MockServer:
-    """Use as a context manager; ``seen`` holds generating requests in order of arrival."""
+    """Use as a context manager; ``bodies`` holds generating requests in order of arrival."""
 
     def __init__(self, behaviour: Behaviour | None = None) -> None:
         self.behaviour = behaviour or Behaviour()
-        self.seen: list[Seen] = []
+        self.bodies: list[dict[str, Any]] = []
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._main(),))
         self._stop = asyncio.Event()
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        self.url = ""
 
     def __enter__(self) -> MockServer:
         self._thread.start()
@@ -82,15 +59,11 @@ class MockServer:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
         assert not self._thread.is_alive()
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._main())
         self._loop.close()
 
     async def _main(self) -> None:
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         await self._stop.wait()
         server.close()
@@ -110,22 +83,28 @@ class MockServer:
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; whether the connection stays open."""
+        do = self.behaviour
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         path = head[0].split(" ")[1]
         pairs = (line.split(":", 1) for line in head[1:] if ":" in line)
         headers = {name.lower(): value.strip() for name, value in pairs}
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
-        key = self.behaviour.key
-        if key is not None and headers.get("authorization") != f"Bearer {key}":
+        if do.key is not None and headers.get("authorization") != f"Bearer {do.key}":
             return _answer(writer, 401, {"error": "Unauthorized"})
         if path == "/v1/models":
-            rows = [{"id": name, "object": "model"} for name in self.behaviour.models]
-            return _answer(writer, 200, {"object": "list", "data": rows})
-        if path not in ("/v1/chat/completions", "/v1/completions"):
-            return _answer(writer, 404, {"error": {"message": f"no route {path}"}})
-        seen = Seen(json.loads(raw), headers, perf_counter())
-        self.seen.append(seen)
-        return await _Answer(self.behaviour, seen, len(self.seen), writer, "chat" in path).send()
+            return _answer(writer, 200, {"data": [{"id": name} for name in do.models]})
+        self.bodies.append(json.loads(raw))
+        number = len(self.bodies)
+        if do.refuse_every and number % do.refuse_every == 0:
+            return _answer(writer, 503, {"error": {"message": "no room"}})
+        head_ = f"HTTP/1.1 200 OK\r\ncontent-type: {do.content_type}\r\n"
+        writer.write(f"{head_}transfer-encoding: chunked\r\n\r\n".encode())
+        async for event in _events(do, self.bodies[-1], number):
+            if event is None:
+                return False
+            await _chunk(writer, event.replace("\n", do.newline))
+        writer.write(b"0\r\n\r\n")
+        return True
 
 
 def _answer(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> bool:
@@ -135,101 +114,44 @@ def _answer(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> 
     return True
 
 
-class _Answer:
-    def __init__(
-        self,
-        behaviour: Behaviour,
-        seen: Seen,
-        number: int,
-        writer: asyncio.StreamWriter,
-        chat: bool,
-    ) -> None:
-        self._do = behaviour
-        self._seen = seen
-        self._number = number
-        self._writer = writer
-        self._chat = chat
-        limit = seen.body.get("max_completion_tokens") or seen.body["max_tokens"]
-        self._total: int = limit
+async def _chunk(writer: asyncio.StreamWriter, text: str) -> None:
+    data = text.encode()
+    writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+    await writer.drain()
 
-    def _hits(self, every: int) -> bool:
-        return every > 0 and self._number % every == 0
 
-    async def send(self) -> bool:
-        do = self._do
-        late = do.refuse_after is not None and self._number > do.refuse_after
-        if late or self._hits(do.refuse_every):
-            return _answer(self._writer, do.refuse_status, {"error": {"message": "no room"}})
-        head = f"HTTP/1.1 200 OK\r\ncontent-type: {do.content_type}\r\n"
-        self._writer.write(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
-        try:
-            whole = await self._stream()
-        except ConnectionError:
-            self._seen.left = True
-            return False
-        if whole:
-            await asyncio.sleep(do.linger)
-            self._writer.write(b"0\r\n\r\n")
-        return whole
+async def _events(do: Behaviour, body: dict[str, Any], number: int) -> Any:
+    """The events of one answer; None cuts it off."""
+    total, chat = body["max_tokens"], "messages" in body
 
-    async def _stream(self) -> bool:
-        do, half = self._do, self._total // 2
-        if do.hang:
-            await asyncio.sleep(60)
-        await asyncio.sleep(do.ttft)
-        if self._chat:
-            await self._event({"choices": [{"delta": {"role": "assistant", "content": ""}}]}, 0)
-        made = 0
-        while made < self._total:
-            if made:
-                await asyncio.sleep(do.itl)
-            if do.keep_alive:
-                await self._raw(f": ping{do.newline}{do.newline}")
-            made = min(made + do.tokens_per_chunk, self._total)
-            await self._token_chunk(made)
-            if made >= half and self._hits(do.cut_every):
-                return False
-            if made >= half and self._hits(do.error_every):
-                await self._event({"error": {"message": "engine died", "code": 500}})
-                return True
-        if do.separate_finish:
-            await self._event({"choices": [self._choice("", do.finish_reason)]}, made)
-        await self._end(made)
-        return True
+    def choice(text: str, reason: str | None) -> str:
+        part = {"delta": {"content": text}} if chat else {"text": text}
+        return _event({"choices": [{"index": 0, "finish_reason": reason, **part}]})
 
-    async def _token_chunk(self, made: int) -> None:
-        do, last = self._do, made == self._total
-        text = "" if last and do.empty_end else "wörd "
-        reason = do.finish_reason if last and not do.separate_finish else None
-        self._seen.written.append(perf_counter())
-        await self._event({"choices": [self._choice(text, reason)]}, made)
+    await asyncio.sleep(60 if do.hang else do.ttft)
+    yield ": keep-alive\n\n"
+    if chat:
+        yield _event({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
+    for made in range(do.tokens_per_chunk, total + do.tokens_per_chunk, do.tokens_per_chunk):
+        if made > do.tokens_per_chunk:
+            await asyncio.sleep(do.itl)
+        last = made >= total and not do.separate_finish
+        yield choice(do.text, do.finish_reason if last else None)
+        if do.cut_every and number % do.cut_every == 0:
+            yield None
+        if do.error_every and number % do.error_every == 0:
+            yield _event({"error": {"message": "engine died", "code": 500}})
+        if do.nonsense:
+            yield "data: {\n\n"
+    if do.separate_finish:
+        yield choice("", do.finish_reason)
+    end: dict[str, Any] = {"choices": []}
+    if do.usage:
+        end["usage"] = {"prompt_tokens": 7, "completion_tokens": total, "total_tokens": total + 7}
+    yield _event(end | ({"river": do.river} if do.river else {}))
+    if do.done:
+        yield "data: [DONE]\n\n"
 
-    def _choice(self, text: str, reason: str | None) -> dict[str, Any]:
-        part = {"delta": {"content": text}} if self._chat else {"text": text}
-        return {"index": 0, "finish_reason": reason, **part}
 
-    async def _end(self, made: int) -> None:
-        do = self._do
-        if do.usage or do.river is not None:
-            last: dict[str, Any] = {"choices": []}
-            if do.usage:
-                last["usage"] = self._usage(made)
-            if do.river is not None:
-                last["river"] = do.river
-            await self._event(last)
-        if do.done:
-            await self._raw(f"data: [DONE]{do.newline}{do.newline}")
-
-    def _usage(self, made: int) -> dict[str, int]:
-        return {"prompt_tokens": 7, "completion_tokens": made, "total_tokens": made + 7}
-
-    async def _event(self, body: dict[str, Any], made: int | None = None) -> None:
-        if made is not None and self._do.chunk_usage:
-            body = body | {"usage": self._usage(made)}
-        text = json.dumps(body, ensure_ascii=False)
-        await self._raw(f"data: {text}{self._do.newline}{self._do.newline}")
-
-    async def _raw(self, text: str) -> None:
-        data = text.encode()
-        self._writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-        await self._writer.drain()
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"

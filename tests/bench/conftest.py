@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +12,9 @@ from typing import Any
 import pytest
 from bench_mock import Behaviour, MockServer
 
-from server.bench.command import add_parser
+from server.cli.main import main
+
+pytest.importorskip("scipy", reason="river-vllm[bench]")
 
 
 @pytest.fixture
@@ -30,42 +31,31 @@ class Ran:
     status: int
     out: str
     err: str
-    json_path: Path
-    requests_path: Path
+    file: Path
 
     @property
     def document(self) -> dict[str, Any]:
-        return json.loads(self.json_path.read_text())
+        return json.loads(self.file.read_text())
 
     @property
-    def level(self) -> dict[str, Any]:
-        """The only level."""
-        (level,) = self.document["levels"]
-        return level
-
-    @property
-    def requests(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.requests_path.read_text().splitlines()]
+    def ratios(self) -> dict[str, dict[str, Any]]:
+        return {ratio["metric"]: ratio for ratio in self.document["ratios"]}
 
 
 @pytest.fixture
-def bench(
+def compare(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ran]:
-    """Runs ``river-vllm bench`` in this process, always with ``--json`` and ``--requests``."""
+    """Runs ``river-vllm bench compare`` in this process, always with ``--json``."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
     def run(*words: object) -> Ran:
-        json_path, requests_path = tmp_path / "out.json", tmp_path / "requests.jsonl"
-        files = ["--json", str(json_path), "--requests", str(requests_path)]
-        parser = argparse.ArgumentParser(prog="river-vllm")
-        add_parser(parser.add_subparsers())
+        file = tmp_path / "out.json"
         try:
-            args = parser.parse_args(["bench", *map(str, words), *files])
-            status = args.run(args)
+            status = main(["bench", "compare", *map(str, words), "--json", str(file)])
         except SystemExit as leaving:
-            status = leaving.code
+            status = int(leaving.code or 0)
         output = capsys.readouterr()
-        return Ran(status, output.out, output.err, json_path, requests_path)
+        return Ran(status, output.out, output.err, file)
 
     return run

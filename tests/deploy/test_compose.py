@@ -162,11 +162,11 @@ def test_example_environment_shows_every_variable_with_its_default() -> None:
 
 
 def test_load_test_asks_the_proxy() -> None:
-    words = shlex.split(SERVICES["loadtest"]["command"])
+    service = SERVICES["loadtest"]
     port = SERVICES["proxy"]["ports"][0].rsplit(":", 1)[1]
-    assert words[0] == f"http://proxy:{port}"
-    assert "proxy" in SERVICES
-    assert set(SERVICES["loadtest"]["networks"]) <= set(SERVICES["proxy"]["networks"])
-    key = Path(option(words, "--api-key-file"))
+    environment = service["environment"]
+    assert environment["GUIDELLM__SPEC__BACKEND__TARGET"] == f"http://proxy:{port}"
+    assert set(service["networks"]) <= set(SERVICES["proxy"]["networks"])
+    key = Path(environment["RIVER_CLIENT_KEY_FILE"])
     assert key.parent == Path("/run/secrets")
-    assert key.name in SERVICES["loadtest"]["secrets"]
+    assert key.name in service["secrets"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 
-from server.cli.main import build_parser
-from tests.deploy.files import compose, server_arguments
+from tests.deploy.files import DEPLOY, compose, load, server_arguments
 
 ARGUMENTS = server_arguments()
+LOADS = sorted((DEPLOY / "loadtest").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("place", ARGUMENTS)
@@ -36,9 +37,20 @@ def test_more_options_from_the_environment_file_reach_the_server() -> None:
     assert (args.river_threshold, args.max_model_len) == (0.9, 4096)
 
 
-def test_load_test_takes_its_options() -> None:
+def test_load_test_names_a_load_that_the_image_holds() -> None:
     words = shlex.split(compose()["services"]["loadtest"]["command"])
-    args = build_parser().parse_args(["bench", *words])
-    assert args.url == words[0]
-    assert args.concurrency == [1, 2, 4] or args.concurrency == (1, 2, 4)
-    assert str(args.html).startswith("/results/")
+    assert words[0] == "--config"
+    assert DEPLOY / "loadtest" / words[1].removeprefix("/opt/river/loadtest/") in LOADS
+
+
+@pytest.mark.parametrize("file", LOADS, ids=lambda file: file.stem)
+def test_loads_leave_the_address_to_whoever_runs_them(file: Path) -> None:
+    """guidellm itself reads them in its own environment; a target here would win over Compose's."""
+    spec = load(file)["spec"]
+    assert spec["backend"] == {"kind": "openai_http", "request_format": "/v1/completions"}
+    assert {output["path"] for output in spec["outputs"] if "path" in output} == {
+        f"{file.stem}.json",
+        f"{file.stem}.html",
+    }
+    assert spec["constraints"]
+    assert spec["data"]

@@ -41,8 +41,8 @@ def test_writes_every_secret_of_compose(folder: Path) -> None:
 
 def test_server_accepts_the_keys_of_clients_and_of_prometheus(folder: Path) -> None:
     accepted = api_keys(Namespace(api_key=None, api_key_file=str(folder / "api_keys")))
-    client = read_key(None, str(folder / "client_key"))
-    metrics = read_key(None, str(folder / "metrics_key"))
+    client = read_key(None, folder / "client_key")
+    metrics = read_key(None, folder / "metrics_key")
     assert accepted == [client, metrics]
     assert client != metrics
     assert all(len(key) >= 43 for key in accepted)

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from server.bench.errors import BenchError
+
 from server.evaluate.sandbox import isolation as isolation_module
 from server.evaluate.sandbox.isolation import WAYS, Isolation, find_isolation
 from server.evaluate.sandbox.limits import FILE_BYTES, PROCESSES, Limits

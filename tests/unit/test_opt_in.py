@@ -81,7 +81,7 @@ def test_what_does_not_ask_is_left_as_it_was(
     assert seen == [architecture]
 
 
-@pytest.mark.parametrize("river", [{"threshold": 0.9}, {}], ids=str)
+@pytest.mark.parametrize("river", [{"threshold": 0.9}, {"verify": 0}], ids=str)
 def test_what_asks_is_rivers_in_every_field_that_the_name_decides(
     river: dict[str, Any], seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

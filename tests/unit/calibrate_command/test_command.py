@@ -18,7 +18,8 @@ from river_vllm.calibration.passes import Text
 from river_vllm.calibration.policy import Policy
 from river_vllm.calibration.record import ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, load_config_file, parse_config
-from server.calibrate import engine, run_command
+from server.calibrate import run_command
+from server.cli import engine
 from server.cli.main import main
 from tests.unit.calibrate_command.test_prompts import Tokenizer
 from tests.unit.calibration.support import LAYERS, World

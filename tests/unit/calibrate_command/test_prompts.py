@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from server.bench.errors import BenchError
-from server.calibrate.prompts import from_files
+from river_vllm.errors import RiverError
+from server.cli.prompts import from_files
 
 
 class Tokenizer:
@@ -90,14 +90,14 @@ def test_given_answers_stay_with_their_prompts(tmp_path: Path) -> None:
 def test_errors_name_the_file_and_the_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text(text)
-    with pytest.raises(BenchError, match=message) as error:
+    with pytest.raises(RiverError, match=message) as error:
         _texts(file)
     assert "bad.jsonl" in str(error.value)
 
 
 def test_missing_answers_and_files(tmp_path: Path) -> None:
     file = _jsonl(tmp_path / "a.jsonl", {"prompt": "a"})
-    with pytest.raises(BenchError, match="line 1: 'answer' = None"):
+    with pytest.raises(RiverError, match="line 1: 'answer' = None"):
         from_files([file], Tokenizer(), 100, 0, answer_field="answer")
-    with pytest.raises(BenchError, match=r"none\.jsonl': No such file"):
+    with pytest.raises(RiverError, match=r"none\.jsonl': No such file"):
         _texts(tmp_path / "none.jsonl")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from river_vllm.config import RiverConfig
-from server.calibrate.prompts import Prompts
 from server.cli.main import build_parser, main
-from server.quantize import command
+from server.cli.prompts import Prompts
 from server.quantize.engine import _batches, checkpoint_folder
+from server.quantize.options import QuantizeOptions
 from server.quantize.run_command import _texts
 
 
@@ -20,7 +20,8 @@ def parse(*arguments: str) -> Any:
 
 
 def test_group_sizes_are_the_engines() -> None:
-    assert get_args(RiverConfig.model_fields["group_size"].annotation) == command.GROUP_SIZES
+    annotation = RiverConfig.model_fields["group_size"].annotation
+    assert QuantizeOptions.model_fields["group_size"].annotation == annotation
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,8 @@ def test_group_sizes_are_the_engines() -> None:
         (["--group-size", "48"], "--group-size"),
         (["--tokens", "0"], "--tokens"),
         (["--hessian-gib", "0"], "--hessian-gib"),
+        (["--half", "first"], "--answers, --half: name parts"),
+        (["--answer-tokens", "1023"], "expected less than --max-model-len 1024 less one"),
     ],
     ids=str,
 )
@@ -51,7 +54,7 @@ class Engine:
 
 def texts(prompts: Prompts, *arguments: str) -> tuple[list[list[int]], Engine]:
     engine = Engine()
-    return _texts(parse(*arguments), engine, prompts), engine
+    return _texts(parse(*arguments).options.text, engine, prompts), engine
 
 
 def test_the_text_is_as_long_as_asked_for() -> None:

@@ -19,7 +19,6 @@ from river_vllm.errors import RiverError
 from river_vllm.quantization import QUANTIZERS
 from river_vllm.weights.formats import format_of, own_tensors
 from river_vllm.weights.tensors import CheckpointFolder
-from server.bench.errors import BenchError
 from server.quantize import output
 from server.quantize.output import WeightsFolder
 from tests.unit.quantization.test_rtn import weights
@@ -74,9 +73,9 @@ def test_what_fails_leaves_nothing_and_keeps_the_older_one(model: Path, tmp_path
 def test_the_first_place_that_can_be_written_to(model: Path, tmp_path: Path) -> None:
     first = blocked(tmp_path / "file") / "out"
     assert write([first, tmp_path / "second"], model) == tmp_path / "second"
-    with pytest.raises(BenchError, match=f"--output: '{first}'"):
+    with pytest.raises(RiverError, match=f"--output: '{first}'"):
         WeightsFolder([first])
-    with pytest.raises(BenchError, match="the cache is off"):
+    with pytest.raises(RiverError, match="the cache is off"):
         WeightsFolder([])
 
 
@@ -89,7 +88,7 @@ def test_something_else_is_not_overwritten(other: str, model: Path, tmp_path: Pa
         place.mkdir()
         (place / "notes.txt").write_text("mine")
     before = sorted(p.name for p in tmp_path.rglob("*"))
-    with pytest.raises(BenchError, match="exists and holds something else"):
+    with pytest.raises(RiverError, match="exists and holds something else"):
         WeightsFolder([place])
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 

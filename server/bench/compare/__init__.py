@@ -1,1 +1,0 @@
-"""``river-vllm bench compare A B``: the same prompts to two endpoints, in turn."""

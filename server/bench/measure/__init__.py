@@ -1,1 +1,0 @@
-"""Figures from records: pure arithmetic, no clock and no network."""

@@ -1,0 +1,75 @@
+"""What is asked: random words, or the rows of a file."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Protocol
+
+from river_vllm.errors import RiverError
+from server.bench.options import Requests
+from server.bench.words import WORDS
+from server.cli.rows import prompt_of, read_rows
+
+WARM_UP = "warm-up"
+"""The ``part`` of prompts that are not measured."""
+
+
+class Prompts(Protocol):
+    """Prompts by number, the same for the same seed whoever asks first."""
+
+    def __call__(self, index: int, part: str) -> str | list[Any]:
+        """Text or messages: the prompt number ``index`` of ``part`` of the comparison."""
+        ...
+
+    def repeats(self, count: int) -> bool:
+        """Whether some prompt is asked twice among ``count``."""
+        ...
+
+
+class RandomWords:
+    """Random words; those of warm-up are others, so that no prefix cache holds a prompt."""
+
+    def __init__(self, words: int, seed: int) -> None:
+        self._words = words
+        self._seed = seed
+
+    def __call__(self, index: int, part: str) -> str:
+        chance = random.Random(f"{self._seed}/words/{part}/{index}")
+        return " ".join(chance.choices(WORDS, k=self._words))
+
+    def repeats(self, count: int) -> bool:
+        return False
+
+
+class Rows:
+    """Rows of a file, in order, and from the top again when they run out.
+
+    Warm-up takes them from the bottom.
+    """
+
+    def __init__(self, rows: list[str | list[Any]]) -> None:
+        self._rows = rows
+
+    def __call__(self, index: int, part: str) -> str | list[Any]:
+        return self._rows[(-1 - index if part == WARM_UP else index) % len(self._rows)]
+
+    def repeats(self, count: int) -> bool:
+        return count > len(self._rows)
+
+
+def prompts_of(options: Requests) -> Prompts:
+    """The prompts that ``options`` ask for.
+
+    Raises:
+        RiverError: the file is not as expected; names the line.
+    """
+    if options.prompts is None:
+        return RandomWords(options.prompt_words, options.seed)
+    rows = []
+    for line, row in read_rows(options.prompts, "--prompts")[1]:
+        place = f"--prompts '{options.prompts}', line {line}"
+        key, value = prompt_of(row, place, options.prompt_field)
+        if key == "messages" and options.api != "chat":
+            raise RiverError(f"{place}: 'messages' cannot be sent to completions; use --api chat")
+        rows.append(value)
+    return Rows(rows)

@@ -1,0 +1,67 @@
+"""An engine that measures: in this process, not compiled, set up for many rows a step."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from river_vllm.config import RiverConfig
+
+ENVIRONMENT = {
+    # Exit layers, logits and K/V are read where they are computed.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def prepare() -> None:
+    """Set the environment variables that vLLM reads when it is imported.
+
+    Raises:
+        RiverError: vLLM is not installed.
+    """
+    from server.cli.serve import prepare_environment
+
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = ENVIRONMENT["VLLM_ENABLE_V1_MULTIPROCESSING"]
+    prepare_environment()
+    # On the CPU it would override ``kv_cache_memory_bytes`` (vLLM's platforms/cpu.py).
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+
+
+def start(
+    model: str, config: RiverConfig, revision: str | None, max_model_len: int, kv_cache_gib: float
+) -> Any:
+    """vLLM's ``LLM`` with a river that computes what a server with ``config`` will.
+
+    Where they give the same, it takes the 4-bit products that are fast for many rows.
+    """
+    from vllm import LLM
+
+    from river_vllm import engine_args
+    from river_vllm.compat import current_platform
+    from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
+
+    settings = config.model_dump(exclude_unset=True, exclude={"calibration"})
+    if config.activations == "bf16" and config.kernel != VllmMixedPrecisionKernel.name:
+        # That one has integer zero points; all others compute what expanded weights give.
+        settings["kernel"] = "dequantize"
+    settings |= {"scope": "token", "max_rows": "all"}
+    options: dict[str, Any] = {
+        "max_model_len": max_model_len,
+        "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),
+        "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+        "enforce_eager": True,
+        "disable_log_stats": True,
+        "seed": 0,
+    }
+    if current_platform.is_cpu():
+        # Prompt tokens that do not fill a block are computed again in every pass; vLLM's default
+        # on the CPU is 128.
+        options["block_size"] = 32
+    if revision is not None:
+        options["revision"] = revision
+    return LLM(model, **engine_args(model, RiverConfig.model_validate(settings), **options))

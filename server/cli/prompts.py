@@ -1,0 +1,154 @@
+"""Prompts as tokens: from files, or made up by the model."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from river_vllm.errors import RiverError
+from server.cli.rows import prompt_of, read_rows
+
+SELF_MADE = "made by the model"
+_MARK = "\N{SYMBOL FOR SUBSTITUTE}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Prompts in the order in which they are used.
+
+    Attributes:
+        source: names of the files, or that the model made them.
+        sha256: of the files' bytes, one file after the other.
+        tokens: each prompt's.
+        answers: each answer's tokens, where the rows give it.
+    """
+
+    source: str
+    sha256: str | None
+    tokens: list[list[int]]
+    answers: list[list[int]] | None = None
+
+    def head(self, count: int) -> Prompts:
+        """The first ``count``."""
+        answers = None if self.answers is None else self.answers[:count]
+        return replace(self, tokens=self.tokens[:count], answers=answers)
+
+
+def from_files(
+    paths: Sequence[Path],
+    tokenizer: Any,
+    longest: int,
+    seed: int,
+    half: str | None = None,
+    answer_field: str | None = None,
+) -> Prompts:
+    """All prompts of the files that are not too long, shuffled.
+
+    Args:
+        longest: tokens of the longest prompt taken.
+        half: ``first`` takes the rows with odd, ``second`` those with even line numbers.
+        answer_field: field of a row with the text of its answer.
+
+    Raises:
+        RiverError: a file or a row is not as expected; names the file and the line.
+    """
+    digest = hashlib.sha256()
+    found = []
+    for path in paths:
+        data, rows = read_rows(path, "--prompts")
+        digest.update(data)
+        if half is not None:
+            rows = rows[0 if half == "first" else 1 :: 2]
+        for line, row in rows:
+            place = f"--prompts '{path}', line {line}"
+            answer = [] if answer_field is None else _answer(place, row, answer_field, tokenizer)
+            found.append((_encode(place, row, tokenizer), answer))
+    fitting = [item for item in found if 0 < len(item[0]) <= longest]
+    if not fitting:
+        raise RiverError(
+            f"--prompts: no prompt of at most {longest} tokens in {', '.join(map(str, paths))}"
+        )
+    random.Random(seed).shuffle(fitting)
+    source = ", ".join(path.name for path in paths)
+    prompts, answers = [list(side) for side in zip(*fitting, strict=True)]
+    return Prompts(
+        f"{source} ({half} half)" if half else source,
+        digest.hexdigest(),
+        prompts,
+        None if answer_field is None else answers,
+    )
+
+
+def self_made(llm: Any, count: int, longest: int, seed: int) -> Prompts:
+    """What the model writes where a user's message is expected (Xu et al., "Magpie", 2024).
+
+    A model without a chat template writes the beginning of a text instead.
+    """
+    from vllm import SamplingParams
+
+    tokenizer = llm.get_tokenizer()
+    before, after = _frame(tokenizer)
+    wanted = min(longest - len(before) - len(after), 64)
+    params = [
+        SamplingParams(
+            temperature=1.0,
+            max_tokens=wanted,
+            min_tokens=4,
+            seed=seed * 100_003 + index,
+            extra_args={"river": {"enabled": False}},
+        )
+        for index in range(count)
+    ]
+    inputs = [{"prompt_token_ids": before}] * count
+    outputs = llm.generate(inputs, params, use_tqdm=False)
+    stop = set(tokenizer.all_special_ids)
+    found = []
+    for output in outputs:
+        body = [token for token in output.outputs[0].token_ids if token not in stop]
+        found.append([*before, *body, *after])
+    return Prompts(SELF_MADE, None, found)
+
+
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Tokens before and after a user's message."""
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": _MARK}], add_generation_prompt=True, tokenize=False
+        )
+        before, mark, after = text.partition(_MARK)
+        if mark:
+            encode = tokenizer.encode
+            return (
+                encode(before, add_special_tokens=False),
+                encode(after, add_special_tokens=False),
+            )
+    start = tokenizer.bos_token_id
+    return [tokenizer.eos_token_id if start is None else start], []
+
+
+def _answer(place: str, row: Any, field: str, tokenizer: Any) -> list[int]:
+    text = row.get(field) if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        raise RiverError(f"{place}: '{field}' = {text!r}: expected the answer's text (--answers)")
+    encoded: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return encoded
+
+
+def _encode(place: str, row: Any, tokenizer: Any) -> list[int]:
+    key, value = prompt_of(row, place)
+    encoded: list[int]
+    if key == "question" and tokenizer.chat_template:
+        key, value = "messages", [{"role": "user", "content": value}]
+    if key != "messages":
+        encoded = tokenizer.encode(value)
+        return encoded
+    try:
+        text = tokenizer.apply_chat_template(value, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # whatever the template raises for what it does not understand
+        raise RiverError(f"{place}: 'messages': {error}") from None
+    encoded = tokenizer.encode(text, add_special_tokens=False)
+    return encoded

@@ -1,0 +1,73 @@
+"""The options of ``river-vllm quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+
+from server.cli.arguments import Options, Shown
+from server.cli.engine_options import EngineLimits
+from server.cli.files import OutputFile
+
+
+class TextOptions(Options):
+    """Text: like what will be served."""
+
+    prompts: list[Path] = Field(default=[])
+    """JSONL rows with messages, question or prompt, or one prompt per line; more than once mixes
+    files (default: the model makes up its own)"""
+    answers: Annotated[str | None, Shown("FIELD")] = None
+    """of the JSONL rows: take these texts as answers (default: the model's own, greedy)"""
+    half: Literal["first", "second"] | None = None
+    """take the rows with odd, or with even line numbers, and leave the others unseen"""
+    tokens: int = Field(default=8192, ge=64)
+    """length of the text, prompts and answers together"""
+    answer_tokens: NonNegativeInt = 128
+    """of each answer at most"""
+    seed: NonNegativeInt = 0
+    """of the prompts' order"""
+
+    @model_validator(mode="after")
+    def _rows(self) -> Self:
+        if not self.prompts and (self.answers or self.half):
+            raise ValueError("--answers, --half: name parts of the rows of --prompts FILE")
+        return self
+
+
+class EngineOptions(EngineLimits):
+    """Engine."""
+
+    kv_cache_gib: PositiveFloat = 1.0
+    """memory for K and V in GiB"""
+    hessian_gib: PositiveFloat = 4.0
+    """memory for the Hessians in GiB; with less, the text is read more often"""
+
+
+class QuantizeOptions(Options):
+    """Make the river's 4-bit weights by GPTQ, with a calibration text, for 'serve'."""
+
+    model: Annotated[str, Shown("MODEL", positional=True)]
+    """a Hugging Face id or a folder, in bf16"""
+    group_size: Literal[32, 64, 128] = 128
+    """input features that share a scale"""
+    integer_zeros: bool = False
+    """integer zero points, as vLLM's kernels (Marlin, Machete) need; a little less exact"""
+    output: Annotated[Path | None, Shown("DIR")] = None
+    """folder for the weights (default: where 'serve' looks for them, beside the model)"""
+    json_file: OutputFile | None = Field(default=None, alias="json")
+    """what was done, with the error of each layer"""
+    no_progress: bool = False
+    """no progress bar on a terminal either"""
+    text: TextOptions
+    engine: EngineOptions
+
+    @model_validator(mode="after")
+    def _answers_fit(self) -> Self:
+        if self.text.answer_tokens > self.engine.max_model_len - 2:
+            raise ValueError(
+                f"--answer-tokens {self.text.answer_tokens}: expected less than --max-model-len "
+                f"{self.engine.max_model_len} less one"
+            )
+        return self
