@@ -11,7 +11,7 @@ from river_vllm.errors import RiverError
 from server.bench.arguments import OneLineParser
 from server.bench.command import add_parser as add_bench
 from server.calibrate.command import add_parser as add_calibrate
-from server.evaluate.command import add_parser as add_eval
+from server.eval.command import add_parser as add_eval
 from server.models.command import add_parser as add_models
 from server.quantize.command import add_parser as add_quantize
 

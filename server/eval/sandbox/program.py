@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from server.evaluate.problem import plain
-from server.evaluate.sandbox.limits import FILE_BYTES, OPEN_FILES, PROCESSES, Limits
-
-if TYPE_CHECKING:
-    from server.evaluate.sandbox.isolation import Isolation
+from server.eval.sandbox.isolation import Isolation
 
 PASSED = "passed"
+
+PROCESSES = 32
+"""Processes and threads; only where they can be counted apart from the user's others."""
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
@@ -27,6 +26,20 @@ _GRACE_SECONDS = 60.0
 """Beyond a program's wall time, for its supervisor to start, to clean up and to report."""
 
 _REPORT_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one program; each process that it starts has them anew, but for the wall time."""
+
+    cpu_seconds: int = 5
+    wall_seconds: float = 60.0
+    """A backstop for programs that wait; generous, so that a busy machine changes no verdict."""
+    memory_mib: int = 1024
+    """Address space."""
+    file_bytes: int = 1 << 20
+    """Size of each file that it writes."""
+    open_files: int = 64
 
 
 class SandboxError(Exception):
@@ -44,7 +57,7 @@ class ProgramResult:
     cpu_seconds: float = 0.0
 
 
-async def run_program(source: str, limits: Limits, isolation: Isolation) -> ProgramResult:
+def run_program(source: str, isolation: Isolation, limits: Limits | None = None) -> ProgramResult:
     """Run ``source`` to its end or to a limit.
 
     It gets a folder of its own that is removed afterwards, an environment without the caller's
@@ -53,6 +66,8 @@ async def run_program(source: str, limits: Limits, isolation: Isolation) -> Prog
     Raises:
         SandboxError: its supervisor could not be started or did not report.
     """
+    limits = limits or Limits()
+    processes = PROCESSES if isolation.counts_processes else None
     # Processes that outlive the program may still write; then some of the folder stays.
     with (
         tempfile.TemporaryDirectory(prefix="river-eval-", ignore_cleanup_errors=True) as folder,
@@ -61,44 +76,37 @@ async def run_program(source: str, limits: Limits, isolation: Isolation) -> Prog
         program = Path(folder, "program.py")
         program.write_text(source, encoding="utf-8", errors="backslashreplace")
         words = [*isolation.words, sys.executable, "-I", str(_SUPERVISOR)]
-        words += [_limits_argument(limits, isolation), str(program)]
+        words += [json.dumps(asdict(limits) | {"processes": processes}), str(program)]
         try:
-            process = await asyncio.create_subprocess_exec(
-                *words,
-                stdin=asyncio.subprocess.DEVNULL,
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
                 stdout=report,
-                stderr=asyncio.subprocess.STDOUT,
+                stderr=subprocess.STDOUT,
                 cwd=folder,
                 env={"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
                 start_new_session=True,
             )
         except OSError as error:
             raise SandboxError(f"{words[0]}: {error.strerror}") from None
-        await _wait(process, limits.wall_seconds + _GRACE_SECONDS)
+        _wait(process, limits.wall_seconds + _GRACE_SECONDS)
         report.seek(0)
         return _read(report.read(_REPORT_BYTES).decode("utf-8", "replace"), limits)
 
 
-def _limits_argument(limits: Limits, isolation: Isolation) -> str:
-    processes = PROCESSES if isolation.counts_processes else None
-    fixed = {"file_bytes": FILE_BYTES, "open_files": OPEN_FILES, "processes": processes}
-    return json.dumps(asdict(limits) | fixed)
-
-
-async def _wait(process: asyncio.subprocess.Process, seconds: float) -> None:
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
     """Until the supervisor has ended; it ends its program when it is asked to end."""
     try:
-        await asyncio.wait_for(process.wait(), seconds)
-    except TimeoutError:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
         _signal(process, signal.SIGKILL)
-        await process.wait()
     finally:
         if process.returncode is None:
             _signal(process, signal.SIGTERM)
-            await process.wait()
+            process.wait()
 
 
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
@@ -112,7 +120,7 @@ def _read(text: str, limits: Limits) -> ProgramResult:
         raise SandboxError(f"a program's supervisor failed: {shown}") from None
     cpu = float(report["cpu_seconds"])
     result, detail = told or _end(report, cpu, limits)
-    return ProgramResult(plain(result), plain(detail), cpu)
+    return ProgramResult(result, detail, cpu)
 
 
 def _end(report: dict[str, Any], cpu: float, limits: Limits) -> tuple[str, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from dataclasses import dataclass
 
-from server.bench.errors import BenchError
-from server.evaluate.sandbox.limits import Limits
-from server.evaluate.sandbox.program import PASSED, SandboxError, run_program
+from river_vllm.errors import RiverError
+
+ALLOW = "RIVER_EVAL_UNISOLATED"
+"""Environment variable: "1" lets programs run where nothing keeps them apart."""
 
 _APART = ("--net", "--ipc", "--pid", "--fork", "--kill-child")
 """No network but an unconnected loopback; processes end with the first of them."""
@@ -28,9 +30,11 @@ class Isolation:
     """What people should know."""
 
 
-_NO_NAMESPACES = (
-    "namespaces are not available here (unshare): programs HAVE THE NETWORK, and a process that "
-    "starts a session of its own outlives its program; use a container without a network"
+UNISOLATED = Isolation(
+    (),
+    network=True,
+    note="programs HAVE THE NETWORK, and a process that starts a session of its own outlives its "
+    "program; use a container without a network",
 )
 
 WAYS = (
@@ -44,31 +48,31 @@ WAYS = (
         ("unshare", *_APART, "--mount-proc"),
         note="user namespaces are not available here: programs run as root",
     ),
-    Isolation((), network=True, note=_NO_NAMESPACES),
 )
 """Best first."""
 
-_PROBE = "import os"
 
-
-async def find_isolation(ways: tuple[Isolation, ...] = WAYS) -> Isolation:
+def find_isolation(ways: tuple[Isolation, ...] = WAYS) -> Isolation:
     """The first of ``ways`` by which a program runs.
 
     Raises:
-        BenchError: there is none.
+        RiverError: there is none, and nobody has said that programs may run without.
     """
+    from server.eval.sandbox.program import PASSED, SandboxError, run_program
+
     if sys.platform != "linux":
-        raise BenchError(f"humaneval: programs are run on Linux only, this is {sys.platform}")
-    reason = "there is no way"
+        raise RiverError(f"programs are run on Linux only, this is {sys.platform}")
     for way in ways:
-        if way.words and shutil.which(way.words[0]) is None:
-            continue
-        try:
-            ran = await run_program(_PROBE, Limits(), way)
-        except SandboxError as error:
-            reason = str(error)
-            continue
-        if ran.result == PASSED:
-            return way
-        reason = f"{ran.result} {ran.detail}".strip()
-    raise BenchError(f"humaneval: programs cannot be run here: {reason}")
+        if shutil.which(way.words[0]) is not None:
+            try:
+                if run_program("import os", way).result == PASSED:
+                    return way
+            except SandboxError:
+                continue
+    if os.environ.get(ALLOW) == "1":
+        return UNISOLATED
+    raise RiverError(
+        "programs of the model cannot be isolated here (unshare and namespaces are needed): "
+        "--confirm-run-unsafe-code runs them all the same, with the network; better use a "
+        "container or a machine of its own"
+    )
