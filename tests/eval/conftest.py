@@ -1,4 +1,4 @@
-"""The command as a user runs it, servers to run it against, and small files of problems."""
+"""The command as a user runs it, a server to run it against, and small files of problems."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from server.cli.main import main
-from tests.evaluate.mock import MockServer, Reply, Respond
+from tests.eval.fake import FakeServer
 
 
 @pytest.fixture
-def mock() -> Iterator[Callable[..., MockServer]]:
-    """Starts servers that end with the test: ``mock(respond)``."""
+def fake() -> Iterator[Callable[..., FakeServer]]:
+    """Starts servers that end with the test: ``fake(respond)``."""
     with ExitStack() as stack:
-        yield lambda *args, **options: stack.enter_context(MockServer(*args, **options))
+        yield lambda *args, **options: stack.enter_context(FakeServer(*args, **options))
 
 
 @dataclass
@@ -29,35 +29,26 @@ class Ran:
     status: int
     out: str
     err: str
-    json_path: Path
-
-    @property
-    def document(self) -> dict[str, Any]:
-        return json.loads(self.json_path.read_text())
-
-    @property
-    def answers(self) -> list[dict[str, Any]]:
-        return self.document["answers"]
-
-    def figures(self, side: str = "A") -> dict[str, Any]:
-        return self.document["figures"][side]
+    document: Any
 
 
 @pytest.fixture
 def evaluate(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ran]:
-    """Runs ``river-vllm eval`` in this process, always with ``--json``."""
+    """Runs ``river-vllm eval``, lm-eval in its own process, always with ``--json``."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    file = tmp_path / "out.json"
 
-    def run(*words: object, json_name: str = "out.json") -> Ran:
-        json_path = tmp_path / json_name
+    def run(*words: object) -> Ran:
+        file.unlink(missing_ok=True)
         try:
-            status = main(["eval", *map(str, words), "--json", str(json_path)])
+            status = main(["eval", *map(str, words), "--json", str(file)])
         except SystemExit as leaving:
             status = leaving.code
-        output = capsys.readouterr()
-        return Ran(status, output.out, output.err, json_path)
+        output = capfd.readouterr()
+        document = json.loads(file.read_text()) if file.exists() else None
+        return Ran(status, output.out, output.err, document)
 
     return run
 
@@ -91,22 +82,3 @@ def functions(tmp_path: Path) -> Path:
         for n in range(4)
     ]
     return write_rows(tmp_path / "functions.jsonl", rows)
-
-
-def asked(body: dict[str, Any]) -> int:
-    """The n of the word problem that a request asks."""
-    text = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
-    return int(text.rpartition("What is ")[2].split()[0])
-
-
-def right(body: dict[str, Any]) -> Reply:
-    return Reply(f" It is easy.\n#### {2 * asked(body)}")
-
-
-def wrong_for(*problems: int) -> Respond:
-    """Answers all word problems but these."""
-
-    def respond(body: dict[str, Any]) -> Reply:
-        return Reply("#### 999", token_ids=[9]) if asked(body) in problems else right(body)
-
-    return respond

@@ -1,4 +1,4 @@
-"""One program: its process, its folder, what became of it."""
+"""One program: its process, its folder, and whether it reached its end."""
 
 from __future__ import annotations
 
@@ -11,21 +11,11 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from server.eval.sandbox.isolation import Isolation
-
-PASSED = "passed"
-
-PROCESSES = 32
-"""Processes and threads; only where they can be counted apart from the user's others."""
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 _GRACE_SECONDS = 60.0
 """Beyond a program's wall time, for its supervisor to start, to clean up and to report."""
-
-_REPORT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +30,27 @@ class Limits:
     file_bytes: int = 1 << 20
     """Size of each file that it writes."""
     open_files: int = 64
+    processes: int = 32
+    """And threads; 0 where those of the user's other programs would count too."""
 
 
 class SandboxError(Exception):
     """The machinery failed; nothing is known about the program."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramResult:
-    """How a program ended."""
-
-    result: str
-    """``passed``, the name of the exception, ``CPU time``, ``wall time``, ``killed by SIG…``,
-    or ``left early``: it ended itself before its tests had ended."""
-    detail: str = ""
-    cpu_seconds: float = 0.0
-
-
-def run_program(source: str, isolation: Isolation, limits: Limits | None = None) -> ProgramResult:
-    """Run ``source`` to its end or to a limit.
+def passes(source: str, words: tuple[str, ...], limits: Limits | None = None) -> bool:
+    """Whether ``source`` runs to its end, without an exception and within its limits.
 
     It gets a folder of its own that is removed afterwards, an environment without the caller's
     variables, no input, and its output goes nowhere.
+
+    Args:
+        words: stand before its command and keep it apart (``isolation``).
 
     Raises:
         SandboxError: its supervisor could not be started or did not report.
     """
     limits = limits or Limits()
-    processes = PROCESSES if isolation.counts_processes else None
     # Processes that outlive the program may still write; then some of the folder stays.
     with (
         tempfile.TemporaryDirectory(prefix="river-eval-", ignore_cleanup_errors=True) as folder,
@@ -75,11 +58,10 @@ def run_program(source: str, isolation: Isolation, limits: Limits | None = None)
     ):
         program = Path(folder, "program.py")
         program.write_text(source, encoding="utf-8", errors="backslashreplace")
-        words = [*isolation.words, sys.executable, "-I", str(_SUPERVISOR)]
-        words += [json.dumps(asdict(limits) | {"processes": processes}), str(program)]
+        command = [*words, sys.executable, "-I", str(_SUPERVISOR)]
         try:
             process = subprocess.Popen(
-                words,
+                [*command, json.dumps(asdict(limits)), str(program)],
                 stdin=subprocess.DEVNULL,
                 stdout=report,
                 stderr=subprocess.STDOUT,
@@ -88,10 +70,13 @@ def run_program(source: str, isolation: Isolation, limits: Limits | None = None)
                 start_new_session=True,
             )
         except OSError as error:
-            raise SandboxError(f"{words[0]}: {error.strerror}") from None
+            raise SandboxError(f"{command[0]}: {error.strerror}") from None
         _wait(process, limits.wall_seconds + _GRACE_SECONDS)
         report.seek(0)
-        return _read(report.read(_REPORT_BYTES).decode("utf-8", "replace"), limits)
+        told = report.read(1 << 16).decode("utf-8", "replace").strip()
+    if told not in ("passed", "failed"):
+        raise SandboxError(f"a program's supervisor failed: {told[-300:] or 'no report'}")
+    return told == "passed"
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
@@ -101,7 +86,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
     except subprocess.TimeoutExpired:
         _signal(process, signal.SIGKILL)
     finally:
-        if process.returncode is None:
+        if process.poll() is None:
             _signal(process, signal.SIGTERM)
             process.wait()
 
@@ -109,27 +94,3 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def _read(text: str, limits: Limits) -> ProgramResult:
-    try:
-        report = json.loads(text)
-        told = json.loads(report["told"]) if report["told"] else None
-    except (ValueError, KeyError, TypeError):
-        shown = text.strip()[-300:] or "no report"
-        raise SandboxError(f"a program's supervisor failed: {shown}") from None
-    cpu = float(report["cpu_seconds"])
-    result, detail = told or _end(report, cpu, limits)
-    return ProgramResult(result, detail, cpu)
-
-
-def _end(report: dict[str, Any], cpu: float, limits: Limits) -> tuple[str, str]:
-    """Of a program that said nothing itself."""
-    number = report["signal"]
-    if not report["in_time"]:
-        return "wall time", f"more than {limits.wall_seconds:g} s"
-    if number == signal.SIGXCPU or (number == signal.SIGKILL and cpu >= limits.cpu_seconds):
-        return "CPU time", f"more than {limits.cpu_seconds} s"
-    if number is not None:
-        return f"killed by {signal.Signals(number).name}", ""
-    return "left early", "it ended itself before its tests had ended"

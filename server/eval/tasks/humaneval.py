@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from server.eval.sandbox.isolation import Isolation, find_isolation
-from server.eval.sandbox.program import PASSED, run_program
+from server.eval.sandbox.program import passes
 from server.eval.tasks import rows
 from server.eval.tasks.code import completed, from_chat, with_tests
 
@@ -37,7 +37,7 @@ def _passes(doc: dict[str, str], program: str | None) -> float:
     if program is None:
         return 0.0
     source = with_tests(program, doc["test"], doc["entry_point"])
-    return float(run_program(source, isolation()).result == PASSED)
+    return float(passes(source, isolation().words, isolation().limits))
 
 
 @cache
