@@ -95,8 +95,8 @@ def _report(
 
 def _print(figures: list[Paired], confidence: float) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
-    table = Table("task", "filter", "metric", "problems", "A", "B", "B − A", "wins", "losses", "p")
-    table.columns[6].header = f"B − A, {confidence:.0%} interval"
+    interval = f"B − A, {confidence:.0%} interval"
+    table = Table("task", "filter", "metric", "problems", "A", "B", interval, "wins", "losses", "p")
     for one in figures:
         table.add_row(
             *(one.task, one.filter, one.metric, str(one.problems), f"{one.a:.4g}", f"{one.b:.4g}"),

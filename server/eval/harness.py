@@ -32,6 +32,8 @@ def main() -> int:
     except RiverError as error:
         print(f"river-vllm eval: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     except Exception as error:
         logging.getLogger("lm_eval").debug("", exc_info=True)
         reason = f"lm-eval failed (LMEVAL_LOG_LEVEL=DEBUG tells more): {error!r}"

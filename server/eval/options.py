@@ -87,6 +87,8 @@ class EvalOptions(BaseModel):
 
 
 def _option(name: str) -> str:
+    if name == "tasks":
+        return "TASK"
     return "--" + (EvalOptions.model_fields[name].alias or name).replace("_", "-")
 
 

@@ -28,11 +28,11 @@ def read(*words: str):
     [
         ("", "TASK: expected one or more, or --samples"),
         ("task", "--against: expected it, --against-river or --against-model"),
-        ("task --samples a b", "--tasks: not with --samples"),
+        ("task --samples a b", "TASK: not with --samples"),
         ("--samples a b --limit 3", "--limit: not with --samples, which asks nothing"),
         ("task --against u --limit 0", "--limit = '0': Input should be greater than or equal to 1"),
         ("task --against u --timeout soon", "--timeout = 'soon': Input should be a valid integer"),
-        ("task --against-river [1]", "--against-river = '[1]': Input should be a valid dict"),
+        ("task --against-river [1]", "--against-river = [1]: Input should be a valid dict"),
         ("task --against-river {", "--against-river = '{': Invalid JSON"),
         ('task --against u --gen-kwargs {"river":{}}', "--gen-kwargs: 'river' has options"),
         ("--samples a b --confidence 1", "--confidence = '1': Input should be less than 1"),

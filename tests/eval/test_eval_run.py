@@ -80,8 +80,8 @@ def test_humaneval_by_chat_with_a_key(evaluate, fake, functions: Path, monkeypat
     def respond(body: dict[str, Any], wrong: str = "") -> str:
         text = body["messages"][-1]["content"]
         name = text.partition("def ")[2].partition("(")[0]
-        found = name.removeprefix("add_")
-        return f"Sure:\n```python\ndef {name}(x):\n    return x + {-1 if name == wrong else found}\n```"
+        found = -1 if name == wrong else name.removeprefix("add_")
+        return f"Sure:\n```python\ndef {name}(x):\n    return x + {found}\n```"
 
     one = fake(respond, key="secret")
     two = fake(lambda body: respond(body, wrong="add_2"), key="secret")
@@ -173,6 +173,6 @@ def test_bad_rows(tmp_path: Path, row: str, said: str):
 
     file = write_rows(tmp_path / "bad.jsonl", [{"question": "?", "answer": "#### 1"}])
     file.write_text(file.read_text() + row + "\n")
-    with pytest.raises(RiverError, match="--data = .*bad.jsonl") as error:
+    with pytest.raises(RiverError, match=r"--data = .*bad\.jsonl") as error:
         load(["question", "answer"], 0, str(file))
     assert said in str(error.value)
