@@ -111,7 +111,7 @@ class RiverConfig(BaseModel):
     step, as in ``river-vllm calibrate``)."""
     verify: Annotated[int, Field(ge=0, le=16)] | None = None
     """K: tokens that the river may draft for one pass of the backbone to check; 0 turns drafts off.
-    Without it 4, or 0 where a setting of exits is given (``OF_EXITS``)."""
+    Without it 4, or 0 where a setting of exits is given."""
     draft: Literal["adaptive", "fixed"] = "adaptive"
     """As many tokens as pay, up to K; or always K."""
 

@@ -11,6 +11,7 @@ from river_vllm.errors import RiverError
 from server.bench.command import add_parser as add_bench
 from server.calibrate.command import add_parser as add_calibrate
 from server.cli.arguments import OneLineParser
+from server.eval.command import add_parser as add_eval
 from server.models.command import add_parser as add_models
 from server.quantize.command import add_parser as add_quantize
 
@@ -28,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("serve", help=SERVE_HELP, add_help=False)
     add_bench(commands)
     add_calibrate(commands)
+    add_eval(commands)
     add_quantize(commands)
     add_models(commands)
     return parser

@@ -1,0 +1,75 @@
+"""lm-eval on one side after the other, with a look at ``/river/stats`` before and after."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from server.eval.options import EvalOptions
+from server.eval.sides import Depth, Side, find_sides
+
+
+class HarnessError(Exception):
+    """lm-eval has failed, and has said why; carries its exit status."""
+
+
+def ask(options: EvalOptions, folders: tuple[Path, Path]) -> dict[str, dict[str, Any]]:
+    """Leave lm-eval's results and samples in ``folders``.
+
+    Returns:
+        What is known of each side, its depths among it.
+
+    Raises:
+        RiverError: a server cannot be used.
+        HarnessError: a request or lm-eval failed.
+    """
+    told = {}
+    for (name, side), folder in zip(find_sides(options).items(), folders, strict=True):
+        print(f"{name}: {side}", file=sys.stderr)
+        before = side.stats()
+        _run_harness(options, side, folder)
+        depth = Depth.between(before, side.stats())
+        print(f"{name}: {depth or 'no decode token in /river/stats'}", file=sys.stderr)
+        told[name] = asdict(side) | {"depth": asdict(depth) if depth else None}
+    return told
+
+
+def _run_harness(options: EvalOptions, side: Side, folder: Path) -> None:
+    river = {} if side.river is None else {"river": side.river}
+    job = options.model_dump(mode="json", include={"tasks", "data", "include_path"})
+    job["output"] = str(folder)
+    job["arguments"] = {
+        "model": "local-chat-completions" if options.chat else "local-completions",
+        "model_args": {
+            "model": side.model,
+            "base_url": f"{side.base}/{'chat/' if options.chat else ''}completions",
+            "num_concurrent": options.concurrency,
+            "timeout": options.timeout,
+            "tokenizer_backend": None,
+            "tokenized_requests": False,
+        },
+        "num_fewshot": options.num_fewshot,
+        "limit": options.limit,
+        "gen_kwargs": {**options.gen_kwargs, **river},
+        "apply_chat_template": options.chat,
+        "fewshot_as_multiturn": options.chat,
+        "confirm_run_unsafe_code": options.confirm_run_unsafe_code,
+    }
+    environment = dict(os.environ)
+    if options.confirm_run_unsafe_code:
+        environment["RIVER_EVAL_UNISOLATED"] = "1"
+    if not sys.stderr.isatty():
+        environment["TQDM_DISABLE"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-m", "server.eval.harness"],
+        input=json.dumps(job).encode(),
+        stdout=subprocess.DEVNULL,  # lm-eval's table, without the other side
+        env=environment,
+    )
+    if done.returncode:
+        raise HarnessError(done.returncode)

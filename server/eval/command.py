@@ -1,0 +1,115 @@
+"""``river-vllm eval``: lm-eval on each side, then what changes from A to B."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from river_vllm import __version__
+from river_vllm.errors import RiverError
+from server.eval.asking import HarnessError, ask
+from server.eval.options import EvalOptions, add_options, read_options
+
+if TYPE_CHECKING:
+    from server.eval.paired import Paired
+
+_HELP = "what a river changes in a model's answers: lm-evaluation-harness on two sides, paired"
+
+_WIDTH = 150
+"""Of a table that is not for a terminal."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register ``eval``; the parsed namespace's ``run`` takes it and returns an exit status."""
+    parser = subparsers.add_parser("eval", help=_HELP, description=_HELP, allow_abbrev=False)
+    add_options(parser)
+    parser.set_defaults(run=run_command)
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Do what ``args`` say; the exit status.
+
+    Raises:
+        RiverError: an option cannot be right, or what it names cannot be used.
+    """
+    options = read_options(args)
+    if find_spec("lm_eval") is None:
+        raise RiverError("eval needs lm-evaluation-harness: pip install 'river-vllm[eval]'")
+    if options.json_file is not None and not options.json_file.parent.is_dir():
+        raise RiverError(f"--json = '{options.json_file}': there is no such folder")
+    try:
+        if options.samples is not None:
+            a, b = options.samples
+            return _report(options, (a, b), {"A": {"samples": str(a)}, "B": {"samples": str(b)}})
+        with tempfile.TemporaryDirectory(prefix="river-eval-") as kept_until_read:
+            folder = options.output or Path(kept_until_read)
+            folders = folder / "A", folder / "B"
+            if any(place.exists() for place in folders):
+                raise RiverError(f"--output = '{folder}': expected a folder without A and B in it")
+            return _report(options, folders, ask(options, folders))
+    except HarnessError as error:
+        return abs(error.args[0])
+    except KeyboardInterrupt:
+        print("river-vllm eval: interrupted", file=sys.stderr)
+        return 130
+
+
+def _report(
+    options: EvalOptions, folders: tuple[Path, Path], sides: dict[str, dict[str, Any]]
+) -> int:
+    from server.eval.paired import METHODS, pair
+    from server.eval.samples import read_samples
+
+    a, b = map(read_samples, folders)
+    found = pair(a, b, options.confidence)
+    _print(found, options.confidence)
+    failures = [
+        f"{one.task} ({one.filter}) {one.metric}: B loses {-100 * one.difference:.2f} points, "
+        f"more than --max-loss {options.max_loss:g}"
+        for one in found
+        if options.max_loss is not None and -100 * one.difference > options.max_loss + 1e-9
+    ]
+    for line in failures:
+        print(f"river-vllm eval: {line}", file=sys.stderr)
+    if options.json_file is not None:
+        document = {
+            "river_vllm": __version__,
+            "options": options.model_dump(mode="json", exclude_unset=True),
+            "sides": sides,
+            "figures": [asdict(one) for one in found],
+            "methods": METHODS,
+            "failures": failures,
+        }
+        options.json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 1 if failures else 0
+
+
+def _print(figures: list[Paired], confidence: float) -> None:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    interval = f"B − A, {confidence:.0%} interval"
+    table = Table("task", "filter", "metric", "problems", "A", "B", interval, "wins", "losses", "p")
+    for one in figures:
+        table.add_row(
+            *(one.task, one.filter, one.metric, str(one.problems), f"{one.a:.4g}", f"{one.b:.4g}"),
+            f"{one.difference:+.4f} ({one.low:+.4f} … {one.high:+.4f})",
+            *(str(len(one.only_b)), str(len(one.only_a)), f"{one.p_value:.4f}"),
+        )
+    console.print(table)
+    for one in figures:
+        for text, ids in (("wins", one.only_b), ("losses", one.only_a)):
+            if ids:
+                line = f"{one.task} ({one.filter}) {one.metric}, {text} of B: {', '.join(ids)}"
+                console.print(line, markup=False, soft_wrap=True)
+        console.print(
+            f"{one.task} ({one.filter}): {one.identical} of {one.problems} answers are identical",
+            markup=False,
+        )

@@ -1,0 +1,97 @@
+"""lm-evaluation-harness on one side, in a process of its own: a job on standard input.
+
+The process keeps torch, which lm-eval imports, and all that its tasks load out of the command.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from river_vllm.errors import RiverError
+
+TASKS = Path(__file__).with_name("tasks")
+
+OWN = "river_"
+"""How the names of River's own tasks begin."""
+
+
+def main() -> int:
+    """The exit status: 1 if lm-eval or a request failed, 2 for tasks that cannot be asked."""
+    from lm_eval.utils import setup_logging
+
+    setup_logging(logging.ERROR)
+    requests = logging.getLogger("lm_eval.models.api_models")
+    requests.setLevel(logging.WARNING)  # says why the server refused one
+    requests.addFilter(lambda record: "EOS string" not in str(record.msg))  # vLLM knows its own
+    try:
+        run(**json.load(sys.stdin))
+    except RiverError as error:
+        print(f"river-vllm eval: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        logging.getLogger("lm_eval").debug("", exc_info=True)
+        reason = f"lm-eval failed (LMEVAL_LOG_LEVEL=DEBUG tells more): {error!r}"
+        print(f"river-vllm eval: error: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(
+    tasks: list[str],
+    data: str | None,
+    include_path: str | None,
+    output: str,
+    arguments: dict[str, Any],
+) -> None:
+    """Ask, judge, and leave lm-eval's results and samples in the folder ``output``.
+
+    Args:
+        data: the file that River's own tasks read.
+        arguments: more of ``lm_eval.simple_evaluate``.
+
+    Raises:
+        RiverError: a task that there is not, or one that says nothing about a river.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
+
+    shots = arguments["num_fewshot"]
+    manager = TaskManager(
+        include_path=[str(TASKS), *([include_path] if include_path else [])],
+        metadata={"data": data, "num_fewshot": shots},
+    )
+    unknown = [name for name in tasks if name not in manager.all_tasks]
+    if unknown:
+        own = ", ".join(name for name in manager.all_tasks if name.startswith(OWN))
+        more = "one of --include-path, or one that 'lm-eval ls tasks' lists"
+        raise RiverError(f"TASK = {unknown[0]!r}: expected {own}, {more}")
+    if data and not any(name.startswith(OWN) for name in tasks):
+        raise RiverError(f"--data = {data!r}: expected with one of River's own tasks, {OWN}…")
+    loaded = manager.load(tasks)["tasks"]
+    for name, task in loaded.items():
+        if task.OUTPUT_TYPE != "generate_until":
+            raise RiverError(
+                f"TASK = {name!r}: expected a task that generates text, got {task.OUTPUT_TYPE}: "
+                "a likelihood comes with the prompt and one token, which never leave the backbone"
+            )
+        if shots and task.config.num_fewshot == 0:
+            raise RiverError(f"--num-fewshot = {shots}: {name} asks without examples")
+    tracker = EvaluationTracker(output_path=output)
+    results = simple_evaluate(
+        tasks=list(loaded.values()), evaluation_tracker=tracker, bootstrap_iters=0, **arguments
+    )
+    samples = results.pop("samples")
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for name, rows in samples.items():
+        tracker.save_results_samples(task_name=name, samples=rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""Figures of an evaluation, and the statistics behind them."""

@@ -1,1 +1,0 @@
-"""The tasks: how each one asks and judges."""

@@ -1,0 +1,84 @@
+"""The command as a user runs it, a server to run it against, and small files of problems."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.cli.main import main
+from tests.eval.fake import FakeServer
+
+
+@pytest.fixture
+def fake() -> Iterator[Callable[..., FakeServer]]:
+    """Starts servers that end with the test: ``fake(respond)``."""
+    with ExitStack() as stack:
+        yield lambda *args, **options: stack.enter_context(FakeServer(*args, **options))
+
+
+@dataclass
+class Ran:
+    """What a run of the command left."""
+
+    status: int
+    out: str
+    err: str
+    document: Any
+
+
+@pytest.fixture
+def evaluate(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Ran]:
+    """Runs ``river-vllm eval``, lm-eval in its own process, always with ``--json``."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    file = tmp_path / "out.json"
+
+    def run(*words: object) -> Ran:
+        file.unlink(missing_ok=True)
+        try:
+            status = main(["eval", *map(str, words), "--json", str(file)])
+        except SystemExit as leaving:
+            status = leaving.code
+        output = capfd.readouterr()
+        document = json.loads(file.read_text()) if file.exists() else None
+        return Ran(status, output.out, output.err, document)
+
+    return run
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Path:
+    """Ten word problems: the one on line n asks for n + n."""
+    rows = [
+        {"question": f"What is {n} + {n}?", "answer": f"It is <<{n}+{n}={2 * n}>>.\n#### {2 * n}"}
+        for n in range(1, 11)
+    ]
+    return write_rows(tmp_path / "sums.jsonl", rows)
+
+
+@pytest.fixture
+def functions(tmp_path: Path) -> Path:
+    """Four functions to write: ``add_n(x)`` adds n."""
+    rows = [
+        {
+            "task_id": f"add/{n}",
+            "prompt": f'import math\n\n\ndef add_{n}(x):\n    """Add {n} to x."""\n',
+            "entry_point": f"add_{n}",
+            "canonical_solution": f"    return x + {n}\n",
+            "test": f"def check(candidate):\n    assert candidate(1) == {n + 1}\n",
+        }
+        for n in range(4)
+    ]
+    return write_rows(tmp_path / "functions.jsonl", rows)

@@ -1,0 +1,97 @@
+"""What is told before anything is asked, and what the documentation says of the options."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from river_vllm.errors import RiverError
+from server.eval.options import add_options, read_options
+from server.eval.sandbox.program import Limits
+from server.eval.tasks.code import STOP
+from tests.docs.documents import Command, commands, options_of
+
+DOCS = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+def read(*words: str):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return read_options(parser.parse_args(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "TASK: expected one or more, or --samples"),
+        ("task", "--against: expected it, --against-river or --against-model"),
+        ("task --samples a b", "TASK: not with --samples"),
+        ("--samples a b --limit 3", "--limit: not with --samples, which asks nothing"),
+        ("task --against u --limit 0", "--limit = '0': Input should be greater than or equal to 1"),
+        ("task --against u --timeout soon", "--timeout = 'soon': Input should be a valid integer"),
+        ("task --against-river [1]", "--against-river = [1]: Input should be a valid dict"),
+        ("task --against-river {", "--against-river = '{': Invalid JSON"),
+        ('task --against u --gen-kwargs {"river":{}}', "--gen-kwargs: 'river' has options"),
+        ("--samples a b --confidence 1", "--confidence = '1': Input should be less than 1"),
+        ("--samples a b --max-loss -1", "--max-loss = '-1': Input should be greater than or"),
+    ],
+)
+def test_bad_options(words: str, said: str):
+    with pytest.raises(RiverError) as error:
+        read(*words.split())
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--base-url", "127.0.0.1:1"], "--base-url = '127.0.0.1:1': expected http://HOST:PORT"),
+        (["--against", "ftp://x"], "--against = 'ftp://x': expected http://HOST:PORT[/v1]"),
+        (["--base-url", "http://127.0.0.1:9"], "http://127.0.0.1:9/v1/models does not answer"),
+        (["--json", "/no/such/folder/f.json"], "--json = '/no/such/folder/f.json': there is no"),
+        (["--model", "other"], "--model = 'other': expected one of fake"),
+        (["--output", "."], "--output = '.': expected a folder without A and B in it"),
+    ],
+)
+def test_what_cannot_be_used(capsys, fake, tmp_path, monkeypatch, words: list[str], said: str):
+    from server.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "B").mkdir()
+    server = fake(lambda body: "")
+    url = [] if "--base-url" in words else ["--base-url", server.url]
+    assert main(["eval", "task", "--against-river", "{}", *url, *words]) == 2
+    assert f"river-vllm: error: {said}" in capsys.readouterr().err
+
+
+def test_every_option_is_documented():
+    parser = argparse.ArgumentParser(add_help=False)
+    add_options(parser)
+    missing = [option for option in options_of(parser) if not re.search(rf"`{option}[ `]", DOCS)]
+    assert missing == []
+    assert "river_humaneval" in parser.format_help()
+
+
+@pytest.mark.parametrize("command", commands("docs/", "river-vllm eval"), ids=str)
+def test_documented_commands_are_whole(command: Command):
+    read(*command.words[2:])
+
+
+def test_limits_of_the_text():
+    limits = Limits()
+    for shown in (
+        f"{limits.cpu_seconds} s of CPU time, {limits.wall_seconds:g} s in all",
+        f"{limits.memory_mib >> 10} GiB of address space, {limits.file_bytes >> 20} MiB in a file",
+        f"{limits.open_files} open files",
+        f"{limits.processes} processes",
+    ):
+        assert shown in " ".join(DOCS.split())
+
+
+def test_the_task_asks_for_stops_that_the_metric_knows():
+    text = (Path(__file__).parents[2] / "server/eval/tasks/humaneval.yaml").read_text()
+    listed = re.findall(r'"(\\n[^"]+)"', re.search(r"until: (.*)", text)[1])
+    assert tuple(stop.replace("\\n", "\n") for stop in listed) == STOP[: len(listed)]

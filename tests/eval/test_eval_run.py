@@ -1,0 +1,178 @@
+"""The whole command: real lm-eval, in its own process, against a small server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.eval.sandbox.isolation import UNISOLATED
+from server.eval.tasks import humaneval
+from tests.eval.conftest import write_rows
+from tests.eval.fake import LAYERS, TOKENS
+
+OFF, ON = '{"enabled": false}', '{"threshold": 0.9}'
+SIDES = ("--river", OFF, "--against-river", ON)
+
+
+def asked(body: dict[str, Any]) -> int:
+    """The n of the word problem that a request asks."""
+    return int(body["prompt"].rpartition("What is ")[2].split()[0])
+
+
+def sum_unless(*wrong: int):
+    """Answers right, but for these problems with the river on."""
+
+    def respond(body: dict[str, Any]) -> str:
+        on = "threshold" in body["river"]
+        return "#### 999" if on and asked(body) in wrong else f" Easy.\n#### {2 * asked(body)}.00"
+
+    return respond
+
+
+def test_gsm8k_paired_and_read_again(evaluate, fake, sums: Path, tmp_path: Path):
+    server = fake(sum_unless(7, 9))
+    words = ("--data", sums, "--num-fewshot", 2, "--limit", 7, "--output", tmp_path / "kept")
+    ran = evaluate("river_gsm8k", "--base-url", server.url, *SIDES, *words)
+    assert ran.status == 0, ran.err
+    ours, its = server.bodies(enabled=False), server.bodies(threshold=0.9)
+    assert len(ours) == len(its) == 7
+    assert next(body for body in ours if asked(body) == 3) == {
+        "model": "fake",
+        "prompt": "Question: What is 1 + 1?\nAnswer: It is <<1+1=2>>.\n#### 2\n\n"
+        "Question: What is 2 + 2?\nAnswer: It is <<2+2=4>>.\n#### 4\n\n"
+        "Question: What is 3 + 3?\nAnswer:",
+        "max_tokens": 512,
+        "temperature": 0.0,
+        "stop": ["Question:"],
+        "seed": 1234,
+        "river": {"enabled": False},
+    }
+    assert [asked(body) for body in ours] == [asked(body) for body in its]
+    depths = {side: told["depth"] for side, told in ran.document["sides"].items()}
+    assert depths["A"]["mean_exit_layer"] == LAYERS
+    assert depths["B"] == {
+        "tokens": 7 * TOKENS,
+        "num_layers": LAYERS,
+        "mean_exit_layer": LAYERS / 2,
+        "held": 7,
+    }
+    for figure in ran.document["figures"]:
+        assert (figure["a"], figure["only_a"], figure["only_b"]) == (1.0, ["7", "9"], [])
+        assert (figure["problems"], figure["p_value"], figure["identical"]) == (7, 0.5, 5)
+    assert [one["filter"] for one in ran.document["figures"]] == ["flexible", "strict"]
+    assert "losses of B: 7, 9" in ran.out
+
+    again = evaluate("--samples", tmp_path / "kept" / "A", tmp_path / "kept" / "B")
+    assert (again.status, again.document["figures"]) == (0, ran.document["figures"]), again.err
+    gate = ("--samples", tmp_path / "kept" / "A", tmp_path / "kept" / "B", "--max-loss", 28)
+    assert evaluate(*gate).status == 1
+    assert evaluate(*gate[:-1], 29).status == 0
+
+
+def test_humaneval_by_chat_with_a_key(evaluate, fake, functions: Path, monkeypatch):
+    """Both sides have the same river, and B's server another mind."""
+    if humaneval.isolation() is UNISOLATED:
+        monkeypatch.setenv("RIVER_EVAL_UNISOLATED", "1")
+
+    def respond(body: dict[str, Any], wrong: str = "") -> str:
+        text = body["messages"][-1]["content"]
+        name = text.partition("def ")[2].partition("(")[0]
+        found = -1 if name == wrong else name.removeprefix("add_")
+        return f"Sure:\n```python\ndef {name}(x):\n    return x + {found}\n```"
+
+    one = fake(respond, key="secret")
+    two = fake(lambda body: respond(body, wrong="add_2"), key="secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    words = ("--data", functions, "--chat", "--concurrency", 2)
+    ran = evaluate(
+        "river_humaneval_chat", "--base-url", one.url, "--against", two.url + "/v1", *words
+    )
+    assert ran.status == 0, ran.err
+    assert {(seen.path, seen.key) for seen in two.seen} == {
+        ("/v1/chat/completions", "Bearer secret")
+    }
+    (message,) = next(s.body for s in one.seen if "add_0" in str(s.body))["messages"]
+    assert message["content"] == (
+        "Complete this Python function. Answer with the whole function in one code block.\n\n"
+        '```python\nimport math\n\n\ndef add_0(x):\n    """Add 0 to x."""\n```'
+    )
+    (figure,) = ran.document["figures"]
+    assert (figure["metric"], figure["a"], figure["only_a"]) == ("passed", 1.0, ["add/2"])
+    assert "secret" not in json.dumps(ran.document) + ran.out + ran.err
+
+
+def test_humaneval_continues_a_text(fake, functions: Path, evaluate):
+    """With an example before it; what follows the function is cut off."""
+
+    def respond(body: dict[str, Any]) -> str:
+        name = body["prompt"].rpartition("def add_")[2].partition("(")[0]
+        return f"    return x + {name}\n\nassert False"
+
+    server = fake(respond)
+    words = ("--data", functions, "--num-fewshot", 1, "--limit", 1)
+    ran = evaluate("river_humaneval", "--base-url", server.url, *SIDES, *words)
+    assert ran.status == 0, ran.err
+    rows = [json.loads(line) for line in functions.read_text().splitlines()]
+    body = server.seen[0].body
+    assert body["prompt"] == rows[0]["prompt"] + "    return x + 0\n\n\n" + rows[1]["prompt"]
+    assert body["stop"] == ["\ndef ", "\n#", "\nif ", "\n```"]
+    assert ran.document["figures"][0]["b"] == 1.0
+
+
+LIKELIHOOD = """
+task: choices
+custom_dataset: !function server.eval.tasks.rows.load
+dataset_kwargs: {fields: [question, answer], examples: 0}
+output_type: multiple_choice
+test_split: test
+doc_to_text: question
+doc_to_target: 0
+doc_to_choice: ["yes", "no"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "status"),
+    [
+        (["choices"], "got multiple_choice: a likelihood comes with the prompt", 2),
+        (["no_such_task"], "'no_such_task': expected river_gsm8k, river_gsm8k_chat, river_hum", 2),
+        (["river_gsm8k_chat", "--num-fewshot", "3"], "river_gsm8k_chat asks without examples", 2),
+        (["river_gsm8k", "--num-fewshot", "10"], "expected more rows than the 10 examples", 2),
+        (["river_humaneval"], "line 1: 'task_id' = None: expected a text", 2),
+        (["river_gsm8k", "--limit", "1"], "no such model", 1),
+    ],
+)
+def test_what_is_refused(
+    evaluate, fake, sums: Path, tmp_path: Path, words: list[str], said: str, status: int
+):
+    """The last one by the server, three times."""
+    (tmp_path / "choices.yaml").write_text(LIKELIHOOD)
+
+    def respond(body: dict[str, Any]) -> str:
+        raise ValueError("no such model")
+
+    server = fake(respond)
+    more = ("--data", sums, "--include-path", tmp_path, *SIDES)
+    ran = evaluate(*words, "--base-url", server.url, *more)
+    assert ran.status == status, ran.err
+    assert said in ran.err
+    assert (ran.out, ran.document) == ("", None)
+    assert len(server.seen) == (3 if status == 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [("[1]", "line 2: expected a JSON object"), ("{", "line 2: Expecting"), ("{}", "'question'")],
+)
+def test_bad_rows(tmp_path: Path, row: str, said: str):
+    from river_vllm.errors import RiverError
+    from server.eval.tasks.rows import load
+
+    file = write_rows(tmp_path / "bad.jsonl", [{"question": "?", "answer": "#### 1"}])
+    file.write_text(file.read_text() + row + "\n")
+    with pytest.raises(RiverError, match=r"--data = .*bad\.jsonl") as error:
+        load(["question", "answer"], 0, str(file))
+    assert said in str(error.value)
