@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 
 def main() -> int:
     """Run it; where another package named ``server`` is found before River's, say so and stop."""
     found = find_spec("server")
-    if found is None or find_spec("server.cli") is None:
-        where = (
-            "nowhere" if found is None else found.origin or str(found.submodule_search_locations)
-        )
+    places = list(found.submodule_search_locations or [found.origin]) if found else []
+    if not any(Path(place or "", "http", "middleware.py").exists() for place in places):
+        where = ", ".join(map(str, places)) or "nowhere"
         print(
             f"river-vllm: error: the package 'server' that Python finds ({where}) is not River's: "
             "start from another folder, or take that one out of PYTHONPATH",
