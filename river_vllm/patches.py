@@ -359,7 +359,11 @@ _Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def engine_client_is_heard(
-    client: AsyncLLM, generate: _Wrapper, process_outputs: _Wrapper, shutdown: _Wrapper
+    client: AsyncLLM,
+    generate: _Wrapper,
+    get_output_async: _Wrapper,
+    process_outputs: _Wrapper,
+    shutdown: _Wrapper,
 ) -> None:
     """River sees the requests, the outputs and the end of an engine client.
 
@@ -367,15 +371,16 @@ def engine_client_is_heard(
 
     Args:
         client: this one; others of the process stay as they were.
-        generate, process_outputs, shutdown: each takes the method of that name, of the client or
-            of its output processor, and returns what replaces it.
+        generate, get_output_async, process_outputs, shutdown: each takes the method of that name,
+            of the client, its engine core or its output processor, and returns what replaces it.
 
     Ends with the vLLM release that shows them to an endpoint plugin. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/endpoint_plugins/interface.py
     """
-    processor = client.output_processor
+    core, processor = client.engine_core, client.output_processor
     client.generate = generate(client.generate)
     client.shutdown = shutdown(client.shutdown)
+    core.get_output_async = get_output_async(core.get_output_async)
     processor.process_outputs = process_outputs(processor.process_outputs)
 
 

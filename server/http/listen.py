@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,24 @@ STEPS = "river_steps"
 _Method = Callable[..., Any]
 
 
+@dataclass(slots=True)
+class _Source:
+    """Whose outputs are processed: vLLM takes in those of one engine after the other."""
+
+    engine: int = 0
+
+
 def listen(engine_client: Any, state: RiverState) -> None:
     """Give every request its river settings, collect exit layers, count tokens, note progress
     and the end."""
+    source = _Source()
     patches.engine_client_is_heard(
         engine_client,
         generate=lambda inner: _generate(inner, state),
-        process_outputs=lambda inner: _outputs(inner, engine_client.output_processor, state),
+        get_output_async=lambda inner: _arrival(inner, source),
+        process_outputs=lambda inner: _outputs(
+            inner, engine_client.output_processor, state, source
+        ),
         shutdown=lambda inner: _shutdown(inner, engine_client, state),
     )
 
@@ -72,7 +84,16 @@ async def _collect(
             yield output
 
 
-def _outputs(process: _Method, processor: Any, state: RiverState) -> _Method:
+def _arrival(get_output: _Method, source: _Source) -> _Method:
+    async def river_get_output_async() -> Any:
+        outputs = await get_output()
+        source.engine = outputs.engine_index
+        return outputs
+
+    return river_get_output_async
+
+
+def _outputs(process: _Method, processor: Any, state: RiverState, source: _Source) -> _Method:
     def river_process_outputs(engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         states = processor.request_states
         known = [(o, states[o.request_id]) for o in engine_core_outputs if o.request_id in states]
@@ -90,7 +111,7 @@ def _outputs(process: _Method, processor: Any, state: RiverState) -> _Method:
         for mode, numbers in step.items():
             summary = mode.summary()
             summary.add(np.concatenate(numbers))
-            state.metrics.count(summary)
+            state.metrics.count(summary, source.engine)
         return result
 
     state.progress.watch(processor.has_unfinished_requests)

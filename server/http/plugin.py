@@ -65,7 +65,11 @@ class RiverEndpointPlugin:
             config=config,
             engine=engine,
             defaults=default_settings(config),
-            metrics=river_metrics(int(engine["num_layers"])),
+            metrics=river_metrics(
+                int(engine["num_layers"]),
+                vllm_config.model_config.served_model_name,
+                tuple(engine_client.engine_core.engine_ranks_managed),
+            ),
             progress=progress,
             single_process=vllm_config.parallel_config._api_process_count == 1,
             first_process=vllm_config.parallel_config._api_process_rank <= 0,

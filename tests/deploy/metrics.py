@@ -48,7 +48,7 @@ def _families(metrics: list[Metric]) -> set[str]:
 def river_series() -> set[str]:
     from server.telemetry.metrics import river_metrics
 
-    river_metrics(4)
+    river_metrics(4, "tiny", (0,))
     return _families([m for m in REGISTRY.collect() if m.name.startswith("river_")])
 
 

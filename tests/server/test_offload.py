@@ -36,7 +36,7 @@ def test_it_says_what_is_resident(offloaded: RiverServer) -> None:
     # Per layer: q, k, v, o and the MLP's three, of 128 features and 256 in between.
     layer = 128 * (128 + 64 + 64 + 128) + 3 * 128 * 256
     assert river["backbone_bytes"] == 3 * layer * 2
-    assert offloaded.metrics()["river_resident_layers"] == 3
+    assert offloaded.sum_of("river_resident_layers") == 3
 
 
 @pytest.mark.parametrize(("threshold", "trace"), [(0.999, [3] * 8), (-1.0, [3] + [1] * 7)])

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from river_vllm.kernels.native.library import backend
-from tests.support.server import NAME, RiverServer
+from tests.support.server import NAME, RiverServer, total
 
 pytestmark = pytest.mark.engine
 
@@ -34,7 +34,7 @@ def test_patch_changes_the_default_for_what_comes_after(server: RiverServer) -> 
         response = httpx.patch(server.url + "/river", json={"threshold": -1.0})
         assert response.status_code == 200
         assert response.json()["threshold"] == -1.0
-        assert server.metrics()["river_threshold"] == -1.0
+        assert server.sum_of("river_threshold") == -1.0
         answer = server.post("/v1/completions", {**PROMPT, "max_tokens": 8}).json()
         assert answer["river"]["exit_layers"] == {"1": answer["usage"]["completion_tokens"] - 1}
         own = {**PROMPT, "max_tokens": 8, "river": {"threshold": 1.0}}
@@ -116,19 +116,19 @@ def test_counts_of_an_aborted_request(server: RiverServer) -> None:
 def _totals(server: RiverServer) -> dict[str, float]:
     stats = server.get("/river/stats").json()
     metrics = server.metrics()
-    generated = sum(v for k, v in metrics.items() if k.startswith("vllm:generation_tokens_total"))
+    generated = total(metrics, "vllm:generation_tokens_total")
     river, backbone = (
-        metrics[f'river_tokens_total{{path="{path}"}}'] for path in ("river", "backbone")
+        total(metrics, "river_tokens_total", path=path) for path in ("river", "backbone")
     )
     assert stats["tokens"] == river + backbone
-    assert stats["backbone_layers"] == metrics["river_backbone_layers_total"]
+    assert stats["backbone_layers"] == total(metrics, "river_backbone_layers_total")
     assert sum(stats["exit_layers"].values()) == stats["tokens"]
     return {
         "tokens": stats["tokens"],
         "on_backbone": backbone,
         "backbone_layers": stats["backbone_layers"],
-        "skipped_layers": metrics["river_skipped_layers_total"],
-        "depth_count": metrics["river_exit_layer_count"],
-        "depth_sum": metrics["river_exit_layer_sum"],
+        "skipped_layers": total(metrics, "river_skipped_layers_total"),
+        "depth_count": total(metrics, "river_exit_layer_count"),
+        "depth_sum": total(metrics, "river_exit_layer_sum"),
         "vllm": generated,
     }

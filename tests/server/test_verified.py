@@ -12,7 +12,7 @@ import pytest
 
 from river_vllm.startup import Stage
 from server.cli.stage_times import STAGES
-from tests.support.server import NAME, RiverServer
+from tests.support.server import NAME, RiverServer, total
 
 pytestmark = pytest.mark.engine
 
@@ -88,14 +88,14 @@ def test_every_draft_is_counted_once(drafting: RiverServer) -> None:
     answer = chat(drafting, ignore_eos=True)["river"]
     after = drafting.metrics()
 
-    def more(name: str) -> float:
-        return after[name] - before.get(name, 0.0)
+    def more(name: str, **labels: str) -> float:
+        return total(after, name, **labels) - total(before, name, **labels)
 
     assert more("river_drafted_tokens_total") == answer["drafted"]
     assert more("river_accepted_tokens_total") == answer["accepted"]
-    assert more('river_tokens_total{path="backbone"}') == answer["tokens"]
+    assert more("river_tokens_total", path="backbone") == answer["tokens"]
     totals = drafting.get("/river/stats").json()
-    assert totals["drafted"] == after["river_drafted_tokens_total"]
+    assert totals["drafted"] == total(after, "river_drafted_tokens_total")
 
 
 def test_what_is_in_force(drafting: RiverServer) -> None:

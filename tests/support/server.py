@@ -128,10 +128,9 @@ class RiverServer:
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
-    def sum_of(self, name: str) -> float:
-        """All samples of one metric, whatever their labels."""
-        samples = self.metrics().items()
-        return sum(value for key, value in samples if key == name or key.startswith(name + "{"))
+    def sum_of(self, name: str, **labels: str) -> float:
+        """All samples of one series that have these labels, whatever their others."""
+        return total(self.metrics(), name, **labels)
 
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -149,6 +148,16 @@ class RiverServer:
                 pass
             time.sleep(0.5)
         raise RuntimeError(f"the server was not ready in time:\n{self.tail()}")
+
+
+def total(samples: dict[str, float], name: str, **labels: str) -> float:
+    """``RiverServer.sum_of`` for samples that were read before."""
+    given = [f'{label}="{value}"' for label, value in labels.items()]
+    return sum(
+        value
+        for key, value in samples.items()
+        if key.partition("{")[0] == name and all(label in key for label in given)
+    )
 
 
 def _free_port() -> int:

@@ -377,6 +377,7 @@ def test_vllm_still_salts_all_blocks_of_a_request_or_none() -> None:
 def test_an_engine_client_is_heard_and_others_are_not() -> None:
     class Client:
         def __init__(self) -> None:
+            self.engine_core = SimpleNamespace(get_output_async=lambda: ["arrived"])
             self.output_processor = SimpleNamespace(process_outputs=lambda: ["processed"])
 
         def generate(self) -> list[str]:
@@ -389,10 +390,11 @@ def test_an_engine_client_is_heard_and_others_are_not() -> None:
         return lambda: ["heard", *inner()]
 
     one, other = Client(), Client()
-    patches.engine_client_is_heard(one, generate=heard, process_outputs=heard, shutdown=heard)  # type: ignore[arg-type]
+    patches.engine_client_is_heard(one, heard, heard, heard, heard)  # type: ignore[arg-type]
     for client, first in ((one, ["heard"]), (other, [])):
         assert client.generate() == [*first, "generated"]
         assert client.shutdown() == [*first, "ended"]
+        assert client.engine_core.get_output_async() == [*first, "arrived"]
         assert client.output_processor.process_outputs() == [*first, "processed"]
 
 

@@ -28,6 +28,7 @@ class Metrics:
     def __init__(self) -> None:
         self.thresholds: list[float] = []
         self.counted: list[dict[str, Any]] = []
+        self.engines: list[int] = []
 
     def set_max_rows(self, rows: int) -> None:
         self.max_rows = rows
@@ -38,7 +39,8 @@ class Metrics:
     def set_threshold(self, threshold: float) -> None:
         self.thresholds.append(threshold)
 
-    def count(self, summary: Summary) -> None:
+    def count(self, summary: Summary, engine: int) -> None:
+        self.engines.append(engine)
         self.counted.append(
             {
                 "layers": dict(summary.by_layer(L)),

@@ -37,6 +37,7 @@ class Client:
         self.errored = False
         self.ends: list[Any] = []
         self.output_processor = Processor()
+        self.engine_core = EngineCore()
 
     def shutdown(self, timeout: float | None = None) -> None:
         self.ends.append(timeout)
@@ -50,6 +51,13 @@ class Client:
                 yield output
         finally:
             self.closed += 1
+
+
+class EngineCore:
+    """Plays vLLM's client of several engine cores: the outputs of the third have come."""
+
+    async def get_output_async(self) -> Any:
+        return SimpleNamespace(engine_index=2)
 
 
 class Processor:
@@ -187,6 +195,15 @@ def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) ->
     # Its requests have ended: what is still on its way is not vLLM's to count, nor River's.
     process(outputs)
     assert metrics.counted == [counted]
+
+
+def test_tokens_are_counted_for_the_engine_that_made_them(state: RiverState) -> None:
+    client = Client()
+    listen(client, state)
+    assert asyncio.run(client.engine_core.get_output_async()).engine_index == 2
+    client.output_processor.process_outputs([core_output("a", [7], [3])])
+    assert isinstance(state.metrics, Metrics)
+    assert state.metrics.engines == [2]
 
 
 def test_drafts_and_exits_of_one_step_are_counted_as_what_they_are() -> None:

@@ -27,7 +27,10 @@ class Client:
     def __init__(self, architecture: str = "RiverLlamaForCausalLM", processes: int = 1) -> None:
         self.vllm_config = SimpleNamespace(
             model_config=SimpleNamespace(
-                architecture=architecture, model="tiny", hf_config=SimpleNamespace()
+                architecture=architecture,
+                model="tiny",
+                served_model_name="served",
+                hf_config=SimpleNamespace(),
             ),
             parallel_config=SimpleNamespace(_api_process_count=processes, _api_process_rank=0),
             additional_config={"river": {"threshold": 0.25, "min_layers": 3}},
@@ -35,6 +38,7 @@ class Client:
         self.output_processor = SimpleNamespace(
             process_outputs=None, has_unfinished_requests=lambda: True
         )
+        self.engine_core = SimpleNamespace(engine_ranks_managed=[0, 1], get_output_async=None)
         self.generate = self.shutdown = None
         self.info: Any = [INFO, INFO]
 
@@ -49,7 +53,12 @@ class Client:
 def metrics(monkeypatch: pytest.MonkeyPatch) -> dict[int, Metrics]:
     """Metrics that are not registered with the process, by number of layers."""
     made: dict[int, Metrics] = {}
-    monkeypatch.setattr(plugin, "river_metrics", lambda n: made.setdefault(n, Metrics()))
+
+    def river_metrics(num_layers: int, model_name: str, engines: tuple[int, ...]) -> Metrics:
+        assert (model_name, engines) == ("served", (0, 1))
+        return made.setdefault(num_layers, Metrics())
+
+    monkeypatch.setattr(plugin, "river_metrics", river_metrics)
     monkeypatch.setattr(plugin, "on_step", lambda progress: None)
     return made
 

@@ -14,12 +14,13 @@ from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from server.telemetry.metrics import RiverMetrics, river_metrics
 
 L = 12
+LABELS = {"model_name": "tiny", "engine": "0"}
 
 
 @pytest.fixture
 def metrics() -> Iterator[RiverMetrics]:
     _unregister()  # another test of this process may have made River's metrics
-    yield RiverMetrics(L)
+    yield RiverMetrics(L, "tiny", (0, 1))
     _unregister()
 
 
@@ -30,14 +31,14 @@ def _unregister() -> None:
             REGISTRY.unregister(collector)
 
 
-def observe(metrics: RiverMetrics, *depths: int) -> None:
+def observe(metrics: RiverMetrics, *depths: int, engine: int = 0) -> None:
     summary = ExitSummary()
     summary.add(np.array(depths, dtype=np.int16))
-    metrics.count(summary)
+    metrics.count(summary, engine)
 
 
 def sample(name: str, **labels: str) -> float | None:
-    return REGISTRY.get_sample_value(name, labels)
+    return REGISTRY.get_sample_value(name, LABELS | labels)
 
 
 def test_totals_of_a_server_that_has_made_no_token(metrics: RiverMetrics) -> None:
@@ -78,6 +79,16 @@ def test_totals_read_the_metrics_back(metrics: RiverMetrics) -> None:
     assert list(totals["exit_layers"].items()) == [("1", 1), ("3", 2), ("12", 1)]
 
 
+def test_engines_are_counted_apart_and_their_totals_together(metrics: RiverMetrics) -> None:
+    observe(metrics, 3, 12)
+    observe(metrics, 3, engine=1)
+    assert sample("river_tokens_total", path="river") == 1
+    assert sample("river_tokens_total", path="river", engine="1") == 1
+    assert sample("river_exit_layer_count", engine="1") == 1
+    assert metrics.totals()["tokens_by_path"] == {"backbone": 1, "river": 2}
+    assert metrics.totals()["exit_layers"] == {"3": 2, "12": 1}
+
+
 def test_the_histogram_has_one_bucket_per_layer(metrics: RiverMetrics) -> None:
     observe(metrics, *range(1, L + 1))
     for layer in range(1, L + 1):
@@ -88,7 +99,7 @@ def test_the_histogram_has_one_bucket_per_layer(metrics: RiverMetrics) -> None:
 def test_the_threshold_is_the_last_one_set(metrics: RiverMetrics) -> None:
     metrics.set_threshold(0.9)
     metrics.set_threshold(-0.5)
-    assert sample("river_threshold") == -0.5
+    assert sample("river_threshold") == sample("river_threshold", engine="1") == -0.5
 
 
 def test_verified_steps(metrics: RiverMetrics) -> None:
@@ -96,7 +107,7 @@ def test_verified_steps(metrics: RiverMetrics) -> None:
     for outcome, tokens in ((Outcome(L, 0, 0, False), 1), (Outcome(L, 4, 2, True), 3)):
         summary = DraftSummary()
         summary.add(VerifiedMode().numbers(outcome, tokens))
-        metrics.count(summary)
+        metrics.count(summary, 0)
     assert sample("river_drafted_tokens_total") == 4
     assert sample("river_accepted_tokens_total") == 2
     totals = metrics.totals()
@@ -109,9 +120,9 @@ def test_verified_steps(metrics: RiverMetrics) -> None:
 def test_names_are_the_documented_ones() -> None:
     text = generate_latest(REGISTRY).decode()
     for name in (
-        "river_exit_layer_bucket",
-        'river_tokens_total{path="backbone"}',
-        'river_tokens_total{path="river"}',
+        'river_exit_layer_bucket{engine="0",le="1.0",model_name="tiny"}',
+        'river_tokens_total{engine="0",model_name="tiny",path="backbone"}',
+        'river_tokens_total{engine="1",model_name="tiny",path="river"}',
         "river_backbone_layers_total",
         "river_skipped_layers_total",
         "river_threshold",
