@@ -32,13 +32,14 @@ _Method = Callable[..., Any]
 class _Source:
     """Whose outputs are processed: vLLM takes in those of one engine after the other."""
 
-    engine: int = 0
+    engine: int
 
 
 def listen(engine_client: Any, state: RiverState) -> None:
     """Give every request its river settings, collect exit layers, count tokens, note progress
     and the end."""
-    source = _Source()
+    # vLLM may already wait for the first outputs, which then pass unseen.
+    source = _Source(engine_client.engine_core.engine_ranks_managed[0])
     patches.engine_client_is_heard(
         engine_client,
         generate=lambda inner: _generate(inner, state),

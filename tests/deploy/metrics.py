@@ -108,7 +108,12 @@ def parsed_names(expression: str) -> set[str]:
 
 def concrete(expression: str) -> str:
     """Grafana's variables replaced by values of their kind."""
-    values = {"$__rate_interval": "1m", "$__range": "30m", "$instance": ".*"}
+    values = {
+        "$__rate_interval": "1m",
+        "$__range": "30m",
+        "$instance": ".*",
+        "$model": ".*",
+    }
     for name, value in values.items():
         expression = expression.replace(name, value)
     assert "$" not in expression, expression

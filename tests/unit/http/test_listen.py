@@ -54,7 +54,9 @@ class Client:
 
 
 class EngineCore:
-    """Plays vLLM's client of several engine cores: the outputs of the third have come."""
+    """Plays vLLM's client of two engine cores: the outputs of the second have come."""
+
+    engine_ranks_managed = (1, 2)
 
     async def get_output_async(self) -> Any:
         return SimpleNamespace(engine_index=2)
@@ -200,10 +202,11 @@ def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) ->
 def test_tokens_are_counted_for_the_engine_that_made_them(state: RiverState) -> None:
     client = Client()
     listen(client, state)
-    assert asyncio.run(client.engine_core.get_output_async()).engine_index == 2
     client.output_processor.process_outputs([core_output("a", [7], [3])])
+    assert asyncio.run(client.engine_core.get_output_async()).engine_index == 2
+    client.output_processor.process_outputs([core_output("b", [7], [3])])
     assert isinstance(state.metrics, Metrics)
-    assert state.metrics.engines == [2]
+    assert state.metrics.engines == [1, 2]
 
 
 def test_drafts_and_exits_of_one_step_are_counted_as_what_they_are() -> None:
