@@ -74,8 +74,9 @@ def server_arguments() -> dict[str, list[str]]:
         f"compose {name}": shlex.split(services[name]["command"])
         for name in ("river-cpu", "river-gpu")
     }
-    deployment = next(d for d in load_all(KUBERNETES / "river.yaml") if d["kind"] == "Deployment")
-    found["kubernetes"] = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    for build in ("cpu", "gpu"):
+        pod = load(KUBERNETES / f"river-{build}.yaml")["spec"]["template"]["spec"]
+        found[f"kubernetes {build}"] = pod["containers"][0]["args"]
     runtime = load_all(KUBERNETES / "kserve.yaml")[0]
     found["kserve"] = runtime["spec"]["containers"][0]["args"]
     for build in ("cpu", "gpu"):

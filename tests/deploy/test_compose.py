@@ -16,6 +16,7 @@ from tests.deploy.files import (
     compose,
     compose_variables,
     gibibytes,
+    load,
     option,
     seconds,
 )
@@ -41,6 +42,22 @@ def test_profiles() -> None:
         "grafana": {"cpu", "gpu"},
         "loadtest": {"loadtest"},
     }
+
+
+def test_no_engine_shares_its_cores() -> None:
+    for name in SERVERS:
+        assert "replicas" not in SERVICES[name]["deploy"]
+    two = load(DEPLOY / "compose.two.yaml")["services"]
+    second = two["river-cpu-2"]
+    assert second["extends"] == {"file": "compose.yaml", "service": "river-cpu"}
+    cores = [two[name]["cpuset"] for name in ("river-cpu", "river-cpu-2")]
+    # Without either there is one line from Compose and no server.
+    assert [re.match(r"\$\{(\w+):\?", value)[1] for value in cores] == [  # type: ignore[index]
+        "RIVER_CPUSET",
+        "RIVER_CPUSET_2",
+    ]
+    for name in ("river-cpu", "river-cpu-2"):
+        assert two[name]["environment"] == {"VLLM_CPU_OMP_THREADS_BIND": "auto"}
 
 
 @each

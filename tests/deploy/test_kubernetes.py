@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.deploy.files import KUBERNETES, gibibytes, load, load_all, option, server_arguments
+from tests.deploy.files import (
+    DASHBOARDS,
+    KUBERNETES,
+    RULES,
+    gibibytes,
+    load,
+    load_all,
+    option,
+    server_arguments,
+)
+from tests.deploy.metrics import known_series, names_in
 
-MANIFESTS = load_all(KUBERNETES / "river.yaml")
-DEPLOYMENT = next(m for m in MANIFESTS if m["kind"] == "Deployment")
-POD = DEPLOYMENT["spec"]["template"]["spec"]
-CONTAINER = POD["containers"][0]
+SHARED = load_all(KUBERNETES / "river.yaml")
+SERVERS = {build: load(KUBERNETES / f"river-{build}.yaml") for build in ("cpu", "gpu")}
+PODS = {build: server["spec"]["template"]["spec"] for build, server in SERVERS.items()}
+CONTAINERS = {build: pod["containers"][0] for build, pod in PODS.items()}
+MANIFESTS = [*SHARED, *SERVERS.values(), load(KUBERNETES / "cache-claim.yaml")]
+MONITOR = load(KUBERNETES / "servicemonitor.yaml")
 RUNTIME, MODEL = load_all(KUBERNETES / "kserve.yaml")
 STACK = load(KUBERNETES / "production-stack.yaml")
 STACK_BUILDS = {
@@ -19,6 +34,9 @@ STACK_BUILDS = {
 }
 KUBERNETES_GRACE_SECONDS = 30
 STOP_MARGIN_SECONDS = 10
+SHM_GIB_PER_RANK = 2
+
+each_build = pytest.mark.parametrize("build", SERVERS)
 
 
 def kind(manifest: dict[str, Any]) -> str:
@@ -34,22 +52,74 @@ def test_manifests_follow_the_schema_of_kubernetes(manifest: dict[str, Any]) -> 
 
 
 def test_selectors_meet_the_pods() -> None:
-    labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
-    for manifest in MANIFESTS:
-        spec = manifest.get("spec", {})
-        selector = spec.get("podSelector") or spec.get("selector")
-        if selector:
-            assert (selector.get("matchLabels") or selector).items() <= labels.items()
-    monitor = load(KUBERNETES / "podmonitor.yaml")["spec"]
-    assert monitor["selector"]["matchLabels"].items() <= labels.items()
-    assert monitor["podMetricsEndpoints"][0]["port"] == CONTAINER["ports"][0]["name"]
+    for server in SERVERS.values():
+        labels = server["spec"]["template"]["metadata"]["labels"]
+        for manifest in [*SHARED, server]:
+            spec = manifest.get("spec", {})
+            selector = spec.get("podSelector") or spec.get("selector")
+            if selector:
+                assert (selector.get("matchLabels") or selector).items() <= labels.items()
+
+
+def test_the_monitor_meets_the_service() -> None:
+    service = next(m for m in SHARED if m["kind"] == "Service")
+    spec = MONITOR["spec"]
+    assert spec["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert spec["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+
+
+@each_build
+def test_engines_share_neither_cores_nor_claims(build: str) -> None:
+    spec = SERVERS[build]["spec"]
+    assert spec["replicas"] == 1
+    assert {claim["metadata"]["name"] for claim in spec["volumeClaimTemplates"]} == {
+        "models",
+        "cache",
+    }
+    if build == "cpu":
+        (term,) = PODS[build]["affinity"]["podAntiAffinity"][
+            "requiredDuringSchedulingIgnoredDuringExecution"
+        ]
+        assert term["topologyKey"] == "kubernetes.io/hostname"
+        assert term["labelSelector"] == spec["selector"]
+        (model,) = STACK_BUILDS["cpu"]["servingEngineSpec"]["modelSpec"]
+        assert model["replicaCount"] == 1
+
+
+def test_what_scales_is_what_runs_and_by_a_series_that_exists() -> None:
+    spec = load(KUBERNETES / "keda.yaml")["spec"]
+    for server in SERVERS.values():
+        target = spec["scaleTargetRef"]
+        assert target == {
+            "apiVersion": server["apiVersion"],
+            "kind": server["kind"],
+            "name": server["metadata"]["name"],
+        }
+    (trigger,) = spec["triggers"]
+    assert names_in(trigger["metadata"]["query"]) <= known_series()
+    assert 'app="river"' in trigger["metadata"]["query"]
+
+
+def test_rules_and_dashboards_become_objects() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", str(KUBERNETES / "make_monitoring.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *rules, boards = yaml.safe_load_all(done.stdout)
+    assert [rule["spec"] for rule in rules] == [load(path) for path in RULES]
+    assert {rule["kind"] for rule in rules} == {"PrometheusRule"}
+    assert boards["data"] == {path.name: path.read_text() for path in DASHBOARDS}
+    assert boards["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
 def test_grace_is_above_the_drain_time() -> None:
     arguments = server_arguments()
-    drain = int(option(arguments["kubernetes"], "--shutdown-timeout"))
-    pause = int(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert POD["terminationGracePeriodSeconds"] >= pause + drain + STOP_MARGIN_SECONDS
+    for build, pod in PODS.items():
+        drain = int(option(arguments[f"kubernetes {build}"], "--shutdown-timeout"))
+        pause = int(CONTAINERS[build]["lifecycle"]["preStop"]["exec"]["command"][1])
+        assert pod["terminationGracePeriodSeconds"] >= pause + drain + STOP_MARGIN_SECONDS
     drain = int(option(arguments["kserve"], "--shutdown-timeout"))
     grace = MODEL["spec"]["predictor"]["terminationGracePeriodSeconds"]
     assert grace >= drain + STOP_MARGIN_SECONDS
@@ -61,8 +131,8 @@ def test_grace_is_above_the_drain_time() -> None:
 
 @pytest.mark.parametrize(
     "probes",
-    [CONTAINER, RUNTIME["spec"]["containers"][0], STACK["servingEngineSpec"]],
-    ids=["manifests", "kserve", "production-stack"],
+    [*CONTAINERS.values(), RUNTIME["spec"]["containers"][0], STACK["servingEngineSpec"]],
+    ids=[*CONTAINERS, "kserve", "production-stack"],
 )
 def test_probes_ask_for_progress(probes: dict[str, Any]) -> None:
     startup, readiness, liveness = (
@@ -75,19 +145,20 @@ def test_probes_ask_for_progress(probes: dict[str, Any]) -> None:
 
 
 def test_pods_have_no_more_rights_than_they_need() -> None:
-    for pod in (POD["securityContext"], STACK["servingEngineSpec"]["securityContext"]):
+    engines = [pod["securityContext"] for pod in PODS.values()]
+    for pod in (*engines, STACK["servingEngineSpec"]["securityContext"]):
         assert pod["runAsNonRoot"] is True
         assert pod["runAsUser"] == pod["fsGroup"] == 10001
         assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in (
-        CONTAINER["securityContext"],
+        *(container["securityContext"] for container in CONTAINERS.values()),
         RUNTIME["spec"]["containers"][0]["securityContext"],
         STACK["servingEngineSpec"]["containerSecurityContext"],
     ):
         assert container["allowPrivilegeEscalation"] is False
         assert container["readOnlyRootFilesystem"] is True
         assert container["capabilities"] == {"drop": ["ALL"]}
-    assert POD["automountServiceAccountToken"] is False
+    assert all(pod["automountServiceAccountToken"] is False for pod in PODS.values())
 
 
 def writable(mounts: list[dict[str, Any]]) -> set[str]:
@@ -95,24 +166,52 @@ def writable(mounts: list[dict[str, Any]]) -> set[str]:
 
 
 def test_a_read_only_root_leaves_the_caches_writable() -> None:
-    assert {"/models", "/var/cache/river", "/tmp", "/dev/shm"} == writable(
-        CONTAINER["volumeMounts"]
-    )
+    for build, container in CONTAINERS.items():
+        mounts = container["volumeMounts"]
+        assert {"/models", "/var/cache/river", "/tmp", "/dev/shm"} == writable(mounts)
+        claims = SERVERS[build]["spec"]["volumeClaimTemplates"]
+        there = {volume["name"] for volume in PODS[build]["volumes"]}
+        there |= {claim["metadata"]["name"] for claim in claims}
+        assert {mount["name"] for mount in mounts} == there
     runtime = RUNTIME["spec"]
     assert {"/var/cache/river", "/tmp", "/dev/shm"} == writable(
         runtime["containers"][0]["volumeMounts"]
     )
-    for spec in (POD, runtime):
-        volumes = {volume["name"] for volume in spec["volumes"]}
-        assert {mount["name"] for mount in spec["containers"][0]["volumeMounts"]} == volumes
+    volumes = {volume["name"] for volume in runtime["volumes"]}
+    assert {mount["name"] for mount in runtime["containers"][0]["volumeMounts"]} == volumes
     for build in STACK_BUILDS.values():
         model = build["servingEngineSpec"]["modelSpec"][0]
         assert {"/var/cache/river", "/tmp"} == writable(model["extraVolumeMounts"])
 
 
+def test_compiled_code_and_4_bit_weights_outlive_a_pod() -> None:
+    claim = load(KUBERNETES / "cache-claim.yaml")["metadata"]["name"]
+    models = [build["servingEngineSpec"]["modelSpec"][0] for build in STACK_BUILDS.values()]
+    for volumes in (RUNTIME["spec"]["volumes"], *(model["extraVolumes"] for model in models)):
+        cache = next(volume for volume in volumes if volume["name"] == "cache")
+        assert cache == {"name": "cache", "persistentVolumeClaim": {"claimName": claim}}
+
+
+def test_shared_memory_is_enough_for_every_rank() -> None:
+    arguments = server_arguments()
+    for place, spec in (
+        *((f"kubernetes {build}", pod) for build, pod in PODS.items()),
+        ("kserve", RUNTIME["spec"]),
+    ):
+        assert not any("tensor-parallel" in argument for argument in arguments[place])
+        shm = next(volume for volume in spec["volumes"] if volume["name"] == "shm")["emptyDir"]
+        assert gibibytes(shm["sizeLimit"]) >= SHM_GIB_PER_RANK
+    for build in STACK_BUILDS.values():
+        model = build["servingEngineSpec"]["modelSpec"][0]
+        ranks = model["vllmConfig"]["tensorParallelSize"]
+        assert gibibytes(model["shmSize"]) >= SHM_GIB_PER_RANK * ranks
+
+
 def test_memory_is_above_the_key_value_cache() -> None:
-    cache = next(e for e in CONTAINER["env"] if e["name"] == "VLLM_CPU_KVCACHE_SPACE")["value"]
-    assert gibibytes(CONTAINER["resources"]["limits"]["memory"]) >= float(cache) + 3
+    container = CONTAINERS["cpu"]
+    cache = next(e for e in container["env"] if e["name"] == "VLLM_CPU_KVCACHE_SPACE")["value"]
+    limit = gibibytes(container["resources"]["limits"]["memory"])
+    assert limit >= float(cache) + SHM_GIB_PER_RANK + 3
 
 
 @pytest.mark.parametrize("build", STACK_BUILDS)
@@ -126,7 +225,8 @@ def test_the_charts_command_is_rivers(build: str) -> None:
 
 
 def test_images_have_a_version() -> None:
-    images = [CONTAINER["image"], RUNTIME["spec"]["containers"][0]["image"]]
+    images = [container["image"] for container in CONTAINERS.values()]
+    images.append(RUNTIME["spec"]["containers"][0]["image"])
     specs = [STACK["routerSpec"]]
     specs += [b["servingEngineSpec"]["modelSpec"][0] for b in STACK_BUILDS.values()]
     images += [f"{spec['repository']}:{spec['tag']}" for spec in specs]

@@ -81,7 +81,18 @@ def test_river_is_scraped_under_the_name_and_port_that_compose_gives_it() -> Non
         network = entry["networks"]["serving"]
         assert network["aliases"] == discovery["names"]
         assert entry["expose"] == [str(discovery["port"])]
-    assert river["job_name"] == "river"
-    monitor = load(DEPLOY / "kubernetes" / "podmonitor.yaml")
-    relabel = monitor["spec"]["podMetricsEndpoints"][0]["relabelings"][0]
-    assert relabel == {"targetLabel": "job", "replacement": river["job_name"]}
+
+
+def test_alerts_select_servers_by_the_label_that_every_scrape_sets() -> None:
+    (relabel,) = CONFIG["scrape_configs"][0]["relabel_configs"]
+    assert relabel == {"target_label": "app", "replacement": "river"}
+    monitor = load(DEPLOY / "kubernetes" / "servicemonitor.yaml")
+    assert monitor["spec"]["endpoints"][0]["relabelings"] == [
+        {"targetLabel": "app", "replacement": "river"}
+    ]
+    for rule in ENTRIES:
+        # River's own series need no telling apart.
+        others = re.findall(
+            r"\b(?:vllm:\w+|up|http_requests_total)\b(?!\{app=\"river\")", rule["expr"]
+        )
+        assert not others, rule["expr"]
