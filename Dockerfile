@@ -100,16 +100,22 @@ ENTRYPOINT ["river-vllm", "serve"]
 CMD ["--help"]
 
 FROM ${PYTHON_IMAGE} AS cpu
-# g++ is what torch.compile calls on the CPU, libnuma what vLLM binds its threads with.
+# g++ is what torch.compile calls on the CPU, libnuma what vLLM binds its threads with; tcmalloc is
+# preloaded below.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ libnuma1 \
+    && apt-get install --yes --no-install-recommends g++ libnuma1 libtcmalloc-minimal4t64 \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 river \
     && useradd --uid 10001 --gid river --no-create-home --home-dir /var/cache/river river \
     && install --directory --owner=river --group=river /models /var/cache/river
 COPY --from=build-cpu /opt/river/venv /opt/river/venv
 COPY deploy/image/ /opt/river/
+# As vLLM's own CPU image does, for about a tenth of the time per token. libiomp5 comes with vLLM's CPU build, which pins intel-openmp, for
+# x86-64 alone; on aarch64: --build-arg PRELOAD=/usr/lib/aarch64-linux-gnu/libtcmalloc_minimal.so.4
+ARG PRELOAD=/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4:/opt/river/venv/lib/libiomp5.so
+RUN /opt/river/venv/bin/python -c "import ctypes, sys; [ctypes.CDLL(path) for path in sys.argv[1].split(':')]" "$PRELOAD"
+ENV LD_PRELOAD=$PRELOAD
 ENV PATH=/opt/river/venv/bin:$PATH \
     HOME=/var/cache/river \
     XDG_CACHE_HOME=/var/cache/river \

