@@ -38,7 +38,7 @@ def serve(words: list[str]) -> None:
 
 
 def make(words: list[str]) -> None:
-    targets = re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE)
+    targets = re.findall(r"^([a-z][a-z0-9-]*):", MAKEFILE, re.MULTILINE)
     variables = [*re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE), "PYTHON"]
     for word in words:
         name, is_variable, value = word.partition("=")
