@@ -20,7 +20,10 @@ from server.http.routes import RiverPatch
 from tests.docs.documents import OPTION, PAGES, ROOT, Command, blocks, commands, options_of
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-ELSEWHERE = ("cd", "cp", "curl", "docker", "echo", "git", "grafana", "guidellm", "kubectl", "mkdir")
+ELSEWHERE = (
+    *("cd", "cp", "curl", "docker", "echo", "git", "grafana"),
+    *("guidellm", "kubectl", "lm-eval", "mkdir"),
+)
 """Programs whose arguments are not River's to know."""
 
 NO_COMMANDS = [block for block in blocks() if block.language not in ("sh", "bash")]
@@ -31,6 +34,12 @@ def river(words: list[str]) -> None:
         serve(words)
         return
     build_parser().parse_args(words)
+
+
+def vllm(words: list[str]) -> None:
+    """Its ``serve`` takes River's setting; its ``bench`` is not River's to know."""
+    if words[:2] != ["bench", "serve"]:
+        serve(words)
 
 
 def serve(words: list[str]) -> None:
@@ -75,7 +84,7 @@ def request(words: list[str]) -> None:
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "river-vllm": river,
-    "vllm": serve,
+    "vllm": vllm,
     "make": make,
     "pip": pip,
     "python": python,
