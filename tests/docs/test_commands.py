@@ -20,7 +20,10 @@ from server.http.routes import RiverPatch
 from tests.docs.documents import OPTION, PAGES, ROOT, Command, blocks, commands, options_of
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-ELSEWHERE = ("cd", "cp", "curl", "docker", "echo", "git", "grafana", "guidellm", "kubectl", "mkdir")
+ELSEWHERE = (
+    *("cd", "cp", "curl", "docker", "echo", "git", "grafana"),
+    *("guidellm", "kubectl", "lm-eval", "mkdir"),
+)
 """Programs whose arguments are not River's to know."""
 
 NO_COMMANDS = [block for block in blocks() if block.language not in ("sh", "bash")]
@@ -33,12 +36,18 @@ def river(words: list[str]) -> None:
     build_parser().parse_args(words)
 
 
+def vllm(words: list[str]) -> None:
+    """Its ``serve`` takes River's setting; its ``bench`` is not River's to know."""
+    if words[:2] != ["bench", "serve"]:
+        serve(words)
+
+
 def serve(words: list[str]) -> None:
     parse(words[1:])
 
 
 def make(words: list[str]) -> None:
-    targets = re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE)
+    targets = re.findall(r"^([a-z][a-z0-9-]*):", MAKEFILE, re.MULTILINE)
     variables = [*re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE), "PYTHON"]
     for word in words:
         name, is_variable, value = word.partition("=")
@@ -76,7 +85,7 @@ def request(words: list[str]) -> None:
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "river-vllm": river,
-    "vllm": serve,
+    "vllm": vllm,
     "make": make,
     "pip": pip,
     "python": python,
