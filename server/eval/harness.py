@@ -72,8 +72,6 @@ def run(
         own = ", ".join(name for name in manager.all_tasks if name.startswith(OWN))
         more = "one of --include-path, or one that 'lm-eval ls tasks' lists"
         raise RiverError(f"TASK = {unknown[0]!r}: expected {own}, {more}")
-    if data and not any(name.startswith(OWN) for name in tasks):
-        raise RiverError(f"--data = {data!r}: expected with one of River's own tasks, {OWN}…")
     loaded = manager.load(tasks)["tasks"]
     for name, task in loaded.items():
         if task.OUTPUT_TYPE != "generate_until":
@@ -83,6 +81,8 @@ def run(
             )
         if shots and task.config.num_fewshot == 0:
             raise RiverError(f"--num-fewshot = {shots}: {name} asks without examples")
+    if data and not any(name.startswith(OWN) for name in tasks):
+        raise RiverError(f"--data = {data!r}: expected with one of River's own tasks, {OWN}…")
     tracker = EvaluationTracker(output_path=output)
     results = simple_evaluate(
         tasks=list(loaded.values()), evaluation_tracker=tracker, bootstrap_iters=0, **arguments

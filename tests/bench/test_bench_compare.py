@@ -167,7 +167,7 @@ import importlib, pkgutil, sys, server.bench
 for module in pkgutil.walk_packages(server.bench.__path__, "server.bench."):
     importlib.import_module(module.name)
 found = {"torch", "vllm", "transformers", "matplotlib"} & set(sys.modules)
-sys.exit(" ".join(found))
+sys.exit(" ".join(found) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -122,7 +122,7 @@ def test_sigterm_lets_what_is_in_flight_finish(frail: FrailServer, expected: str
         assert request.error is None
         assert request.status == 200
         assert not request.failed
-        assert '"exit_layers"' in request.text
+        assert '"tokens_per_step"' in request.text
     assert requests[0].lines[-2] == "data: [DONE]"
     assert refused
     assert frail.process.wait(DRAIN_SECONDS) == 0

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.engine
 SPECULATION = json.dumps({"method": "ngram", "num_speculative_tokens": 2})
 
 REFUSED: dict[str, tuple[str, list[str], str]] = {
-    "threshold": ("plain", ["--river-threshold", "2"], "'threshold' = 2.0: input should be"),
+    "threshold": ("plain", ["--river-threshold", "2"], "--river-threshold: '2': input should be"),
     "pipeline": ("plain", ["--pipeline-parallel-size", "2"], "pipeline parallelism"),
     "speculation": ("plain", ["--speculative-config", SPECULATION], "speculative decoding"),
     "pooling": ("plain", ["--runner", "pooling"], "pooling models"),

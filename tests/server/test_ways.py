@@ -167,7 +167,7 @@ def _refused(result: subprocess.CompletedProcess[str], words: str) -> None:
 def test_a_broken_plugin_stops_the_start(tiny_qwen2: Path, tmp_path: Path) -> None:
     """vLLM would only log it; without this check the server would run without a river."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nsys.modules['river_vllm.registration'] = None\n"
+        "import sys\nsys.modules['server.http.plugin'] = None\n"
     )
     result = _serve(str(tiny_qwen2), environment={"PYTHONPATH": str(tmp_path)})
     assert result.returncode != 0
