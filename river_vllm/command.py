@@ -10,8 +10,8 @@ from pathlib import Path
 def main() -> int:
     """Run it; where another package named ``server`` is found before River's, say so and stop."""
     found = find_spec("server")
-    places = list(found.submodule_search_locations or [found.origin]) if found else []
-    if not any(Path(place or "", "http", "middleware.py").exists() for place in places):
+    places = list(found.submodule_search_locations or [found.origin or ""]) if found else []
+    if not any(Path(place, "http", "middleware.py").exists() for place in places):
         where = ", ".join(map(str, places)) or "nowhere"
         print(
             f"river-vllm: error: the package 'server' that Python finds ({where}) is not River's: "
