@@ -99,10 +99,8 @@ def run(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance, draft_pas
             return
         if not going:
             return
-        drafted += sum(
-            _take(draft, found, drafted, depth, acceptance)
-            for draft, found in zip(going, draft_pass(going), strict=True)
-        )
+        for draft, found in zip(going, draft_pass(going), strict=True):
+            drafted += _take(draft, found, drafted, depth, acceptance)
         going = [draft for draft in going if not draft.full]
 
 
