@@ -47,8 +47,9 @@ def test_the_first_token_is_output_and_not_the_role(mock: Callable[..., MockServ
     found = answer_of(mock(ttft=0.05, itl=0.02))
     assert found.first is not None
     assert found.first >= 0.05
-    assert found.tpot is not None
-    assert found.tpot >= 0.02
+    assert found.finished is not None
+    assert found.finished >= 0.05 + 3 * 0.02
+    assert found.tpot == pytest.approx((found.finished - found.first) / 3)
 
 
 @pytest.mark.parametrize(("tokens", "usage"), [(1, True), (4, False)])
