@@ -1,11 +1,13 @@
-"""The benchmark of the whole claim: stock vLLM, fully 4-bit vLLM and River, interleaved.
+"""The benchmark of the whole claim: each setting that is shipped, beside stock vLLM, interleaved.
 
-Starts stock vLLM and, beside it, one server after the other, and compares each setting with stock
-through ``river-vllm bench compare``, which alternates requests between the two. Prints a Markdown
-table of median ratios with their confidence intervals; ``--json`` keeps every figure, and
-``experiments/benchmark_report.py`` makes the tables and plots of ``docs/benchmarks.md`` from it.
+Starts stock vLLM and, beside it, one server after the other: River, vLLM's own speculative methods,
+fully 4-bit vLLM. ``river-vllm bench compare`` alternates requests between the two. Prints a
+Markdown table of median ratios with their confidence intervals, and for settings that draft how
+much was kept and tokens per step (vLLM's own ``spec_decode`` metrics). ``--json`` keeps every
+figure; ``experiments/benchmark_report.py`` makes tables and plots of ``docs/benchmarks.md`` of it.
 
-    python experiments/benchmark.py MODEL --concurrency 1 4 8 [--json FILE]
+    python experiments/benchmark.py MODEL --users 1 4 --data gsm8k.jsonl:question [--json FILE]
+    python experiments/benchmark.py MODEL --draft-model SMALL --only "vLLM, draft model"
     python experiments/benchmark.py MODEL --other "llama.cpp Q4_K_M=http://127.0.0.1:8080"
 """
 
@@ -20,13 +22,22 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import servers
 from servers import Server, machine
 
-STOCK = "stock vLLM"
+TOKENS = "vllm:generation_tokens_total"
+DRAFTED = "vllm:spec_decode_num_draft_tokens_total"
+ACCEPTED = "vllm:spec_decode_num_accepted_tokens_total"
+COUNTS = (TOKENS, DRAFTED, ACCEPTED)
+HEAD = (
+    "| users | prompts | setting | TPOT, stock / setting | TTFT, stock / setting | TPOT, ms "
+    "| drafts kept | tokens a step |",
+    "|---|---|---|---|---|---|---|---|",
+)
 
 
 @dataclass(frozen=True)
@@ -40,76 +51,45 @@ class Setting:
     """Whether it is measured with more than one user too."""
 
 
+FORCED = {"threshold": -1.0, "min_layers": 4}
 SETTINGS = (
-    Setting("River, 4 layers, river LM head", "head", {"threshold": -1.0, "min_layers": 4}, True),
-    Setting("River, 2 layers, river LM head", "head", {"threshold": -1.0, "min_layers": 2}),
-    Setting(
-        "River, 4 layers, river LM head, int8", "fast", {"threshold": -1.0, "min_layers": 4}, True
-    ),
-    Setting("River, 2 layers, river LM head, int8", "fast", {"threshold": -1.0, "min_layers": 2}),
+    Setting("River", "river", load=True),
+    Setting("River, up to 8", "eight"),
     Setting("River, off", "river", {"enabled": False}, load=True),
+    Setting("vLLM, n-gram", "n-gram"),
+    Setting("vLLM, suffix", "suffix"),
+    Setting("vLLM, draft model", "draft model"),
+    Setting("River, calibrated", "calibrated"),
     Setting("River, tau 0.9", "river", {"threshold": 0.9}),
-    Setting("River, 1 layer", "river", {"threshold": -1.0, "min_layers": 1}),
-    Setting("River, 4 layers", "river", {"threshold": -1.0, "min_layers": 4}, load=True),
+    Setting("River, 4 layers", "river", FORCED),
+    Setting("River, 4 layers, river LM head, int8", "fast", FORCED, load=True),
     Setting("fully 4-bit vLLM", "w4a16", load=True),
 )
-OPTIONS = {
+RIVER = {
     "river": (),
-    "head": ("--river-lm-head", "river"),
+    "eight": ("--river-verify", "8"),
+    "calibrated": ("--river-config", "auto"),
     "fast": ("--river-lm-head", "river", "--river-activations", "int8"),
 }
 """River servers, by what their command line adds."""
-
-
-def compare(a: str, setting: Setting, b: str, args: argparse.Namespace, users: int) -> Any:
-    """The JSON report of ``bench compare``; with one user the first token's figures are its own.
-
-    A whole answer gives one sample of TTFT, so answers of one token are asked for besides.
-    """
-    common = ["--prompt-words", str(args.prompt_words)]
-    if setting.river is not None:
-        common += ["--river-b", json.dumps(setting.river)]
-    rounds = args.rounds if users == 1 else args.load_rounds
-    shape = ("--concurrency", str(users), "--block", str(users))
-    try:
-        found = servers.compare(
-            a, b, "--rounds", str(rounds), *shape, "--output-tokens", str(args.tokens), *common
-        )
-        if users == 1 and args.first_rounds:
-            first = servers.compare(
-                a, b, "--rounds", str(args.first_rounds), *shape, "--output-tokens", "1", *common
-            )
-            found["ratios"] = [
-                *(ratio for ratio in found["ratios"] if ratio["metric"] != "ttft"),
-                *(ratio for ratio in first["ratios"] if ratio["metric"] == "ttft"),
-            ]
-        return found
-    except RuntimeError as error:
-        sys.exit(f"{setting.label}: {error}")
+SPECULATIVE: dict[str, dict[str, Any]] = {
+    "n-gram": {
+        "method": "ngram",
+        "num_speculative_tokens": 4,
+        "prompt_lookup_max": 4,
+        "prompt_lookup_min": 2,
+    },
+    "suffix": {"method": "suffix", "num_speculative_tokens": 16},
+    "draft model": {"method": "draft_model", "num_speculative_tokens": 4},
+}
+"""vLLM's own methods: what ``--speculative-config`` says."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="folder of a bf16 checkpoint")
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--rounds", type=int, default=9, help="with one user")
-    parser.add_argument("--load-rounds", type=int, default=5, help="with more")
-    parser.add_argument(
-        "--first-rounds", type=int, default=20, help="of one token, for TTFT with one user"
-    )
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--prompt-words", type=int, default=48)
-    parser.add_argument("--only", nargs="+", help="labels of the settings to run")
-    parser.add_argument(
-        "--all-loads", action="store_true", help="every setting with many users too"
-    )
-    parser.add_argument("--other", metavar="LABEL=URL", help="a running server, for one user")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    settings = [s for s in SETTINGS if not args.only or s.label in args.only]
+    args = arguments()
+    settings = [s for s in SETTINGS if s.label in args.only] if args.only else known(args)
     print(f"{Path(args.model).name}, {time.strftime('%Y-%m-%d')}, {machine()}")
-    print("| users | setting | TPOT, stock / setting | TTFT, stock / setting | TPOT, ms |")
-    print("|---|---|---|---|---|", flush=True)
+    print(*HEAD, sep="\n", flush=True)
     report: dict[str, Any] = {
         "model": Path(args.model).name,
         "date": time.strftime("%Y-%m-%d"),
@@ -122,9 +102,9 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stock = stack.enter_context(Server("stock", args.model, folder))
         stock.wait()
-        for users, label, found in measure(args, settings, stock, folder, report["memory_mib"]):
-            report["results"].append({"users": users, "setting": label, "report": found})
-            print(f"| {users} | {label} | {row(found)} |", flush=True)
+        for result in measure(args, settings, stock, folder, report["memory_mib"]):
+            report["results"].append(result)
+            print(row(result), flush=True)
             write(args.json, report)  # what is there when somebody stops it
         report["memory_mib"]["stock"] = stock.memory_mib()
     write(args.json, report)
@@ -132,9 +112,36 @@ def main() -> None:
     print(f"\nPeak memory, MiB: {memory}")
 
 
-def write(path: Path | None, report: dict[str, Any]) -> None:
-    if path is not None:
-        path.write_text(json.dumps(report, indent=1))
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="folder of a bf16 checkpoint")
+    parser.add_argument("--draft-model", help="folder of a smaller one with the same vocabulary")
+    parser.add_argument(
+        "--data", nargs="+", metavar="FILE:FIELD", default=[""], help="prompts; else random words"
+    )
+    parser.add_argument("--users", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--rounds", type=int, default=9, help="with one user")
+    parser.add_argument("--load-rounds", type=int, default=5, help="with more")
+    parser.add_argument(
+        "--first-rounds", type=int, default=20, help="of one token, for TTFT with one user"
+    )
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--prompt-words", type=int, default=48, help="of random prompts")
+    labels = [setting.label for setting in SETTINGS]
+    parser.add_argument("--only", nargs="+", choices=labels, metavar="LABEL", help=str(labels))
+    parser.add_argument(
+        "--all-loads", action="store_true", help="every setting with many users too"
+    )
+    parser.add_argument("--other", metavar="LABEL=URL", help="a running server, for one user")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def known(args: argparse.Namespace) -> list[Setting]:
+    """The settings for which everything is there."""
+    # vLLM's suffix method wants that package.
+    there = {"suffix": find_spec("arctic_inference"), "draft model": args.draft_model}
+    return [setting for setting in SETTINGS if there.get(setting.server, True)]
 
 
 def measure(
@@ -143,33 +150,83 @@ def measure(
     stock: Server,
     folder: Path,
     memory: dict[str, float],
-) -> Iterator[tuple[int, str, Any]]:
-    """Users, label and report of each comparison; one server beside stock at a time."""
+) -> Iterator[dict[str, Any]]:
+    """Each comparison with its setting; one server beside stock at a time."""
     for kind in dict.fromkeys(s.server for s in settings):
-        model = args.model
+        model, options = args.model, RIVER.get(kind, ())
         if kind == "w4a16":
             model = str(folder / "w4a16")
             script = Path(__file__).with_name("make_w4a16.py")
             subprocess.run([sys.executable, script, args.model, model], check=True)
-        options = OPTIONS.get(kind)
-        with Server(kind, model, folder, options or (), river=options is not None) as server:
+        elif kind in SPECULATIVE:
+            config = dict(SPECULATIVE[kind])
+            if kind == "draft model":
+                config["model"] = args.draft_model
+            options = ("--speculative-config", json.dumps(config))
+        with Server(kind, model, folder, options, river=kind in RIVER) as server:
             server.wait()
-            for users in args.concurrency:
+            for users in args.users:
                 for setting in settings:
                     if setting.server == kind and (users == 1 or setting.load or args.all_loads):
-                        yield (
-                            users,
-                            setting.label,
-                            compare(stock.url, setting, server.url, args, users),
-                        )
+                        for data in args.data:
+                            before = server.metrics()
+                            found = compare(stock.url, setting, server.url, data, users, args)
+                            after = server.metrics()
+                            yield found | {
+                                "counts": {n: after.get(n, 0) - before.get(n, 0) for n in COUNTS}
+                            }
             memory[kind] = server.memory_mib()
     if args.other:
         label, _, url = args.other.partition("=")
-        yield 1, label, compare(stock.url, Setting(label, "other"), url, args, 1)
+        for data in args.data:
+            yield compare(stock.url, Setting(label, "other"), url, data, 1, args)
 
 
-def row(found: Any) -> str:
-    ratios = {ratio["metric"]: ratio for ratio in found["ratios"]}
+def compare(
+    a: str, setting: Setting, b: str, data: str, users: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """The JSON report of ``bench compare``; with one user the first token's figures are its own.
+
+    A whole answer gives one sample of TTFT, so answers of one token are asked for besides.
+    """
+    file, _, field = data.partition(":")
+    prompts = ["--prompts", file, "--prompt-field", field or "prompt"]
+    common = prompts if file else ["--prompt-words", str(args.prompt_words)]
+    common += ["--concurrency", str(users), "--block", str(users)]
+    if setting.river is not None:
+        common += ["--river-b", json.dumps(setting.river)]
+    rounds = args.rounds if users == 1 else args.load_rounds
+    try:
+        found = servers.compare(
+            a, b, "--rounds", str(rounds), "--output-tokens", str(args.tokens), *common
+        )
+        if users == 1 and args.first_rounds:
+            first = servers.compare(
+                a, b, "--rounds", str(args.first_rounds), "--output-tokens", "1", *common
+            )
+            found["ratios"] = [
+                *(ratio for ratio in found["ratios"] if ratio["metric"] != "ttft"),
+                *(ratio for ratio in first["ratios"] if ratio["metric"] == "ttft"),
+            ]
+    except RuntimeError as error:
+        sys.exit(f"{setting.label}: {error}")
+    name = Path(file).stem or "random words"
+    return {"users": users, "prompts": name, "setting": setting.label, "report": found}
+
+
+def drafts(result: dict[str, Any]) -> tuple[str, str]:
+    """How much was kept of what was drafted, and tokens per step; empty where nothing drafts."""
+    counts = result.get("counts", {})
+    if not counts.get(DRAFTED):
+        return "", ""
+    kept = f"{100 * counts[ACCEPTED] / counts[DRAFTED]:.0f} %"
+    # Every step of a request brings one token of the backbone's beside the accepted ones.
+    return kept, f"{counts[TOKENS] / (counts[TOKENS] - counts[ACCEPTED]):.1f}"
+
+
+def row(result: dict[str, Any]) -> str:
+    """A line of the table."""
+    ratios = {ratio["metric"]: ratio for ratio in result["report"]["ratios"]}
 
     def cell(metric: str) -> str:
         entry = ratios[metric]
@@ -181,7 +238,14 @@ def row(found: Any) -> str:
     token = "e2e" if ratios["tpot"]["median"] is None else "tpot"
     a, b = ratios[token]["a"], ratios[token]["b"]
     times = "-" if a is None or b is None else f"{a:.1f} → {b:.1f}"
-    return f"{cell(token)} | {cell('ttft')} | {times}"
+    cells = [str(result["users"]), result["prompts"], result["setting"]]
+    cells += [cell(token), cell("ttft"), times, *drafts(result)]
+    return f"| {' | '.join(cells)} |"
+
+
+def write(path: Path | None, report: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

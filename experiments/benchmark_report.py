@@ -14,23 +14,33 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from benchmark import HEAD, row
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-ORDER = "| users | setting | TPOT, stock / setting | TTFT | whole request | ms a token |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("reports", nargs="+", type=Path)
-    parser.add_argument("--figures", type=Path, help="folder for one plot per model")
+    parser.add_argument("--figures", type=Path, help="folder for the plots of each model")
+    parser.add_argument(
+        "--quality",
+        nargs="+",
+        default=[],
+        metavar="SETTING=FILE",
+        help="what 'river-vllm eval --json' has written for a setting, stock its A: a plot more",
+    )
     args = parser.parse_args()
+    quality = dict(entry.split("=", 1) for entry in args.quality)
     for report in merged(json.loads(path.read_text()) for path in args.reports):
         print(table(report), "\n")
         if args.figures:
             args.figures.mkdir(parents=True, exist_ok=True)
-            plot(report, args.figures / f"benchmark-{report['model']}.svg")
+            speeds(report, args.figures / f"benchmark-{report['model']}.svg")
+            if quality:
+                files = {label: Path(file) for label, file in quality.items()}
+                trade(report, files, args.figures / f"quality-{report['model']}.svg")
 
 
 def merged(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -67,39 +77,65 @@ def table(report: dict[str, Any]) -> str:
         report["command"],
         "```",
         "",
-        ORDER,
-        "|---" * 6 + "|",
+        *HEAD,
+        *(row(result) for result in sorted(report["results"], key=lambda r: r["users"])),
     ]
-    for result in sorted(report["results"], key=lambda r: r["users"]):
-        tpot, ttft, e2e = (ratio(result, name) for name in ("tpot", "ttft", "e2e"))
-        cells = [f"{r['median']:.2f}x ({r['low']:.2f}–{r['high']:.2f})" for r in (tpot, ttft, e2e)]
-        times = f"{tpot['a']:.1f} → {tpot['b']:.1f}"
-        lines.append(f"| {result['users']} | {result['setting']} | {' | '.join(cells)} | {times} |")
     memory = ", ".join(f"{kind} {mib:.0f}" for kind, mib in report["memory_mib"].items())
     return "\n".join([*lines, "", f"Peak resident memory, MiB: {memory}."])
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
-    """Speed-up over users; a setting measured for one user only is a point."""
-    figure, axes = plt.subplots(figsize=(8, 4.5))
-    for label in dict.fromkeys(r["setting"] for r in report["results"]):
-        results = sorted(
-            (r for r in report["results"] if r["setting"] == label), key=lambda r: r["users"]
-        )
-        entries = [ratio(r, "tpot") for r in results]
-        medians = [e["median"] for e in entries]
-        below = [e["median"] - e["low"] for e in entries]
-        above = [e["high"] - e["median"] for e in entries]
-        users = [r["users"] for r in results]
-        axes.errorbar(users, medians, [below, above], marker="o", capsize=3, label=label)
-    axes.axhline(1.0, color="grey", linewidth=1)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
-    axes.set_xlabel("concurrent users")
-    axes.set_ylabel("time per output token, stock / setting")
-    axes.set_ylim(bottom=0)
-    axes.set_title(f"{report['model']}, {report['date']}, {report['machine']}", fontsize=9)
-    axes.legend(fontsize=7, loc="upper right")
+def speeds(report: dict[str, Any], path: Path) -> None:
+    """Speed-up by users, one panel for each set of prompts; one user only: a point."""
+    kinds = list(dict.fromkeys(r["prompts"] for r in report["results"]))
+    figure, panels = plt.subplots(
+        1, len(kinds), figsize=(5 * len(kinds), 5), sharey=True, squeeze=False
+    )
+    for axes, prompts in zip(panels[0], kinds, strict=True):
+        results = [r for r in report["results"] if r["prompts"] == prompts]
+        for label in dict.fromkeys(r["setting"] for r in results):
+            line = sorted((r for r in results if r["setting"] == label), key=lambda r: r["users"])
+            entries = [ratio(r, "tpot") for r in line]
+            medians = [e["median"] for e in entries]
+            below = [e["median"] - e["low"] for e in entries]
+            above = [e["high"] - e["median"] for e in entries]
+            users = [r["users"] for r in line]
+            axes.errorbar(users, medians, [below, above], marker="o", capsize=3, label=label)
+        axes.axhline(1.0, color="grey", linewidth=1)
+        axes.set_xscale("log", base=2)
+        ticks = sorted({r["users"] for r in results})
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set_xlabel(f"users, {prompts}")
+        axes.set_ylim(bottom=0)
+    panels[0][0].set_ylabel("time per output token, stock / setting")
+    panels[0][-1].legend(fontsize=7, loc="upper right")
+    save(figure, report, path)
+
+
+def trade(report: dict[str, Any], quality: dict[str, Path], path: Path) -> None:
+    """Speed with one user against the share of right answers; a setting without a file of its own
+    gives the backbone's answers."""
+    evaluations = {label: json.loads(file.read_text()) for label, file in quality.items()}
+    figures = {label: found["figures"][0] for label, found in evaluations.items()}
+    stock = next(iter(figures.values()))
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    points = {"stock vLLM": (1.0, 100 * stock["a"])}
+    for result in report["results"]:
+        if result["users"] == 1 and result["setting"] not in points:
+            label = result["setting"]
+            right = figures[label]["b"] if label in figures else stock["a"]
+            points[label] = ratio(result, "tpot")["median"], 100 * right
+    for label, (speed, right) in points.items():
+        axes.plot(speed, right, "o")
+        axes.annotate(label, (speed, right), (4, 4), textcoords="offset points", fontsize=7)
+    axes.axhline(100 * stock["a"], color="grey", linewidth=1, zorder=0)
+    axes.set_xlabel("speed: time per output token, stock / setting")
+    axes.set_ylabel(f"right answers, %: {stock['task']}, {stock['problems']} problems")
+    axes.margins(x=0.2)
+    save(figure, report, path)
+
+
+def save(figure: Any, report: dict[str, Any], path: Path) -> None:
+    figure.suptitle(f"{report['model']}, {report['date']}, {report['machine']}", fontsize=9)
     figure.tight_layout()
     figure.savefig(path)
 
