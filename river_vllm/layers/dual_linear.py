@@ -131,11 +131,11 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         table = self._river.table
         if table.path is not Path.RIVER and not self.has_backbone:
             raise RuntimeError("a row needs a backbone weight that is not in memory")
-        if table.path is Path.BACKBONE:
-            if not table.exact and self._river.dense is not None:
-                return self._river.dense(x, layer.weight, bias)
-            return super().apply(layer, x, bias)
         river_bias = None if bias is None else self._bias
+        if table.path is Path.BACKBONE:
+            if table.dense is not None:
+                return table.dense(x, layer.weight, river_bias)
+            return super().apply(layer, x, bias)
         if table.path is Path.RIVER:
             river = self.packed.draft if table.head == "draft" else self.packed.apply
             out = river(x.flatten(0, -2), river_bias)

@@ -16,16 +16,15 @@ class NativeDense:
     def __call__(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        """``x [..., K]``, ``weight [N, K]`` and ``bias [N]``, all bfloat16 → ``[..., N]``."""
+        """``x [..., K]``, ``weight [N, K]``, contiguous ``bias [N]`` → ``[..., N]``, all
+        bfloat16."""
         x, weight = x.contiguous(), weight.contiguous()
         outputs, width = weight.shape
         y = x.new_empty(*x.shape[:-1], outputs)
-        # Held until the call has ended: only its address goes along.
-        shift = None if bias is None else bias.to(torch.bfloat16).contiguous()
         self._function(
             x.data_ptr(),
             weight.data_ptr(),
-            None if shift is None else shift.data_ptr(),
+            None if bias is None else bias.data_ptr(),
             y.data_ptr(),
             x.numel() // width,
             outputs,
