@@ -17,10 +17,8 @@ from river_vllm.compat import (
 )
 from river_vllm.config import RiverConfig
 from river_vllm.criterion import CRITERIA, Reading, by_torch
-from river_vllm.kernels.native.candidates import NativeCandidates
-from river_vllm.kernels.native.dense import NativeDense
 from river_vllm.kernels.native.library import Backend, backend
-from river_vllm.kernels.native.transition import NativeTransition
+from river_vllm.kernels.native.operations import NativeCandidates, NativeDense, NativeTransition
 from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
 from river_vllm.layers.compiled import CONTEXT, RoutedForward
 from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from river_vllm.kernels.native.dense import NativeDense
 from river_vllm.kernels.native.library import Backend
+from river_vllm.kernels.native.operations import NativeDense
 from tests.unit.kernels.support import every_backend
 
 
