@@ -80,22 +80,19 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         if getattr(layer, _PROCESSED, False):
             return
         setattr(layer, _PROCESSED, True)
-        if self._restoring:
-            self._restoring = False
+        restoring, self._restoring = self._restoring, False
+        if not restoring:
+            self.backbone_nbytes = layer.weight.nbytes
+            self.out_features = layer.weight.shape[0]
+            self._packed = self._packer(layer.weight.detach())
+            bias = getattr(layer, "bias", None)
+            # vLLM may cast the module's own bias to float32 in place.
+            self._bias = None if bias is None else bias.detach().clone()
+        if restoring or self._keeps_backbone:
             super().process_weights_after_loading(layer)
             self.has_backbone = True
-            return
-        self.backbone_nbytes = layer.weight.nbytes
-        self.out_features = layer.weight.shape[0]
-        self._packed = self._packer(layer.weight.detach())
-        bias = getattr(layer, "bias", None)
-        # vLLM may cast the module's own bias to float32 in place.
-        self._bias = None if bias is None else bias.detach().clone()
-        if not self._keeps_backbone:
+        else:
             self.drop_backbone(layer)
-            return
-        super().process_weights_after_loading(layer)
-        self.has_backbone = True
 
     def drop_backbone(self, layer: torch.nn.Module) -> None:
         """Let go of the bf16 weight, as loaded or as vLLM repacked it; the 4-bit one stays."""
