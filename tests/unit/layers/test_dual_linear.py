@@ -128,6 +128,7 @@ def test_vllm_may_not_skip_the_packing_with_cached_weights() -> None:
 def test_rivers_own_product_serves_a_step_whose_table_names_it() -> None:
     twin = Twin(bias=True)
     twin.river.table.dense = lambda x, weight, bias: bias.expand(len(x), -1)
+    assert twin.bias is not None
     twin.dual.bias.data += 1
     assert torch.equal(twin.run(), twin.bias.expand(ROWS, -1)), "the bias as loaded"
     twin.leave(1)
