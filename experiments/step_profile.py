@@ -26,7 +26,7 @@ from vllm import LLM, SamplingParams
 from river_vllm import RiverConfig, engine_args
 from river_vllm.criterion import by_torch, transition_similarity
 from river_vllm.kernels.native.library import backend
-from river_vllm.kernels.native.transition import NativeTransition
+from river_vllm.kernels.native.operations import NativeTransition
 from river_vllm.router import Router
 from river_vllm.step import StepTable
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 
@@ -14,17 +14,13 @@ from river_vllm.layers.compiled import RoutedForward
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
 from river_vllm.layers.residency import Residency
 from river_vllm.router import Router
-from river_vllm.step import Path, StepTable
+from river_vllm.step import Dense, Path, StepTable
 
 
 class Forward(Protocol):
     """A forward pass of the model, over a whole step or over the rows of a part of it."""
 
     def __call__(self, part: StepTable | None = None) -> torch.Tensor: ...
-
-
-Dense: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""``x [..., K]``, ``weight [N, K]``, ``bias [N]`` → ``[..., N]``."""
 
 
 class River:
@@ -74,7 +70,8 @@ class River:
             ``[rows, hidden]``; ``table`` says how deep each row ran.
         """
         free = table.free
-        own = self.dense is not None and not table.exact
+        table.dense = None if table.exact else self.dense
+        own = table.dense is not None
         if not own and not free.any() and not self.residency.offloads:
             self.table = table
             output = forward()

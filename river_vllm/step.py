@@ -21,6 +21,8 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 Indices: TypeAlias = npt.NDArray[np.intp]
 
 Product: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+Dense: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""``x [..., K]``, ``weight [N, K]``, ``bias [N]`` → ``[..., N]``, all bfloat16."""
 
 
 class Path(IntEnum):
@@ -56,9 +58,9 @@ class StepTable:
     __slots__ = (
         *("_device", "_lengths", "_limits", "_offsets", "_rows", "_starts"),
         *("_replays", "_settled", "_unconditional", "_active"),
-        *("exact", "exit_layer", "first", "floor", "head", "held", "last", "limit", "measured"),
-        *("num_layers", "num_rows", "offsets", "origin", "origin_rows", "path", "replayed"),
-        *("request", "river_rows", "rows", "scope", "states", "threshold"),
+        *("dense", "exact", "exit_layer", "first", "floor", "head", "held", "last", "limit"),
+        *("measured", "num_layers", "num_rows", "offsets", "origin", "origin_rows", "path"),
+        *("replayed", "request", "river_rows", "rows", "scope", "states", "threshold"),
     )
 
     def __init__(
@@ -100,6 +102,8 @@ class StepTable:
         """What makes the logits: the bf16 LM head, 4-bit candidates made exact, or 4 bit alone."""
         self.exact = True
         """Whether a row of it is to have stock vLLM's bits; else any rounding will do."""
+        self.dense: Dense | None = None
+        """River's own bf16 product, where it takes the place of vLLM's in this step."""
         self.states: torch.Tensor | None = None
         """States of the active rows before the last layer, float32 ``[rows, hidden]``."""
         self.origin: Indices | None = None

@@ -11,6 +11,7 @@ that it defines itself is called, or its constructor. Each time that a generator
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -22,9 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from river_vllm import RiverConfig  # noqa: E402
 from tests.support.prompts import PROMPTS  # noqa: E402
-from tools.recorded_requests import start  # noqa: E402
 
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"enabled": False},
@@ -130,12 +129,16 @@ def main() -> int:
     )
     parser.add_argument("--compiled", action="store_true", help="with vLLM's compilation on")
     options = parser.parse_args()
+    # The profile is of this process alone. vLLM reads all of them at import.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from tests.support.checkpoints import tiny_qwen2
+    from tests.support.engines import river_engine
 
     with tempfile.TemporaryDirectory() as work:
-        model, config = tiny_qwen2(Path(work, "tiny")), RiverConfig(scope="token", max_rows="all")
-        engine = start(str(model), config, enforce_eager=not options.compiled)
-        found, passes, layers = look(engine)
+        model = tiny_qwen2(Path(work, "tiny"))
+        found, passes, layers = look(river_engine(model, enforce_eager=not options.compiled))
     print(f"one step, exit layers {', '.join(map(str, layers))}\n")
     print("\n".join(found.lines()))
     print(f"\n{len(found.files)} files, {len(found.classes)} classes, {passes} passes of the model")

@@ -41,13 +41,35 @@ class PackedLinear(ABC):
         """``x [rows, K] -> [rows, N]`` in ``x``'s dtype."""
 
     def draft(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """As ``apply``, as fast as it goes: activations may be rounded."""
+        """As ``apply``, and faster where it can be: activations may be rounded to 8 bits."""
         return self.apply(x, bias)
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
         """Memory of the packed weight, its scales and zero points."""
+
+
+class ScaledInputs(PackedLinear):
+    """``(x · scales) @ Wᵀ`` around any kernel's packed weight, for weights of AWQ checkpoints.
+
+    Args:
+        scales: of the input features, float ``[K]``.
+    """
+
+    def __init__(self, packed: PackedLinear, scales: torch.Tensor, spec: LinearSpec) -> None:
+        self._packed = packed
+        self._scales = scales.to(spec.device, spec.dtype)
+
+    def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return self._packed.apply(x * self._scales, bias)
+
+    def draft(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return self._packed.draft(x * self._scales, bias)
+
+    @property
+    def nbytes(self) -> int:
+        return self._packed.nbytes + self._scales.nbytes
 
 
 class Int4Kernel(ABC):
@@ -57,7 +79,7 @@ class Int4Kernel(ABC):
     integer_zeros: ClassVar[bool]
     """Whether zero points must be integers."""
     rounds_activations: bool = False
-    """Whether it multiplies by activations rounded to 8 bits."""
+    """Whether it rounds activations to 8 bits before it multiplies."""
 
     @abstractmethod
     def unsupported(self, spec: LinearSpec) -> str | None:

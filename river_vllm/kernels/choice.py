@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
-from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
+from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, ScaledInputs
 from river_vllm.kernels.dequantize import DequantizeKernel
 from river_vllm.kernels.native.kernel import NativeKernel
-from river_vllm.kernels.scaled import ScaledInputs
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
 from river_vllm.quantization.groups import GroupedWeight
@@ -30,7 +29,7 @@ class KernelChooser:
     Args:
         name: ``auto``, or the only kernel to use.
         activations: ``bf16``; or ``int8``, by the kernels that round them, where there is one.
-        integer_zeros: whether weights can be had with integer zero points.
+        integer_zeros: whether the weights' source can give integer zero points.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class KernelChooser:
         int8 = activations == "int8"
         native, torchs = NativeKernel(int8), TorchInt4Kernel()
         vllms = VllmMixedPrecisionKernel(int8)
-        # torch's does not round activations.
+        # torch's kernel does not round activations, so it comes last for int8.
         kernels: list[Int4Kernel] = [native, vllms, torchs] if int8 else [native, torchs, vllms]
         if name == DequantizeKernel.name:
             kernels = [DequantizeKernel()]
@@ -79,21 +78,20 @@ class KernelChooser:
         return packed if scales is None else ScaledInputs(packed, scales, spec)
 
     def _first(self, spec: LinearSpec) -> Int4Kernel:
-        reasons: dict[str, str] = {}
+        reasons = []
         for kernel in self._kernels:
             reason = self._unsupported(kernel, spec)
             if reason is None:
                 if self._int8 and not kernel.rounds_activations:
                     logger.warning_once(
                         "River: activations stay bf16, no kernel here rounds them to int8 (%s)",
-                        "; ".join(f"{name}: {why}" for name, why in reasons.items()),
+                        "; ".join(reasons),
                     )
                 return kernel
-            reasons[kernel.name] = reason
-        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            reasons.append(f"{kernel.name}: {reason}")
         raise RiverError(
             f"no 4-bit kernel for a projection {spec.in_features} -> {spec.out_features} "
-            f"({spec.dtype}, groups of {spec.group_size}): {why}; "
+            f"({spec.dtype}, groups of {spec.group_size}): {'; '.join(reasons)}; "
             "try --river-kernel auto, another --river-group-size, or --dtype bfloat16"
         )
 

@@ -1,8 +1,8 @@
 """4-bit weights expanded to the activations' type for each product: for steps of many rows.
 
-The other kernels are made for one to a few rows, where reading the weight is the cost. With
-hundreds of rows the arithmetic is, and the bf16 product does it several times as fast. The codes
-are kept a byte each.
+The other kernels are made for one to a few rows, where the time goes into reading the weight. With
+hundreds of rows it goes into arithmetic, which a bf16 product does several times as fast. A code
+takes a byte here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Expanded(PackedLinear):
         out_features, in_features = weight.codes.shape
         self._codes = weight.codes.view(out_features, -1, weight.group_size)
         self._shape = (out_features, in_features)
-        # One multiply-add: computed in float32, rounded once.
+        # For one ``addcmul``, which computes in float32 and rounds once.
         self._scales = weight.scales.to(dtype).unsqueeze(-1)
         self._offsets = (-weight.zeros * weight.scales).to(dtype).unsqueeze(-1)
 

@@ -1,4 +1,4 @@
-"""torch's CPU int4 product: of one to a few rows, where River's own library could not be built."""
+"""torch's int4 product for CPUs: for a few rows, where River's library could not be built."""
 
 from __future__ import annotations
 

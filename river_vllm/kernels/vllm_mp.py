@@ -17,14 +17,14 @@ from river_vllm.quantization.groups import GroupedWeight
 
 
 class VllmMixedPrecisionKernel(Int4Kernel):
-    """Whatever ``choose_mp_linear_kernel`` picks for the platform, held by vLLM's own scheme.
+    """Whatever ``choose_mp_linear_kernel`` picks for the platform, through vLLM's own scheme.
 
     On CPUs with AMX vLLM's kernel rounds the activations to 8 bits unless
     ``VLLM_CPU_INT4_W4A8=0`` (``kernels/linear/mixed_precision/cpu.py``), so it serves one of
     River's two ``activations`` settings, never both.
 
     Args:
-        int8: whether activations may be, and have to be, rounded.
+        int8: True: serve only where activations are rounded to 8 bits; False: only where not.
     """
 
     name = "vllm"
@@ -77,9 +77,9 @@ class _VllmPacked(PackedLinear):
 def _empty(
     spec: LinearSpec, device: torch.device
 ) -> tuple[CompressedTensorsWNA16, torch.nn.Module]:
-    """vLLM's W4A16 scheme with its empty parameters in a module of its own.
+    """vLLM's W4A16 scheme, and a module with its parameters, not filled in.
 
-    Making them is vLLM's only check of a shape; on the ``meta`` device it costs no memory.
+    vLLM checks a shape only while it makes them; on the ``meta`` device they take no memory.
 
     Raises:
         ValueError: no kernel of this platform takes the shape.

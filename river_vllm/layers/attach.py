@@ -17,10 +17,8 @@ from river_vllm.compat import (
 )
 from river_vllm.config import RiverConfig
 from river_vllm.criterion import CRITERIA, Reading, by_torch
-from river_vllm.kernels.native.candidates import NativeCandidates
-from river_vllm.kernels.native.dense import NativeDense
 from river_vllm.kernels.native.library import Backend, backend
-from river_vllm.kernels.native.transition import NativeTransition
+from river_vllm.kernels.native.operations import NativeCandidates, NativeDense, NativeTransition
 from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
 from river_vllm.layers.compiled import CONTEXT, RoutedForward
 from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
@@ -55,13 +53,16 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     linears = [[linear for _, linear in projections(layer)] for layer in layers]
     native = _native(config, vllm_config.device_config.device, model_config.dtype)
     many = get_tensor_model_parallel_world_size() > 1
+    read_layer = None
+    if config.deep == "fetch":
+        read_layer = CheckpointLayers(checkpoint_files(vllm_config), len(layers)).tensors
     read: Reading = by_torch(CRITERIA[config.criterion])
     if native is not None and config.criterion == "cosine":
         read = NativeTransition(native)
     river = River(
         Router(read, from_first_rank if many else None),
         RoutedForward(model, layers, vllm_config),
-        Residency(linears, config, lambda weights: model.load_weights(weights)),
+        Residency(linears, config, lambda weights: model.load_weights(weights), read_layer),
         [linear for layer in linears for linear in layer],
         compiles=vllm_config.compilation_config.mode != CompilationMode.NONE,
         dense=NativeDense(native) if native else None,
@@ -82,9 +83,6 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
             index += 1
         hook = partial(_before_layer, river, depth, arguments)
         layer.register_forward_pre_hook(hook, with_kwargs=True)
-    if config.deep == "fetch":
-        files = CheckpointLayers(checkpoint_files(vllm_config), len(layers))
-        river.residency.read_from(files.tensors)
     # Where River's operators find it, inside a compiled forward (``layers/compiled.py``).
     vllm_config.compilation_config.static_forward_context[CONTEXT] = river
 

@@ -80,22 +80,19 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         if getattr(layer, _PROCESSED, False):
             return
         setattr(layer, _PROCESSED, True)
-        if self._restoring:
-            self._restoring = False
+        restoring, self._restoring = self._restoring, False
+        if not restoring:
+            self.backbone_nbytes = layer.weight.nbytes
+            self.out_features = layer.weight.shape[0]
+            self._packed = self._packer(layer.weight.detach())
+            bias = getattr(layer, "bias", None)
+            # vLLM may cast the module's own bias to float32 in place.
+            self._bias = None if bias is None else bias.detach().clone()
+        if restoring or self._keeps_backbone:
             super().process_weights_after_loading(layer)
             self.has_backbone = True
-            return
-        self.backbone_nbytes = layer.weight.nbytes
-        self.out_features = layer.weight.shape[0]
-        self._packed = self._packer(layer.weight.detach())
-        bias = getattr(layer, "bias", None)
-        # vLLM may cast the module's own bias to float32 in place.
-        self._bias = None if bias is None else bias.detach().clone()
-        if not self._keeps_backbone:
+        else:
             self.drop_backbone(layer)
-            return
-        super().process_weights_after_loading(layer)
-        self.has_backbone = True
 
     def drop_backbone(self, layer: torch.nn.Module) -> None:
         """Let go of the bf16 weight, as loaded or as vLLM repacked it; the 4-bit one stays."""
@@ -131,11 +128,11 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         table = self._river.table
         if table.path is not Path.RIVER and not self.has_backbone:
             raise RuntimeError("a row needs a backbone weight that is not in memory")
-        if table.path is Path.BACKBONE:
-            if not table.exact and self._river.dense is not None:
-                return self._river.dense(x, layer.weight, bias)
-            return super().apply(layer, x, bias)
         river_bias = None if bias is None else self._bias
+        if table.path is Path.BACKBONE:
+            if table.dense is not None:
+                return table.dense(x, layer.weight, river_bias)
+            return super().apply(layer, x, bias)
         if table.path is Path.RIVER:
             river = self.packed.draft if table.head == "draft" else self.packed.apply
             out = river(x.flatten(0, -2), river_bias)

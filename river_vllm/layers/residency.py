@@ -33,6 +33,7 @@ class Residency:
         layers: the projections of each decoder layer.
         config: how many stay, and what happens beyond them.
         load: gives vLLM's model tensors of the checkpoint to load.
+        read: the tensors of a layer, where layers are fetched.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Residency:
         layers: Sequence[Sequence[LinearBase]],
         config: RiverConfig,
         load: Callable[[Tensors], object],
+        read: Callable[[int], Tensors] | None = None,
     ) -> None:
         self.num_layers = len(layers)
         self._layers = layers
         self._load = load
-        self._read: Callable[[int], Tensors] | None = None
+        self._read = read
         self._fetches = config.deep == "fetch"
         self._auto = config.resident_layers == "auto"
         self._floor = config.min_layers
@@ -57,10 +59,6 @@ class Residency:
         """Leading layers that hold their backbone weights."""
         if isinstance(config.resident_layers, int):
             self.resident = config.resident_layers
-
-    def read_from(self, read: Callable[[int], Tensors]) -> None:
-        """Take the tensors of a layer that is fetched from ``read``."""
-        self._read = read
 
     @property
     def limit(self) -> int:
@@ -79,12 +77,10 @@ class Residency:
         if index in self._fetched:
             self._fetched.move_to_end(index)
             return
-        if self._read is None:
-            raise RuntimeError(f"layer {index} holds no backbone weights, and a row needs them")
         while len(self._fetched) >= FETCHED:
             oldest, _ = self._fetched.popitem(last=False)
             self._drop(oldest)
-        self._fetch(index, self._read)
+        self._fetch(index)
         self._fetched[index] = None
 
     def observe(self, depths: Iterable[int]) -> None:
@@ -115,8 +111,8 @@ class Residency:
         if resident == before:
             return
         for index in range(before, resident):
-            if index not in self._fetched and self._read is not None:
-                self._fetch(index, self._read)
+            if index not in self._fetched:
+                self._fetch(index)
         for index in range(resident, before):
             self._drop(index)
         for index in [i for i in self._fetched if i < resident]:
@@ -124,10 +120,12 @@ class Residency:
         trim()
         logger.info("River: %d backbone layers resident, %d before", resident, before)
 
-    def _fetch(self, index: int, read: Callable[[int], Tensors]) -> None:
+    def _fetch(self, index: int) -> None:
+        if self._read is None:
+            raise RuntimeError(f"layer {index} holds no backbone weights, and a row needs them")
         for linear in self._layers[index]:
             _method(linear).expect_backbone(linear)
-        self._load(read(index))
+        self._load(self._read(index))
         if not all(_method(linear).has_backbone for linear in self._layers[index]):
             raise RuntimeError(f"the checkpoint does not hold every weight of layer {index}")
         self._fetch_count += 1

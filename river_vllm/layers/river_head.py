@@ -61,8 +61,8 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         """``x [rows, hidden] -> [rows, vocabulary of this rank]``."""
         table = self._river.table
         head = table.head
-        if head == "backbone" and not table.exact and self._river.dense is not None:
-            return self._river.dense(x, layer.weight, bias)
+        if head == "backbone" and table.dense is not None:
+            return table.dense(x, layer.weight, bias)
         if head == "backbone" or bias is not None or self._packed is None:
             return super().apply(layer, x, bias)
         if head == "draft":

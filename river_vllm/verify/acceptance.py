@@ -1,4 +1,4 @@
-"""How likely a token stays, drafted or guessed: learnt from what became of the others."""
+"""Acceptance rates of drafted tokens and of guesses, learnt from those that were checked."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 PRIOR, PRIOR_WEIGHT = 0.85, 8.0
-"""Of a river against its own backbone, before anything was verified."""
+"""The rate that is assumed of drafts before any was verified, and how many tokens it counts as."""
 SHARED_MEMORY, OWN_MEMORY = 0.998, 0.97
-"""What is left of a count after one more verified token."""
+"""Factor by which a count decays with each verified token: of all requests, and of one."""
 REST_MEMORY = 0.95
-"""What is left after a step without a draft, so that a request is tried again."""
+"""The same with each step without a draft, so that a request is tried again."""
 OWN_WEIGHT = 4.0
-"""Verified tokens from which a request's own rate outweighs everyone's."""
+"""Tokens that the rate over all requests counts as, in a request's own."""
 
 GUESS_PRIOR, GUESS_WEIGHT = 0.5, 4.0
-"""That the river says what the lookup has found, before anything was compared."""
+"""As ``PRIOR``, of guesses."""
 
 EDGES = np.array([0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
 CONFIDENCE_PRIOR = (0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98, 0.995)
-"""Acceptance by the probability that the river gave its token, between ``EDGES``."""
+"""As ``PRIOR``, by the river's probability of its token: one for each interval of ``EDGES``."""
 CONFIDENCE_WEIGHT = 10.0
 
 
@@ -43,7 +43,7 @@ class _Count:
 
 
 class Acceptance:
-    """Rates per request, over all requests, and by the river's confidence."""
+    """Rates of each request, of all requests, and by the river's confidence."""
 
     def __init__(self) -> None:
         self._all = _Count()
@@ -52,23 +52,25 @@ class Acceptance:
         self._by_confidence = [_Count() for _ in CONFIDENCE_PRIOR]
 
     def rate(self, request_id: str) -> float:
-        """That the next drafted token of the request is kept, if all before it are."""
+        """The probability that the request's next drafted token is accepted, if those before it
+        are."""
         shared = self._all.rate(PRIOR, PRIOR_WEIGHT)
         own = self._requests.get(request_id)
         return shared if own is None else own.rate(shared, OWN_WEIGHT)
 
     def likelihood(self, confidence: float) -> float:
-        """That a greedy token with this probability in the river is the backbone's too."""
+        """The probability that the backbone accepts a greedy token of this probability in the
+        river."""
         place = int(np.searchsorted(EDGES, confidence, side="right"))
         return self._by_confidence[place].rate(CONFIDENCE_PRIOR[place], CONFIDENCE_WEIGHT)
 
     def verified(self, request_id: str, confidences: Sequence[float | None], kept: int) -> None:
-        """Take what became of a request's draft.
+        """Learn from a request's draft that was verified.
 
         Args:
-            confidences: of each token that was verified, in order; None where the token was
-                sampled and its own probability says nothing.
-            kept: how many of them stayed; the one after them is the first that did not.
+            confidences: the river's, of each token that was verified, in order; None where the
+                token was sampled, since acceptance then does not go by its probability.
+            kept: how many of them were accepted; the one after them was the first rejected.
         """
         own = self._requests.setdefault(request_id, _Count())
         for index, confidence in enumerate(confidences[: kept + 1]):
@@ -80,13 +82,13 @@ class Acceptance:
                 self._by_confidence[place].add(stayed, SHARED_MEMORY)
 
     def guess_rate(self, request_id: str) -> float:
-        """That the next guessed token of the request is the river's, if all before it are."""
+        """The probability that the request's next guess is right, if all before it are."""
         own = self._guesses.get(request_id)
         return GUESS_PRIOR if own is None else own.rate(GUESS_PRIOR, GUESS_WEIGHT)
 
     def guessed(self, request_id: str, tried: int, right: int) -> None:
-        """Take how many of the guesses in one draft pass were right. Where none was tried although
-        there were some, what is known ages, so that it is tried again."""
+        """Learn how many of the guesses in one draft pass were right. Where there were some and
+        none was tried, the count decays, so that they are tried again."""
         own = self._guesses.setdefault(request_id, _Count())
         if not tried:
             own.fade(REST_MEMORY)
@@ -94,7 +96,7 @@ class Acceptance:
             own.add(index < right, OWN_MEMORY)
 
     def rested(self, request_id: str) -> None:
-        """The request went a step without a draft: what is known of it ages."""
+        """The request went a step without a draft: its counts decay."""
         self._all.fade(SHARED_MEMORY)
         own = self._requests.get(request_id)
         if own is not None:

@@ -1,10 +1,10 @@
-"""How far to draft: as long as a token more is expected to save more time than it costs.
+"""How far to draft: as long as another token is expected to save more time than it costs.
 
 A step of R requests that drafts k tokens for each costs ``k`` draft steps and one verifying pass
 over ``R (k + 1)`` rows, and brings ``1 + a + … + a^k`` tokens per request at acceptance a
-(Leviathan et al. 2023, eq. 1). The best k by average fixes the price of a token, seconds a token;
-inside a draft each further token is then weighed at that price, with what the river's confidence
-in the tokens before it says about their staying.
+(Leviathan et al. 2023, eq. 1). The k with the fewest seconds a token fixes the price of a token;
+within a draft each further token is then worth that price times the probability that it is
+accepted, which the river's confidence in the tokens before it predicts.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import numpy as np
 from river_vllm.costs import Costs
 
 GAIN = 1.03
-"""Drafting must promise this much over not drafting: a prediction within noise is no gain."""
+"""Speed-up that drafting must promise: less would be within the noise of the timings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What holds while one step drafts.
+    """Decides how far one step drafts.
 
     Attributes:
-        rows: rows of the verifying pass before any draft.
+        rows: of the verifying pass, before anything is drafted.
         price: seconds that a token costs at the best depth; 0 where drafting does not pay.
     """
 
@@ -35,24 +35,23 @@ class Depth:
     price: float
 
     def worth_verifying(self, drafted: int, reach: float) -> bool:
-        """Whether a drafted token that stays with probability ``reach`` pays for its row."""
+        """Whether a drafted token that is accepted with probability ``reach`` pays for its row."""
         return reach * self.price > self._more(drafted, 1)
 
     def worth_drafting(self, drafted: int, reaches: Sequence[float]) -> bool:
-        """Whether a draft step for requests whose next token stays so likely pays."""
+        """Whether a draft pass pays for requests whose next tokens are accepted so likely."""
         draft = self.costs.seconds("draft", len(reaches))
         return sum(reaches) * self.price > draft + self._more(drafted, len(reaches))
 
     def worth_guessing(self, requests: int, rows: int, rate: float, most: int) -> int:
-        """How many guesses of one request pay for their rows in a draft pass.
-
-        A guess that is right saves the request its share of another pass.
+        """How many guesses of one request pay for their rows in a draft pass: a right one saves
+        the request's share of another pass.
 
         Args:
-            requests: of the pass.
-            rows: that it has without them.
-            rate: that the river says what was guessed.
-            most: guesses that there are.
+            requests: how many are in the pass.
+            rows: of the pass without these guesses.
+            rate: the probability that a guess is right.
+            most: how many guesses there are.
         """
         seconds = self.costs.seconds
         share, reach = seconds("draft", requests) / requests, rate
@@ -69,20 +68,20 @@ class Depth:
 
 
 FREE = Costs.fixed({"backbone": {1: 0.0}, "draft": {1: 1.0, 1 << 16: 1.0}})
-"""Costs by which rows are free, and a pass saved is a pass saved."""
+"""Costs with which a row takes no time, and a draft pass the same however many rows it has."""
 
 
 def fixed_depth(requests: int) -> Depth:
-    """Every token is worth a draft."""
+    """Has each request draft as many tokens as it may."""
     return Depth(FREE, requests, math.inf)
 
 
 def best_depth(costs: Costs, rates: Sequence[float], limits: Sequence[int]) -> Depth:
-    """Weigh every uniform depth.
+    """At the number of drafts, the same for every request, that takes the fewest seconds a token.
 
     Args:
-        rates: acceptance of each request of the step.
-        limits: tokens that each may draft at most.
+        rates: acceptance rate of each request of the step.
+        limits: the most tokens that each may draft.
     """
     requests = len(rates)
     a, limit = np.asarray(rates), np.asarray(limits)

@@ -1,8 +1,8 @@
 """The river's draft steps, on the blocks of the requests themselves.
 
-A draft starts with the token that the backbone has just sampled: its K/V is nobody's yet, the
-verifying pass of the next step will write it. Every draft step writes river K/V into the very
-slot that this pass overwrites, so nothing has to be copied, cleared or computed again.
+A draft starts with the token that the backbone has just sampled: its K/V is not computed yet, the
+verifying pass of the next step will write it. Every draft step writes the river's K/V into slots
+that this pass overwrites, so nothing has to be copied, cleared or computed again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class RiverDrafter:
         runner: vLLM's V1 runner: its model, attention groups and block tables.
         layers: backbone layers that a draft runs first.
         head: what makes the logits: 4 bit alone, which only ranks, or as in a step that exits.
-        exact: False: rows on the backbone need not have stock vLLM's bits.
+        exact: whether rows on the backbone are to have stock vLLM's bits.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RiverDrafter:
         self.step([0] * rows, [1] * rows, zeros, zeros).float().argmax(dim=-1).tolist()
 
     def idle_pass(self, rows: int) -> None:
-        """The backbone's, in vLLM's dummy run, which leaves attention out."""
+        """The same of the backbone, in vLLM's dummy run, which leaves attention out."""
         hidden, _ = self._runner._dummy_run(rows)
         self._model.compute_logits(hidden[:rows]).float().argmax(dim=-1).tolist()
 

@@ -1,7 +1,7 @@
-"""Guesses for the river: what followed the last time that the text ended like this.
+"""Guesses for the river by prompt lookup: what followed the text's last tokens earlier in it.
 
-Prompt lookup (Saxena 2023), as in vLLM's ``v1/spec_decode/ngram_proposer.py``. The river reads
-guesses as further rows of the pass that it makes in any case, so a wrong one costs next to nothing.
+Saxena 2023, as in vLLM's ``v1/spec_decode/ngram_proposer.py``. Guesses are further rows of a draft
+pass that the river makes anyway, so a wrong one costs next to nothing.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 LENGTHS = (3, 2)
-"""Tokens at the end that are looked for, the longest first."""
+"""How many of the last tokens are looked for, the most first."""
 
 
 def continuation(tokens: npt.NDArray[np.int32], most: int) -> list[int]:
-    """What followed the last earlier place at which the end of ``tokens`` stands.
+    """The tokens after the latest earlier occurrence of the last of ``tokens``.
 
     Args:
         tokens: ``[tokens]``, a request's prompt and answer so far.
         most: tokens to return at most.
 
     Returns:
-        None to ``most`` tokens.
+        Up to ``most`` tokens; nothing where they have not occurred before.
     """
     for length in LENGTHS:
         starts = len(tokens) - length

@@ -103,7 +103,7 @@ class RiverProposer(DraftModelProposer):
         return proposed
 
     def _learn(self, request_id: str, position: int, checked: int, rejected: int) -> None:
-        """What became of the request's last draft, if this step verified it."""
+        """Learn from the request's last draft, if this step verified it."""
         draft = self._pending.pop(request_id, None)
         if draft is not None and draft.position == position and 0 < checked <= len(draft.tokens):
             self._acceptance.verified(request_id, draft.confidences[:checked], checked - rejected)
@@ -115,7 +115,7 @@ class RiverProposer(DraftModelProposer):
         ends = (params.eos_token_id, *(params.stop_token_ids or ()))
         limit = 0
         if settings_of(params, self._defaults).may_draft and token not in ends:
-            # A step also brings the backbone's own token: what is drafted must leave room for it.
+            # A step also makes a token of the backbone's own: the draft must leave room for it.
             left = runner.max_model_len - position - 1
             if params.max_tokens is not None:
                 left = min(left, params.max_tokens - (position + 1 - request.num_prompt_tokens))
@@ -134,13 +134,18 @@ class RiverProposer(DraftModelProposer):
         )
 
     def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
-        """Draft; what the tokens were sampled from, ``[requests, drafted, vocabulary]``."""
+        """Draft.
+
+        Returns:
+            What the tokens were sampled from, float32 ``[requests, drafted, vocabulary]``; None
+            where none was sampled.
+        """
         costs = self._river_runner.river_steps.costs
         if self._fixed:
             depth = fixed_depth(len(drafts))
         elif any(draft.first for draft in drafts):
-            # vLLM sends a step's tokens when its drafts are made. Who waits for a first token does
-            # not wait for those of others: a step without drafts costs them a few milliseconds.
+            # vLLM sends a step's tokens after its drafts are made. A first token is not to wait for
+            # the drafts of other requests: a step without drafts costs those a few milliseconds.
             return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
@@ -177,7 +182,7 @@ class RiverProposer(DraftModelProposer):
         return stacked
 
     def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[list[int]]:
-        """Of each draft of the pass, as many as pay for their rows."""
+        """For each draft of the pass, as many guesses as pay for their rows."""
         rows, found = len(going), []
         for draft in going:
             guesses = draft.guesses(self._most)
@@ -211,6 +216,6 @@ class RiverProposer(DraftModelProposer):
 
 
 def _agreeing(tokens: Sequence[int], guesses: Sequence[int]) -> int:
-    """Guesses, from the first on, that are what the river says itself."""
+    """How many guesses, from the first on, are the river's own tokens."""
     pairs = zip(tokens, guesses, strict=False)
     return next((i for i, (token, guess) in enumerate(pairs) if token != guess), len(guesses))

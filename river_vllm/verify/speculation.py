@@ -1,4 +1,4 @@
-"""vLLM's own speculative decoding, set up for a draft model that is the target itself."""
+"""vLLM's speculative decoding, set up with the target model as its own draft model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from river_vllm.errors import UnsupportedModelError
 
 
 class RiverSpeculativeConfig(SpeculativeConfig):
-    """Told from one that a user asked for by its type."""
+    """Its type tells it from a configuration that a user asked for."""
 
     def compute_hash(self) -> str:
-        """As without one: drafting with the target itself changes nothing in its forward, and an
-        engine that verifies reads the graphs of one that exits (``VllmConfig.compute_hash``)."""
+        """The hash of no speculation (``VllmConfig.compute_hash``): drafting with the target itself
+        changes nothing in its forward, so an engine that verifies reads the compiled forwards of
+        one that exits."""
         return "None"
 
 
@@ -19,8 +20,8 @@ def install(vllm_config: VllmConfig, tokens: int) -> None:
     """Have vLLM allocate look-ahead slots, verify drafts and count them.
 
     The method ``draft_model`` brings all three; ``worker/mixin.py`` puts River's drafter in the
-    place of the one that would load a second model. vLLM's asynchronous scheduling goes off, which
-    wants as many drafts for every request, on the device, before any is known on the host.
+    place of the one that would load a second model. vLLM's asynchronous scheduling is switched off:
+    it needs as many drafts for every request, on the device, before any is known on the host.
 
     Args:
         tokens: the most that may be drafted for one pass of the backbone.
@@ -37,8 +38,8 @@ def install(vllm_config: VllmConfig, tokens: int) -> None:
             cure="",
         )
     if not current_platform.is_cpu():
-        # On the CPU vLLM turns it off itself, later: what else it settles until then is in the key
-        # of its compiled forwards.
+        # On the CPU vLLM turns it off itself, later. Until then it decides other settings by it,
+        # which are in the key of its compiled forwards.
         vllm_config.scheduler_config.async_scheduling = False
     vllm_config.speculative_config = RiverSpeculativeConfig(
         method="draft_model",

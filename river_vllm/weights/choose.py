@@ -12,7 +12,7 @@ from river_vllm.errors import RiverError
 from river_vllm.folders import expanded
 from river_vllm.models.architectures import PREFIX
 from river_vllm.quantization import QUANTIZERS
-from river_vllm.weights.cache import WeightCache, cache_folders
+from river_vllm.weights.cache import BESIDE, WeightCache, cache_folders
 from river_vllm.weights.checkpoint import LARGEST, FromCheckpoint
 from river_vllm.weights.source import QuantizedAtLoad
 
@@ -72,9 +72,8 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
 
 def gptq_folders(config: RiverConfig, model: str) -> list[Path]:
     """Where GPTQ's weights are looked for, and by default written."""
-    name = f"gptq-g{config.group_size}"
-    beside = Path(model) / "river"
+    beside, own = Path(model) / BESIDE, model.strip("/").replace("/", "--")
     return [
-        folder / name if folder == beside else folder / model.strip("/").replace("/", "--") / name
+        (folder if folder == beside else folder / own) / f"gptq-g{config.group_size}"
         for folder in cache_folders(config.cache_dir, model)
     ]

@@ -153,8 +153,8 @@ class Steps:
         if all(line.position >= self._step[line.request].prompt for line in self._lines):
             free = table.free
             if not free.any():
-                own = self._river.dense is not None and not table.exact
-                self.costs.observe("verify" if own else "backbone", table.num_rows, seconds)
+                kind: Kind = "backbone" if table.dense is None else "verify"
+                self.costs.observe(kind, table.num_rows, seconds)
             elif free.all() and table.exit_layer.max() <= self._usual:
                 self.costs.observe("river", table.num_rows, seconds)
 

@@ -43,9 +43,10 @@ class WarmUpMixin:
 
     def _river_read_back(self: Any, rows: int) -> bool:
         """Warm up the current forward over ``rows`` if an earlier start has compiled it."""
-        ranks = _ranks(self.vllm_config.parallel_config)
-        if ranks > 1 or not reads_compiled_forwards(self.vllm_config):
-            # Ranks meet in every pass: one that lacks a file would wait in another than the others.
+        parallel = self.vllm_config.parallel_config
+        # Ranks meet in every pass: one that lacks a file would wait in another than the others.
+        one_rank = parallel.world_size * parallel.data_parallel_size == 1
+        if not (one_rank and reads_compiled_forwards(self.vllm_config)):
             return False
         try:
             with stored_forwards_only():
@@ -67,8 +68,3 @@ class WarmUpMixin:
             return int(self.max_num_tokens)
         # The compiler takes a size of 1 for a constant.
         return max(2, min(self.max_num_reqs, self.max_num_tokens))
-
-
-def _ranks(parallel: Any) -> int:
-    """Workers that run each of their passes together."""
-    return int(parallel.world_size * parallel.data_parallel_size)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def listen(engine_client: Any, state: RiverState) -> None:
     patches.engine_client_is_heard(
         engine_client,
         generate=lambda inner: _generate(inner, state),
-        get_output_async=lambda inner: _arrival(inner, source),
+        get_output_async=lambda inner: _arrival(inner, source, state),
         process_outputs=lambda inner: _outputs(
             inner, engine_client.output_processor, state, source
         ),
@@ -85,9 +86,18 @@ async def _collect(
             yield output
 
 
-def _arrival(get_output: _Method, source: _Source) -> _Method:
+def _arrival(get_output: _Method, source: _Source, state: RiverState) -> _Method:
+    """vLLM stops its engine client in a thread, and lets go of the engine before it cancels the
+    task that waits for outputs: now and then the task sees a dead engine first. It would log a
+    traceback and fail the requests that ``_shutdown`` answers; here it ends."""
+
     async def river_get_output_async() -> Any:
-        outputs = await get_output()
+        try:
+            outputs = await get_output()
+        except EngineDeadError:
+            if state.ending.begun and not state.ending.failed:
+                raise asyncio.CancelledError from None
+            raise
         source.engine = outputs.engine_index
         return outputs
 

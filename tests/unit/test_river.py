@@ -172,4 +172,5 @@ def test_rivers_own_product_serves_steps_that_may_round_otherwise(
     table.exact = exact
     assert made.run(table) == [L, L]
     assert made.passes == [(taken, 2)]
+    assert (table.dense is not None) is (taken == "routed")
     assert table.exit_layer.tolist() == [L, L]

@@ -1,8 +1,8 @@
 // AVX-512 as in vnni_bf16.cpp, with -mamx-tile -mamx-int8 -mamx-bf16.
 //
-// The tiles serve the bf16 product of any number of rows, so that a row's result does not depend on
-// what is beside it; the int8 product, whose integer sums are the same either way, from five rows
-// on: up to four, VNNI keeps up with the memory.
+// The bf16 product uses the tiles for any number of rows, so that a row's result does not depend on
+// the others. The int8 product, whose integer sums are the same either way, uses them from five
+// rows on: up to four, VNNI multiplies as fast as the weights come from memory.
 #include <cpuid.h>
 
 #include "bf16.h"
@@ -17,7 +17,7 @@ namespace {
 constexpr int kFewRows = 4;
 constexpr int kMostGroup = 128;
 
-// Into which tile of results, from which of activations and of codes: the intrinsics want literals.
+// The tiles of results, activations and codes, in this order: the intrinsics take literals only.
 #define RIVER_TILE_PRODUCTS(instruction)                      \
   static void multiply(Constant<0>) { instruction(0, 4, 6); } \
   static void multiply(Constant<1>) { instruction(1, 5, 6); } \

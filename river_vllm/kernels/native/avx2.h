@@ -1,4 +1,4 @@
-// Vectors of eight lanes: AVX2 and FMA, with VNNI's byte products where they are compiled in.
+// Vectors of eight lanes: AVX2 and FMA, and VNNI's dot products of bytes if compiled for them.
 #pragma once
 
 #include <immintrin.h>
@@ -21,7 +21,7 @@ struct Avx2 {
     const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
   }
-  // To nearest, ties to even; not a number stays one.
+  // Rounds to nearest, ties to even; NaN stays NaN.
   static void store_bf16(uint16_t* p, F value) {
     const __m256i bits = _mm256_castps_si256(value);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));

@@ -1,5 +1,5 @@
-// Vectors of sixteen lanes: AVX-512 (F, BW, DQ, VL), with VNNI's byte products where they are
-// compiled in.
+// Vectors of sixteen lanes: AVX-512 (F, BW, DQ, VL), and VNNI's dot products of bytes if compiled
+// for them.
 #pragma once
 
 #include <immintrin.h>
@@ -13,7 +13,7 @@ namespace {
 struct Avx512 {
   static constexpr int kLanes = 16, kRegs = 1, kSums = 16, kRowsAtOnce = 8;
   using F = __m512;
-  // As __m512i the compiler copies a sum twice for each product.
+  // With __m512i the compiler copies an accumulator twice for each product.
   using I = int32_t __attribute__((vector_size(64)));
   using B = __m512i;
 
@@ -23,7 +23,7 @@ struct Avx512 {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
   }
-  // To nearest, ties to even; not a number stays one.
+  // Rounds to nearest, ties to even; NaN stays NaN.
   static void store_bf16(uint16_t* p, F value) {
     const __m512i bits = _mm512_castps_si512(value);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));

@@ -1,4 +1,4 @@
-// -mavx2 -mfma -mavxvnni: CPUs with byte products and no AVX-512.
+// -mavx2 -mfma -mavxvnni: CPUs with VNNI and without AVX-512.
 #include <cpuid.h>
 
 #include "avx2.h"

@@ -1,12 +1,12 @@
-// 4-bit weights times bf16 activations by AVX-512's bf16 instructions, summed in float32.
+// 4-bit weights times bf16 activations by AVX-512's bf16 instructions, which accumulate in float32.
 //
-// A code less 8 is a small whole number and exact in bf16, so nothing is rounded before the sum;
-// scale and zero point come in once for each group.
+// A code minus 8 is a small integer and exact in bf16, so no product is rounded; scale and zero
+// point are applied once for each group.
 //
 // Shifting a line right by 0, 4, 8 and 12 bits brings the codes of input features (0, 2), (4, 6),
 // (1, 3) and (5, 7) into the low bits of each half of a 32-bit lane, where one table look-up turns
-// them into the pairs of bf16 that the instructions multiply. The activations are brought into the
-// same order once.
+// them into the pairs of bf16 that the instructions multiply. The activations are put into the same
+// order beforehand.
 #pragma once
 
 #include "avx512.h"
@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kPairs = 4;  // of a line
 
-// Activations in the order of the pairs.
+// Activations, each line in the order of the pairs.
 struct Ordered {
   uint16_t* values;  // bf16 [m, K]
   float* sums;       // [m, K / group]
@@ -39,7 +39,7 @@ inline Ordered order_activations(const Weight& weight, const uint16_t* x, int64_
   return to;
 }
 
-// bf16 of -8..7, twice: the look-up takes five bits, of which the highest belongs to a neighbour.
+// bf16 of -8..7, twice: the look-up takes five bits, of which the highest belongs to the next code.
 alignas(64) constexpr uint16_t kTable[32] = {
     0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
     0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
@@ -81,7 +81,7 @@ struct Bf16 {
   }
 
   static __m512 dot(const Dot& sums) { return _mm512_add_ps(sums.first, sums.second); }
-  // Of codes less 8.
+  // Minus 8, as the codes.
   static __m512 zero(const uint16_t* p) {
     return _mm512_sub_ps(V::load_bf16(p), _mm512_set1_ps(8.0f));
   }
@@ -92,7 +92,7 @@ inline void bf16_product(const Weight* weight, const uint16_t* x, const uint16_t
                          int64_t m, int threads) {
   by_parts(*weight, x, y, m, [&](const uint16_t* from, uint16_t* to, int64_t rows) {
     const Bf16 kind{order_activations(*weight, from, rows, threads)};
-    product<4>(kind, *weight, bias, to, rows, threads);  // two sums an output: room for four rows
+    product<4>(kind, *weight, bias, to, rows, threads);  // two accumulators each: four rows fit
   });
 }
 

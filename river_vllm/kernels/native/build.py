@@ -2,14 +2,14 @@
 
     python -m river_vllm.kernels.native.build
 
-Plain C++ behind C functions: it needs g++ and no headers of torch. Each back end is compiled for
-its own instruction set, whatever CPU it is built on, and left out where the compiler does not know
-it; the best one is chosen when the library is loaded (``library.py``). No server start calls a
-compiler for it.
+Plain C++ with a C interface: it needs g++, and no headers of torch. Each back end is compiled for
+its own instruction set, whatever CPU this is, and left out where the compiler does not know it. The
+best that the CPU has is chosen when the library is loaded (``library.py``). No server start calls
+a compiler for it.
 
 The library is linked against ``libgomp.so.1`` by name alone, so that in a process with torch it
-shares the OpenMP runtime that torch has loaded; a second one would bring threads of its own to the
-same cores. Clang links a runtime of another name, so it is not used.
+shares the OpenMP runtime that torch has loaded; a second runtime would run threads of its own on
+the same cores. Clang links a runtime of another name, so it is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parent
 LIBRARY = FOLDER / "libriver.so"
 FLAGS = (
     *("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno"),
-    # Only what is written as one operation is one: float sums have the same bits everywhere.
+    # No multiply-add is fused unless it is written so: float sums have the same bits everywhere.
     "-ffp-contract=off",
 )
 
@@ -50,8 +50,8 @@ BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aarch64": {"neon": ("-march=armv8.2-a+dotprod",), "scalar": ()},
 }
-"""By machine: each back end's source file, best first, and the flags that it is compiled with.
-What it calls itself, for ``RIVER_CPU_ISA`` and ``GET /river``, is in ``library.ORDER``."""
+"""By machine: each back end's source file, best first, and its compiler flags. The names that users
+meet, in ``RIVER_CPU_ISA`` and ``GET /river``, are in ``library.ORDER``."""
 
 
 class BuildError(Exception):
@@ -59,7 +59,7 @@ class BuildError(Exception):
 
 
 def fingerprint(machine: str | None = None) -> str:
-    """What the library's machine code depends on, but for the compiler: sources and flags."""
+    """A hash of what the library is compiled from: sources and flags."""
     sources = sorted((*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")))
     found = hashlib.sha256(repr((FLAGS, _backends(machine))).encode())
     for path in sources:
@@ -83,7 +83,7 @@ def build(library: Path = LIBRARY) -> list[str]:
         objects, left_out = compile_objects(compiler, Path(folder))
         linked = Path(folder, library.name)
         _run([*compiler, "-shared", "-fopenmp", *map(str, objects), "-o", str(linked)])
-        # Another process may be at the same: a rename puts one whole file there.
+        # Another process may be building it too: a rename puts one whole file there.
         staged = library.with_name(f".{library.name}.{os.getpid()}")
         try:
             shutil.copyfile(linked, staged)
@@ -101,7 +101,7 @@ def compile_objects(
     """The library's object files in ``folder``, and the back ends left out.
 
     Args:
-        machine: for which they are, where ``compiler`` compiles for another one than this.
+        machine: the target of a cross compiler; None for this machine.
 
     Raises:
         BuildError: the plain back end does not compile.

@@ -1,7 +1,8 @@
-// A bf16 product that reads its weights where they lie, once for some rows. Sums in float32.
+// A bf16 product of weights as they were loaded, each read once for several rows. Accumulates in
+// float32.
 //
-// On a CPU without bf16 instructions a library's product of five rows takes five times that of one;
-// this one reads a weight for all of them.
+// On a CPU without bf16 instructions torch's product takes five times as long for five rows as for
+// one; this one takes little longer, since reading the weights is most of its work.
 #pragma once
 
 #include "products.h"
@@ -27,7 +28,7 @@ inline float total(typename V::F sums) {
   return found;
 }
 
-// Outputs n, … of some rows of x, each row of the weight `k` long.
+// kOutputs outputs from `n` on, of kRows rows of x. A row of the weight has `k` elements.
 template <class V, int kRows, int kOutputs>
 void dense_outputs(const float* x, const uint16_t* weight, const uint16_t* bias, uint16_t* y,
                    int64_t n, int64_t outputs, int64_t k) {

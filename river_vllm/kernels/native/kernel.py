@@ -1,8 +1,9 @@
-"""River's own CPU kernels: 4-bit weights that go on paying with many rows.
+"""River's own 4-bit products for CPUs, faster than bf16 for many rows too.
 
-Two products over one packed form. ``bf16`` multiplies by the activations as they are; ``int8``
-rounds them to 8 bits per group, an approximation of its own on top of the 4-bit weights, used only
-where it is asked for (``activations="int8"``). Both give a row the same bits whatever is beside it.
+There are two over one packed form. ``bf16`` multiplies by the activations as they are. ``int8``
+rounds them to 8 bits in each group, which is a second approximation beside the 4-bit weights: it
+serves drafts, and steps where it is asked for (``activations="int8"``). In both, a row's result
+does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from river_vllm.kernels.native.pages import HugePages
 from river_vllm.quantization.groups import GroupedWeight
 
 LANES = 16
+"""Output features of a block."""
 LINE = 8
+"""Input features of a line."""
 GROUPS = (32, 64, 128)
 
 _PAGES = HugePages()
@@ -126,15 +129,15 @@ def _pack_codes(codes: torch.Tensor) -> torch.Tensor:
 
 
 def _by_block(values: torch.Tensor) -> torch.Tensor:
-    """float ``[N, G]`` → bfloat16, 16 of a group together."""
+    """float ``[N, G]`` → bfloat16, the 16 of a block and a group together."""
     out_features, groups = values.shape
     blocks = values.view(out_features // LANES, LANES, groups).transpose(1, 2)
     return _in_pairs(blocks.to(torch.bfloat16))
 
 
 def _in_pairs(blocks: torch.Tensor) -> torch.Tensor:
-    """``[B, items, width]`` → flat: blocks are interleaved in pairs, item by item; an odd last
-    one follows as it is."""
+    """``[B, items, width]`` → flat: blocks are interleaved in pairs, item by item; a last one
+    without a partner follows as it is."""
     even = len(blocks) // 2 * 2
     pairs = blocks[:even].unflatten(0, (-1, 2)).transpose(1, 2)
     return torch.cat([pairs.flatten(), blocks[even:].flatten()])

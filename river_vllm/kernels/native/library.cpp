@@ -1,7 +1,7 @@
-// The back ends that were compiled in, best first, and what they share. Compiled for any CPU.
+// The back ends in this library, and what they share. Compiled for the oldest CPU.
 //
-// Each back end is one object file for one instruction set (build.py); `RIVER_BACKENDS` names those
-// that this compiler could make.
+// Each back end is one object file for one instruction set (build.py); `RIVER_BACKENDS` lists those
+// that this compiler could make, best first.
 
 #include "library.h"
 
@@ -23,7 +23,7 @@ void* scratch(size_t bytes) {
   static thread_local std::vector<char> memory;
   constexpr size_t kCacheLine = 64;
   if (memory.size() < bytes + kCacheLine) {
-    memory = {};  // nothing of it is kept: let go before there is more
+    memory = {};  // freed first: its contents need not be copied
     memory.resize(bytes + kCacheLine);
   }
   const size_t address = reinterpret_cast<size_t>(memory.data());
@@ -34,8 +34,9 @@ void* scratch(size_t bytes) {
 
 #define RIVER_EXPORT extern "C" __attribute__((visibility("default")))
 
-// Best first; null at the end.
+// Best first, with a null pointer at the end.
 RIVER_EXPORT const river::Backend* const* river_backends() { return river::kBackends; }
 
-// Of the sources and the compiler's flags: whether a library is that of the Python code beside it.
+// Of the sources and the compiler flags: Python checks that the library was built from those beside
+// it (build.py, is_current).
 RIVER_EXPORT const char* river_fingerprint() { return RIVER_FINGERPRINT; }

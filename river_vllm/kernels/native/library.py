@@ -24,7 +24,7 @@ logger = init_logger("vllm.river")
 
 CAP = "RIVER_CPU_ISA"
 ORDER = ("scalar", "neon", "avx2", "avxvnni", "avx512", "vnni", "amx")
-"""What back ends call themselves (``vnni_bf16.cpp`` is ``vnni`` too); on one machine a later one is
+"""The back ends' names (``vnni_bf16.cpp`` is ``vnni`` too); of two that a CPU runs the later one is
 faster."""
 
 _POINTER, _SIZE, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -94,10 +94,10 @@ def backends(path: Path = build.LIBRARY) -> list[Backend]:
 
 
 def load(path: Path) -> list[Backend]:
-    """The back ends of a library, whatever sources it was made from, that this CPU runs.
+    """The back ends in a library that this CPU runs; its sources are not compared.
 
     Raises:
-        OSError: it is none, or not for this machine.
+        OSError: it is no library, or not for this machine.
     """
     library: Any = ctypes.CDLL(str(path))
     library.river_backends.restype = ctypes.POINTER(ctypes.POINTER(Backend))

@@ -19,7 +19,7 @@ struct Neon {
   static F load_bf16(const uint16_t* p) {
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
   }
-  // To nearest, ties to even; not a number stays one.
+  // Rounds to nearest, ties to even; NaN stays NaN.
   static void store_bf16(uint16_t* p, F value) {
     const uint32x4_t bits = vreinterpretq_u32_f32(value);
     const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));

@@ -1,7 +1,7 @@
-// bfloat16 as bits, for loops that the compiler turns into vectors by itself.
+// Conversions of bfloat16, for loops that the compiler vectorises by itself.
 //
-// Everything in this folder's headers lies in a namespace without a name: each back end compiles
-// its own copy with its own instruction set, and the linker must never take one for another.
+// Everything in this folder's headers is in an unnamed namespace: each back end compiles its own
+// copy for its own instruction set, and the linker must not merge the copies.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ inline float widened(uint16_t value) {
   return found;
 }
 
-// The nearest bfloat16, ties to even; not a number stays one.
+// The nearest bfloat16, ties to even; NaN stays NaN.
 inline uint16_t rounded(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);

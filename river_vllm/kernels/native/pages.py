@@ -1,8 +1,7 @@
 """Packed weights in huge pages.
 
-A step reads every weight once, in long runs. In pages of 4 KiB each run ends after 64 cache lines
-at a translation that is not there; in pages of 2 MiB the product is a sixth faster
-(docs/experiments.md).
+A step reads every weight once, from end to end. With pages of 4 KiB it misses the TLB every 64
+cache lines; with pages of 2 MiB the product is a sixth faster (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ import torch
 
 HUGE = 2 << 20
 CHUNK = 64 << 20
-"""Bytes asked of the system at a time; pages that nothing was put in take no memory."""
-LINE = 64
+"""Bytes that are mapped at a time; pages that are never written to take no memory."""
+CACHE_LINE = 64
 
 
 class HugePages:
-    """Hands out memory one piece after the other; a chunk lives as long as one of its tensors."""
+    """Puts tensors one after the other into chunks of memory; a chunk is freed with the last of its
+    tensors."""
 
     def __init__(self) -> None:
         self._chunk: mmap.mmap | None = None
@@ -30,7 +30,7 @@ class HugePages:
         """A copy of ``values``, contiguous, on a cache line, in huge pages where there are any."""
         if values.numel() == 0:
             return values.contiguous()
-        start = -(-self._used // LINE) * LINE
+        start = -(-self._used // CACHE_LINE) * CACHE_LINE
         if self._chunk is None or start + values.nbytes > self._size:
             self._size = max(CHUNK, -(-values.nbytes // HUGE) * HUGE)
             self._chunk = _mapped(self._size)

@@ -1,20 +1,23 @@
 // 4-bit products, written once for vectors of any width.
 //
-// A back end's `V` brings its registers and their operations:
-//   kLanes              float32 or int32 lanes of a register; kRegs = 16 / kLanes of them are a block
-//   kSums               registers that may hold sums while a group is added up
-//   kRowsAtOnce         rows that share one reading of the weights
+// A back end's class `V` has its registers and their operations:
+//   kLanes              float32 or int32 lanes of a register; kRegs = 16 / kLanes hold a block
+//   kSums               registers to keep accumulators in
+//   kRowsAtOnce         rows that are multiplied by a weight each time that it is loaded
 //   F, I, B             registers of float32, int32, and bytes
-//   zero, set, load_bf16, store_bf16, add, mul   of F; fma(a, b, c) = a b + c, less(a, b, c) = a - b c
-//   none, to_float      of I
-//   bytes, broadcast    B from memory; of four bytes, for all lanes
+//   zero, set, load_bf16, store_bf16, add, mul   of F
+//   fma, less           of F: a b + c, a - b c
+//   none                a zero of I
+//   to_float            I as F
+//   bytes               B from memory
+//   broadcast           B with the same four bytes from memory in each lane
 //   low, high           the nibbles of B, each as a byte
-//   dot(I, low, high, x0, x1)   I + four products of each lane's bytes with x0's, and with x1's
-//   code<i>(B)          F of the codes of a line's input feature i
+//   dot(I, low, high, x0, x1)   I + in each lane, low's four bytes times x0's and high's times x1's
+//   code<i>(B)          the codes of input feature i of a line, as F
 //
 // A lane is an output feature and sees the same operations in the same order on every back end, so
 // the int8 product gives the same bits everywhere: integer sums in a group are exact
-// (127 * 15 * 128 < 2^31), and the float sums over the groups have one order.
+// (127 * 15 * 128 < 2^31), and the float sums over the groups are taken in one order.
 #pragma once
 
 #include "library.h"
@@ -25,15 +28,15 @@ namespace {
 
 constexpr int kBlock = 16;    // output features of a block
 constexpr int kLine = 8;      // input features of a line
-constexpr int kAhead = 4096;  // bytes that the prefetch runs ahead
+constexpr int kAhead = 4096;  // bytes from what is read to what is prefetched
 
 template <int kValue>
 struct Constant {
   constexpr operator int() const { return kValue; }
 };
 
-// what(0), what(1), … with constants: a loop that is unrolled later leaves arrays of registers in
-// memory.
+// Calls what(0), what(1), … with compile-time constants. The compiler unrolls a loop too late to
+// keep an array that it indexes in registers.
 template <int kAt, int kCount, typename Do>
 inline __attribute__((always_inline)) void each_from(const Do& what) {
   if constexpr (kAt < kCount) {
@@ -46,7 +49,8 @@ inline __attribute__((always_inline)) void each(const Do& what) {
   each_from<0, kCount>(what);
 }
 
-// Where the items of a pair of blocks lie by turns (kWidth 2), or those of a last odd one (1).
+// Where things are in a pair of interleaved blocks (kWidth 2), or in a last block without a partner
+// (kWidth 1).
 template <int kWidth>
 struct Blocks {
   const Weight& weight;
@@ -61,20 +65,20 @@ struct Blocks {
   }
 };
 
-// what(count, row) until all rows are done: kMost at a time, then the rest.
+// Calls what(count, row) until all rows are done: kMost rows at a time, then the remainder.
 template <int kMost, typename Do>
 void rows_from(int64_t row, int64_t rows, const Do& what) {
   for (; row + kMost <= rows; row += kMost) what(Constant<kMost>{}, row);
   if constexpr (kMost > 1) rows_from<kMost - 1>(row, rows, what);
 }
 
-// A last odd block is not worth code of its own for each number of rows.
+// A last block without a partner takes one row at a time: it is not worth more code.
 template <int kMost, int kWidth, typename Do>
 void by_rows(const Blocks<kWidth>&, int64_t rows, const Do& what) {
   rows_from<kWidth == 2 ? kMost : 1>(0, rows, what);
 }
 
-// All outputs: what(Blocks) for each pair of blocks, by all threads.
+// Calls what(Blocks) for each pair of blocks, on all threads: together they have all outputs.
 template <typename Do>
 void by_blocks(const Weight& weight, int threads, const Do& what) {
   const int64_t blocks = weight.n / kBlock;
@@ -89,7 +93,7 @@ void by_blocks(const Weight& weight, int threads, const Do& what) {
 
 // ---- activations --------------------------------------------------------------------------------
 
-// 8-bit activations: symmetric, nearest, ties to even.
+// Activations quantised to 8 bits: symmetric, rounded to nearest, ties to even.
 struct Rounded {
   int8_t* values;  // [m, K]
   float* scales;   // [m, K / group]
@@ -98,16 +102,16 @@ struct Rounded {
 
 inline void round_group(const uint16_t* __restrict x, int64_t size, int8_t* __restrict out,
                         float* scale, float* sum) {
-  uint16_t most = 0;  // of the magnitudes' bits, which are in the order of the numbers
+  uint16_t most = 0;  // the largest magnitude, as bits: they are in the order of the numbers
   for (int64_t i = 0; i < size; ++i) {
     const uint16_t magnitude = x[i] & 0x7fff;
     most = magnitude > most ? magnitude : most;
   }
   const float largest = widened(most);
   const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: a sum with it has no room for a fraction
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   constexpr uint32_t kMagicBits = 0x4b400000;
-  uint32_t totals[kBlock] = {};  // without a sign: for what is not a number it may overflow
+  uint32_t totals[kBlock] = {};  // unsigned: it overflows where an input is NaN
   for (int64_t i = 0; i < size; i += kBlock) {
     uint32_t values[kBlock];
     for (int lane = 0; lane < kBlock; ++lane) {
@@ -134,7 +138,7 @@ inline Rounded round_activations(const Weight& weight, const uint16_t* x, int64_
   return to;
 }
 
-// The sum of a group, in the order of sixteen lanes and then of their halves.
+// The sum of a group: sixteen partial sums, whose halves are then added until one is left.
 template <typename Read>
 float sum_of(int64_t size, const Read& read) {
   float lanes[kBlock] = {};
@@ -145,7 +149,7 @@ float sum_of(int64_t size, const Read& read) {
   return lanes[0];
 }
 
-// 16-bit activations, as the multiplications take them.
+// Activations of 16 bits, widened to float32.
 struct Widened {
   float* values;  // [m, K]
   float* sums;    // [m, K / group]
@@ -173,16 +177,16 @@ inline typename V::F added(typename V::F sum, typename V::F dot, typename V::F s
   return V::fma(V::less(dot, zero, V::set(sum_of_x)), scale, sum);
 }
 
-// Blocks of a pair whose sums fit into the registers together.
+// Blocks of a pair whose accumulators fit into the registers together.
 template <class V, int kRows, int kWidth>
 constexpr int at_once() {
   return kRows * kWidth * V::kRegs <= V::kSums ? kWidth : 1;
 }
 
-// Some rows from `row` on, times the blocks. A `Kind` of product says
+// kRows rows from `row` on, times the blocks. A `Kind` of product has
 //   V, x                 its vectors, and its activations
-//   Dot, none, line      what adds up the products of a group, and how those of a line are added
-//   dot, zero, scale     F of that sum, of a zero point, and of a scale in a row
+//   Dot, none, line      the accumulator of a group, a zero of it, and what adds a line to it
+//   dot, zero, scale     as F: an accumulator, zero points, and the scales for a row
 template <int kRows, class Kind, int kWidth>
 void few_rows(const Kind& kind, const Blocks<kWidth>& blocks, const uint16_t* bias, uint16_t* y,
               int64_t row) {
@@ -312,8 +316,8 @@ struct Float {
 
 // ---- whole products -----------------------------------------------------------------------------
 
-// Activations of a step of many rows are brought into a product's form by parts: what a row gives
-// does not depend on the others, and the memory for it stays small.
+// Many rows are multiplied in parts of this many: no row depends on another, and the buffer for
+// their activations in a product's form stays small.
 constexpr int64_t kPart = 256;
 
 template <typename Do>

@@ -1,7 +1,7 @@
-// Sums over bf16 vectors: the state transition similarity, and single outputs of a product.
+// Dot products of bf16 vectors: the state transition similarity, and selected outputs of a product.
 //
-// Sixteen sums side by side, added up in halves: the same bits on every back end, and a row's are
-// the same whatever is beside it.
+// Each is sixteen partial sums, whose halves are then added until one is left: the same bits on
+// every back end, and a row's do not depend on the other rows.
 #pragma once
 
 #include "products.h"
@@ -9,7 +9,7 @@
 namespace river {
 namespace {
 
-// A sum of products as long as `size`, whose last part may be short.
+// kCount sums of `size` products each; `size` need not be a multiple of sixteen.
 template <int kCount>
 struct Dots {
   float of[kCount] = {};
@@ -45,7 +45,7 @@ inline void transition(const float* before, const uint16_t* hidden, const uint16
       for (int64_t i = 0; i < width; ++i) now[i] = widened(h[i]);
     } else {
       const uint16_t* r = residual + row * width;
-      // Rounded as the model rounds it.
+      // Rounded to bf16, as the model rounds it.
       for (int64_t i = 0; i < width; ++i)
         now[i] = widened(rounded(widened(h[i]) + widened(r[i])));
     }
@@ -55,7 +55,7 @@ inline void transition(const float* before, const uint16_t* hidden, const uint16
       return (which == 1 ? now : old)[i] * (which == 2 ? old : now)[i];
     });
     const float cosine = sums.of[0] / __builtin_sqrtf(sums.of[1] * sums.of[2]);
-    // Rounding must not let a token pass a threshold of 1; not a number stays so.
+    // Rounding must not let a token pass a threshold of 1; NaN stays NaN.
     similarity[row] = cosine > 1.0f ? 1.0f : cosine;
   }
 }

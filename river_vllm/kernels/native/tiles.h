@@ -1,4 +1,4 @@
-// Intel AMX: permission of the operating system, and the shapes of the tiles.
+// Intel AMX: the operating system's permission, and the shapes of the tiles.
 //
 // Tiles 0-3 hold results: two blocks of 16 output features for up to two times 16 rows. Tiles 4
 // and 5 hold the rows' activations, 6 and 7 the two blocks' weights. All are 64 bytes wide.
@@ -24,8 +24,9 @@ inline bool tiles_allowed() {
   return allowed;
 }
 
-// What the tile instructions read and write is in memory: compilers take some of them to read less
-// of it than they do (GCC bug 114098), and would leave out or move the code around them.
+// A barrier: has the compiler finish its writes to memory here, and read it again afterwards. It
+// takes some tile instructions to access less memory than they do (GCC bug 114098), and would leave
+// out or move the code around them.
 inline void settle(const void* memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }
 
 struct alignas(64) TileConfig {
@@ -58,7 +59,7 @@ void zero_results() {
   if constexpr (kWidth > 1 && kTwo) _tile_zero(3);
 }
 
-// To [block][row][16] of 4-byte values.
+// Stores to [block][row][16], values of 4 bytes.
 template <bool kTwo, int kWidth, typename T>
 void store_results(T (&to)[kWidth][kMostRows][kTileRows]) {
   _tile_stored(0, to[0], kTileBytes);

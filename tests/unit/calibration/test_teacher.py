@@ -28,11 +28,11 @@ def test_each_token_of_an_answer_decides_for_itself_in_every_chunk(
     chunk = batch.begin(("a", 8, 0))
     assert groups(chunk) == [f"6 {prompt}", "1 decide", "1 decide"]
     assert isinstance(chunk, SplitTable)
-    assert batch.mode.forced_tokens() == [(1, (5, 6)), (2, (5, 7))]
+    assert batch.steps.forced_tokens() == [(1, (5, 6)), (2, (5, 7))]
     chunk.close()
-    assert batch.mode.depths(chunk) == [L]
+    assert batch.steps.depths(chunk) == [L]
     assert groups(batch.begin(("b", 1, 4), ("a", 2, 8))) == ["1 decide"] * 3
-    assert batch.mode.forced_tokens() == [(1, (5, 8)), (2, (5, 9))]
+    assert batch.steps.forced_tokens() == [(1, (5, 8)), (2, (5, 9))]
 
 
 @pytest.mark.parametrize(("river", "again"), [(OFF, False), (None, True)])
@@ -41,7 +41,7 @@ def test_what_does_not_decide_is_not_measured(river: Any, again: bool) -> None:
     if again:
         batch.step(("a", 8, 0), left=(3, 4))
     batch.begin(("a", 8, 0))
-    assert batch.mode.forced_tokens() == []
+    assert batch.steps.forced_tokens() == []
 
 
 def test_an_answer_that_is_not_there_leaves_a_prompt() -> None:

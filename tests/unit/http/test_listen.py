@@ -300,6 +300,32 @@ def test_the_first_shutdown_says_why(state: RiverState, failed: bool) -> None:
     assert client.ends == [7, None]
 
 
+@pytest.mark.parametrize(
+    ("stopped", "failed", "seen"),
+    [
+        (True, False, asyncio.CancelledError),
+        (True, True, EngineDeadError),
+        (False, False, EngineDeadError),
+    ],
+)
+def test_an_engine_that_was_told_to_stop_has_not_died(
+    state: RiverState, stopped: bool, failed: bool, seen: type[BaseException]
+) -> None:
+    """vLLM's task for outputs logs a traceback for any other exception."""
+    client = Client()
+
+    async def dead() -> Any:
+        raise EngineDeadError
+
+    client.engine_core.get_output_async = dead  # type: ignore[method-assign]
+    listen(client, state)
+    client.errored = failed
+    if stopped:
+        client.shutdown()
+    with pytest.raises(seen):
+        asyncio.run(client.engine_core.get_output_async())
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_requests_that_a_stopped_engine_leaves_get_an_error(
     state: RiverState, broken: bool

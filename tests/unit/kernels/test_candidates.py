@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from river_vllm.kernels.native.candidates import NativeCandidates
 from river_vllm.kernels.native.library import Backend
+from river_vllm.kernels.native.operations import NativeCandidates
 from river_vllm.layers.river_head import some_outputs
 from tests.unit.kernels.support import every_backend, scalar_backend
 

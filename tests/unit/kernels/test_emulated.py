@@ -18,10 +18,8 @@ import torch
 
 from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.native import build
-from river_vllm.kernels.native.candidates import NativeCandidates
-from river_vllm.kernels.native.dense import NativeDense
 from river_vllm.kernels.native.kernel import NativeKernel, _NativePacked
-from river_vllm.kernels.native.transition import NativeTransition
+from river_vllm.kernels.native.operations import NativeCandidates, NativeDense, NativeTransition
 from tests.unit.kernels.support import (
     TOLERANCE,
     grouped_weight,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from river_vllm.kernels.native import pages
-from river_vllm.kernels.native.pages import LINE, HugePages
+from river_vllm.kernels.native.pages import CACHE_LINE, HugePages
 
 
 def test_values_and_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,7 +20,7 @@ def test_values_and_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = [held.hold(value) for value in values]
     for found, expected in zip(kept, values, strict=True):
         assert torch.equal(found, expected)
-        assert found.data_ptr() % LINE == 0
+        assert found.data_ptr() % CACHE_LINE == 0
     kept[1].fill_(7)
     assert torch.equal(kept[0], values[0])
     assert torch.equal(kept[2], values[2])

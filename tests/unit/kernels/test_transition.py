@@ -7,7 +7,7 @@ import torch
 
 from river_vllm.criterion import by_torch, transition_similarity
 from river_vllm.kernels.native.library import Backend
-from river_vllm.kernels.native.transition import NativeTransition
+from river_vllm.kernels.native.operations import NativeTransition
 from tests.unit.kernels.support import every_backend, scalar_backend
 
 pytestmark = every_backend

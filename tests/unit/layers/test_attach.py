@@ -12,7 +12,7 @@ import torch
 from river_vllm.compat import CompilationMode, override_forward_context
 from river_vllm.config import RiverConfig
 from river_vllm.kernels.native.library import backend
-from river_vllm.kernels.native.transition import NativeTransition
+from river_vllm.kernels.native.operations import NativeTransition
 from river_vllm.layers import attach as module
 from river_vllm.layers.attach import Info, attach, from_first_rank
 from river_vllm.layers.compiled import CONTEXT

@@ -35,7 +35,7 @@ class Twin:
     """The same weights with and without the river."""
 
     def __init__(self, bias: bool) -> None:
-        self.river: Any = SimpleNamespace(routed=SimpleNamespace(active=False), dense=None)
+        self.river: Any = SimpleNamespace(routed=SimpleNamespace(active=False))
         self.leave()
         self.stock, self.dual = linear(K, N, bias), linear(K, N, bias)
         self.weight = self.dual.weight.detach().clone()
@@ -125,12 +125,11 @@ def test_vllm_may_not_skip_the_packing_with_cached_weights() -> None:
     assert not RiverDualLinearMethod.supports_pre_processed_weights
 
 
-def test_rivers_own_product_serves_backbone_rows_that_may_round_otherwise() -> None:
+def test_rivers_own_product_serves_a_step_whose_table_names_it() -> None:
     twin = Twin(bias=True)
-    twin.river.dense = lambda x, weight, bias: x.new_full((len(x), N), 7.0)
-    assert torch.equal(twin.run(), twin.backbone)
-    twin.river.table.exact = False
-    assert (twin.run() == 7.0).all()
+    twin.river.table.dense = lambda x, weight, bias: bias.expand(len(x), -1)
+    assert twin.bias is not None
+    twin.dual.bias.data += 1
+    assert torch.equal(twin.run(), twin.bias.expand(ROWS, -1)), "the bias as loaded"
     twin.leave(1)
-    twin.river.table.exact = False
     assert torch.equal(twin.run()[1], twin.four_bit[1])

@@ -34,7 +34,8 @@ class Stack:
         self.river: Any = SimpleNamespace(table=StepTable(LAYERS, [], [], []))
         self.linears = [linear(WIDTH, WIDTH, bias=True, seed=i) for i in range(LAYERS)]
         self.stock = [linear(WIDTH, WIDTH, bias=True, seed=i) for i in range(LAYERS)]
-        self.residency = Residency([[x] for x in self.linears], config, self.load)
+        fetched = self.tensors if config.deep == "fetch" else None
+        self.residency = Residency([[x] for x in self.linears], config, self.load, fetched)
         tensors = {}
         for index, (dual, stock) in enumerate(zip(self.linears, self.stock, strict=True)):
             tensors[f"model.layers.{index}.proj.weight"] = stock.weight.detach().clone()
@@ -45,13 +46,14 @@ class Stack:
             hold_on_meta(dual)
         record_metadata_for_reloading(torch.nn.ModuleList(self.linears))
         save_file(tensors, folder / "model.safetensors")
-        files = CheckpointLayers([str(folder / "model.safetensors")], LAYERS)
-        if config.deep == "fetch":
-            self.residency.read_from(files.tensors)
+        self.files = CheckpointLayers([str(folder / "model.safetensors")], LAYERS)
         self.read: list[int] = []
         for index in range(LAYERS):
-            self.load(files.tensors(index))
+            self.load(self.tensors(index))
         self.read.clear()
+
+    def tensors(self, index: int) -> Any:
+        return self.files.tensors(index)
 
     def load(self, tensors: Any) -> None:
         """What vLLM's models do with a checkpoint's tensors."""

@@ -1,4 +1,4 @@
-"""Shared by the tests of the modes."""
+"""Shared by the tests of ``Steps``."""
 
 from __future__ import annotations
 

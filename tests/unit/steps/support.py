@@ -19,18 +19,18 @@ OFF = {"enabled": False}
 
 
 class Batch:
-    """What a mode reads of vLLM's V1 runner.
+    """What ``Steps`` reads of vLLM's V1 runner.
 
     Args:
-        mode: the class of the mode.
+        steps: its class.
         config: the engine's settings.
     """
 
-    def __init__(self, mode: type[Steps] = Steps, **config: Any) -> None:
+    def __init__(self, steps: type[Steps] = Steps, **config: Any) -> None:
         model = SimpleNamespace(river=SimpleNamespace(num_layers=L, dense=None))
         self.runner: Any = SimpleNamespace(requests={}, device="cpu", get_model=lambda: model)
         settings = {"threshold": 0.9, "min_layers": 2, "scope": "token", "max_rows": "all"}
-        self.mode = mode(self.runner, RiverConfig(**{**settings, **config}))
+        self.steps = steps(self.runner, RiverConfig(**{**settings, **config}))
 
     def ask(self, request_id: str, river: Any = None, prompt: int = 4, **params: Any) -> None:
         """A request arrives; one that is not announced has nothing to say."""
@@ -49,13 +49,13 @@ class Batch:
         self.runner.input_batch = SimpleNamespace(
             req_ids=list(ids), num_reqs=len(ids), num_computed_tokens_cpu=np.array(positions)
         )
-        return self.mode.table()
+        return self.steps.table()
 
     def finish(self, table: StepTable, *depths: int) -> list[int]:
         """After a pass in which the groups that may leave have left after ``depths``."""
         table.exit_layer[table.free] = depths
         table.close()
-        return self.mode.depths(table)
+        return self.steps.depths(table)
 
     def step(self, *rows: tuple[str, int, int], left: tuple[int, ...] = ()) -> list[int]:
         return self.finish(self.begin(*rows), *left)

@@ -59,7 +59,7 @@ def test_settings_are_read_when_a_request_is_first_met(batch: Batch) -> None:
     batch.step(("a", 4, 0))
     batch.ask("a", OFF)
     assert groups(batch.begin(("a", 1, 4))) == ["1 decide"]
-    batch.mode.forget(["a", "never met"])
+    batch.steps.forget(["a", "never met"])
     assert groups(batch.begin(("a", 1, 4))) == ["1 stay"]
 
 
@@ -76,7 +76,7 @@ def test_past_the_limit_a_step_is_no_deeper() -> None:
     table = batch.begin(("a", 4, 0), ("b", 1, 9), ("c", 1, 9))
     table.limit = 3
     table.close()
-    assert batch.mode.depths(table) == [-3, 3, 3]
+    assert batch.steps.depths(table) == [-3, 3, 3]
 
 
 @pytest.mark.parametrize("river", [OFF, {"threshold": 1.0}])

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch.nn.functional import linear
 
 from river_vllm.depths import signed_depth
 from tests.unit.steps.support import OFF, Batch, L, groups
@@ -51,7 +52,7 @@ def test_the_costs_say_whether_it_pays(scope: str, river: Any, asked: str, pays:
     costs: Any = SimpleNamespace()
     for name in ("choose", "pays"):
         setattr(costs, name, lambda rows, name=name: questions.append((name, rows)) or pays)
-    batch.mode.costs = costs
+    batch.steps.costs = costs
     batch.ask("b", river)
     found = groups(batch.begin(("a", 1, 4), ("b", 1, 4)))
     assert found[0] == ("1 decide" if pays else "1 held")
@@ -60,23 +61,26 @@ def test_the_costs_say_whether_it_pays(scope: str, river: Any, asked: str, pays:
 
 
 @pytest.mark.parametrize(
-    ("river", "depths", "learnt"),
+    ("river", "own", "depths", "learnt"),
     [
-        (OFF, (), [("backbone", 1, 0.5)]),
-        (None, (4,), [("river", 1, 0.5)]),
-        (None, (5,), []),  # what left late says little about leaving
+        (OFF, False, (), [("backbone", 1, 0.5)]),
+        (OFF, True, (), [("verify", 1, 0.5)]),
+        (None, False, (4,), [("river", 1, 0.5)]),
+        (None, False, (5,), []),  # what left late says little about leaving
     ],
 )
 def test_the_costs_learn_from_decode_steps(
-    batch: Batch, river: Any, depths: Any, learnt: Any
+    batch: Batch, river: Any, own: bool, depths: Any, learnt: Any
 ) -> None:
+    """``own``: whether River's own bf16 product served the step."""
     found: list[Any] = []
     costs: Any = SimpleNamespace(observe=lambda *step: found.append(step))
-    batch.mode.costs = costs
+    batch.steps.costs = costs
     batch.ask("a", river)
     for rows, left in ((("a", 4, 0), ()), (("a", 1, 4), depths)):
         batch.finish(table := batch.begin(rows), *left)
-        batch.mode.took(table, 0.5)
+        table.dense = linear if own else None
+        batch.steps.took(table, 0.5)
     assert found == learnt
 
 

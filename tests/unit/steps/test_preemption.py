@@ -29,7 +29,7 @@ def test_chunks_start_where_they_start(batch: Batch) -> None:
 def test_requests_do_not_share_their_depths(batch: Batch) -> None:
     batch.step(("a", 1, 4), ("b", 1, 4), left=(3, 7))
     assert groups(batch.begin(("b", 1, 4), ("a", 1, 4))) == ["1 at 7", "1 at 3"]
-    batch.mode.forget(["a"])
+    batch.steps.forget(["a"])
     assert groups(batch.begin(("a", 1, 4), ("b", 1, 4))) == ["1 decide", "1 at 7"]
 
 
