@@ -78,7 +78,7 @@ class KernelChooser:
         return packed if scales is None else ScaledInputs(packed, scales, spec)
 
     def _first(self, spec: LinearSpec) -> Int4Kernel:
-        reasons = []
+        reasons: list[str] = []
         for kernel in self._kernels:
             reason = self._unsupported(kernel, spec)
             if reason is None:

@@ -347,20 +347,21 @@ def test_exits_drafts_and_the_backbone_share_steps(
     now that the cache holds what each has left there."""
     exits = {"threshold": -1.0, "min_layers": 2}
     kinds = [exits, None, OFF]
-    prompts = [PROMPTS[index // 3] for index in range(24)]
-    params = [greedy(72, kinds[index % 3]) for index in range(24)]
+    count, tokens = 201, 72
+    prompts = [f"{index // 3}. {PROMPTS[index // 3 % len(PROMPTS)]}" for index in range(count)]
+    params = [greedy(tokens, kinds[index % 3]) for index in range(count)]
+    exact = [index for index in range(count) if index % 3]
     verified_qwen2.reset_prefix_cache()
-    alone = [generate(verified_qwen2, [p], greedy(72, exits))[0] for p in PROMPTS[:8]]
+    alone = generate_alone(verified_qwen2, prompts[::3], greedy(tokens, exits))
     for _ in range(2):
         found, summary = answers(verified_qwen2, prompts, params)
         assert 0 < summary.accepted < summary.drafted
-        exact = [index for index in range(24) if index % 3]
         assert_stocks(
             stock_qwen2, [prompts[i] for i in exact], [found[i] for i in exact], near_qwen2
         )
         same = 0
         for choice, own in zip(found[::3], alone, strict=True):
             ours = generated(choice)
-            assert ours.exit_layers == own.exit_layers == [6] + [2] * 71
+            assert ours.exit_layers == own.exit_layers == [6] + [2] * (tokens - 1)
             same += common(ours.tokens, own.tokens)
-        assert same > 72 * 8 // 2, "a product of more rows rounds otherwise now and then"
+        assert same > tokens * len(alone) // 2, "more rows round otherwise now and then"
