@@ -47,13 +47,14 @@ PROJECTIONS = {
     "down": ("mlp.down_proj",),
 }
 ISAS = ("avx2", "avx512")
-MOST_ROWS = 9
+ROWS = range(1, 10)
 TOGETHER, BLOCK = 4, 128
 """Outputs whose blocks lie by turns, and weights of a block, as in ``twelve_bit.cpp``."""
 ESCAPE = 15
 
 Layer = Mapping[str, Product]
-Make = Callable[[str, torch.Tensor], Product]
+Tensors = Mapping[str, torch.Tensor]
+"""Of each projection."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def decode(packed: TwelveBit) -> torch.Tensor:
 
 
 def in_blocks(values: torch.Tensor) -> torch.Tensor:
-    """``[N, K]`` → ``[N / 4, K / 128, 4, 2, 64]``, in the order in which registers interleave bytes.
+    """``[N, K]`` → ``[N / 4, K / 128, 4, 2, 64]``, in the order in which registers take bytes.
 
     Of a lane's 16 bytes the first eight become its words in one register, the last eight in
     another. Either register shall hold neighbours: the first eight of each lane are from the first
@@ -126,21 +127,6 @@ def out_of_blocks(values: torch.Tensor) -> torch.Tensor:
     groups, blocks = values.shape[:2]
     split = values.unflatten(-1, (4, 2, 8)).permute(0, 2, 1, 3, 5, 4, 6)
     return split.reshape(groups * TOGETHER, blocks * BLOCK)
-
-
-@dataclass(frozen=True)
-class Exact:
-    """A product of nine rows in float64, and the sum of its terms' magnitudes."""
-
-    x: torch.Tensor
-    y: torch.Tensor
-    magnitude: torch.Tensor
-
-    @classmethod
-    def of(cls, weight: torch.Tensor) -> Exact:
-        x = torch.randn(MOST_ROWS, weight.shape[1]).bfloat16()
-        wide, weight = x.double(), weight.double()
-        return cls(x, wide @ weight.t(), wide.abs() @ weight.abs().t())
 
 
 class _Struct(ctypes.Structure):
@@ -169,15 +155,14 @@ def compiled(isa: str, folder: Path) -> Callable[..., None]:
     return function
 
 
-def twelve_bit(function: Callable[..., None], packed: TwelveBit) -> Product:
-    """The product of ``x [1 to 9, K]``, bf16, → ``[…, N]``."""
-    outputs, width = packed.shape
-    blocks = HugePages().hold(packed.blocks)
-    parts = (blocks, packed.table, packed.starts, packed.columns, packed.values)
-    struct = _Struct(*(part.data_ptr() for part in parts), outputs, width)
+def twelve_bit(function: Callable[..., None], weight: torch.Tensor) -> Product:
+    """The product of ``x [1 to 9, K]``, bf16, by the weight's 12-bit form."""
+    form = encode(weight)
+    held = (HugePages().hold(form.blocks), form.table, form.starts, form.columns, form.values)
+    struct = _Struct(*(part.data_ptr() for part in held), *weight.shape)
 
-    def product(x: torch.Tensor, _held: object = parts) -> torch.Tensor:
-        y, values = x.new_empty(len(x), outputs), torch.empty(x.shape)
+    def product(x: torch.Tensor, _held: object = held) -> torch.Tensor:
+        y, values = x.new_empty(len(x), struct.n), torch.empty(x.shape)
         pointers = (x.data_ptr(), values.data_ptr(), y.data_ptr())
         function(ctypes.addressof(struct), *pointers, len(x), torch.get_num_threads())
         return y
@@ -185,10 +170,25 @@ def twelve_bit(function: Callable[..., None], packed: TwelveBit) -> Product:
     return product
 
 
-def layer(model: Path, index: int | None) -> dict[str, torch.Tensor]:
-    """The projections' weights of a decoder layer; of the middle one without an index."""
+def dense(function: NativeDense, weight: torch.Tensor) -> Product:
+    held = HugePages().hold(weight)
+    return lambda x: function(x, held, None)
+
+
+def kinds(folder: Path) -> dict[str, Callable[[torch.Tensor], Product]]:
+    """What makes each kind of product; vLLM's own is the first."""
+    running = {backend.name: NativeDense(backend) for backend in backends()}
+    found: dict[str, Callable[[torch.Tensor], Product]] = {"vLLM": backbone}
+    for isa in (isa for isa in ISAS if isa in running):
+        found[f"bf16 {isa}"] = partial(dense, running[isa])
+        found[f"12 bits {isa}"] = partial(twelve_bit, compiled(isa, folder))
+    return found
+
+
+def read(model: Path) -> dict[str, torch.Tensor]:
+    """The weights of the projections of the model's middle layer."""
     count = json.loads((model / "config.json").read_text())["num_hidden_layers"]
-    prefix = f"model.layers.{count // 2 if index is None else index}"
+    prefix = f"model.layers.{count // 2}"
     with safe_open(model / "model.safetensors", "pt") as file:
         return {
             name: torch.cat([file.get_tensor(f"{prefix}.{part}.weight") for part in parts])
@@ -196,90 +196,83 @@ def layer(model: Path, index: int | None) -> dict[str, torch.Tensor]:
         }
 
 
-def kinds(packed: Mapping[str, TwelveBit], folder: Path) -> dict[str, Make]:
-    """What makes each kind of product of a named projection; vLLM's own is the first."""
-    dense = {b.name: NativeDense(b) for b in backends()}
-    found: dict[str, Make] = {"vLLM": lambda _, weight: backbone(weight)}
-    for isa in [isa for isa in ISAS if isa in dense]:
-        function = compiled(isa, folder)
-
-        def bf16(_: str, weight: torch.Tensor, isa: str = isa) -> Product:
-            held = HugePages().hold(weight)
-            return lambda x: dense[isa](x, held, None)
-
-        found[f"bf16, {isa}"] = bf16
-        found[f"12 bits, {isa}"] = lambda n, _, f=function: twelve_bit(f, packed[n])
-    return found
-
-
-def check(label: str, products: Mapping[str, Product], exact: Mapping[str, Exact]) -> None:
+def check(kind: str, layer: Layer, weights: Tensors, inputs: Tensors) -> None:
     """Every number of rows against float64.
 
     Raises:
         RuntimeError: it is off by more than bf16's rounding and that of sums in float32.
     """
-    for name, of_name in exact.items():
-        for rows in range(1, MOST_ROWS + 1):
-            found = products[name](of_name.x[:rows]).double()
-            allowed = of_name.y[:rows].abs() / 256 + of_name.magnitude[:rows] * 1e-5
-            if not ((found - of_name.y[:rows]).abs() <= allowed).all():
-                raise RuntimeError(f"{label}, {name}, {rows} rows: not the product")
+    for name, weight in weights.items():
+        x, wide = inputs[name].double(), weight.double()
+        exact = x @ wide.t()
+        allowed = exact.abs() / 256 + x.abs() @ wide.t().abs() * 1e-5
+        for rows in ROWS:
+            off = layer[name](inputs[name][:rows]) - exact[:rows]
+            if not (off.abs() <= allowed[:rows]).all():
+                raise RuntimeError(f"{kind}, {name}, {rows} rows: not the product")
+
+
+def run(copies: Iterator[Layer], inputs: Tensors, rows: int) -> None:
+    for name, product in next(copies).items():
+        product(inputs[name][:rows])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="folder of a bf16 checkpoint")
-    parser.add_argument("--layer", type=int, help="default: the middle one")
-    parser.add_argument("--rows", type=int, nargs="+", default=list(range(1, MOST_ROWS + 1)))
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--copies", type=int, default=4, help="of the layer, each product's own")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    weights = layer(args.model, args.layer)
-    packed = {name: encode(weight) for name, weight in weights.items()}
-    for name, weight in weights.items():
-        if not torch.equal(decode(packed[name]).view(torch.int16), weight.view(torch.int16)):
-            raise RuntimeError(f"{name}: not the weight")
-    escapes = {name: len(packed[name].values) / weight.numel() for name, weight in weights.items()}
+    weights = read(args.model)
+    escapes = {name: share_of_escapes(weight) for name, weight in weights.items()}
     shares = ", ".join(f"{name} {share:.1e}" for name, share in escapes.items())
-    print(f"{args.model.name}, {machine()}, {args.threads} threads; escapes: {shares}", flush=True)
-    exact = {name: Exact.of(weight) for name, weight in weights.items()}
-    layers: dict[str, Iterator[Layer]] = {}
+    print(f"{args.model.name}, {machine()}, {args.threads} threads; escapes: {shares}")
+    inputs = {name: torch.randn(ROWS[-1], w.shape[1]).bfloat16() for name, w in weights.items()}
+    turns: dict[str, Iterator[Layer]] = {}
     with set_current_vllm_config(VllmConfig()), tempfile.TemporaryDirectory() as folder:
         init_distributed_environment(1, 0, f"file://{folder}/init", 0, "gloo")
         initialize_model_parallel(1)
-        for kind, make in kinds(packed, Path(folder)).items():
-            copies = [{n: make(n, w) for n, w in weights.items()} for _ in range(args.copies)]
-            check(kind, copies[0], exact)
-            layers[kind] = cycle(copies)
-    inputs = {name: of_name.x for name, of_name in exact.items()}
-    nbytes = {
-        kind: sum(packed[n].blocks.nbytes if "12" in kind else w.nbytes for n, w in weights.items())
-        for kind in layers
-    }
-    print(f"\n| rows | {' | '.join(layers)} |")
-    print("|---" * (len(layers) + 1) + "|")
+        for kind, make in kinds(Path(folder)).items():
+            copies = [{n: make(w) for n, w in weights.items()} for _ in range(args.copies)]
+            check(kind, copies[0], weights, inputs)
+            turns[kind] = cycle(copies)
+    print(f"\n| rows | {' | '.join(turns)} |")
+    print("|---" * (len(turns) + 1) + "|", flush=True)
+    size = sum(weight.numel() for weight in weights.values())
     results = []
-    for rows in args.rows:
-        turns = [partial(run, copies, inputs, rows) for copies in layers.values()]
-        seconds = dict(zip(layers, medians(turns, args.repeats, warm=1), strict=True))
-        cells = []
-        for kind, taken in seconds.items():
-            speed, ratio = nbytes[kind] / taken / 1e9, seconds["vLLM"] / taken
-            cells.append(f"{taken * 1e3:.2f} ms, {speed:.1f} GB/s, {ratio:.2f}x")
-            found = {"rows": rows, "kind": kind, "seconds": taken, "gb_per_s": speed}
-            results.append({**found, "ratio": ratio})
+    for rows in ROWS:
+        calls = [partial(run, copies, inputs, rows) for copies in turns.values()]
+        seconds = dict(zip(turns, medians(calls, args.repeats, warm=1), strict=True))
+        found = {
+            kind: {
+                "ms": taken * 1e3,
+                "gb_per_s": size * (1.5 if kind.startswith("12") else 2) / taken / 1e9,
+                "ratio": seconds["vLLM"] / taken,
+            }
+            for kind, taken in seconds.items()
+        }
+        cells = (
+            f"{f['ms']:.2f} ms, {f['gb_per_s']:.1f} GB/s, {f['ratio']:.2f}x" for f in found.values()
+        )
         print(f"| {rows} | {' | '.join(cells)} |", flush=True)
+        results.append({"rows": rows, "kinds": found})
     if args.json:
         report = {"machine": machine(), "threads": args.threads, "escapes": escapes}
         args.json.write_text(json.dumps({**report, "results": results}, indent=1))
 
 
-def run(copies: Iterator[Layer], inputs: Mapping[str, torch.Tensor], rows: int) -> None:
-    for name, product in next(copies).items():
-        product(inputs[name][:rows])
+def share_of_escapes(weight: torch.Tensor) -> float:
+    """
+    Raises:
+        RuntimeError: the form does not give the weight back, bit for bit.
+    """
+    form = encode(weight)
+    if not torch.equal(decode(form).view(torch.int16), weight.view(torch.int16)):
+        raise RuntimeError("the form does not give the weight back")
+    return len(form.values) / weight.numel()
 
 
 if __name__ == "__main__":
