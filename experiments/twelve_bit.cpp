@@ -51,7 +51,7 @@ struct TwelveBit {
   int64_t n, k;
 };
 
-// Each register of bf16 as two of float32: its even words, then its odd ones, as weights come out.
+// Each register of bf16 as two of float32, even words before odd ones: the order of the weights.
 void widen(const uint16_t* x, float* to, int64_t size) {
   for (int64_t i = 0; i < size; i += kWords) {
     const auto words = Isa::bytes(reinterpret_cast<const uint8_t*>(x + i));
@@ -121,12 +121,13 @@ void product(const TwelveBit& w, const uint16_t* x, float* values, uint16_t* y, 
 }  // namespace
 }  // namespace river
 
-// y [rows, n] of x [rows, k], 1 to 9 rows; `values` [rows, k] is for the widened x.
-extern "C" __attribute__((visibility("default"))) void twelve_bit(const river::TwelveBit* w,
-                                                                  const uint16_t* x, float* values,
-                                                                  uint16_t* y, int64_t rows,
-                                                                  int threads) {
+// y [rows, n] of x [rows, k], 1 to 9 rows; `widened` [rows, k] is room for x in float32.
+extern "C" __attribute__((visibility("default"))) void twelve_bit(
+    const uint8_t* blocks, const uint8_t* table, const int32_t* starts, const int32_t* columns,
+    const uint16_t* values, const uint16_t* x, float* widened, uint16_t* y, int64_t rows, int64_t n,
+    int64_t k, int threads) {
+  const river::TwelveBit weight{blocks, table, starts, columns, values, n, k};
   river::each<river::kMostRows>([&](auto i) {
-    if (rows == i + 1) river::product<i + 1>(*w, x, values, y, threads);
+    if (rows == i + 1) river::product<i + 1>(weight, x, widened, y, threads);
   });
 }

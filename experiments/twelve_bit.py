@@ -102,10 +102,13 @@ def encode(weight: torch.Tensor) -> TwelveBit:
 def decode(packed: TwelveBit) -> torch.Tensor:
     """The bf16 weight ``[N, K]``."""
     lows, pairs = packed.blocks.split((BLOCK, BLOCK // 2), -1)
-    codes = torch.stack((pairs & 15, pairs >> 4), -2)
-    words = torch.stack((lows.view(codes.shape), packed.table[codes.long()]), -1)
-    weight = out_of_blocks(words.view(torch.bfloat16).squeeze(-1))
-    rows = torch.arange(len(weight)).repeat_interleave(packed.starts.diff())
+    codes = torch.cat((pairs & 15, pairs >> 4), -1)
+    words = torch.stack((lows, packed.table[codes.long()]), -1).view(torch.bfloat16)
+    outputs, width = packed.shape
+    weight = torch.empty(outputs * width, dtype=torch.bfloat16)
+    weight[in_blocks(torch.arange(len(weight)).view(packed.shape)).flatten()] = words.flatten()
+    weight = weight.view(packed.shape)
+    rows = torch.arange(outputs).repeat_interleave(packed.starts.diff())
     weight[rows, packed.columns.long()] = packed.values
     return weight
 
@@ -122,22 +125,6 @@ def in_blocks(values: torch.Tensor) -> torch.Tensor:
     return split.permute(0, 2, 1, 3, 5, 4, 6).flatten(-3)
 
 
-def out_of_blocks(values: torch.Tensor) -> torch.Tensor:
-    """``in_blocks`` undone."""
-    groups, blocks = values.shape[:2]
-    split = values.unflatten(-1, (4, 2, 8)).permute(0, 2, 1, 3, 5, 4, 6)
-    return split.reshape(groups * TOGETHER, blocks * BLOCK)
-
-
-class _Struct(ctypes.Structure):
-    """``struct TwelveBit`` of ``twelve_bit.cpp``."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("blocks", "table", "starts", "columns", "values")),
-        *((name, ctypes.c_int64) for name in ("n", "k")),
-    )
-
-
 def compiled(isa: str, folder: Path) -> Callable[..., None]:
     """``twelve_bit`` of ``twelve_bit.cpp`` for one instruction set.
 
@@ -150,7 +137,7 @@ def compiled(isa: str, folder: Path) -> Callable[..., None]:
     source = Path(__file__).with_suffix(".cpp")
     subprocess.run([*build.find_compiler(), *options, str(source), "-o", str(target)], check=True)
     function = ctypes.CDLL(str(target)).twelve_bit
-    function.argtypes = (*[ctypes.c_void_p] * 4, ctypes.c_int64, ctypes.c_int)
+    function.argtypes = (*[ctypes.c_void_p] * 8, *[ctypes.c_int64] * 3, ctypes.c_int)
     function.restype = None
     return function
 
@@ -158,13 +145,12 @@ def compiled(isa: str, folder: Path) -> Callable[..., None]:
 def twelve_bit(function: Callable[..., None], weight: torch.Tensor) -> Product:
     """The product of ``x [1 to 9, K]``, bf16, by the weight's 12-bit form."""
     form = encode(weight)
-    held = (HugePages().hold(form.blocks), form.table, form.starts, form.columns, form.values)
-    struct = _Struct(*(part.data_ptr() for part in held), *weight.shape)
+    parts = (HugePages().hold(form.blocks), form.table, form.starts, form.columns, form.values)
 
-    def product(x: torch.Tensor, _held: object = held) -> torch.Tensor:
-        y, values = x.new_empty(len(x), struct.n), torch.empty(x.shape)
-        pointers = (x.data_ptr(), values.data_ptr(), y.data_ptr())
-        function(ctypes.addressof(struct), *pointers, len(x), torch.get_num_threads())
+    def product(x: torch.Tensor) -> torch.Tensor:
+        y, widened = x.new_empty(len(x), len(weight)), torch.empty(x.shape)
+        pointers = (tensor.data_ptr() for tensor in (*parts, x, widened, y))
+        function(*pointers, len(x), *weight.shape, torch.get_num_threads())
         return y
 
     return product
