@@ -347,7 +347,7 @@ def test_exits_drafts_and_the_backbone_share_steps(
     now that the cache holds what each has left there."""
     exits = {"threshold": -1.0, "min_layers": 2}
     kinds = [exits, None, OFF]
-    count, tokens = 201, 72
+    count, tokens = 201, 32
     prompts = [f"{index // 3}. {PROMPTS[index // 3 % len(PROMPTS)]}" for index in range(count)]
     params = [greedy(tokens, kinds[index % 3]) for index in range(count)]
     exact = [index for index in range(count) if index % 3]
