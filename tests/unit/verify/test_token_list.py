@@ -165,5 +165,5 @@ def test_what_is_no_list_is_named(tmp_path: Path) -> None:
     with pytest.raises(RiverError, match="No such file"):
         read(file)
     file.write_text("{")
-    with pytest.raises(RiverError, match="x.json"):
+    with pytest.raises(RiverError, match=r"x\.json"):
         read(file)

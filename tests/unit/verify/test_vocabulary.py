@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.verify import vocabulary as module
 from river_vllm.verify.draft import Draft
 from river_vllm.verify.vocabulary import Vocabulary
 
@@ -81,7 +80,3 @@ def test_a_text_of_rare_tokens_has_the_whole_vocabulary(vocabulary: Vocabulary) 
     most = (SIZE - len(LISTED)) // 8
     assert len(added(vocabulary.tokens([draft([*range(500, 500 + most), 100])]))) == most
     assert vocabulary.tokens([draft([*range(500, 501 + most), 100], "b")]) is None
-
-
-def test_misses_fade_over_a_hundred_tokens() -> None:
-    assert module.MEMORY == pytest.approx(1 - 1 / 100)
