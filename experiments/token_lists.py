@@ -4,7 +4,7 @@
     python experiments/token_lists.py list --texts FILE… --output river_vllm/token_lists/NAME.json
 
 ``answers`` appends the model's own answers, greedy, to the prompts of the files, and to some that
-it makes up itself, until the time is over; another ``--seed`` brings other ones. ``list`` counts
+it makes up itself, until the time is over; ``--start`` goes on where it stopped. ``list`` counts
 the tokens of all of them: models that share a tokenizer share a list.
 """
 
@@ -31,15 +31,15 @@ def answers(args: argparse.Namespace) -> None:
     prepare()
     engine = QuantizingEngine(args.model, None, args.max_model_len, args.kv_cache_gib)
     longest = args.max_model_len - args.answer_tokens - 1
-    rows = from_files(args.prompts, engine.llm.get_tokenizer(), longest, args.seed)
+    rows = from_files(args.prompts, engine.llm.get_tokenizer(), longest, 0)
     shared = {"model": args.model, "vocabulary": engine.vocabulary, "always": engine.beside_text}
     count = 0
     with args.texts.open("a", encoding="utf-8") as out:
-        for start in range(0, len(rows.tokens), AT_ONCE):
-            made = self_made(engine.llm, AT_ONCE, 128, args.seed + start)
+        for start in range(args.start, len(rows.tokens), AT_ONCE):
+            made = self_made(engine.llm, AT_ONCE, 128, start)
             for prompts in (rows.tokens[start : start + AT_ONCE], made.tokens):
                 if time.monotonic() - began > args.seconds:
-                    print(f"{count} tokens of answers in {time.monotonic() - began:.0f} s")
+                    print(f"{count} tokens of answers; go on with --start {start}")
                     return
                 found = engine.answers(prompts, args.answer_tokens)
                 count += sum(map(len, found))
@@ -47,7 +47,7 @@ def answers(args: argparse.Namespace) -> None:
                     line = {**shared, "prompt": prompt, "answer": answer}
                     out.write(json.dumps(line) + "\n")
                 out.flush()
-    print(f"{count} tokens of answers in {time.monotonic() - began:.0f} s")
+    print(f"{count} tokens of answers, no more rows")
 
 
 def make_list(args: argparse.Namespace) -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     one.add_argument("--answer-tokens", type=int, default=256)
     one.add_argument("--max-model-len", type=int, default=1024)
     one.add_argument("--kv-cache-gib", type=float, default=1.0)
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--start", type=int, default=0, help="rows that earlier runs have had")
     one.set_defaults(run=answers)
     other = commands.add_parser("list")
     other.add_argument("--texts", type=Path, action="append", required=True)
