@@ -310,10 +310,14 @@ def test_a_short_list_changes_no_answer(
     engine = listed_smollm2
     assert engine.collective_rpc("river_info")[0]["verify"]["head_tokens"] == len(LISTED)
     prompts = ["One apple, two pears, three plums. " * 4, *PROMPTS[::4]]
-    found, summary = answers(engine, prompts, greedy(48))
-    assert 0 < summary.accepted < summary.drafted
+    found = []
+    for prompt in prompts:
+        # Alone: requests of a step draft each other's tokens too.
+        (choice,), summary = answers(engine, [prompt], greedy(48))
+        assert summary.drafted > 0
+        assert unforeseen(engine, prompt, choice) == []
+        found.append(choice)
     assert_stocks(stock_smollm2, prompts, found, near_smollm2)
-    assert [unforeseen(engine, p, c) for p, c in zip(prompts, found, strict=True)] == [[]] * 6
     named = set(engine.get_tokenizer().encode(prompts[0])) - set(LISTED)
     drafted = VerifiedMode().trace(found[0].routed_experts)
     assert sum(d and t in named for t, d in zip(found[0].token_ids, drafted, strict=True)) >= 8

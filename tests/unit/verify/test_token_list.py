@@ -122,8 +122,8 @@ def test_what_was_counted_is_recorded() -> None:
     assert made.tokens == len(made.ids)
 
 
-def written(folder: Path, ids: Any, vocabulary: int, **changes: Any) -> Path:
-    made = TokenList.of(ids, vocabulary, [ModelRecord(name="m", revision="c")], COUNTED)
+def written(folder: Path, ids: Any, size: int, **changes: Any) -> Path:
+    made = TokenList.of(ids, size, [ModelRecord(name="m", revision="c")], COUNTED)
     file = folder / "list.json"
     made.write(file)
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
