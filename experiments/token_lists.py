@@ -16,6 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from tokenizers import Tokenizer
+
 from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.verify.token_list import counted
 
@@ -50,13 +53,25 @@ def answers(args: argparse.Namespace) -> None:
     print(f"{count} tokens of answers, no more rows")
 
 
+def ordinary_counts(files: list[Path], model: Path, vocabulary: int) -> Any:
+    """How often text files have each token."""
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    counts = np.zeros(vocabulary, dtype=np.int64)
+    for file in files:
+        np.add.at(counts, tokenizer.encode(file.read_text(errors="replace")).ids, 1)
+    return counts
+
+
 def make_list(args: argparse.Namespace) -> None:
     lines: list[dict[str, Any]] = [
         json.loads(line) for path in args.texts for line in path.read_text().splitlines()
     ]
     texts = [(line["prompt"], line["answer"]) for line in lines]
-    models = [fingerprint(model) for model in sorted({line["model"] for line in lines})]
-    found = counted(texts, lines[0]["vocabulary"], lines[0]["always"], models, args.what)
+    folders = sorted({*(line["model"] for line in lines), *args.also})
+    models = [fingerprint(folder) for folder in folders]
+    vocabulary = int(lines[0]["vocabulary"])
+    ordinary = ordinary_counts(args.ordinary, Path(folders[0]), vocabulary)
+    found = counted(texts, vocabulary, lines[0]["always"], models, args.what, ordinary)
     if found is None:
         raise SystemExit("too few answers")
     found.write(args.output)
@@ -79,6 +94,19 @@ def main() -> None:
     other = commands.add_parser("list")
     other.add_argument("--texts", type=Path, action="append", required=True)
     other.add_argument("--what", required=True, help="where the prompts are from, for people")
+    other.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        help="folder of a checkpoint with the same tokenizer, whose answers were not counted",
+    )
+    other.add_argument(
+        "--ordinary",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="text files by which tokens are ranked that no answer has",
+    )
     other.add_argument("--output", type=Path, required=True)
     other.set_defaults(run=make_list)
     args = parser.parse_args()

@@ -42,7 +42,7 @@ class CountedRecord(_Part):
     """What a list was counted on.
 
     Attributes:
-        prompts: where they are from.
+        prompts: where they are from, and whose answers they got where there are several models.
         answers, tokens: how many answers, and how many tokens they have together.
         coverage: share of the answer tokens that were in the list or earlier in their own text; of
             every other answer, with a list of the same size that had been counted on the rest.
@@ -58,7 +58,7 @@ class TokenList(_Part):
     """A list, as it is written (JSON).
 
     Attributes:
-        models: the checkpoints whose answers were counted.
+        models: the checkpoints that it is for, which share a tokenizer.
         vocabulary: of their LM head.
         tokens: how many are listed.
         bits: base64 of a bit for each token of the vocabulary, the lowest bit of a byte first.
@@ -127,13 +127,15 @@ def counted(
     always: Iterable[int],
     models: Iterable[ModelRecord],
     prompts: str,
+    ordinary: Ids | None = None,
 ) -> TokenList | None:
-    """The list that answers of ``models`` amount to (``choose``); None where they are too few.
+    """The list that answers amount to (``choose``); None where they are too few.
 
     Args:
+        models: that the list is for.
         prompts: where they are from, for people.
     """
-    found = choose(texts, vocabulary, always)
+    found = choose(texts, vocabulary, always, ordinary)
     if found is None:
         return None
     ids, coverage = found
@@ -147,16 +149,20 @@ def counted(
 
 
 def choose(
-    texts: Sequence[Text], vocabulary: int, always: Iterable[int] = ()
+    texts: Sequence[Text],
+    vocabulary: int,
+    always: Iterable[int] = (),
+    ordinary: Ids | None = None,
 ) -> tuple[Ids, float] | None:
     """The shortest list that covers ``COVERAGE`` of answers that were not counted.
 
-    Tokens are ranked by how often the answers have them; those that none has follow by their
+    Tokens are ranked by how often the answers have them, then by ``ordinary``, then by their
     number, since tokenizers that merge give frequent ones the lower numbers. The size is found with
     half of the answers counted and the other half covered, and taken of the order of them all.
 
     Args:
         always: listed in any case: what a tokenizer has beside its text.
+        ordinary: how often other text has each token of the vocabulary.
 
     Returns:
         The tokens, ascending, and the share that was covered; None where it would take more than
@@ -165,7 +171,7 @@ def choose(
     first = list(always)
     known, others = texts[::2], texts[1::2]
     place = np.empty(vocabulary, dtype=np.int64)
-    place[_ranked(known, vocabulary, first)] = np.arange(vocabulary)
+    place[_ranked(known, vocabulary, first, ordinary)] = np.arange(vocabulary)
     total = sum(len(answer) for _, answer in others)
     new = [token for text in others for token in _new_tokens(text)]
     found = np.sort(place[np.array(new, dtype=np.int64)])
@@ -175,16 +181,17 @@ def choose(
     if not total or size > LARGEST * vocabulary:
         return None
     covered = 1 - int((found >= size).sum()) / total
-    return np.sort(_ranked(texts, vocabulary, first)[:size]), covered
+    return np.sort(_ranked(texts, vocabulary, first, ordinary)[:size]), covered
 
 
-def _ranked(texts: Sequence[Text], vocabulary: int, first: list[int]) -> Ids:
-    """Every token: ``first``, then by how often the answers have it, then by its number."""
+def _ranked(texts: Sequence[Text], vocabulary: int, first: list[int], ordinary: Ids | None) -> Ids:
+    """Every token: ``first``, then by how often the answers have it, and so on (``choose``)."""
     counts = np.zeros(vocabulary, dtype=np.int64)
     for _, answer in texts:
         np.add.at(counts, np.asarray(answer, dtype=np.int64), 1)
     counts[first] = np.iinfo(np.int64).max
-    return np.argsort(-counts, kind="stable")
+    others = np.zeros_like(counts) if ordinary is None else ordinary
+    return np.lexsort((-others, -counts))
 
 
 def _new_tokens(text: Text) -> list[int]:
