@@ -309,7 +309,7 @@ def test_a_short_list_changes_no_answer(
     """And what a prompt names is drafted though it is not listed."""
     engine = listed_smollm2
     assert engine.collective_rpc("river_info")[0]["verify"]["head_tokens"] == len(LISTED)
-    prompts = ["One apple, two pears, three plums. " * 4, *PROMPTS[::4]]
+    prompts = ["One apple, two pears, three plums, " * 4 + "one apple, two", *PROMPTS[::4]]
     found = []
     for prompt in prompts:
         # Alone: requests of a step draft each other's tokens too.
