@@ -36,8 +36,8 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
 from river_vllm.kernels.native import build
-from river_vllm.kernels.native.dense import NativeDense
 from river_vllm.kernels.native.library import backends
+from river_vllm.kernels.native.operations import NativeDense
 from river_vllm.kernels.native.pages import HugePages
 
 PROJECTIONS = {

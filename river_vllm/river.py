@@ -51,6 +51,9 @@ class River:
         self._linears = linears
         self._compiles = compiles
         self._dense = dense
+        self.listed: torch.Tensor | None = None
+        """The tokens that drafts are picked from, beside those of a request's own text: int64,
+        ascending. Without them drafts are picked from every token."""
         self._idle = StepTable(self.num_layers, [], [], [])
         self.table = self._idle
         """What the projections and the LM head read; between steps one without rows."""

@@ -61,6 +61,7 @@ class StepTable:
         *("dense", "exact", "exit_layer", "first", "floor", "head", "held", "last", "limit"),
         *("measured", "num_layers", "num_rows", "offsets", "origin", "origin_rows", "path"),
         *("replayed", "request", "river_rows", "rows", "scope", "states", "threshold"),
+        "tokens",
     )
 
     def __init__(
@@ -100,6 +101,9 @@ class StepTable:
         """Rows on the river, int64; set where ``path`` is ``MIXED``."""
         self.head: Literal["backbone", "river", "draft"] = "backbone"
         """What makes the logits: the bf16 LM head, 4-bit candidates made exact, or 4 bit alone."""
+        self.tokens: torch.Tensor | None = None
+        """Of a draft: the tokens that it has logits of, int64, those of ``River.listed`` first;
+        without it every token's."""
         self.exact = True
         """Whether a row of it is to have stock vLLM's bits; else any rounding will do."""
         self.dense: Dense | None = None

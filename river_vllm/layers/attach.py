@@ -25,15 +25,20 @@ from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
 from river_vllm.layers.find import (
     StateArguments,
     decoder_layers,
-    lm_head,
     projections,
     state_arguments,
 )
 from river_vllm.layers.residency import Residency
-from river_vllm.layers.river_head import has_plain_head, install_river_head, some_outputs
+from river_vllm.layers.river_head import (
+    has_a_head_by_tokens,
+    has_plain_head,
+    install_river_head,
+    some_outputs,
+)
 from river_vllm.models.architectures import ARCHITECTURES, PREFIX
 from river_vllm.river import River
 from river_vllm.router import Router
+from river_vllm.token_lists import list_for
 from river_vllm.weights.packing import Packing
 
 Info = Callable[[], dict[str, Any]]
@@ -69,9 +74,10 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     )
     packing = Packing(config, model_config, getattr(model, "packed_modules_mapping", {}))
     if config.lm_head == "river" or (config.drafts and has_plain_head(model)):
+        if config.drafts and not many and has_a_head_by_tokens(model, model_config):
+            river.listed = _listed(config, vllm_config)
         outputs = NativeCandidates(native) if native else some_outputs
-        head = packing.expect(lm_head(model))
-        install_river_head(model, river, head, config.lm_head_candidates, outputs)
+        install_river_head(model, river, packing.expect, config.lm_head_candidates, outputs)
     family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
     arguments = state_arguments(layers[0], family.stale_residual)
     index = 0
@@ -108,6 +114,14 @@ def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Ba
     another kernel is asked for."""
     usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
     return backend() if usable and config.kernel in ("auto", "native") else None
+
+
+def _listed(config: RiverConfig, vllm_config: VllmConfig) -> torch.Tensor | None:
+    """The tokens that drafts are picked from; None where nobody has counted any."""
+    found = list_for(config, vllm_config.model_config)
+    if found is None:
+        return None
+    return torch.from_numpy(found.ids).to(vllm_config.device_config.device)
 
 
 def _before_layer(

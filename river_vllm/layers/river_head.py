@@ -5,6 +5,9 @@ vocabulary it reads as many bytes as the whole river. The 4-bit head ranks the v
 logits of the best ``candidates`` are computed again from the bf16 rows, so greedy, top-k and top-p
 sampling see exact logits for what they can pick. The rest of the vocabulary keeps its 4-bit
 logits. Steps that need every logit exact take the bf16 head.
+
+Drafts take the 4-bit logits as they are, where there is a list of tokens (``token_lists/``) only
+those of the list, and, from the bf16 rows, those of the tokens in the requests' own text.
 """
 
 from __future__ import annotations
@@ -37,28 +40,41 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
     Args:
         river: whose table says which head makes the step's logits.
         packer: quantises and packs the head's weight.
+        list_packer: the same for the part of it that ``river.listed`` names.
         candidates: logits per row that are made exact.
         outputs: what makes them exact.
     """
 
     supports_pre_processed_weights = False
 
-    def __init__(self, river: River, packer: Packer, candidates: int, outputs: Outputs) -> None:
+    def __init__(
+        self,
+        river: River,
+        packer: Packer,
+        list_packer: Packer | None,
+        candidates: int,
+        outputs: Outputs,
+    ) -> None:
         super().__init__()
         self._river = river
         self._packer = packer
+        self._list_packer = list_packer
         self._candidates = candidates
         self._outputs = outputs
         self._packed: PackedLinear | None = None
+        self._packed_list: PackedLinear | None = None
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
-        self._packed = self._packer(layer.weight.detach())
+        weight = layer.weight.detach()
+        self._packed = self._packer(weight)
+        if self._list_packer is not None:
+            self._packed_list = self._list_packer(weight[self._river.listed])
         super().process_weights_after_loading(layer)
 
     def apply(
         self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """``x [rows, hidden] -> [rows, vocabulary of this rank]``."""
+        """``x [rows, hidden] -> [rows, vocabulary of this rank]``, or of the table's tokens."""
         table = self._river.table
         head = table.head
         if head == "backbone" and table.dense is not None:
@@ -66,7 +82,11 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         if head == "backbone" or bias is not None or self._packed is None:
             return super().apply(layer, x, bias)
         if head == "draft":
-            return self._packed.draft(x, None)
+            if table.tokens is None or self._packed_list is None:
+                return self._packed.draft(x, None)
+            listed = self._packed_list.draft(x, None)
+            added = table.tokens[listed.shape[1] :].expand(len(x), -1)
+            return torch.cat([listed, self._outputs(x, layer.weight, added)], dim=1)
         logits = self._packed.apply(x, None)
         best = largest(logits, min(self._candidates, logits.shape[1]))
         return logits.scatter_(1, best, self._outputs(x, layer.weight, best))
@@ -111,14 +131,29 @@ def has_plain_head(model: nn.Module) -> bool:
     return type(getattr(head, "quant_method", None)) is UnquantizedEmbeddingMethod
 
 
+def has_a_head_by_tokens(model: nn.Module, model_config: Any) -> bool:
+    """Whether drafts can have the logits of some tokens only: vLLM makes them by the head's
+    ``quant_method`` (not where they are of another dtype than the model), in 4 bit (not where there
+    is a bias), and takes them as they are.
+
+    Args:
+        model_config: vLLM's.
+    """
+    plain = has_plain_head(model) and getattr(lm_head(model), "bias", None) is None
+    return plain and bool(model_config.head_dtype == model_config.dtype)
+
+
 def install_river_head(
     model: nn.Module,
     river: River,
-    packer: Packer,
+    packers: Callable[[nn.Module], Packer],
     candidates: int,
     outputs: Outputs = some_outputs,
 ) -> None:
-    """Give the model's LM head a 4-bit twin.
+    """Give the model's LM head a 4-bit twin, and one of ``river.listed``'s tokens.
+
+    Args:
+        packers: gives a packer for a weight of a module.
 
     Raises:
         UnsupportedModelError: the model has no plain LM head.
@@ -129,4 +164,5 @@ def install_river_head(
             f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'",
             cure="",
         )
-    head.quant_method = RiverHeadMethod(river, packer, candidates, outputs)
+    list_packer = None if river.listed is None else packers(head)
+    head.quant_method = RiverHeadMethod(river, packers(head), list_packer, candidates, outputs)

@@ -46,6 +46,7 @@ class RiverDrafter:
         counts: Sequence[int],
         tokens: torch.Tensor,
         positions: torch.Tensor,
+        next_tokens: torch.Tensor | None = None,
     ) -> Any:
         """The river's logits after each of ``tokens``.
 
@@ -54,16 +55,17 @@ class RiverDrafter:
             counts: tokens of each, which follow one another.
             tokens: integers ``[rows]``.
             positions: int64 ``[rows]``, where they stand; their K/V slots are allocated.
+            next_tokens: int64, those of ``River.listed`` and others: what a draft's logits are of.
 
         Returns:
-            ``[rows, vocabulary]``.
+            ``[rows, vocabulary]``, or ``[rows, next_tokens]``.
         """
         river = self._model.river
         # vLLM's compiled forward checks no types: it would read other integers as int32.
         tokens = tokens.to(self._runner.input_ids.gpu.dtype)
         positions = positions.to(self._runner.positions.dtype)
         table = StepTable.forced(river.num_layers, len(tokens), self._layers, positions.device)
-        table.head, table.exact = self._head, self._exact
+        table.head, table.exact, table.tokens = self._head, self._exact, next_tokens
 
         def forward(part: StepTable | None = None) -> torch.Tensor:
             hidden: torch.Tensor = self._model(input_ids=tokens, positions=positions)
@@ -78,7 +80,8 @@ class RiverDrafter:
     def idle_step(self, rows: int) -> None:
         """A step on no request, to its end, for its time; it writes to vLLM's null block."""
         zeros = torch.zeros(rows, dtype=torch.int64, device=self._runner.device)
-        self.step([0] * rows, [1] * rows, zeros, zeros).float().argmax(dim=-1).tolist()
+        logits = self.step([0] * rows, [1] * rows, zeros, zeros, self._model.river.listed)
+        logits.float().argmax(dim=-1).tolist()
 
     def idle_pass(self, rows: int) -> None:
         """The same of the backbone, in vLLM's dummy run, which leaves attention out."""

@@ -20,6 +20,7 @@ from river_vllm.verify.depth import Depth, best_depth, fixed_depth
 from river_vllm.verify.draft import Draft, run
 from river_vllm.verify.drafter import RiverDrafter
 from river_vllm.verify.sampling import GREEDY, Picked, pick
+from river_vllm.verify.vocabulary import Vocabulary
 
 
 class RiverProposer(DraftModelProposer):
@@ -32,8 +33,10 @@ class RiverProposer(DraftModelProposer):
         super().__init__(vllm_config, device, runner)
         self._river_runner = runner
         self._most = int(self.speculative_config.num_speculative_tokens)
+        self._size = vllm_config.model_config.get_vocab_size()
         self._acceptance = Acceptance()
         self._pending: dict[str, Draft] = {}
+        self._vocabulary: Vocabulary | None = None
 
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""
@@ -41,6 +44,9 @@ class RiverProposer(DraftModelProposer):
         self.river = RiverDrafter(self._river_runner, 0, "draft")
         self._defaults = default_settings(config)
         self._fixed = config.draft == "fixed"
+        listed = target_model.river.listed
+        if listed is not None:
+            self._vocabulary = Vocabulary(listed, self._size)
 
     def initialize_attn_backend(
         self, kv_cache_config: Any, kernel_block_sizes: list[int] | None = None
@@ -58,6 +64,8 @@ class RiverProposer(DraftModelProposer):
         for request_id in request_ids:
             self._acceptance.forget([request_id])
             self._pending.pop(request_id, None)
+            if self._vocabulary is not None:
+                self._vocabulary.forget([request_id])
 
     def propose(
         self,
@@ -151,12 +159,15 @@ class RiverProposer(DraftModelProposer):
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
             depth = best_depth(costs, rates, limits)
         drawn: dict[tuple[int, int], torch.Tensor] = {}
+        # Column i of the drafts' logits is of token ``columns[i]``.
+        columns = None if self._vocabulary is None else self._vocabulary.tokens(drafts)
 
         def draft_pass(going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
             start = time.perf_counter()
             guesses = self._guesses(going, depth)
-            picked = self._pass(going, guesses, metadata)
-            tokens, sure = picked.tokens.tolist(), picked.confidence.tolist()
+            picked = self._pass(going, guesses, metadata, columns)
+            best = picked.columns if columns is None else columns[picked.columns]
+            tokens, sure = best.tolist(), picked.confidence.tolist()
             found, row = [], 0
             for draft, guessed in zip(going, guesses, strict=True):
                 mine = tokens[row : row + 1 + len(guessed)]
@@ -173,12 +184,12 @@ class RiverProposer(DraftModelProposer):
         run(drafts, depth, self._acceptance, draft_pass)
         if not drawn:
             return None
-        vocabulary = next(iter(drawn.values())).shape[0]
         most = 1 + max(place for _, place in drawn)
         requests = self._river_runner.input_batch.num_reqs
-        stacked = torch.zeros(requests, most, vocabulary, device=self.device)
+        stacked = torch.zeros(requests, most, self._size, device=self.device)
+        which: Any = slice(None) if columns is None else columns
         for (request, place), probabilities in drawn.items():
-            stacked[request, place] = probabilities
+            stacked[request, place, which] = probabilities
         return stacked
 
     def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[list[int]]:
@@ -197,7 +208,11 @@ class RiverProposer(DraftModelProposer):
         return found
 
     def _pass(
-        self, going: Sequence[Draft], guesses: Sequence[Sequence[int]], metadata: Any
+        self,
+        going: Sequence[Draft],
+        guesses: Sequence[Sequence[int]],
+        metadata: Any,
+        columns: torch.Tensor | None,
     ) -> Picked:
         """One river pass over each draft's last token and its guesses."""
         counts = [1 + len(some) for some in guesses]
@@ -211,6 +226,7 @@ class RiverProposer(DraftModelProposer):
             counts,
             torch.tensor(tokens, device=self.device),
             torch.tensor(positions, device=self.device),
+            columns,
         )
         return pick(logits, torch.tensor(owners, device=self.device), metadata)
 

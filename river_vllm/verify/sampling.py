@@ -18,13 +18,13 @@ class Picked:
     """One draft step's tokens.
 
     Attributes:
-        tokens: int64 ``[rows]``.
+        columns: int64 ``[rows]``, of the logits that were picked: tokens, or places in a list.
         confidence: float32 ``[rows]``, the river's probability of its likeliest token.
-        probabilities: float32 ``[rows, vocabulary]`` that the tokens were sampled from; None
-            where every row is greedy.
+        probabilities: float32 ``[rows, columns]`` that the picks were sampled from; None where
+            every row is greedy.
     """
 
-    tokens: torch.Tensor
+    columns: torch.Tensor
     confidence: torch.Tensor
     probabilities: torch.Tensor | None
 
@@ -36,31 +36,32 @@ def pick(logits: torch.Tensor, rows: torch.Tensor, metadata: Any) -> Picked:
     2023), so the request's other settings, which the backbone's logits get, can be left out.
 
     Args:
-        logits: ``[rows, vocabulary]``, not kept.
+        logits: ``[rows, columns]``, not kept.
         rows: int64, the requests' rows in the batch.
         metadata: vLLM's ``SamplingMetadata`` of the batch.
     """
     logits = logits.float()
-    best, tokens = logits.max(dim=-1)
+    best, columns = logits.max(dim=-1)
     confidence = torch.exp(best - logits.logsumexp(dim=-1))
     if metadata.all_greedy:
-        return Picked(tokens, confidence, None)
+        return Picked(columns, confidence, None)
     temperature = metadata.temperature[rows]
     sampled = temperature >= GREEDY
     if not sampled.any():
-        return Picked(tokens, confidence, None)
+        return Picked(columns, confidence, None)
     logits /= torch.where(sampled, temperature, 1.0).unsqueeze(1)
-    top_k = None if metadata.top_k is None else metadata.top_k[rows]
+    # Who asks for no top-k has the size of the whole vocabulary there.
+    top_k = None if metadata.top_k is None else metadata.top_k[rows].clamp(max=logits.shape[1])
     top_p = None if metadata.top_p is None else metadata.top_p[rows]
     probabilities = apply_top_k_top_p(logits, top_k, top_p).softmax(dim=-1, dtype=torch.float32)
     drawn = _draw(probabilities, rows.tolist(), metadata.generators)
-    return Picked(torch.where(sampled, drawn, tokens), confidence, probabilities)
+    return Picked(torch.where(sampled, drawn, columns), confidence, probabilities)
 
 
 def _draw(
     probabilities: torch.Tensor, rows: list[int], generators: Mapping[int, torch.Generator]
 ) -> torch.Tensor:
-    """One token per row, by the exponential race that vLLM's own sampler runs."""
+    """One column per row, by the exponential race that vLLM's own sampler runs."""
     noise = torch.empty_like(probabilities).exponential_()
     for place, row in enumerate(rows):
         if row in generators:

@@ -184,14 +184,22 @@ class Steps:
         limit: int | str | None = self._limit
         if limit == "auto":
             limit = self.costs.max_rows
-        verify = {"max_tokens": config.drafts, "adaptive": config.draft == "adaptive"}
         return {
-            **({"verify": verify} if config.drafts else {}),
+            **({"verify": self._drafts()} if config.drafts else {}),
             "crossover": {
                 "max_rows": None if limit == "all" else limit,
                 **self.costs.crossover(),
             },
             "costs": self.costs.describe(time.time()),
+        }
+
+    def _drafts(self) -> dict[str, Any]:
+        config, listed = self._config, self._river.listed
+        every = self._runner.model_config.get_vocab_size()
+        return {
+            "max_tokens": config.drafts,
+            "adaptive": config.draft == "adaptive",
+            "head_tokens": every if listed is None else len(listed),
         }
 
     def _first_met(self, state: Any) -> Request:

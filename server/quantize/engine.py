@@ -34,7 +34,7 @@ class QuantizingEngine:
             # Each reading of the text has to compute all of it.
             enable_prefix_caching=False,
             max_model_len=max_model_len,
-            max_num_seqs=16,
+            max_num_seqs=64,
             max_num_batched_tokens=2048,
             kv_cache_memory_bytes=int(kv_cache_gib * GIB),
             disable_log_stats=True,
@@ -46,6 +46,19 @@ class QuantizingEngine:
     def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
         """The model's own greedy answers, ``tokens`` long at most."""
         return self._generate(prompts, tokens) if tokens else [[] for _ in prompts]
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the LM head has outputs for."""
+        size: int = self.llm.llm_engine.model_config.get_vocab_size()
+        return size
+
+    @property
+    def beside_text(self) -> list[int]:
+        """Tokens that no text is made of: what ends an answer, roles, tools."""
+        tokenizer = self.llm.get_tokenizer()
+        found = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        return sorted(token for token in found if token < self.vocabulary)
 
     def quantize(
         self,

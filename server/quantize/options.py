@@ -26,6 +26,9 @@ class TextOptions(Options):
     """length of the text, prompts and answers together"""
     answer_tokens: NonNegativeInt = 128
     """of each answer at most"""
+    list_tokens: NonNegativeInt = 65536
+    """length of the answers, those of the text and more, on which the tokens are counted that
+    drafts are picked from; 0: no such list"""
     seed: NonNegativeInt = 0
     """of the prompts' order"""
 

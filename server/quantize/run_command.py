@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from itertools import repeat
+from collections.abc import Sequence
 from typing import Any
 
+from river_vllm.calibration.fingerprint import fingerprint
 from river_vllm.config import RiverConfig
+from river_vllm.verify.token_list import FILE_NAME, Text, TokenList, counted
 from server.cli.engine import prepare
 from server.cli.files import make_console, write_json
 from server.cli.progress import Steps
-from server.cli.prompts import Prompts, from_files, self_made
-from server.quantize.options import QuantizeOptions, TextOptions
+from server.quantize.options import QuantizeOptions
 from server.quantize.output import WeightsFolder
 from server.quantize.stopping import ended_by_sigterm
-
-LONGEST_SELF_MADE = 128
+from server.quantize.text import answered, find_prompts, head
 
 
 def run_command(options: QuantizeOptions) -> int:
@@ -35,6 +35,7 @@ def run_command(options: QuantizeOptions) -> int:
         f"{max(errors):.1%} in the worst: {report['folder']} ({report['seconds']:.0f} s)",
         markup=False,
     )
+    make_console().print(_drafts(report["draft_tokens"]), markup=False)
     return 0
 
 
@@ -52,8 +53,12 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
         engine = QuantizingEngine(
             options.model, limits.revision, limits.max_model_len, limits.kv_cache_gib
         )
-        prompts = _prompts(options, engine.llm)
-        texts = _texts(options.text, engine, prompts)
+        prompts = find_prompts(options, engine.llm)
+        known = answered(options.text, engine, prompts)
+        texts = [[*prompt, *answer] for prompt, answer in head(known, options.text.tokens)]
+        found = _list(options, engine, known, prompts.source)
+        if found is not None:
+            found.write(output.unfinished / FILE_NAME)
         layers = []
         steps.step("layers", engine.llm.llm_engine.model_config.get_total_num_hidden_layers())
         for layer in engine.quantize(
@@ -72,33 +77,27 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
         "folder": str(output.folder),
         **settings,
         **record,
+        "draft_tokens": None if found is None else found.model_dump(include={"tokens", "counted"}),
         "layers": layers,
     }
 
 
-def _prompts(options: QuantizeOptions, llm: Any) -> Prompts:
-    text = options.text
-    longest = options.engine.max_model_len - text.answer_tokens - 1
-    if text.prompts:
-        tokenizer = llm.get_tokenizer()
-        return from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
-    count = max(1, text.tokens // LONGEST_SELF_MADE)
-    return self_made(llm, count, min(longest, LONGEST_SELF_MADE), text.seed)
+def _list(
+    options: QuantizeOptions, engine: Any, texts: Sequence[Text], source: str
+) -> TokenList | None:
+    """The tokens that drafts are picked from; None where nobody asks for a list, or the answers are
+    too few to choose one."""
+    if not options.text.list_tokens:
+        return None
+    model = fingerprint(options.model, options.engine.revision)
+    return counted(texts, engine.vocabulary, engine.beside_text, [model], source)
 
 
-def _texts(options: TextOptions, engine: Any, prompts: Prompts) -> list[list[int]]:
-    """Prompts with their answers: ``--tokens`` tokens, or all that there are."""
-    expected = count = 0
-    for prompt, answer in zip(prompts.tokens, prompts.answers or repeat(None), strict=False):
-        if expected >= options.tokens:
-            break
-        # The model has not answered yet; most of its answers are as long as they may be.
-        own = options.answer_tokens if answer is None else min(len(answer), options.answer_tokens)
-        expected += len(prompt) + own
-        count += 1
-    prompts = prompts.head(count)
-    answers = prompts.answers
-    if answers is None:
-        answers = engine.answers(prompts.tokens, options.answer_tokens)
-    pairs = zip(prompts.tokens, answers, strict=True)
-    return [[*prompt, *answer[: options.answer_tokens]] for prompt, answer in pairs]
+def _drafts(made: dict[str, Any] | None) -> str:
+    if made is None:
+        return "drafts are picked from every token: no list, or too few answers to choose one"
+    on = made["counted"]
+    return (
+        f"drafts are picked from {made['tokens']} tokens, which cover {on['coverage']:.2%} of "
+        f"answers that were not counted ({on['tokens']} tokens of answers)"
+    )

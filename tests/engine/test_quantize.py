@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from river_vllm import RiverConfig, engine_args
 from river_vllm.calibration.record import REPORTED
 from river_vllm.quantization import QUANTIZERS
+from river_vllm.verify import token_list
 from river_vllm.weights.formats import format_of
 from river_vllm.weights.tensors import CheckpointFolder
 from tests.support import engines
@@ -64,6 +65,14 @@ def test_the_report(tiny_qwen2: Path, quantized: dict[str, Any]) -> None:
     assert len({layer["tokens"] for layer in quantized["layers"]}) == 1
     assert quantized["tokens"] > 400
     assert all(0 < layer["output_error"] < 0.2 for layer in quantized["layers"])
+
+
+def test_the_tokens_of_the_answers_are_listed(quantized: dict[str, Any]) -> None:
+    """In the folder; a made-up model soon repeats itself."""
+    made = token_list.read(Path(quantized["folder"]) / token_list.FILE_NAME)
+    assert quantized["draft_tokens"]["tokens"] == made.tokens
+    assert 0 < made.counted.tokens <= 40 * made.counted.answers
+    assert made.models[0].name == Path(quantized["model"]).name
 
 
 def test_the_weights_are_the_backbones(tiny_qwen2: Path, quantized: dict[str, Any]) -> None:

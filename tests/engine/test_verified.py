@@ -9,17 +9,23 @@ those with which it reads the answer as a prompt.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from river_vllm import RiverConfig
+from river_vllm.calibration.record import ModelRecord
 from river_vllm.depths import ExitSummary
+from river_vllm.layers import attach
 from river_vllm.modes import mode_that_made
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
+from river_vllm.verify import vocabulary
+from river_vllm.verify.token_list import CountedRecord, TokenList
 from tests.support import engines
 from tests.support.engines import (
     Generated,
@@ -36,6 +42,7 @@ pytestmark = pytest.mark.engine
 
 K = 3
 OFF = {"enabled": False}
+LISTED = range(300, 364)
 DRAFTS = RiverConfig(verify=K, draft="fixed", scope="token", max_rows="all", kernel="torch")
 
 
@@ -83,6 +90,22 @@ def verified_smollm2(smollm2: Any) -> Any:
 def verified_qwen2(tiny_qwen2: Any) -> Any:
     """A random model, whose river is often wrong; few blocks, so that requests preempt."""
     return engines.river_engine(tiny_qwen2, DRAFTS, num_gpu_blocks_override=24)
+
+
+@pytest.fixture(scope="session")
+def listed_smollm2(smollm2: Any) -> Any:
+    """Drafts from 64 of the 49,152 tokens, and those of a request's own text."""
+    counted = CountedRecord(prompts="none", answers=0, tokens=0, coverage=0.0)
+    made = TokenList.of(np.array(LISTED), 49152, [ModelRecord(name="any")], counted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attach, "list_for", lambda *_: made)
+        return engines.river_engine(smollm2, DRAFTS)
+
+
+@pytest.fixture
+def always_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the drafts' LM head lacks the backbone's token."""
+    monkeypatch.setattr(vocabulary, "MISSES", math.inf)
 
 
 @pytest.fixture(params=["smollm2", "qwen2"])
@@ -266,6 +289,55 @@ def test_sampled_answers_have_stocks_distribution(
     stock = sampled(stock_smollm2, 1.0)
     assert likeness(sampled(verified_smollm2, 1.0), stock) > 0.001
     assert likeness(sampled(verified_smollm2, 0.6), stock) < 0.001
+
+
+def unforeseen(engine: Any, prompt: str, choice: Any) -> list[int]:
+    """Places of drafted tokens that are neither listed nor earlier in the text."""
+    seen, found = {*LISTED, *engine.get_tokenizer().encode(prompt)}, []
+    drafted = VerifiedMode().trace(choice.routed_experts)
+    for place, (token, kept) in enumerate(zip(choice.token_ids, drafted, strict=True)):
+        if kept and token not in seen:
+            found.append(place)
+        seen.add(token)
+    return found
+
+
+@pytest.mark.usefixtures("always_short")
+def test_a_short_list_changes_no_answer(
+    stock_smollm2: Any, listed_smollm2: Any, near_smollm2: float
+) -> None:
+    """And what a prompt names is drafted though it is not listed."""
+    engine = listed_smollm2
+    assert engine.collective_rpc("river_info")[0]["verify"]["head_tokens"] == len(LISTED)
+    prompts = ["One apple, two pears, three plums, " * 4 + "one apple, two", *PROMPTS[::4]]
+    found = []
+    for prompt in prompts:
+        # Alone: requests of a step draft each other's tokens too.
+        (choice,), summary = answers(engine, [prompt], greedy(48))
+        assert summary.drafted > 0
+        assert unforeseen(engine, prompt, choice) == []
+        found.append(choice)
+    assert_stocks(stock_smollm2, prompts, found, near_smollm2)
+    named = set(engine.get_tokenizer().encode(prompts[0])) - set(LISTED)
+    drafted = VerifiedMode().trace(found[0].routed_experts)
+    assert sum(d and t in named for t, d in zip(found[0].token_ids, drafted, strict=True)) >= 8
+
+
+@pytest.mark.usefixtures("always_short")
+def test_a_short_list_changes_no_distribution(stock_smollm2: Any, listed_smollm2: Any) -> None:
+    """What is never drafted is sampled as often as ever."""
+    stock = sampled(stock_smollm2, 1.0)
+    assert likeness(sampled(listed_smollm2, 1.0), stock) > 0.001
+    assert likeness(sampled(listed_smollm2, 0.6), stock) < 0.001
+
+
+def test_an_answer_that_the_list_does_not_serve_is_drafted_from_every_token(
+    listed_smollm2: Any,
+) -> None:
+    (choice,), _ = answers(listed_smollm2, PROMPTS[2:3], greedy(96))
+    places = unforeseen(listed_smollm2, PROMPTS[2], choice)
+    assert len(places) > 10
+    assert min(places) > vocabulary.MISSES
 
 
 def test_a_seed_decides(verified_smollm2: Any) -> None:

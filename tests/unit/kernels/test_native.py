@@ -28,6 +28,10 @@ ROWS = [1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 70]
 both_products = pytest.mark.parametrize("int8", [True, False], ids=["int8", "bf16"])
 
 
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
 def _rounded(x: torch.Tensor, group: int) -> torch.Tensor:
     """Symmetric int8 with one scale per group of a row."""
     parts = x.float().view(x.shape[0], -1, group)
@@ -91,6 +95,33 @@ def test_a_row_does_not_depend_on_its_neighbours(backend: Backend, int8: bool) -
         for first in {0, min(3, 70 - rows), 70 - rows}:
             span = slice(first, first + rows)
             assert torch.equal(packed.apply(x[span], None), together[span])
+
+
+@every_backend
+@both_products
+def test_a_product_of_some_outputs_has_the_bits_of_the_whole(backend: Backend, int8: bool) -> None:
+    """What an output is beside does not matter either: a draft's logits are those of the full LM
+    head."""
+    spec, some = spec_of(256, 1024, 128), spec_of(256, 192, 128)
+    weight = QUANTIZERS["hqq"](torch.randn(1024, 256, generator=seeded()).bfloat16(), 128)
+    chosen = torch.randperm(1024, generator=seeded())[:192].sort().values
+    part = GroupedWeight(weight.codes[chosen], weight.scales[chosen], weight.zeros[chosen])
+    kernel = NativeKernel(int8, backend)
+    whole, listed = kernel.pack(weight, spec), kernel.pack(part, some)
+    for rows in ROWS:
+        x = inputs(rows, spec)
+        assert torch.equal(listed.apply(x, None), whole.apply(x, None)[:, chosen])
+        assert torch.equal(listed.draft(x, None), whole.draft(x, None)[:, chosen])
+
+
+@pytest.mark.parametrize("quantizer", ["rtn", "hqq"])
+def test_an_output_is_quantised_whatever_is_beside_it(quantizer: str) -> None:
+    weight = torch.randn(4096, 256, generator=seeded()).bfloat16()
+    chosen = torch.randperm(4096, generator=seeded())[:192].sort().values
+    whole, part = (QUANTIZERS[quantizer](w, 128) for w in (weight, weight[chosen]))
+    assert torch.equal(part.codes, whole.codes[chosen])
+    assert torch.equal(part.scales, whole.scales[chosen])
+    assert torch.equal(part.zeros, whole.zeros[chosen])
 
 
 @every_backend

@@ -11,7 +11,12 @@ from torch import nn
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from river_vllm.errors import UnsupportedModelError
-from river_vllm.layers.river_head import DEEP, install_river_head, largest
+from river_vllm.layers.river_head import (
+    DEEP,
+    has_a_head_by_tokens,
+    install_river_head,
+    largest,
+)
 from river_vllm.step import StepTable
 from tests.unit.layers.test_dual_linear import Packed
 
@@ -26,8 +31,8 @@ def test_the_table_says_which_head_makes_the_logits() -> None:
     head.weight.data = torch.randn(head.weight.shape, generator=generator).bfloat16()
     x = torch.randn(3, 32, generator=generator).bfloat16()
     four_bit = Packed(head.weight.detach()).apply(x, None)
-    river: Any = SimpleNamespace(table=StepTable(2, [], [], []))
-    install_river_head(model, river, Packed, CANDIDATES)
+    river: Any = SimpleNamespace(table=StepTable(2, [], [], []), listed=None)
+    install_river_head(model, river, lambda _: Packed, CANDIDATES)
     head.quant_method.process_weights_after_loading(head)
     logits = {}
     for name in ("backbone", "river", "draft"):
@@ -46,7 +51,47 @@ def test_the_table_says_which_head_makes_the_logits() -> None:
 def test_a_model_without_a_plain_head_has_no_place_for_it() -> None:
     river: Any = SimpleNamespace()
     with pytest.raises(UnsupportedModelError, match="--river-lm-head must be 'backbone'"):
-        install_river_head(nn.Module(), river, Packed, CANDIDATES)
+        install_river_head(nn.Module(), river, lambda _: Packed, CANDIDATES)
+
+
+@pytest.mark.usefixtures("vllm_world")
+def test_a_draft_has_logits_of_the_list_and_of_what_is_added() -> None:
+    """In 4 bit, the bits of the full product; and exact ones."""
+    model: Any = nn.Module()
+    head = model.lm_head = ParallelLMHead(64, 32, params_dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    head.weight.data = torch.randn(head.weight.shape, generator=generator).bfloat16()
+    x = torch.randn(3, 32, generator=generator).bfloat16()
+    listed, packings = torch.tensor([3, 8, 9, 40]), []
+    river: Any = SimpleNamespace(table=StepTable(2, [], [], []), listed=listed)
+    install_river_head(model, river, lambda m: packings.append(m) or Packed, CANDIDATES)
+    head.quant_method.process_weights_after_loading(head)
+    assert packings == [head, head], "each is expected"
+    river.table.head = "draft"
+    whole = head.quant_method.apply(head, x)
+    assert whole.shape == (3, 64)
+    river.table.tokens = listed
+    assert torch.equal(head.quant_method.apply(head, x), whole[:, listed])
+    river.table.tokens = torch.tensor([*listed, 0, 63])
+    found = head.quant_method.apply(head, x)
+    assert torch.equal(found[:, :4], whole[:, listed])
+    exact = x.float() @ head.weight.float().t()
+    torch.testing.assert_close(found[:, 4:].float(), exact[:, [0, 63]], rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.usefixtures("vllm_world")
+@pytest.mark.parametrize(
+    ("bias", "dtype", "expected"),
+    [(False, torch.bfloat16, True), (True, torch.bfloat16, False), (False, torch.float32, False)],
+)
+def test_where_vllm_does_not_take_logits_as_they_are_there_is_no_list(
+    bias: bool, dtype: torch.dtype, expected: bool
+) -> None:
+    model: Any = nn.Module()
+    model.lm_head = ParallelLMHead(64, 32, bias=bias, params_dtype=torch.bfloat16)
+    config: Any = SimpleNamespace(dtype=torch.bfloat16, head_dtype=dtype)
+    assert has_a_head_by_tokens(model, config) is expected
+    assert has_a_head_by_tokens(nn.Module(), config) is False
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -12,7 +12,7 @@ from server.cli.main import build_parser, main
 from server.cli.prompts import Prompts
 from server.quantize.engine import _batches, checkpoint_folder
 from server.quantize.options import QuantizeOptions
-from server.quantize.run_command import _texts
+from server.quantize.text import answered, head
 
 
 def parse(*arguments: str) -> Any:
@@ -31,6 +31,7 @@ def test_group_sizes_are_the_engines() -> None:
         (["--tokens", "0"], "--tokens"),
         (["--hessian-gib", "0"], "--hessian-gib"),
         (["--half", "first"], "--answers, --half: name parts"),
+        (["--list-tokens", "-1"], "--list-tokens"),
         (["--answer-tokens", "1023"], "expected less than --max-model-len 1024 less one"),
     ],
     ids=str,
@@ -53,19 +54,30 @@ class Engine:
 
 
 def texts(prompts: Prompts, *arguments: str) -> tuple[list[list[int]], Engine]:
-    engine = Engine()
-    return _texts(parse(*arguments).options.text, engine, prompts), engine
+    """Prompts and answers as GPTQ reads them."""
+    engine, options = Engine(), parse(*arguments).options.text
+    found = head(answered(options, engine, prompts), options.tokens)
+    return [[*prompt, *answer] for prompt, answer in found], engine
 
 
 def test_the_text_is_as_long_as_asked_for() -> None:
     prompts = Prompts("file", None, [[1] * 30] * 10)
-    found, engine = texts(prompts, "--tokens", "100", "--answer-tokens", "20")
+    none = ("--list-tokens", "0")
+    found, engine = texts(prompts, "--tokens", "100", "--answer-tokens", "20", *none)
     assert engine.asked == 2
     assert found == [[1] * 30 + [7] * 20] * 2
     found, _ = texts(prompts, "--tokens", "101", "--answer-tokens", "20")
     assert len(found) == 3
     found, _ = texts(prompts, "--tokens", "9999", "--answer-tokens", "20")
     assert len(found) == 10
+
+
+def test_more_is_answered_for_the_list_than_gptq_reads() -> None:
+    prompts = Prompts("file", None, [[1] * 30] * 10)
+    short = ("--tokens", "100", "--answer-tokens", "20")
+    for wanted, asked in ((41, 3), (100, 5), (9999, 10)):
+        found, engine = texts(prompts, *short, "--list-tokens", str(wanted))
+        assert (len(found), engine.asked) == (2, asked)
 
 
 def test_given_answers_are_taken_and_cut() -> None:

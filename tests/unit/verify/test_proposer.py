@@ -15,6 +15,7 @@ from river_vllm.costs import Costs
 from river_vllm.request import default_settings
 from river_vllm.verify.acceptance import PRIOR, Acceptance
 from river_vllm.verify.proposer import RiverProposer
+from river_vllm.verify.vocabulary import Vocabulary
 
 K = 3
 VOCABULARY = 64
@@ -27,15 +28,22 @@ class CountingRiver:
 
     def __init__(self) -> None:
         self.steps: list[tuple[list[int], list[int], list[int]]] = []
+        self.heads: list[list[int] | None] = []
 
     def step(
-        self, requests: Any, counts: Any, tokens: torch.Tensor, positions: torch.Tensor
+        self,
+        requests: Any,
+        counts: Any,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        next_tokens: torch.Tensor | None,
     ) -> torch.Tensor:
         assert sum(counts) == len(tokens)
         self.steps.append((list(requests), tokens.tolist(), positions.tolist()))
         logits = torch.zeros(len(tokens), VOCABULARY)
         logits[torch.arange(len(tokens)), tokens + 1] = 20.0
-        return logits
+        self.heads.append(None if next_tokens is None else next_tokens.tolist())
+        return logits if next_tokens is None else logits[:, next_tokens]
 
 
 def request(prompt: int, river: Any = None, **params: Any) -> Any:
@@ -60,6 +68,8 @@ def proposer() -> RiverProposer:
     made._most = K
     made._acceptance = Acceptance()
     made._pending = {}
+    made._size = VOCABULARY
+    made._vocabulary = None
     made.river = CountingRiver()
     made._defaults = default_settings(RiverConfig(verify=K))
     made._fixed = True
@@ -217,3 +227,36 @@ def test_sampled_guesses_hand_their_probabilities_over(proposer: Any) -> None:
     probabilities = proposer.take_last_draft_probs()
     assert probabilities.shape == (1, K, VOCABULARY)
     assert (probabilities[0, torch.arange(3), torch.tensor(tokens)] > 0.9).all()
+
+
+LISTED = torch.arange(8, 40)
+TEXT = [50, 9, 9]
+
+
+def test_drafts_are_tokens_of_the_list(proposer: Any) -> None:
+    """The river counts on: to the end of the list, and on where the text has named the next one."""
+    proposer._vocabulary = Vocabulary(LISTED, 10 * VOCABULARY)
+    (found,) = propose(proposer, {"a": request(3)}, [3], [3], [37], known=TEXT)
+    assert found[:2] == [38, 39]
+    assert found[2] in (*range(8, 40), 50), "40 is neither listed nor in the text"
+    assert proposer.river.heads == [[*range(8, 40), 50]] * 3
+    (found,) = propose(proposer, {"c": request(4)}, [4], [4], [38], known=[40, *TEXT])
+    assert found[:2] == [39, 40]
+
+
+def test_what_a_token_was_sampled_from_is_zero_beside_the_list(proposer: Any) -> None:
+    proposer._vocabulary = Vocabulary(LISTED, 10 * VOCABULARY)
+    propose(proposer, {"a": request(3, temperature=1.0)}, [3], [3], [20], None, [1.0], TEXT)
+    (probabilities,) = proposer.take_last_draft_probs()
+    assert probabilities.shape == (K, VOCABULARY)
+    assert probabilities.sum(1).tolist() == pytest.approx([1.0] * K)
+    assert (probabilities > 0).nonzero()[:, 1].unique().tolist() == [*range(8, 40), 50]
+    assert (probabilities[torch.arange(K), torch.arange(21, 21 + K)] > 0.9).all()
+
+
+def test_requests_that_have_ended_leave_nothing_behind(proposer: Any) -> None:
+    proposer._vocabulary = Vocabulary(LISTED, 10 * VOCABULARY)
+    propose(proposer, {"a": request(3)}, [3], [3], [20], known=TEXT)
+    assert proposer._vocabulary._requests
+    proposer.forget(["a"])
+    assert not proposer._vocabulary._requests

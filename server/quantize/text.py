@@ -1,0 +1,52 @@
+"""The text of ``river-vllm quantize``: prompts, and the answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from river_vllm.verify.token_list import Text
+from server.cli.prompts import Prompts, from_files, self_made
+from server.quantize.options import QuantizeOptions, TextOptions
+
+LONGEST_SELF_MADE = 128
+
+
+def find_prompts(options: QuantizeOptions, llm: Any) -> Prompts:
+    """Those of the files, or as many of the model's own making as it takes."""
+    text = options.text
+    longest = options.engine.max_model_len - text.answer_tokens - 1
+    if text.prompts:
+        tokenizer = llm.get_tokenizer()
+        return from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
+    of_text = text.tokens // LONGEST_SELF_MADE
+    of_list = text.list_tokens // max(1, text.answer_tokens)
+    count = max(1, of_text, of_list)
+    return self_made(llm, count, min(longest, LONGEST_SELF_MADE), text.seed)
+
+
+def answered(options: TextOptions, engine: Any, prompts: Prompts) -> list[Text]:
+    """As many prompts as ``--tokens`` and ``--list-tokens`` take, or all, with their answers."""
+    most, given = options.answer_tokens, prompts.answers
+    if given is None:
+        # The model has not answered yet; most of its answers are as long as they may be.
+        lengths = [most] * len(prompts.tokens)
+    else:
+        lengths = [min(len(answer), most) for answer in given]
+    whole = [len(prompt) + own for prompt, own in zip(prompts.tokens, lengths, strict=True)]
+    count = max(_reached(whole, options.tokens), _reached(lengths, options.list_tokens))
+    tokens = prompts.tokens[:count]
+    answers = engine.answers(tokens, most) if given is None else given[:count]
+    return [(prompt, answer[:most]) for prompt, answer in zip(tokens, answers, strict=True)]
+
+
+def head(texts: Sequence[Text], tokens: int) -> Sequence[Text]:
+    """The first that have ``tokens`` together, or all."""
+    return texts[: _reached([len(prompt) + len(answer) for prompt, answer in texts], tokens)]
+
+
+def _reached(lengths: Sequence[int], wanted: int) -> int:
+    """How many of ``lengths`` have ``wanted`` together; all, where they have less."""
+    sums = enumerate(accumulate(lengths, initial=0))
+    return next((count for count, total in sums if total >= wanted), len(lengths))
