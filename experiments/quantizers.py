@@ -43,7 +43,7 @@ def main() -> None:
         for name, size in itertools.product(args.quantizers, args.group_sizes)
     ]
     rivers += [{"weights": folder} for folder in args.weights]
-    print("| quantiser | group | activations | top-1 agreement | KL, nats | K | V | tokens |")
+    print("| quantiser | groups | activations | top-1 agreement | KL, nats | K | V | tokens |")
     print("|---|---|---|---|---|---|---|---|")
     results = []
     for river, activations in itertools.product(rivers, args.activations):
@@ -53,7 +53,7 @@ def main() -> None:
         results.append(result)
         low, high = result["agreement_interval"]
         print(
-            f"| {result['quantizer']} | {result['group_size']} | {activations} "
+            f"| {result['quantizer']} | {result['groups']} | {activations} "
             f"| {result['agreement']:.1%} "
             f"({low:.1%}-{high:.1%}) | {result['kl']:.4f} ± {result['kl_error']:.4f} "
             f"| {result['keys']:.4f} | {result['values']:.4f} | {result['tokens']} |",
@@ -91,7 +91,7 @@ def measure(args: argparse.Namespace, river: dict[str, Any], activations: str) -
     info = llm.collective_rpc("river_info")[0]
     return {
         "quantizer": Path(river["weights"]).name if "weights" in river else river["quantizer"],
-        "group_size": info["group_size"],
+        "groups": "/".join(map(str, info["group_sizes"])),
         "activations": activations,
         "agreement": agreement,
         "agreement_interval": [agreement - agreement_error, min(1.0, agreement + agreement_error)],
