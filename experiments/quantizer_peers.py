@@ -2,10 +2,10 @@
 
 ``text`` writes what ``river-vllm quantize`` would read with the arguments that follow. ``make``
 runs in an environment of its own, with ``llmcompressor`` or ``auto-round``; ``quantizers.py
---weights`` measures what it made.
+--weights`` measures what it made. (``-P``: ``auto_round.py`` beside this file is not the package.)
 
     python experiments/quantizer_peers.py text TEXT.jsonl MODEL --prompts FILE.jsonl --half first
-    ENV/bin/python experiments/quantizer_peers.py make gptq MODEL TEXT.jsonl OUT
+    ENV/bin/python -P experiments/quantizer_peers.py make gptq MODEL TEXT.jsonl OUT
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-BATCH = 8
-"""Rows of text at a time in AutoRound; its own default."""
+BATCH = 4
+"""Rows of text at a time in AutoRound; 8 is its own default."""
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     make.add_argument("text", type=Path)
     make.add_argument("out")
     make.add_argument("--group-size", type=int, default=64, help="must divide every width")
-    make.add_argument("--iterations", type=int, default=50, help="of AutoRound, for each layer")
+    make.add_argument("--iterations", type=int, default=200, help="of AutoRound, for each layer")
     make.add_argument("--length", type=int, default=256, help="tokens of its rows of text")
     make.set_defaults(run=make_checkpoint)
     args = parser.parse_args()
