@@ -1,10 +1,10 @@
 """What each quantiser costs: the river against the backbone along the backbone's own answers.
 
 Every decode token leaves after one layer, so all of the river counts. GPTQ's weights have to be
-there (``river-vllm quantize``, on other rows of the data: ``--half first``).
-Each setting runs in a process of its own.
+there (``river-vllm quantize``, on other rows of the data: ``--half first``), and so have the 4-bit
+checkpoints of other tools (``quantizer_peers.py``). Each setting runs in a process of its own.
 
-    python experiments/quantizers.py MODEL --data FILE.jsonl --half second
+    python experiments/quantizers.py MODEL --data FILE.jsonl --half second [--weights DIR …]
 """
 
 from __future__ import annotations
@@ -30,24 +30,31 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="JSONL files")
     parser.add_argument("--half", choices=("first", "second"), help="odd or even lines only")
-    parser.add_argument("--quantizers", nargs="+", default=["rtn", "hqq", "gptq"])
+    parser.add_argument("--quantizers", nargs="*", default=["rtn", "hqq", "gptq"])
+    parser.add_argument("--weights", nargs="*", default=[], metavar="DIR", help="4-bit checkpoints")
     parser.add_argument("--group-sizes", type=int, nargs="+", default=[128])
     parser.add_argument("--activations", nargs="+", default=["bf16"])
     parser.add_argument("--texts", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=96, help="of each answer at most")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    print("| quantiser | group | activations | top-1 agreement | KL, nats | K | V | tokens |")
+    rivers: list[dict[str, Any]] = [
+        {"quantizer": name, "group_size": size}
+        for name, size in itertools.product(args.quantizers, args.group_sizes)
+    ]
+    rivers += [{"weights": folder} for folder in args.weights]
+    print("| quantiser | groups | activations | top-1 agreement | KL, nats | K | V | tokens |")
     print("|---|---|---|---|---|---|---|---|")
     results = []
-    for setting in itertools.product(args.quantizers, args.group_sizes, args.activations):
+    for river, activations in itertools.product(rivers, args.activations):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            result = pool.submit(measure, args, *setting).result()
+            result = pool.submit(measure, args, river, activations).result()
         results.append(result)
         low, high = result["agreement_interval"]
         print(
-            f"| {setting[0]} | {setting[1]} | {setting[2]} | {result['agreement']:.1%} "
+            f"| {result['quantizer']} | {result['groups']} | {activations} "
+            f"| {result['agreement']:.1%} "
             f"({low:.1%}-{high:.1%}) | {result['kl']:.4f} ± {result['kl_error']:.4f} "
             f"| {result['keys']:.4f} | {result['values']:.4f} | {result['tokens']} |",
             flush=True,
@@ -56,19 +63,19 @@ def main() -> None:
         args.json.write_text(json.dumps({"model": args.model, "results": results}, indent=1))
 
 
-def measure(
-    args: argparse.Namespace, quantizer: str, group_size: int, activations: str
-) -> dict[str, Any]:
-    """One engine, two passes over the same texts; intervals are over texts, at 95 %."""
+def measure(args: argparse.Namespace, river: dict[str, Any], activations: str) -> dict[str, Any]:
+    """One engine, two passes over the same texts; intervals are over texts, at 95 %.
+
+    Args:
+        river: where the 4-bit weights come from, as ``RiverConfig`` has it.
+    """
     prepare()
     import numpy as np
 
     from river_vllm.calibration.passes import TeacherForcedEngine
     from river_vllm.calibration.policy import Policy
 
-    config = RiverConfig.model_validate(
-        {"quantizer": quantizer, "group_size": group_size, "activations": activations}
-    )
+    config = RiverConfig.model_validate({**river, "activations": activations})
     llm = start(args.model, config, None, 1024, 1.0)
     engine = TeacherForcedEngine(llm)
     found = from_files(args.data, llm.get_tokenizer(), 1024 - args.tokens, 0, args.half)
@@ -76,23 +83,24 @@ def measure(
         text for text in engine.answers(found.tokens[: args.texts], args.tokens) if text.forced
     ]
     engine.run(None, texts, kv=True)
-    river = engine.run(Policy(*EXIT), texts, kv=True)
-    text_of = river.tokens[:, 0]
-    agreement, agreement_error = _mean(river.agrees, text_of)
-    kl, kl_error = _mean(river.kl, text_of)
-    assert river.keys is not None and river.values is not None
+    exits = engine.run(Policy(*EXIT), texts, kv=True)
+    text_of = exits.tokens[:, 0]
+    agreement, agreement_error = _mean(exits.agrees, text_of)
+    kl, kl_error = _mean(exits.kl, text_of)
+    assert exits.keys is not None and exits.values is not None
+    info = llm.collective_rpc("river_info")[0]
     return {
-        "quantizer": quantizer,
-        "group_size": group_size,
+        "quantizer": Path(river["weights"]).name if "weights" in river else river["quantizer"],
+        "groups": "/".join(map(str, info["group_sizes"])),
         "activations": activations,
         "agreement": agreement,
         "agreement_interval": [agreement - agreement_error, min(1.0, agreement + agreement_error)],
         "kl": kl,
         "kl_error": kl_error,
-        "keys": float(np.mean(river.keys[:, 1:])),
-        "values": float(np.mean(river.values[:, 1:])),
-        "tokens": len(river.tokens),
-        "river": llm.collective_rpc("river_info")[0],
+        "keys": float(np.mean(exits.keys[:, 1:])),
+        "values": float(np.mean(exits.values[:, 1:])),
+        "tokens": len(exits.tokens),
+        "river": info,
     }
 
 

@@ -15,6 +15,7 @@ from server.http.limits import refuse_impossible_values
 from server.http.path import path_of
 from server.http.reporter import Reporter
 from server.http.state import RiverState
+from server.telemetry.spans import request_span
 
 _PATHS = frozenset(GENERATING + OTHERS)
 
@@ -54,12 +55,13 @@ class RiverMiddleware:
         # The answer may take minutes, and what was sent is not needed for it.
         receive = replay(body, receive)
         del raw, body
-        if exchange is None:
+        if state is None or exchange is None:
             await self.app(scope, receive, send)
             return
         token = current_exchange.set(exchange)
         try:
-            await self.app(scope, receive, Reporter(exchange, scope, receive, send))
+            with request_span(state.tracer, scope, exchange.report) as scope:
+                await self.app(scope, receive, Reporter(exchange, scope, receive, send))
         finally:
             current_exchange.reset(token)
 

@@ -7,6 +7,7 @@ from argparse import Namespace
 from typing import Any
 
 from fastapi import FastAPI
+from opentelemetry.trace import get_tracer
 
 from river_vllm.calibration.fingerprint import served_checkpoint
 from river_vllm.compat import init_logger
@@ -75,6 +76,7 @@ class RiverEndpointPlugin:
             first_process=vllm_config.parallel_config._api_process_rank <= 0,
             checkpoint=served_checkpoint(vllm_config.model_config),
             ending=ending,
+            tracer=get_tracer(PLUGIN) if await engine_client.is_tracing_enabled() else None,
         )
         state.river.set_threshold(state.river.defaults.threshold)
         state.river.update(engine)

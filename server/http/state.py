@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from opentelemetry.trace import Tracer
+
 from river_vllm.calibration.record import DialRecord, ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
@@ -31,6 +33,8 @@ class RiverState:
     checkpoint: ModelRecord = field(default_factory=lambda: ModelRecord(name=""))
     """Which one is served, as far as its files tell."""
     ending: Ending = field(default_factory=Ending)
+    tracer: Tracer | None = None
+    """Makes the requests' spans, where vLLM exports its own."""
 
     @property
     def num_layers(self) -> int:

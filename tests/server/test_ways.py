@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import checkpoints
+from tests.support import checkpoints, otlp
+from tests.support.otlp import OtlpReceiver
 from tests.support.poll import poll_until
 from tests.support.processes import Belongings
 from tests.support.server import NAME, RiverServer
@@ -39,16 +40,23 @@ RIVER_OPTIONS = (
 
 
 def test_plain_vllm_with_the_plugin_and_keys(tiny_qwen2: Path, tmp_path: Path) -> None:
-    """vLLM's own server process; River comes in through entry points only, and its routes want
-    the key that vLLM asks for under /v1."""
-    options = (*RIVER_OPTIONS, "--enforce-eager", "--api-key", "first-key", "second-key")
-    environment = {"VLLM_PLUGINS": "river"}
-    with RiverServer(
-        tiny_qwen2, tmp_path / "log", options, VLLM, environment, positional=False
-    ) as server:
+    """vLLM's own server process; River comes in through entry points only, its routes want
+    the key that vLLM asks for under /v1, and its span is in vLLM's trace."""
+    trace, client = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with ExitStack() as stack:
+        receiver = stack.enter_context(OtlpReceiver())
+        options = (
+            *(*RIVER_OPTIONS, "--enforce-eager", "--api-key", "first-key", "second-key"),
+            *("--otlp-traces-endpoint", receiver.url),
+        )
+        environment = {"VLLM_PLUGINS": "river", **otlp.ENVIRONMENT}
+        server = stack.enter_context(
+            RiverServer(tiny_qwen2, tmp_path / "log", options, VLLM, environment, positional=False)
+        )
         key = {"Authorization": "Bearer second-key"}
+        traced = {**key, "traceparent": f"00-{trace}-{client}-01"}
         body = {**BODY, "ignore_eos": True}
-        answer = server.post("/v1/completions", body, headers=key).json()
+        answer = server.post("/v1/completions", body, headers=traced).json()
         assert answer["river"]["exit_layers"] == {"2": 7}
         assert server.get("/river", headers=key).json()["min_layers"] == 2
         url, change = server.url + "/river", {"threshold": 0.5}
@@ -57,6 +65,14 @@ def test_plain_vllm_with_the_plugin_and_keys(tiny_qwen2: Path, tmp_path: Path) -
             assert httpx.patch(url, json=change, headers=headers).status_code == 401
         assert server.get("/river", headers=key).json()["threshold"] == -1.0
         assert httpx.patch(url, json=change, headers=key).json()["threshold"] == 0.5
+        poll_until(lambda: len(receiver.of_trace(trace)) == 2, 20, "both spans of the request")
+        spans = receiver.of_trace(trace)
+    assert spans["llm_request"].parent == spans["river_request"].id
+    assert spans["river_request"].parent == client
+    attributes = spans["river_request"].attributes
+    assert (attributes["river.mode"], attributes["river.mean_exit_layer"]) == ("exit", 2.0)
+    assert attributes["river.exit_layers"] == [2]
+    assert attributes["river.exit_layer_tokens"] == [7]
 
 
 def test_a_batch_of_vllms_own_refuses_what_it_cannot_honour(

@@ -41,6 +41,10 @@ class Client:
         self.engine_core = SimpleNamespace(engine_ranks_managed=[0, 1], get_output_async=None)
         self.generate = self.shutdown = None
         self.info: Any = [INFO, INFO]
+        self.traced = False
+
+    async def is_tracing_enabled(self) -> bool:
+        return self.traced
 
     async def collective_rpc(self, method: str) -> Any:
         assert method == "river_info"
@@ -95,6 +99,13 @@ def test_the_engine_client_is_listened_to() -> None:
     init(client)
     assert client.generate is not None
     assert client.output_processor.process_outputs is not None
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_spans_are_made_where_vllm_exports_its_own(traced: bool) -> None:
+    client = Client()
+    client.traced = traced
+    assert (init(client).tracer is not None) == traced
 
 
 def test_several_api_servers_are_noticed() -> None:
