@@ -115,7 +115,6 @@ def auto_round(args: argparse.Namespace, texts: list[list[int]]) -> None:
         batch_size=BATCH,
         dataset=list(rows.split(BATCH)),
         device_map="cpu",
-        enable_torch_compile=False,  # its compilation of one layer took longer than a minute
     ).quantize_and_save(args.out, format="auto_awq")
 
 
