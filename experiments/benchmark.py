@@ -169,12 +169,7 @@ def measure(
                 for setting in settings:
                     if setting.server == kind and (users == 1 or setting.load or args.all_loads):
                         for data in args.data:
-                            before = server.metrics()
-                            found = compare(stock.url, setting, server.url, data, users, args)
-                            after = server.metrics()
-                            yield found | {
-                                "counts": {n: after.get(n, 0) - before.get(n, 0) for n in COUNTS}
-                            }
+                            yield compare(stock.url, setting, server, data, users, args)
             memory[kind] = server.memory_mib()
     if args.other:
         label, _, url = args.other.partition("=")
@@ -183,12 +178,17 @@ def measure(
 
 
 def compare(
-    a: str, setting: Setting, b: str, data: str, users: int, args: argparse.Namespace
+    a: str, setting: Setting, b: Server | str, data: str, users: int, args: argparse.Namespace
 ) -> dict[str, Any]:
     """The JSON report of ``bench compare``; with one user the first token's figures are its own.
 
     A whole answer gives one sample of TTFT, so answers of one token are asked for besides.
+
+    Args:
+        b: the setting's server; of one that this program did not start, its address.
     """
+    url = b if isinstance(b, str) else b.url
+    before = {} if isinstance(b, str) else b.metrics()
     file, _, field = data.partition(":")
     prompts = ["--prompts", file, "--prompt-field", field or "prompt"]
     common = prompts if file else ["--prompt-words", str(args.prompt_words)]
@@ -198,11 +198,12 @@ def compare(
     rounds = args.rounds if users == 1 else args.load_rounds
     try:
         found = servers.compare(
-            a, b, "--rounds", str(rounds), "--output-tokens", str(args.tokens), *common
+            a, url, "--rounds", str(rounds), "--output-tokens", str(args.tokens), *common
         )
+        after = {} if isinstance(b, str) else b.metrics()
         if users == 1 and args.first_rounds:
             first = servers.compare(
-                a, b, "--rounds", str(args.first_rounds), "--output-tokens", "1", *common
+                a, url, "--rounds", str(args.first_rounds), "--output-tokens", "1", *common
             )
             found["ratios"] = [
                 *(ratio for ratio in found["ratios"] if ratio["metric"] != "ttft"),
@@ -211,13 +212,15 @@ def compare(
     except RuntimeError as error:
         sys.exit(f"{setting.label}: {error}")
     name = Path(file).stem or "random words"
-    return {"users": users, "prompts": name, "setting": setting.label, "report": found}
+    counts = {metric: after.get(metric, 0.0) - before.get(metric, 0.0) for metric in COUNTS}
+    said = {"users": users, "prompts": name, "setting": setting.label}
+    return said | {"report": found, "counts": counts}
 
 
 def drafts(result: dict[str, Any]) -> tuple[str, str]:
     """How much was kept of what was drafted, and tokens per step; empty where nothing drafts."""
-    counts = result.get("counts", {})
-    if not counts.get(DRAFTED):
+    counts = result["counts"]
+    if not counts[DRAFTED]:
         return "", ""
     kept = f"{100 * counts[ACCEPTED] / counts[DRAFTED]:.0f} %"
     # Every step of a request brings one token of the backbone's beside the accepted ones.
