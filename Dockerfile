@@ -96,7 +96,7 @@ STOPSIGNAL SIGTERM
 # Failures within the start period do not count: loading and packing a model takes minutes.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=20m --retries=4 \
     CMD ["python", "/opt/river/healthcheck.py"]
-ENTRYPOINT ["river-vllm", "serve"]
+ENTRYPOINT ["python", "/opt/river/serve.py"]
 CMD ["--help"]
 
 FROM ${PYTHON_IMAGE} AS cpu
@@ -132,5 +132,5 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=20m --retries=4 \
     CMD ["python", "/opt/river/healthcheck.py"]
-ENTRYPOINT ["river-vllm", "serve"]
+ENTRYPOINT ["python", "/opt/river/serve.py"]
 CMD ["--help"]
