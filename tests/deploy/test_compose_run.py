@@ -76,6 +76,8 @@ class Stack:
             **os.environ,
             "RIVER_MODEL": self.model,
             "HF_HUB_OFFLINE": str(int(bool(mounts))),
+            # test_images.py starts the compiled form, which takes minutes more.
+            "RIVER_ARGS": "--enforce-eager --max-model-len 2048",
             "RIVER_SECRETS": str(folder / "secrets"),
             "LOADTEST_SCENARIO": LOAD,
             **{variable: str(self.ports[name]) for name, variable in PORTS.items()},
@@ -135,6 +137,7 @@ def test_the_proxy_leads_to_the_server(stack: Stack) -> None:
     status, answer = stack.ask("/v1/completions", {**question, "river": {"threshold": 0.9}})
     assert status == 200
     assert sum(answer["river"]["exit_layers"].values()) == 7
+    assert stack.ask("/v1/models")[1]["data"][0]["max_model_len"] == 2048
     assert stack.ask("/river/console")[0] == 200
     assert stack.ask("/metrics", key="metrics_key")[0] == 404
 
