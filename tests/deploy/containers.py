@@ -30,7 +30,7 @@ START_SECONDS = 1200.0
 """The health check's start period."""
 ELSEWHERE = {
     *("build", "command", "expose", "image", "logging", "networks", "profiles", "restart"),
-    *("cpuset", "stop_grace_period"),
+    *("cpuset", "depends_on", "stop_grace_period"),
 }
 """What ``options`` leaves out: it is given where a container is started, or starts nothing."""
 
@@ -46,9 +46,11 @@ class Engine:
         return output(self.program, *words)
 
     def status(self, *words: str) -> int:
+        """The exit status of a command that may fail."""
         return subprocess.run([self.program, *words], capture_output=True, timeout=120).returncode
 
     def state(self, container: str) -> Any:
+        """``Running``, ``ExitCode`` and more."""
         return json.loads(output(self.program, "inspect", container))[0]["State"]
 
     def health_check(self, container: str) -> list[str]:
@@ -59,6 +61,7 @@ class Engine:
         return command
 
     def address(self, container: str, port: int) -> str:
+        """Where the host reaches a port that ``run`` published."""
         return f"http://{output(self.program, 'port', container, str(port)).split()[0]}"
 
 
@@ -91,6 +94,7 @@ def make_secrets(folder: Path) -> dict[str, str]:
 
 
 def command(service: str, **variables: str) -> list[str]:
+    """What compose.yaml has ``service`` run, with the variables given."""
     return shlex.split(compose(**variables)["services"][service]["command"])
 
 
@@ -122,7 +126,7 @@ def options(
         elif key in ("user", "shm_size"):
             words.append(f"{option}={value}")
         else:
-            assert key in ELSEWHERE | {"depends_on"}, f"{key} of {service} is not carried over"
+            assert key in ELSEWHERE, f"{key} of {service} is not carried over"
     return words
 
 
@@ -136,12 +140,11 @@ def output(
 
 
 def unique(name: str) -> str:
+    """A name for a container or volume that no other run uses."""
     return f"river-try-{name}-{secrets.token_hex(3)}"
 
 
-def ask(
-    url: str, key: str | None = None, body: Any = None, seconds: float = 120
-) -> tuple[int, Any]:
+def ask(url: str, key: str | None = None, body: Any = None) -> tuple[int, Any]:
     """Status and body of an answer, the body as JSON where it is; (0, "") where there is none."""
     headers = {"Content-Type": "application/json"}
     if key is not None:
