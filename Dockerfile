@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1.17@sha256:38387523653efa0039f8e1c89bb74a30504e76ee9f565e25c9a09841f9427b05
-# River in three images:
+# River in three images ("make images" builds and tries the first and the last):
 #   docker build --target cpu    -t river-vllm:cpu .      vLLM's CPU build
 #   docker build --target cuda   -t river-vllm:cuda .     vLLM's CUDA build
 #   docker build --target client -t river-vllm:client .   guidellm with River's loads, without vLLM
@@ -96,7 +96,7 @@ STOPSIGNAL SIGTERM
 # Failures within the start period do not count: loading and packing a model takes minutes.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=20m --retries=4 \
     CMD ["python", "/opt/river/healthcheck.py"]
-ENTRYPOINT ["river-vllm", "serve"]
+ENTRYPOINT ["python", "/opt/river/serve.py"]
 CMD ["--help"]
 
 FROM ${PYTHON_IMAGE} AS cpu
@@ -111,8 +111,9 @@ RUN apt-get update \
     && install --directory --owner=river --group=river /models /var/cache/river
 COPY --from=build-cpu /opt/river/venv /opt/river/venv
 COPY deploy/image/ /opt/river/
-# As vLLM's own CPU image does, for about a tenth of the time per token. libiomp5 comes with vLLM's CPU build, which pins intel-openmp, for
-# x86-64 alone; on aarch64: --build-arg PRELOAD=/usr/lib/aarch64-linux-gnu/libtcmalloc_minimal.so.4
+# As vLLM's own CPU image does, for about a tenth of the time per token. libiomp5 comes with vLLM's
+# CPU build, which pins intel-openmp, for x86-64 alone; on aarch64:
+# --build-arg PRELOAD=/usr/lib/aarch64-linux-gnu/libtcmalloc_minimal.so.4
 ARG PRELOAD=/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4:/opt/river/venv/lib/libiomp5.so
 RUN /opt/river/venv/bin/python -c "import ctypes, sys; [ctypes.CDLL(path) for path in sys.argv[1].split(':')]" "$PRELOAD"
 ENV LD_PRELOAD=$PRELOAD
@@ -131,5 +132,5 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=20m --retries=4 \
     CMD ["python", "/opt/river/healthcheck.py"]
-ENTRYPOINT ["river-vllm", "serve"]
+ENTRYPOINT ["python", "/opt/river/serve.py"]
 CMD ["--help"]

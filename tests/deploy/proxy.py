@@ -93,8 +93,8 @@ def free_port(address: str = "127.0.0.1") -> int:
 def configuration(resolver: int, listen: int, upstream: int, folder: Path) -> str:
     text = (DEPLOY / "nginx" / "nginx.conf").read_text()
     for old, new in {
+        "include /tmp/resolver.conf;": f"resolver 127.0.0.1:{resolver} valid=5s ipv6=off;",
         "/tmp/": f"{folder}/",
-        "resolver 127.0.0.11 ": f"resolver 127.0.0.1:{resolver} ",
         "listen 8080;": f"listen 127.0.0.1:{listen};",
         "server river:8000 ": f"server river:{upstream} ",
         "/dev/stdout": f"{folder}/access.log",

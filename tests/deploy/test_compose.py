@@ -114,9 +114,8 @@ def test_health_of_servers_is_the_images_own_check() -> None:
     for name in SERVERS:
         assert "healthcheck" not in SERVICES[name]
         assert read(ROOT / "Dockerfile").stages[BUILT[name]].last("HEALTHCHECK") != "NONE"
-    needed = SERVICES["proxy"]["depends_on"]
-    # The other profile's server is absent, which must not be an error.
-    assert needed == {name: {"condition": "service_healthy", "required": False} for name in SERVERS}
+    # podman-compose stops at one that depends on a service of another profile.
+    assert "depends_on" not in SERVICES["proxy"]
 
 
 @each_server

@@ -18,6 +18,8 @@ from tests.deploy.files import DEPLOY
 HEALTHCHECK = DEPLOY / "image" / "healthcheck.py"
 SET_THRESHOLD = DEPLOY / "image" / "set_threshold.py"
 DROP_IN = DEPLOY / "image" / "drop-in" / "vllm"
+SERVE = DEPLOY / "image" / "serve.py"
+LOAD_TEST = DEPLOY / "loadtest" / "start.py"
 
 
 class Ready(BaseHTTPRequestHandler):
@@ -108,17 +110,41 @@ def test_live_threshold(
     assert not any(key in done.stdout + done.stderr for key in keys.split())
 
 
-def test_vllm_of_charts_is_rivers_command(tmp_path: Path) -> None:
-    river = tmp_path / "river-vllm"
-    river.write_text('#!/bin/sh\necho "$$"\nfor word; do echo "<$word>"; done\nexit 7\n')
-    river.chmod(0o755)
+def started(folder: Path, program: str, *command: str, **environment: str) -> list[str]:
+    """The arguments of ``program``, which a script becomes: its process gets the signals."""
+    path = folder / program
+    path.write_text('#!/bin/sh\necho "$$"\nfor word; do echo "<$word>"; done\nexit 7\n')
+    path.chmod(0o755)
     process = subprocess.Popen(
-        [str(DROP_IN), "serve", "a model", "--x={}"],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        command,
+        env={**os.environ, **environment, "PATH": f"{folder}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         text=True,
     )
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 7
-    # The same process: signals reach the server, not a shell in front of it.
-    assert output.splitlines() == [str(process.pid), "<serve>", "<a model>", "<--x={}>"]
+    first, *words = output.splitlines()
+    assert first == str(process.pid), "a shell stands in front of it"
+    return words
+
+
+def test_vllm_of_charts_is_rivers_command(tmp_path: Path) -> None:
+    words = started(tmp_path, "river-vllm", str(DROP_IN), "serve", "a model", "--x={}")
+    assert words == ["<serve>", "<a model>", "<--x={}>"]
+
+
+@pytest.mark.parametrize(
+    ("script", "program", "first", "variable"),
+    [
+        (SERVE, "river-vllm", "<serve>", "RIVER_ARGS"),
+        (LOAD_TEST, "guidellm", "<run>", "LOADTEST_ARGS"),
+    ],
+)
+def test_images_add_options_from_their_environment(
+    tmp_path: Path, script: Path, program: str, first: str, variable: str
+) -> None:
+    command = (sys.executable, str(script), "a model")
+    assert started(tmp_path, program, *command) == [first, "<a model>"]
+    more = {variable: """--x 1 --y '{"a": 2}'"""}
+    added = ["<--x>", "<1>", "<--y>", '<{"a": 2}>']
+    assert started(tmp_path, program, *command, **more) == [first, "<a model>", *added]

@@ -28,13 +28,13 @@ def test_server_takes_its_options(place: str) -> None:
     assert args.host == "0.0.0.0" or place.startswith("production-stack")
 
 
-def test_more_options_from_the_environment_file_reach_the_server() -> None:
-    pytest.importorskip("vllm", reason="needs vLLM, whose parser this is")
-    from server.cli.serve import parse
-
-    services = compose(RIVER_ARGS="--river-threshold 0.9 --max-model-len 4096")["services"]
-    args = parse(shlex.split(services["river-cpu"]["command"]))
-    assert (args.river_threshold, args.max_model_len) == (0.9, 4096)
+def test_more_options_from_the_environment_file_reach_the_containers() -> None:
+    """Their start scripts split them (test_image_scripts.py)."""
+    more = "--river-threshold 0.9 --max-model-len 4096"
+    services = compose(RIVER_ARGS=more, LOADTEST_ARGS=more)["services"]
+    for service in ("river-cpu", "river-gpu"):
+        assert services[service]["environment"]["RIVER_ARGS"] == more
+    assert services["loadtest"]["environment"]["LOADTEST_ARGS"] == more
 
 
 def test_load_test_names_a_load_that_the_image_holds() -> None:

@@ -29,8 +29,12 @@ def test_silence_of_a_queued_prompt_outlasts_no_time_out() -> None:
     assert seconds(limit[1]) >= 1800
 
 
-def test_configuration_is_accepted_as_it_is(tmp_path: Path) -> None:
-    run(nginx(), "-t", "-q", "-p", tmp_path, "-c", DEPLOY / "nginx" / "nginx.conf")
+def test_configuration_is_accepted_with_what_start_sh_writes(tmp_path: Path) -> None:
+    script = (DEPLOY / "nginx" / "start.sh").read_text().replace("/tmp/", f"{tmp_path}/")
+    run("sh", "-c", script.replace("exec nginx", "exec true"))
+    path = tmp_path / "nginx.conf"
+    path.write_text((DEPLOY / "nginx" / "nginx.conf").read_text().replace("/tmp/", f"{tmp_path}/"))
+    run(nginx(), "-t", "-q", "-p", tmp_path, "-c", path)
 
 
 def test_events_pass_one_by_one(proxy: Proxy) -> None:

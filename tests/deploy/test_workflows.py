@@ -42,3 +42,8 @@ def test_every_image_is_released() -> None:
     targets = load(WORKFLOWS[1])["jobs"]["images"]["strategy"]["matrix"]["target"]
     stages = read(ROOT / "Dockerfile").stages
     assert {name for name, stage in stages.items() if stage.all("ENTRYPOINT")} == set(targets)
+
+
+def test_images_are_tried_at_every_change() -> None:
+    steps = load(WORKFLOWS[0])["jobs"]["images"]["steps"]
+    assert {"run": "make images"} in steps
