@@ -51,7 +51,7 @@ class Setting:
     """Whether it is measured with more than one user too."""
 
 
-FORCED = {"threshold": -1.0, "min_layers": 4}
+ONE, TWO, FOUR = ({"threshold": -1.0, "min_layers": layers} for layers in (1, 2, 4))
 SETTINGS = (
     Setting("River", "river", load=True),
     Setting("River, up to 8", "eight"),
@@ -61,14 +61,18 @@ SETTINGS = (
     Setting("vLLM, draft model", "draft model"),
     Setting("River, calibrated", "calibrated"),
     Setting("River, tau 0.9", "river", {"threshold": 0.9}),
-    Setting("River, 4 layers", "river", FORCED),
-    Setting("River, 4 layers, river LM head, int8", "fast", FORCED, load=True),
+    Setting("River, 1 layer", "river", ONE),
+    Setting("River, 4 layers", "river", FOUR),
+    Setting("River, 2 layers, river LM head", "head", TWO),
+    Setting("River, 4 layers, river LM head", "head", FOUR, load=True),
+    Setting("River, 4 layers, river LM head, int8", "fast", FOUR, load=True),
     Setting("fully 4-bit vLLM", "w4a16", load=True),
 )
 RIVER = {
     "river": (),
     "eight": ("--river-verify", "8"),
     "calibrated": ("--river-config", "auto"),
+    "head": ("--river-lm-head", "river"),
     "fast": ("--river-lm-head", "river", "--river-activations", "int8"),
 }
 """River servers, by what their command line adds."""
