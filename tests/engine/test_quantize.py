@@ -67,12 +67,12 @@ def test_the_report(tiny_qwen2: Path, quantized: dict[str, Any]) -> None:
     assert all(0 < layer["output_error"] < 0.2 for layer in quantized["layers"])
 
 
-def test_the_tokens_of_the_answers_are_listed(quantized: dict[str, Any]) -> None:
-    """In the folder; a made-up model soon repeats itself."""
-    made = token_list.read(Path(quantized["folder"]) / token_list.FILE_NAME)
-    assert quantized["draft_tokens"]["tokens"] == made.tokens
-    assert 0 < made.counted.tokens <= 40 * made.counted.answers
-    assert made.models[0].name == Path(quantized["model"]).name
+def test_the_report_says_whether_tokens_were_listed(quantized: dict[str, Any]) -> None:
+    """A made-up model's few answers may not amount to a list."""
+    file = Path(quantized["folder"]) / token_list.FILE_NAME
+    assert file.exists() == (quantized["draft_tokens"] is not None)
+    if file.exists():
+        assert token_list.read(file).tokens == quantized["draft_tokens"]["tokens"]
 
 
 def test_the_weights_are_the_backbones(tiny_qwen2: Path, quantized: dict[str, Any]) -> None:
