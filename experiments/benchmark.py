@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -173,26 +173,33 @@ def measure(
                 for setting in settings:
                     if setting.server == kind and (users == 1 or setting.load or args.all_loads):
                         for data in args.data:
-                            yield compare(stock.url, setting, server, data, users, args)
+                            yield compare(
+                                stock.url, setting, server.url, server.metrics, data, users, args
+                            )
             memory[kind] = server.memory_mib()
     if args.other:
         label, _, url = args.other.partition("=")
         for data in args.data:
-            yield compare(stock.url, Setting(label, "other"), url, data, 1, args)
+            yield compare(stock.url, Setting(label, "other"), url, dict, data, 1, args)
 
 
 def compare(
-    a: str, setting: Setting, b: Server | str, data: str, users: int, args: argparse.Namespace
+    a: str,
+    setting: Setting,
+    b: str,
+    metrics: Callable[[], dict[str, float]],
+    data: str,
+    users: int,
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     """The JSON report of ``bench compare``; with one user the first token's figures are its own.
 
     A whole answer gives one sample of TTFT, so answers of one token are asked for besides.
 
     Args:
-        b: the setting's server; of one that this program did not start, its address.
+        metrics: reads what the setting's server counts; nothing, of one that is not vLLM's.
     """
-    url = b if isinstance(b, str) else b.url
-    before = {} if isinstance(b, str) else b.metrics()
+    before = metrics()
     file, _, field = data.partition(":")
     prompts = ["--prompts", file, "--prompt-field", field or "prompt"]
     common = prompts if file else ["--prompt-words", str(args.prompt_words)]
@@ -202,12 +209,12 @@ def compare(
     rounds = args.rounds if users == 1 else args.load_rounds
     try:
         found = servers.compare(
-            a, url, "--rounds", str(rounds), "--output-tokens", str(args.tokens), *common
+            a, b, "--rounds", str(rounds), "--output-tokens", str(args.tokens), *common
         )
-        after = {} if isinstance(b, str) else b.metrics()
+        after = metrics()
         if users == 1 and args.first_rounds:
             first = servers.compare(
-                a, url, "--rounds", str(args.first_rounds), "--output-tokens", "1", *common
+                a, b, "--rounds", str(args.first_rounds), "--output-tokens", "1", *common
             )
             found["ratios"] = [
                 *(ratio for ratio in found["ratios"] if ratio["metric"] != "ttft"),

@@ -23,13 +23,20 @@ from tests.unit.layers.test_dual_linear import Packed
 CANDIDATES = 4
 
 
-@pytest.mark.usefixtures("vllm_world")
-def test_the_table_says_which_head_makes_the_logits() -> None:
+def model_and_states() -> tuple[Any, torch.Tensor]:
+    """A model of an LM head alone, and three rows for it."""
     model: Any = nn.Module()
     head = model.lm_head = ParallelLMHead(64, 32, params_dtype=torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     head.weight.data = torch.randn(head.weight.shape, generator=generator).bfloat16()
     x = torch.randn(3, 32, generator=generator).bfloat16()
+    return model, x
+
+
+@pytest.mark.usefixtures("vllm_world")
+def test_the_table_says_which_head_makes_the_logits() -> None:
+    model, x = model_and_states()
+    head = model.lm_head
     four_bit = Packed(head.weight.detach()).apply(x, None)
     river: Any = SimpleNamespace(table=StepTable(2, [], [], []), listed=None)
     install_river_head(model, river, lambda _: Packed, CANDIDATES)
@@ -57,11 +64,8 @@ def test_a_model_without_a_plain_head_has_no_place_for_it() -> None:
 @pytest.mark.usefixtures("vllm_world")
 def test_a_draft_has_logits_of_the_list_and_of_what_is_added() -> None:
     """In 4 bit, the bits of the full product; and exact ones."""
-    model: Any = nn.Module()
-    head = model.lm_head = ParallelLMHead(64, 32, params_dtype=torch.bfloat16)
-    generator = torch.Generator().manual_seed(0)
-    head.weight.data = torch.randn(head.weight.shape, generator=generator).bfloat16()
-    x = torch.randn(3, 32, generator=generator).bfloat16()
+    model, x = model_and_states()
+    head = model.lm_head
     listed, packings = torch.tensor([3, 8, 9, 40]), []
     river: Any = SimpleNamespace(table=StepTable(2, [], [], []), listed=listed)
     install_river_head(model, river, lambda m: packings.append(m) or Packed, CANDIDATES)
