@@ -32,8 +32,9 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 
 from river_vllm.compat import UnquantizedLinearMethod
 from river_vllm.kernels.base import Int4Kernel, LinearSpec
+from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.kernel import NativeKernel
-from river_vllm.kernels.native.library import Backend, backends, load
+from river_vllm.kernels.native.library import backends, load
 from river_vllm.kernels.native.pages import HugePages
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel

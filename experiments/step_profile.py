@@ -26,7 +26,6 @@ from vllm import LLM, SamplingParams
 from river_vllm import RiverConfig, engine_args
 from river_vllm.criterion import by_torch, transition_similarity
 from river_vllm.kernels.native.library import backend
-from river_vllm.kernels.native.operations import NativeTransition
 from river_vllm.router import Router
 from river_vllm.step import StepTable
 
@@ -88,7 +87,7 @@ def bandwidth() -> float:
 def decision_us(rows: int, layers: int, hidden: int) -> float:
     """Microseconds of one exit decision that lets no row go, alone, without its operator."""
     native = backend()
-    router = Router(NativeTransition(native) if native else by_torch(transition_similarity))
+    router = Router(native.transition if native else by_torch(transition_similarity))
     found = []
     states = [torch.randn(rows, hidden).bfloat16() for _ in range(layers)]
     residual = torch.randn(rows, hidden).bfloat16()

@@ -37,8 +37,8 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 
 from river_vllm.kernels.native import build
 from river_vllm.kernels.native.library import backends
-from river_vllm.kernels.native.operations import NativeDense
 from river_vllm.kernels.native.pages import HugePages
+from river_vllm.step import Dense
 
 PROJECTIONS = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -156,14 +156,14 @@ def twelve_bit(function: Callable[..., None], weight: torch.Tensor) -> Product:
     return product
 
 
-def dense(function: NativeDense, weight: torch.Tensor) -> Product:
+def dense(function: Dense, weight: torch.Tensor) -> Product:
     held = HugePages().hold(weight)
     return lambda x: function(x, held, None)
 
 
 def kinds(folder: Path) -> dict[str, Callable[[torch.Tensor], Product]]:
     """What makes each kind of product; vLLM's own is the first."""
-    running = {backend.name: NativeDense(backend) for backend in backends()}
+    running = {backend.name: backend.dense for backend in backends()}
     found: dict[str, Callable[[torch.Tensor], Product]] = {"vLLM": backbone}
     for isa in (isa for isa in ISAS if isa in running):
         found[f"bf16 {isa}"] = partial(dense, running[isa])

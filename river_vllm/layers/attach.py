@@ -17,8 +17,8 @@ from river_vllm.compat import (
 )
 from river_vllm.config import RiverConfig
 from river_vllm.criterion import CRITERIA, Reading, by_torch
-from river_vllm.kernels.native.library import Backend, backend
-from river_vllm.kernels.native.operations import NativeCandidates, NativeDense, NativeTransition
+from river_vllm.kernels.native.backend import Backend
+from river_vllm.kernels.native.library import backend
 from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
 from river_vllm.layers.compiled import CONTEXT, RoutedForward
 from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
@@ -63,20 +63,20 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
         read_layer = CheckpointLayers(checkpoint_files(vllm_config), len(layers)).tensors
     read: Reading = by_torch(CRITERIA[config.criterion])
     if native is not None and config.criterion == "cosine":
-        read = NativeTransition(native)
+        read = native.transition
     river = River(
         Router(read, from_first_rank if many else None),
         RoutedForward(model, layers, vllm_config),
         Residency(linears, config, lambda weights: model.load_weights(weights), read_layer),
         [linear for layer in linears for linear in layer],
         compiles=vllm_config.compilation_config.mode != CompilationMode.NONE,
-        dense=NativeDense(native) if native else None,
+        dense=native.dense if native else None,
     )
     packing = Packing(config, model_config, getattr(model, "packed_modules_mapping", {}))
     if config.lm_head == "river" or (config.drafts and has_plain_head(model)):
         if config.drafts and not many and has_a_head_by_tokens(model, model_config):
             river.listed = _listed(config, vllm_config)
-        outputs = NativeCandidates(native) if native else some_outputs
+        outputs = native.candidates if native else some_outputs
         install_river_head(model, river, packing.expect, config.lm_head_candidates, outputs)
     family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
     arguments = state_arguments(layers[0], family.stale_residual)

@@ -15,7 +15,8 @@ from typing import TypeAlias
 import torch
 
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, not_for_cpu_bf16
-from river_vllm.kernels.native.library import Backend, backend
+from river_vllm.kernels.native.backend import Backend
+from river_vllm.kernels.native.library import backend
 from river_vllm.kernels.native.pages import HugePages
 from river_vllm.quantization.groups import GroupedWeight
 

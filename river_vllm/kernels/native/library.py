@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
 from river_vllm.kernels.native import build
+from river_vllm.kernels.native.backend import Backend
 
 logger = init_logger("vllm.river")
 
@@ -27,45 +27,9 @@ ORDER = ("scalar", "neon", "avx2", "avxvnni", "avx512", "vnni", "amx")
 """The back ends' names (``vnni_bf16.cpp`` is ``vnni`` too); of two that a CPU runs the later one is
 faster."""
 
-_POINTER, _SIZE, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-_PRODUCT = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, _SIZE, _THREADS)
-_TRANSITION = ctypes.CFUNCTYPE(None, *[_POINTER] * 5, _SIZE, _SIZE, _THREADS)
-_CANDIDATES = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, *[_SIZE] * 4, _THREADS)
-_DENSE = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, *[_SIZE] * 3, _THREADS)
-
 
 class Unavailable(Exception):
     """There are no native kernels; the message says why and what to do."""
-
-
-class Backend(ctypes.Structure):
-    """One instruction set's kernels; ``struct Backend`` of ``library.h``."""
-
-    _fields_ = (
-        ("_name", ctypes.c_char_p),
-        ("_runs", ctypes.CFUNCTYPE(ctypes.c_bool)),
-        ("int8", _PRODUCT),
-        ("bf16", _PRODUCT),
-        ("transition", _TRANSITION),
-        ("candidates", _CANDIDATES),
-        ("dense", _DENSE),
-    )
-    int8: Callable[..., None]
-    bf16: Callable[..., None]
-    transition: Callable[..., None]
-    candidates: Callable[..., None]
-    dense: Callable[..., None]
-
-    @property
-    def name(self) -> str:
-        """Its name in ``ORDER``."""
-        name: bytes = self._name
-        return name.decode()
-
-    @property
-    def runs(self) -> bool:
-        """Whether this CPU has its instructions."""
-        return bool(self._runs())
 
 
 @cache

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from river_vllm.kernels.base import LinearSpec, PackedLinear
-from river_vllm.kernels.native.library import Backend, Unavailable, backends
+from river_vllm.kernels.native.backend import Backend
+from river_vllm.kernels.native.library import Unavailable, backends
 from river_vllm.quantization.groups import GroupedWeight
 
 TOLERANCE = 2**-7

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from river_vllm.kernels.native.library import Backend
-from river_vllm.kernels.native.operations import NativeCandidates
+from river_vllm.kernels.native.backend import Backend
 from river_vllm.layers.river_head import some_outputs
 from tests.unit.kernels.support import every_backend, scalar_backend
 
@@ -24,18 +23,18 @@ def operands(rows: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.T
 def test_they_are_the_products_own(backend: Backend, rows: int, width: int) -> None:
     x, weight, chosen = operands(rows, width)
     expected = (x.double() @ weight.double().T).gather(1, chosen)
-    found = NativeCandidates(backend)(x, weight, chosen)
+    found = backend.candidates(x, weight, chosen)
     for values in (found, some_outputs(x, weight, chosen)):
         assert (values.dtype, values.shape) == (torch.bfloat16, chosen.shape)
         # One rounding to bf16 of a sum in float32.
         torch.testing.assert_close(values.double(), expected, rtol=2**-8, atol=2**-8)
-    assert torch.equal(found, NativeCandidates(scalar_backend())(x, weight, chosen))
+    assert torch.equal(found, scalar_backend().candidates(x, weight, chosen))
 
 
 @every_backend
 def test_the_weight_may_be_part_of_another(backend: Backend) -> None:
     x, weight, chosen = operands(3, 128)
-    candidates = NativeCandidates(backend)
+    candidates = backend.candidates
     wide = torch.cat([weight, torch.full_like(weight, torch.nan)], dim=1)
     expected = candidates(x, weight, chosen)
     assert torch.equal(candidates(x, wide[:, :128], chosen), expected)
@@ -45,7 +44,7 @@ def test_the_weight_may_be_part_of_another(backend: Backend) -> None:
 @every_backend
 def test_what_is_not_finite_stays_in_its_row(backend: Backend) -> None:
     x, weight, chosen = operands(3, 100)
-    candidates = NativeCandidates(backend)
+    candidates = backend.candidates
     expected = candidates(x, weight, chosen)
     x[1, 99] = torch.nan
     found = candidates(x, weight, chosen)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from river_vllm.kernels.native.library import Backend
-from river_vllm.kernels.native.operations import NativeDense
+from river_vllm.kernels.native.backend import Backend
 from tests.unit.kernels.support import every_backend
 
 
@@ -23,7 +22,7 @@ def operands(rows: int, width: int, outputs: int) -> tuple[torch.Tensor, ...]:
 def test_it_is_the_product(backend: Backend, rows: int, width: int, outputs: int) -> None:
     x, weight, bias = operands(rows, width, outputs)
     for shift in (None, bias):
-        found = NativeDense(backend)(x, weight, shift)
+        found = backend.dense(x, weight, shift)
         expected = x.double() @ weight.double().T + (0 if shift is None else shift.double())
         assert (found.dtype, found.shape) == (torch.bfloat16, (rows, outputs))
         # One rounding to bf16 of a sum in float32.
@@ -34,7 +33,7 @@ def test_it_is_the_product(backend: Backend, rows: int, width: int, outputs: int
 def test_shapes_and_layouts_of_torchs_own(backend: Backend) -> None:
     """A batch dimension, a weight that lies transposed."""
     x, weight, bias = operands(6, 64, 32)
-    dense = NativeDense(backend)
+    dense = backend.dense
     expected = dense(x, weight, bias)
     found = dense(x.view(1, 6, 64), weight.T.contiguous().T, bias)
     assert torch.equal(found, expected.view(1, 6, 32))
@@ -43,7 +42,7 @@ def test_shapes_and_layouts_of_torchs_own(backend: Backend) -> None:
 @every_backend
 def test_a_rows_result_does_not_depend_on_its_place_among_full_groups(backend: Backend) -> None:
     x, weight, _ = operands(16, 128, 32)
-    dense = NativeDense(backend)
+    dense = backend.dense
     once = dense(x, weight, None)
     again = dense(x.flip(0), weight, None).flip(0)
     assert torch.equal(once, again)

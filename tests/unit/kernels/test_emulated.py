@@ -19,7 +19,6 @@ import torch
 from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.native import build
 from river_vllm.kernels.native.kernel import NativeKernel, _NativePacked
-from river_vllm.kernels.native.operations import NativeCandidates, NativeDense, NativeTransition
 from tests.unit.kernels.support import (
     TOLERANCE,
     grouped_weight,
@@ -82,7 +81,7 @@ def _transition(rows: int, width: int, added: bool) -> Case:
     before = torch.randn(rows, width, generator=generator)
     hidden, other = (torch.randn(rows, width, generator=generator).bfloat16() for _ in range(2))
     residual = other if added else None
-    after, similarity = NativeTransition(scalar_backend())(before, hidden, residual)
+    after, similarity = scalar_backend().transition(before, hidden, residual)
     given = _header("transition", rows, width, 0, 1, added) + _bytes(before, hidden, residual)
     assert similarity is not None
     return Case(f"transition, {rows} rows", given, torch.cat([after.flatten(), similarity]))
@@ -92,7 +91,7 @@ def _candidates(rows: int, width: int) -> Case:
     generator = torch.Generator().manual_seed(rows)
     x, weight = (torch.randn(n, width, generator=generator).bfloat16() for n in (rows, 50))
     chosen = torch.randint(50, (rows, 17), generator=generator)
-    expected = NativeCandidates(scalar_backend())(x, weight, chosen)
+    expected = scalar_backend().candidates(x, weight, chosen)
     given = _header("candidates", rows, width, 50, 17, False) + _bytes(x, weight, chosen)
     return Case(f"candidates, {rows} rows", given, expected)
 
@@ -101,7 +100,7 @@ def _dense(rows: int, width: int, biased: bool) -> Case:
     generator = torch.Generator().manual_seed(rows)
     x, weight = (torch.randn(n, width, generator=generator).bfloat16() for n in (rows, 17))
     bias = torch.randn(17, generator=generator).bfloat16() if biased else None
-    expected = NativeDense(scalar_backend())(x, weight, bias)
+    expected = scalar_backend().dense(x, weight, bias)
     given = _header("dense", rows, width, 17, 1, biased) + _bytes(x, weight, bias)
     return Case(f"dense, {rows} rows", given, None, expected)
 

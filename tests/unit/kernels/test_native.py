@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from river_vllm.kernels.base import LinearSpec
+from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.kernel import NativeKernel
-from river_vllm.kernels.native.library import Backend
 from river_vllm.quantization import QUANTIZERS, GroupedWeight
 from tests.unit.kernels.support import (
     TOLERANCE,

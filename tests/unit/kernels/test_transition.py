@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from river_vllm.criterion import by_torch, transition_similarity
-from river_vllm.kernels.native.library import Backend
-from river_vllm.kernels.native.operations import NativeTransition
+from river_vllm.criterion import Reading, by_torch, transition_similarity
+from river_vllm.kernels.native.backend import Backend
 from tests.unit.kernels.support import every_backend, scalar_backend
 
 pytestmark = every_backend
@@ -16,8 +15,8 @@ BY_TORCH = by_torch(transition_similarity)
 
 
 @pytest.fixture
-def native(backend: Backend) -> NativeTransition:
-    return NativeTransition(backend)
+def native(backend: Backend) -> Reading:
+    return backend.transition
 
 
 def states(rows: int, seed: int, width: int = 576) -> torch.Tensor:
@@ -28,9 +27,7 @@ def states(rows: int, seed: int, width: int = 576) -> torch.Tensor:
 @pytest.mark.parametrize("rows", [1, 3, 64, 200])
 @pytest.mark.parametrize("width", [576, 1001])
 @pytest.mark.parametrize("added", [True, False])
-def test_it_reads_what_torch_reads(
-    native: NativeTransition, rows: int, width: int, added: bool
-) -> None:
+def test_it_reads_what_torch_reads(native: Reading, rows: int, width: int, added: bool) -> None:
     hidden, residual = states(rows, 0, width), states(rows, 1, width) if added else None
     before = hidden.float() + 0.5 * states(rows, 2, width).float()
     after, similarity = native(before, hidden, residual)
@@ -40,20 +37,20 @@ def test_it_reads_what_torch_reads(
     # Sums of a thousand products in float32, in another order.
     torch.testing.assert_close(similarity, expected, rtol=1e-5, atol=1e-6)
     assert 0.3 < float(expected.mean()) < 0.95
-    plain_after, plain = NativeTransition(scalar_backend())(before, hidden, residual)
+    plain_after, plain = scalar_backend().transition(before, hidden, residual)
     assert plain is not None and similarity is not None
     assert torch.equal(after, plain_after)
     assert torch.equal(similarity, plain)
 
 
-def test_without_a_state_before_there_is_no_similarity(native: NativeTransition) -> None:
+def test_without_a_state_before_there_is_no_similarity(native: Reading) -> None:
     hidden, residual = states(2, 0), states(2, 1)
     after, similarity = native(None, hidden, residual)
     assert similarity is None
     assert torch.equal(after, (hidden + residual).float())
 
 
-def test_sums_are_rounded_as_the_model_rounds_them(native: NativeTransition) -> None:
+def test_sums_are_rounded_as_the_model_rounds_them(native: Reading) -> None:
     """Every bf16 number beside a few others: ties, subnormals, infinities, overflow."""
     every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     hidden = every.view(64, 1024)
@@ -65,7 +62,7 @@ def test_sums_are_rounded_as_the_model_rounds_them(native: NativeTransition) -> 
         )
 
 
-def test_rounding_never_lifts_it_above_one(native: NativeTransition) -> None:
+def test_rounding_never_lifts_it_above_one(native: Reading) -> None:
     before = states(4096, 3)
     _, similarity = native(before.float(), before * 4, None)
     assert similarity is not None
@@ -74,7 +71,7 @@ def test_rounding_never_lifts_it_above_one(native: NativeTransition) -> None:
 
 
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
-def test_a_state_that_is_zero_or_not_finite_has_none(native: NativeTransition, bad: float) -> None:
+def test_a_state_that_is_zero_or_not_finite_has_none(native: Reading, bad: float) -> None:
     good = states(2, 4)
     broken = good.clone()
     broken[1] = bad
@@ -84,7 +81,7 @@ def test_a_state_that_is_zero_or_not_finite_has_none(native: NativeTransition, b
         assert similarity.isnan().tolist() == [False, True]
 
 
-def test_a_row_does_not_depend_on_its_neighbours(native: NativeTransition) -> None:
+def test_a_row_does_not_depend_on_its_neighbours(native: Reading) -> None:
     before, hidden, residual = states(70, 5).float(), states(70, 6), states(70, 7)
     together = native(before, hidden, residual)
     for row in (0, 33, 69):
@@ -95,7 +92,7 @@ def test_a_row_does_not_depend_on_its_neighbours(native: NativeTransition) -> No
             assert torch.equal(one[0], many[row])
 
 
-def test_strides_are_none_of_its_business(native: NativeTransition) -> None:
+def test_strides_are_none_of_its_business(native: Reading) -> None:
     wide, other = states(6, 8, 1152), states(6, 9, 1152)
     before = states(6, 10).float()
     found = native(before, wide[:, ::2], other[:, 1::2])
@@ -108,7 +105,7 @@ def test_strides_are_none_of_its_business(native: NativeTransition) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("other", ["hidden", "residual", "both"])
 def test_states_of_another_type_are_read_by_torch(
-    native: NativeTransition, dtype: torch.dtype, other: str
+    native: Reading, dtype: torch.dtype, other: str
 ) -> None:
     """Some models keep their residual stream in float32: its bytes are not bfloat16's."""
     hidden, residual, before = states(5, 11), states(5, 12), states(5, 13).float()
