@@ -137,7 +137,6 @@ class RiverProposer(DraftModelProposer):
             greedy=params.temperature < GREEDY,
             rate=self._acceptance.rate(request_id),
             ends=ends,
-            first=position == request.num_prompt_tokens,
             known=runner.input_batch.token_ids_cpu[row, :position],
         )
 
@@ -151,10 +150,6 @@ class RiverProposer(DraftModelProposer):
         costs = self._river_runner.river_steps.costs
         if self._fixed:
             depth = fixed_depth(len(drafts))
-        elif any(draft.first for draft in drafts):
-            # vLLM sends a step's tokens after its drafts are made. A first token is not to wait for
-            # the drafts of other requests: a step without drafts costs those a few milliseconds.
-            return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
             depth = best_depth(costs, rates, limits)

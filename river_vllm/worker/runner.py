@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ class RiverRunnerMixin(WarmUpMixin):
     river_steps: Steps
     _river_depths: dict[str, int]
     _river_started: float | None
+    _river_draft: Callable[[], Any] | None = None
+    """Makes the drafts of the step that has run last."""
 
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         self._river_depths = {}
@@ -75,6 +78,19 @@ class RiverRunnerMixin(WarmUpMixin):
                 )
 
         return run
+
+    def propose_draft_token_ids(self: Any, *args: Any, **kwargs: Any) -> list[list[int]]:
+        """None yet. The engine takes a step's drafts once it has sent the step's tokens
+        (``v1/engine/core.py``, ``post_step``): made then, they keep no token waiting."""
+        self._river_draft = partial(super().propose_draft_token_ids, *args, **kwargs)  # type: ignore[misc]
+        return []
+
+    @torch.inference_mode()
+    def take_draft_token_ids(self: Any) -> Any:
+        draft, self._river_draft = self._river_draft, None
+        if draft is not None:
+            self._draft_token_ids = draft()
+        return super().take_draft_token_ids()  # type: ignore[misc]
 
     def _input_fits_in_drafter(self: Any, common_attn_metadata: Any) -> bool:
         """Each request has a limit of its own; vLLM's stops all of them near the longest's end."""

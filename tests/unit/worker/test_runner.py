@@ -44,6 +44,13 @@ class FakeRunner:
         assert self.river.table is None, "what is sampled or drafted is no part of the step"
         return SimpleNamespace(grammar=grammar)
 
+    def propose_draft_token_ids(self, *args: Any, **kwargs: Any) -> list[list[int]]:
+        assert torch.is_inference_mode_enabled()
+        return [[*args, *kwargs.values()]]
+
+    def take_draft_token_ids(self) -> Any:
+        return self._draft_token_ids
+
 
 class Mode:
     """Two requests: one of a prompt's rows, one whose tokens may leave."""
@@ -150,3 +157,12 @@ def test_without_drafts_there_is_nothing_to_reject(
     drafts = SimpleNamespace(num_draft_tokens=drafted)
     assert (runner._sample(None, drafts) is drafts) is checked
     assert runner._sample(None, None) is None
+
+
+def test_drafts_are_made_when_the_engine_takes_them_and_only_once(runner: Any) -> None:
+    """By then it has sent the step's tokens."""
+    runner._draft_token_ids = runner.propose_draft_token_ids("step", sampled="tokens")
+    assert runner._draft_token_ids == []
+    assert runner.take_draft_token_ids() == [["step", "tokens"]]
+    runner._draft_token_ids = None
+    assert runner.take_draft_token_ids() is None
