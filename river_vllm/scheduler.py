@@ -15,9 +15,8 @@ from typing import Any
 from river_vllm import patches
 from river_vllm.compat import init_logger
 from river_vllm.config import RiverConfig
-from river_vllm.depths import depths_of
+from river_vllm.depths import Depths, depths_of
 from river_vllm.modes import mode_of
-from river_vllm.modes.mode import Outcome
 from river_vllm.registration import river_config_of
 from river_vllm.request import RiverSettings, default_settings, settings_of, unreachable
 
@@ -49,10 +48,7 @@ class RiverSchedulerMixin:
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
         # Before vLLM takes the step in: it forgets requests that have ended.
-        numbers = {
-            request_id: partial(self.requests[request_id].river_mode.numbers, outcome)
-            for request_id, outcome in self._outcomes(scheduler_output, model_runner_output)
-        }
+        numbers = dict(self._numbers(scheduler_output, model_runner_output))
         outputs = super().update_from_output(  # type: ignore[misc]
             scheduler_output, model_runner_output
         )
@@ -63,10 +59,10 @@ class RiverSchedulerMixin:
                     output.routed_experts = number(len(output.new_token_ids))
         return outputs
 
-    def _outcomes(
+    def _numbers(
         self: Any, scheduler_output: Any, model_runner_output: Any
-    ) -> Iterator[tuple[str, Outcome]]:
-        """Of each request of the step that has not ended."""
+    ) -> Iterator[tuple[str, Callable[[int], Depths]]]:
+        """Of each request of the step that has not ended: what travels with so many tokens."""
         sampled = model_runner_output.sampled_token_ids
         drafts = scheduler_output.scheduled_spec_decode_tokens
         for request_id, depth in depths_of(model_runner_output).items():
@@ -76,8 +72,9 @@ class RiverSchedulerMixin:
             brought = len(sampled[model_runner_output.req_id_to_index[request_id]])
             yield (
                 request_id,
-                Outcome(
-                    depth,
+                partial(
+                    request.river_mode.numbers,
+                    depth=depth,
                     drafted=len(drafts.get(request_id, ())),
                     kept=max(0, brought - 1),
                     decode=request.num_output_tokens > 0,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from river_vllm.depths import Depths, ExitSummary, trace
-from river_vllm.modes.mode import Outcome
 
 
 class ExitMode:
     """Fast and approximate, with a dial: the threshold τ. The backbone alone is an answer in which
     no token leaves."""
 
-    def numbers(self, outcome: Outcome, tokens: int) -> Depths:
-        return np.full(tokens, outcome.depth, dtype=np.int16)
+    def numbers(self, tokens: int, *, depth: int, drafted: int, kept: int, decode: bool) -> Depths:
+        return np.full(tokens, depth, dtype=np.int16)
 
     def summary(self) -> ExitSummary:
         return ExitSummary()

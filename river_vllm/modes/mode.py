@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from river_vllm.depths import Depths
     from river_vllm.request import RiverSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one step did for one request.
-
-    Attributes:
-        depth: signed, of its last row (``river_vllm.depths``); 0 where the worker said nothing.
-        drafted: tokens that the backbone checked.
-        kept: of those; they come first, the backbone's own token last.
-        decode: False where the token came out of the prompt's last row.
-    """
-
-    depth: int
-    drafted: int
-    kept: int
-    decode: bool
 
 
 class Summary(Protocol):
@@ -54,9 +36,16 @@ class Summary(Protocol):
 class Mode(Protocol):
     """How a request is answered: by exits, or by drafts that the backbone verifies."""
 
-    def numbers(self, outcome: Outcome, tokens: int) -> Depths:
+    def numbers(self, tokens: int, *, depth: int, drafted: int, kept: int, decode: bool) -> Depths:
         """What travels with the ``tokens`` that a step brought for a request, one number each, in
-        vLLM's ``routed_experts`` array (``river_vllm.depths``). A stop may have cut some off."""
+        vLLM's ``routed_experts`` array (``river_vllm.depths``). A stop may have cut some off.
+
+        Args:
+            depth: signed, of the request's last row.
+            drafted: tokens that the backbone checked.
+            kept: of those; they come first, the backbone's own token last.
+            decode: False where the token came out of the prompt's last row.
+        """
 
     def summary(self) -> Summary:
         """An empty one."""

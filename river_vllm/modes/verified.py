@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from river_vllm.depths import Depths
-from river_vllm.modes.mode import Outcome
 
 if TYPE_CHECKING:
     from river_vllm.request import RiverSettings
@@ -26,11 +25,11 @@ MARK = 1 << 13
 class VerifiedMode:
     """Lossless: no token exits."""
 
-    def numbers(self, outcome: Outcome, tokens: int) -> Depths:
+    def numbers(self, tokens: int, *, depth: int, drafted: int, kept: int, decode: bool) -> Depths:
         values = np.full(tokens, MARK, dtype=np.int16)
-        values[: outcome.kept] |= _KEPT
-        if outcome.decode:
-            values[0] |= _STEP | outcome.drafted << _DRAFTED
+        values[:kept] |= _KEPT
+        if decode:
+            values[0] |= _STEP | drafted << _DRAFTED
         return values
 
     def summary(self) -> DraftSummary:

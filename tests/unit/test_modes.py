@@ -8,7 +8,6 @@ import pytest
 from river_vllm.config import RiverConfig
 from river_vllm.depths import ExitSummary, signed_depth
 from river_vllm.modes import mode_of, mode_that_made
-from river_vllm.modes.mode import Outcome
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from river_vllm.request import RiverSettings, default_settings
 
@@ -16,7 +15,7 @@ SETTINGS = RiverSettings(True, 1.0, 1, mode="verified")
 
 
 def drafted(drafted: int, kept: int, tokens: int, decode: bool = True) -> np.ndarray:
-    return VerifiedMode().numbers(Outcome(12, drafted, kept, decode), tokens)
+    return VerifiedMode().numbers(tokens, depth=12, drafted=drafted, kept=kept, decode=decode)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +33,8 @@ def test_a_request_is_answered_in_its_own_mode(settings: RiverSettings, summary:
 @pytest.mark.parametrize("depth", [-12, -1, 1, 12, signed_depth(12, True, held=True)])
 def test_numbers_tell_the_mode_that_made_them(depth: int) -> None:
     exits = mode_of(default_settings(RiverConfig(threshold=0.9)))
-    assert mode_that_made(exits.numbers(Outcome(depth, 0, 0, True), 1)) is exits
+    left = exits.numbers(1, depth=depth, drafted=0, kept=0, decode=True)
+    assert mode_that_made(left) is exits
     for numbers in (drafted(0, 0, 1, decode=False), drafted(16, 16, 17)):
         assert mode_that_made(numbers) is mode_of(SETTINGS)
 

@@ -13,7 +13,6 @@ import pytest
 
 from river_vllm.compat import EngineDeadError
 from river_vllm.config import RiverConfig
-from river_vllm.modes.mode import Outcome
 from river_vllm.modes.verified import VerifiedMode
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.listen import listen
@@ -213,7 +212,7 @@ def test_drafts_and_exits_of_one_step_are_counted_as_what_they_are() -> None:
     state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
     client = Client()
     listen(client, state)
-    drafted = VerifiedMode().numbers(Outcome(L, 2, 0, decode=True), 2).tolist()
+    drafted = VerifiedMode().numbers(2, depth=L, drafted=2, kept=0, decode=True).tolist()
     outputs = [core_output("a", [7, 8], drafted), core_output("b", [7], [3])]
     client.output_processor.process_outputs(outputs)
     metrics = state.metrics

@@ -9,7 +9,6 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 
 from river_vllm.depths import ExitSummary
-from river_vllm.modes.mode import Outcome
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from server.telemetry.metrics import RiverMetrics, river_metrics
 
@@ -104,9 +103,10 @@ def test_the_threshold_is_the_last_one_set(metrics: RiverMetrics) -> None:
 
 def test_verified_steps(metrics: RiverMetrics) -> None:
     """Whatever was drafted, each decode token ran all layers of the backbone."""
-    for outcome, tokens in ((Outcome(L, 0, 0, False), 1), (Outcome(L, 4, 2, True), 3)):
+    for drafted, kept, tokens, decode in ((0, 0, 1, False), (4, 2, 3, True)):
+        numbers = VerifiedMode().numbers(tokens, depth=L, drafted=drafted, kept=kept, decode=decode)
         summary = DraftSummary()
-        summary.add(VerifiedMode().numbers(outcome, tokens))
+        summary.add(numbers)
         metrics.count(summary, 0)
     assert sample("river_drafted_tokens_total") == 4
     assert sample("river_accepted_tokens_total") == 2
