@@ -85,11 +85,11 @@ class RiverRunnerMixin(WarmUpMixin):
         self._river_draft = partial(super().propose_draft_token_ids, *args, **kwargs)  # type: ignore[misc]
         return []
 
-    @torch.inference_mode()
     def take_draft_token_ids(self: Any) -> Any:
         draft, self._river_draft = self._river_draft, None
         if draft is not None:
-            self._draft_token_ids = draft()
+            with torch.inference_mode():
+                self._draft_token_ids = draft()
         return super().take_draft_token_ids()  # type: ignore[misc]
 
     def _input_fits_in_drafter(self: Any, common_attn_metadata: Any) -> bool:
