@@ -98,3 +98,17 @@ def walk(node: Any) -> Iterator[Mapping[str, Any]]:
     elif isinstance(node, list):
         for value in node:
             yield from walk(value)
+
+
+def concrete(expression: str) -> str:
+    """Grafana's variables replaced by values of their kind."""
+    values = {
+        "$__rate_interval": "1m",
+        "$__range": "30m",
+        "$instance": ".*",
+        "$model": ".*",
+    }
+    for name, value in values.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression, expression
+    return expression
