@@ -38,6 +38,8 @@ pytestmark = only_after_build
 SERVICES = ("river-cpu", "proxy", "prometheus", "grafana")
 PORTS = {"river": "RIVER_PORT", "prometheus": "PROMETHEUS_PORT", "grafana": "GRAFANA_PORT"}
 LOAD = "one-user"
+EXITS = "--backend kind=openai_http,extras.body.river.threshold=0.9"
+"""The load test asks for exits: by default no token ends on the river."""
 SILENT = {"Firing alerts", "Preemptions and refusals per second"}
 """Panels that have nothing to show where all is well."""
 
@@ -82,6 +84,7 @@ class Stack:
             "RIVER_ARGS": "--enforce-eager --max-model-len 2048",
             "RIVER_SECRETS": str(folder / "secrets"),
             "LOADTEST_SCENARIO": LOAD,
+            "LOADTEST_ARGS": EXITS,
             **{variable: str(self.ports[name]) for name, variable in PORTS.items()},
         }
 
