@@ -46,10 +46,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /opt/river/venv/bin/python -m pip install --no-deps --force-reinstall .
 
 FROM ${PYTHON_IMAGE} AS build-client
-COPY deploy/loadtest/requirements.txt /
+COPY deploy/loadtest/requirements.txt tools/install.py /src/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/river/venv \
-    && /opt/river/venv/bin/python -m pip install -r /requirements.txt
+    && /opt/river/venv/bin/python /src/install.py --requirements /src/requirements.txt
 
 # ---- images ------------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS client

@@ -119,9 +119,9 @@ check: lint test
 bench: $(DEV) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 	$(BIN)/python experiments/benchmark.py '$(or $(MODEL),$(DEFAULT_MODEL))' $(ARGS)
 
-$(VENV)-loadtest/.installed: deploy/loadtest/requirements.txt tools/make_venv.sh
+$(VENV)-loadtest/.installed: deploy/loadtest/requirements.txt tools/install.py tools/make_venv.sh
 	@tools/make_venv.sh $(VENV)-loadtest
-	$(VENV)-loadtest/bin/python -m pip install -r $<
+	$(VENV)-loadtest/bin/python tools/install.py --requirements $<
 	@touch $@
 
 # The tokenizer of the served model gives synthetic prompts their length.

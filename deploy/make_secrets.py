@@ -27,7 +27,7 @@ def write_once(path: Path, text: str) -> str:
         print(f"kept    {path}")
         return path.read_text(encoding="utf-8")
     path.write_text(text, encoding="utf-8")
-    path.chmod(0o444)
+    path.chmod(0o644)
     print(f"written {path}")
     return text
 

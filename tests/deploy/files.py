@@ -37,12 +37,21 @@ def compose_variables() -> dict[str, str]:
 
 
 def compose(**variables: str) -> Any:
-    """compose.yaml as Compose sees it: defaults put in, or the values given."""
-    text = VARIABLE.sub(
-        lambda match: variables.get(match[1], match[2]), COMPOSE.read_text(encoding="utf-8")
-    )
-    assert "${" not in text, "a variable without a default"
-    return yaml.safe_load(text)
+    """compose.yaml as Compose sees it: defaults put in, or the values given.
+
+    After the file has been read, as Compose does it: an empty value is an empty string.
+    """
+
+    def filled(node: Any) -> Any:
+        if isinstance(node, str):
+            text = VARIABLE.sub(lambda match: variables.get(match[1], match[2]), node)
+            assert "${" not in text, f"a variable without a default: {text}"
+            return text
+        if isinstance(node, dict):
+            return {key: filled(value) for key, value in node.items()}
+        return [filled(value) for value in node] if isinstance(node, list) else node
+
+    return filled(load(COMPOSE))
 
 
 def seconds(text: str) -> int:
@@ -98,3 +107,17 @@ def walk(node: Any) -> Iterator[Mapping[str, Any]]:
     elif isinstance(node, list):
         for value in node:
             yield from walk(value)
+
+
+def concrete(expression: str) -> str:
+    """Grafana's variables replaced by values of their kind."""
+    values = {
+        "$__rate_interval": "1m",
+        "$__range": "30m",
+        "$instance": ".*",
+        "$model": ".*",
+    }
+    for name, value in values.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression, expression
+    return expression

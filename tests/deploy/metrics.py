@@ -11,6 +11,8 @@ from pathlib import Path
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
+from tests.deploy.files import concrete
+
 KINDS = {"_counter_cls": "counter", "_gauge_cls": "gauge", "_histogram_cls": "histogram"}
 SUFFIXES = {
     "counter": ("_total",),
@@ -104,17 +106,3 @@ def parsed_names(expression: str) -> set[str]:
 
     tree = repr(promql_parser.parse(concrete(expression)))
     return set(re.findall(r'VectorSelector \{\s*name: Some\(\s*"([^"]+)"', tree))
-
-
-def concrete(expression: str) -> str:
-    """Grafana's variables replaced by values of their kind."""
-    values = {
-        "$__rate_interval": "1m",
-        "$__range": "30m",
-        "$instance": ".*",
-        "$model": ".*",
-    }
-    for name, value in values.items():
-        expression = expression.replace(name, value)
-    assert "$" not in expression, expression
-    return expression

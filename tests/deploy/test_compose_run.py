@@ -1,7 +1,7 @@
 """compose.yaml as it runs: server, proxy, Prometheus with the shipped rules, load test.
 
 "make images" runs this after it has built the images. Not tried: the GPU profile; Grafana, where
-stand-ins take the place of the images from a registry.
+stand-ins take the place of the images from a registry: its dashboards' queries are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.deploy.containers import (
     output,
     unique,
 )
-from tests.deploy.files import COMPOSE, RULES, load
+from tests.deploy.files import COMPOSE, DASHBOARDS, RULES, concrete, load
 from tests.deploy.programs import program
 from tests.deploy.proxy import free_port
 from tests.support.poll import poll_until
@@ -38,6 +38,10 @@ pytestmark = only_after_build
 SERVICES = ("river-cpu", "proxy", "prometheus", "grafana")
 PORTS = {"river": "RIVER_PORT", "prometheus": "PROMETHEUS_PORT", "grafana": "GRAFANA_PORT"}
 LOAD = "one-user"
+EXITS = "--backend kind=openai_http,extras.body.river.threshold=0.9"
+"""The load test asks for exits: by default no token ends on the river."""
+SILENT = {"Firing alerts", "Preemptions and refusals per second"}
+"""Panels that have nothing to show where all is well."""
 
 
 class Stack:
@@ -80,6 +84,7 @@ class Stack:
             "RIVER_ARGS": "--enforce-eager --max-model-len 2048",
             "RIVER_SECRETS": str(folder / "secrets"),
             "LOADTEST_SCENARIO": LOAD,
+            "LOADTEST_ARGS": EXITS,
             **{variable: str(self.ports[name]) for name, variable in PORTS.items()},
         }
 
@@ -182,6 +187,17 @@ def test_the_load_runs_and_prometheus_sees_it(stack: Stack) -> None:
         lambda: stack.value("instance:river_tokens_on_river:ratio_rate5m"), 60, "the recorded ratio"
     )
     print(f"\n{counted:.0f} tokens, {saved:.0%} of them on the river")
+
+
+def test_every_panel_of_the_dashboards_has_data(stack: Stack) -> None:
+    panels = [panel for path in DASHBOARDS for panel in json.loads(path.read_text())["panels"]]
+    empty = {
+        panel["title"]
+        for panel in panels
+        for target in panel.get("targets", [])
+        if not stack.prometheus(f"query?query={quote(concrete(target['expr']))}")["result"]
+    }
+    assert empty <= SILENT
 
 
 def test_the_threshold_is_changed_in_the_container(stack: Stack) -> None:

@@ -86,6 +86,15 @@ def test_engines_share_neither_cores_nor_claims(build: str) -> None:
         assert model["replicaCount"] == 1
 
 
+def test_an_update_needs_no_second_set_of_cores_or_gpus() -> None:
+    """A StatefulSet stops a pod first; the two Deployments have to be told."""
+    one_by_one = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+    specs = {build: values["servingEngineSpec"] for build, values in STACK_BUILDS.items()}
+    assert specs["cpu"]["strategy"] == {"type": "Recreate"}
+    assert specs["gpu"]["strategy"] == one_by_one
+    assert MODEL["spec"]["predictor"]["deploymentStrategy"] == one_by_one
+
+
 def test_what_scales_is_what_runs_and_by_a_series_that_exists() -> None:
     spec = load(KUBERNETES / "keda.yaml")["spec"]
     for server in SERVERS.values():

@@ -50,7 +50,7 @@ def test_server_accepts_the_keys_of_clients_and_of_prometheus(folder: Path) -> N
 
 def test_other_users_are_kept_out_by_the_folder(folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o444}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
 
 
 def test_a_second_run_keeps_what_is_there(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ import pytest
 from tools import install
 
 ROOT = Path(__file__).resolve().parents[2]
+LOADTEST = ROOT / "deploy" / "loadtest" / "requirements.txt"
 
 
 def optional_dependencies() -> dict[str, list[str]]:
@@ -116,6 +118,18 @@ def test_torch_index_is_asked_only_where_pip_itself_finds_no_wheel(
     with pytest.raises(install.InstallError, match=r"no wheel of torch==2\.13\.0\+cpu"):
         install.torch_index(["torch==2.13.0+cpu"])
     assert {"--timeout", "--retries"} <= set(asked[1])
+
+
+def test_a_list_gets_torchs_cpu_build_before_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(install, "pip", lambda *words: calls.append(words))
+    monkeypatch.setattr(install, "torch_index", lambda torch: ["--extra-index-url", "cpu"])
+    install.install_list(LOADTEST)
+    first, rest = calls
+    assert first[:4] == ("install", "--no-deps", "--extra-index-url", "cpu")
+    (torch,) = first[4:]
+    assert re.fullmatch(r"torch==[\d.]+\+cpu", torch)
+    assert rest == ("install", "--requirement", str(LOADTEST))
 
 
 def test_conflicts_are_those_that_were_not_made_on_purpose() -> None:
