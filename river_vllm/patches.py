@@ -13,11 +13,13 @@ from __future__ import annotations
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+from torch import nn
 
 from river_vllm.compat import vllm_envs
 from river_vllm.graph_key import RiverAdditionalConfig
@@ -338,6 +340,105 @@ def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:
         return call(functools.partial(base.__call__, self), *args, **kwargs)
 
     module.__class__ = type(base.__name__, (base,), {"__call__": __call__})
+
+
+@contextmanager
+def layers_are_regions(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, torch traces, lowers and compiles one of these layers for all that are alike.
+
+    vLLM 0.32 hands torch a model's layers as one graph: each is traced and compiled again. Python
+    looks for ``__call__`` in an object's class, so the layers get other classes.
+
+    torch 2.13 finds out which are alike, with one mistake: where layers share a module or a tensor
+    it takes that of the layer that it has traced for all of them (``DUPLICATE_INPUT`` in
+    ``_dynamo/guards.py`` is skipped). It does compare classes, so layers that share different
+    things, such as one rotary embedding for windows and one for the rest, get different ones.
+
+    Ends with the vLLM release that marks its layers as regions. Upstream:
+    https://github.com/vllm-project/vllm/pull/41397
+    """
+    region = torch.compiler.nested_compile_region(_call_layer, max_reuse_entries=len(layers))
+    kinds = [(type(layer), shared) for layer, shared in zip(layers, _shared(layers), strict=True)]
+    marked = {kind: type(kind[0].__name__, kind[:1], {"__call__": region}) for kind in kinds}
+    for layer, kind in zip(layers, kinds, strict=True):
+        layer.__class__ = marked[kind]
+    try:
+        yield
+    finally:
+        for layer, (cls, _) in zip(layers, kinds, strict=True):
+            layer.__class__ = cls
+
+
+def _shared(layers: Sequence[nn.Module]) -> list[frozenset[int]]:
+    """Of each layer the modules and tensors that it shares with another one, by their ids."""
+    parts = [
+        {id(part) for part in (*layer.modules(), *layer.parameters(), *layer.buffers())}
+        for layer in layers
+    ]
+    holders = Counter(part for those in parts for part in those)
+    return [frozenset(part for part in those if holders[part] > 1) for those in parts]
+
+
+def _call_layer(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return nn.Module.__call__(layer, *args, **kwargs)
+
+
+@contextmanager
+def a_written_argument_may_be_none() -> Iterator[None]:
+    """Inside, torch takes a region with an operator that is given None for what it may write.
+
+    vLLM's attention has such an argument (``output_block_scale``). torch 2.13 asks which of a
+    region's inputs are written, and takes each argument that may be written for a tensor.
+
+    Ends with the torch release that asks whether it is one. Upstream:
+    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_higher_order_ops/utils.py
+    (``check_input_alias_and_mutation_return_outputs``).
+    """
+    from torch._higher_order_ops import utils
+
+    own = utils._get_example_value
+    nothing = torch.empty(0)
+
+    def example(node: Any) -> Any:
+        return nothing if node is None else own(node)
+
+    with _replaced(utils, "_get_example_value", example):
+        yield
+
+
+@contextmanager
+def a_region_takes_any_name() -> Iterator[None]:
+    """Inside, torch takes a region whose calls differ in an object that it cannot look into.
+
+    vLLM hands each layer's name to its attention in such an object. torch 2.13's compiler updates
+    a region's arguments, and takes another object for another kind of argument.
+
+    Ends with the torch release that compares the types of such objects. Upstream:
+    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_inductor/fx_utils.py
+    (``FakeTensorUpdater``).
+    """
+    from torch._inductor import fx_utils
+    from torch._library.fake_class_registry import FakeScriptObject
+
+    own = fx_utils._is_fake_tensor_same
+
+    def same(new: Any, old: Any, *args: Any, **kwargs: Any) -> bool:
+        if isinstance(new, FakeScriptObject) and isinstance(old, FakeScriptObject):
+            return new.script_class_name == old.script_class_name
+        return own(new, old, *args, **kwargs)
+
+    with _replaced(fx_utils, "_is_fake_tensor_same", same):
+        yield
+
+
+@contextmanager
+def _replaced(module: object, name: str, by: Callable[..., Any]) -> Iterator[None]:
+    own = getattr(module, name)
+    setattr(module, name, by)
+    try:
+        yield
+    finally:
+        setattr(module, name, own)
 
 
 def block_hashes_come_from(request: Request, hasher: Callable[[Any], list[bytes]]) -> None:

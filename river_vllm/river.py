@@ -30,7 +30,7 @@ class River:
         router: decides who leaves.
         routed: the forward pass in which rows may leave.
         residency: which layers hold their backbone weights.
-        linears: all projections of the decoder layers, in the order of their indices.
+        linears: the projections of each decoder layer, in the order of their indices.
         compiles: whether vLLM compiles the model's own forward.
         dense: a bf16 product of River's own.
     """
@@ -40,7 +40,7 @@ class River:
         router: Router,
         routed: RoutedForward,
         residency: Residency,
-        linears: Sequence[LinearBase],
+        linears: Sequence[Sequence[LinearBase]],
         compiles: bool,
         dense: Dense | None = None,
     ) -> None:
@@ -100,7 +100,7 @@ class River:
         weights its own way and let go of them as they were (``layers/utils.py``,
         ``dispatch_cpu_unquantized_gemm``).
         """
-        plain = all(linear.weight.numel() for linear in self._linears[:1])
+        plain = all(layer[0].weight.numel() for layer in self._linears[:1])
         return self._dense if plain else None
 
     def rest(self) -> None:
@@ -117,9 +117,15 @@ class River:
         if index >= self.residency.resident and table.path is not Path.RIVER:
             self.residency.need(index)
 
+    def route_next(self, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
+        """``route``, for the layer that a compiled pass comes to."""
+        self.routed.layer += 1
+        self.route(self.routed.layer, hidden, residual)
+
     def linear(self, index: int, x: torch.Tensor, biased: bool) -> torch.Tensor:
-        """Projection ``index`` of the model on ``x``, with its bias where it adds it itself."""
-        linear = self._linears[index]
+        """Projection ``index`` of the layer that a compiled pass is in, on ``x``, with its bias
+        where it adds it itself."""
+        linear = self._linears[self.routed.layer][index]
         method: RiverDualLinearMethod = linear.quant_method
         return method.product(linear, x, linear.bias if biased else None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -68,7 +67,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
         Router(read, from_first_rank if many else None),
         RoutedForward(model, layers, vllm_config),
         Residency(linears, config, lambda weights: model.load_weights(weights), read_layer),
-        [linear for layer in linears for linear in layer],
+        linears,
         compiles=vllm_config.compilation_config.mode != CompilationMode.NONE,
         dense=native.dense if native else None,
     )
@@ -80,14 +79,12 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
         install_river_head(model, river, packing.expect, config.lm_head_candidates, outputs)
     family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
     arguments = state_arguments(layers[0], family.stale_residual)
-    index = 0
     for depth, layer in enumerate(layers):
-        for linear in linears[depth]:
+        for index, linear in enumerate(linears[depth]):
             kept = depth < river.residency.resident
             linear.quant_method = RiverDualLinearMethod(river, index, packing.expect(linear), kept)
             hold_on_meta(linear)
-            index += 1
-        hook = partial(_before_layer, river, depth, arguments)
+        hook = _Decision(river, depth, arguments)
         layer.register_forward_pre_hook(hook, with_kwargs=True)
     # Where River's operators find it, inside a compiled forward (``layers/compiled.py``).
     vllm_config.compilation_config.static_forward_context[CONTEXT] = river
@@ -124,19 +121,24 @@ def _listed(config: RiverConfig, vllm_config: VllmConfig) -> torch.Tensor | None
     return torch.from_numpy(found.ids).to(vllm_config.device_config.device)
 
 
-def _before_layer(
-    river: River,
-    index: int,
-    arguments: StateArguments,
-    layer: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """A pre-hook of a decoder layer."""
-    if not torch.compiler.is_compiling():
-        river.route(index, *arguments.read(args, kwargs))
-        return None
-    if not river.routed.active:
-        return None
-    hidden, residual = arguments.read(args, kwargs)
-    return arguments.replace(args, kwargs, torch.ops.river.route(hidden, residual, index))
+class _Decision:
+    """A pre-hook of decoder layer ``depth``: decides who runs it in which precision.
+
+    Traced, it reads nothing that differs between layers, so that one trace serves all of them.
+    """
+
+    def __init__(self, river: River, depth: int, arguments: StateArguments) -> None:
+        self._river = river
+        self._depth = depth
+        self._arguments = arguments
+
+    def __call__(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not torch.compiler.is_compiling():
+            self._river.route(self._depth, *self._arguments.read(args, kwargs))
+            return None
+        if not self._river.routed.active:
+            return None
+        hidden, residual = self._arguments.read(args, kwargs)
+        return self._arguments.replace(args, kwargs, torch.ops.river.route(hidden, residual))

@@ -7,7 +7,8 @@ the compiler cannot look into: one graph serves every step, whoever leaves in it
 
 The compiler orders operators by their data alone. A decision looks at what the layer before it
 made, so it comes after that layer's projections; it hands the hidden states on to its own layer, so
-that layer's projections come after it.
+that layer's projections come after it. So neither has to be told its layer: the decisions of a pass
+count them. Layers whose graphs are the same are compiled once for all of them.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ CONTEXT = "river"
 _LIBRARY = torch.library.Library("river", "FRAGMENT")
 
 
-def _route(hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> torch.Tensor:
-    get_forward_context().no_compile_layers[CONTEXT].route(layer, hidden, residual)
+def _route(hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    get_forward_context().no_compile_layers[CONTEXT].route_next(hidden, residual)
     # An operator may not return what it was given.
     return hidden.clone()
 
 
-def _route_fake(hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> torch.Tensor:
+def _route_fake(hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
     return torch.empty_like(hidden)
 
 
@@ -76,6 +77,9 @@ class RoutedForward:
     ) -> None:
         self.active = False
         """Whether a forward pass that may route rows is under way, or being traced."""
+        self.layer = -1
+        """The decoder layer that a compiled pass is in; -1 before the first."""
+        self._layers = layers
         inner = _compiled_module(model, layers)
         # Where the whole model is what vLLM compiles, routed steps run as they are written.
         self._skips = inner is model
@@ -94,10 +98,21 @@ class RoutedForward:
             stack.enter_context(skipping_compiled(True))
         return stack
 
+    @contextmanager
+    def one_layer_for_all(self) -> Iterator[None]:
+        """Around a pass that compiles: layers that are alike are compiled once for all of them."""
+        with (
+            patches.layers_are_regions(self._layers),
+            patches.a_written_argument_may_be_none(),
+            patches.a_region_takes_any_name(),
+        ):
+            yield
+
     def _choose_by_active(self, inner: Any, graph: nn.Module) -> None:
         def call(own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if not self.active:
                 return own(*args, **kwargs)
+            self.layer = -1
             with skipping_compiled(False):
                 return graph(*args, **kwargs)
 

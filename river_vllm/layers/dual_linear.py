@@ -34,7 +34,7 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
 
     Args:
         river: whose table says which rows of the current layer are on the river.
-        index: this projection's place among all of the model's.
+        index: this projection's place among its layer's.
         packer: quantises and packs this projection's weight.
         keeps_backbone: whether the bf16 weight stays after loading.
     """

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from river_vllm.compat import init_logger
 from river_vllm.patches import NotStored, reads_compiled_forwards, stored_forwards_only
 from river_vllm.registration import river_config_of
 from river_vllm.startup import Stage, mark
+
+logger = init_logger("vllm.river")
 
 
 class WarmUpMixin:
@@ -31,7 +34,7 @@ class WarmUpMixin:
             with routed():
                 if not self._river_read_back(rows):
                     mark(Stage.COMPILE_RIVER)
-                    self._river_warm_up(rows)
+                    self._river_compile(rows)
 
     def profile_run(self: Any, *args: Any, **kwargs: Any) -> None:
         """vLLM's, or over the rows that ``_river_warm_up`` has set."""
@@ -54,6 +57,16 @@ class WarmUpMixin:
         except NotStored:
             return False
         return True
+
+    def _river_compile(self: Any, rows: int) -> None:
+        """Compile River's forward: one layer for all that are alike, where torch manages to."""
+        try:
+            with self.get_model().river.routed.one_layer_for_all():
+                self._river_warm_up(rows)
+        except Exception as error:
+            # What is no matter of the layers fails once more.
+            logger.info("River: each layer is compiled by itself (%r)", error)
+            self._river_warm_up(rows)
 
     def _river_warm_up(self: Any, rows: int) -> None:
         self._warm_up_rows = rows

@@ -38,7 +38,7 @@ STAGES = {
     Stage.QUANTIZE: About("making the 4-bit weights (once)", 3, 25, once=True),
     Stage.GRAPH: About("reading the compiled model", 5, 3),
     Stage.COMPILE: About("compiling the model for exact steps (once)", 60, 30, once=True),
-    Stage.COMPILE_RIVER: About("compiling the model for steps that exit (once)", 45, 10, once=True),
+    Stage.COMPILE_RIVER: About("compiling the model for steps that exit (once)", 20, 3, once=True),
     Stage.MEASURE: About("measuring what a step costs", 3, 8),
     Stage.SERVE: About("starting the HTTP server", 8),
 }

@@ -10,6 +10,7 @@ from vllm.compilation.counter import compilation_counter
 
 from river_vllm import RiverConfig
 from river_vllm.modes.verified import DraftSummary
+from river_vllm.worker import warm_up
 from tests.support import engines
 from tests.support.engines import generate, generate_alone, greedy
 from tests.support.prompts import PROMPTS
@@ -27,7 +28,10 @@ def stock(smollm2: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def river(smollm2: Path) -> Any:
-    return engines.river_engine(smollm2, enforce_eager=False)
+    with pytest.MonkeyPatch.context() as patch:
+        # What compiles each layer by itself says so there: no start of a test does.
+        patch.setattr(warm_up, "logger", None)
+        return engines.river_engine(smollm2, enforce_eager=False)
 
 
 def test_alone(stock: Any, river: Any) -> None:

@@ -60,7 +60,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "initializer_range": 0.16,
     },
     "Gemma2ForCausalLM": {**_HEADS, **_TIED, **_WINDOW, "query_pre_attn_scalar": 32},
-    "Gemma3ForCausalLM": {**_HEADS, **_TIED, **_WINDOW, "query_pre_attn_scalar": 32},
+    # Two of a kind one after the other, as in its checkpoints.
+    "Gemma3ForCausalLM": {
+        **_HEADS,
+        **_TIED,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention"] * 2 + ["full_attention"] * 2,
+        "query_pre_attn_scalar": 32,
+    },
     "GraniteForCausalLM": {
         "residual_multiplier": 0.5,
         "embedding_multiplier": 3.0,

@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 import torch
 import zmq
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable
+from torch._inductor.utils import fresh_cache
 from vllm import SamplingParams, plugins
 from vllm.compilation import decorators
 from vllm.config import SpeculativeConfig, VllmConfig
@@ -29,11 +30,12 @@ from vllm.exceptions import VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
 from vllm.utils.network_utils import zmq_socket_ctx
+from vllm.utils.torch_utils import LayerName
 from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.logits_processor import build_logitsprocs
 
 from river_vllm import patches
-from river_vllm.compat import vllm_envs
+from river_vllm.compat import direct_register_custom_op, vllm_envs
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.patches import (
     NotStored,
@@ -193,6 +195,9 @@ OF_A_PROCESS = [patch for those in patches._patches.values() for patch in those]
 OF_AN_OBJECT = [
     patches.cpu_worker_makes,
     patches.calls_pass_through,
+    patches.layers_are_regions,
+    patches.a_written_argument_may_be_none,
+    patches.a_region_takes_any_name,
     patches.block_hashes_come_from,
     patches.engine_client_is_heard,
     patches.sigterm_is_heard_while_loading,
@@ -361,6 +366,96 @@ def test_vllm_still_compiles_one_forward_of_a_module() -> None:
     """Once this fails, ``calls_pass_through`` may be able to go."""
     taken = list(inspect.signature(decorators.support_torch_compile).parameters)
     assert taken == ["cls", "dynamic_arg_dims", "mark_unbacked_dims", "enable_if", "is_encoder"]
+
+
+class Layer(torch.nn.Module):
+    """As vLLM's attention calls its operator: by a name, with None for what it may write."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        torch.ops.river_tests.attend(x, out, LayerName(self.name), None, x)
+        return out + 1
+
+
+def _attend(
+    x: torch.Tensor,
+    out: torch.Tensor,
+    name: LayerName,
+    scale: torch.Tensor | None,
+    after: torch.Tensor,
+) -> None:
+    torch.mul(x, float(name.value), out=out)
+
+
+_TESTS = torch.library.Library("river_tests", "FRAGMENT")
+direct_register_custom_op("attend", _attend, mutates_args=["out", "scale"], target_lib=_TESTS)
+
+
+def attended(layers: Sequence[torch.nn.Module]) -> list[float]:
+    """What all layers make of ones, compiled anew."""
+    torch._dynamo.reset()
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    with torch.inference_mode(), fresh_cache():
+        found: list[float] = torch.compile(model, fullgraph=True)(torch.ones(2)).tolist()
+    return found
+
+
+def test_layers_are_regions_with_vllms_attention_in_them() -> None:
+    """Where one of the two halves fails torch takes it by itself: that patch can go then."""
+    layers = [Layer("2"), Layer("3"), Layer("4")]
+    with patches.layers_are_regions(layers):
+        with (
+            patches.a_region_takes_any_name(),
+            pytest.raises(Exception, match="Expected arg_val to be a Tensor"),
+        ):
+            attended(layers)
+        with (
+            patches.a_written_argument_may_be_none(),
+            pytest.raises(Exception, match="must have consistent values"),
+        ):
+            attended(layers)
+        with patches.a_written_argument_may_be_none(), patches.a_region_takes_any_name():
+            assert attended(layers) == [41.0, 41.0]
+    assert [type(layer) for layer in layers] == [Layer] * 3
+
+
+class Scale(torch.nn.Module):
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.register_buffer("by", torch.tensor(by))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.by
+
+
+class Scaled(torch.nn.Module):
+    """A layer with a module that others have too."""
+
+    def __init__(self, scale: Scale, plus: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.plus = plus
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale(x) + self.plus
+
+
+def test_layers_that_share_different_modules_are_not_alike() -> None:
+    """As where some layers have a window, with a rotary embedding of their own. The second layer is
+    traced with what the first one has shown."""
+    twice, thrice = Scale(2.0), Scale(3.0)
+    layers = [Scaled(twice, 1), Scaled(twice, 2), Scaled(thrice, 2), Scaled(thrice, 2)]
+    with patches.layers_are_regions(layers):
+        assert attended(layers) == [80.0, 80.0]
 
 
 def test_vllm_still_salts_all_blocks_of_a_request_or_none() -> None:

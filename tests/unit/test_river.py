@@ -167,7 +167,7 @@ def test_rivers_own_product_serves_steps_that_may_round_otherwise(
 ) -> None:
     """Where vLLM has left the weights as they were, since it has no product for several rows."""
     weight = torch.empty(0 if packed else 4)
-    made = Model(compiles=True, dense=object(), linears=[SimpleNamespace(weight=weight)])
+    made = Model(compiles=True, dense=object(), linears=[[SimpleNamespace(weight=weight)]])
     table = step(NEVER, NEVER)
     table.exact = exact
     assert made.run(table) == [L, L]

@@ -18,7 +18,7 @@ from river_vllm.layers.attach import Info, attach, from_first_rank
 from river_vllm.layers.compiled import CONTEXT
 from river_vllm.river import River
 from river_vllm.step import StepTable
-from tests.unit.layers.support import Model
+from tests.unit.layers.support import Layer, Model
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
 
@@ -201,6 +201,30 @@ def test_the_whole_forward_pass_can_be_traced(
         assert torch.equal(compiled(hidden), model(hidden))
 
 
+def test_layers_that_are_alike_are_traced_once(
+    model: Model, river: River, hidden: torch.Tensor
+) -> None:
+    """The first takes no residual: two graphs for all layers. What runs is what ran before."""
+    torch._dynamo.reset()
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Any:
+        graphs.append(graph)
+        return graph
+
+    river.routed.active = True
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    context = SimpleNamespace(no_compile_layers={CONTEXT: river})
+    with torch.inference_mode(), override_forward_context(context):
+        expected = run(river, leaving_after(2, 0, 3, 1), model, hidden)
+        with river.routed.one_layer_for_all():
+            found = run(river, leaving_after(2, 0, 3, 1), compiled, hidden)
+    assert torch.equal(found, expected)
+    (graph,) = graphs
+    assert len(list(graph.children())) == 2
+    assert [type(layer) for layer in model.layers] == [Layer] * LAYERS
+
+
 def test_a_traced_routed_pass_decides_when_it_runs(
     model: Model, river: River, hidden: torch.Tensor
 ) -> None:
@@ -213,5 +237,6 @@ def test_a_traced_routed_pass_decides_when_it_runs(
         for depths in ((1, 1, 1, 1), (2, 0, 3, 1)):
             expected = run(river, leaving_after(*depths), model, hidden)
             table = leaving_after(*depths)
+            river.routed.layer = -1
             assert torch.equal(run(river, table, compiled, hidden), expected)
             assert table.exit_layer.tolist() == list(depths)

@@ -19,11 +19,13 @@ class Calls:
 
     def __init__(self) -> None:
         self.log: list[tuple[str, int]] = []
+        self.layer = -1
         self.factor = 1.0
 
-    def route(self, layer: int, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
-        self.log.append(("route", layer))
-        self.factor = float(layer + 1)
+    def route_next(self, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
+        self.layer += 1
+        self.log.append(("route", self.layer))
+        self.factor = float(self.layer + 1)
 
     def linear(self, index: int, x: torch.Tensor, biased: bool) -> torch.Tensor:
         self.log.append(("linear", index))
@@ -41,7 +43,7 @@ def forward(hidden: torch.Tensor) -> torch.Tensor:
     """Layers as a model has them: a decision looks at what the layer before it made."""
     state = torch.cat([hidden, hidden], dim=-1)
     for layer in range(LAYERS):
-        inputs = torch.ops.river.route(state, None, layer)[:, :4]
+        inputs = torch.ops.river.route(state, None)[:, :4]
         # Of the two projections nothing else says that they come after the decision.
         for part in range(2):
             state = state + torch.ops.river.linear(inputs, 2 * layer + part, 8, False)

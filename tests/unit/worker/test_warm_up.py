@@ -22,6 +22,16 @@ class Routed:
     def __init__(self) -> None:
         self.compiles = True
         self.entered = False
+        self.at_once = False
+        """Whether layers that are alike are to be compiled once."""
+
+    @contextmanager
+    def one_layer_for_all(self) -> Iterator[None]:
+        self.at_once = True
+        try:
+            yield
+        finally:
+            self.at_once = False
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -48,6 +58,8 @@ class FakeRunner:
         self.passes: list[tuple[str, int]] = []
         self.compiled: list[tuple[str, int]] = []
         self.sampled: list[str] = []
+        self.at_once: list[bool] = []
+        self.fails = False
 
     def get_model(self) -> Any:
         return SimpleNamespace(river=SimpleNamespace(routed=self.routed))
@@ -64,6 +76,9 @@ class FakeRunner:
         if not self.stored[forward]:
             if patches._stored_only:
                 raise patches.NotStored
+            self.at_once.append(self.routed.at_once)
+            if self.routed.at_once and self.fails:
+                raise AssertionError("a region with an argument of another kind")
             self.compiled.append((forward, rows))
             self.stored[forward] = True
         self.passes.append((forward, rows))
@@ -102,6 +117,17 @@ def test_only_the_forward_that_is_not_there_is_compiled(runner: Runner) -> None:
     runner.warming_up_model()
     assert runner.compiled == [("river", 16)]
     assert runner.passes == [("vllm", 16), ("river", 16)]
+
+
+@pytest.mark.parametrize(("fails", "at_once"), [(False, [True]), (True, [True, False])])
+def test_where_layers_cannot_be_compiled_at_once_each_is(
+    runner: Runner, fails: bool, at_once: list[bool]
+) -> None:
+    runner.stored["river"] = False
+    runner.fails = fails
+    runner.warming_up_model()
+    assert runner.at_once == at_once
+    assert runner.compiled == [("river", 16)]
 
 
 def test_where_nothing_is_read_back_vllms_pass_is_its_own(
