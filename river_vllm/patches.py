@@ -316,12 +316,8 @@ def cpu_worker_makes(runner: type) -> Iterator[None]:
     """
     from vllm.v1.worker import cpu_worker
 
-    own = cpu_worker.CPUModelRunner
-    cpu_worker.CPUModelRunner = runner
-    try:
+    with _replaced(cpu_worker, "CPUModelRunner", runner):
         yield
-    finally:
-        cpu_worker.CPUModelRunner = own
 
 
 def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:

@@ -34,7 +34,6 @@ class Request:
         settings: what it asked for.
         prompt: tokens of its prompt.
         may_leave: whether a token of it may leave the backbone by its own decision.
-        exact: whether it is to have stock vLLM's bits.
         every_logit: whether its sampling looks at more than the likeliest tokens.
         depths: exit layer of each generated token, in order.
         prompt_depths: exit layer of each token of the prompt, 0 where it has not been computed;
@@ -44,7 +43,6 @@ class Request:
     settings: RiverSettings
     prompt: int
     may_leave: bool
-    exact: bool = True
     every_logit: bool = False
     depths: list[int] = field(default_factory=list)
     prompt_depths: npt.NDArray[np.int16] | None = None
@@ -99,7 +97,7 @@ class Steps:
         """Drop what is kept for requests that have ended."""
         for request_id in request_ids:
             self._requests.pop(request_id, None)
-        if request_ids and self._config.drafts:
+        if self._config.drafts:
             self._runner.drafter.forget(request_ids)
 
     def table(self) -> StepTable:
@@ -122,7 +120,7 @@ class Steps:
             for line in self._of_request(index, position, rows, stay)
         ]
         table = self._table_of(self._lines)
-        table.exact = any(request.exact for request in self._step)
+        table.exact = not all(request.settings.may_draft for request in self._step)
         generating = all(
             position + rows > request.prompt
             for request, (position, rows) in zip(self._step, spans, strict=True)
@@ -215,8 +213,7 @@ class Steps:
             settings,
             prompt,
             may_leave,
-            exact=not settings.may_draft,
-            every_logit=params is not None and needs_every_logit(params),
+            params is not None and needs_every_logit(params),
             prompt_depths=np.zeros(prompt, dtype=np.int16) if prompt_leaves else None,
         )
 

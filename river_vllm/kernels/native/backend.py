@@ -36,7 +36,7 @@ class Backend(ctypes.Structure):
 
     @property
     def name(self) -> str:
-        """Its name in ``ORDER``."""
+        """Its name in ``ORDER`` (``library.py``)."""
         name: bytes = self._name
         return name.decode()
 
