@@ -55,6 +55,8 @@ ONE, TWO, FOUR = ({"threshold": -1.0, "min_layers": layers} for layers in (1, 2,
 SETTINGS = (
     Setting("River", "river", load=True),
     Setting("River, up to 8", "eight"),
+    Setting("River, quantised", "quantised", load=True),
+    Setting("River, quantised, up to 8", "quantised eight"),
     Setting("River, off", "river", {"enabled": False}, load=True),
     Setting("vLLM, n-gram", "n-gram"),
     Setting("vLLM, suffix", "suffix"),
@@ -71,11 +73,14 @@ SETTINGS = (
 RIVER = {
     "river": (),
     "eight": ("--river-verify", "8"),
+    "quantised": (),
+    "quantised eight": ("--river-verify", "8"),
     "calibrated": ("--river-config", "auto"),
     "head": ("--river-lm-head", "river"),
     "fast": ("--river-lm-head", "river", "--river-activations", "int8"),
 }
-"""River servers, by what their command line adds."""
+"""River servers, by what their command line adds; to a quantised one's ``--river-weights`` too."""
+QUANTISED = ("quantised", "quantised eight")
 SPECULATIVE: dict[str, dict[str, Any]] = {
     "n-gram": {
         "method": "ngram",
@@ -91,7 +96,11 @@ SPECULATIVE: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     args = arguments()
-    settings = [s for s in SETTINGS if s.label in args.only] if args.only else known(args)
+    settings = known(args)
+    if missing := set(args.only or ()) - {setting.label for setting in settings}:
+        sys.exit(f"--only {missing}: wants --draft-model, --river-weights or arctic-inference")
+    if args.only:
+        settings = [setting for setting in settings if setting.label in args.only]
     print(f"{Path(args.model).name}, {time.strftime('%Y-%m-%d')}, {machine()}")
     print(*HEAD, sep="\n", flush=True)
     report: dict[str, Any] = {
@@ -120,6 +129,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder of a bf16 checkpoint")
     parser.add_argument("--draft-model", help="folder of a smaller one with the same vocabulary")
+    parser.add_argument("--river-weights", help="folder that 'river-vllm quantize' has made")
     parser.add_argument(
         "--data", nargs="+", metavar="FILE:FIELD", default=[""], help="prompts; else random words"
     )
@@ -144,7 +154,11 @@ def arguments() -> argparse.Namespace:
 def known(args: argparse.Namespace) -> list[Setting]:
     """The settings for which everything is there."""
     # vLLM's suffix method wants that package.
-    there = {"suffix": find_spec("arctic_inference"), "draft model": args.draft_model}
+    there: dict[str, Any] = {
+        "suffix": find_spec("arctic_inference"),
+        "draft model": args.draft_model,
+    }
+    there |= dict.fromkeys(QUANTISED, args.river_weights)
     return [setting for setting in SETTINGS if there.get(setting.server, True)]
 
 
@@ -158,6 +172,8 @@ def measure(
     """Each comparison with its setting; one server beside stock at a time."""
     for kind in dict.fromkeys(s.server for s in settings):
         model, options = args.model, RIVER.get(kind, ())
+        if kind in QUANTISED:
+            options = (*options, "--river-weights", args.river_weights)
         if kind == "w4a16":
             model = str(folder / "w4a16")
             script = Path(__file__).with_name("make_w4a16.py")
