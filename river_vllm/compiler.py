@@ -40,12 +40,13 @@ def cannot_compile() -> str | None:
     except (InvalidCxxCompiler, OSError):
         named = os.environ.get("CXX")
         return f"CXX={named} is no C++ compiler" if named else "there is no C++ compiler (g++)"
-    passed = user_cache() / "compilers" / _key(compiler)
+    key = _key(compiler)
+    passed = user_cache() / "compilers" / str(key)
     # Path.exists raises where a folder on the way may not be entered.
-    if os.path.exists(passed):  # noqa: PTH110
+    if key and os.path.exists(passed):  # noqa: PTH110
         return None
     reason = _trial(compiler)
-    if reason is None:
+    if key and reason is None:
         with suppress(OSError):
             passed.parent.mkdir(parents=True, exist_ok=True)
             passed.touch()
@@ -74,11 +75,12 @@ def _trial(compiler: str) -> str | None:
     return f"{compiler} fails: {words}"
 
 
-def _key(compiler: str) -> str:
-    """Another compiler, or another Python, is tried again."""
+def _key(compiler: str) -> str | None:
+    """By what a compiler is remembered, with Python's headers; None: it is tried every time."""
     path = Path(shutil.which(compiler) or compiler).resolve()
     with suppress(OSError):
-        stat = path.stat()
-        parts = (path, stat.st_size, stat.st_mtime_ns, sysconfig.get_path("include"), TRIAL, FLAGS)
+        header = Path(sysconfig.get_path("include"), "Python.h")
+        stats = [(p, p.stat().st_size, p.stat().st_mtime_ns) for p in (path, header)]
+        parts = (stats, TRIAL, FLAGS)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-    return "unknown"
+    return None

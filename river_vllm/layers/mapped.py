@@ -64,8 +64,12 @@ def trim() -> None:
 
 def _file_mappings() -> list[tuple[int, int]]:
     """Address ranges of this process that map a ``.safetensors`` file."""
+    try:
+        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
     found = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in lines:
         if line.endswith(".safetensors"):
             low, high = line.split(maxsplit=1)[0].split("-")
             found.append((int(low, 16), int(high, 16)))

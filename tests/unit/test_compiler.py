@@ -48,6 +48,22 @@ def test_a_compiler_that_changes_is_asked_again(
     assert reason is not None and reason.endswith("fatal error: Python.h: No such file")
 
 
+def test_pythons_headers_are_part_of_what_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be removed, or another machine that shares the cache may have none."""
+    include = tmp_path / "include"
+    include.mkdir()
+    header = include / "Python.h"
+    header.touch()
+    monkeypatch.setattr(compiler.sysconfig, "get_path", lambda _: str(include))
+    runs = use(f'test -e "{header}"', tmp_path, monkeypatch)
+    assert cannot_compile() is None
+    header.unlink()
+    assert cannot_compile() is not None
+    assert runs.read_text() == "run\nrun\n"
+
+
 def test_a_compiler_that_fails_may_be_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

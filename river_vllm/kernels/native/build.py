@@ -25,6 +25,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from struct import unpack_from
 
 FOLDER = Path(__file__).parent
 LIBRARY = FOLDER / "libriver.so"
@@ -68,8 +69,17 @@ def fingerprint(machine: str | None = None) -> str:
 
 
 def is_current(library: Path = LIBRARY) -> bool:
-    """Whether ``library`` was compiled from the sources as they are."""
-    return library.exists() and fingerprint().encode() in library.read_bytes()
+    """Whether ``library`` was compiled from the sources as they are, and nothing of it is missing.
+
+    Loading a file that was cut short can end the process: the section headers are its last part.
+    """
+    if not library.exists():
+        return False
+    data = library.read_bytes()
+    if fingerprint().encode() not in data:
+        return False
+    sections, size, count = (*unpack_from("<Q", data, 40), *unpack_from("<HH", data, 58))
+    return sections + size * count <= len(data)
 
 
 def build(library: Path = LIBRARY) -> list[str]:
@@ -134,7 +144,10 @@ def find_compiler() -> list[str]:
         BuildError: there is none, it does not run, or it is clang.
     """
     named = os.environ.get("CXX")
-    words = shlex.split(named) if named else ["g++" if shutil.which("g++") else "c++"]
+    try:
+        words = shlex.split(named) if named else ["g++" if shutil.which("g++") else "c++"]
+    except ValueError as error:
+        raise BuildError(f"CXX={named} cannot be read ({error})") from None
     if not words or shutil.which(words[0]) is None:
         where = f"CXX={named} is no program" if named else "there is no g++"
         raise BuildError(f"{where}; install g++ (Debian, Ubuntu: apt-get install g++)")

@@ -112,7 +112,7 @@ def _openmp_runtimes() -> set[str]:
     """Files of OpenMP runtimes in this process."""
     assert torch  # its runtime is the one that is loaded first
     try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:
         return set()
     files = {line.rsplit(maxsplit=1)[-1] for line in lines}

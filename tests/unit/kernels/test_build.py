@@ -48,6 +48,14 @@ def test_no_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> No
         build.find_compiler()
 
 
+def test_a_compiler_that_cannot_be_read_is_an_error_of_the_build(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CXX", 'g++ "')
+    with pytest.raises(BuildError, match=r'CXX=g\+\+ " cannot be read'):
+        build.find_compiler()
+
+
 def test_a_named_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(BuildError, match="CXX=no-such-compiler is no program"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,9 +117,18 @@ def test_another_source_makes_a_library_stale(tmp_path: Path) -> None:
     assert "was made from other sources; build it again" in _reason(path)
 
 
+@built
+def test_a_library_that_was_cut_short_is_not_loaded(tmp_path: Path) -> None:
+    """Loading it would end the process: what is mapped would lie past its end."""
+    content, made = build.LIBRARY.read_bytes(), build.fingerprint().encode()
+    path = tmp_path / "libriver.so"
+    path.write_bytes(content[: content.index(made) + 4096])
+    assert "build it again" in _reason(path)
+
+
 def test_what_is_no_library_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "libriver.so"
-    path.write_bytes(os.urandom(4096) + build.fingerprint().encode())
+    path.write_bytes(bytes(4096) + build.fingerprint().encode())
     assert f"'{path}' cannot be loaded" in _reason(path)
 
 
