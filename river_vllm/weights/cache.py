@@ -61,11 +61,15 @@ class WeightCache:
 
     def get(self, key: str) -> GroupedWeight | None:
         """The weight saved for ``key``; None, with a warning, if its file is damaged."""
-        for folder in self._folders:
+        for folder in tuple(self._folders):
             path = folder / _name(key)
             try:
                 weight = from_bytes(path.read_bytes(), key)
             except (FileNotFoundError, NotADirectoryError):
+                continue
+            except PermissionError as error:
+                logger.warning("River: weights in '%s' cannot be read: %s", folder, error)
+                self._folders.remove(folder)
                 continue
             except (OSError, RiverError) as error:
                 logger.warning("River: quantising again, '%s' cannot be used: %s", path, error)

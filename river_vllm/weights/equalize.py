@@ -41,7 +41,7 @@ def matched(weight: GroupedWeight, backbone: torch.Tensor) -> GroupedWeight:
     sample = weight.rows(rows)
     error = _error(sample.dequantize(), backbone[rows].float())
     fitted = _scales(sample, backbone[rows])[2]
-    if min(error, fitted) > TOLERANCE:
+    if not min(error, fitted) <= TOLERANCE:
         raise RiverError(
             f"differs by {error:.0%} from the backbone's weight: it was made from another model"
         )

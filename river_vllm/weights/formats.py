@@ -241,7 +241,7 @@ def grouped(
         scales, zeros: ``[N, K / group]``.
 
     Raises:
-        RiverError: the shapes do not go together.
+        RiverError: the shapes do not go together, or a number is not finite.
     """
     rows, features = codes.shape
     for what, tensor in (("scales", scales), ("zero points", zeros)):
@@ -252,6 +252,8 @@ def grouped(
             )
     if scales.shape != zeros.shape:
         raise RiverError(f"{folder.place(name)}: as many zero points as scales are expected")
+    if not (scales.isfinite().all() and zeros.isfinite().all()):
+        raise RiverError(f"{folder.place(name)}: a scale or a zero point is not a finite number")
     return GroupedWeight(
         codes.contiguous(), scales.bfloat16().float().contiguous(), zeros.float().contiguous()
     )

@@ -54,9 +54,23 @@ def from_tensors(tensors: dict[str, torch.Tensor], key: str) -> GroupedWeight:
     content = {name: tensor for name, tensor in tensors.items() if name != "checksum"}
     if not torch.equal(tensors["checksum"], _checksum(content, key)):
         raise RiverError("the checksum does not match")
+    _check_shapes(**content)
     return GroupedWeight(
         unpack_codes(tensors["codes"]), tensors["scales"].float(), tensors["zeros"]
     )
+
+
+def _check_shapes(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> None:
+    """Kernels read by these: a file that was made on purpose has a right checksum too."""
+    kinds = (codes, torch.uint8), (scales, torch.bfloat16), (zeros, torch.float32)
+    if any(tensor.dim() != 2 or tensor.dtype != dtype for tensor, dtype in kinds):
+        raise RiverError("codes, scales or zero points are of another type")
+    (rows, pairs), groups = codes.shape, scales.shape
+    if groups != zeros.shape or groups[0] != rows or not groups[1] or 2 * pairs % groups[1]:
+        raise RiverError(
+            f"scales {tuple(groups)} and zero points {tuple(zeros.shape)} for a weight "
+            f"{rows} x {2 * pairs}"
+        )
 
 
 def to_bytes(weight: GroupedWeight, key: str) -> bytes:

@@ -51,7 +51,7 @@ class QuantizedAtLoad:
         """The groups of ``weight`` ``[N, K]``, this rank's shard of ``layer``."""
         key = self._key(weight, group_size, integer_zeros)
         found = self._cache.get(key)
-        if found is not None:
+        if found is not None and _fits(found, weight, group_size):
             self._loaded += 1
             return found
         if not self._made:
@@ -80,3 +80,8 @@ class QuantizedAtLoad:
     def _key(self, weight: torch.Tensor, group_size: int, integer_zeros: bool) -> str:
         parts = [FORMAT, self._code, group_size, integer_zeros, digest(weight)]
         return blake3(json.dumps(parts).encode()).hexdigest()
+
+
+def _fits(found: GroupedWeight, weight: torch.Tensor, group_size: int) -> bool:
+    """Whether a saved weight is one of this size: a checkpoint's folder may bring others."""
+    return found.codes.shape == weight.shape and found.group_size == group_size

@@ -125,3 +125,15 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folders("/some/where", str(tmp_path)) == [Path("/some/where")]
     assert cache_folders("auto", str(tmp_path)) == [tmp_path / "river", user]
     assert cache_folders("auto", "someone/some-model") == [user]
+
+
+def test_a_folder_that_may_not_be_read_is_said_once(
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    cache = WeightCache([tmp_path])
+    assert [cache.get(KEY), cache.get("other")] == [None, None]
+    assert len(warnings) == 1 and f"'{tmp_path}' cannot be read" in warnings[0]

@@ -148,6 +148,15 @@ def test_shapes_that_do_not_go_together(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_is_named(value: float, tmp_path: Path) -> None:
+    tensors = quantized.awq(NAME, weight_of("awq"))
+    tensors[f"{NAME}.scales"][1, 20] = value
+    quantized.write(tmp_path, tensors, {}, quantized.awq_config(32))
+    with pytest.raises(RiverError, match=r"qweight' in .*not a finite number"):
+        read(tmp_path)
+
+
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     quantized.write(tmp_path, {"a": torch.zeros(1)}, {}, quantized.gptq_config(32))
     with pytest.raises(RiverError, match=f"no tensor '{NAME}"):

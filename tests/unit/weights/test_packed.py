@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from river_vllm.errors import RiverError
 from river_vllm.quantization import QUANTIZERS, GroupedWeight
+from river_vllm.weights import packed
 from river_vllm.weights.packed import digest, from_bytes, pack_codes, to_bytes, unpack_codes
 from tests.unit.quantization.test_rtn import weights
 
@@ -52,6 +54,30 @@ def test_a_cut_off_file_is_noticed(length: int) -> None:
 def test_a_file_under_another_name_is_noticed() -> None:
     with pytest.raises(RiverError, match="checksum"):
         from_bytes(to_bytes(grouped(), "k"), "other")
+
+
+MADE = grouped()
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        GroupedWeight(MADE.codes, MADE.scales, MADE.zeros[:, :1]),
+        GroupedWeight(MADE.codes, MADE.scales[:8], MADE.zeros[:8]),
+        GroupedWeight(MADE.codes, MADE.scales[:, :0], MADE.zeros[:, :0]),
+        GroupedWeight(MADE.codes, MADE.scales[:, :3], MADE.zeros[:, :3]),
+        GroupedWeight(MADE.codes, MADE.scales, MADE.zeros.double()),
+        GroupedWeight(MADE.codes.int(), MADE.scales, MADE.zeros),
+    ],
+    ids=["zeros", "rows", "no group", "uneven", "float64", "int32"],
+)
+def test_a_file_that_was_made_on_purpose_is_no_weight(weight: GroupedWeight) -> None:
+    """Its checksum is right, and kernels would read past its end."""
+    tensors = {"codes": pack_codes(weight.codes), "scales": weight.scales.bfloat16()}
+    tensors["zeros"] = weight.zeros.clone()
+    tensors["checksum"] = packed._checksum(tensors, "k")
+    with pytest.raises(RiverError, match="scales"):
+        from_bytes(save(tensors), "k")
 
 
 def test_a_digest_is_of_values_shape_and_type() -> None:

@@ -93,3 +93,15 @@ def test_the_group_size_is_what_fits(tmp_path: Path) -> None:
     assert source(tmp_path, group_size=128).group_size(LAYER, 576) == 64
     assert source(tmp_path, group_size=32).group_size(LAYER, 512) == 32
     assert torch.equal(WEIGHT, weights(16, 128))
+
+
+@pytest.mark.parametrize(("shape", "group"), [((16, 128), 64), ((8, 128), 32), ((16, 64), 32)])
+def test_a_weight_of_another_size_under_its_name_is_made_again(
+    shape: tuple[int, int], group: int, tmp_path: Path
+) -> None:
+    """A checkpoint's folder may bring such a file: kernels would read past its end."""
+    first = source(tmp_path)
+    cache = WeightCache([tmp_path])
+    cache.put(first._key(WEIGHT, 32, False), QUANTIZERS["hqq"](weights(*shape), group))
+    assert same(first.groups(LAYER, WEIGHT, 32, False), QUANTIZERS["hqq"](WEIGHT, 32))
+    assert counts(first) == (1, 0)
