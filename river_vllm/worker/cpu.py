@@ -12,9 +12,11 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 
 # isort: on
 import numpy as np
+import torch
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 from river_vllm import patches
+from river_vllm.compiler import cannot_compile
 from river_vllm.worker.mixin import RiverWorkerMixin
 from river_vllm.worker.runner import RiverRunnerMixin
 
@@ -58,6 +60,10 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
     def init_device(self) -> None:
         with patches.cpu_worker_makes(RiverCPUModelRunner):
             super().init_device()
+        if cannot_compile():
+            # A few functions of vLLM's are compiled in an eager engine too, at their first call:
+            # that of log-probabilities, say (v1/sample/ops/logprobs.py).
+            torch.compiler.set_stance("force_eager")
         if self.vllm_config.compilation_config.mode:
             patches.install("compiling CPU worker")
         if self.vllm_config.speculative_config is not None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from river_vllm import patches
 from river_vllm.worker.mixin import RiverWorkerMixin
@@ -33,6 +34,7 @@ def test_the_cpu_worker_gets_rivers_runner(
     patched: list[str] = []
     monkeypatch.setattr(patches, "install", patched.append)
     monkeypatch.setattr(cpu.CPUWorker, "init_device", init_device)
+    monkeypatch.setattr(cpu, "cannot_compile", lambda: None)
     worker = object.__new__(cpu.RiverCPUWorker)
     worker.vllm_config = SimpleNamespace(
         speculative_config=speculative, compilation_config=SimpleNamespace(mode=mode)
@@ -41,6 +43,26 @@ def test_the_cpu_worker_gets_rivers_runner(
     assert type(worker.model_runner) is cpu.RiverCPUModelRunner
     assert cpu_worker.CPUModelRunner is cpu.CPUModelRunner
     assert patched == places
+
+
+@pytest.mark.parametrize(
+    ("wrong", "stances"), [(None, []), ("there is no C++ compiler (g++)", ["force_eager"])]
+)
+def test_without_a_compiler_nothing_is_compiled(
+    wrong: str | None, stances: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from river_vllm.worker import cpu
+
+    taken: list[str] = []
+    monkeypatch.setattr(cpu.CPUWorker, "init_device", lambda self: None)
+    monkeypatch.setattr(cpu, "cannot_compile", lambda: wrong)
+    monkeypatch.setattr(torch.compiler, "set_stance", taken.append)
+    worker = object.__new__(cpu.RiverCPUWorker)
+    worker.vllm_config = SimpleNamespace(
+        speculative_config=None, compilation_config=SimpleNamespace(mode=0)
+    )
+    worker.init_device()
+    assert taken == stances
 
 
 @pytest.mark.parametrize(
