@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,7 +87,8 @@ class RoutedForward:
         self.compiles = inner is not None and not self._skips
         """Whether there is a second compiled forward."""
         if self.compiles:
-            self._choose_by_active(inner, _graph(inner, vllm_config))
+            self._graph = _graph(inner, vllm_config)
+            self._choose_by_active(inner)
 
     def __call__(self) -> AbstractContextManager[Any]:
         """Around a forward pass that may route rows."""
@@ -108,13 +110,21 @@ class RoutedForward:
         ):
             yield
 
-    def _choose_by_active(self, inner: Any, graph: nn.Module) -> None:
+    def forget(self) -> None:
+        """What was compiled fails: the next pass compiles anew, and no other start reads it."""
+        graph: Any = self._graph
+        graph.aot_compiled_fn = None
+        # Where vLLM has saved it, and it was not the compiler that failed.
+        if saved := getattr(graph, "_aot_compilation_path", None):
+            Path(saved).unlink(missing_ok=True)
+
+    def _choose_by_active(self, inner: Any) -> None:
         def call(own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if not self.active:
                 return own(*args, **kwargs)
             self.layer = -1
             with skipping_compiled(False):
-                return graph(*args, **kwargs)
+                return self._graph(*args, **kwargs)
 
         patches.calls_pass_through(inner, call)
 

@@ -60,12 +60,14 @@ class WarmUpMixin:
 
     def _river_compile(self: Any, rows: int) -> None:
         """Compile River's forward: one layer for all that are alike, where torch manages to."""
+        routed = self.get_model().river.routed
         try:
-            with self.get_model().river.routed.one_layer_for_all():
+            with routed.one_layer_for_all():
                 self._river_warm_up(rows)
         except Exception as error:
             # What is no matter of the layers fails once more.
             logger.info("River: each layer is compiled by itself (%r)", error)
+            routed.forget()
             self._river_warm_up(rows)
 
     def _river_warm_up(self: Any, rows: int) -> None:

@@ -24,6 +24,10 @@ class Routed:
         self.entered = False
         self.at_once = False
         """Whether layers that are alike are to be compiled once."""
+        self.forgotten = False
+
+    def forget(self) -> None:
+        self.forgotten = True
 
     @contextmanager
     def one_layer_for_all(self) -> Iterator[None]:
@@ -128,6 +132,7 @@ def test_where_layers_cannot_be_compiled_at_once_each_is(
     runner.warming_up_model()
     assert runner.at_once == at_once
     assert runner.compiled == [("river", 16)]
+    assert runner.routed.forgotten is fails
 
 
 def test_where_nothing_is_read_back_vllms_pass_is_its_own(
