@@ -144,7 +144,7 @@ def _refuse(vllm_config: VllmConfig) -> None:
             parallel.worker_cls not in ("auto", CPU_WORKER, GPU_WORKER)
         ),
     }
-    refused |= _logits_processors_refused(vllm_config)
+    refused |= _drafts_refused(vllm_config)
     refused |= _runner_v2_refused(vllm_config)
     refused |= _memory_refused(vllm_config)
     for reason, applies in refused.items():
@@ -152,8 +152,8 @@ def _refuse(vllm_config: VllmConfig) -> None:
             raise UnsupportedModelError(f"River cannot be combined with {reason}", cure="")
 
 
-def _logits_processors_refused(vllm_config: VllmConfig) -> dict[str, bool]:
-    """vLLM leaves custom ones out where it speculates."""
+def _drafts_refused(vllm_config: VllmConfig) -> dict[str, bool]:
+    """What vLLM leaves out, or fails at, where it speculates."""
     installed = sorted(found.name for found in entry_points(group="vllm.logits_processors"))
     drafts = river_config_of(vllm_config).drafts > 0
     return {
@@ -161,6 +161,8 @@ def _logits_processors_refused(vllm_config: VllmConfig) -> dict[str, bool]:
         "nothing: --river-verify 0)": drafts and bool(vllm_config.model_config.logits_processors),
         f"the installed logits processors {', '.join(installed)} where it drafts (draft nothing: "
         "--river-verify 0)": drafts and bool(installed),
+        "prompt embeddings where it drafts (leave out --enable-prompt-embeds, or draft nothing: "
+        "--river-verify 0)": drafts and vllm_config.model_config.enable_prompt_embeds,
     }
 
 

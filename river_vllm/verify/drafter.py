@@ -67,8 +67,10 @@ class RiverDrafter:
         table = StepTable.forced(river.num_layers, len(tokens), self._layers, positions.device)
         table.head, table.exact, table.tokens = self._head, self._exact, next_tokens
 
+        inputs = self._inputs(tokens)
+
         def forward(part: StepTable | None = None) -> torch.Tensor:
-            hidden: torch.Tensor = self._model(input_ids=tokens, positions=positions)
+            hidden: torch.Tensor = self._model(**inputs, positions=positions)
             return hidden
 
         parts = self._parts(requests, counts, positions)
@@ -76,6 +78,18 @@ class RiverDrafter:
             logits = self._model.compute_logits(river.run(table, forward))
         river.rest()
         return logits
+
+    def _inputs(self, tokens: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        """As vLLM feeds its model (``v1/worker/gpu_model_runner.py``, ``_preprocess``): the
+        compiled forward was traced so."""
+        runner, model = self._runner, self._model
+        if not (runner.supports_mm_inputs or runner.enable_prompt_embeds):
+            return {"input_ids": tokens}
+        raw = runner.supports_mm_inputs and model.requires_raw_input_tokens
+        return {
+            "input_ids": tokens if raw else None,
+            "inputs_embeds": model.embed_input_ids(tokens),
+        }
 
     def idle_step(self, rows: int) -> None:
         """A step on no request, to its end, for its time; it writes to vLLM's null block."""

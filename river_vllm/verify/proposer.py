@@ -67,6 +67,10 @@ class RiverProposer(DraftModelProposer):
             if self._vocabulary is not None:
                 self._vocabulary.forget([request_id])
 
+    def withdraw(self) -> None:
+        """The drafts under way are thrown away unread: nothing is learnt of them."""
+        self._pending.clear()
+
     def propose(
         self,
         num_speculative_tokens: int,
@@ -106,7 +110,7 @@ class RiverProposer(DraftModelProposer):
             proposed[draft.row] = draft.tokens
             if draft.tokens:
                 self._pending[draft.request_id] = draft
-            else:
+            elif draft.limit:
                 self._acceptance.rested(draft.request_id)
         return proposed
 
@@ -179,7 +183,9 @@ class RiverProposer(DraftModelProposer):
         run(drafts, depth, self._acceptance, draft_pass)
         if not drawn:
             return None
-        most = 1 + max(place for _, place in drawn)
+        # vLLM takes as many rows of each request as it has drafted, of greedy ones too.
+        most = max(len(draft.tokens) for draft in drafts)
+        most = max(most, 1 + max(place for _, place in drawn))
         requests = self._river_runner.input_batch.num_reqs
         stacked = torch.zeros(requests, most, self._size, device=self.device)
         which: Any = slice(None) if columns is None else columns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -99,7 +100,19 @@ class RiverRunnerMixin(WarmUpMixin):
     def _sample(self: Any, logits: torch.Tensor | None, spec_decode_metadata: Any) -> Any:
         """Without drafts, as in a step of prompts, there is nothing to reject. vLLM 0.32 asks its
         rejection sampler all the same, which on the CPU fails at ``top_k`` for no rows at all
-        (``v1/sample/ops/topk_topp_sampler.py``, ``apply_top_k_only``)."""
-        if spec_decode_metadata is not None and not any(spec_decode_metadata.num_draft_tokens):
-            spec_decode_metadata = None
-        return super()._sample(logits, spec_decode_metadata)  # type: ignore[misc]
+        (``v1/sample/ops/topk_topp_sampler.py``, ``apply_top_k_only``). Nor does it return the
+        log-probabilities of ``logprob_token_ids``: beside a request that asks for them each takes
+        the backbone's next token, and drafts are thrown away."""
+        sampling = self.input_batch.sampling_metadata
+        drafted = spec_decode_metadata is not None and any(spec_decode_metadata.num_draft_tokens)
+        if spec_decode_metadata is None or (drafted and not sampling.logprob_token_ids):
+            return super()._sample(logits, spec_decode_metadata)  # type: ignore[misc]
+        if drafted:
+            assert logits is not None
+            self.drafter.withdraw()
+            rows = [1 + drafts for drafts in spec_decode_metadata.num_draft_tokens]
+            ends = spec_decode_metadata.cu_num_sampled_tokens
+            logits = logits[ends - torch.tensor(rows, device=ends.device)]
+            sampling = replace(sampling, spec_token_ids=[[] for _ in rows])
+        # One row for each request: what vLLM calls a bonus token.
+        return self.sampler(logits=logits, sampling_metadata=sampling, predict_bonus_token=True)

@@ -262,10 +262,10 @@ def test_blocks_are_shared_with_exact_requests(
 
 
 def sampled(engine: Any, temperature: float, count: int = 480) -> Counter[tuple[int, ...]]:
-    """Second and third token of many answers to one prompt."""
+    """Second and third token of many answers to one prompt, beside one that drafts more."""
     params = greedy(4)
     params.temperature, params.top_k, params.n = temperature, 5, count
-    (output,) = engine.generate([PROMPTS[2]], params, use_tqdm=False)
+    _, output = engine.generate([PROMPTS[0], PROMPTS[2]], [greedy(256), params], use_tqdm=False)
     return Counter(tuple(choice.token_ids[1:3]) for choice in output.outputs)
 
 
@@ -362,6 +362,21 @@ def test_log_probabilities_are_the_backbones(
             both = mine.keys() & stock.keys()
             assert len(both) >= 2
             assert max(abs(mine[t] - stock[t]) for t in both) <= near_smollm2
+
+
+@pytest.mark.parametrize("logprobs", [None, 2])
+def test_log_probabilities_of_named_tokens(
+    stock_smollm2: Any, verified_smollm2: Any, near_smollm2: float, logprobs: int | None
+) -> None:
+    """Beside requests that draft: there the rejection sampler loses them, or ends the engine."""
+    named = greedy(4, logprobs=logprobs, logprob_token_ids=[5, 6])
+    (expected,) = generate(stock_smollm2, PROMPTS[1:2], named)
+    beside, found = generate(verified_smollm2, PROMPTS[:2], [greedy(24), named])
+    assert len(beside.tokens) == 24
+    assert found.tokens == expected.tokens
+    for ours, theirs in zip(found.logprobs, expected.logprobs, strict=True):
+        assert {5, 6} <= ours.keys() == theirs.keys()
+        assert max(abs(ours[t] - theirs[t]) for t in ours) <= near_smollm2
 
 
 def test_penalties_and_bad_words(

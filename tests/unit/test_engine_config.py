@@ -60,6 +60,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
             enforce_eager=False,
             enable_sleep_mode=False,
             logits_processors=None,
+            enable_prompt_embeds=False,
         ),
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,
@@ -162,6 +163,13 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
     with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
         hook(config)
     assert config.scheduler_config.scheduler_cls != SCHEDULER
+
+
+def test_prompt_embeddings_go_with_exits_alone() -> None:
+    hook(engine(model_config__enable_prompt_embeds=True))
+    config = engine({"verify": 2}, model_config__enable_prompt_embeds=True)
+    with pytest.raises(UnsupportedModelError, match=r"prompt embeddings .*--river-verify 0"):
+        hook(config)
 
 
 def test_an_instruction_set_that_there_is_not_is_refused_before_anything_starts(

@@ -219,7 +219,9 @@ def test_a_mode_that_cannot_be_had_is_refused(
         resolve(RiverField.model_validate(field), default_settings(config), config, LAYERS)
 
 
-@pytest.mark.parametrize("sampling", [{"min_p": 0.1}, {"logit_bias": {3: 1.0}}])
+@pytest.mark.parametrize(
+    "sampling", [{"min_p": 0.1}, {"logit_bias": {3: 1.0}}, {"logprob_token_ids": [3, 4]}]
+)
 def test_what_the_rejection_sampler_leaves_out_ends_drafts_and_no_exits(
     sampling: dict[str, Any],
 ) -> None:

@@ -188,6 +188,34 @@ def test_sampled_requests_hand_their_probabilities_over(proposer: Any) -> None:
         assert probabilities[1, level, token] > 0.9
 
 
+def test_there_are_probabilities_for_every_drafted_token(proposer: Any) -> None:
+    """vLLM takes as many rows of a greedy request too: with fewer, those behind it shift."""
+    requests = {"greedy": request(4), "sampled": request(4, temperature=1.0, max_tokens=3)}
+    proposed = propose(proposer, requests, [4, 4], [4, 4], [10, 20], temperature=[0.0, 1.0])
+    assert [len(tokens) for tokens in proposed] == [K, 1]
+    probabilities = proposer.take_last_draft_probs()
+    assert probabilities.shape == (2, K, VOCABULARY)
+    assert probabilities[1, 0].sum() == pytest.approx(1.0)
+
+
+def test_of_a_draft_that_is_withdrawn_nothing_is_learnt(proposer: Any) -> None:
+    propose(proposer, {"a": request(7)}, [7], [7], [30])
+    proposer.withdraw()
+    propose(proposer, {"a": request(7)}, [11], [4], [31], rejected=[3])
+    assert proposer._acceptance.rate("a") == PRIOR
+
+
+def test_who_may_not_draft_changes_nothing_that_is_known(proposer: Any) -> None:
+    for request_id in ("a", "b"):
+        propose(proposer, {request_id: request(7)}, [7], [7], [30])
+        propose(proposer, {request_id: request(7)}, [11], [4], [31], rejected=[3])
+    known = proposer._acceptance.rate("new")
+    assert known < PRIOR
+    for _ in range(100):
+        propose(proposer, {"off": request(7, {"enabled": False})}, [8], [1], [31])
+    assert proposer._acceptance.rate("new") == known
+
+
 def test_guesses_are_rows_of_the_same_pass(proposer: Any) -> None:
     """The river counts on. Where the text did so before, one pass confirms it, and goes further."""
     text = [10, 11, 12, 9, 10]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -149,14 +150,38 @@ def test_a_part_runs_on_its_own_rows(
     assert described == [("config", [4, 5])]
 
 
-@pytest.mark.parametrize(("drafted", "checked"), [([0, 0], False), ([0, 2], True)])
-def test_without_drafts_there_is_nothing_to_reject(
-    runner: Runner, drafted: list[int], checked: bool, monkeypatch: pytest.MonkeyPatch
+@dataclass
+class Sampling:
+    logprob_token_ids: dict[int, list[int]]
+    spec_token_ids: list[list[int]]
+
+
+@pytest.mark.parametrize("drafted", [[0, 0], [2, 1]])
+@pytest.mark.parametrize("named", [{}, {1: [5, 6]}])
+def test_what_the_rejection_sampler_cannot_do_is_the_samplers(
+    runner: Any, drafted: list[int], named: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeRunner, "_sample", lambda self, _, drafts: drafts, raising=False)
-    drafts = SimpleNamespace(num_draft_tokens=drafted)
-    assert (runner._sample(None, drafts) is drafts) is checked
-    assert runner._sample(None, None) is None
+    """A step without drafts, and one with log-probabilities of named tokens, which drafts lose."""
+    withdrawn: list[bool] = []
+    monkeypatch.setattr(FakeRunner, "_sample", lambda self, *given: given, raising=False)
+    runner.sampler = lambda **given: given
+    runner.drafter = SimpleNamespace(withdraw=lambda: withdrawn.append(True))
+    sampling = Sampling(named, [[9] * drafts for drafts in drafted])
+    runner.input_batch.sampling_metadata = sampling
+    rows = [1 + drafts for drafts in drafted]
+    logits = torch.arange(sum(rows)).unsqueeze(1)
+    drafts = SimpleNamespace(
+        num_draft_tokens=drafted, cu_num_sampled_tokens=torch.tensor(rows).cumsum(0)
+    )
+    found = runner._sample(logits, drafts)
+    if any(drafted) and not named:
+        assert found == (logits, drafts)
+    else:
+        assert found["predict_bonus_token"], "one row a request, whatever it drafted"
+        assert found["logits"].flatten().tolist() == [0, rows[0]]
+        assert found["sampling_metadata"] == Sampling(named, [[], []])
+    assert withdrawn == [True] * (any(drafted) and bool(named))
+    assert runner._sample(logits, None) == (logits, None)
 
 
 def test_drafts_are_made_when_the_engine_takes_them_and_only_once(runner: Any) -> None:
