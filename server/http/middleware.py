@@ -61,7 +61,11 @@ class RiverMiddleware:
         token = current_exchange.set(exchange)
         try:
             with request_span(state.tracer, scope, exchange.report) as scope:
-                await self.app(scope, receive, Reporter(exchange, scope, receive, send))
+                reporter = Reporter(exchange, scope, receive, send)
+                try:
+                    await self.app(scope, receive, reporter)
+                except Exception as error:
+                    await reporter.refuse(error)
         finally:
             current_exchange.reset(token)
 
