@@ -21,7 +21,7 @@ _PATHS = frozenset(GENERATING + OTHERS)
 
 
 class RiverMiddleware:
-    """Sits inside vLLM's own middlewares, before its routes; streams pass event by event."""
+    """The innermost of all middlewares, before vLLM's routes; streams pass event by event."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
