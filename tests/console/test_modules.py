@@ -154,3 +154,19 @@ def test_where_the_server_drafts_a_request_chooses(inside: Any) -> None:
     inside.get_by_label("Answers").select_option("exit")
     assert dial.is_visible()
     assert not inside.get_by_text("there is no threshold to turn").is_visible()
+
+
+def test_live_figures_behind_a_proxy_that_offers_no_metrics(inside: Any) -> None:
+    river = {"active": True, "num_layers": 30, "threshold": 0.9, "min_layers": 1}
+    stats = {
+        **{"num_layers": 30, "tokens": 2, "exit_layers": {"3": 2}, "drafted": 0, "accepted": 0},
+        **{"backbone_layers": 6, "skipped_layers": 54},
+    }
+    answers = {"river": river, "river/stats": stats, "v1/models": {"data": [{"id": "m"}]}}
+    for path in answers:
+        inside.route(f"**/{path}", lambda route: route.fulfill(json=answers[path_of(route)]))
+    inside.reload()
+    inside.get_by_label("Which tokens").select_option("0")
+    inside.locator("#live-depth", has_text="of 30").wait_for()
+    assert inside.locator("#live-running").inner_text() == "–"
+    assert not inside.locator("#problem").is_visible()
