@@ -74,6 +74,31 @@ def test_the_key_is_asked_for_kept_in_the_tab_and_forgotten(page: Any, url: str)
     assert page.context.cookies() == []
 
 
+def test_a_browser_that_keeps_no_cookie_is_told_so(page: Any, url: str) -> None:
+    """A proxy that takes part of the path off does the same."""
+    page.route("**/console", take_no_cookie)
+    page.goto(url)
+    for _ in range(2):
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Open the console").click()
+        page.get_by_text("did not keep the cookie").wait_for()
+        page.wait_for_load_state("networkidle")
+        assert page.get_by_text("did not keep the cookie").is_visible()
+    page.unroute("**/console")
+    page.get_by_label("API key").fill(KEY)
+    page.keyboard.press("Enter")
+    page.get_by_text("served without a river").wait_for()
+    assert page.evaluate("Object.values(sessionStorage)") == [KEY]
+
+
+def take_no_cookie(route: Any) -> None:
+    """The key is right, and the browser does not hear of a cookie."""
+    if route.request.method == "POST":
+        route.fulfill(status=204)
+    else:
+        route.continue_()
+
+
 def test_a_key_that_ended_is_asked_for_again(inside: Any) -> None:
     inside.evaluate("sessionStorage.setItem('river-key', 'of yesterday')")
     inside.reload()
