@@ -269,5 +269,5 @@ def _warnings(
             "--cache-salt (vLLM) prevents it"
         )
     elif comparison.repeats:
-        found.append("some prompts were asked in more than one round: the file is short")
+        found.append("some prompts were asked more than once: the file is short")
     return found

@@ -11,7 +11,8 @@ from server.bench.words import WORDS
 from server.cli.rows import prompt_of, read_rows
 
 WARM_UP = "warm-up"
-"""The ``part`` of prompts that are not measured."""
+WAKE = "wake"
+"""The ``part`` of prompts that are not measured: before the first round, and before a turn."""
 
 
 class Prompts(Protocol):
@@ -27,7 +28,8 @@ class Prompts(Protocol):
 
 
 class RandomWords:
-    """Random words; those of warm-up are others, so that no prefix cache holds a prompt."""
+    """Random words; those that are not measured are others, so that no prefix cache holds a prompt
+    that is."""
 
     def __init__(self, words: int, seed: int) -> None:
         self._words = words
@@ -44,21 +46,28 @@ class RandomWords:
 class Rows:
     """Rows of a file, in order, and from the top again when they run out.
 
-    Warm-up takes them from the bottom.
+    What is not measured takes them from the bottom, waking above warm-up: no prefix cache holds a
+    measured prompt, unless the file is short.
+
+    Args:
+        warm_up: how many rows warm-up takes.
     """
 
-    def __init__(self, rows: list[str | list[Any]]) -> None:
+    def __init__(self, rows: list[str | list[Any]], warm_up: int) -> None:
         self._rows = rows
+        self._from_below = {WARM_UP: 0, WAKE: warm_up}
 
     def __call__(self, index: int, part: str) -> str | list[Any]:
-        return self._rows[(-1 - index if part == WARM_UP else index) % len(self._rows)]
+        if part in self._from_below:
+            index = -1 - self._from_below[part] - index
+        return self._rows[index % len(self._rows)]
 
     def repeats(self, count: int) -> bool:
         return count > len(self._rows)
 
 
-def prompts_of(options: Requests) -> Prompts:
-    """The prompts that ``options`` ask for.
+def prompts_of(options: Requests, warm_up: int) -> Prompts:
+    """The prompts that ``options`` ask for, where warm-up takes as many.
 
     Raises:
         RiverError: the file is not as expected; names the line.
@@ -72,4 +81,4 @@ def prompts_of(options: Requests) -> Prompts:
         if key == "messages" and options.api != "chat":
             raise RiverError(f"{place}: 'messages' cannot be sent to completions; use --api chat")
         rows.append(value)
-    return Rows(rows)
+    return Rows(rows, warm_up)

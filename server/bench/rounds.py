@@ -9,13 +9,11 @@ from typing import Any
 
 from server.bench.endpoint import Endpoint, find_endpoint, make_client, read_key
 from server.bench.options import API_PATHS, CompareOptions
-from server.bench.prompts import WARM_UP, prompts_of
+from server.bench.prompts import WAKE, WARM_UP, prompts_of
 from server.bench.request import Answer, ask
 from server.cli.progress import Steps
 
 MEASURED = "compare"
-WAKE = "wake"
-"""The ``part`` of the requests before a turn."""
 WAKE_TOKENS = 2
 SIDES = ("A", "B")
 
@@ -45,7 +43,7 @@ class Comparison:
     """Requests of warm-up and waking that did not complete."""
     interrupted: bool = False
     repeats: bool = False
-    """Some prompt was asked in more than one round."""
+    """Some prompt was asked more than once."""
 
 
 class Comparer:
@@ -59,7 +57,7 @@ class Comparer:
         sides = options.sides
         self._options = options
         self._steps = steps
-        self._prompts = prompts_of(options.requests)
+        self._prompts = prompts_of(options.requests, options.comparison.warmup)
         key = read_key(sides.api_key_env, sides.api_key_file)
         key_b = key
         if sides.api_key_env_b is not None or sides.api_key_file_b is not None:
@@ -89,7 +87,9 @@ class Comparer:
                 task = asyncio.current_task()
                 if task is not None:
                     task.uncancel()
-        found.repeats = self._prompts.repeats(len(found.rounds) * self._block)
+        settings = self._options.comparison
+        asked = settings.warmup + len(found.rounds) * (settings.wake + self._block)
+        found.repeats = self._prompts.repeats(asked)
         return found
 
     async def _rounds(self) -> None:

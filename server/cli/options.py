@@ -81,14 +81,18 @@ def api_keys(args: argparse.Namespace) -> list[str]:
     """Keys from the command line, a file, or the environment, in this order.
 
     Raises:
-        RiverError: the file cannot be read, or holds no key.
+        RiverError: the file cannot be read, has an empty name, or holds no key.
     """
     if args.api_key:
         if not all(args.api_key):
             raise RiverError("--api-key is empty: leave it out to read the key from elsewhere")
         return list(args.api_key)
-    path = args.api_key_file or os.environ.get(KEY_FILE_VARIABLE)
-    if path:
+    name, path = "--api-key-file", args.api_key_file
+    if path is None:
+        name, path = KEY_FILE_VARIABLE, os.environ.get(KEY_FILE_VARIABLE)
+    if path is not None:
+        if not path:
+            raise RiverError(f"{name} is empty: name a file of keys, or leave it out")
         try:
             lines = Path(path).read_text(encoding="utf-8").split()
         except OSError as error:

@@ -34,16 +34,28 @@ def refusal(error: Exception, args: Namespace, left: Path) -> str | None:
         return "; ".join(
             _one_line(item["msg"].removeprefix("Value error, ")) for item in error.errors()
         )
-    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+    if isinstance(error, OSError) and error.filename is None:
         return _address(error, args)
     return None
 
 
-def _address(error: OSError, args: Namespace) -> str:
+def _address(error: OSError, args: Namespace) -> str | None:
+    """What a socket that cannot be bound says; unlike a file's error its own has no name."""
+    if args.uds:
+        if error.errno == errno.EADDRINUSE:
+            return (
+                f"--uds '{args.uds}' is there already: choose another, or remove it where no "
+                "server uses it"
+            )
+        if error.errno in (errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.EROFS):
+            return f"--uds '{args.uds}': {error.strerror}"
+        return None
     where = f"{args.host}:{args.port}"
     if error.errno == errno.EADDRINUSE:
         return f"{where} is in use by another program; choose another with --port"
-    return f"{where} is not allowed for this user; choose a --port above 1023"
+    if error.errno == errno.EACCES and args.port < 1024:
+        return f"{where} is not allowed for this user; choose a --port above 1023"
+    return None
 
 
 def _one_line(text: str) -> str:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from river_vllm.errors import RiverError
 from river_vllm.registration import PLUGIN
@@ -116,6 +117,7 @@ def configure(args: argparse.Namespace) -> None:
     if not args.uds and not 0 < args.port < 65536:
         raise RiverError(f"--port {args.port}: must be between 1 and 65535")
     _refuse_other_front_ends(args)
+    _refuse_unreadable(args)
     args.model, args.model_tag = args.model_tag, None
     args.api_key = api_keys(args)
     if args.kv_cache_memory_bytes is None:
@@ -140,6 +142,17 @@ def _refuse_other_front_ends(args: argparse.Namespace) -> None:
                 f"{name}: vLLM's other front ends have no 'river' field, no /river and none of "
                 "its keys"
             )
+
+
+def _refuse_unreadable(args: argparse.Namespace) -> None:
+    """TLS files are read when the server listens, which is after the model has loaded."""
+    for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
+        if path := getattr(args, name):
+            try:
+                Path(path).open("rb").close()
+            except OSError as error:
+                option = f"--{name.replace('_', '-')}"
+                raise RiverError(f"{option} '{path}': {error.strerror or error}") from None
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
+from fastapi import HTTPException
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
+
+MAX_BODY_BYTES = 16 << 20
+"""As ``client_max_body_size`` of ``deploy/nginx``: a body takes many times its length in memory."""
+
+
+class BodyTooLongError(HTTPException):
+    """Raised where a body is read; answered by the application's own handler."""
+
+    def __init__(self) -> None:
+        super().__init__(413, f"body: must have at most {MAX_BODY_BYTES} bytes")
+
+
+def bounded(scope: Scope, receive: Receive) -> Receive:
+    """A ``receive`` that raises ``BodyTooLongError`` in place of reading more than is taken."""
+    announced = Headers(scope=scope).get("content-length", "")
+    too_long = announced.isdecimal() and int(announced) > MAX_BODY_BYTES
+    count = 0
+
+    async def received() -> Message:
+        nonlocal count
+        if too_long:
+            raise BodyTooLongError
+        message = await receive()
+        count += len(message.get("body", b""))
+        if count > MAX_BODY_BYTES:
+            raise BodyTooLongError
+        return message
+
+    return received
 
 
 async def read_body(receive: Receive) -> bytes | None:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.http.body import read_body, replay, with_length
+from server.http.body import BodyTooLongError, bounded, read_body, replay, with_length
 from server.http.errors import SHUTTING_DOWN, FieldError, error_response
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.field import FIELD, GENERATING, OTHERS, take_exchange
@@ -21,7 +21,7 @@ _PATHS = frozenset(GENERATING + OTHERS)
 
 
 class RiverMiddleware:
-    """Sits inside vLLM's own middlewares, before its routes; streams pass event by event."""
+    """The innermost of all middlewares, before vLLM's routes; streams pass event by event."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -30,6 +30,7 @@ class RiverMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
+        receive = bounded(scope, receive)
         path = path_of(scope)
         if path not in _PATHS:
             await self.app(scope, receive, send)
@@ -37,7 +38,11 @@ class RiverMiddleware:
         await self._generate(path, scope, receive, send)
 
     async def _generate(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        raw = await read_body(receive)
+        try:
+            raw = await read_body(receive)
+        except BodyTooLongError as error:
+            await error_response(error.detail, HTTPStatus(error.status_code))(scope, receive, send)
+            return
         if raw is None:
             return
         state: RiverState | None = getattr(scope["app"].state, FIELD, None)
@@ -61,7 +66,11 @@ class RiverMiddleware:
         token = current_exchange.set(exchange)
         try:
             with request_span(state.tracer, scope, exchange.report) as scope:
-                await self.app(scope, receive, Reporter(exchange, scope, receive, send))
+                reporter = Reporter(exchange, scope, receive, send)
+                try:
+                    await self.app(scope, receive, reporter)
+                except Exception as error:
+                    await reporter.refuse(error)
         finally:
             current_exchange.reset(token)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from opentelemetry.trace import get_tracer
+from starlette.middleware import Middleware
 
 from river_vllm.calibration.fingerprint import served_checkpoint
 from river_vllm.compat import init_logger
@@ -40,7 +41,8 @@ class RiverEndpointPlugin:
     def attach_router(self, app: FastAPI) -> None:
         app.include_router(router)
         attach_console(app)
-        app.add_middleware(RiverMiddleware)
+        # Inside vLLM's count of requests by status, which must see what clients get.
+        app.user_middleware.append(Middleware(RiverMiddleware))
         app.add_middleware(RiverGuard)
         describe_river(app)
         announce_when_ready(app)

@@ -6,6 +6,8 @@ import json
 from http import HTTPStatus
 from typing import Any
 
+from pydantic import ValidationError
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -14,20 +16,26 @@ from server.http.exchange import RiverExchange
 from server.http.report import StreamReport, add_to_json
 
 _ERROR = b'data: {"error":'
+_OPENINGS = (b"event: response.created\n", b"event: response.in_progress\n")
+"""The Responses API's first events: vLLM sends them before it asks the engine."""
+_STARTED = "Caught handled exception, but response already started."
+"""Starlette's words where an exception comes too late for its handler."""
 
 
 class Reporter:
     """Adds the report to a successful response.
 
     vLLM starts a stream before its engine has looked at the request, so a refusal comes as the
-    first event of a stream with status 200. The start is held until then, and such a refusal
-    becomes the plain error response that it is without ``stream``.
+    first event of a stream with status 200, or in a stream of the Responses API as an exception
+    after its opening events. The start is held until then, and such a refusal becomes the plain
+    error response that it is without ``stream``.
     """
 
     def __init__(self, exchange: RiverExchange, scope: Scope, receive: Receive, send: Send) -> None:
         self._exchange = exchange
         self._scope, self._receive, self._send = scope, receive, send
         self._start: Message | None = None
+        self._opening = b""
         self._stream: StreamReport | None = None
         self._parts: list[bytes] | None = None
         self._refused = False
@@ -57,17 +65,20 @@ class Reporter:
 
     async def _send_events(self, stream: StreamReport, message: Message) -> None:
         body, more = message.get("body", b""), message.get("more_body", False)
-        if self._refused or (self._start is not None and not body and more):
+        if self._refused:
             return
         if self._start is not None:
-            error = _error(body)
-            if error is not None:
+            if more and (not body or body.startswith(_OPENINGS)):
+                self._opening += body
+                return
+            start, self._start = self._start, None
+            if (error := _error(body)) is not None:
                 self._refused = True
                 response = JSONResponse({"error": error}, status_code=error["code"])
                 await response(self._scope, self._receive, self._send)
                 return
-            start, self._start = self._start, None
             await self._send(start)
+            body = self._opening + body
         data = stream.feed(body)
         if not more:
             data += stream.close()
@@ -82,6 +93,30 @@ class Reporter:
         body = add_to_json(b"".join(parts), self._exchange)
         await self._send(with_length(self._start, len(body)))
         await self._send({**message, "body": body})
+
+    async def refuse(self, error: Exception) -> None:
+        """Answer an error that came while the start was held, as it is answered without ``stream``.
+
+        Raises:
+            Exception: ``error``, where the client has part of an answer or nobody would answer it.
+        """
+        cause = _kept_back(error)
+        if cause is None or self._stream is None or self._start is None:
+            raise error
+        handlers = self._scope["app"].exception_handlers
+        handler = next(handlers[kind] for kind in type(cause).__mro__ if kind in handlers)
+        response = await handler(Request(self._scope), cause)
+        await response(self._scope, self._receive, self._send)
+
+
+def _kept_back(error: Exception) -> Exception | None:
+    """What Starlette has a handler for, which the start of the response kept from answering."""
+    cause = error.__cause__
+    if str(error) != _STARTED or not isinstance(cause, Exception):
+        return None
+    # vLLM cannot write an engine's error as an event of the Responses API and fails in trying: that
+    # is no fault of the request.
+    return None if isinstance(cause, ValidationError) else cause
 
 
 def _error(body: bytes) -> dict[str, Any] | None:

@@ -27,15 +27,14 @@ class RiverMetrics:
 
     def __init__(self, num_layers: int, model_name: str, engines: Sequence[int]) -> None:
         self._num_layers = num_layers
-        labels = {engine: (model_name, str(engine)) for engine in engines}
+        self._labels = labels = {engine: (model_name, str(engine)) for engine in engines}
 
         def counter(name: str, text: str) -> dict[int, Counter]:
             made = Counter(name, text, _LABELS)
             return {engine: made.labels(*values) for engine, values in labels.items()}
 
-        def gauge(name: str, text: str) -> list[Gauge]:
-            made = Gauge(name, text, _LABELS, multiprocess_mode="mostrecent")
-            return [made.labels(*values) for values in labels.values()]
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, _LABELS, multiprocess_mode="mostrecent")
 
         depth = Histogram(
             "river_exit_layer",
@@ -75,13 +74,18 @@ class RiverMetrics:
         )
 
     def set_resident_layers(self, layers: int) -> None:
-        _set(self._resident, layers)
+        self._set(self._resident, layers)
 
     def set_max_rows(self, rows: int) -> None:
-        _set(self._max_rows, rows)
+        self._set(self._max_rows, rows)
 
     def set_threshold(self, threshold: float) -> None:
-        _set(self._threshold, threshold)
+        self._set(self._threshold, threshold)
+
+    def _set(self, gauge: Gauge, value: float) -> None:
+        """What is in force is the same in every engine of a server; what is not has no series."""
+        for values in self._labels.values():
+            gauge.labels(*values).set(value)
 
     def count(self, summary: Summary, engine: int) -> None:
         """Add what became of more tokens of one engine."""
@@ -132,12 +136,6 @@ class RiverMetrics:
 def river_metrics(num_layers: int, model_name: str, engines: tuple[int, ...]) -> RiverMetrics:
     """The process's metrics; Prometheus allows each name once."""
     return RiverMetrics(num_layers, model_name, engines)
-
-
-def _set(gauges: list[Gauge], value: float) -> None:
-    """What is in force is the same in every engine of a server."""
-    for gauge in gauges:
-        gauge.set(value)
 
 
 def _samples() -> dict[tuple[str, str], float]:

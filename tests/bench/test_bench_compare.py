@@ -94,9 +94,22 @@ def test_rows_of_a_file(compare, mock, tmp_path: Path) -> None:
     a, b = mock(), mock()
     ran = compare(a.url, b.url, *QUICK, "--rounds", 3, "--prompts", file)
     assert prompts(a) == ["one", "two", "one"]
-    assert "some prompts were asked in more than one round" in ran.out
+    assert "some prompts were asked more than once" in ran.out
     ran = compare(a.url, b.url, "--prompts", file, "--api", "completions")
     assert (ran.status, "line 2: 'messages' cannot be sent" in ran.err) == (2, True)
+
+
+def test_rows_that_are_not_measured_are_others(compare, mock, tmp_path: Path) -> None:
+    """A measured one would lie in the prefix cache."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\ntwo\nthree\nfour\nfive\nsix\nseven\n")
+    a, b = mock(), mock()
+    words = ("--prompts", file, "--rounds", 2, "--warmup", 2, "--wake", 1)
+    ran = compare(a.url, b.url, *QUICK, *words)
+    assert prompts(a) == prompts(b) == ["seven", "six", "five", "one", "four", "two"]
+    assert "the file is short" not in ran.out
+    ran = compare(a.url, b.url, *QUICK, *words, "--block", 2)
+    assert "the file is short" in ran.out
 
 
 def test_the_page_shows_what_the_terminal_shows(compare, mock, tmp_path: Path) -> None:

@@ -74,6 +74,31 @@ def test_the_key_is_asked_for_kept_in_the_tab_and_forgotten(page: Any, url: str)
     assert page.context.cookies() == []
 
 
+def test_a_browser_that_keeps_no_cookie_is_told_so(page: Any, url: str) -> None:
+    """A proxy that takes part of the path off does the same."""
+    page.route("**/console", take_no_cookie)
+    page.goto(url)
+    for _ in range(2):
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Open the console").click()
+        page.get_by_text("did not keep the cookie").wait_for()
+        page.wait_for_load_state("networkidle")
+        assert page.get_by_text("did not keep the cookie").is_visible()
+    page.unroute("**/console")
+    page.get_by_label("API key").fill(KEY)
+    page.keyboard.press("Enter")
+    page.get_by_text("served without a river").wait_for()
+    assert page.evaluate("Object.values(sessionStorage)") == [KEY]
+
+
+def take_no_cookie(route: Any) -> None:
+    """The key is right, and the browser does not hear of a cookie."""
+    if route.request.method == "POST":
+        route.fulfill(status=204)
+    else:
+        route.continue_()
+
+
 def test_a_key_that_ended_is_asked_for_again(inside: Any) -> None:
     inside.evaluate("sessionStorage.setItem('river-key', 'of yesterday')")
     inside.reload()
@@ -154,3 +179,19 @@ def test_where_the_server_drafts_a_request_chooses(inside: Any) -> None:
     inside.get_by_label("Answers").select_option("exit")
     assert dial.is_visible()
     assert not inside.get_by_text("there is no threshold to turn").is_visible()
+
+
+def test_live_figures_behind_a_proxy_that_offers_no_metrics(inside: Any) -> None:
+    river = {"active": True, "num_layers": 30, "threshold": 0.9, "min_layers": 1}
+    stats = {
+        **{"num_layers": 30, "tokens": 2, "exit_layers": {"3": 2}, "drafted": 0, "accepted": 0},
+        **{"backbone_layers": 6, "skipped_layers": 54},
+    }
+    answers = {"river": river, "river/stats": stats, "v1/models": {"data": [{"id": "m"}]}}
+    for path in answers:
+        inside.route(f"**/{path}", lambda route: route.fulfill(json=answers[path_of(route)]))
+    inside.reload()
+    inside.get_by_label("Which tokens").select_option("0")
+    inside.locator("#live-depth", has_text="of 30").wait_for()
+    assert inside.locator("#live-running").inner_text() == "–"
+    assert not inside.locator("#problem").is_visible()

@@ -145,6 +145,12 @@ def test_keys_come_from_files(service: str) -> None:
             assert name in FILE["secrets"]
 
 
+@each_server
+def test_the_proxy_is_believed_and_nobody_else_asks_from_outside(service: str) -> None:
+    assert SERVICES[service]["environment"]["FORWARDED_ALLOW_IPS"] == "*"
+    assert "ports" not in SERVICES[service]
+
+
 def test_a_gpu_is_reserved_in_the_gpu_profile_alone() -> None:
     (device,) = SERVICES["river-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["driver"] == "nvidia"

@@ -83,3 +83,12 @@ def test_keys_reach_the_server_and_not_the_log(proxy: Proxy) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert "secret" not in proxy.log.read_text()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_server_learns_of_tls_before_the_proxy(proxy: Proxy, scheme: str) -> None:
+    connection = proxy.connect()
+    said = {"X-Forwarded-Proto": scheme} if scheme == "https" else {}
+    connection.request("POST", "/broken", b"{}", said)
+    connection.getresponse().read()
+    assert Server.headers_seen[-1]["X-Forwarded-Proto"] == scheme

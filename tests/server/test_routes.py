@@ -113,6 +113,27 @@ def test_counts_of_an_aborted_request(server: RiverServer) -> None:
     assert current["vllm"] - before["vllm"] == current["tokens"] - before["tokens"] + 1
 
 
+REFUSED = {"stream": True, "logit_bias": {"100000000": 1}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/completions", PROMPT), ("/v1/responses", {"model": NAME, "input": "Hi"})],
+)
+def test_a_refused_stream_is_counted_as_the_client_gets_it(
+    server: RiverServer, path: str, body: dict[str, Any]
+) -> None:
+    def counted() -> list[float]:
+        metrics = server.metrics()
+        groups = ("2xx", "4xx")
+        return [total(metrics, "http_requests_total", handler=path, status=g) for g in groups]
+
+    succeeded, refused = counted()
+    response = server.post(path, {**body, **REFUSED})
+    assert response.status_code == response.json()["error"]["code"] == 400
+    assert counted() == [succeeded, refused + 1]
+
+
 def _totals(server: RiverServer) -> dict[str, float]:
     stats = server.get("/river/stats").json()
     metrics = server.metrics()

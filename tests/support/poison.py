@@ -159,6 +159,14 @@ HEAVY = {
 """Work for a grammar compiler: answered or refused in time. Where vLLM's compiler gives up with an
 error of its own, the status is 500 as in stock vLLM (``tests/reliability/test_stock.py``)."""
 
+RESPONSES_FIELDS = {
+    "logit_bias out of the vocabulary": '"logit_bias": {"100000000": 1}',
+    "schema of an unknown type": (
+        '"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "strang"}}}'
+    ),
+}
+"""What vLLM sees only once it has opened the stream of a response."""
+
 PROMPTS = {
     "empty prompt": '""',  # vllm#10648
     "no prompts": "[]",
@@ -267,3 +275,7 @@ def corpus() -> Iterator[Poison]:
     )
     yield Poison("previous response unknown", RESPONSES, _responses('"previous_response_id": "x"'))
     yield Poison("background with river", RESPONSES, _responses('"background": true, "river": {}'))
+    for name, value in RESPONSES_FIELDS.items():
+        yield Poison(f"responses: {name}", RESPONSES, _responses(value))
+        streamed = _responses(f'"stream": true, {value}')
+        yield Poison(f"responses: {name} (stream)", RESPONSES, streamed)

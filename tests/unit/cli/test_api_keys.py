@@ -69,6 +69,17 @@ def test_a_key_file_without_a_key_never_opens_the_server(
     assert str(path) in str(error.value)
 
 
+def test_an_empty_name_of_a_key_file_never_opens_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``--api-key-file "$UNSET"``, and a variable that a wrapper passes on."""
+    with pytest.raises(RiverError, match="--api-key-file is empty"):
+        api_keys(parse("--api-key-file", ""))
+    monkeypatch.setenv("RIVER_API_KEY_FILE", "")
+    with pytest.raises(RiverError, match="RIVER_API_KEY_FILE is empty"):
+        api_keys(parse())
+
+
 def test_an_empty_key_does_not_open_a_server_that_has_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

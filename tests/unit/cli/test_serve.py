@@ -143,6 +143,19 @@ def test_front_ends_that_are_not_rivers_are_refused(
         configured(model, *options)
 
 
+@pytest.mark.parametrize("option", ["--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs"])
+def test_tls_files_that_cannot_be_read_are_refused_before_the_model_loads(
+    model: str, option: str
+) -> None:
+    missing = str(Path(model) / "none.pem")
+    with pytest.raises(RiverError, match="No such file") as error:
+        configured(model, option, missing)
+    assert str(error.value).startswith(f"{option} '{missing}': ")
+    with pytest.raises(RiverError, match="Is a directory"):
+        configured(model, option, model)
+    assert configured(model, option, str(Path(model) / "config.json"))
+
+
 def test_the_host_can_be_chosen(model: str) -> None:
     assert configured(model, "--host", "0.0.0.0").host == "0.0.0.0"
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import server.http
-from server.http.body import read_body
+from server.http.body import MAX_BODY_BYTES, read_body
 from server.http.limits import MAX_DEPTH
 from server.http.middleware import RiverMiddleware
 from tests.unit.http.support import river_state, scope
@@ -132,7 +132,8 @@ def test_work_grows_with_the_body_and_no_faster(shape: str) -> None:
 def test_the_largest_body_that_nginx_lets_through(shape: str) -> None:
     found = re.search(r"client_max_body_size (\d+)m;", NGINX.read_text())
     assert found is not None
-    body = SHAPES[shape](int(found[1]) << 20)
+    assert int(found[1]) << 20 == MAX_BODY_BYTES
+    body = SHAPES[shape](MAX_BODY_BYTES - SMALL)
     assert _peak_bytes(lambda: _post(body)) <= BYTES_PER_BYTE * len(body)
 
 

@@ -12,9 +12,10 @@ import pytest
 from starlette.routing import Mount, Route, WebSocketRoute
 
 from server.cli.serve import AUTH_MIDDLEWARE
+from server.http import body
 from server.http.auth import PUBLIC
 from server.http.field import GENERATING, OTHERS
-from tests.unit.http.support import call
+from tests.unit.http.support import call, fetch
 from tests.unit.http.vllm_app import vllm_app
 
 KEY = "right-key"
@@ -124,6 +125,16 @@ GENERATE_NOTHING = (
     *("/update_weight_version", "/weight_checker"),
 )
 """Routes for which a ``river`` field means nothing."""
+
+
+@pytest.mark.parametrize("path", [*GENERATING, "/tokenize"])
+def test_a_body_that_is_too_long_is_refused(
+    app: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "MAX_BODY_BYTES", 1000)
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    response = fetch(app, "POST", path, headers=headers, content=b" " * 1001)
+    assert response.status_code == response.json()["error"]["code"] == 413
 
 
 def test_every_route_that_generates_knows_the_field(app: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from server.http.body import MAX_BODY_BYTES
 from server.http.exchange import current_exchange
 from server.http.middleware import RiverMiddleware
 from tests.unit.http.support import call, chunk, compact, payloads, river_state, scope, sse
@@ -107,3 +108,20 @@ def test_the_exchange_ends_with_its_request(fails: bool) -> None:
 
     message = {"type": "http.request", "body": b"{}"}
     call(around, raw_scope(river_state()), [message])
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_is_read_no_further_than_any_may_be(announced: bool) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("called")
+
+    parts = (MAX_BODY_BYTES >> 20) + 1
+    messages = [{"type": "http.request", "body": b" " * (1 << 20), "more_body": True}] * parts
+    request = raw_scope(river_state())
+    if announced:
+        messages = []
+        request["headers"] = [(b"content-length", str(MAX_BODY_BYTES + 1).encode())]
+    start, answer = call(RiverMiddleware(app), request, messages)
+    error = json.loads(answer["body"])["error"]
+    assert start["status"] == error["code"] == 413
+    assert f"at most {MAX_BODY_BYTES} bytes" in error["message"]

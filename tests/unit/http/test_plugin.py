@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from prometheus_client import CollectorRegistry
+from prometheus_fastapi_instrumentator import Instrumentator
 
 from river_vllm.request import RiverSettings
 from server.http import plugin
 from server.http.middleware import RiverMiddleware
 from server.http.plugin import RiverEndpointPlugin
-from tests.unit.http.support import L, Metrics
+from tests.unit.http.support import L, Metrics, fetch, river_state
 
 INFO = {"num_layers": L, "resident_layers": L, "kernels": ["torch"], "crossover": {"max_rows": 6}}
 
@@ -157,3 +160,29 @@ def test_routes_middleware_and_description_are_attached() -> None:
 def test_the_plugin_has_the_shape_that_vllm_asks_for() -> None:
     assert RiverEndpointPlugin.name == "river"
     assert "generate" in RiverEndpointPlugin.required_tasks
+
+
+def test_answers_are_counted_as_clients_get_them() -> None:
+    """vLLM counts them in a middleware that is there before plugins are asked."""
+    registry = CollectorRegistry()
+    app = FastAPI()
+    Instrumentator(registry=registry).add().instrument(app)
+    RiverEndpointPlugin().attach_router(app)
+    app.state.river = river_state()
+
+    @app.post("/v1/completions")
+    def completions() -> StreamingResponse:
+        events = [b'data: {"error": {"code": 400}}\n\n', b"data: [DONE]\n\n"]
+        return StreamingResponse(iter(events), media_type="text/event-stream")
+
+    def status(body: Any) -> int:
+        return fetch(app, "POST", "/v1/completions", json=body).status_code
+
+    def counted(group: str) -> float | None:
+        labels = {"handler": "/v1/completions", "method": "POST", "status": group}
+        return registry.get_sample_value("http_requests_total", labels)
+
+    assert status({"stream": True}) == status({"river": {"threshold": 7}}) == 400
+    app.state.river.ending.begin(failed=False)
+    assert status({}) == 503
+    assert [counted(group) for group in ("2xx", "4xx", "5xx")] == [None, 2, 1]

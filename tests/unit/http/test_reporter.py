@@ -1,15 +1,23 @@
-"""A stream's start waits for its first event, so that a refusal has the status of one."""
+"""A stream's start waits for the engine's first word, so that a refusal has the status of one."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any, Never
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from pydantic import TypeAdapter
+from starlette.middleware import Middleware
+from starlette.responses import StreamingResponse
 
+from server.http.middleware import RiverMiddleware
 from server.http.reporter import Reporter
-from tests.unit.http.support import L, chunk, exchange, payloads, scope, sse
+from tests.unit.http.support import L, chunk, exchange, fetch, payloads, river_state, scope, sse
 
 START = {
     "type": "http.response.start",
@@ -92,3 +100,83 @@ def test_an_error_without_a_status_stays_an_event(code: Any) -> None:
 
 def test_a_stream_without_events_starts_when_it_ends() -> None:
     assert run(START, body(b"", more=False)) == [START, body(b"", more=False)]
+
+
+CREATED = b'event: response.created\ndata: {"type":"response.created"}\n\n'
+IN_PROGRESS = b'event: response.in_progress\ndata: {"type":"response.in_progress"}\n\n'
+DELTA = b'event: response.output_text.delta\ndata: {"delta":"x"}\n\n'
+
+
+def test_a_stream_of_the_responses_api_starts_after_its_opening() -> None:
+    assert run(START, body(CREATED), body(IN_PROGRESS)) == []
+    sent = run(START, body(CREATED), body(IN_PROGRESS), body(DELTA), body(DELTA))
+    assert sent == [START, body(CREATED + IN_PROGRESS + DELTA), body(DELTA)]
+    assert run(START, body(CREATED), body(b"", more=False)) == [START, body(CREATED, more=False)]
+
+
+def responses(*events: bytes, fails: Callable[[], Never]) -> FastAPI:
+    """An application with vLLM's handlers, whose stream has these events and then an error."""
+    from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+
+    async def stream() -> AsyncIterator[bytes]:
+        for event in events:
+            yield event
+        fails()
+
+    app = FastAPI()
+    app.state.river = river_state()
+    app.state.args = SimpleNamespace(log_error_stack=False)
+    app.state.server = SimpleNamespace(should_exit=False)
+    app.state.engine_client = SimpleNamespace(errored=True, is_running=False)
+    app.post("/v1/responses")(
+        lambda: StreamingResponse(stream(), media_type="text/event-stream; charset=utf-8")
+    )
+    app.user_middleware.append(Middleware(RiverMiddleware))
+    init_exception_handler(app)
+    return app
+
+
+def post(app: FastAPI) -> httpx.Response:
+    return fetch(app, "POST", "/v1/responses", json={"input": "Hi", "stream": True})
+
+
+def refuse() -> Never:
+    from vllm.exceptions import VLLMValidationError
+
+    raise VLLMValidationError("out of vocabulary", parameter="logit_bias")
+
+
+def die() -> Never:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    raise EngineDeadError
+
+
+def misuse() -> Never:
+    """As vLLM fails in writing an engine's error as an event."""
+    TypeAdapter(int).validate_json('{"error": {}}')
+    raise AssertionError("taken")
+
+
+def test_a_refusal_after_the_opening_is_a_plain_error() -> None:
+    response = post(responses(CREATED, IN_PROGRESS, fails=refuse))
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["message"].startswith("out of vocabulary")
+    assert error["param"] == "logit_bias"
+
+
+def test_an_engine_that_died_ends_the_server_too() -> None:
+    app = responses(CREATED, IN_PROGRESS, fails=die)
+    assert post(app).status_code == 500
+    assert app.state.server.should_exit
+
+
+@pytest.mark.parametrize(
+    ("events", "fails"),
+    [((CREATED, IN_PROGRESS, DELTA), refuse), ((CREATED, IN_PROGRESS), misuse)],
+    ids=["too late", "no refusal"],
+)
+def test_other_errors_are_raised_on(events: tuple[bytes, ...], fails: Callable[[], Never]) -> None:
+    with pytest.raises(RuntimeError, match="already started"):
+        post(responses(*events, fails=fails))

@@ -116,8 +116,15 @@ def test_verified_steps(metrics: RiverMetrics) -> None:
     assert totals["exit_layers"] == {str(L): 3}
 
 
-@pytest.mark.usefixtures("metrics")
-def test_names_are_the_documented_ones() -> None:
+def test_a_limit_on_rows_has_no_series_before_there_is_one(metrics: RiverMetrics) -> None:
+    """0 would say that no row may leave."""
+    assert sample("river_max_rows") is None
+    metrics.set_max_rows(8)
+    assert sample("river_max_rows") == sample("river_max_rows", engine="1") == 8
+
+
+def test_names_are_the_documented_ones(metrics: RiverMetrics) -> None:
+    metrics.set_threshold(0.9)
     text = generate_latest(REGISTRY).decode()
     for name in (
         'river_exit_layer_bucket{engine="0",le="1.0",model_name="tiny"}',

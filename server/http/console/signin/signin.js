@@ -1,3 +1,5 @@
+const KEY = "river-key";
+const SIGNED_IN = "river-signed-in";
 const form = document.getElementById("form");
 const field = document.getElementById("key");
 const message = document.getElementById("message");
@@ -6,7 +8,9 @@ async function open(key) {
   const headers = { Authorization: `Bearer ${key}` };
   const response = await fetch(location.pathname, { method: "POST", headers });
   if (!response.ok) return false;
-  sessionStorage.setItem("river-key", key);
+  sessionStorage.setItem(KEY, key);
+  // The console takes the mark away; where the cookie is not kept, this page comes again and finds it.
+  sessionStorage.setItem(SIGNED_IN, "1");
   location.reload();
   return true;
 }
@@ -23,9 +27,13 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
-// A key that this tab knows already: the cookie may have ended, the key may not.
-const known = sessionStorage.getItem("river-key");
-if (known) {
-  sessionStorage.removeItem("river-key");
+const known = sessionStorage.getItem(KEY);
+const signedIn = sessionStorage.getItem(SIGNED_IN);
+sessionStorage.removeItem(KEY);
+sessionStorage.removeItem(SIGNED_IN);
+if (signedIn) {
+  message.textContent = "This browser did not keep the cookie of the console.";
+} else if (known) {
+  // A key that this tab knows already: the cookie may have ended, the key may not.
   open(known).catch(() => {});
 }

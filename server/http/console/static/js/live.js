@@ -35,13 +35,11 @@ export class Live {
   async #poll() {
     if (document.hidden) return;
     try {
-      const [stats, metrics] = await Promise.all([
-        this.server.api.json("river/stats"), this.server.api.text("metrics").then(samples),
-      ]);
+      const [stats, running] = await Promise.all([this.server.api.json("river/stats"), this.#running()]);
       const now = performance.now();
       this.history = this.history.filter(({ at }) => now - at < KEEP);
       this.history.push({ at: now, stats });
-      byId("live-running").textContent = number(metrics("vllm:num_requests_running"));
+      byId("live-running").textContent = number(running);
       this.#show();
       if (this.lost) this.fail(null);
       this.lost = false;
@@ -51,6 +49,16 @@ export class Live {
       if (error.status === 401) return; // goes on when there is another key
     }
     this.#soon(EVERY);
+  }
+
+  /** Requests in the engine; null where a proxy does not offer the metrics of one server. */
+  async #running() {
+    try {
+      return samples(await this.server.api.text("metrics"))("vllm:num_requests_running");
+    } catch (error) {
+      if (error.status === 404) return null;
+      throw error;
+    }
   }
 
   #show() {

@@ -42,6 +42,8 @@ async function connect() {
   }
 }
 
+// The sign-in page left it: where it finds it again, this page did not open.
+sessionStorage.removeItem("river-signed-in");
 startTheme();
 startTabs(document.querySelector('[role="tablist"]'));
 new Chat(server, dial, fail);

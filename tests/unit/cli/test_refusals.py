@@ -1,0 +1,67 @@
+"""An address that cannot be had is one line that names its option."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.cli.refusals import refusal
+
+
+def said(error: OSError, port: int = 8000, uds: str | None = None) -> str | None:
+    return refusal(error, Namespace(host="127.0.0.1", port=port, uds=uds), Path("none"))
+
+
+def made(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def error_of(bind: Callable[[], None]) -> OSError:
+    with pytest.raises(OSError) as found:
+        bind()
+    return found.value
+
+
+def test_a_socket_that_is_there(tmp_path: Path) -> None:
+    path = str(tmp_path / "river.sock")
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        first.bind(path)
+        line = said(error_of(lambda: second.bind(path)), uds=path)
+    assert line is not None
+    assert line.startswith(f"--uds '{path}' is there already: ")
+
+
+def test_a_socket_in_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    path = str(tmp_path / "none" / "river.sock")
+    with socket.socket(socket.AF_UNIX) as made_here:
+        error = error_of(lambda: made_here.bind(path))
+    assert said(error, uds=path) == f"--uds '{path}': No such file or directory"
+    assert said(made(errno.EACCES), uds=path) == f"--uds '{path}': Permission denied"
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        address = first.getsockname()
+        error = error_of(lambda: second.bind(address))
+    assert said(error, address[1]) == (
+        f"127.0.0.1:{address[1]} is in use by another program; choose another with --port"
+    )
+
+
+def test_a_port_that_is_not_allowed() -> None:
+    line = "127.0.0.1:80 is not allowed for this user; choose a --port above 1023"
+    assert said(made(errno.EACCES), 80) == line
+    assert said(made(errno.EACCES), 8000) is None
+
+
+@pytest.mark.parametrize("uds", [None, "/run/river.sock"])
+def test_the_error_of_a_file_is_none_of_the_addresss(uds: str | None) -> None:
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/etc/river/key.pem")
+    assert said(denied, 80, uds) is None
