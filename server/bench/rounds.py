@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
+from uuid import uuid4
 
 from server.bench.endpoint import Endpoint, find_endpoint, make_client, read_key
 from server.bench.options import API_PATHS, CompareOptions
@@ -57,6 +58,8 @@ class Comparer:
         sides = options.sides
         self._options = options
         self._steps = steps
+        # Of this run alone: a server that stayed up has the prompts of an earlier one in its cache.
+        self._run = uuid4().hex
         self._prompts = prompts_of(options.requests, options.comparison.warmup)
         key = read_key(sides.api_key_env, sides.api_key_file)
         key_b = key
@@ -144,7 +147,7 @@ class Comparer:
         if requests.ignore_eos:
             body["ignore_eos"] = True
         if requests.cache_salt:
-            body["cache_salt"] = f"{requests.seed}-{part}-{number}-{side}"
+            body["cache_salt"] = f"{self._run}-{part}-{number}-{side}"
         if (river := self._river[side]) is not None:
             body["river"] = river
         body |= requests.extra_body or {}
