@@ -165,6 +165,11 @@ class Costs:
         self._seen[kind] = self._steps
         self._origin[kind] = "serving", self._now()
 
+    def tried(self, rows: int, seconds: float) -> None:
+        """Account for a step that left, but of which a curve learns nothing."""
+        if self._probe == "river":
+            self._pay("river", rows, seconds)
+
     def speedup(self, rows: int) -> float:
         """What a backbone step takes over a step in 4 bit: one whose rows leave or, in an engine
         without exits, a draft pass. Beyond timings that cannot be believed, the ratio of the

@@ -38,6 +38,10 @@ class RiverSchedulerMixin:
 
     def add_request(self: Any, request: Any) -> None:
         params = request.sampling_params
+        session = self.requests.get(request.request_id)
+        if session is not None:
+            # Streamed input: blocks are hashed, and drafts counted, as its first part asked.
+            params.extra_args = session.sampling_params.extra_args
         settings = settings_of(params, self._river_defaults)
         if error := unreachable(settings, self._river_config, self._river_layers):
             # The server has refused such a request; one made in Python is answered and said so.
@@ -108,14 +112,17 @@ def isolate(
         request: vLLM's scheduler request, not scheduled yet.
         hash_block_size: tokens per hash.
     """
-    if not settings.may_exit or request._block_hasher is None:
+    # Without the bf16 weights of its later layers, an engine runs prompts too in 4 bit.
+    shallow = config.deep == "exit" and config.resident_layers != "all"
+    if not (settings.may_exit or shallow) or request._block_hasher is None:
         return
     salt = f"river:{settings.threshold!r}:{settings.min_layers}"
     # All of it: a connector's store may be shared with an engine whose river is another one.
     salt += f":{config.model_dump_json(exclude=NOT_IN_SALT)}"
     if settings.layer_offsets is not None:
         salt += f":{settings.layer_offsets!r}"
-    exact_tokens = request.num_prompt_tokens if config.prefill == "backbone" else 0
+    sequence = shallow or config.prefill == "sequence"
+    exact_tokens = 0 if sequence else request.num_prompt_tokens
     salted = SaltedHasher(request._block_hasher, salt.encode(), exact_tokens // hash_block_size)
     patches.block_hashes_come_from(request, salted)
 

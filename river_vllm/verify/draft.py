@@ -25,6 +25,7 @@ class Draft:
         greedy: whether the request takes the likeliest token.
         rate: that a drafted token of it stays, by what became of those before.
         ends: tokens that end the answer.
+        first: whether ``token`` is the first of its answer.
         known: int32, the tokens before ``token``: the prompt's and the answer's.
     """
 
@@ -36,6 +37,7 @@ class Draft:
     greedy: bool
     rate: float
     ends: Container[int | None] = ()
+    first: bool = False
     known: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     tokens: list[int] = field(default_factory=list)
     confidences: list[float | None] = field(default_factory=list)

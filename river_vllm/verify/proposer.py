@@ -141,6 +141,7 @@ class RiverProposer(DraftModelProposer):
             greedy=params.temperature < GREEDY,
             rate=self._acceptance.rate(request_id),
             ends=ends,
+            first=position == request.num_prompt_tokens,
             known=runner.input_batch.token_ids_cpu[row, :position],
         )
 
@@ -154,6 +155,10 @@ class RiverProposer(DraftModelProposer):
         costs = self._river_runner.river_steps.costs
         if self._fixed:
             depth = fixed_depth(len(drafts))
+        elif any(draft.first for draft in drafts):
+            # Requests often come together. The prompts of the others, which are on their way, are
+            # not to wait for drafts of the first; one step without costs that a few milliseconds.
+            return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
             depth = best_depth(costs, rates, limits)

@@ -60,7 +60,7 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
     def init_device(self) -> None:
         with patches.cpu_worker_makes(RiverCPUModelRunner):
             super().init_device()
-        if cannot_compile():
+        if not self.vllm_config.compilation_config.mode and cannot_compile():
             # A few functions of vLLM's are compiled in an eager engine too, at their first call:
             # that of log-probabilities, say (v1/sample/ops/logprobs.py).
             torch.compiler.set_stance("force_eager")

@@ -8,6 +8,7 @@ import torch
 
 from river_vllm import patches
 from river_vllm.compat import VllmConfig
+from river_vllm.errors import RiverError
 from river_vllm.layers.mapped import trim
 from river_vllm.registration import river_config_of
 from river_vllm.startup import Stage, mark, refusals_left
@@ -35,6 +36,17 @@ class RiverWorkerMixin:
         trim()
         config = river_config_of(self.vllm_config)
         self.model_runner.river_steps = Steps(self.model_runner, config)
+
+    def reload_weights(self, *args: Any, **kwargs: Any) -> None:
+        """vLLM's, where every layer is in memory.
+
+        Raises:
+            RiverError: some are read from the checkpoint of the start whenever a row needs them.
+        """
+        layers = self.vllm_config.model_config.get_total_num_hidden_layers()
+        if river_config_of(self.vllm_config).offloads(layers):
+            raise RiverError("weights cannot be reloaded with 'resident_layers': restart River")
+        super().reload_weights(*args, **kwargs)  # type: ignore[misc]
 
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]

@@ -107,9 +107,10 @@ class Steps:
         spans = []
         self._step = []
         for index, request_id in enumerate(batch.req_ids):
-            request = self._requests.get(request_id)
-            if request is None:
-                request = self._requests[request_id] = self._first_met(runner.requests[request_id])
+            request, state = self._requests.get(request_id), runner.requests[request_id]
+            # A session of streamed input takes what it has said into its next prompt.
+            if request is None or request.prompt != state.num_prompt_tokens:
+                request = self._requests[request_id] = self._first_met(state)
             self._step.append(request)
             rows = int(starts[index + 1]) - int(starts[index])
             spans.append((int(batch.num_computed_tokens_cpu[index]), rows))
@@ -157,6 +158,8 @@ class Steps:
                 self.costs.observe(kind, table.num_rows, seconds)
             elif free.all() and table.exit_layer.max() <= self._usual:
                 self.costs.observe("river", table.num_rows, seconds)
+            else:
+                self.costs.tried(table.num_rows, seconds)
 
     def measure(self) -> None:
         """Once the engine is warm and has its K/V cache: time whole passes, of the kinds that a
@@ -270,7 +273,10 @@ class Steps:
         end = position + rows
         if position < request.prompt:
             for depth, count in self._prompt_runs(request, position, min(end, request.prompt)):
-                yield self._line(index, position, count, settings, depth)
+                if stay and not depth:
+                    yield Line(index, position, count)
+                else:
+                    yield self._line(index, position, count, settings, depth)
                 position += count
         for token in range(position - request.prompt, end - request.prompt):
             at = request.prompt + token

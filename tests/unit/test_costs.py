@@ -323,6 +323,21 @@ def test_steps_that_are_run_the_other_way_cost_little(name: str, rows: int) -> N
         assert server.seconds <= steps * min(times) * (1 + PROBE_SHARE) + max(times)
 
 
+def test_a_try_that_leaves_late_is_paid_for() -> None:
+    """No curve learns of it."""
+    truth: Truth = {"backbone": lambda r: 0.05, "river": lambda r: 0.06}
+    costs, steps = measured(truth), 20 * PROBE_EVERY
+    tries = 0
+    for _ in range(steps):
+        if costs.choose(1):
+            tries += 1
+            costs.tried(1, 0.1)
+        else:
+            costs.observe("backbone", 1, 0.05)
+    # Each loses as much as a step takes.
+    assert 1 <= tries <= 1 + PROBE_SHARE * steps
+
+
 def test_where_the_gain_is_sure_nothing_is_tried() -> None:
     """Equal requests then have equal answers, however many came before them."""
     server = serving({"backbone": lambda r: 1.0, "river": lambda r: 0.05})

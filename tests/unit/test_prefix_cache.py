@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -156,6 +157,15 @@ def test_a_conversation_finds_its_own_blocks_again_where_the_prompt_may_exit() -
     sequence = RiverConfig(prefill="sequence")
     mine = answer(river(config=sequence))
     assert list(river(config=sequence, prompt=PROMPT + ANSWER).block_hashes) == mine
+
+
+def test_an_engine_without_later_layers_shares_no_block_with_one_that_has_them() -> None:
+    """By a connector's store, say: there a prompt, of an exact request too, ends in 4 bit."""
+    shallow = RiverConfig(resident_layers=4, min_layers=2)
+    for settings in (SETTINGS, replace(SETTINGS, enabled=False)):
+        assert not set(river(settings, shallow).block_hashes) & set(stock().block_hashes)
+    fetching = RiverConfig(resident_layers=4, min_layers=2, deep="fetch")
+    assert river(replace(SETTINGS, enabled=False), fetching).block_hashes == stock().block_hashes
 
 
 def test_nothing_happens_without_prefix_caching() -> None:

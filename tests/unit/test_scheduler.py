@@ -160,6 +160,12 @@ def test_a_new_request_is_isolated_with_its_own_settings(
     assert scheduler.added == [mine, default]
 
 
+def test_streamed_input_goes_on_as_its_first_part_asked(scheduler: Scheduler) -> None:
+    first = arrive(scheduler, "session", threshold=0.5)
+    later = arrive(scheduler, "session", enabled=False)
+    assert later.sampling_params.extra_args == first.sampling_params.extra_args
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_the_scheduler_of_the_engines_mode_is_made(
     asynchronous: bool, monkeypatch: pytest.MonkeyPatch

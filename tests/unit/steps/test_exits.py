@@ -137,3 +137,12 @@ def test_a_step_of_drafts_alone_may_round_otherwise(beside: Any, exact: bool) ->
         batch.ask("beside", beside)
         rows.append(("beside", 1, 9))
     assert batch.begin(*rows).exact is exact
+
+
+def test_streamed_input_is_a_prompt_each_time(batch: Batch) -> None:
+    """vLLM takes what a session has said so far into its next prompt, under the same name."""
+    batch.step(("a", 4, 0))
+    batch.step(("a", 1, 4), left=(3,))
+    batch.ask("a", prompt=9)
+    assert groups(batch.begin(("a", 4, 5))) == ["4 stay"]
+    assert groups(batch.begin(("a", 1, 9))) == ["1 decide"]

@@ -66,7 +66,7 @@ def test_the_costs_say_whether_it_pays(scope: str, river: Any, asked: str, pays:
         (OFF, False, (), [("backbone", 1, 0.5)]),
         (OFF, True, (), [("verify", 1, 0.5)]),
         (None, False, (4,), [("river", 1, 0.5)]),
-        (None, False, (5,), []),  # what left late says little about leaving
+        (None, False, (5,), [("tried", 1, 0.5)]),  # what left late says little about leaving
     ],
 )
 def test_the_costs_learn_from_decode_steps(
@@ -74,7 +74,9 @@ def test_the_costs_learn_from_decode_steps(
 ) -> None:
     """``own``: whether River's own bf16 product served the step."""
     found: list[Any] = []
-    costs: Any = SimpleNamespace(observe=lambda *step: found.append(step))
+    costs: Any = SimpleNamespace(
+        observe=lambda *step: found.append(step), tried=lambda *step: found.append(("tried", *step))
+    )
     batch.steps.costs = costs
     batch.ask("a", river)
     for rows, left in ((("a", 4, 0), ()), (("a", 1, 4), depths)):
@@ -94,3 +96,10 @@ def test_what_has_left_once_leaves_again() -> None:
 def test_prompts_that_leave_hold_nobody_and_are_not_counted() -> None:
     batch = Batch(scope="step", prefill="sequence", max_rows=1)
     assert groups(batch.begin(("a", 1, 4), ("b", 4, 0))) == ["1 decide", "4 decide"]
+
+
+def test_prompts_stay_where_a_step_has_to_run_the_backbone() -> None:
+    """It would run them twice."""
+    batch = Batch(scope="step", prefill="sequence")
+    batch.ask("exact", OFF)
+    assert groups(batch.begin(("exact", 1, 4), ("b", 4, 0))) == ["1 stay", "4 stay"]

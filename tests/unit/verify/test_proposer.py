@@ -19,6 +19,8 @@ from river_vllm.verify.vocabulary import Vocabulary
 
 K = 3
 VOCABULARY = 64
+CHEAP = Costs.fixed({"draft": {1: 0.001}, "backbone": {1: 0.1, 32: 0.1}})
+"""Costs at which every draft pays."""
 
 
 class CountingRiver:
@@ -164,6 +166,17 @@ def test_who_does_not_draft(proposer: Any) -> None:
     proposed = propose(proposer, requests, [4] * 6, [4] * 6, [20] * 6)
     assert proposed == [[], [], [], [], [], [21, 22, 23]]
     assert {rows for step in proposer.river.steps for rows in step[0]} == {5}
+
+
+def test_a_step_with_a_first_token_drafts_nothing(proposer: Any) -> None:
+    """Where costs decide; a request without drafts has a first token too."""
+    proposer._fixed, proposer._river_runner.river_steps.costs = False, CHEAP
+    both = {"a": request(7), "off": request(4, {"enabled": False})}
+    assert propose(proposer, both, [9, 4], [1, 4], [10, 20]) == [[], []]
+    assert proposer.river.steps == []
+    assert propose(proposer, both, [10, 5], [1, 1], [10, 20]) == [[11, 12, 13], []]
+    # Computed again after a preemption, it is not the first.
+    assert propose(proposer, {"a": request(7)}, [12], [12], [10]) == [[11, 12, 13]]
 
 
 @pytest.mark.parametrize(("left", "drafted"), [(1, 0), (2, 1), (4, 3), (9, 3)])

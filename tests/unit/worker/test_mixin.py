@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from river_vllm import patches
+from river_vllm.errors import RiverError
 from river_vllm.worker import mixin
 from river_vllm.worker.mixin import RiverWorkerMixin
 from river_vllm.worker.steps import Steps
@@ -75,3 +77,19 @@ def test_info_is_the_rivers_and_the_steps() -> None:
     worker.model_runner.river_steps = SimpleNamespace(info=lambda: {"verify": {"a": 1}})
     types = {"dtype": "bfloat16", "kv_cache_dtype": "fp8"}
     assert worker.river_info() == {**INFO, **types, "verify": {"a": 1}}
+
+
+@pytest.mark.parametrize(("layers", "reloads"), [("all", True), (4, False)])
+def test_weights_that_are_read_as_they_are_needed_cannot_be_reloaded(
+    layers: Any, reloads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer would mix new layers with old ones."""
+    reloaded: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        FakeWorker, "reload_weights", lambda self, **how: reloaded.append(how), raising=False
+    )
+    worker = Worker({"resident_layers": layers, "min_layers": 2})
+    worker.vllm_config.model_config.get_total_num_hidden_layers = lambda: 12
+    with nullcontext() if reloads else pytest.raises(RiverError, match="restart River"):
+        worker.reload_weights(weights_path="new")
+    assert reloaded == [{"weights_path": "new"}] * reloads
