@@ -20,6 +20,7 @@ from server.calibrate.document import Circumstances, as_json, as_yaml, guarantee
 from server.calibrate.options import DEFAULT_AGREEMENT, CalibrateOptions
 from server.calibrate.speed import WeightBytes
 from server.calibrate.table import describe, print_outcome
+from server.calibrate.unseen import seen_by_weights
 from server.cli.engine import prepare, start
 from server.cli.files import make_console, write_json, write_text
 from server.cli.progress import Steps
@@ -92,6 +93,10 @@ def _measure(
     calibrator = Calibrator(engine, steps.step, steps.done)
     pilot = 0 if asked.check is not None else text.pilot_prompts
     prompts = _prompts(options, llm, target, pilot)
+    folder = weights_folder(config, options.model)
+    seen = None if folder is None else seen_by_weights(folder, prompts, text.half)
+    if seen is not None:
+        print(f"note: {seen}", file=sys.stderr)
     if prompts.answers is None:
         texts = calibrator.answer(prompts.tokens, text.tokens)
     else:
@@ -104,7 +109,6 @@ def _measure(
         policy = Policy(config.threshold, config.min_layers, config.layer_offsets)
         outcome = calibrator.check(policy, texts, target, asked.delta, kv)
     model_config = llm.llm_engine.model_config
-    folder = weights_folder(config, options.model)
     # In the test every row leaves on its own similarity, so the file has to say it.
     config = config.merged({"scope": "token", "max_rows": "all"}, "calibrate")
     made = Circumstances(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -185,6 +186,23 @@ def test_a_checkpoints_own_quantiser_and_group_size_are_not_set(
     assert record.weights == fingerprint(str(weights))
     served = recorded_settings(config, INFO)
     assert record.doubts(record.chosen, KNOWN, served) == NOT_PROVEN
+
+
+def test_weights_that_were_made_with_the_prompts(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "gptq"
+    weights.mkdir()
+    digest = sha256(prompts.read_bytes()).hexdigest()
+    made = {"prompts": "prompts.txt (first half)", "prompts_sha256": digest, "half": "first"}
+    config = {"quantization_config": {"made_with": made}}
+    (weights / "config.json").write_text(json.dumps(config))
+    command = ["calibrate", "made-up", "--prompts", str(prompts), "--tokens", "17"]
+    command += ["--river-weights", str(weights), "--target-depth", "6"]
+    assert main(command) == 0
+    assert "note: the weights in" in capsys.readouterr().err
+    assert main([*command, "--half", "second"]) == 0
+    assert "the weights in" not in capsys.readouterr().err
 
 
 def test_pilot_and_test_share_no_prompt(prompts: Path) -> None:
