@@ -134,7 +134,8 @@ def _prompts(options: CalibrateOptions, llm: Any, target: Target, pilot: int) ->
         tokenizer = llm.get_tokenizer()
         found = from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
     else:
-        found = self_made(llm, pilot + wanted, longest, text.seed)
+        # Even seeds: those that the weights were made with have odd ones.
+        found = self_made(llm, pilot + wanted, longest, 2 * text.seed)
     if asked.check is not None and text.prompts and text.test_prompts is None:
         wanted = len(found.tokens)
     available = min(wanted, len(found.tokens) - pilot)
