@@ -81,6 +81,12 @@ def test_sides_that_were_not_asked_the_same(tmp_path: Path):
         pair(a, read_samples(write(tmp_path / "b", [1, 0], task="more")), 0.95)
 
 
+def test_metrics_of_whole_sets_alone_are_no_comparison(tmp_path: Path):
+    """With --max-loss it would have passed."""
+    with pytest.raises(RiverError, match="nothing to compare"):
+        pair(*runs(tmp_path, [["x", "y"]], [["x", "z"]]), 0.95)
+
+
 def test_folders_that_hold_no_run(tmp_path: Path):
     with pytest.raises(RiverError, match="expected a folder with lm-eval's samples"):
         read_samples(tmp_path)
