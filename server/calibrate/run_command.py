@@ -116,6 +116,7 @@ def _measure(
         river=None if folder is None else fingerprint(str(folder)),
         config=config,
         prompts=prompts,
+        longest=options.longest_prompt,
         tokens=text.tokens,
         engine=llm.collective_rpc("river_info")[0],
         weights=WeightBytes.of(model_config.hf_config, config.group_size),
@@ -129,7 +130,7 @@ def _prompts(options: CalibrateOptions, llm: Any, target: Target, pilot: int) ->
     text, asked = options.text, options.target
     needed = prompts_needed(target.limit, 0.9 if target.metric == "depth" else 0.5, asked.delta)
     wanted = text.test_prompts or needed
-    longest = options.engine.max_model_len - text.tokens
+    longest = options.longest_prompt
     if text.prompts:
         tokenizer = llm.get_tokenizer()
         found = from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)

@@ -25,12 +25,14 @@ class Prompts:
         sha256: of the files' bytes, one file after the other.
         tokens: each prompt's.
         answers: each answer's tokens, where the rows give it.
+        too_long: how many the files have beside these that are too long.
     """
 
     source: str
     sha256: str | None
     tokens: list[list[int]]
     answers: list[list[int]] | None = None
+    too_long: int = 0
 
     def head(self, count: int) -> Prompts:
         """The first ``count``."""
@@ -80,6 +82,7 @@ def from_files(
         digest.hexdigest(),
         prompts,
         None if answer_field is None else answers,
+        sum(len(tokens) > longest for tokens, _ in found),
     )
 
 

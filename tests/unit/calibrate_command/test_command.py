@@ -205,6 +205,25 @@ def test_weights_that_were_made_with_the_prompts(
     assert "the weights in" not in capsys.readouterr().err
 
 
+def test_prompts_that_are_too_long_are_counted_and_the_guarantee_is_not_for_them(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longest = 1024 - 17
+    rows = [prompts.read_text(), *("x" * longest for _ in range(3)), "x" * (longest - 1)]
+    prompts.write_text("\n".join(rows))
+    output, report = tmp_path / "river.yaml", tmp_path / "all.json"
+    files = ("--output", str(output), "--json", str(report))
+    assert _run(prompts, "--target-depth", "6", *files) == 0
+    said = json.loads(report.read_text())["prompts"]
+    assert (said["too_long"], said["longest"]) == (3, longest)
+    record = parse_config(load_config_file(output), "output").calibration
+    assert record is not None
+    assert record.prompts.longest == longest
+    assert f"over a new prompt of at most {longest} tokens" in record.guarantee
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"3 prompts left out: longer than {longest} tokens" in out
+
+
 def test_pilot_and_test_share_no_prompt(prompts: Path) -> None:
     assert _run(prompts, "--target-kl", "0.02") == 0
     pilot = {first for policy, first, _ in Engine.passes if policy and policy.threshold == -1.0}
