@@ -21,7 +21,8 @@ def find_prompts(options: QuantizeOptions, llm: Any) -> Prompts:
         tokenizer = llm.get_tokenizer()
         return from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
     of_text = text.tokens // LONGEST_SELF_MADE
-    of_list = text.list_tokens // max(1, text.answer_tokens)
+    # No answers, no list.
+    of_list = text.list_tokens // text.answer_tokens if text.answer_tokens else 0
     count = max(1, of_text, of_list)
     # Odd seeds: a calibration of these weights takes the even ones.
     return self_made(llm, count, min(longest, LONGEST_SELF_MADE), 2 * text.seed + 1)

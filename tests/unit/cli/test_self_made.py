@@ -57,3 +57,15 @@ def test_a_calibration_gets_others_than_the_weights_were_made_with() -> None:
         for_calibration(tested, "--seed", seed)
         seeds += [*made.seeds, *tested.seeds]
     assert len(set(seeds)) == len(seeds) > 1000
+
+
+def test_as_many_as_the_text_and_the_list_take() -> None:
+    found = find_prompts(options("quantize"), Llm())
+    assert len(found.tokens) == 65536 // 128
+    found = find_prompts(options("quantize", "--list-tokens", "0"), Llm())
+    assert len(found.tokens) == 8192 // 128
+
+
+def test_without_answers_there_is_no_list_to_make_prompts_for() -> None:
+    found = find_prompts(options("quantize", "--answer-tokens", "0"), Llm())
+    assert len(found.tokens) == 8192 // 128
