@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from river_vllm.calibration.target import Target
+from river_vllm.errors import RiverError
 from server.calibrate.run_command import _prompts
 from server.cli.main import build_parser
 from server.cli.prompts import Prompts
@@ -69,3 +72,15 @@ def test_as_many_as_the_text_and_the_list_take() -> None:
 def test_without_answers_there_is_no_list_to_make_prompts_for() -> None:
     found = find_prompts(options("quantize", "--answer-tokens", "0"), Llm())
     assert len(found.tokens) == 8192 // 128
+
+
+def test_a_long_system_prompt_leaves_the_message_its_length() -> None:
+    found = find_prompts(options("quantize", "--list-tokens", "0"), Llm("s" * 200))
+    assert {tokens.count(7) for tokens in found.tokens} == {64}
+
+
+def test_a_system_prompt_that_leaves_no_room_is_named() -> None:
+    with pytest.raises(RiverError, match="the chat template alone takes 10"):
+        find_prompts(options("quantize"), Llm("s" * 1000))
+    with pytest.raises(RiverError, match="--max-model-len"):
+        for_calibration(Llm("s" * 1000))
