@@ -102,6 +102,8 @@ def _measure(
     else:
         pairs = zip(prompts.tokens, prompts.answers, strict=True)
         texts = [Text(tuple(prompt), tuple(answer[: text.tokens])) for prompt, answer in pairs]
+    usable = sum(answered.forced > 0 for answered in texts)
+    _for_test(usable, pilot, "prompts whose answer has more than one token")
     kv = _on_cpu()
     if asked.check is None:
         outcome = calibrator.calibrate(texts, pilot, target, asked.delta, kv)
@@ -139,19 +141,25 @@ def _prompts(options: CalibrateOptions, llm: Any, target: Target, pilot: int) ->
         found = self_made(llm, pilot + wanted, longest, 2 * text.seed)
     if asked.check is not None and text.prompts and text.test_prompts is None:
         wanted = len(found.tokens)
-    available = min(wanted, len(found.tokens) - pilot)
-    if available < 8:
-        raise RiverError(
-            f"--prompts: {len(found.tokens)} prompts, of which {pilot} are for the pilot: expected "
-            "at least 8 for the test"
-        )
+    found = found.head(pilot + wanted)
+    available = _for_test(len(found.tokens), pilot, "prompts")
     if available < needed:
         print(
             f"note: {available} prompts are left for the test; to show a loss of half the limit "
             f"takes about {needed}, so the choice will be careful, or none",
             file=sys.stderr,
         )
-    return found.head(pilot + wanted)
+    return found
+
+
+def _for_test(count: int, pilot: int, kind: str) -> int:
+    """How many are left beside the pilot's."""
+    if count - pilot < 8:
+        raise RiverError(
+            f"--prompts: {count} {kind}, of which {pilot} are for the pilot: expected at least 8 "
+            "for the test"
+        )
+    return count - pilot
 
 
 def _report(

@@ -301,3 +301,14 @@ def test_too_few_prompts(prompts: Path, capsys: pytest.CaptureFixture[str]) -> N
     prompts.write_text("\n".join(f"prompt {i}" for i in range(70)))
     assert _run(prompts) == 2
     assert "70 prompts, of which 64 are for the pilot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("long", [70, 20])
+def test_answers_of_one_token_do_not_count(
+    long: int, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They have no decode step."""
+    rows = [{"prompt": f"p {i}", "answer": "x" * 17 if i < long else "x"} for i in range(500)]
+    prompts.write_text("\n".join(map(json.dumps, rows)))
+    assert _run(prompts, "--answers", "answer", "--test-prompts", "436") == 2
+    assert f"{long} prompts whose answer has more than one token" in capsys.readouterr().err
