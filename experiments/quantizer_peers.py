@@ -44,7 +44,7 @@ def write_text(args: argparse.Namespace) -> None:
     """One text a line, as tokens: prompts with the model's own answers."""
     from server.cli.engine import prepare
     from server.cli.main import build_parser
-    from server.quantize.run_command import _prompts, _texts
+    from server.quantize.text import answered, find_prompts, head
 
     prepare()
     from server.quantize.engine import QuantizingEngine
@@ -54,7 +54,8 @@ def write_text(args: argparse.Namespace) -> None:
     engine = QuantizingEngine(
         options.model, limits.revision, limits.max_model_len, limits.kv_cache_gib
     )
-    texts = _texts(options.text, engine, _prompts(options, engine.llm))
+    known = answered(options.text, engine, find_prompts(options, engine.llm))
+    texts = [[*prompt, *answer] for prompt, answer in head(known, options.text.tokens)]
     args.file.write_text("".join(f"{json.dumps(text)}\n" for text in texts))
     print(f"{len(texts)} texts, {sum(map(len, texts))} tokens -> {args.file}")
 

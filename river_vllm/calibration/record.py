@@ -46,6 +46,7 @@ class PromptsRecord(_Part):
         sha256: of the files; absent where the model made its own prompts.
         pilot: prompts from which the candidates were chosen.
         tested: other prompts, on which the chosen candidate was tested.
+        longest: tokens of a prompt, at most; None in a file that does not say it.
         tokens: answer tokens of each, at most.
     """
 
@@ -53,6 +54,7 @@ class PromptsRecord(_Part):
     sha256: str | None = None
     pilot: int = Field(ge=1)
     tested: int = Field(ge=1)
+    longest: int | None = Field(default=None, ge=1)
     tokens: int = Field(ge=1)
 
 

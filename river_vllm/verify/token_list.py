@@ -177,7 +177,7 @@ def choose(
     found = np.sort(place[np.array(new, dtype=np.int64)])
     misses = int((1 - COVERAGE) * total)
     needed = int(found[-1 - misses]) + 1 if misses < len(found) else 1
-    size = -(-needed // MULTIPLE) * MULTIPLE
+    size = -(-max(needed, len(first)) // MULTIPLE) * MULTIPLE
     if not total or size > LARGEST * vocabulary:
         return None
     covered = 1 - int((found >= size).sum()) / total

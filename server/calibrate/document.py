@@ -43,6 +43,7 @@ class Circumstances:
 
     Attributes:
         river: the folder of the river's 4-bit weights; None where they are made at load.
+        longest: tokens of a prompt, at most.
         tokens: of each answer, at most.
         engine: what the worker of the test reported (``river_info``).
         vllm: its version.
@@ -52,6 +53,7 @@ class Circumstances:
     river: ModelRecord | None
     config: RiverConfig
     prompts: Prompts
+    longest: int
     tokens: int
     engine: dict[str, Any]
     weights: WeightBytes
@@ -65,8 +67,9 @@ def guarantee(target: Target, delta: float, made: Circumstances) -> str:
     limit = target.value if target.metric != "agreement" else round(1 - target.value, 10)
     return (
         f"With probability at least {1 - delta:g} over the test's prompts, "
-        f"{_METRICS[target.metric]} is at most {limit:g} in expectation over a new prompt: along "
-        f"{text} answer, over its first {made.tokens} tokens but the very first. "
+        f"{_METRICS[target.metric]} is at most {limit:g} in expectation over a new prompt of at "
+        f"most {made.longest} tokens: along {text} answer, over its first {made.tokens} tokens but "
+        "the very first. "
         "Assumes that the test's prompts were drawn independently from what will be served."
     )
 
@@ -88,6 +91,7 @@ def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverCon
             sha256=made.prompts.sha256,
             pilot=len(outcome.pilot),
             tested=len(test.losses),
+            longest=made.longest,
             tokens=made.tokens,
         ),
         target=TargetRecord(
@@ -104,7 +108,9 @@ def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverCon
         river=__version__,
         vllm=made.vllm,
     )
-    base = made.config.model_dump(mode="json", exclude_unset=True, exclude={"calibration"})
+    # Offsets to start from would stay where none are chosen.
+    others = {"calibration", *DialRecord.model_fields}
+    base = made.config.model_dump(mode="json", exclude_unset=True, exclude=others)
     return RiverConfig.model_validate({**base, **settings, **dial, "calibration": record})
 
 
@@ -129,6 +135,8 @@ def as_json(outcome: Outcome, made: Circumstances, seconds: float) -> dict[str, 
             "pilot": len(outcome.pilot),
             "tested": len(outcome.tested),
             "left_out": outcome.left_out,
+            "too_long": made.prompts.too_long,
+            "longest": made.longest,
             "tokens": made.tokens,
         },
         "target": {"metric": outcome.target.metric, "value": outcome.target.value},

@@ -107,6 +107,11 @@ class CalibrateOptions(Options):
     engine: EngineOptions
     files: OutputOptions
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens that leave room for the answer."""
+        return self.engine.max_model_len - self.text.tokens
+
     @model_validator(mode="after")
     def _check_alone(self) -> Self:
         if self.target.check is None:

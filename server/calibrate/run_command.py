@@ -20,6 +20,7 @@ from server.calibrate.document import Circumstances, as_json, as_yaml, guarantee
 from server.calibrate.options import DEFAULT_AGREEMENT, CalibrateOptions
 from server.calibrate.speed import WeightBytes
 from server.calibrate.table import describe, print_outcome
+from server.calibrate.unseen import seen_by_weights
 from server.cli.engine import prepare, start
 from server.cli.files import make_console, write_json, write_text
 from server.cli.progress import Steps
@@ -57,6 +58,11 @@ def _config(options: CalibrateOptions) -> RiverConfig:
             f"calibrate: scope = '{config.scope}', prefill = '{config.prefill}': can be measured "
             "with scope 'token' and prefill 'backbone' only"
         )
+    if config.resident_layers != "all" and config.deep == "exit":
+        raise RiverError(
+            f"calibrate: resident_layers = {config.resident_layers!r}: the backbone to compare "
+            "with would end there too; leave it out, or set deep = 'fetch'"
+        )
     return config
 
 
@@ -87,11 +93,17 @@ def _measure(
     calibrator = Calibrator(engine, steps.step, steps.done)
     pilot = 0 if asked.check is not None else text.pilot_prompts
     prompts = _prompts(options, llm, target, pilot)
+    folder = weights_folder(config, options.model)
+    seen = None if folder is None else seen_by_weights(folder, prompts, text.half)
+    if seen is not None:
+        print(f"note: {seen}", file=sys.stderr)
     if prompts.answers is None:
         texts = calibrator.answer(prompts.tokens, text.tokens)
     else:
         pairs = zip(prompts.tokens, prompts.answers, strict=True)
         texts = [Text(tuple(prompt), tuple(answer[: text.tokens])) for prompt, answer in pairs]
+    usable = sum(answered.forced > 0 for answered in texts)
+    _for_test(usable, pilot, "prompts whose answer has more than one token")
     kv = _on_cpu()
     if asked.check is None:
         outcome = calibrator.calibrate(texts, pilot, target, asked.delta, kv)
@@ -99,7 +111,6 @@ def _measure(
         policy = Policy(config.threshold, config.min_layers, config.layer_offsets)
         outcome = calibrator.check(policy, texts, target, asked.delta, kv)
     model_config = llm.llm_engine.model_config
-    folder = weights_folder(config, options.model)
     # In the test every row leaves on its own similarity, so the file has to say it.
     config = config.merged({"scope": "token", "max_rows": "all"}, "calibrate")
     made = Circumstances(
@@ -107,6 +118,7 @@ def _measure(
         river=None if folder is None else fingerprint(str(folder)),
         config=config,
         prompts=prompts,
+        longest=options.longest_prompt,
         tokens=text.tokens,
         engine=llm.collective_rpc("river_info")[0],
         weights=WeightBytes.of(model_config.hf_config, config.group_size),
@@ -120,27 +132,34 @@ def _prompts(options: CalibrateOptions, llm: Any, target: Target, pilot: int) ->
     text, asked = options.text, options.target
     needed = prompts_needed(target.limit, 0.9 if target.metric == "depth" else 0.5, asked.delta)
     wanted = text.test_prompts or needed
-    longest = options.engine.max_model_len - text.tokens
+    longest = options.longest_prompt
     if text.prompts:
         tokenizer = llm.get_tokenizer()
         found = from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
     else:
-        found = self_made(llm, pilot + wanted, longest, text.seed)
+        # Even seeds: those that the weights were made with have odd ones.
+        found = self_made(llm, pilot + wanted, longest, 2 * text.seed)
     if asked.check is not None and text.prompts and text.test_prompts is None:
         wanted = len(found.tokens)
-    available = min(wanted, len(found.tokens) - pilot)
-    if available < 8:
-        raise RiverError(
-            f"--prompts: {len(found.tokens)} prompts, of which {pilot} are for the pilot: expected "
-            "at least 8 for the test"
-        )
+    found = found.head(pilot + wanted)
+    available = _for_test(len(found.tokens), pilot, "prompts")
     if available < needed:
         print(
             f"note: {available} prompts are left for the test; to show a loss of half the limit "
             f"takes about {needed}, so the choice will be careful, or none",
             file=sys.stderr,
         )
-    return found.head(pilot + wanted)
+    return found
+
+
+def _for_test(count: int, pilot: int, kind: str) -> int:
+    """How many are left beside the pilot's."""
+    if count - pilot < 8:
+        raise RiverError(
+            f"--prompts: {count} {kind}, of which {pilot} are for the pilot: expected at least 8 "
+            "for the test"
+        )
+    return count - pilot
 
 
 def _report(

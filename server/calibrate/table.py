@@ -25,6 +25,11 @@ def print_outcome(console: Console, outcome: Outcome, made: Circumstances) -> No
     if outcome.forced:
         console.print(_forced_table(outcome))
     console.print(_tests_table(outcome, made))
+    if made.prompts.too_long:
+        console.print(
+            f"{made.prompts.too_long} prompts left out: longer than {made.longest} tokens "
+            "(--max-model-len less --tokens)"
+        )
     if outcome.left_out:
         console.print(
             f"{outcome.left_out} prompts left out: their answers end with the first token"

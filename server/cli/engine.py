@@ -59,8 +59,7 @@ def start(
         "seed": 0,
     }
     if current_platform.is_cpu():
-        # Prompt tokens that do not fill a block are computed again in every pass; vLLM's default
-        # on the CPU is 128.
+        # Short texts leave most of a larger block empty; vLLM's default on the CPU is 128.
         options["block_size"] = 32
     if revision is not None:
         options["revision"] = revision

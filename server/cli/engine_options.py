@@ -15,4 +15,4 @@ class EngineLimits(Options):
     max_model_len: int = Field(default=1024, ge=64)
     """longest text in tokens; longer prompts are left out"""
     kv_cache_gib: PositiveFloat = 2.0
-    """memory for K and V in GiB; prompts that fit are computed once"""
+    """memory for K and V in GiB"""

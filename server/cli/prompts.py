@@ -14,6 +14,8 @@ from server.cli.rows import prompt_of, read_rows
 
 SELF_MADE = "made by the model"
 _MARK = "\N{SYMBOL FOR SUBSTITUTE}"
+SHORTEST_MESSAGE, LONGEST_MESSAGE = 4, 64
+"""Tokens of a message that the model makes up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,14 @@ class Prompts:
         sha256: of the files' bytes, one file after the other.
         tokens: each prompt's.
         answers: each answer's tokens, where the rows give it.
+        too_long: how many the files have beside these that are too long.
     """
 
     source: str
     sha256: str | None
     tokens: list[list[int]]
     answers: list[list[int]] | None = None
+    too_long: int = 0
 
     def head(self, count: int) -> Prompts:
         """The first ``count``."""
@@ -80,6 +84,7 @@ def from_files(
         digest.hexdigest(),
         prompts,
         None if answer_field is None else answers,
+        sum(len(tokens) > longest for tokens, _ in found),
     )
 
 
@@ -87,17 +92,28 @@ def self_made(llm: Any, count: int, longest: int, seed: int) -> Prompts:
     """What the model writes where a user's message is expected (Xu et al., "Magpie", 2024).
 
     A model without a chat template writes the beginning of a text instead.
+
+    Args:
+        longest: tokens of the longest prompt.
+
+    Raises:
+        RiverError: the chat template leaves no room for a message.
     """
     from vllm import SamplingParams
 
     tokenizer = llm.get_tokenizer()
     before, after = _frame(tokenizer)
-    wanted = min(longest - len(before) - len(after), 64)
+    room = longest - len(before) - len(after)
+    if room < SHORTEST_MESSAGE:
+        raise RiverError(
+            f"a prompt of at most {longest} tokens has no room for a message: the chat template "
+            f"alone takes {longest - room}; give --prompts FILE or a larger --max-model-len"
+        )
     params = [
         SamplingParams(
             temperature=1.0,
-            max_tokens=wanted,
-            min_tokens=4,
+            max_tokens=min(room, LONGEST_MESSAGE),
+            min_tokens=SHORTEST_MESSAGE,
             seed=seed * 100_003 + index,
             extra_args={"river": {"enabled": False}},
         )

@@ -44,8 +44,6 @@ def run_command(args: argparse.Namespace) -> int:
     options = read_options(args)
     if find_spec("lm_eval") is None:
         raise RiverError("eval needs lm-evaluation-harness: pip install 'river-vllm[eval]'")
-    if options.json_file is not None and not options.json_file.parent.is_dir():
-        raise RiverError(f"--json = '{options.json_file}': there is no such folder")
     try:
         if options.samples is not None:
             a, b = options.samples

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, model_validator
 
 from river_vllm.errors import RiverError
+from server.cli.files import OutputFile
 
 Object = Json[dict[str, Any]]
 
@@ -64,7 +65,7 @@ class EvalOptions(BaseModel):
     max_loss: float | None = Field(
         None, ge=0, title="POINTS", description="exit status 1 if B loses more percentage points"
     )
-    json_file: Path | None = Field(
+    json_file: OutputFile | None = Field(
         None, title="FILE", alias="json", description="all figures, and the problems that differ"
     )
 

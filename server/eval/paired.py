@@ -45,7 +45,7 @@ def pair(a: Samples, b: Samples, confidence: float) -> list[Paired]:
     """Every metric that both sides have for each problem.
 
     Raises:
-        RiverError: the sides were not asked the same.
+        RiverError: the sides were not asked the same, or no metric has a value for each problem.
     """
     found = []
     for key in sorted(a.keys() | b.keys()):
@@ -63,6 +63,10 @@ def pair(a: Samples, b: Samples, confidence: float) -> list[Paired]:
         for metric in pairs[0][0].metrics:
             if all(metric in sample.metrics for both in pairs for sample in both):
                 found.append(_pair(*key, metric, pairs, confidence))
+    if not found:
+        raise RiverError(
+            "there is nothing to compare: no metric has a number for each problem on both sides"
+        )
     return found
 
 

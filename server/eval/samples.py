@@ -43,14 +43,17 @@ def read_samples(folder: Path) -> Samples:
         if match["task"] in tasks:
             raise RiverError(f"{str(folder)!r}: expected one run of {match['task']}, found two")
         tasks.add(match["task"])
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                found.setdefault((match["task"], row["filter"]), {})[row["doc_id"]] = _sample(row)
-            except (ValueError, KeyError, TypeError) as error:
-                raise RiverError(
-                    f"{str(file)!r} line {number}: expected a sample of lm-eval ({error!r})"
-                ) from None
+        # Its own lines, not splitlines(): an answer may hold what Unicode calls the end of one.
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = json.loads(line)
+                    samples = found.setdefault((match["task"], row["filter"]), {})
+                    samples[row["doc_id"]] = _sample(row)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise RiverError(
+                        f"{str(file)!r} line {number}: expected a sample of lm-eval ({error!r})"
+                    ) from None
     if not found:
         raise RiverError(f"{str(folder)!r}: expected a folder with lm-eval's samples_TASK_….jsonl")
     return found

@@ -69,6 +69,7 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
         record = {
             "prompts": prompts.source,
             "prompts_sha256": prompts.sha256,
+            "half": options.text.half,
             "tokens": layers[0]["tokens"],
         }
         output.finish(checkpoint_folder(options.model, limits.revision), settings, record)

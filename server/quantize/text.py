@@ -10,7 +10,8 @@ from river_vllm.verify.token_list import Text
 from server.cli.prompts import Prompts, from_files, self_made
 from server.quantize.options import QuantizeOptions, TextOptions
 
-LONGEST_SELF_MADE = 128
+TEXT_TOKENS = 128
+"""Of a prompt that the model makes up, with its answer: about."""
 
 
 def find_prompts(options: QuantizeOptions, llm: Any) -> Prompts:
@@ -20,10 +21,12 @@ def find_prompts(options: QuantizeOptions, llm: Any) -> Prompts:
     if text.prompts:
         tokenizer = llm.get_tokenizer()
         return from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
-    of_text = text.tokens // LONGEST_SELF_MADE
-    of_list = text.list_tokens // max(1, text.answer_tokens)
+    of_text = text.tokens // TEXT_TOKENS
+    # No answers, no list.
+    of_list = text.list_tokens // text.answer_tokens if text.answer_tokens else 0
     count = max(1, of_text, of_list)
-    return self_made(llm, count, min(longest, LONGEST_SELF_MADE), text.seed)
+    # Odd seeds: a calibration of these weights takes the even ones.
+    return self_made(llm, count, longest, 2 * text.seed + 1)
 
 
 def answered(options: TextOptions, engine: Any, prompts: Prompts) -> list[Text]:

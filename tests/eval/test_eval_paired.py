@@ -33,7 +33,8 @@ def write(folder: Path, values: list[Any], task: str = "t", **changes: Any) -> P
     ]
     folder.mkdir(exist_ok=True)
     file = folder / f"samples_{task}_2026-11-27T12-00-00.000000.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in reversed(rows)]
+    file.write_text("".join(lines), encoding="utf-8")
     return folder
 
 
@@ -81,6 +82,12 @@ def test_sides_that_were_not_asked_the_same(tmp_path: Path):
         pair(a, read_samples(write(tmp_path / "b", [1, 0], task="more")), 0.95)
 
 
+def test_metrics_of_whole_sets_alone_are_no_comparison(tmp_path: Path):
+    """With --max-loss it would have passed."""
+    with pytest.raises(RiverError, match="nothing to compare"):
+        pair(*runs(tmp_path, [["x", "y"]], [["x", "z"]]), 0.95)
+
+
 def test_folders_that_hold_no_run(tmp_path: Path):
     with pytest.raises(RiverError, match="expected a folder with lm-eval's samples"):
         read_samples(tmp_path)
@@ -92,6 +99,13 @@ def test_folders_that_hold_no_run(tmp_path: Path):
     file.write_text("{}\n")
     with pytest.raises(RiverError, match=r"line 1: expected a sample of lm-eval"):
         read_samples(folder)
+
+
+def test_answers_may_hold_what_unicode_calls_the_end_of_a_line(tmp_path: Path):
+    """lm-eval writes them as they are."""
+    answer = [["one\u2028two\u2029three\x85four"]]
+    (found,) = read_samples(write(tmp_path / "a", [1], resps=answer)).values()
+    assert found[0].answer == answer
 
 
 def test_depth_between_two_looks():

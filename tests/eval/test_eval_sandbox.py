@@ -168,6 +168,30 @@ def test_processes_end_with_their_program(way: Isolation, folder: Path):
     wait_for_none(folder)
 
 
+AS_FIRST = (
+    *(sys.executable, "-I", "-c"),
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.argv[1], sys.argv[1:])",
+)
+"""A supervisor that adopts orphans, as the first process of a namespace does: the machine need not
+have any (36: PR_SET_CHILD_SUBREAPER)."""
+
+ORPHAN = """
+import os, time
+reading, writing = os.pipe()
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.read(reading, 1)
+    os._exit(0)
+os.wait()
+os.write(writing, b"x")
+time.sleep(0.5)
+"""
+
+
+def test_a_program_goes_on_when_what_it_left_behind_ends():
+    assert passes(ORPHAN, AS_FIRST)
+
+
 def test_limits_that_it_gets(best: Isolation):
     source = "import resource as r; assert r.getrlimit({}) == {}"
     assert run(source.format("r.RLIMIT_NOFILE", (64, 64)), best)

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import types
 from pathlib import Path
 from typing import NoReturn
@@ -36,7 +37,7 @@ def main() -> None:
     with contextlib.suppress(OSError):  # whichever of the two comes first; it may have ended
         os.setpgid(child, child)
     os.close(writing)
-    signal.sigtimedwait(_ENDS, limits["wall_seconds"])
+    _wait(child, limits["wall_seconds"])
     # Not reaped yet, so the child still holds its number and the group is no other's.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
@@ -46,6 +47,17 @@ def main() -> None:
     with contextlib.suppress(BlockingIOError):
         told = os.read(reading, len(_PASSED))
     print("passed" if told == _PASSED else "failed", flush=True)
+
+
+def _wait(child: int, seconds: float) -> None:
+    """Until the child has ended or stopped, the time is over, or the supervisor is to end."""
+    end = time.monotonic() + seconds
+    seen = os.WEXITED | os.WSTOPPED | os.WNOWAIT | os.WNOHANG
+    # As the first process it is told of the ends of others too, which the program left behind.
+    while os.waitid(os.P_PID, child, seen) is None:
+        told = signal.sigtimedwait(_ENDS, max(0.0, end - time.monotonic()))
+        if told is None or told.si_signo == signal.SIGTERM:
+            return
 
 
 def _run(source: str, limits: dict[str, int], report: int) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -187,6 +188,42 @@ def test_a_checkpoints_own_quantiser_and_group_size_are_not_set(
     assert record.doubts(record.chosen, KNOWN, served) == NOT_PROVEN
 
 
+def test_weights_that_were_made_with_the_prompts(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "gptq"
+    weights.mkdir()
+    digest = sha256(prompts.read_bytes()).hexdigest()
+    made = {"prompts": "prompts.txt (first half)", "prompts_sha256": digest, "half": "first"}
+    config = {"quantization_config": {"made_with": made}}
+    (weights / "config.json").write_text(json.dumps(config))
+    command = ["calibrate", "made-up", "--prompts", str(prompts), "--tokens", "17"]
+    command += ["--river-weights", str(weights), "--target-depth", "6"]
+    assert main(command) == 0
+    assert "note: the weights in" in capsys.readouterr().err
+    assert main([*command, "--half", "second"]) == 0
+    assert "the weights in" not in capsys.readouterr().err
+
+
+def test_prompts_that_are_too_long_are_counted_and_the_guarantee_is_not_for_them(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longest = 1024 - 17
+    rows = [prompts.read_text(), *("x" * longest for _ in range(3)), "x" * (longest - 1)]
+    prompts.write_text("\n".join(rows))
+    output, report = tmp_path / "river.yaml", tmp_path / "all.json"
+    files = ("--output", str(output), "--json", str(report))
+    assert _run(prompts, "--target-depth", "6", *files) == 0
+    said = json.loads(report.read_text())["prompts"]
+    assert (said["too_long"], said["longest"]) == (3, longest)
+    record = parse_config(load_config_file(output), "output").calibration
+    assert record is not None
+    assert record.prompts.longest == longest
+    assert f"over a new prompt of at most {longest} tokens" in record.guarantee
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"3 prompts left out: longer than {longest} tokens" in out
+
+
 def test_pilot_and_test_share_no_prompt(prompts: Path) -> None:
     assert _run(prompts, "--target-kl", "0.02") == 0
     pilot = {first for policy, first, _ in Engine.passes if policy and policy.threshold == -1.0}
@@ -203,6 +240,21 @@ def test_depth_target(prompts: Path, tmp_path: Path) -> None:
     record = parse_config(load_config_file(output), "output").calibration
     assert record is not None
     assert 4 < record.achieved.mean_exit_layer < 6
+
+
+def test_what_was_not_chosen_is_not_left_from_the_file_to_start_from(
+    prompts: Path, tmp_path: Path
+) -> None:
+    start, output = tmp_path / "start.yaml", tmp_path / "river.yaml"
+    start.write_text(f"threshold: 0.8\nlayer_offsets: {[0.1] * (LAYERS - 1)}\n")
+    files = ("--river-config", str(start), "--output", str(output))
+    assert _run(prompts, "--target-depth", "6", *files) == 0
+    config = parse_config(load_config_file(output), "output")
+    assert config.calibration is not None
+    chosen = config.calibration.chosen
+    assert chosen.layer_offsets is None  # or this test shows nothing
+    assert config.layer_offsets is None
+    assert (config.threshold, config.min_layers) == (chosen.threshold, chosen.min_layers)
 
 
 def test_what_cannot_be_shown_is_said(
@@ -249,3 +301,14 @@ def test_too_few_prompts(prompts: Path, capsys: pytest.CaptureFixture[str]) -> N
     prompts.write_text("\n".join(f"prompt {i}" for i in range(70)))
     assert _run(prompts) == 2
     assert "70 prompts, of which 64 are for the pilot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("long", [70, 20])
+def test_answers_of_one_token_do_not_count(
+    long: int, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They have no decode step."""
+    rows = [{"prompt": f"p {i}", "answer": "x" * 17 if i < long else "x"} for i in range(500)]
+    prompts.write_text("\n".join(map(json.dumps, rows)))
+    assert _run(prompts, "--answers", "answer", "--test-prompts", "436") == 2
+    assert f"{long} prompts whose answer has more than one token" in capsys.readouterr().err

@@ -99,6 +99,13 @@ def test_tokens_beside_text_are_always_there() -> None:
     assert {4095, 7, 4000} <= set(found[0].tolist())
 
 
+def test_tokens_beside_text_are_there_where_the_answers_need_fewer() -> None:
+    rare, beside = tuple(range(3000, 3600)), list(range(2000, 2200))
+    found = choose(spoken(50, list(rare), prompt=rare), VOCABULARY, always=beside)
+    assert found is not None
+    assert set(beside) <= set(found[0].tolist())
+
+
 @pytest.mark.parametrize(
     "texts",
     [[], [([1], [2, 3])], spoken(4, list(range(2000, 4000)))],

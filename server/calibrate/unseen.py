@@ -1,0 +1,31 @@
+"""Whether the river's weights have seen the prompts of the test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from server.cli.prompts import Prompts
+
+
+def seen_by_weights(folder: Path, prompts: Prompts, half: str | None) -> str | None:
+    """What to tell people where ``river-vllm quantize`` made the weights in ``folder`` with rows of
+    the same files; None where it did not, or had the other half.
+
+    Args:
+        half: of the files' rows, that ``prompts`` are from.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        made = config["quantization_config"]["made_with"]
+    except (OSError, ValueError, KeyError, TypeError):  # made by another program
+        return None
+    if prompts.sha256 is None or made.get("prompts_sha256") != prompts.sha256:
+        return None
+    if half is not None and made.get("half") not in (None, half):
+        return None
+    return (
+        f"the weights in '{folder}' were made with rows of the same files ({made['prompts']}): the "
+        "guarantee does not hold for prompts that they have not seen; use --half first for "
+        "'quantize' and --half second here"
+    )

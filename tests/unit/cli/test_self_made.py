@@ -1,0 +1,86 @@
+"""Prompts that the model makes up, for ``quantize`` and for ``calibrate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from river_vllm.calibration.target import Target
+from river_vllm.errors import RiverError
+from server.calibrate.run_command import _prompts
+from server.cli.main import build_parser
+from server.cli.prompts import Prompts
+from server.quantize.text import find_prompts
+from tests.unit.calibrate_command.test_prompts import Tokenizer
+
+
+class Chat(Tokenizer):
+    """With a system prompt of its own, as some templates have it."""
+
+    all_special_ids = (1,)
+
+    def __init__(self, system: str) -> None:
+        self._system = system
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> str:
+        return self._system + super().apply_chat_template(messages, **options)
+
+
+class Llm:
+    """Writes sevens, as many as it may."""
+
+    def __init__(self, system: str = "") -> None:
+        self.get_tokenizer = lambda: Chat(system)
+
+    def generate(
+        self, inputs: Sequence[object], params: Sequence[Any], use_tqdm: bool
+    ) -> list[SimpleNamespace]:
+        self.seeds = [each.seed for each in params]
+        answers = [SimpleNamespace(token_ids=[7] * each.max_tokens) for each in params]
+        return [SimpleNamespace(outputs=[answer]) for answer in answers]
+
+
+def options(command: str, *arguments: str) -> Any:
+    return build_parser().parse_args([command, "model", *arguments]).options
+
+
+def for_calibration(llm: Llm, *arguments: str) -> Prompts:
+    target = Target("agreement", 0.98, 12)
+    return _prompts(options("calibrate", *arguments), llm, target, pilot=64)
+
+
+def test_a_calibration_gets_others_than_the_weights_were_made_with() -> None:
+    seeds = []
+    for seed in ("0", "1"):
+        made, tested = Llm(), Llm()
+        find_prompts(options("quantize", "--seed", seed), made)
+        for_calibration(tested, "--seed", seed)
+        seeds += [*made.seeds, *tested.seeds]
+    assert len(set(seeds)) == len(seeds) > 1000
+
+
+def test_as_many_as_the_text_and_the_list_take() -> None:
+    found = find_prompts(options("quantize"), Llm())
+    assert len(found.tokens) == 65536 // 128
+    found = find_prompts(options("quantize", "--list-tokens", "0"), Llm())
+    assert len(found.tokens) == 8192 // 128
+
+
+def test_without_answers_there_is_no_list_to_make_prompts_for() -> None:
+    found = find_prompts(options("quantize", "--answer-tokens", "0"), Llm())
+    assert len(found.tokens) == 8192 // 128
+
+
+def test_a_long_system_prompt_leaves_the_message_its_length() -> None:
+    found = find_prompts(options("quantize", "--list-tokens", "0"), Llm("s" * 200))
+    assert {tokens.count(7) for tokens in found.tokens} == {64}
+
+
+def test_a_system_prompt_that_leaves_no_room_is_named() -> None:
+    with pytest.raises(RiverError, match="the chat template alone takes 10"):
+        find_prompts(options("quantize"), Llm("s" * 1000))
+    with pytest.raises(RiverError, match="--max-model-len"):
+        for_calibration(Llm("s" * 1000))
