@@ -248,7 +248,7 @@ def test_what_was_not_chosen_is_not_left_from_the_file_to_start_from(
     start, output = tmp_path / "start.yaml", tmp_path / "river.yaml"
     start.write_text(f"threshold: 0.8\nlayer_offsets: {[0.1] * (LAYERS - 1)}\n")
     files = ("--river-config", str(start), "--output", str(output))
-    assert _run(prompts, "--target-depth", "6", *files) == 0
+    assert _run(prompts, "--target-agreement", "0.8", *files) == 0
     config = parse_config(load_config_file(output), "output")
     assert config.calibration is not None
     chosen = config.calibration.chosen
