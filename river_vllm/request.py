@@ -196,8 +196,7 @@ def as_sampled(settings: RiverSettings, params: Any) -> RiverSettings:
     """The settings of a request that is sampled so: vLLM's rejection sampler knows neither min-p
     nor a bias nor the log-probabilities of named tokens, so with one of them a request that would
     be drafted for is the backbone's alone."""
-    unknown = params.min_p > 0 or params.logit_bias or params.logprob_token_ids
-    if settings.may_draft and unknown:
+    if settings.may_draft and (params.min_p > 0 or params.logit_bias or params.logprob_token_ids):
         return replace(settings, enabled=False)
     return settings
 

@@ -32,7 +32,8 @@ class Request:
 
     Attributes:
         settings: what it asked for.
-        prompt: tokens of its prompt.
+        sent: tokens that it came with.
+        prompt: of these its prompt: in a calibration a known answer follows it.
         may_leave: whether a token of it may leave the backbone by its own decision.
         every_logit: whether its sampling looks at more than the likeliest tokens.
         depths: exit layer of each generated token, in order.
@@ -41,6 +42,7 @@ class Request:
     """
 
     settings: RiverSettings
+    sent: int
     prompt: int
     may_leave: bool
     every_logit: bool = False
@@ -109,7 +111,7 @@ class Steps:
         for index, request_id in enumerate(batch.req_ids):
             request, state = self._requests.get(request_id), runner.requests[request_id]
             # A session of streamed input takes what it has said into its next prompt.
-            if request is None or request.prompt != state.num_prompt_tokens:
+            if request is None or request.sent != state.num_prompt_tokens:
                 request = self._requests[request_id] = self._first_met(state)
             self._step.append(request)
             rows = int(starts[index + 1]) - int(starts[index])
@@ -214,6 +216,7 @@ class Steps:
         prompt_leaves = self._sequence_prefill and may_leave
         return Request(
             settings,
+            prompt,
             prompt,
             may_leave,
             params is not None and needs_every_logit(params),

@@ -77,5 +77,7 @@ class InFlight:
 
     @property
     def failed(self) -> bool:
-        """Whether the client can tell that its answer is not complete."""
-        return self.error is not None or self.status != 200 or '"error"' in self.text
+        """Whether the client can tell that its answer is not complete: an interrupted engine may
+        still say so itself."""
+        told = '"error"' in self.text or '"finish_reason":"abort"' in self.text
+        return self.error is not None or self.status != 200 or told
