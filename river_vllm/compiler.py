@@ -40,13 +40,12 @@ def cannot_compile() -> str | None:
     except (InvalidCxxCompiler, OSError):
         named = os.environ.get("CXX")
         return f"CXX={named} is no C++ compiler" if named else "there is no C++ compiler (g++)"
-    key = _key(compiler)
-    passed = user_cache() / "compilers" / str(key)
+    passed = _passed(compiler)
     # Path.exists raises where a folder on the way may not be entered.
-    if key and os.path.exists(passed):  # noqa: PTH110
+    if passed and os.path.exists(passed):  # noqa: PTH110
         return None
     reason = _trial(compiler)
-    if key and reason is None:
+    if passed and reason is None:
         with suppress(OSError):
             passed.parent.mkdir(parents=True, exist_ok=True)
             passed.touch()
@@ -75,12 +74,14 @@ def _trial(compiler: str) -> str | None:
     return f"{compiler} fails: {words}"
 
 
-def _key(compiler: str) -> str | None:
-    """By what a compiler is remembered, with Python's headers; None: it is tried every time."""
+def _passed(compiler: str) -> Path | None:
+    """The file that is there once a compiler has passed with these headers of Python's; None: it
+    is tried every time."""
     path = Path(shutil.which(compiler) or compiler).resolve()
     with suppress(OSError):
         header = Path(sysconfig.get_path("include"), "Python.h")
         stats = [(p, p.stat().st_size, p.stat().st_mtime_ns) for p in (path, header)]
         parts = (stats, TRIAL, FLAGS)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        return user_cache() / "compilers" / key
     return None

@@ -143,8 +143,7 @@ class RiverConfig(BaseModel):
             )
         if self.draft == "fixed" and not self.drafts:
             raise ValueError("draft must be 'adaptive' where verify is 0")
-        cut = self.deep == "exit" and self.resident_layers != "all"
-        if cut and self.calibration is not None:
+        if self.ends_early and self.calibration is not None:
             raise ValueError(
                 f"resident_layers = {self.resident_layers!r} does not go with the calibration, "
                 "which had every layer; use deep = 'fetch', or leave the calibration out"
@@ -157,6 +156,12 @@ class RiverConfig(BaseModel):
         if self.verify is not None:
             return self.verify
         return 0 if self.model_fields_set & OF_EXITS else DRAFTS
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether every token, of exact requests and prompts too, leaves after the last resident
+        layer, where that is not the model's last."""
+        return self.deep == "exit" and self.resident_layers != "all"
 
     def offloads(self, num_layers: int) -> bool:
         """Whether some of a model's ``num_layers`` layers may be without bf16 weights."""

@@ -2,7 +2,7 @@
 
 vLLM finds reusable blocks by a hash over their tokens (``v1/core/kv_cache_utils.py``). Blocks that
 the river may have written get a hash of their own kind: only a request with the same settings
-computes it. Prompt blocks come from the backbone and stay shared by all.
+computes it. Prompt blocks stay shared by all where they come from the backbone.
 """
 
 from __future__ import annotations
@@ -112,17 +112,15 @@ def isolate(
         request: vLLM's scheduler request, not scheduled yet.
         hash_block_size: tokens per hash.
     """
-    # Without the bf16 weights of its later layers, an engine runs prompts too in 4 bit.
-    shallow = config.deep == "exit" and config.resident_layers != "all"
-    if not (settings.may_exit or shallow) or request._block_hasher is None:
+    if not (settings.may_exit or config.ends_early) or request._block_hasher is None:
         return
     salt = f"river:{settings.threshold!r}:{settings.min_layers}"
     # All of it: a connector's store may be shared with an engine whose river is another one.
     salt += f":{config.model_dump_json(exclude=NOT_IN_SALT)}"
     if settings.layer_offsets is not None:
         salt += f":{settings.layer_offsets!r}"
-    sequence = shallow or config.prefill == "sequence"
-    exact_tokens = 0 if sequence else request.num_prompt_tokens
+    in_4_bit = config.ends_early or config.prefill == "sequence"
+    exact_tokens = 0 if in_4_bit else request.num_prompt_tokens
     salted = SaltedHasher(request._block_hasher, salt.encode(), exact_tokens // hash_block_size)
     patches.block_hashes_come_from(request, salted)
 

@@ -60,12 +60,12 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
     def init_device(self) -> None:
         with patches.cpu_worker_makes(RiverCPUModelRunner):
             super().init_device()
-        if not self.vllm_config.compilation_config.mode and cannot_compile():
+        if self.vllm_config.compilation_config.mode:
+            patches.install("compiling CPU worker")
+        elif cannot_compile():
             # A few functions of vLLM's are compiled in an eager engine too, at their first call:
             # that of log-probabilities, say (v1/sample/ops/logprobs.py).
             torch.compiler.set_stance("force_eager")
-        if self.vllm_config.compilation_config.mode:
-            patches.install("compiling CPU worker")
         if self.vllm_config.speculative_config is not None:
             patches.install("verifying CPU worker")
 

@@ -58,7 +58,7 @@ def _config(options: CalibrateOptions) -> RiverConfig:
             f"calibrate: scope = '{config.scope}', prefill = '{config.prefill}': can be measured "
             "with scope 'token' and prefill 'backbone' only"
         )
-    if config.resident_layers != "all" and config.deep == "exit":
+    if config.ends_early:
         raise RiverError(
             f"calibrate: resident_layers = {config.resident_layers!r}: the backbone to compare "
             "with would end there too; leave it out, or set deep = 'fetch'"
