@@ -8,7 +8,6 @@ figure; ``experiments/benchmark_report.py`` makes tables and plots of ``docs/ben
 
     python experiments/benchmark.py MODEL --users 1 4 --data gsm8k.jsonl:question [--json FILE]
     python experiments/benchmark.py MODEL --draft-model SMALL --only "vLLM, draft model"
-    python experiments/benchmark.py MODEL --other "llama.cpp Q4_K_M=http://127.0.0.1:8080"
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -146,7 +145,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--all-loads", action="store_true", help="every setting with many users too"
     )
-    parser.add_argument("--other", metavar="LABEL=URL", help="a running server, for one user")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -189,21 +187,14 @@ def measure(
                 for setting in settings:
                     if setting.server == kind and (users == 1 or setting.load or args.all_loads):
                         for data in args.data:
-                            yield compare(
-                                stock.url, setting, server.url, server.metrics, data, users, args
-                            )
+                            yield compare(stock.url, setting, server, data, users, args)
             memory[kind] = server.memory_mib()
-    if args.other:
-        label, _, url = args.other.partition("=")
-        for data in args.data:
-            yield compare(stock.url, Setting(label, "other"), url, dict, data, 1, args)
 
 
 def compare(
-    a: str,
+    stock: str,
     setting: Setting,
-    b: str,
-    metrics: Callable[[], dict[str, float]],
+    server: Server,
     data: str,
     users: int,
     args: argparse.Namespace,
@@ -211,11 +202,8 @@ def compare(
     """The JSON report of ``bench compare``; with one user the first token's figures are its own.
 
     A whole answer gives one sample of TTFT, so answers of one token are asked for besides.
-
-    Args:
-        metrics: reads what the setting's server counts; nothing, of one that is not vLLM's.
     """
-    before = metrics()
+    before = server.metrics()
     file, _, field = data.partition(":")
     prompts = ["--prompts", file, "--prompt-field", field or "prompt"]
     common = prompts if file else ["--prompt-words", str(args.prompt_words)]
@@ -225,12 +213,14 @@ def compare(
     rounds = args.rounds if users == 1 else args.load_rounds
     try:
         found = servers.compare(
-            a, b, "--rounds", str(rounds), "--output-tokens", str(args.tokens), *common
+            *(stock, server.url, "--rounds", str(rounds)),
+            *("--output-tokens", str(args.tokens), *common),
         )
-        after = metrics()
+        after = server.metrics()
         if users == 1 and args.first_rounds:
             first = servers.compare(
-                a, b, "--rounds", str(args.first_rounds), "--output-tokens", "1", *common
+                *(stock, server.url, "--rounds", str(args.first_rounds)),
+                *("--output-tokens", "1", *common),
             )
             found["ratios"] = [
                 *(ratio for ratio in found["ratios"] if ratio["metric"] != "ttft"),
@@ -264,12 +254,10 @@ def row(result: dict[str, Any]) -> str:
             return "-"
         return f"{entry['median']:.2f}x ({entry['low']:.2f}–{entry['high']:.2f})"
 
-    # A server that does not count its tokens has whole requests only.
-    token = "e2e" if ratios["tpot"]["median"] is None else "tpot"
-    a, b = ratios[token]["a"], ratios[token]["b"]
+    a, b = ratios["tpot"]["a"], ratios["tpot"]["b"]
     times = "-" if a is None or b is None else f"{a:.1f} → {b:.1f}"
     cells = [str(result["users"]), result["prompts"], result["setting"]]
-    cells += [cell(token), cell("ttft"), times, *drafts(result)]
+    cells += [cell("tpot"), cell("ttft"), times, *drafts(result)]
     return f"| {' | '.join(cells)} |"
 
 

@@ -19,6 +19,8 @@ from benchmark import HEAD, row
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+LLAMA = "llama.cpp, Q4_K_M"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -31,6 +33,9 @@ def main() -> None:
         metavar="SETTING=FILE",
         help="what 'river-vllm eval --json' has written for a setting, stock its A: a plot more",
     )
+    parser.add_argument(
+        "--llama-cpp", type=Path, metavar="FILE", help="of llama_cpp.py --json: its point there"
+    )
     args = parser.parse_args()
     quality = dict(entry.split("=", 1) for entry in args.quality)
     for report in merged(json.loads(path.read_text()) for path in args.reports):
@@ -40,7 +45,8 @@ def main() -> None:
             speeds(report, args.figures / f"benchmark-{report['model']}.svg")
             if quality:
                 files = {label: Path(file) for label, file in quality.items()}
-                trade(report, files, args.figures / f"quality-{report['model']}.svg")
+                peer = json.loads(args.llama_cpp.read_text()) if args.llama_cpp else None
+                trade(report, files, peer, args.figures / f"quality-{report['model']}.svg")
 
 
 def merged(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -56,15 +62,11 @@ def merged(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ratio(result: dict[str, Any], metric: str) -> dict[str, float]:
-    """The comparison's entry of one metric: median, low, high, and each side's median.
-
-    A server that does not count its tokens has whole requests in the place of TPOT.
-    """
-    ratios = {entry["metric"]: entry for entry in result["report"]["ratios"]}
-    found: dict[str, float] = ratios[metric]
-    if metric == "tpot" and found["median"] is None:
-        found = ratios["e2e"]
-    return found
+    """The comparison's entry of one metric: median, low, high, and each side's median."""
+    ratios: dict[str, dict[str, float]] = {
+        entry["metric"]: entry for entry in result["report"]["ratios"]
+    }
+    return ratios[metric]
 
 
 def table(report: dict[str, Any]) -> str:
@@ -111,22 +113,34 @@ def speeds(report: dict[str, Any], path: Path) -> None:
     save(figure, report, path)
 
 
-def trade(report: dict[str, Any], quality: dict[str, Path], path: Path) -> None:
-    """Speed with one user against the share of right answers; a setting without a file of its own
-    gives the backbone's answers."""
+def trade(
+    report: dict[str, Any], quality: dict[str, Path], peer: dict[str, Any] | None, path: Path
+) -> None:
+    """Speed with one user, on the first prompts of the report, against the share of right answers.
+
+    A setting without a file of its own gives the backbone's answers.
+
+    Args:
+        quality: what ``river-vllm eval --json`` has written, by setting; stock is its A.
+        peer: the report of ``llama_cpp.py`` on the same machine.
+    """
     evaluations = {label: json.loads(file.read_text()) for label, file in quality.items()}
     figures = {label: found["figures"][0] for label, found in evaluations.items()}
     stock = next(iter(figures.values()))
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    points = {"stock vLLM": (1.0, 100 * stock["a"])}
+    prompts = report["results"][0]["prompts"]
+    speed = {"stock vLLM": 1.0}
     for result in report["results"]:
-        if result["users"] == 1 and result["setting"] not in points:
-            label = result["setting"]
-            right = figures[label]["b"] if label in figures else stock["a"]
-            points[label] = ratio(result, "tpot")["median"], 100 * right
-    for label, (speed, right) in points.items():
-        axes.plot(speed, right, "o")
-        axes.annotate(label, (speed, right), (4, 4), textcoords="offset points", fontsize=7)
+        if result["users"] == 1 and result["prompts"] == prompts:
+            speed.setdefault(result["setting"], ratio(result, "tpot")["median"])
+    if peer is not None:
+        speed[LLAMA] = 1 / peer["tpot"]["llama.cpp"]["of stock vLLM"]["median"]
+    if missing := sorted(quality.keys() - speed.keys()):
+        raise SystemExit(f"--quality: no speed of {missing}; there are {sorted(speed)}")
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for label, faster in speed.items():
+        right = 100 * (figures[label]["b"] if label in figures else stock["a"])
+        axes.plot(faster, right, "o")
+        axes.annotate(label, (faster, right), (4, 4), textcoords="offset points", fontsize=7)
     axes.axhline(100 * stock["a"], color="grey", linewidth=1, zorder=0)
     axes.set_xlabel("speed: time per output token, stock / setting")
     axes.set_ylabel(f"right answers, %: {stock['task']}, {stock['problems']} problems")
