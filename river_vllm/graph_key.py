@@ -95,6 +95,6 @@ def _flags() -> str:
     """The kernel's list of the CPU's instruction sets; empty where it has none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")

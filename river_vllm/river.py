@@ -100,7 +100,8 @@ class River:
         weights its own way and let go of them as they were (``layers/utils.py``,
         ``dispatch_cpu_unquantized_gemm``).
         """
-        plain = all(layer[0].weight.numel() for layer in self._linears[:1])
+        held = self._linears[: self.residency.resident]
+        plain = all(linear.weight.numel() for layer in held for linear in layer)
         return self._dense if plain else None
 
     def rest(self) -> None:

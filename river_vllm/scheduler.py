@@ -63,6 +63,14 @@ class RiverSchedulerMixin:
                     output.routed_experts = number(len(output.new_token_ids))
         return outputs
 
+    def _handle_stopped_request(self: Any, request: Any) -> bool:
+        # Streamed input goes on from what is computed, which vLLM takes to end before the last
+        # token. Kept drafts are computed, and some may stand behind the answer's end.
+        if request.resumable and self.num_spec_tokens:
+            request.num_computed_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
+        stopped: bool = super()._handle_stopped_request(request)  # type: ignore[misc]
+        return stopped
+
     def _numbers(
         self: Any, scheduler_output: Any, model_runner_output: Any
     ) -> Iterator[tuple[str, Callable[[int], Depths]]]:

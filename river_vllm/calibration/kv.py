@@ -7,6 +7,7 @@ operator and looked at.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -51,29 +52,35 @@ class KvRecord:
     def _read(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not current_platform.is_cpu():
             raise RiverError("K/V similarity can be measured on the CPU only")
-        slots = next(iter(get_forward_context().slot_mapping.values()))
-        return read_slots(self._worker, slots[rows])
+        return read_slots(self._worker, get_forward_context().slot_mapping, rows)
 
 
-def read_slots(worker: Any, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def read_slots(
+    worker: Any, slots: Mapping[str, torch.Tensor], rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """K and V of single slots (runs in the worker).
 
     Args:
-        slots: int64 ``[n]``, block · block size + place in it.
+        slots: by layer, since layers with a window have blocks of their own: int64 ``[n]``, block ·
+            block size + place in it.
+        rows: which of them.
 
     Returns:
-        Two float32 tensors ``[layers, n, kv_heads, head_size]``.
+        Two float32 tensors ``[layers, rows, kv_heads, head_size]``.
     """
-    size = _attention_layers(worker)[0].kv_cache.shape[2]
-    blocks, place = (slots // size).unique(return_inverse=True)
-    index = place * size + slots % size
-    keys, values = read(worker, blocks.tolist())
-    return keys[:, index], values[:, index]
+    found = []
+    for name, layer in _attention_layers(worker).items():
+        size, mine = layer.kv_cache.shape[2], slots[name][rows]
+        blocks, place = (mine // size).unique(return_inverse=True)
+        index = place * size + mine % size
+        found.append([half[index] for half in _read_layer(layer, blocks.tolist())])
+    keys, values = zip(*found, strict=True)
+    return torch.stack(keys), torch.stack(values)
 
 
 def clear(worker: Any) -> None:
     """Zero every block (runs in the worker)."""
-    for layer in _attention_layers(worker):
+    for layer in _attention_layers(worker).values():
         layer.kv_cache.zero_()
 
 
@@ -83,26 +90,30 @@ def read(worker: Any, block_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]
     Returns:
         Two float32 tensors ``[layers, slots, kv_heads, head_size]``.
     """
-    keys: list[torch.Tensor] = []
-    values: list[torch.Tensor] = []
-    for layer in _attention_layers(worker):
-        cache = layer.kv_cache
-        blocks, heads, size, width = cache.shape
-        head_size = width // 2
-        halves = cache.view(blocks, heads, 2, size * head_size)[block_ids]
-        order = _layout(heads, size, head_size, cache.dtype, layer.isa)
-        for half, out in ((0, keys), (1, values)):
-            plain = torch.empty(len(block_ids), heads, size * head_size)
-            plain[:, :, order[half]] = halves[:, :, half].float()
-            plain = plain.view(len(block_ids), heads, size, head_size)
-            out.append(plain.transpose(1, 2).reshape(-1, heads, head_size))
+    found = [_read_layer(layer, block_ids) for layer in _attention_layers(worker).values()]
+    keys, values = zip(*found, strict=True)
     return torch.stack(keys), torch.stack(values)
 
 
-def _attention_layers(worker: Any) -> list[Any]:
+def _read_layer(layer: Any, block_ids: list[int]) -> list[torch.Tensor]:
+    """K and V of one layer's blocks, float32 ``[slots, kv_heads, head_size]``."""
+    cache = layer.kv_cache
+    blocks, heads, size, width = cache.shape
+    head_size = width // 2
+    halves = cache.view(blocks, heads, 2, size * head_size)[block_ids]
+    found = []
+    for half, order in enumerate(_layout(heads, size, head_size, cache.dtype, layer.isa)):
+        plain = torch.empty(len(block_ids), heads, size * head_size)
+        plain[:, :, order] = halves[:, :, half].float()
+        plain = plain.view(len(block_ids), heads, size, head_size)
+        found.append(plain.transpose(1, 2).reshape(-1, heads, head_size))
+    return found
+
+
+def _attention_layers(worker: Any) -> dict[str, Any]:
     context = worker.vllm_config.compilation_config.static_forward_context
     # Other things that operators look up by name are kept there too.
-    return [layer for layer in context.values() if hasattr(layer, "kv_cache")]
+    return {name: layer for name, layer in context.items() if hasattr(layer, "kv_cache")}
 
 
 def _layout(

@@ -63,14 +63,15 @@ def trim() -> None:
 
 
 def _file_mappings() -> list[tuple[int, int]]:
-    """Address ranges of this process that map a ``.safetensors`` file."""
+    """Address ranges of this process that map a ``.safetensors`` file, which a hub's cache keeps
+    under the name of its hash."""
     try:
         lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:
         return []
     found = []
     for line in lines:
-        if line.endswith(".safetensors"):
+        if line.endswith(".safetensors") or "/blobs/" in line:
             low, high = line.split(maxsplit=1)[0].split("-")
             found.append((int(low, 16), int(high, 16)))
     return found

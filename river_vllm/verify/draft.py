@@ -26,6 +26,7 @@ class Draft:
         rate: that a drafted token of it stays, by what became of those before.
         ends: tokens that end the answer.
         first: whether ``token`` is the first of its answer.
+        constrained: whether a grammar cuts the draft at the first token that it forbids.
         known: int32, the tokens before ``token``: the prompt's and the answer's.
     """
 
@@ -38,6 +39,7 @@ class Draft:
     rate: float
     ends: Container[int | None] = ()
     first: bool = False
+    constrained: bool = False
     known: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     tokens: list[int] = field(default_factory=list)
     confidences: list[float | None] = field(default_factory=list)

@@ -100,8 +100,9 @@ class RiverProposer(DraftModelProposer):
         drafts = []
         for row, request_id in enumerate(runner.input_batch.req_ids):
             checked = starts[row + 1] - starts[row] - 1
-            self._learn(request_id, lengths[row] - checked - 1, checked, rejected[row])
-            if not runner.discard_request_mask.np[row]:
+            start = lengths[row] - checked - 1
+            ended = self._learn(request_id, start, checked, rejected[row])
+            if not (ended or runner.discard_request_mask.np[row]):
                 position = lengths[row] - rejected[row]
                 drafts.append(self._draft(request_id, row, position, tokens[row]))
         self._last_draft_probs = self._run(drafts, sampling_metadata)
@@ -114,11 +115,17 @@ class RiverProposer(DraftModelProposer):
                 self._acceptance.rested(draft.request_id)
         return proposed
 
-    def _learn(self, request_id: str, position: int, checked: int, rejected: int) -> None:
-        """Learn from the request's last draft, if this step verified it."""
+    def _learn(self, request_id: str, position: int, checked: int, rejected: int) -> bool:
+        """Learn from the request's last draft, if this step verified it.
+
+        Returns:
+            Whether it has ended the answer.
+        """
         draft = self._pending.pop(request_id, None)
-        if draft is not None and draft.position == position and 0 < checked <= len(draft.tokens):
-            self._acceptance.verified(request_id, draft.confidences[:checked], checked - rejected)
+        if draft is None or draft.position != position or not 0 < checked <= len(draft.tokens):
+            return False
+        self._acceptance.verified(request_id, draft.confidences[:checked], checked - rejected)
+        return not rejected and draft.tokens[checked - 1] in draft.ends
 
     def _draft(self, request_id: str, row: int, position: int, token: int) -> Draft:
         runner = self._river_runner
@@ -129,8 +136,13 @@ class RiverProposer(DraftModelProposer):
         if settings_of(params, self._defaults).may_draft and token not in ends:
             # A step also makes a token of the backbone's own: the draft must leave room for it.
             left = runner.max_model_len - position - 1
+            said = position + 1 - request.num_prompt_tokens
             if params.max_tokens is not None:
-                left = min(left, params.max_tokens - (position + 1 - request.num_prompt_tokens))
+                left = min(left, params.max_tokens - said)
+            if said < params.min_tokens:
+                # vLLM forbids an end after the drafts by what was said before them
+                # (``MinTokensLogitsProcessor.apply``): no step may cross the minimum.
+                left = min(left, params.min_tokens - said)
             limit = max(0, min(self._most, left - 1))
         return Draft(
             request_id,
@@ -142,6 +154,7 @@ class RiverProposer(DraftModelProposer):
             rate=self._acceptance.rate(request_id),
             ends=ends,
             first=position == request.num_prompt_tokens,
+            constrained=params.structured_outputs is not None,
             known=runner.input_batch.token_ids_cpu[row, :position],
         )
 
@@ -180,7 +193,9 @@ class RiverProposer(DraftModelProposer):
                 found.append([(mine[i], sure[row + i]) for i in range(right + 1)])
                 if picked.probabilities is not None:
                     for i in range(right + 1):
-                        drawn[draft.row, len(draft.tokens) + i] = picked.probabilities[row + i]
+                        drawn[draft.row, len(draft.tokens) + i] = _drawn_from(
+                            draft, picked, row + i
+                        )
                 row += 1 + len(guessed)
             costs.observe("draft", row, time.perf_counter() - start)
             return found
@@ -235,6 +250,22 @@ class RiverProposer(DraftModelProposer):
             columns,
         )
         return pick(logits, torch.tensor(owners, device=self.device), metadata)
+
+
+def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
+    """What rejection sampling is to take a token as drawn from, float32 ``[columns]``.
+
+    A grammar cuts a draft by the very tokens that were drawn, so those that are left were drawn
+    otherwise than by the river. A token that is given as certain is checked exactly whatever chose
+    it: it stays with the backbone's probability.
+    """
+    assert picked.probabilities is not None
+    probabilities = picked.probabilities[row]
+    if not draft.constrained:
+        return probabilities
+    certain = torch.zeros_like(probabilities)
+    certain[picked.columns[row]] = 1.0
+    return certain
 
 
 def _agreeing(tokens: Sequence[int], guesses: Sequence[int]) -> int:

@@ -15,6 +15,12 @@ class RiverSpeculativeConfig(SpeculativeConfig):
         one that exits."""
         return "None"
 
+    @property
+    def max_num_new_slots_for_drafting(self) -> int:
+        """None: drafts are passes of their own and no rows of vLLM's batch, whose prompts are cut
+        into the same chunks as without them."""
+        return 0
+
 
 def install(vllm_config: VllmConfig, tokens: int) -> None:
     """Have vLLM allocate look-ahead slots, verify drafts and count them.
@@ -45,6 +51,7 @@ def install(vllm_config: VllmConfig, tokens: int) -> None:
         method="draft_model",
         model=vllm_config.model_config.model,
         revision=vllm_config.model_config.revision,
+        code_revision=vllm_config.model_config.code_revision,
         num_speculative_tokens=tokens,
         draft_sample_method="probabilistic",
         target_model_config=vllm_config.model_config,

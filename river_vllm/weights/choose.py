@@ -72,7 +72,9 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
 
 def gptq_folders(config: RiverConfig, model: str) -> list[Path]:
     """Where GPTQ's weights are looked for, and by default written."""
-    beside, own = Path(model) / BESIDE, model.strip("/").replace("/", "--")
+    # A folder has one name, whatever it is called by.
+    name = str(Path(model).resolve()) if os.path.isdir(model) else model  # noqa: PTH112
+    beside, own = Path(model) / BESIDE, name.strip("/").replace("/", "--")
     return [
         (folder if folder == beside else folder / own) / f"gptq-g{config.group_size}"
         for folder in cache_folders(config.cache_dir, model)

@@ -16,6 +16,7 @@ from river_vllm.compat import (
 )
 from river_vllm.costs import Costs, Kind, Pass
 from river_vllm.graph_key import sources
+from river_vllm.kernels.native import build
 from river_vllm.registration import river_config_of
 from river_vllm.weights.cache import cache_folders
 
@@ -38,10 +39,11 @@ def costs_of_start(runner: Any, passes: Mapping[Kind, Pass], most: Mapping[Kind,
         most: rows that a pass of each kind can have.
     """
     many = get_tensor_model_parallel_world_size() > 1
-    # Each rank would learn from its own clock, and decide otherwise than the next.
-    costs = Costs(
-        _key(runner, most), learns=not many, clock=_first_clock if many else time.perf_counter
-    )
+    # Each rank would learn from its own clock, and decide otherwise than the next. An accelerator's
+    # step has only been launched when its call returns.
+    learns = current_platform.is_cpu() and not many
+    clock = _first_clock if many else time.perf_counter
+    costs = Costs(_key(runner, most), learns=learns, clock=clock)
     config = river_config_of(runner.vllm_config)
     folders = cache_folders(config.cache_dir, runner.vllm_config.model_config.model)
     files = [folder / costs.file_name for folder in folders]
@@ -74,6 +76,7 @@ def _key(runner: Any, most: Mapping[Kind, int]) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "ranks": get_tensor_model_parallel_world_size(),
         "isa": info["isa"] or "",
+        "kernels' sources": build.fingerprint(),
         "kernels": "/".join(info["kernels"]),
         "architecture": model.architecture,
         "layers": info["num_layers"],

@@ -111,6 +111,9 @@ def _measure(
         policy = Policy(config.threshold, config.min_layers, config.layer_offsets)
         outcome = calibrator.check(policy, texts, target, asked.delta, kv)
     model_config = llm.llm_engine.model_config
+    engine = llm.collective_rpc("river_info")[0]
+    ranks = llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size
+    head = 2 * model_config.get_vocab_size() * model_config.get_hidden_size() / ranks
     # In the test every row leaves on its own similarity, so the file has to say it.
     config = config.merged({"scope": "token", "max_rows": "all"}, "calibrate")
     made = Circumstances(
@@ -120,8 +123,8 @@ def _measure(
         prompts=prompts,
         longest=options.longest_prompt,
         tokens=text.tokens,
-        engine=llm.collective_rpc("river_info")[0],
-        weights=WeightBytes.of(model_config.hf_config, config.group_size),
+        engine=engine,
+        weights=WeightBytes.of(engine, head, config.group_size),
         vllm=_vllm_version(),
         command=["river-vllm", *sys.argv[1:]],
     )

@@ -20,20 +20,18 @@ class WeightBytes:
     num_layers: int
 
     @classmethod
-    def of(cls, hf_config: Any, group_size: int) -> WeightBytes:
-        """Of a model like Llama or Qwen2; in 4 bits each group has a bf16 scale and zero point."""
-        hidden = hf_config.hidden_size
-        heads = hf_config.num_attention_heads
-        kv_heads = getattr(hf_config, "num_key_value_heads", None) or heads
-        head_size = getattr(hf_config, "head_dim", None) or hidden // heads
-        attention = hidden * head_size * (2 * heads + 2 * kv_heads)
-        weights = attention + 3 * hidden * hf_config.intermediate_size
-        return cls(
-            2.0 * weights,
-            weights * (0.5 + 4 / group_size),
-            2.0 * hf_config.vocab_size * hidden,
-            hf_config.num_hidden_layers,
-        )
+    def of(cls, engine: dict[str, Any], head: float, group_size: int) -> WeightBytes:
+        """In 4 bits each group has a bf16 scale and zero point.
+
+        Args:
+            engine: what its worker reports (``river_info``).
+            head: bytes of the LM head on that worker.
+            group_size: weights that share a scale.
+        """
+        held = engine["resident_layers"] + len(engine["fetched_layers"])
+        backbone = engine["backbone_bytes"] / held
+        river = backbone / 2 * (0.5 + 4 / group_size)
+        return cls(backbone, river, head, engine["num_layers"])
 
     def speedup(self, mean_exit_layer: float) -> float:
         """Over the backbone alone."""

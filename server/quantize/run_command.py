@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from river_vllm.calibration.fingerprint import fingerprint
@@ -36,6 +39,12 @@ def run_command(options: QuantizeOptions) -> int:
         markup=False,
     )
     make_console().print(_drafts(report["draft_tokens"]), markup=False)
+    if report["hidden_by"] is not None:
+        print(
+            f"note: '{report['hidden_by']}' holds older weights of this model, and a server finds "
+            f"those first; --river-weights '{report['folder']}' names these",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -45,9 +54,8 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
 
     limits, group_size = options.engine, options.group_size
     config = RiverConfig(quantizer="gptq", group_size=group_size)
-    output = WeightsFolder(
-        [options.output] if options.output else gptq_folders(config, options.model)
-    )
+    places = gptq_folders(config, options.model)
+    output = WeightsFolder([options.output] if options.output else places)
     settings = {"group_size": group_size, "integer_zeros": options.integer_zeros}
     with output, Steps(not options.no_progress) as steps:
         engine = QuantizingEngine(
@@ -76,11 +84,22 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
     return {
         "model": options.model,
         "folder": str(output.folder),
+        "hidden_by": _found_before(output.folder, places),
         **settings,
         **record,
         "draft_tokens": None if found is None else found.model_dump(include={"tokens", "counted"}),
         "layers": layers,
     }
+
+
+def _found_before(folder: Path, places: Sequence[Path]) -> str | None:
+    """The folder that a server would read in place of ``folder``, one of ``places``."""
+    if folder not in places:
+        return None
+    before = places[: places.index(folder)]
+    # Path.is_file raises where a folder on the way may not be entered.
+    found = (place for place in before if os.path.isfile(place / "config.json"))  # noqa: PTH113
+    return next(map(str, found), None)
 
 
 def _list(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from vllm.sampling_params import StructuredOutputsParams
 
 from river_vllm import RiverConfig
 from river_vllm.calibration.record import ModelRecord
@@ -261,9 +262,11 @@ def test_blocks_are_shared_with_exact_requests(
     assert_same(output.outputs, expected, near_smollm2)
 
 
-def sampled(engine: Any, temperature: float, count: int = 480) -> Counter[tuple[int, ...]]:
+def sampled(
+    engine: Any, temperature: float, count: int = 480, **options: Any
+) -> Counter[tuple[int, ...]]:
     """Second and third token of many answers to one prompt, beside one that drafts more."""
-    params = greedy(4)
+    params = greedy(4, **options)
     params.temperature, params.top_k, params.n = temperature, 5, count
     _, output = engine.generate([PROMPTS[0], PROMPTS[2]], [greedy(256), params], use_tqdm=False)
     return Counter(tuple(choice.token_ids[1:3]) for choice in output.outputs)
@@ -289,6 +292,16 @@ def test_sampled_answers_have_stocks_distribution(
     stock = sampled(stock_smollm2, 1.0)
     assert likeness(sampled(verified_smollm2, 1.0), stock) > 0.001
     assert likeness(sampled(verified_smollm2, 0.6), stock) < 0.001
+
+
+def test_sampled_answers_by_a_grammar_have_stocks_distribution(
+    stock_smollm2: Any, verified_smollm2: Any
+) -> None:
+    """The river drafts as if there were none, and vLLM cuts its drafts by what was drawn."""
+    options = {"structured_outputs": StructuredOutputsParams(regex="( [a-z]+){20}")}
+    stock = sampled(stock_smollm2, 1.0, **options)
+    assert likeness(sampled(verified_smollm2, 1.0, **options), stock) > 0.001
+    assert likeness(sampled(verified_smollm2, 0.6, **options), stock) < 0.001
 
 
 def unforeseen(engine: Any, prompt: str, choice: Any) -> list[int]:
@@ -389,6 +402,20 @@ def test_penalties_and_bad_words(
             assert_same(found, [theirs], near_smollm2)
 
 
+def test_an_answer_ends_where_it_may_first(
+    stock_smollm2: Any, verified_smollm2: Any, near_smollm2: float
+) -> None:
+    """The token that would end it is forbidden before ``min_tokens``, among drafts and after."""
+    (whole,) = generate_alone(stock_smollm2, PROMPTS[:1], greedy(16))
+    place = next(i for i in range(8, 16) if whole.tokens[i] not in whole.tokens[:i])
+    for least in range(place - 3, place + 1):
+        options = {"min_tokens": least, "stop_token_ids": [whole.tokens[place]]}
+        expected = generate_alone(stock_smollm2, PROMPTS[:1], greedy(32, logprobs=2, **options))
+        assert len(expected[0].tokens) == place + 1
+        found, _ = answers(verified_smollm2, PROMPTS[:1], greedy(32, **options))
+        assert_same(found, expected, near_smollm2)
+
+
 def test_stop_strings(verified_smollm2: Any) -> None:
     """A stop in the middle of what was drafted cuts the tokens after it off, and their count."""
     (whole,), _ = answers(verified_smollm2, PROMPTS[2:3], greedy(64))
@@ -400,8 +427,6 @@ def test_stop_strings(verified_smollm2: Any) -> None:
 
 
 def test_structured_output(verified_smollm2: Any) -> None:
-    from vllm.sampling_params import StructuredOutputsParams
-
     schema = {
         "type": "object",
         "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"enum": [20, 40]}},

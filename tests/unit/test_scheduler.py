@@ -28,6 +28,10 @@ class FakeScheduler:
         self.added: list[Any] = []
         self.outputs: dict[int, EngineCoreOutputs] = {}
         self.requests: dict[str, Any] = {}
+        self.num_spec_tokens = 0
+
+    def _handle_stopped_request(self, request: Any) -> bool:
+        return not request.resumable
 
     def add_request(self, request: Any) -> None:
         self.added.append(request)
@@ -164,6 +168,19 @@ def test_streamed_input_goes_on_as_its_first_part_asked(scheduler: Scheduler) ->
     first = arrive(scheduler, "session", threshold=0.5)
     later = arrive(scheduler, "session", enabled=False)
     assert later.sampling_params.extra_args == first.sampling_params.extra_args
+
+
+@pytest.mark.parametrize(
+    ("drafts", "resumable", "computed"), [(4, True, 9), (4, False, 12), (0, True, 12)]
+)
+def test_streamed_input_goes_on_before_what_was_drafted_behind_the_end(
+    scheduler: Scheduler, drafts: int, resumable: bool, computed: int
+) -> None:
+    """The answer ended after 10 tokens of 12 that are computed: its last one is vLLM's to drop."""
+    scheduler.num_spec_tokens = drafts
+    request = SimpleNamespace(resumable=resumable, num_computed_tokens=12, num_tokens=10)
+    assert scheduler._handle_stopped_request(request) is not resumable
+    assert request.num_computed_tokens == computed
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

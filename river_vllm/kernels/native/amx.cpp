@@ -49,7 +49,7 @@ struct Bf16Tiles : Bf16 {
   static void unpack(const uint8_t* line, Code* to) {
     const __m512i table = _mm512_load_si512(kTable), codes = Avx512::bytes(line);
     each<kPairs>([&](auto pair) {
-      _mm512_store_si512(to + pair * kMostRows, pair_of<pair>(codes, table));
+      _mm512_store_si512(to + pair * 2 * kBlock, pair_of<pair>(codes, table));
     });
   }
   RIVER_TILE_PRODUCTS(_tile_dpbf16ps)

@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,7 +95,7 @@ def build(library: Path = LIBRARY) -> list[str]:
         linked = Path(folder, library.name)
         _run([*compiler, "-shared", "-fopenmp", *map(str, objects), "-o", str(linked)])
         # Another process may be building it too: a rename puts one whole file there.
-        staged = library.with_name(f".{library.name}.{os.getpid()}")
+        staged = library.with_name(f".{library.name}.{uuid.uuid4().hex}")
         try:
             shutil.copyfile(linked, staged)
             staged.chmod(0o644)
@@ -122,6 +123,11 @@ def compile_objects(
             lambda name: _compile(compiler, folder, f"{name}.cpp", backends[name]), backends
         )
         made = dict(zip(backends, tried, strict=True))
+    for name, found in made.items():
+        if isinstance(found, BuildError):
+            # What failed beside the others may have lacked memory; what fails alone is unknown to
+            # the compiler.
+            made[name] = _compile(compiler, folder, f"{name}.cpp", backends[name])
     if isinstance(made["scalar"], BuildError):
         raise made["scalar"]
     objects = {name: path for name, path in made.items() if isinstance(path, Path)}

@@ -23,7 +23,7 @@ void* scratch(size_t bytes) {
   static thread_local std::vector<char> memory;
   constexpr size_t kCacheLine = 64;
   if (memory.size() < bytes + kCacheLine) {
-    memory = {};  // freed first: its contents need not be copied
+    memory = std::vector<char>();  // freed first: its contents need not be copied
     memory.resize(bytes + kCacheLine);
   }
   const size_t address = reinterpret_cast<size_t>(memory.data());

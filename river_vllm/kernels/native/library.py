@@ -101,8 +101,8 @@ def backend() -> Backend | None:
         return None
     if best.name == ORDER[0] != cap():
         logger.warning(
-            "River's kernels run in plain C++, which is slow: '%s' holds none for this CPU. With a "
-            "newer g++: %s -m %s",
+            "River's kernels run in plain C++, which is slow: '%s' holds none for this CPU. If the "
+            "CPU has AVX2 or 8-bit dot products, build it with a newer g++: %s -m %s",
             *(build.LIBRARY, sys.executable, build.__name__),
         )
     return best

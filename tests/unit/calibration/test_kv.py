@@ -61,13 +61,14 @@ def test_what_vllm_writes_is_read_slot_by_slot(size: int, head_size: int) -> Non
 
 
 def test_single_slots_of_several_blocks_in_any_order() -> None:
+    """Each layer's own: those with a window and those without have different blocks."""
     made = worker(32, 64)
-    slots = torch.tensor([97, 3, 40, 98])
+    slots = {"layer.0": torch.tensor([97, 3, 40, 98]), "layer.1": torch.tensor([2, 66, 65, 31])}
     written = torch.randn(LAYERS, 2, 4, HEADS, 64).bfloat16()
-    layers = made.vllm_config.compilation_config.static_forward_context.values()
-    for layer, (keys, values) in zip(layers, written, strict=True):
-        write(layer, slots, keys, values)
-    order = [2, 0, 3, 1]
-    keys, values = kv.read_slots(made, slots[order])
+    layers = made.vllm_config.compilation_config.static_forward_context
+    for name, (keys, values) in zip(slots, written, strict=True):
+        write(layers[name], slots[name], keys, values)
+    order = torch.tensor([2, 0, 3, 1])
+    keys, values = kv.read_slots(made, slots, order)
     assert torch.equal(keys, written[:, 0, order].float())
     assert torch.equal(values, written[:, 1, order].float())

@@ -123,6 +123,16 @@ def test_a_vnni_that_is_left_out_takes_its_dependants_along(
     assert missing == ["amx", "vnni_bf16", "vnni"]
 
 
+def test_what_fails_once_beside_the_others_is_tried_again_alone(tmp_path: Path) -> None:
+    """A compiler that is killed for lack of memory says nothing about the instruction set."""
+    flag = tmp_path / "failed"
+    touch = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done'
+    once = f'case "$*" in *amx.cpp*) [ -e {flag} ] || {{ : > {flag}; exit 137; }};; esac'
+    compiler = script(tmp_path, f"{once}\n{touch}")
+    _, left_out = build.compile_objects([str(compiler)], tmp_path, "x86_64")
+    assert flag.exists() and left_out == []
+
+
 def test_the_library_lists_what_was_compiled(tmp_path: Path) -> None:
     listed = tmp_path / "listed"
     compiler = refusing(tmp_path, "-mavx512f", "-mavxvnni")

@@ -10,6 +10,7 @@ import pytest
 from river_vllm.config import RiverConfig
 from server.cli.main import build_parser, main
 from server.cli.prompts import Prompts
+from server.quantize import run_command
 from server.quantize.engine import _batches, checkpoint_folder
 from server.quantize.options import QuantizeOptions
 from server.quantize.text import answered, head
@@ -110,3 +111,13 @@ def test_layers_are_taken_together_while_they_fit(
 
 def test_the_checkpoint_of_a_folder_is_the_folder(tmp_path: Path) -> None:
     assert checkpoint_folder(str(tmp_path), None) == tmp_path
+
+
+def test_older_weights_that_a_server_finds_first_are_named(tmp_path: Path) -> None:
+    shipped, own = tmp_path / "model" / "gptq", tmp_path / "cache" / "gptq"
+    assert run_command._found_before(own, [shipped, own]) is None
+    shipped.mkdir(parents=True)
+    (shipped / "config.json").write_text("{}")
+    assert run_command._found_before(own, [shipped, own]) == str(shipped)
+    assert run_command._found_before(shipped, [shipped, own]) is None
+    assert run_command._found_before(tmp_path / "elsewhere", [shipped, own]) is None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from vllm import SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
 
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs
@@ -188,6 +189,41 @@ def test_a_draft_leaves_room_for_the_backbones_token(
     proposer._river_runner.max_model_len = 6 + left
     proposed = propose(proposer, requests, [5, 5], [1, 1], [20, 20])
     assert [len(tokens) for tokens in proposed] == [drafted, drafted]
+
+
+@pytest.mark.parametrize(("least", "drafted"), [(2, 3), (3, 0), (4, 1), (5, 2), (6, 3), (99, 3)])
+def test_no_step_crosses_the_least_number_of_tokens(
+    proposer: Any, least: int, drafted: int
+) -> None:
+    """Two tokens of the answer are there. vLLM lets the token after the drafts end the answer, or
+    not, by what was there before them."""
+    (tokens,) = propose(proposer, {"a": request(4, min_tokens=least)}, [5], [1], [20])
+    assert len(tokens) == drafted
+
+
+def test_after_a_drafted_end_nothing_is_drafted(proposer: Any) -> None:
+    """The backbone has said what would come after it; vLLM cuts that off and the request ends."""
+    ending = request(7, stop_token_ids=[12])
+    assert propose(proposer, {"a": ending}, [7], [7], [10]) == [[11, 12]]
+    steps = len(proposer.river.steps)
+    assert propose(proposer, {"a": ending}, [10], [3], [13], rejected=[0]) == [[]]
+    assert len(proposer.river.steps) == steps
+    # An end that the backbone has not confirmed is none.
+    assert propose(proposer, {"b": ending}, [7], [7], [10]) == [[11, 12]]
+    assert propose(proposer, {"b": ending}, [10], [3], [30], rejected=[1]) == [[31, 32, 33]]
+
+
+def test_what_a_grammar_may_cut_is_handed_over_as_certain(proposer: Any) -> None:
+    """Which drafts reach the rejection sampler depends on the drafts themselves then."""
+    grammar = StructuredOutputsParams(regex="[a-z]*")
+    cut = request(4, temperature=1.0, structured_outputs=grammar)
+    requests = {"cut": cut, "plain": request(4, temperature=1.0)}
+    proposed = propose(proposer, requests, [4, 4], [4, 4], [20, 30], temperature=[1.0, 1.0])
+    certain, drawn = proposer.take_last_draft_probs()
+    assert certain.max(dim=1).indices.tolist() == proposed[0]
+    assert certain.max(dim=1).values.tolist() == [1.0] * K
+    assert (certain > 0).sum() == K
+    assert ((drawn.max(dim=1).values > 0.9) & (drawn.max(dim=1).values < 1.0)).all()
 
 
 def test_sampled_requests_hand_their_probabilities_over(proposer: Any) -> None:

@@ -31,6 +31,22 @@ def test_beside_a_local_model_then_in_the_users_cache(tmp_path: Path, user: Path
         assert weights_folder(config, str(model)) == place
 
 
+def test_a_folder_has_one_name_whatever_it_is_called_by(
+    tmp_path: Path, user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models of one name in two folders are two models."""
+    config = RiverConfig(quantizer="gptq")
+    found = []
+    for folder in ("a", "b"):
+        model = tmp_path / folder / "model"
+        model.mkdir(parents=True)
+        monkeypatch.chdir(model.parent)
+        names = {gptq_folders(config, name)[1] for name in ("model", "./model", str(model))}
+        assert len(names) == 1
+        found += names
+    assert found[0] != found[1] and found[0].is_relative_to(user)
+
+
 def test_a_folder_that_is_given_is_taken(tmp_path: Path) -> None:
     config = RiverConfig(quantizer="gptq", weights=str(tmp_path))
     assert weights_folder(config, "a/b") == tmp_path
