@@ -128,7 +128,7 @@ $(VENV)-loadtest/.installed: deploy/loadtest/requirements.txt tools/install.py t
 TOKENIZER := $(or $(MODEL),$(DEFAULT_MODEL))
 loadtest: $(VENV)-loadtest/.installed
 	mkdir -p build/loadtest
-	cd build/loadtest && $(abspath $(VENV)-loadtest)/bin/guidellm run \
+	cd build/loadtest && '$(abspath $(VENV)-loadtest)/bin/guidellm' run \
 		--config '$(CURDIR)/deploy/loadtest/$(SCENARIO).yaml' \
 		--backend '{"kind": "openai_http", "target": "$(URL)", "extras": {"body": {"river": $(RIVER)}}}' \
 		--tokenizer 'kind=huggingface_auto,model=$(or $(realpath $(TOKENIZER)),$(TOKENIZER))' $(ARGS)
@@ -138,7 +138,7 @@ $(VENV)-images/.installed: pyproject.toml tools/make_venv.sh
 	$(VENV)-images/bin/python -m pip install podman-compose pytest pytest-timeout pyyaml
 	@touch $@
 
-# 5 GB, and some ten minutes beside the downloads. Serves what "make serve" has fetched, or the same from the Hub.
+# 15 GB and half an hour. Serves what "make serve" has fetched, or the same from the Hub.
 images: $(VENV)-images/.installed
 	$(VENV)-images/bin/python tools/images.py $(BUILD_ARGS)
 	RIVER_IMAGES_MODEL='$(or $(MODEL),$(wildcard $(DEFAULT_MODEL)),HuggingFaceTB/SmolLM2-135M-Instruct)' \

@@ -18,15 +18,15 @@ KEY_BYTES = 32
 
 
 def write_once(path: Path, text: str) -> str:
-    """Create ``path`` with ``text`` unless it is there; return what it then holds.
+    """Create ``path`` with the line ``text`` unless it is there; return what it then holds.
 
     Raises:
         OSError: it can be neither read nor written.
     """
     if path.exists():
         print(f"kept    {path}")
-        return path.read_text(encoding="utf-8")
-    path.write_text(text, encoding="utf-8")
+        return path.read_text(encoding="utf-8").strip()
+    path.write_text(f"{text}\n" if text else "", encoding="utf-8")
     path.chmod(0o644)
     print(f"written {path}")
     return text
@@ -44,11 +44,13 @@ def make_secrets(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     keys = [
-        write_once(folder / name, f"{secrets.token_urlsafe(KEY_BYTES)}\n")
+        write_once(folder / name, secrets.token_urlsafe(KEY_BYTES))
         for name in ("client_key", "metrics_key")
     ]
-    write_once(folder / "api_keys", "".join(keys))
-    write_once(folder / "grafana_password", f"{secrets.token_urlsafe(KEY_BYTES)}\n")
+    accepted = write_once(folder / "api_keys", "\n".join(keys)).split()
+    if missing := [key for key in keys if key not in accepted]:
+        print(f"warning: api_keys, which was kept, lacks {len(missing)} of the two keys beside it")
+    write_once(folder / "grafana_password", secrets.token_urlsafe(KEY_BYTES))
     # Empty is valid: only gated models need a token of the Hugging Face Hub.
     write_once(folder / "hf_token", "")
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Check for what vLLM's CPU build needs of the system and no Python package brings.
 
-Without ``libnuma`` vLLM imports, but its kernels are silently missing; without a C++ compiler
-``torch.compile`` cannot work. Both are cheaper to learn before the installation.
+Without ``libnuma`` vLLM imports, but its kernels are silently missing; without a C++ compiler and
+Python's headers ``torch.compile`` cannot work. Both are cheaper to learn before the installation.
 
-Exit status: 1 without ``libnuma`` on Linux; a missing compiler is reported only, because
+Exit status: 1 without ``libnuma`` on Linux; what the compiler lacks is reported only, because
 ``river-vllm serve`` then runs the model without compiling it.
 """
 
@@ -14,6 +14,8 @@ import ctypes
 import os
 import shutil
 import sys
+import sysconfig
+from pathlib import Path
 
 LIBNUMA = "libnuma.so.1"
 COMPILERS = ("g++", "clang++", "c++")
@@ -33,12 +35,21 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS))
 
 
+def has_headers() -> bool:
+    """Whether this Python's headers are there."""
+    return Path(sysconfig.get_path("include"), "Python.h").is_file()
+
+
 def main() -> int:
     """Command line entry."""
-    if not has_compiler():
+    missing = [
+        *(() if has_compiler() else ("no C++ compiler (Debian, Ubuntu: apt-get install g++)",)),
+        *(() if has_headers() else ("no Python.h (Debian, Ubuntu: apt-get install python3-dev)",)),
+    ]
+    for what in missing:
         print(
-            "warning: no C++ compiler (Debian, Ubuntu: apt-get install g++); "
-            "until there is one, models run without being compiled, which is slower",
+            f"warning: {what}; until it is there, models run without being compiled, which is "
+            "slower",
             file=sys.stderr,
         )
     if sys.platform == "linux" and not loads(LIBNUMA):

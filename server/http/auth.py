@@ -62,9 +62,10 @@ def keys_of(args: Namespace) -> list[str]:
 
 def opens(scope: Scope, keys: list[str]) -> bool:
     """Whether a request brings one of ``keys``, or asks for what needs none."""
-    if scope.get("method") == "OPTIONS" or opens_console(scope, path_of(scope), keys, PATH):
+    headers = Headers(scope=scope)
+    if _is_preflight(scope, headers) or opens_console(scope, path_of(scope), keys, PATH):
         return True
-    scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+    scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         return False
     digest = _digest(given.strip())
@@ -73,6 +74,13 @@ def opens(scope: Scope, keys: list[str]) -> bool:
     for key in keys:
         allowed |= secrets.compare_digest(digest, _digest(key))
     return allowed
+
+
+def _is_preflight(scope: Scope, headers: Headers) -> bool:
+    """A browser's question before a request of another origin: it brings no key, and vLLM's CORS
+    middleware answers it. Any other OPTIONS is a request; mounted applications answer it as GET."""
+    asks = "origin" in headers and "access-control-request-method" in headers
+    return scope.get("method") == "OPTIONS" and asks
 
 
 def unauthorized(scope: Scope) -> Response:

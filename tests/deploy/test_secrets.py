@@ -64,3 +64,13 @@ def test_secrets_are_ignored_by_git_and_by_the_build() -> None:
     assert "secrets/" in (DEPLOY / ".gitignore").read_text().splitlines()
     kept = (DEPLOY.parent / ".dockerignore").read_text().split("\n")
     assert not any(line in ("!deploy", "!deploy/", "!deploy/secrets") for line in kept)
+
+
+def test_keys_of_ones_own_are_lines_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "client_key").write_text("without-an-end")
+    assert "warning" not in make_secrets(folder)
+    assert (folder / "api_keys").read_text().split()[0] == "without-an-end"
+    (folder / "client_key").unlink()
+    assert "warning: api_keys" in make_secrets(folder)

@@ -23,18 +23,23 @@ def test_a_missing_libnuma_is_an_error(
     assert "apt-get install libnuma1" in capsys.readouterr().err
 
 
-def test_a_missing_compiler_is_a_warning(
+def test_what_the_compiler_lacks_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(check_system, "LIBNUMA", "libc.so.6")
+    monkeypatch.setattr(check_system.sysconfig, "get_path", lambda name: str(tmp_path / name))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert check_system.main() == 0
-    assert "without being compiled" in capsys.readouterr().err
+    compiler, headers = capsys.readouterr().err.splitlines()
+    assert "apt-get install g++" in compiler and "without being compiled" in compiler
+    assert "apt-get install python3-dev" in headers
 
-    compiler = tmp_path / "my-c++"
-    compiler.write_text("#!/bin/sh\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
+    program = tmp_path / "my-c++"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("CXX", str(program))
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "Python.h").touch()
     assert check_system.main() == 0
     assert capsys.readouterr().err == ""

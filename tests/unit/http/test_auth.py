@@ -148,7 +148,13 @@ def test_metrics_can_be_opened_and_nothing_beside_them() -> None:
 
 
 def test_a_preflight_request_needs_no_key() -> None:
-    assert fetch(app(KEYS), "OPTIONS", "/v1/models").status_code == 200
+    asks = {"Origin": "http://elsewhere", "Access-Control-Request-Method": "POST"}
+    assert fetch(app(KEYS), "OPTIONS", "/v1/models", headers=asks).status_code == 200
+
+
+def test_any_other_options_request_needs_one() -> None:
+    """What is mounted, as the metrics are, answers it as GET."""
+    assert fetch(app(KEYS), "OPTIONS", "/v1/models").status_code == 401
 
 
 @pytest.mark.parametrize(("path", "status"), [("/api/health", 200), ("/api/v1/models", 401)])

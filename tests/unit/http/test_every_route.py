@@ -41,7 +41,9 @@ def _routes(routes: list[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Method and path of everything that can be reached, parameters filled in."""
     for route in routes:
         if isinstance(route, Mount):
+            # What is mounted answers any method, as it likes.
             yield "GET", prefix + route.path
+            yield "OPTIONS", prefix + route.path
             yield from _routes(list(route.routes or ()), prefix + route.path)
         elif isinstance(route, Route):
             path = prefix + route.path.replace("{response_id}", "x").replace("{path:path}", "x")
