@@ -28,6 +28,9 @@ from tests.unit.calibration.support import LAYERS, World
 ANSWER = tuple(range(17))
 INFO = {
     "num_layers": LAYERS,
+    "resident_layers": LAYERS,
+    "fetched_layers": [],
+    "backbone_bytes": 73728 * LAYERS,
     "zero_points": "float",
     "dtype": "bfloat16",
     "kv_cache_dtype": "auto",
@@ -45,15 +48,17 @@ class Llm:
     """What the command asks of vLLM's ``LLM``."""
 
     def __init__(self) -> None:
-        hf_config = SimpleNamespace(
-            hidden_size=64,
-            intermediate_size=128,
-            num_attention_heads=4,
-            vocab_size=1000,
-            num_hidden_layers=LAYERS,
+        model = SimpleNamespace(
+            hf_config=SimpleNamespace(),
+            model="made-up",
+            revision=None,
+            get_vocab_size=lambda: 1000,
+            get_hidden_size=lambda: 64,
         )
-        model = SimpleNamespace(hf_config=hf_config, model="made-up", revision=None)
-        self.llm_engine = SimpleNamespace(model_config=model)
+        self.llm_engine = SimpleNamespace(
+            model_config=model,
+            vllm_config=SimpleNamespace(parallel_config=SimpleNamespace(tensor_parallel_size=1)),
+        )
 
     def collective_rpc(self, name: str) -> list[dict[str, Any]]:
         assert name == "river_info"
