@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from river_vllm.engine_config import KV_DTYPES
 from tests.support import engines
@@ -17,8 +18,14 @@ pytestmark = pytest.mark.engine
 
 OFF = {"enabled": False}
 LAX = {"threshold": -1.0, "min_layers": 1}
+WITHOUT_FP8 = not torch.cpu._is_avx512_supported()
+"""vLLM's attention has it on a CPU with AVX-512 only (``v1/attention/backends/cpu_attn.py``)."""
 OPTIONS: dict[str, dict[str, Any]] = {
-    **{dtype: {"kv_cache_dtype": dtype} for dtype in KV_DTYPES["cpu"] if dtype != "auto"},
+    **{
+        dtype: {"kv_cache_dtype": dtype}
+        for dtype in KV_DTYPES["cpu"]
+        if dtype != "auto" and not (WITHOUT_FP8 and dtype.startswith("fp8"))
+    },
     "offloaded weights": {"cpu_offload_gb": 0.001},
 }
 KEPT: list[Any] = []

@@ -139,11 +139,15 @@ def assert_stocks(stock: Any, prompts: Sequence[Any], found: Sequence[Any], near
 def assert_same(found: Sequence[Any], expected: list[Generated], near: float) -> None:
     """Token for token, up to a near-tie of stock's."""
     for ours, theirs in zip(found, expected, strict=True):
-        assert len(ours.token_ids) == len(theirs.tokens)
-        same = common(ours.token_ids, theirs.tokens)
-        if same < len(theirs.tokens):
-            best, second = sorted(theirs.logprobs[same].values(), reverse=True)[:2]
-            assert best - second <= near, f"token {same}: {ours.token_ids[same]}"
+        assert_same_tokens(ours.token_ids, theirs, near)
+
+
+def assert_same_tokens(ours: Sequence[int], theirs: Generated, near: float) -> None:
+    assert len(ours) == len(theirs.tokens)
+    same = common(ours, theirs.tokens)
+    if same < len(theirs.tokens):
+        best, second = sorted(theirs.logprobs[same].values(), reverse=True)[:2]
+        assert best - second <= near, f"token {same}: {ours[same]}"
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -263,7 +267,7 @@ def test_blocks_are_shared_with_exact_requests(
 
 
 def sampled(
-    engine: Any, temperature: float, count: int = 480, **options: Any
+    engine: Any, temperature: float, count: int = 240, **options: Any
 ) -> Counter[tuple[int, ...]]:
     """Second and third token of many answers to one prompt, beside one that drafts more."""
     params = greedy(4, **options)
@@ -274,7 +278,7 @@ def sampled(
 
 def likeness(a: Counter[tuple[int, ...]], b: Counter[tuple[int, ...]]) -> float:
     """p of a two-sample chi-square test; rare outcomes are counted together."""
-    usual = [pair for pair, n in (a + b).items() if n >= 20]
+    usual = [pair for pair, n in (a + b).items() if n >= 10]
     table = torch.tensor([[found[pair] for pair in usual] for found in (a, b)])
     totals = torch.tensor([[a.total()], [b.total()]])
     table = torch.cat([table, totals - table.sum(1, keepdim=True)], dim=1).double()
@@ -285,13 +289,17 @@ def likeness(a: Counter[tuple[int, ...]], b: Counter[tuple[int, ...]]) -> float:
     return float(torch.special.gammaincc(freedom / 2, statistic / 2))
 
 
+@pytest.fixture(scope="session")
+def stocks_distribution(stock_smollm2: Any) -> Counter[tuple[int, ...]]:
+    return sampled(stock_smollm2, 1.0)
+
+
 def test_sampled_answers_have_stocks_distribution(
-    stock_smollm2: Any, verified_smollm2: Any
+    verified_smollm2: Any, stocks_distribution: Counter[tuple[int, ...]]
 ) -> None:
     """And a distribution that is a little sharper does not pass for it."""
-    stock = sampled(stock_smollm2, 1.0)
-    assert likeness(sampled(verified_smollm2, 1.0), stock) > 0.001
-    assert likeness(sampled(verified_smollm2, 0.6), stock) < 0.001
+    assert likeness(sampled(verified_smollm2, 1.0), stocks_distribution) > 0.001
+    assert likeness(sampled(verified_smollm2, 0.6), stocks_distribution) < 0.001
 
 
 def test_sampled_answers_by_a_grammar_have_stocks_distribution(
@@ -299,9 +307,8 @@ def test_sampled_answers_by_a_grammar_have_stocks_distribution(
 ) -> None:
     """The river drafts as if there were none, and vLLM cuts its drafts by what was drawn."""
     options = {"structured_outputs": StructuredOutputsParams(regex="( [a-z]+){20}")}
-    stock = sampled(stock_smollm2, 1.0, **options)
-    assert likeness(sampled(verified_smollm2, 1.0, **options), stock) > 0.001
-    assert likeness(sampled(verified_smollm2, 0.6, **options), stock) < 0.001
+    found = sampled(verified_smollm2, 1.0, **options)
+    assert likeness(found, sampled(stock_smollm2, 1.0, **options)) > 0.001
 
 
 def unforeseen(engine: Any, prompt: str, choice: Any) -> list[int]:
@@ -337,11 +344,11 @@ def test_a_short_list_changes_no_answer(
 
 
 @pytest.mark.usefixtures("always_short")
-def test_a_short_list_changes_no_distribution(stock_smollm2: Any, listed_smollm2: Any) -> None:
+def test_a_short_list_changes_no_distribution(
+    listed_smollm2: Any, stocks_distribution: Counter[tuple[int, ...]]
+) -> None:
     """What is never drafted is sampled as often as ever."""
-    stock = sampled(stock_smollm2, 1.0)
-    assert likeness(sampled(listed_smollm2, 1.0), stock) > 0.001
-    assert likeness(sampled(listed_smollm2, 0.6), stock) < 0.001
+    assert likeness(sampled(listed_smollm2, 1.0), stocks_distribution) > 0.001
 
 
 def test_an_answer_that_the_list_does_not_serve_is_drafted_from_every_token(
@@ -441,14 +448,14 @@ def test_structured_output(verified_smollm2: Any) -> None:
 
 @pytest.mark.parametrize("options", [{"min_p": 0.9}, {"logit_bias": {5: 100.0}}])
 def test_what_no_draft_can_follow_is_sampled_without(
-    stock_smollm2: Any, verified_smollm2: Any, options: dict[str, Any]
+    stock_smollm2: Any, verified_smollm2: Any, near_smollm2: float, options: dict[str, Any]
 ) -> None:
     """Beside requests that draft. So high a minimum leaves the likeliest token alone."""
-    odd = greedy(24, temperature=0.2, **options)
+    odd = greedy(24, temperature=0.2, logprobs=2, **options)
     found = generate(verified_smollm2, PROMPTS[:4], [odd, greedy(24), odd, greedy(24)])
     expected = generate(stock_smollm2, PROMPTS[:4:2], odd)
     for ours, theirs in zip(found[::2], expected, strict=True):
-        assert common(ours.tokens, theirs.tokens) >= 8
+        assert_same_tokens(ours.tokens, theirs, near_smollm2)
         assert ours.exit_layers[1:] == [30] * 23, "none is a draft"
 
 

@@ -57,7 +57,7 @@ def test_soak(server: RiverServer, record_property: Any) -> None:
     # Everything, with what was cut short: a choice's first token comes out of its prompt.
     assert gained["river"] == gained["generated"] - gained["first tokens"]
     assert gained["river"] == gained["depths"] == gained["stats"]
-    assert gained["generated"] > tally.completion_tokens
+    assert gained["generated"] >= tally.completion_tokens
 
     assert watch.growth() < MAX_GROWTH, report
     poll_until(lambda: _no_more(held(server), held_before), 30, f"files, tasks: {held(server)}")
