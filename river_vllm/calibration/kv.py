@@ -71,12 +71,6 @@ def read_slots(worker: Any, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return keys[:, index], values[:, index]
 
 
-def clear(worker: Any) -> None:
-    """Zero every block (runs in the worker)."""
-    for layer in _attention_layers(worker):
-        layer.kv_cache.zero_()
-
-
 def read(worker: Any, block_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """K and V of ``block_ids`` (runs in the worker).
 
