@@ -78,12 +78,6 @@ def read_slots(
     return torch.stack(keys), torch.stack(values)
 
 
-def clear(worker: Any) -> None:
-    """Zero every block (runs in the worker)."""
-    for layer in _attention_layers(worker).values():
-        layer.kv_cache.zero_()
-
-
 def read(worker: Any, block_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """K and V of ``block_ids`` (runs in the worker).
 

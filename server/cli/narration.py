@@ -156,7 +156,8 @@ class Narrator:
         if self._record is not None:
             self._record.write(self._narration.seconds(now))
         plain = not (args.uds or args.api_key or args.ssl_keyfile)
-        self._narration.ready(now, where(args) if has_server(args) else None, example=plain)
+        url = address(args, _reachable(args.host)) if has_server(args) else None
+        self._narration.ready(now, url, example=plain)
 
 
 @contextmanager
@@ -183,11 +184,10 @@ def has_server(args: Namespace) -> bool:
     return not args.headless and args.api_server_count != 0
 
 
-def where(args: Namespace) -> str:
-    """The address for a client on this machine."""
+def address(args: Namespace, host: str) -> str:
+    """Where a server with these arguments is, by one of the names of its ``host``."""
     if args.uds:
         return f"unix:{args.uds}"
-    host = _reachable(args.host)
     scheme = "https" if args.ssl_keyfile and args.ssl_certfile else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{args.port}"
 
@@ -207,6 +207,7 @@ def listens(args: Namespace) -> bool:
 
 
 def _reachable(host: str | None) -> str:
+    """For a client on this machine."""
     return {None: "127.0.0.1", "": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(
         host, host or "127.0.0.1"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -17,6 +16,7 @@ from server.cli.caches import writable_caches
 from server.cli.narration import narrated
 from server.cli.options import add_river_options, api_keys, river_config
 from server.cli.refusals import refusal
+from server.cli.stopping import end
 from server.telemetry.ending import ending
 
 GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins", "vllm.stat_logger_plugins")
@@ -182,10 +182,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _end_while_loading(number: int, _frame: object) -> None:
+def _end_while_loading(number: int, frame: object) -> None:
     """A signal handler: vLLM stops its engine and workers on the way out."""
     mark(Stage.STOPPED)
     print("river-vllm: told to stop while the model was loading", file=sys.stderr, flush=True)
-    # Once is enough: what stops the engine must not be interrupted.
-    signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)
+    end(number, frame)

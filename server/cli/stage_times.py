@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from river_vllm.folders import write_whole
 from river_vllm.startup import Stage
 
 
@@ -121,7 +122,4 @@ class StartRecord:
         """Keep ``seconds`` beside those of stages that this start did without; a folder that
         refuses is no reason to say anything."""
         with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps({**self.read(), **seconds}), encoding="utf-8")
-            temporary.replace(self._path)
+            write_whole(self._path, json.dumps({**self.read(), **seconds}).encode())

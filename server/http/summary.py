@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from river_vllm.compat import init_logger
+from server.cli.narration import address
 from server.http.console.page import PATH
 from server.http.state import RiverState
 
@@ -26,19 +26,12 @@ def announce_when_ready(app: FastAPI) -> None:
         async with inner as state:
             river: RiverState | None = getattr(app.state, "river", None)
             if river is not None and river.first_process:
-                logger.info("%s", summary(river, address(app.state.args)))
+                args = app.state.args
+                # Where it listens, as vLLM writes it (``entrypoints/launchers/launcher.py``).
+                logger.info("%s", summary(river, address(args, args.host or "0.0.0.0")))
             yield state
 
     app.router.lifespan_context = lifespan
-
-
-def address(args: Namespace) -> str:
-    """Where the server listens, as vLLM writes it (``entrypoints/launchers/launcher.py``)."""
-    if args.uds:
-        return f"unix:{args.uds}"
-    host = args.host or "0.0.0.0"
-    scheme = "https" if args.ssl_keyfile and args.ssl_certfile else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{args.port}"
 
 
 def summary(river: RiverState, where: str) -> str:

@@ -1,17 +1,22 @@
-"""``models`` as a subcommand of ``river-vllm``."""
+"""``models`` as a subcommand of ``river-vllm``, and its table: for the terminal, for programs and
+for docs/models.md."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
+
+from rich.table import Table
 
 from river_vllm.errors import RiverError
+from river_vllm.models.architectures import FAMILIES
 from server.cli.arguments import Commands
 from server.cli.files import make_console
-from server.models.table import document, markdown, terminal
 
 _HELP = "the architectures that River carries"
+COLUMNS = ("architecture", "models", "notes")
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -53,3 +58,28 @@ def _write(file: str, text: str) -> None:
         Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise RiverError(f"--json '{file}': {error.strerror or error}") from None
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """One row per architecture that River carries."""
+    return [(family.architecture, family.models, family.notes) for family in FAMILIES]
+
+
+def document() -> dict[str, Any]:
+    """The table as JSON."""
+    return {"architectures": [dict(zip(COLUMNS, row, strict=True)) for row in rows()]}
+
+
+def terminal() -> Table:
+    """The table for people."""
+    table = Table(*COLUMNS, show_lines=False)
+    for row in rows():
+        table.add_row(*row)
+    return table
+
+
+def markdown() -> str:
+    """The table as docs/models.md shows it."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    lines += [f"| `{name}` | {models} | {notes} |" for name, models, notes in rows()]
+    return "\n".join(lines) + "\n"

@@ -16,9 +16,9 @@ from river_vllm.verify.token_list import FILE_NAME, Text, TokenList, counted
 from server.cli.engine import prepare
 from server.cli.files import make_console, write_json
 from server.cli.progress import Steps
+from server.cli.stopping import ended_by_sigterm
 from server.quantize.options import QuantizeOptions
 from server.quantize.output import WeightsFolder
-from server.quantize.stopping import ended_by_sigterm
 from server.quantize.text import answered, find_prompts, head
 
 

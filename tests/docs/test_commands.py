@@ -26,8 +26,6 @@ ELSEWHERE = (
 )
 """Programs whose arguments are not River's to know."""
 
-NO_COMMANDS = [block for block in blocks() if block.language not in ("sh", "bash")]
-
 
 def river(words: list[str]) -> None:
     if words[0] == "serve":

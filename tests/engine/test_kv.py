@@ -22,11 +22,17 @@ def _prompts(engine: Any, count: int) -> list[list[int]]:
     return [tokenizer.encode(text) for text in PROMPTS[:count]]
 
 
+def _clear(worker: Any) -> None:
+    """Zero every block (runs in the worker)."""
+    for layer in kv._attention_layers(worker).values():
+        layer.kv_cache.zero_()
+
+
 @pytest.mark.parametrize("name", ["smollm2", "qwen2"])
 def test_every_slot_of_every_layer_is_written(name: str, request: pytest.FixtureRequest) -> None:
     engine = request.getfixturevalue(f"river_{name}")
     engine.reset_prefix_cache()
-    engine.collective_rpc(kv.clear)
+    engine.collective_rpc(_clear)
     params = [greedy(TOKENS + 8, {"threshold": -1.0, "min_layers": d}) for d in DEPTHS[:3]]
     params.append(greedy(TOKENS + 8, {"threshold": 0.9}))
     for cache in run_with_kv(engine, TOKENS, _prompts(engine, 4), params):

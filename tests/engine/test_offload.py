@@ -91,8 +91,11 @@ def test_the_weights_are_gone(exiting: Any, fetching: Any, whole: Any) -> None:
     assert [n > 0 for n in backbone_weights(whole)] == [True] * LAYERS
     assert [n > 0 for n in backbone_weights(exiting)] == [True] * 3 + [False] * 3
     info, complete = (e.collective_rpc("river_info")[0] for e in (exiting, whole))
-    assert info["resident_layers"] == RESIDENT
-    assert info["backbone_bytes"] * 2 == complete["backbone_bytes"]
+    assert (info["num_layers"], info["resident_layers"], info["deep"]) == (LAYERS, RESIDENT, "exit")
+    # Per layer: q, k, v, o and the MLP's three, of 128 features and 256 in between.
+    layer = 128 * (128 + 64 + 64 + 128) + 3 * 128 * 256
+    assert info["backbone_bytes"] == RESIDENT * layer * 2
+    assert complete["backbone_bytes"] == LAYERS * layer * 2
     assert info["river_bytes"] == complete["river_bytes"]
 
 

@@ -40,12 +40,20 @@ Crash = Callable[[FrailServer, Belongings], None]
 CRASHES: list[Crash] = form(short=[_raise, _kill_worker], long=[_raise, _kill_worker, _kill_engine])
 
 
+def _interrupt(server: FrailServer, belongings: Belongings) -> None:
+    os.killpg(server.process.pid, signal.SIGINT)
+
+
 @pytest.fixture(scope="module")
 def servers(
     tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Crash, FrailServer]]:
-    """One for each crash, started at once."""
-    made = {c: FrailServer(tiny_qwen2, tmp_path_factory.mktemp("crash")) for c in CRASHES}
+    """One for each end, started at once; the interrupted one without a drain."""
+    options = {_interrupt: (*OPTIONS, "--shutdown-timeout", "0")}
+    made = {
+        end: FrailServer(tiny_qwen2, tmp_path_factory.mktemp("crash"), options.get(end, OPTIONS))
+        for end in (*CRASHES, _interrupt)
+    }
     for server in made.values():
         server.launch()
     yield made
@@ -84,15 +92,15 @@ def test_a_dead_engine(
             assert exact_text(server)
 
 
-def test_ctrl_c_with_requests_in_flight(tiny_qwen2: Path, tmp_path: Path) -> None:
+def test_ctrl_c_with_requests_in_flight(servers: dict[Crash, FrailServer]) -> None:
     """A terminal interrupts every process at once; without a drain nobody may wait for ever."""
-    with FrailServer(tiny_qwen2, tmp_path, (*OPTIONS, "--shutdown-timeout", "0")) as server:
+    with servers[_interrupt] as server:
         belongings = Belongings.of(server.process.pid)
         try:
             server.faults.order("sleep 0.05")
             requests = [InFlight(server, stream) for stream in (True, False)]
             assert requests[0].started.wait(60)
-            os.killpg(server.process.pid, signal.SIGINT)
+            _interrupt(server, belongings)
             for request in requests:
                 request.join(END_SECONDS)
                 assert request.failed, "a client took a cut answer for a whole one"

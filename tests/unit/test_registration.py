@@ -148,9 +148,15 @@ def test_settings_of_an_engine_are_its_checkpoints_and_then_its_own() -> None:
         river_config_of(engine({}, {"threshold": 4}))
 
 
+# Imports once, and a process of its own for each engine.
 ENGINES = '''
 import json, multiprocessing, sys, threading
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
+
+import vllm.model_executor.models.registry
+import vllm.v1.core.sched.scheduler
+import river_vllm
+import river_vllm.engine_config
 
 
 def everything():
@@ -166,10 +172,6 @@ def everything():
 
 
 def engine(vllm_config, answers):
-    import vllm.model_executor.models.registry
-    import vllm.v1.core.sched.scheduler
-    import river_vllm.engine_config
-    import river_vllm
     before, threads = everything(), threading.active_count()
     try:
         river_vllm.register()
@@ -181,34 +183,33 @@ def engine(vllm_config, answers):
     answers.put([threading.active_count() - threads, changed])
 
 
-if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
-    found = []
-    river = "river_vllm.scheduler.RiverScheduler"
-    for scheduler, additional in ((None, {}), (river, {"river": {}}), (None, {"river": {}})):
-        config = SimpleNamespace(
-            scheduler_config=SimpleNamespace(scheduler_cls=scheduler),
-            model_config=SimpleNamespace(architecture="LateForCausalLM"),
-            additional_config=additional,
-        )
-        answers = context.SimpleQueue()
-        process = context.Process(
-            target=engine, name="EngineCore", kwargs={"vllm_config": config, "answers": answers}
-        )
-        process.start()
-        found.append(answers.get())
-        process.join()
-    print(json.dumps(found))
+context = multiprocessing.get_context("fork")
+found = []
+river = "river_vllm.scheduler.RiverScheduler"
+for scheduler, additional in ((None, {}), (river, {"river": {}}), (None, {"river": {}})):
+    config = SimpleNamespace(
+        scheduler_config=SimpleNamespace(scheduler_cls=scheduler),
+        model_config=SimpleNamespace(architecture="LateForCausalLM"),
+        additional_config=additional,
+    )
+    answers = context.SimpleQueue()
+    process = context.Process(
+        target=engine, name="EngineCore", kwargs={"vllm_config": config, "answers": answers}
+    )
+    process.start()
+    found.append(answers.get())
+    process.join()
+print(json.dumps(found))
 '''
 
 
-def test_an_engine_without_a_river_is_left_as_it_was(tmp_path: Path) -> None:
+def test_an_engine_without_a_river_is_left_as_it_was() -> None:
     """Registration in its process starts no thread and replaces nothing of vLLM's; in the engine
     of a river it starts the watch over the process that started it. An engine that was to have a
     river, and whose architecture had no hook yet, ends."""
-    script = tmp_path / "engines.py"
-    script.write_text(ENGINES)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", ENGINES], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     stock, river, late = json.loads(done.stdout.splitlines()[-1])
     assert stock == [0, []]

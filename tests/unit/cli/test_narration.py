@@ -13,7 +13,7 @@ import pytest
 
 from river_vllm.startup import STAGES_FILE, Stage, file_named_by
 from server.cli import narration
-from server.cli.narration import EVERY, Narration, Narrator, listens, where
+from server.cli.narration import EVERY, Narration, Narrator, address, listens
 from server.cli.stage_times import STAGES, StageTimes, StartRecord, weight_bytes
 
 LAST = {"import": 10.0, "engine": 20.0, "weights": 5.0, "graph": 4.0, "measure": 6.0, "serve": 5.0}
@@ -147,17 +147,24 @@ def args(**changes: Any) -> Namespace:
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "host", "expected"),
     [
-        ({}, "http://127.0.0.1:8000"),
-        ({"host": "0.0.0.0"}, "http://127.0.0.1:8000"),
-        ({"host": "::"}, "http://[::1]:8000"),
-        ({"ssl_keyfile": "k", "ssl_certfile": "c"}, "https://127.0.0.1:8000"),
-        ({"uds": "/run/x"}, "unix:/run/x"),
+        ({}, "127.0.0.1", "http://127.0.0.1:8000"),
+        ({"port": 81}, "::1", "http://[::1]:81"),
+        ({"ssl_keyfile": "k", "ssl_certfile": "c"}, "a.b", "https://a.b:8000"),
+        ({"uds": "/run/x"}, "127.0.0.1", "unix:/run/x"),
     ],
 )
-def test_where_a_client_finds_it(changes: dict[str, Any], expected: str) -> None:
-    assert where(args(**changes)) == expected
+def test_addresses(changes: dict[str, Any], host: str, expected: str) -> None:
+    assert address(args(**changes), host) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [(None, "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.1", "10.0.0.1")],
+)
+def test_where_a_client_on_this_machine_finds_it(host: str | None, expected: str) -> None:
+    assert narration._reachable(host) == expected
 
 
 def test_a_socket_that_is_bound_but_does_not_listen_is_not_ready() -> None:
@@ -182,7 +189,7 @@ def test_the_last_line_says_that_it_is_ready_and_where(
         narrator = Narrator(file, stream, lambda: float(next(clock)))
         record = StartRecord(tmp_path, "m")
         narrator.expect(record, 1 << 28)
-        narrator.watch(args(port=port, api_key=key))
+        narrator.watch(args(host="0.0.0.0", port=port, api_key=key))
         file.write_text("0.5 import\n1.0 serve\n")
         narrator.start()
         narrator._thread.join(30)

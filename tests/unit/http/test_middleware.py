@@ -161,6 +161,8 @@ def test_the_exchange_ends_with_the_request(app: App) -> None:
 
 IMPOSSIBLE = [
     (b'{"temperature": NaN}', "temperature"),
+    (b'{"river": {"threshold": NaN}}', "river.threshold"),
+    (b'{"river": {"min_layers": 1' + b"0" * 30 + b"}}", "river.min_layers"),
     (b'{"logit_bias": {"5": -Infinity}}', "logit_bias.5"),
     (b'{"messages": [{"content": 1e999}]}', "messages.0.content"),
     (b'{"top_k": 18446744073709551616}', "top_k"),
