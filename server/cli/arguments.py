@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AllowInfNan, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE"}
@@ -158,6 +158,8 @@ def add_option(parser: argparse._ActionsContainer, flag: str, field: FieldInfo, 
     elif get_origin(kind) is Literal:
         options |= {"choices": get_args(kind), "type": type(get_args(kind)[0])}
     else:
+        if kind is float:
+            metadata.append(AllowInfNan(False))
         options["type"] = _reader(Annotated[(kind, *metadata)] if metadata else kind)
         options["metavar"] = shown.metavar if shown else _metavar(kind)
     positional = shown is not None and shown.positional

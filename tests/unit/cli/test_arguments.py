@@ -93,7 +93,7 @@ def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         (("x", "--much", "0"), "argument --much: '0': input should be greater than 0"),
-        (("x", "--much", "inf"), "input should be a finite number"),
+        (("x", "--much", "inf"), "argument --much: 'inf': input should be a finite number"),
         (("x", "--size", "3"), "argument --size: invalid choice: 3"),
         (("x", "--fas"), "unrecognized arguments: --fas (did you mean --fast?)"),
         (("x", "--ends", "a"), "argument --ends: expected 2 arguments"),
