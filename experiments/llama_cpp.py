@@ -35,7 +35,7 @@ import httpx
 from servers import NAME, Server, machine
 from transformers import AutoTokenizer
 
-from server.bench.endpoint import make_client
+from server.bench.client import make_client
 from server.bench.figures import interval
 from server.bench.request import Answer, ask
 from server.bench.words import WORDS

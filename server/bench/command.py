@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from river_vllm.errors import RiverError
 from server.bench.options import CompareOptions
 from server.cli.arguments import Commands, OneLineParser, add_command
+from server.cli.endpoint import EndpointError
 from server.cli.files import make_console, write_json
 from server.cli.progress import Steps
 
@@ -33,7 +34,6 @@ def compare(options: CompareOptions) -> int:
         RiverError: a file is not as expected, or packages are missing.
     """
     try:
-        from server.bench.endpoint import EndpointError
         from server.bench.figures import measure
         from server.bench.report import document, print_report
         from server.bench.rounds import Comparer

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import httpx
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -16,10 +14,10 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
-from pydantic_core import from_json
 
 from server.cli.arguments import Options, Shown
 from server.cli.files import OutputFile
+from server.cli.values import JsonObject, Url
 
 Api = Literal["chat", "completions"]
 API_PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
@@ -30,42 +28,11 @@ OWN_FIELDS = {"model", "messages", "prompt", "max_tokens", "stream", "stream_opt
 """Of a request: the client sets them itself."""
 
 
-def _base_url(text: str) -> str:
-    """``text`` with ``/v1`` where it has no path of its own."""
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
-        raise ValueError(str(error)) from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("expected http://HOST:PORT or https://HOST[/PREFIX]")
-    if url.query or url.fragment or url.userinfo:
-        raise ValueError("a query, a fragment or a password is not allowed")
-    path = url.path.rstrip("/")
-    if path.endswith(tuple(API_PATHS.values())):
-        raise ValueError("give the server's base; --api chooses the route")
-    return str(url.copy_with(path=path or "/v1")).rstrip("/")
-
-
-def _object(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            value = from_json(value, allow_inf_nan=False)
-        except ValueError:
-            value = None
-    if not isinstance(value, dict):
-        raise ValueError('expected a JSON object, such as {"threshold": 0.9}')
-    return value
-
-
 def _gate(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     metric, _, ratio = value.rpartition(":")
     return {"metric": metric or "tpot", "least": ratio}
-
-
-Url = Annotated[str, AfterValidator(_base_url)]
-JsonObject = Annotated[dict[str, Any], BeforeValidator(_object), Shown("JSON")]
 
 
 class Gate(Options):

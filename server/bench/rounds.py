@@ -8,10 +8,11 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
-from server.bench.endpoint import Endpoint, find_endpoint, make_client, read_key
+from server.bench.client import make_client
 from server.bench.options import API_PATHS, CompareOptions
 from server.bench.prompts import WAKE, WARM_UP, prompts_of
 from server.bench.request import Answer, ask
+from server.cli.endpoint import Endpoint, find_endpoint, read_key
 from server.cli.progress import Steps
 
 MEASURED = "compare"
@@ -52,6 +53,7 @@ class Comparer:
 
     Raises:
         RiverError: a file of prompts, or of a key, is not as expected.
+        EndpointError: an endpoint cannot be used at all.
     """
 
     def __init__(self, options: CompareOptions, steps: Steps) -> None:
@@ -65,24 +67,19 @@ class Comparer:
         key_b = key
         if sides.api_key_env_b is not None or sides.api_key_file_b is not None:
             key_b = read_key(sides.api_key_env_b, sides.api_key_file_b)
-        self._targets = {
-            "A": (options.a, sides.model_a, key),
-            "B": (options.b, sides.model_b, key_b),
-        }
+        self._found = Comparison(
+            {
+                "A": find_endpoint(options.a, sides.model_a, key, "--model-a"),
+                "B": find_endpoint(options.b, sides.model_b, key_b, "--model-b"),
+            }
+        )
         self._river = {"A": sides.river_a, "B": sides.river_b}
         self._block = options.comparison.block or options.comparison.concurrency
 
     async def run(self) -> Comparison:
-        """Ask both sides; Ctrl-C, a cancelled task, keeps the rounds that were finished.
-
-        Raises:
-            EndpointError: an endpoint cannot be used at all.
-        """
-        async with make_client() as client:
-            self._client = client
-            self._found = found = Comparison(
-                {name: await find_endpoint(client, *self._targets[name]) for name in SIDES}
-            )
+        """Ask both sides; Ctrl-C, a cancelled task, keeps the rounds that were finished."""
+        found = self._found
+        async with make_client() as self._client:
             try:
                 await self._rounds()
             except asyncio.CancelledError:

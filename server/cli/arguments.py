@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AllowInfNan, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE"}
@@ -139,12 +139,14 @@ def _add_fields(parser: argparse._ActionsContainer, model: type[Options], at: st
 def add_option(parser: argparse._ActionsContainer, flag: str, field: FieldInfo, dest: str) -> None:
     """One field as an option; what is not given is not in the namespace.
 
-    Its default is told where the docstring does not tell one.
+    A list is an option that may be repeated, or any number of positional words; a tuple is an
+    option with a word for each of its types. Its default is told where the docstring does not tell
+    one.
     """
-    kind, metadata = _unwrapped(field.annotation, field.metadata)
-    several = get_origin(kind) in (list, tuple)
-    if several:
-        kind, metadata = _unwrapped(get_args(kind)[0], metadata)
+    whole, metadata = _unwrapped(field.annotation, field.metadata)
+    kind, origin = whole, get_origin(whole)
+    if origin in (list, tuple):
+        kind, metadata = _unwrapped(get_args(whole)[0], metadata)
     text = _text(field)
     told = "default:" in text or field.is_required()
     if not told and field.default is not None and field.default is not False:
@@ -156,12 +158,17 @@ def add_option(parser: argparse._ActionsContainer, flag: str, field: FieldInfo, 
     elif get_origin(kind) is Literal:
         options |= {"choices": get_args(kind), "type": type(get_args(kind)[0])}
     else:
+        if kind is float:
+            metadata.append(AllowInfNan(False))
         options["type"] = _reader(Annotated[(kind, *metadata)] if metadata else kind)
         options["metavar"] = shown.metavar if shown else _metavar(kind)
-    if several:
-        options["action"] = "append"
-    if shown is not None and shown.positional:
-        parser.add_argument(dest, **options)
+    positional = shown is not None and shown.positional
+    if origin is tuple:
+        options["nargs"] = len(get_args(whole))
+    elif origin is list:
+        options |= {"nargs": "*"} if positional else {"action": "append"}
+    if positional:
+        parser.add_argument(dest, default=argparse.SUPPRESS, **options)
     else:
         parser.add_argument(flag, dest=dest, default=argparse.SUPPRESS, **options)
 

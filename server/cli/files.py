@@ -14,8 +14,8 @@ from rich.console import Console
 
 from server.cli.arguments import Shown
 
-_WIDTH = 120
-"""Columns where the output is no terminal."""
+_WIDTH = 150
+"""Columns where the output is no terminal: those of the widest table, eval's."""
 
 
 def _writable(path: Path) -> Path:

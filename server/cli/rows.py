@@ -1,4 +1,4 @@
-"""Prompts in a file: a row per line, JSON objects or plain text."""
+"""Prompts or problems in a file: a row per line, JSON objects or plain text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_rows(path: Path, option: str) -> tuple[bytes, list[tuple[int, Any]]]:
         raise RiverError(f"{place}: expected UTF-8 text") from None
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
-        raise RiverError(f"{place}: expected at least one prompt, found none")
+        raise RiverError(f"{place}: expected at least one row, found none")
     if not lines[0][1].lstrip().startswith("{"):
         return data, [(number, line.rstrip("\r")) for number, line in lines]
     rows = []

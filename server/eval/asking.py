@@ -28,14 +28,19 @@ def ask(options: EvalOptions, folders: tuple[Path, Path]) -> dict[str, dict[str,
         RiverError: a server cannot be used.
         HarnessError: a request or lm-eval failed.
     """
-    told = {}
+    told: dict[str, dict[str, Any]] = {}
     for (name, side), folder in zip(find_sides(options).items(), folders, strict=True):
         print(f"{name}: {side}", file=sys.stderr)
         before = side.stats()
         _run_harness(options, side, folder)
         depth = Depth.between(before, side.stats())
         print(f"{name}: {depth or 'no decode token in /river/stats'}", file=sys.stderr)
-        told[name] = asdict(side) | {"depth": asdict(depth) if depth else None}
+        told[name] = {
+            "base": side.endpoint.base,
+            "model": side.endpoint.model,
+            "river": side.river,
+            "depth": asdict(depth) if depth else None,
+        }
     return told
 
 
@@ -46,8 +51,8 @@ def _run_harness(options: EvalOptions, side: Side, folder: Path) -> None:
     job["arguments"] = {
         "model": "local-chat-completions" if options.chat else "local-completions",
         "model_args": {
-            "model": side.model,
-            "base_url": f"{side.base}/{'chat/' if options.chat else ''}completions",
+            "model": side.endpoint.model,
+            "base_url": f"{side.endpoint.base}/{'chat/' if options.chat else ''}completions",
             "num_concurrent": options.concurrency,
             "timeout": options.timeout,
             "tokenizer_backend": None,
@@ -55,7 +60,7 @@ def _run_harness(options: EvalOptions, side: Side, folder: Path) -> None:
         },
         "num_fewshot": options.num_fewshot,
         "limit": options.limit,
-        "gen_kwargs": {**options.gen_kwargs, **river},
+        "gen_kwargs": (options.gen_kwargs or {}) | river,
         "apply_chat_template": options.chat,
         "fewshot_as_multiturn": options.chat,
         "confirm_run_unsafe_code": options.confirm_run_unsafe_code,

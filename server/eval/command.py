@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from dataclasses import asdict
@@ -11,37 +10,30 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from river_vllm import __version__
 from river_vllm.errors import RiverError
+from server.cli.arguments import Commands, add_command
+from server.cli.files import make_console, write_json
 from server.eval.asking import HarnessError, ask
-from server.eval.options import EvalOptions, add_options, read_options
+from server.eval.options import EvalOptions
 
 if TYPE_CHECKING:
     from server.eval.paired import Paired
 
-_HELP = "what a river changes in a model's answers: lm-evaluation-harness on two sides, paired"
 
-_WIDTH = 150
-"""Of a table that is not for a terminal."""
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register ``eval``; the parsed namespace's ``run`` takes it and returns an exit status."""
-    parser = subparsers.add_parser("eval", help=_HELP, description=_HELP, allow_abbrev=False)
-    add_options(parser)
-    parser.set_defaults(run=run_command)
+def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Register ``eval``."""
+    add_command(commands, "eval", EvalOptions, run_command)
 
 
-def run_command(args: argparse.Namespace) -> int:
-    """Do what ``args`` say; the exit status.
+def run_command(options: EvalOptions) -> int:
+    """Do what ``options`` say; the exit status.
 
     Raises:
-        RiverError: an option cannot be right, or what it names cannot be used.
+        RiverError: what an option names cannot be used.
     """
-    options = read_options(args)
     if find_spec("lm_eval") is None:
         raise RiverError("eval needs lm-evaluation-harness: pip install 'river-vllm[eval]'")
     try:
@@ -87,12 +79,12 @@ def _report(
             "methods": METHODS,
             "failures": failures,
         }
-        options.json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json_file, document)
     return 1 if failures else 0
 
 
 def _print(figures: list[Paired], confidence: float) -> None:
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = make_console()
     interval = f"B − A, {confidence:.0%} interval"
     table = Table("task", "filter", "metric", "problems", "A", "B", interval, "wins", "losses", "p")
     for one in figures:
@@ -106,7 +98,7 @@ def _print(figures: list[Paired], confidence: float) -> None:
         for text, ids in (("wins", one.only_b), ("losses", one.only_a)):
             if ids:
                 line = f"{one.task} ({one.filter}) {one.metric}, {text} of B: {', '.join(ids)}"
-                console.print(line, markup=False, soft_wrap=True)
+                console.print(line, markup=False)
         console.print(
             f"{one.task} ({one.filter}): {one.identical} of {one.problems} answers are identical",
             markup=False,

@@ -1,126 +1,84 @@
-"""What ``river-vllm eval`` can be asked: one model, from which ``--help`` is made."""
+"""The options of ``river-vllm eval``."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from river_vllm.errors import RiverError
+from server.cli.arguments import Options, Shown
 from server.cli.files import OutputFile
+from server.cli.values import JsonObject, Url
 
-Object = Json[dict[str, Any]]
+OF_SAMPLES = {"samples", "confidence", "max_loss", "json_file"}
+"""What can be asked of runs that were made before."""
 
 
-class EvalOptions(BaseModel):
-    """A field's title stands for its value in ``--help``; without one it is a switch."""
+class EvalOptions(Options):
+    """Say what a river changes in a model's answers: lm-evaluation-harness on two sides, paired."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-    tasks: list[str] = Field(
-        [],
-        title="TASK",
-        description="tasks of lm-eval that generate text; river_gsm8k, river_humaneval and the "
-        "same with _chat at the end come with River and read --data",
-    )
-    base_url: str = Field(
-        "http://127.0.0.1:8000", title="URL", description="server of side A: http://HOST:PORT[/v1]"
-    )
-    against: str | None = Field(None, title="URL", description="server of side B (default: A's)")
-    river: Object | None = Field(None, title="JSON", description="River's request field of A")
-    against_river: Object | None = Field(None, title="JSON", description="that of B")
-    model: str | None = Field(
-        None, title="NAME", description="model of A (default: the one that /v1/models lists)"
-    )
-    against_model: str | None = Field(None, title="NAME", description="that of B (default: A's)")
-    data: Path | None = Field(None, title="FILE", description="problems of River's tasks, as JSONL")
-    limit: int | None = Field(None, ge=1, title="N", description="the first N problems of a task")
-    num_fewshot: int | None = Field(
-        None, ge=0, title="N", description="solved examples before a problem (default: the task's)"
-    )
-    chat: bool = Field(False, description="ask by /v1/chat/completions, with the chat template")
-    gen_kwargs: Object = Field(
-        {}, title="JSON", description="more fields of every request, max_gen_toks among them"
-    )
-    concurrency: int = Field(1, ge=1, title="N", description="requests in flight")
-    timeout: int = Field(600, ge=1, title="S", description="seconds for a request")
-    include_path: Path | None = Field(None, title="DIR", description="more task files for lm-eval")
-    confirm_run_unsafe_code: bool = Field(
-        False,
-        description="run programs of the model even where nothing isolates them, and tasks that "
-        "lm-eval marks as unsafe",
-    )
-    output: Path | None = Field(
-        None, title="DIR", description="keep lm-eval's results and samples, in DIR/A and DIR/B"
-    )
-    samples: tuple[Path, Path] | None = Field(
-        None,
-        title="DIR",
-        description="ask nothing: compare what --output or lm-eval's "
-        "--log_samples --output_path has left in two folders",
-    )
-    confidence: float = Field(0.95, gt=0, lt=1, title="C", description="of intervals")
-    max_loss: float | None = Field(
-        None, ge=0, title="POINTS", description="exit status 1 if B loses more percentage points"
-    )
-    json_file: OutputFile | None = Field(
-        None, title="FILE", alias="json", description="all figures, and the problems that differ"
-    )
+    tasks: Annotated[list[str], Shown("TASK", positional=True)] = Field(default=[])
+    """tasks of lm-eval that generate text; river_gsm8k, river_humaneval and the same with _chat at
+    the end come with River and read --data (default: none, with --samples)"""
+    base_url: Annotated[Url, Shown("URL")] = "http://127.0.0.1:8000/v1"
+    """server of side A: http://HOST:PORT[/v1]"""
+    against: Annotated[Url | None, Shown("URL")] = None
+    """server of side B (default: A's)"""
+    river: JsonObject | None = None
+    """River's request field of A"""
+    against_river: JsonObject | None = None
+    """that of B"""
+    model: str | None = None
+    """model of A (default: the one that ``/v1/models`` lists)"""
+    against_model: str | None = None
+    """that of B (default: A's)"""
+    data: Path | None = None
+    """problems of River's tasks, as JSONL"""
+    limit: PositiveInt | None = None
+    """the first N problems of a task"""
+    num_fewshot: NonNegativeInt | None = None
+    """solved examples before a problem (default: the task's)"""
+    chat: bool = False
+    """ask by ``/v1/chat/completions``, with the chat template"""
+    gen_kwargs: JsonObject | None = None
+    """more fields of every request, max_gen_toks among them"""
+    concurrency: PositiveInt = 1
+    """requests in flight"""
+    timeout: Annotated[PositiveInt, Shown("S")] = 600
+    """seconds for a request"""
+    include_path: Annotated[Path | None, Shown("DIR")] = None
+    """more task files for lm-eval"""
+    confirm_run_unsafe_code: bool = False
+    """run programs of the model even where nothing isolates them, and tasks that lm-eval marks as
+    unsafe"""
+    output: Annotated[Path | None, Shown("DIR")] = None
+    """keep lm-eval's results and samples, in DIR/A and DIR/B"""
+    samples: Annotated[tuple[Path, Path] | None, Shown("DIR")] = None
+    """ask nothing: compare what --output or lm-eval's --log_samples --output_path has left in two
+    folders"""
+    confidence: Annotated[float, Shown("C")] = Field(default=0.95, gt=0, lt=1)
+    """of intervals"""
+    max_loss: Annotated[NonNegativeFloat | None, Shown("POINTS")] = None
+    """exit status 1 if B loses more percentage points"""
+    json_file: OutputFile | None = Field(default=None, alias="json")
+    """all figures, and the problems that differ"""
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
-        given, saved = self.model_fields_set, self.samples is not None
-        asking = given - {"samples", "confidence", "max_loss", "json_file"}
-        if saved and asking:
-            raise ValueError(f"{_option(min(asking))}: not with --samples, which asks nothing")
-        if not saved and not self.tasks:
+        given = self.model_fields_set
+        if self.samples is not None:
+            if asking := given - OF_SAMPLES:
+                name = min(asking).replace("_", "-")
+                option = "TASK" if name == "tasks" else f"--{name}"
+                raise ValueError(f"{option}: not with --samples, which asks nothing")
+        elif not self.tasks:
             raise ValueError("TASK: expected one or more, or --samples DIR DIR")
-        if not saved and not given & {"against", "against_river", "against_model"}:
+        elif not given & {"against", "against_river", "against_model"}:
             raise ValueError(
                 "--against: expected it, --against-river or --against-model; one setting alone is "
                 "what 'lm-eval run' evaluates"
             )
-        if "river" in self.gen_kwargs:
+        if "river" in (self.gen_kwargs or {}):
             raise ValueError("--gen-kwargs: 'river' has options of its own")
         return self
-
-
-def _option(name: str) -> str:
-    if name == "tasks":
-        return "TASK"
-    return "--" + (EvalOptions.model_fields[name].alias or name).replace("_", "-")
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """An option for each field; values stay texts, which the model reads."""
-    for name, field in EvalOptions.model_fields.items():
-        default = f" (default: {field.default})" if field.default else ""
-        settings: dict[str, Any] = {"help": f"{field.description}{default}"}
-        if name == "tasks":
-            parser.add_argument(name, nargs="*", metavar=field.title, **settings)
-            continue
-        if field.title is None:
-            settings["action"] = "store_true"
-        else:
-            settings |= {"metavar": field.title, "nargs": 2 if name == "samples" else None}
-        parser.add_argument(_option(name), default=argparse.SUPPRESS, **settings)
-
-
-def read_options(args: argparse.Namespace) -> EvalOptions:
-    """The options that were given.
-
-    Raises:
-        RiverError: names the option, the value and what is allowed.
-    """
-    given = {name: value for name, value in vars(args).items() if value != []}
-    try:
-        return EvalOptions.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = first["msg"].removeprefix("Value error, ")
-        if first["loc"]:
-            name = str(first["loc"][0]).replace("_", "-")
-            reason = f"--{name} = {first['input']!r}: {reason}"
-        raise RiverError(reason) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -65,5 +66,9 @@ def _sample(row: dict[str, Any]) -> Sample:
         id=str(row["doc"].get("id", row["doc_id"])),
         asked=(row["doc_hash"], row["prompt_hash"]),
         answer=row["resps"],
-        metrics={name: float(v) for name, v in values.items() if isinstance(v, int | float)},
+        metrics={
+            name: float(value)
+            for name, value in values.items()
+            if isinstance(value, int | float) and isfinite(value)
+        },
     )

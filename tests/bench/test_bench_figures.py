@@ -6,11 +6,11 @@ from statistics import median
 
 import pytest
 
-from server.bench.endpoint import Endpoint
 from server.bench.figures import Report, interval, measure
 from server.bench.options import CompareOptions
 from server.bench.request import Answer
 from server.bench.rounds import Comparison, Turn
+from server.cli.endpoint import Endpoint
 
 Pair = tuple[Turn, Turn]
 

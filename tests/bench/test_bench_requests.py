@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from bench_mock import MockServer
 
-from server.bench.endpoint import make_client
+from server.bench.client import make_client
 from server.bench.request import Answer, ask
 
 

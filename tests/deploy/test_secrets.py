@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.bench.endpoint import read_key
+from server.cli.endpoint import read_key
 from server.cli.options import api_keys
 from tests.deploy.files import DEPLOY, compose
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
 import pytest
 
-from river_vllm.errors import RiverError
-from server.eval.options import add_options, read_options
+from server.cli.arguments import OneLineParser, add_options
+from server.eval.options import EvalOptions
 from server.eval.sandbox.program import Limits
 from server.eval.tasks.code import STOP
 from tests.docs.documents import Command, commands, options_of
@@ -17,10 +16,10 @@ from tests.docs.documents import Command, commands, options_of
 DOCS = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
 
-def read(*words: str):
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    return read_options(parser.parse_args(words))
+def parser_of_eval() -> OneLineParser:
+    parser = OneLineParser(add_help=False, allow_abbrev=False)
+    add_options(parser, EvalOptions)
+    return parser
 
 
 @pytest.mark.parametrize(
@@ -30,29 +29,39 @@ def read(*words: str):
         ("task", "--against: expected it, --against-river or --against-model"),
         ("task --samples a b", "TASK: not with --samples"),
         ("--samples a b --limit 3", "--limit: not with --samples, which asks nothing"),
-        ("task --against u --limit 0", "--limit = '0': Input should be greater than or equal to 1"),
-        ("task --against u --timeout soon", "--timeout = 'soon': Input should be a valid integer"),
-        ("task --against-river [1]", "--against-river = [1]: Input should be a valid dict"),
-        ("task --against-river {", "--against-river = '{': Invalid JSON"),
-        ('task --against u --gen-kwargs {"river":{}}', "--gen-kwargs: 'river' has options"),
-        ("--samples a b --confidence 1", "--confidence = '1': Input should be less than 1"),
-        ("--samples a b --max-loss -1", "--max-loss = '-1': Input should be greater than or"),
+        ("--samples a", "--samples: expected 2 arguments"),
+        ("task --limit 0", "--limit: '0': input should be greater than 0"),
+        ("task --timeout soon", "--timeout: 'soon': input should be a valid integer"),
+        ("task --against-river [1]", "--against-river: '[1]': expected a JSON object"),
+        ("task --against-river {", "--against-river: '{': expected a JSON object"),
+        ('task --against http://u --gen-kwargs {"river":{}}', "--gen-kwargs: 'river' has options"),
+        ("--samples a b --confidence 1", "--confidence: '1': input should be less than 1"),
+        ("--samples a b --max-loss -1", "--max-loss: '-1': input should be greater than or"),
+        ("--samples a b --max-loss inf", "--max-loss: 'inf': input should be a finite number"),
+        ("--base-url 127.0.0.1:1", "--base-url: '127.0.0.1:1': expected http://HOST:PORT"),
+        ("--against ftp://x", "--against: 'ftp://x': expected http://HOST:PORT"),
+        ("--json /no/such/f.json", "--json: '/no/such/f.json': expected a file in a folder"),
+        ("--json .", "--json: '.': expected a file in a folder that exists"),
     ],
 )
-def test_bad_options(words: str, said: str):
-    with pytest.raises(RiverError) as error:
-        read(*words.split())
-    assert said in str(error.value)
+def test_bad_options(capsys, words: str, said: str):
+    with pytest.raises(SystemExit) as stop:
+        parser_of_eval().parse_args(words.split())
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_not_given_is_not_told():
+    """``--json`` writes the options that were given."""
+    options = parser_of_eval().parse_args(["--samples", "a", "b", "--json", "c"]).options
+    told = options.model_dump(mode="json", exclude_unset=True)
+    assert told == {"samples": ["a", "b"], "json_file": "c"}
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--base-url", "127.0.0.1:1"], "--base-url = '127.0.0.1:1': expected http://HOST:PORT"),
-        (["--against", "ftp://x"], "--against = 'ftp://x': expected http://HOST:PORT[/v1]"),
-        (["--base-url", "http://127.0.0.1:9"], "http://127.0.0.1:9/v1/models does not answer"),
-        (["--json", "/no/such/f.json"], "--json = '/no/such/f.json': expected a file in a folder"),
-        (["--json", "B"], "--json = 'B': expected a file in a folder that exists"),
+        (["--base-url", "http://127.0.0.1:9"], "http://127.0.0.1:9/v1: cannot be reached"),
         (["--model", "other"], "--model = 'other': expected one of fake"),
         (["--output", "."], "--output = '.': expected a folder without A and B in it"),
     ],
@@ -69,8 +78,7 @@ def test_what_cannot_be_used(capsys, fake, tmp_path, monkeypatch, words: list[st
 
 
 def test_every_option_is_documented():
-    parser = argparse.ArgumentParser(add_help=False)
-    add_options(parser)
+    parser = parser_of_eval()
     missing = [option for option in options_of(parser) if not re.search(rf"`{option}[ `]", DOCS)]
     assert missing == []
     assert "river_humaneval" in parser.format_help()
@@ -78,7 +86,7 @@ def test_every_option_is_documented():
 
 @pytest.mark.parametrize("command", commands("docs/", "river-vllm eval"), ids=str)
 def test_documented_commands_are_whole(command: Command):
-    read(*command.words[2:])
+    parser_of_eval().parse_args(command.words[2:])
 
 
 def test_limits_of_the_text():

@@ -88,6 +88,11 @@ def test_metrics_of_whole_sets_alone_are_no_comparison(tmp_path: Path):
         pair(*runs(tmp_path, [["x", "y"]], [["x", "z"]]), 0.95)
 
 
+def test_what_is_no_number_is_no_metric(tmp_path: Path):
+    with pytest.raises(RiverError, match="nothing to compare"):
+        pair(*runs(tmp_path, [1.0, 0.5], [1.0, float("nan")]), 0.95)
+
+
 def test_folders_that_hold_no_run(tmp_path: Path):
     with pytest.raises(RiverError, match="expected a folder with lm-eval's samples"):
         read_samples(tmp_path)

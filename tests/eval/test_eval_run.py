@@ -165,7 +165,11 @@ def test_what_is_refused(
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [("[1]", "line 2: expected a JSON object"), ("{", "line 2: Expecting"), ("{}", "'question'")],
+    [
+        ("[1]", "line 2: expected a JSON object"),
+        ("{", "line 2: expected JSON"),
+        ("{}", "'question'"),
+    ],
 )
 def test_bad_rows(tmp_path: Path, row: str, said: str):
     from river_vllm.errors import RiverError
@@ -173,6 +177,6 @@ def test_bad_rows(tmp_path: Path, row: str, said: str):
 
     file = write_rows(tmp_path / "bad.jsonl", [{"question": "?", "answer": "#### 1"}])
     file.write_text(file.read_text() + row + "\n")
-    with pytest.raises(RiverError, match=r"--data = .*bad\.jsonl") as error:
+    with pytest.raises(RiverError, match=r"--data '.*bad\.jsonl") as error:
         load(["question", "answer"], 0, str(file))
     assert said in str(error.value)

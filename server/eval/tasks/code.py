@@ -7,9 +7,6 @@ import re
 STOP = ("\ndef ", "\n#", "\nif ", "\n```", "\nclass ", "\n@", "\nprint(", "\nassert ")
 """Where a function that is being completed has ended and something else begins."""
 
-ASKED = STOP[:4]
-"""What the server is asked to stop at: the API takes four texts, and vLLM refuses more."""
-
 _BLOCK = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 
 

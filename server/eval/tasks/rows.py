@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from river_vllm.errors import RiverError
+from server.cli.rows import read_rows
 
 
 def load(
@@ -31,26 +31,19 @@ def load(
 
     if data is None:
         raise RiverError("--data: expected a file of problems, River's own tasks bring none")
-    try:
-        lines = Path(data).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RiverError(f"--data = {data!r}: {error}") from None
-    rows = [_row(data, n, line, fields) for n, line in enumerate(lines, 1) if line.strip()]
+    place = f"--data '{data}'"
+    _, found = read_rows(Path(data), "--data")
+    rows = [_row(f"{place}, line {line}", line, row, fields) for line, row in found]
     count = examples if num_fewshot is None else num_fewshot
     if len(rows) <= count:
-        raise RiverError(f"--data = {data!r}: expected more rows than the {count} examples")
+        raise RiverError(f"{place}: expected more rows than the {count} examples")
     return {"examples": Dataset.from_list(rows[:count]), "test": Dataset.from_list(rows[count:])}
 
 
-def _row(data: str, number: int, line: str, fields: Sequence[str]) -> dict[str, str]:
-    place = f"--data = {data!r} line {number}"
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise RiverError(f"{place}: {error}") from None
+def _row(place: str, line: int, row: Any, fields: Sequence[str]) -> dict[str, str]:
     if not isinstance(row, dict):
-        raise RiverError(f"{place}: expected a JSON object")
+        raise RiverError(f"{place}: expected a JSON object, got {row!r}")
     for name in fields:
         if not isinstance(row.get(name), str) or not row[name].strip():
             raise RiverError(f"{place}: {name!r} = {row.get(name)!r}: expected a text")
-    return {"id": str(row.get("task_id", number)), **{name: row[name] for name in fields}}
+    return {"id": str(row.get("task_id", line)), **{name: row[name] for name in fields}}

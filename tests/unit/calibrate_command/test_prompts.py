@@ -79,7 +79,7 @@ def test_given_answers_stay_with_their_prompts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "at least one prompt"),
+        ("", "at least one row"),
         ('{"prompt": "a"}\n{"prompt"', "line 2: expected JSON"),
         ('{"text": "a"}', "line 1: expected one of messages, question, prompt, got text"),
         ('{"prompt": 3}', "'prompt' = 3"),

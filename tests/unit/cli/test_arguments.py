@@ -37,6 +37,10 @@ class Outer(Options):
     """of it (default: any)"""
     fast: bool = False
     """be quick"""
+    ends: Annotated[tuple[Path, Path] | None, Shown("END")] = None
+    """two of them"""
+    more: Annotated[list[str], Shown("MORE", positional=True)] = Field(default=[])
+    """of it (default: none)"""
     inner: Inner
 
 
@@ -70,6 +74,12 @@ def test_words_become_values() -> None:
     assert found == Outer(what="x", size=64, fast=True, inner=inner)
 
 
+def test_a_list_may_be_positional_and_a_tuple_takes_a_word_for_each_type() -> None:
+    found = parse("x", "y", "z", "--ends", "a", "b")
+    assert (found.more, found.ends) == (["y", "z"], (Path("a"), Path("b")))
+    assert parse("x").model_fields_set == {"what", "inner"}
+
+
 def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse("--help")
@@ -83,10 +93,11 @@ def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         (("x", "--much", "0"), "argument --much: '0': input should be greater than 0"),
-        (("x", "--much", "inf"), "input should be a finite number"),
+        (("x", "--much", "inf"), "argument --much: 'inf': input should be a finite number"),
         (("x", "--size", "3"), "argument --size: invalid choice: 3"),
         (("x", "--fas"), "unrecognized arguments: --fas (did you mean --fast?)"),
-        ((), "the following arguments are required"),
+        (("x", "--ends", "a"), "argument --ends: expected 2 arguments"),
+        ((), "the following arguments are required: WHAT"),
     ],
 )
 def test_an_error_is_one_line(

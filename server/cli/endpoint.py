@@ -1,4 +1,4 @@
-"""Where requests go: address, key, model."""
+"""Where requests of a command go: address, key, model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from river_vllm.errors import RiverError
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
-_CONNECT_SECONDS = 30.0
-
-_IDLE_SECONDS = 2.0
-"""Unused connections close after this. Common servers close theirs after 5 s; reusing one at
-that very moment would look like a failure of the server."""
+_SECONDS = 30.0
+"""For an answer that needs no engine."""
 
 
-class EndpointError(Exception):
+class EndpointError(RiverError):
     """The endpoint cannot be used at all: unreachable, refuses the key, serves no model."""
 
 
@@ -56,46 +53,44 @@ def read_key(variable: str | None, file: Path | None) -> str | None:
     return key or None
 
 
-def make_client() -> httpx.AsyncClient:
-    """A client that never queues requests on its own: httpx's 100 connections are lifted.
-
-    It has no time-out for reading, since whole requests have their own.
-    """
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-        limits=httpx.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=_IDLE_SECONDS
-        ),
-        headers={"accept-encoding": "identity"},
-    )
-
-
-async def find_endpoint(
-    client: httpx.AsyncClient, base: str, model: str | None, key: str | None
-) -> Endpoint:
-    """The endpoint at ``base``; without ``model``, the only one that it lists.
+def list_models(base: str, headers: dict[str, str]) -> list[str]:
+    """What the server at ``base`` serves.
 
     Raises:
-        EndpointError: it cannot be reached, refuses, or the model has to be named.
+        EndpointError: it cannot be reached, refuses, or answers something else.
     """
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    if model is not None:
-        return Endpoint(base, model, headers)
     try:
-        response = await client.get(f"{base}/models", headers=headers, timeout=_CONNECT_SECONDS)
-    except httpx.HTTPError as error:
+        response = httpx.get(f"{base}/models", headers=headers, timeout=_SECONDS)
+    except (httpx.HTTPError, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise EndpointError(
             f"{base}: cannot be reached: {reason}; start the server, or give its address"
         ) from None
     if response.status_code != 200:
-        cure = "; give its key by --api-key-file" if response.status_code == 401 else ""
-        raise EndpointError(f"{base}/models: HTTP {response.status_code}{cure}")
+        told = f"{base}/models: HTTP {response.status_code}"
+        if response.status_code == 401:
+            told += f"; give its key ({DEFAULT_KEY_VARIABLE}, unless an option names another)"
+        raise EndpointError(told)
     try:
-        models = [str(row["id"]) for row in response.json()["data"]]
+        return [str(row["id"]) for row in response.json()["data"]]
     except (ValueError, KeyError, TypeError):
         raise EndpointError(f"{base}/models: no list of models in the answer") from None
-    if len(models) != 1:
-        shown = ", ".join(models) or "none"
-        raise EndpointError(f"{base}: lists {len(models)} models ({shown}): --model-a or --model-b")
-    return Endpoint(base, models[0], headers)
+
+
+def find_endpoint(base: str, model: str | None, key: str | None, option: str) -> Endpoint:
+    """The endpoint at ``base``; without ``model``, the only one that it lists.
+
+    Args:
+        option: that names the model, for errors.
+
+    Raises:
+        EndpointError: the model has to be named, or cannot be asked for.
+    """
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    if model is None:
+        models = list_models(base, headers)
+        if len(models) != 1:
+            shown = ", ".join(models) or "none"
+            raise EndpointError(f"{base}: lists {len(models)} models ({shown}): give {option}")
+        (model,) = models
+    return Endpoint(base, model, headers)

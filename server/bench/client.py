@@ -1,0 +1,25 @@
+"""The client whose requests are timed."""
+
+from __future__ import annotations
+
+import httpx
+
+_CONNECT_SECONDS = 30.0
+
+_IDLE_SECONDS = 2.0
+"""Unused connections close after this. Common servers close theirs after 5 s; reusing one at
+that very moment would look like a failure of the server."""
+
+
+def make_client() -> httpx.AsyncClient:
+    """A client that never queues requests on its own: httpx's 100 connections are lifted.
+
+    It has no time-out for reading, since whole requests have their own.
+    """
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+        limits=httpx.Limits(
+            max_connections=None, max_keepalive_connections=None, keepalive_expiry=_IDLE_SECONDS
+        ),
+        headers={"accept-encoding": "identity"},
+    )
