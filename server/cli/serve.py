@@ -16,7 +16,7 @@ from server.cli.caches import writable_caches
 from server.cli.narration import narrated
 from server.cli.options import add_river_options, api_keys, river_config
 from server.cli.refusals import refusal
-from server.cli.stopping import end
+from server.cli.stopping import end, ended_by_sigterm
 from server.telemetry.ending import ending
 
 GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins", "vllm.stat_logger_plugins")
@@ -39,7 +39,8 @@ def serve(argv: Sequence[str]) -> int:
         parse(argv)  # prints the help and exits
     # vLLM takes seconds to import, and only its parser knows for sure which argument is the model.
     model = argv[0] if argv and not argv[0].startswith("-") else None
-    with writable_caches(), narrated(model) as narrator:
+    # A process that is alone in its container gets no signal that it has no handler for.
+    with ended_by_sigterm(), writable_caches(), narrated(model) as narrator:
         prepare_environment()
         args = parse(argv)
         configure(args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -232,6 +233,16 @@ def test_a_server_that_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("action", [lambda: None, fail(KeyboardInterrupt())], ids=["end", "Ctrl-C"])
+def test_sigterm_ends_it_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process of a container has no handler but its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(serve, "prepare_environment", lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        serve.serve(["model"])
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_a_server_that_has_ended_is_told_no_further(
     monkeypatch: pytest.MonkeyPatch, action: Any
 ) -> None:
