@@ -133,6 +133,8 @@ def trade(
         if result["users"] == 1 and result["prompts"] == prompts:
             speed.setdefault(result["setting"], ratio(result, "tpot")["median"])
     if peer is not None:
+        if LLAMA not in quality:
+            raise SystemExit(f"--llama-cpp: wants --quality '{LLAMA}=FILE' too")
         speed[LLAMA] = 1 / peer["tpot"]["llama.cpp"]["of stock vLLM"]["median"]
     if missing := sorted(quality.keys() - speed.keys()):
         raise SystemExit(f"--quality: no speed of {missing}; there are {sorted(speed)}")

@@ -42,9 +42,10 @@ def has_headers() -> bool:
 
 def main() -> int:
     """Command line entry."""
+    headers = "python{}.{}-dev".format(*sys.version_info)
     missing = [
         *(() if has_compiler() else ("no C++ compiler (Debian, Ubuntu: apt-get install g++)",)),
-        *(() if has_headers() else ("no Python.h (Debian, Ubuntu: apt-get install python3-dev)",)),
+        *(() if has_headers() else (f"no Python.h (Debian, Ubuntu: apt-get install {headers})",)),
     ]
     for what in missing:
         print(

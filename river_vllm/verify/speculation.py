@@ -17,8 +17,8 @@ class RiverSpeculativeConfig(SpeculativeConfig):
 
     @property
     def max_num_new_slots_for_drafting(self) -> int:
-        """None: drafts are passes of their own and no rows of vLLM's batch, whose prompts are cut
-        into the same chunks as without them."""
+        """None: drafts are passes of their own and no rows of vLLM's batch, which takes as many
+        tokens of prompts as without them."""
         return 0
 
 

@@ -232,7 +232,6 @@ def test_a_server_that_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert started(monkeypatch, fail(KeyboardInterrupt())) == 130
 
 
-@pytest.mark.parametrize("action", [lambda: None, fail(KeyboardInterrupt())], ids=["end", "Ctrl-C"])
 def test_sigterm_ends_it_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first process of a container has no handler but its own."""
     before = signal.getsignal(signal.SIGTERM)
@@ -243,6 +242,7 @@ def test_sigterm_ends_it_before_anything_is_imported(monkeypatch: pytest.MonkeyP
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("action", [lambda: None, fail(KeyboardInterrupt())], ids=["end", "Ctrl-C"])
 def test_a_server_that_has_ended_is_told_no_further(
     monkeypatch: pytest.MonkeyPatch, action: Any
 ) -> None:
