@@ -133,8 +133,8 @@ def arguments() -> argparse.Namespace:
         "--data", nargs="+", metavar="FILE:FIELD", default=[""], help="prompts; else random words"
     )
     parser.add_argument("--users", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--rounds", type=int, default=9, help="with one user")
-    parser.add_argument("--load-rounds", type=int, default=5, help="with more")
+    parser.add_argument("--rounds", type=int, default=10, help="with one user")
+    parser.add_argument("--load-rounds", type=int, default=6, help="with more")
     parser.add_argument(
         "--first-rounds", type=int, default=20, help="of one token, for TTFT with one user"
     )
@@ -252,6 +252,8 @@ def row(result: dict[str, Any]) -> str:
         entry = ratios[metric]
         if entry["median"] is None:
             return "-"
+        if entry["low"] is None:  # of one round
+            return f"{entry['median']:.2f}x"
         return f"{entry['median']:.2f}x ({entry['low']:.2f}–{entry['high']:.2f})"
 
     a, b = ratios["tpot"]["a"], ratios["tpot"]["b"]

@@ -98,8 +98,8 @@ def speeds(report: dict[str, Any], path: Path) -> None:
             line = sorted((r for r in results if r["setting"] == label), key=lambda r: r["users"])
             entries = [ratio(r, "tpot") for r in line]
             medians = [e["median"] for e in entries]
-            below = [e["median"] - e["low"] for e in entries]
-            above = [e["high"] - e["median"] for e in entries]
+            below = [e["median"] - (e["low"] or e["median"]) for e in entries]
+            above = [(e["high"] or e["median"]) - e["median"] for e in entries]
             users = [r["users"] for r in line]
             axes.errorbar(users, medians, [below, above], marker="o", capsize=3, label=label)
         axes.axhline(1.0, color="grey", linewidth=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -82,7 +83,7 @@ class Server:
         try:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def wait(self, poll: float = 1.0) -> None:
         """Until it answers; ``poll`` seconds between two looks.

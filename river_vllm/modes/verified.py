@@ -1,8 +1,8 @@
 """Verified mode: the river drafts and the backbone checks; the answer is the backbone's own.
 
 One number travels with each token (``river_vllm.depths``): bit 0 says that it was drafted and kept,
-bit 1 that it is the first of a decode step, and what is above them how many tokens that step had
-drafted. ``MARK`` tells it from an exit layer.
+bit 1 that it is the first of a decode step, bit 12 that it came out of the prompt, and what is
+between how many tokens that step had drafted. ``MARK`` tells it from an exit layer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from river_vllm.request import RiverSettings
 
 _KEPT, _STEP, _DRAFTED = 1, 2, 2
+_PROMPT = 1 << 12
 MARK = 1 << 13
 """Added to each number: more than any number of an exit layer."""
 
@@ -30,6 +31,8 @@ class VerifiedMode:
         values[:kept] |= _KEPT
         if decode:
             values[0] |= _STEP | drafted << _DRAFTED
+        else:
+            values |= _PROMPT
         return values
 
     def summary(self) -> DraftSummary:
@@ -56,12 +59,12 @@ class DraftSummary:
     """No token exits, so none is held."""
 
     def add(self, tally: Depths) -> None:
+        """Numbers of any choices, in any order."""
         first = tally & _STEP != 0
         self.steps += int(first.sum())
         self.drafted += int(((tally[first] & ~MARK) >> _DRAFTED).sum())
         self.accepted += int((tally & _KEPT).sum())
-        # The prompt's own token comes first and alone; all others are of decode steps.
-        self.tokens += int(np.maximum.accumulate(first).sum())
+        self.tokens += int((tally & _PROMPT == 0).sum())
 
     def by_layer(self, num_layers: int) -> dict[int, int]:
         """Tokens of decode steps by the backbone layers that they ran: all ran all."""

@@ -253,6 +253,8 @@ def _warnings(
         found.append("interrupted: the figures are of the rounds finished by then")
     if counted < rounds:
         found.append(f"{rounds - counted} of {rounds} rounds are not whole, so not in the ratios")
+    if counted % 2:
+        found.append(f"{counted} rounds: one side went first once more, so that may not cancel out")
     if counted < FEW_ROUNDS:
         found.append(f"{counted} rounds make a rough interval; use at least {FEW_ROUNDS}")
     if comparison.unmeasured_failed:

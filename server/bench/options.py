@@ -132,6 +132,12 @@ class Output(Options):
     no_progress: bool = False
     """no progress bar on a terminal either"""
 
+    @model_validator(mode="after")
+    def _two_files(self) -> Self:
+        if self.json_file and self.html and self.json_file.resolve() == self.html.resolve():
+            raise ValueError("--json, --html: expected different files")
+        return self
+
 
 class CompareOptions(Options):
     """Ask two endpoints the same by turns, and say how much faster B is."""

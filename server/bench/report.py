@@ -49,7 +49,7 @@ def print_report(
     console.print(
         f"median ratio of {report.rounds_counted} of {report.rounds} rounds, "
         f"{settings.block or settings.concurrency} requests per side and round, concurrency "
-        f"{settings.concurrency}, {settings.confidence:.0%} bootstrap interval"
+        f"{settings.concurrency}, {100 * settings.confidence:g} % bootstrap interval"
     )
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}")

@@ -72,8 +72,11 @@ class Answer:
 
     @property
     def tpot(self) -> float | None:
-        """Seconds of an output token after the first; ``None`` below two, or without usage."""
+        """Seconds of an output token after the first; ``None`` below two, without usage, or where
+        no chunk carried output."""
         if self.first is None or self.finished is None or (self.completion_tokens or 0) < 2:
+            return None
+        if self.first >= self.finished:
             return None
         return (self.finished - self.first) / ((self.completion_tokens or 0) - 1)
 

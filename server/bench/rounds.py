@@ -16,6 +16,8 @@ from server.cli.endpoint import Endpoint, find_endpoint, read_key
 from server.cli.progress import Steps
 
 MEASURED = "compare"
+LENGTHS = ("min_tokens", "max_completion_tokens")
+"""Fields that may say another length than the two tokens of a request that only wakes."""
 WAKE_TOKENS = 2
 SIDES = ("A", "B")
 
@@ -148,5 +150,8 @@ class Comparer:
         if (river := self._river[side]) is not None:
             body["river"] = river
         body |= requests.extra_body or {}
+        if part == WAKE:
+            for length in LENGTHS:
+                body.pop(length, None)
         url = endpoint.base + API_PATHS[requests.api]
         return await ask(self._client, url, endpoint.headers, body, requests.timeout)

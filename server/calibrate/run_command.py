@@ -124,7 +124,7 @@ def _measure(
         longest=options.longest_prompt,
         tokens=text.tokens,
         engine=engine,
-        weights=WeightBytes.of(engine, head, config.group_size),
+        weights=WeightBytes.of(engine, head, min(engine["group_sizes"])),
         vllm=_vllm_version(),
         command=["river-vllm", *sys.argv[1:]],
     )

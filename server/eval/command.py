@@ -85,7 +85,7 @@ def _report(
 
 def _print(figures: list[Paired], confidence: float) -> None:
     console = make_console()
-    interval = f"B − A, {confidence:.0%} interval"
+    interval = f"B − A, {100 * confidence:g} % interval"
     table = Table("task", "filter", "metric", "problems", "A", "B", interval, "wins", "losses", "p")
     for one in figures:
         table.add_row(

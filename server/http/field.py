@@ -34,7 +34,8 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
     """Remove ``river`` from ``body`` and return the request's exchange.
 
     Returns:
-        None where the endpoint neither takes the field nor was given one.
+        None where the endpoint neither takes the field nor was given one, and for beam search,
+        whose steps are requests of their own to the engine.
 
     Raises:
         FieldError: names the field, the value and what is allowed.
@@ -58,6 +59,8 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
     for option in ("background", "use_beam_search"):
         if given and body.get(option):
             raise FieldError(FIELD, f"'{FIELD}' cannot be combined with '{option}'")
+    if body.get("use_beam_search"):
+        return None
     return RiverExchange(settings, state.num_layers, field.trace)
 
 

@@ -16,6 +16,8 @@ def add_to_json(body: bytes, exchange: RiverExchange) -> bytes:
     payload = json.loads(body)
     if not isinstance(payload, dict) or ("error" in payload and payload.get("object") is None):
         return body
+    if payload.get("status") in ("queued", "in_progress"):
+        return body  # a response that is made in the background
     _add(payload, exchange)
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 

@@ -63,7 +63,9 @@ async def describe(request: Request) -> dict[str, Any]:
 @router.get("/river/stats", summary="Totals since the start")
 async def stats(request: Request) -> Response:
     state = _state(request)
-    return _inactive() if state is None else JSONResponse(state.metrics.totals())
+    if state is None:
+        return _inactive()
+    return JSONResponse({"server": state.identity, **state.metrics.totals()})
 
 
 @router.patch(

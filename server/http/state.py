@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
+from uuid import uuid4
 
 from opentelemetry.trace import Tracer
 
@@ -35,6 +38,8 @@ class RiverState:
     ending: Ending = field(default_factory=Ending)
     tracer: Tracer | None = None
     """Makes the requests' spans, where vLLM exports its own."""
+    identity: str = field(default_factory=lambda: _identity())
+    """Of this start of the server, the same in all of its processes: whose totals are whose."""
 
     @property
     def num_layers(self) -> int:
@@ -83,3 +88,9 @@ class RiverState:
             "calibration": self._calibration(),
             **self.engine,
         }
+
+
+def _identity() -> str:
+    # vLLM gives the processes of one server a folder of their own for metrics.
+    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or uuid4().hex
+    return sha256(shared.encode()).hexdigest()[:16]

@@ -119,6 +119,20 @@ def test_the_page_shows_what_the_terminal_shows(compare, mock, tmp_path: Path) -
     a, b = mock(), mock()
     assert compare(a.url, b.url, *QUICK, "--rounds", 2, "--html", page).status == 0
     assert "2 rounds make a rough interval" in page.read_text()
+    assert "one side went first once more" not in page.read_text()
+    ran = compare(a.url, b.url, *QUICK, "--rounds", 3)
+    assert "3 rounds: one side went first once more" in " ".join(ran.out.split())
+    ran = compare(a.url, b.url, *QUICK, "--html", page, "--json", page)
+    assert (ran.status, "--json, --html" in ran.err) == (2, True)
+
+
+def test_a_request_that_wakes_is_short_whatever_the_others_are(compare, mock) -> None:
+    a, b = mock(), mock()
+    lengths = '{"min_tokens": 4, "max_completion_tokens": 9}'
+    words = ("--rounds", 2, "--wake", 1, "--extra-body", lengths)
+    assert compare(a.url, b.url, *QUICK, *words).status == 0
+    short = [body for body in a.bodies if body["max_tokens"] == 2]
+    assert short and not any("min_tokens" in body for body in short)
 
 
 @pytest.mark.parametrize(

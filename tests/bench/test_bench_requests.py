@@ -65,6 +65,7 @@ def test_an_answer_without_text_has_the_time_of_its_end(mock: Callable[..., Mock
     found = answer_of(mock(text=""))
     assert found.error is None
     assert found.first == found.finished
+    assert found.tpot is None
 
 
 @pytest.mark.parametrize(

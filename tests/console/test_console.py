@@ -148,6 +148,7 @@ def test_refusals_are_said_and_the_console_goes_on(console: Any) -> None:
     console.get_by_label("Tokens at most").fill("4")
     console.get_by_role("button", name="Send").click()
     console.locator(".message .facts", has_text="tokens").wait_for()
+    assert console.get_by_role("alert").count() == 0
 
 
 def test_markup_in_an_answer_stays_text(console: Any) -> None:

@@ -126,6 +126,19 @@ def test_differences_are_what_is_not_in_the_longest_common_subsequence(inside: A
     assert run(inside, "diff", "m.commonStart([...'abcd'], [...'abxd'])") == 2
 
 
+def test_answers_are_compared_by_their_tokens(inside: Any) -> None:
+    """A verified step brings several tokens in one chunk, the backbone one at a time."""
+    pieces = "[{ids: [5, 6], text: 'a b'}, {ids: [], text: 'c'}, {ids: [7], text: 'd'}]"
+    found = run(inside, "diff", f"m.tokens({pieces}).map(({{ token, place }}) => [token, place])")
+    assert found == [[5, 0], [6, 0], ["c", 1], [7, 2]]
+
+
+def test_what_the_browser_does_not_keep_the_page_remembers(inside: Any) -> None:
+    blocked = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('no'); } })"
+    script = "[m.local.set('a', '1'), m.local.get('a'), m.local.remove('a'), m.local.get('a')]"
+    assert run(inside, "storage", f"({blocked}, {script})")[1::2] == ["1", None]
+
+
 def test_events_may_arrive_in_any_pieces(inside: Any) -> None:
     script = """(async () => {
         const text = 'data: {"å": 1}\\n\\n: ping\\n\\ndata: [DONE]\\n\\n';

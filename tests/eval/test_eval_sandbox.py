@@ -6,6 +6,7 @@ machine changes no result.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -190,6 +191,17 @@ time.sleep(0.5)
 
 def test_a_program_goes_on_when_what_it_left_behind_ends():
     assert passes(ORPHAN, AS_FIRST)
+
+
+def test_processes_are_limited_where_they_are_counted(best: Isolation):
+    """Linux does not count those of root."""
+    source = "import os\nfor _ in range({}):\n    if os.fork() == 0: os._exit(0)"
+    count = best.limits.processes
+    assert bool(count) is (os.getuid() != 0 and "--user" in best.words)
+    if count:
+        assert not run(source.format(2 * count), best)
+    else:
+        assert "root" in best.note or not best.words
 
 
 def test_limits_that_it_gets(best: Isolation):

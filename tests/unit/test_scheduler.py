@@ -141,7 +141,7 @@ def test_each_request_is_counted_in_its_own_mode() -> None:
         0: outputs(new=[1], drafted=[5, 6, 9], cut=[5, 6], exits=[1], off=[1]),
     }
     assert update(scheduler, depths, sampled, drafts) == {
-        "new": [MARK],
+        "new": [MARK | 1 << 12],
         "drafted": [MARK | 1 | 2 | 3 << 2, MARK | 1, MARK],
         "cut": [MARK | 1 | 2 | 2 << 2, MARK | 1],
         "exits": [3],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from river_vllm.errors import RiverError
 from server.eval.sandbox.program import Limits, SandboxError, passes
@@ -65,7 +65,7 @@ def find_isolation(ways: tuple[Isolation, ...] = WAYS) -> Isolation:
         if shutil.which(way.words[0]) is not None:
             try:
                 if passes("import os", way.words, way.limits):
-                    return way
+                    return _as_root(way) if os.getuid() == 0 else way
             except SandboxError:
                 continue
     if os.environ.get(ALLOW) == "1":
@@ -74,3 +74,9 @@ def find_isolation(ways: tuple[Isolation, ...] = WAYS) -> Isolation:
         "programs of the model cannot be isolated here (that takes unshare and namespaces): "
         "--confirm-run-unsafe-code runs them all the same"
     )
+
+
+def _as_root(way: Isolation) -> Isolation:
+    """Linux counts root's processes nowhere, in a namespace of users neither."""
+    notes = (way.note, "this is root, whose processes are not counted")
+    return replace(way, limits=_UNCOUNTED, note="; ".join(filter(None, notes)))

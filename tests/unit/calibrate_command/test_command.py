@@ -30,6 +30,7 @@ INFO = {
     "num_layers": LAYERS,
     "resident_layers": LAYERS,
     "fetched_layers": [],
+    "group_sizes": [64],
     "backbone_bytes": 73728 * LAYERS,
     "zero_points": "float",
     "dtype": "bfloat16",

@@ -223,6 +223,22 @@ def test_drafts_and_exits_of_one_step_are_counted_as_what_they_are() -> None:
     ]
 
 
+def test_a_prompts_own_token_is_no_decode_token_whatever_stands_before_it() -> None:
+    """vLLM gives the outputs of running requests before those of new ones."""
+    state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
+    client = Client()
+    listen(client, state)
+    mode = VerifiedMode()
+    running = mode.numbers(3, depth=L, drafted=2, kept=2, decode=True).tolist()
+    new = mode.numbers(1, depth=L, drafted=0, kept=0, decode=False).tolist()
+    outputs = [core_output("a", [7, 8, 9], running), core_output("b", [7], new)]
+    client.output_processor.process_outputs(outputs)
+    assert isinstance(state.metrics, Metrics)
+    assert state.metrics.counted == [
+        {"layers": {L: 3}, "held": 0, "drafted": 2, "accepted": 2},
+    ]
+
+
 def test_progress_follows_arrivals_and_steps() -> None:
     now = [0.0]
     state = river_state(progress=Progress(10, lambda: now[0]))

@@ -56,3 +56,8 @@ def test_a_response_with_tool_calls_has_the_trace_of_every_turn() -> None:
     body = json.loads(add_to_json(compact({"object": "response"}), made))
     assert body["river_trace"] == [L, 3, 5, L, 7, L]
     assert body["river"]["tokens"] == 3
+
+
+def test_a_response_that_is_made_in_the_background_has_no_report_yet() -> None:
+    body = b'{"object":"response","status":"queued","output":[]}'
+    assert add_to_json(body, exchange()) == body

@@ -8,9 +8,11 @@ async function open(key) {
   const headers = { Authorization: `Bearer ${key}` };
   const response = await fetch(location.pathname, { method: "POST", headers });
   if (!response.ok) return false;
-  sessionStorage.setItem(KEY, key);
-  // The console takes the mark away; where the cookie is not kept, this page comes again and finds it.
-  sessionStorage.setItem(SIGNED_IN, "1");
+  try {
+    sessionStorage.setItem(KEY, key);
+    // The console takes the mark away; where the cookie is not kept, this page comes again and finds it.
+    sessionStorage.setItem(SIGNED_IN, "1");
+  } catch { /* site data are blocked, and so, most likely, is the cookie */ }
   location.reload();
   return true;
 }
@@ -27,11 +29,20 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
-const known = sessionStorage.getItem(KEY);
-const signedIn = sessionStorage.getItem(SIGNED_IN);
-sessionStorage.removeItem(KEY);
-sessionStorage.removeItem(SIGNED_IN);
-if (signedIn) {
+let known = null;
+let signedIn = null;
+let blocked = false;
+try {
+  known = sessionStorage.getItem(KEY);
+  signedIn = sessionStorage.getItem(SIGNED_IN);
+  sessionStorage.removeItem(KEY);
+  sessionStorage.removeItem(SIGNED_IN);
+} catch {
+  blocked = true;
+}
+if (blocked) {
+  message.textContent = "This browser blocks site data: it will not keep the cookie of the console.";
+} else if (signedIn) {
   message.textContent = "This browser did not keep the cookie of the console.";
 } else if (known) {
   // A key that this tab knows already: the cookie may have ended, the key may not.

@@ -1,6 +1,7 @@
 /** The server's HTTP interface: one key, OpenAI's error object, server-sent events. */
 
 import { events } from "./sse.js";
+import { session } from "./storage.js";
 
 const KEY = "river-key";
 
@@ -20,11 +21,11 @@ export class Api {
     this.base = base;
   }
 
-  get key() { return sessionStorage.getItem(KEY) ?? ""; }
+  get key() { return session.get(KEY) ?? ""; }
 
   set key(value) {
-    if (value) sessionStorage.setItem(KEY, value);
-    else sessionStorage.removeItem(KEY);
+    if (value) session.set(KEY, value);
+    else session.remove(KEY);
   }
 
   async request(path, { method = "GET", body, signal } = {}) {

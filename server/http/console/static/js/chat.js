@@ -42,27 +42,32 @@ export class Chat {
     byId("messages").append(asked, answered);
     const messages = [...this.messages, { role: "user", content: text }];
     this.#run(true);
+    this.fail(null);
+    let said = "";
     try {
       const result = await generate(this.server.api, {
         model: this.server.model, messages, river: this.dial.river(), maxTokens: this.dial.maxTokens,
         temperature: this.dial.temperature, signal: this.running.signal,
-      }, (piece) => answer.add(piece));
+      }, (piece) => {
+        answer.add(piece);
+        said += piece.content;
+      });
       line.textContent = facts(result);
       byId("chat-status").textContent = `Answer: ${answer.text}. ${facts(result)}`;
     } catch (error) {
       if (error.name !== "AbortError") this.fail(error);
       line.textContent = error.name === "AbortError" ? "stopped" : "failed";
       if (!answer.text) {
+        if (asked.isConnected) this.prompt.value ||= text;
         asked.remove();
         answered.remove();
-        this.prompt.value ||= text;
       }
     } finally {
       this.#run(false);
     }
-    // A question without an answer is not part of what the model is asked next.
-    if (answer.text && asked.isConnected) {
-      this.messages = [...messages, { role: "assistant", content: answer.text }];
+    // A question without an answer is not part of what the model is asked next, nor are its thoughts.
+    if (said && asked.isConnected) {
+      this.messages = [...messages, { role: "assistant", content: said }];
     }
   }
 

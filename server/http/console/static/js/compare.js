@@ -1,6 +1,6 @@
 /** The same prompt by the backbone and by the river. */
 
-import { commonStart, differences } from "./diff.js";
+import { commonStart, differences, tokens } from "./diff.js";
 import { byId, number } from "./dom.js";
 import { facts } from "./facts.js";
 import { generate } from "./generate.js";
@@ -20,6 +20,7 @@ export class Compare {
     const question = byId("question").value.trim();
     if (!question || this.running || !this.server.model) return;
     this.#run(true);
+    this.fail(null);
     for (const side of ["backbone", "river"]) {
       byId(`${side}-answer`).replaceChildren();
       byId(`${side}-facts`).textContent = "";
@@ -52,10 +53,11 @@ export class Compare {
   }
 
   #compare(backbone, river) {
-    const [a, b] = [backbone, river].map(({ answer }) => answer.pieces.map((piece) => piece.ids.join(",") || piece.text));
+    const [own, other] = [backbone, river].map(({ answer }) => tokens(answer.pieces));
+    const [a, b] = [own, other].map((all) => all.map(({ token }) => token));
     const [inA, inB] = differences(a, b);
-    backbone.answer.mark(inA);
-    river.answer.mark(inB);
+    backbone.answer.mark(new Set([...inA].map((index) => own[index].place)));
+    river.answer.mark(new Set([...inB].map((index) => other[index].place)));
     const same = inB.size === 0 && inA.size === 0
       ? "All tokens are equal."
       : `${number(100 * (1 - inB.size / b.length))} % of the river's tokens are the backbone's; the first ${commonStart(a, b)} are equal.`;

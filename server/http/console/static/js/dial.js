@@ -1,6 +1,6 @@
 /** τ and the other settings of a request. */
 
-import { byId, number } from "./dom.js";
+import { byId } from "./dom.js";
 
 export class Dial {
   constructor() {
@@ -34,11 +34,12 @@ export class Dial {
 
   set(value) {
     const threshold = Number.isFinite(value) ? Math.max(-1, Math.min(1, value)) : 1;
-    this.field.value = String(Number(threshold.toFixed(4)));
+    const shown = String(Number(threshold.toFixed(6)));
+    this.field.value = shown;
     this.slider.value = String(threshold);
     byId("threshold-says").textContent = threshold >= 1
       ? "No token leaves: the answers are the backbone's own."
-      : `A token leaves the backbone once a layer changes its state so little that the similarity is above ${number(threshold, 3)}.`;
+      : `A token leaves the backbone once a layer changes its state so little that the similarity is above ${shown}.`;
   }
 
   /** The request's `river` field. */

@@ -37,3 +37,9 @@ export function commonStart(a, b) {
   while (count < a.length && count < b.length && a[count] === b[count]) count += 1;
   return count;
 }
+
+/** The tokens of an answer, each with the place of its piece: a chunk may bring several. */
+export function tokens(pieces) {
+  return pieces.flatMap(({ ids, text }, place) =>
+    (ids.length ? ids : [text]).map((token) => ({ token, place })));
+}

@@ -3,7 +3,8 @@
 /**
  * @param api the server.
  * @param request `{model, messages, river, maxTokens, temperature, signal}`.
- * @param onPiece called with `{text, ids, depths}` as tokens arrive.
+ * @param onPiece called with `{text, content, ids, depths}` as tokens arrive; `content` is `text` without
+ *   a model's thoughts.
  * @returns `{tokens, report, finish, milliseconds, first}`: the time per token after the first one,
  *   and the time to the first one, as this browser saw them.
  */
@@ -23,7 +24,8 @@ export async function generate(api, request, onPiece) {
     if (chunk.river) result.report = chunk.river;
     const choice = chunk.choices?.[0];
     if (!choice) continue;
-    const text = (choice.delta.reasoning ?? "") + (choice.delta.content ?? "");
+    const content = choice.delta.content ?? "";
+    const text = (choice.delta.reasoning ?? "") + content;
     const depths = choice.river_trace_delta ?? [];
     const ids = choice.token_ids ?? [];
     if (ids.length) {
@@ -38,7 +40,7 @@ export async function generate(api, request, onPiece) {
     unsaid.ids.push(...ids);
     unsaid.depths.push(...depths);
     if (text) {
-      onPiece({ text, ...unsaid });
+      onPiece({ text, content, ...unsaid });
       unsaid = { ids: [], depths: [] };
     }
     if (choice.finish_reason) result.finish = choice.finish_reason;

@@ -37,7 +37,8 @@ export class Live {
     try {
       const [stats, running] = await Promise.all([this.server.api.json("river/stats"), this.#running()]);
       const now = performance.now();
-      this.history = this.history.filter(({ at }) => now - at < KEEP);
+      // Only the totals of one server, since one start of it, can be taken from each other.
+      this.history = this.history.filter(({ at, stats: { server } }) => now - at < KEEP && server === stats.server);
       this.history.push({ at: now, stats });
       byId("live-running").textContent = number(running);
       this.#show();

@@ -9,6 +9,7 @@ import { Dial } from "./dial.js";
 import { byId } from "./dom.js";
 import { KeyDialog } from "./key.js";
 import { Live } from "./live.js";
+import { session } from "./storage.js";
 import { startTabs } from "./tabs.js";
 import { startTheme } from "./theme.js";
 
@@ -43,7 +44,7 @@ async function connect() {
 }
 
 // The sign-in page left it: where it finds it again, this page did not open.
-sessionStorage.removeItem("river-signed-in");
+session.remove("river-signed-in");
 startTheme();
 startTabs(document.querySelector('[role="tablist"]'));
 new Chat(server, dial, fail);
@@ -67,7 +68,8 @@ byId("default-form").addEventListener("submit", async (event) => {
   try {
     const river = await server.api.json("river", { method: "PATCH", body: { threshold: dial.threshold } });
     showConfiguration(river);
-    status.textContent = `Requests without a τ of their own now run at ${river.threshold}.`;
+    const whose = river.mode === "verified" ? "Requests that exit" : "Requests";
+    status.textContent = `${whose} without a τ of their own now run at ${river.threshold}.`;
   } catch (error) {
     status.textContent = error.message;
   }
