@@ -118,7 +118,8 @@ def trade(
 ) -> None:
     """Speed with one user, on the first prompts of the report, against the share of right answers.
 
-    A setting without a file of its own gives the backbone's answers.
+    A setting without a file of its own gives the backbone's answers. Bars are the intervals of the
+    paired difference.
 
     Args:
         quality: what ``river-vllm eval --json`` has written, by setting; stock is its A.
@@ -140,8 +141,10 @@ def trade(
         raise SystemExit(f"--quality: no speed of {missing}; there are {sorted(speed)}")
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for label, faster in speed.items():
-        right = 100 * (figures[label]["b"] if label in figures else stock["a"])
-        axes.plot(faster, right, "o")
+        found = figures.get(label, {"difference": 0.0, "low": 0.0, "high": 0.0})
+        right = 100 * (stock["a"] + found["difference"])
+        below, above = (100 * abs(found[end] - found["difference"]) for end in ("low", "high"))
+        axes.errorbar([faster], [right], [[below], [above]], marker="o", capsize=3)
         axes.annotate(label, (faster, right), (4, 4), textcoords="offset points", fontsize=7)
     axes.axhline(100 * stock["a"], color="grey", linewidth=1, zorder=0)
     axes.set_xlabel("speed: time per output token, stock / setting")
