@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from river_vllm import __version__
-from river_vllm.cost_curve import CostCurve
+from river_vllm.cost_curve import TOLERANCE, CostCurve
 from river_vllm.folders import write_whole
 
 logger = logging.getLogger("vllm.river")
@@ -43,6 +43,11 @@ AGAIN = 2
 """Times that what is out of line is measured again."""
 LINE = 1.3
 """A ratio of two kinds is out of line if it differs by more from those of its neighbours."""
+
+LONG = 0.5
+"""Seconds of a pass from which on measuring it keeps people waiting."""
+STEEP = 1.6
+"""Twice the rows in more than so many times the time: rows cost in proportion."""
 
 PAYS = 1.05
 """Below it, a gain is not told from noise; nor is a loss above its inverse."""
@@ -120,26 +125,42 @@ class Costs:
         """Time whole passes of each kind, by turns, in place of what was known.
 
         All are run once in each round, so that a busy moment meets one repeat of many points, not
-        every repeat of one. What contradicts its neighbours is measured again.
+        every repeat of one. What contradicts its neighbours is measured again. Where rows cost in
+        proportion, as on a CPU without bf16 instructions, more of them are not run: the curve goes
+        on straight.
 
         With tensor parallelism ``clock`` has to read the same on every rank, since what it reads
-        decides which passes, in which the ranks meet, are run again.
+        decides which passes, in which the ranks meet, are run.
 
         Args:
             most: rows that a pass of each kind can have.
         """
-        points = [(kind, rows) for rows in ROWS for kind in passes if rows <= most[kind]]
-        for kind, rows in points:
-            # The first of a shape makes what later ones find.
+
+        def timed(kind: Kind, rows: int) -> float:
+            start = self._clock()
             passes[kind](rows)
-        taken: dict[tuple[Kind, int], list[float]] = {point: [] for point in points}
-        due = points
-        for _ in range(1 + AGAIN):
-            for _ in range(REPEATS):
+            return self._clock() - start
+
+        taken: dict[tuple[Kind, int], list[float]] = {}
+        ended: set[Kind] = set()
+        for rows in ROWS:
+            for kind in passes:
+                if rows > most[kind] or kind in ended:
+                    continue
+                # The first of a shape makes what later ones find.
+                passes[kind](rows)
+                seconds = taken[kind, rows] = [timed(kind, rows)]
+                half = min(taken.get((kind, rows // 2), [math.inf]))
+                if seconds[0] > max(LONG, STEEP * half):
+                    seconds.append(timed(kind, rows))
+                # More than twice as long contradicts what is known of passes: it is no rule.
+                if max(LONG, STEEP * half) < min(seconds) < 2 * TOLERANCE * half:
+                    ended.add(kind)
+        points = due = list(taken)
+        for again in range(1 + AGAIN):
+            for _ in range(REPEATS if again else REPEATS - 1):
                 for kind, rows in due:
-                    start = self._clock()
-                    passes[kind](rows)
-                    taken[kind, rows].append(self._clock() - start)
+                    taken[kind, rows].append(timed(kind, rows))
             found: dict[Kind, dict[int, float]] = {}
             for (kind, rows), seconds in taken.items():
                 found.setdefault(kind, {})[rows] = _lower_quartile(seconds)

@@ -113,10 +113,34 @@ def test_each_kind_is_timed_at_the_rows_it_can_have_by_turns() -> None:
         *(("backbone", 1), ("river", 1), ("backbone", 2), ("river", 2)),
         *(("backbone", 4), ("backbone", 8)),
     ]
-    assert made.ran == one_round * (1 + REPEATS)
+    warm = [point for point in one_round for _ in range(2)]
+    assert made.ran == warm + one_round * (REPEATS - 1)
     for kind, rows in one_round:
         assert costs.seconds(kind, rows) == pytest.approx(truth[kind](rows))
     assert costs.max_rows == 3
+
+
+def test_where_rows_cost_in_proportion_few_are_measured() -> None:
+    """As on a CPU without bf16 instructions: a start is not to wait for half a minute's pass."""
+    slow: Truth = {"backbone": lambda r: 0.15 + 0.12 * r, "river": lambda r: 0.03 + 0.002 * r}
+    made = Machine(slow)
+    costs = Costs(clock=made.clock)
+    costs.measure(made.passes(), {"backbone": 32, "river": 32})
+    runs = Counter(made.ran)
+    assert {rows for kind, rows in runs if kind == "backbone"} == {1, 2, 4}
+    assert {rows for kind, rows in runs if kind == "river"} == set(ROWS)
+    assert (runs["backbone", 1], runs["backbone", 4], runs["river", 32]) == (6, 7, 6)
+    for rows in (1, 8, 32, 160):
+        assert costs.seconds("backbone", rows) == pytest.approx(slow["backbone"](rows))
+
+
+def test_a_busy_moment_ends_no_curve() -> None:
+    flat: Truth = {"backbone": lambda r: 0.4 + 0.01 * r}
+    made = Machine(flat, {("backbone", 4, 0): 3.0})
+    costs = Costs(clock=made.clock)
+    costs.measure(made.passes(), {"backbone": 32})
+    assert {rows for _, rows in made.ran} == set(ROWS)
+    assert costs.seconds("backbone", 4) == pytest.approx(0.44)
 
 
 def test_a_timing_that_contradicts_its_neighbours_is_measured_again() -> None:
