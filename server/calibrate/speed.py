@@ -8,7 +8,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class WeightBytes:
-    """Bytes of one decoder layer in both precisions and of the LM head, and the number of layers.
+    """Bytes of one decoder layer in both precisions, of the LM head, of the one that serves with
+    the river, and the number of layers.
 
     With one token a step the time goes into reading weights, so the ratio of bytes bounds the
     speed-up; norms, attention and the engine's own work come on top.
@@ -17,6 +18,7 @@ class WeightBytes:
     backbone: float
     river: float
     head: float
+    river_head: float
     num_layers: int
 
     @classmethod
@@ -30,11 +32,12 @@ class WeightBytes:
         """
         held = engine["resident_layers"] + len(engine["fetched_layers"])
         backbone = engine["backbone_bytes"] / held
-        river = backbone / 2 * (0.5 + 4 / group_size)
-        return cls(backbone, river, head, engine["num_layers"])
+        share = (0.5 + 4 / group_size) / 2
+        river_head = head * share if engine["lm_head"] == "river" else head
+        return cls(backbone, backbone * share, head, river_head, engine["num_layers"])
 
     def speedup(self, mean_exit_layer: float) -> float:
         """Over the backbone alone."""
         whole = self.num_layers * self.backbone + self.head
         rest = self.num_layers - mean_exit_layer
-        return whole / (mean_exit_layer * self.backbone + rest * self.river + self.head)
+        return whole / (mean_exit_layer * self.backbone + rest * self.river + self.river_head)

@@ -31,6 +31,7 @@ INFO = {
     "resident_layers": LAYERS,
     "fetched_layers": [],
     "group_sizes": [64],
+    "lm_head": "backbone",
     "backbone_bytes": 73728 * LAYERS,
     "zero_points": "float",
     "dtype": "bfloat16",

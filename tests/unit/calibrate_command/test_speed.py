@@ -9,6 +9,7 @@ from server.calibrate.speed import WeightBytes
 LAYER = 2.0 * 36864
 ENGINE = {
     "num_layers": 10,
+    "lm_head": "backbone",
     "resident_layers": 4,
     "fetched_layers": [7],
     "backbone_bytes": 5 * LAYER,
@@ -19,7 +20,9 @@ def test_bytes_of_a_layer_and_of_the_head() -> None:
     found = WeightBytes.of(ENGINE, 128000.0, 64)
     assert found.backbone == LAYER
     assert found.river == 36864 / 2 + 36864 / 64 * 4
-    assert found.head == 128000.0
+    assert found.head == found.river_head == 128000.0
+    found = WeightBytes.of(ENGINE | {"lm_head": "river"}, 128000.0, 64)
+    assert found.river_head == 64000.0 * (0.5 + 4 / 64)
 
 
 def test_speedup_is_one_at_full_depth_and_falls_with_it() -> None:
