@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.main import build_parser
+from server.cli.main import build_parser, main
 from tests.docs.documents import Command, commands, options_of
 
 DOCS = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
@@ -122,8 +122,15 @@ def test_the_page_shows_what_the_terminal_shows(compare, mock, tmp_path: Path) -
     assert "one side went first once more" not in page.read_text()
     ran = compare(a.url, b.url, *QUICK, "--rounds", 3)
     assert "3 rounds: one side went first once more" in " ".join(ran.out.split())
-    ran = compare(a.url, b.url, *QUICK, "--html", page, "--json", page)
-    assert (ran.status, "--json, --html" in ran.err) == (2, True)
+
+
+def test_two_reports_are_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "report")
+    url = "http://127.0.0.1:9"
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "compare", url, url, "--html", file, "--json", file])
+    assert ended.value.code == 2
+    assert "--json, --html: expected different files" in capsys.readouterr().err
 
 
 def test_a_request_that_wakes_is_short_whatever_the_others_are(compare, mock) -> None:

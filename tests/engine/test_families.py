@@ -64,11 +64,13 @@ class Family:
 def quick() -> Iterator[None]:
     """Start-up work that is of no interest here, left out."""
     from vllm.model_executor.models.registry import ModelRegistry
+    from vllm.plugins import load_general_plugins
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(costs, "ROWS", (1, 2))
         # What compiles each layer by itself says so there: none of these models does.
         patch.setattr(warm_up, "logger", None)
+        load_general_plugins()  # once in a process: what it registers is to be there afterwards
         registered = dict(ModelRegistry.models)
         yield
         ModelRegistry.models.clear()

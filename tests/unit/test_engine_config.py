@@ -334,7 +334,11 @@ def test_asynchronous_scheduling_is_off_where_drafts_are_verified(
     monkeypatch.setattr(speculation, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
     for module in (engine_config, speculation):
         monkeypatch.setattr(module, "RiverSpeculativeConfig", Speculation)
-    verifying = {"river": {"verify": 4}, "model_config__revision": None}
+    verifying = {
+        "river": {"verify": 4},
+        "model_config__revision": None,
+        "model_config__code_revision": None,
+    }
     config = hook(hook(engine(**verifying)))
     assert config.speculative_config.num_speculative_tokens == 4
     # On the CPU vLLM turns it off itself.

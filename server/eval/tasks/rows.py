@@ -32,7 +32,7 @@ def load(
     if data is None:
         raise RiverError("--data: expected a file of problems, River's own tasks bring none")
     place = f"--data '{data}'"
-    _, found = read_rows(Path(data), "--data")
+    found = read_rows(Path(data), "--data")[1]
     rows = [_row(f"{place}, line {line}", line, row, fields) for line, row in found]
     count = examples if num_fewshot is None else num_fewshot
     if len(rows) <= count:

@@ -36,7 +36,10 @@ def test_the_river_in_force() -> None:
 
 
 def test_totals_are_those_of_the_metrics() -> None:
-    assert request("GET", "/river/stats", river_state()).json() == {"tokens": 42}
+    state = river_state()
+    told = request("GET", "/river/stats", state).json()
+    assert told == {"server": state.identity, "tokens": 42}
+    assert told["server"] != river_state().identity
     assert request("GET", "/river/stats", None).status_code == 404
 
 

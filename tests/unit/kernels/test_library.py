@@ -65,7 +65,7 @@ def test_plain_code_that_nobody_asked_for_is_a_warning(
         monkeypatch.setenv(CAP, asked)
     assert backend() is plain[0]
     assert len(said) == warnings
-    assert all("With a newer g++" in text for text in said)
+    assert all("with a newer g++" in text for text in said)
 
 
 @built
