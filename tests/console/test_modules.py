@@ -128,7 +128,8 @@ def test_differences_are_what_is_not_in_the_longest_common_subsequence(inside: A
 
 def test_answers_are_compared_by_their_tokens(inside: Any) -> None:
     """A verified step brings several tokens in one chunk, the backbone one at a time."""
-    pieces = "[{ids: [5, 6], text: 'a b'}, {ids: [], text: 'c'}, {ids: [7], text: 'd'}]"
+    last = "{ids: [7], text: 'd'}, {ids: [], text: ''}"
+    pieces = f"[{{ids: [5, 6], text: 'a b'}}, {{ids: [], text: 'c'}}, {last}]"
     found = run(inside, "diff", f"m.tokens({pieces}).map(({{ token, place }}) => [token, place])")
     assert found == [[5, 0], [6, 0], ["c", 1], [7, 2]]
 

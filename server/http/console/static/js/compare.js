@@ -53,7 +53,8 @@ export class Compare {
   }
 
   #compare(backbone, river) {
-    const [own, other] = [backbone, river].map(({ answer }) => tokens(answer.pieces));
+    const [own, other] = [backbone, river].map(({ answer, result }) =>
+      tokens([...answer.pieces, { ids: result.unsaid, text: "" }]));
     const [a, b] = [own, other].map((all) => all.map(({ token }) => token));
     const [inA, inB] = differences(a, b);
     backbone.answer.mark(new Set([...inA].map((index) => own[index].place)));

@@ -41,5 +41,5 @@ export function commonStart(a, b) {
 /** The tokens of an answer, each with the place of its piece: a chunk may bring several. */
 export function tokens(pieces) {
   return pieces.flatMap(({ ids, text }, place) =>
-    (ids.length ? ids : [text]).map((token) => ({ token, place })));
+    (ids.length || !text ? ids : [text]).map((token) => ({ token, place })));
 }

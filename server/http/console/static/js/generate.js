@@ -5,8 +5,8 @@
  * @param request `{model, messages, river, maxTokens, temperature, signal}`.
  * @param onPiece called with `{text, content, ids, depths}` as tokens arrive; `content` is `text` without
  *   a model's thoughts.
- * @returns `{tokens, report, finish, milliseconds, first}`: the time per token after the first one,
- *   and the time to the first one, as this browser saw them.
+ * @returns `{tokens, report, finish, milliseconds, first, unsaid}`: the time per token after the first one,
+ *   and the time to the first one, as this browser saw them; the last tokens where they have no text, as the end.
  */
 export async function generate(api, request, onPiece) {
   const { model, messages, river, maxTokens, temperature, signal } = request;
@@ -45,6 +45,7 @@ export async function generate(api, request, onPiece) {
     }
     if (choice.finish_reason) result.finish = choice.finish_reason;
   }
+  result.unsaid = unsaid.ids;
   if (firstAt !== null) result.first = firstAt - started;
   const timed = result.tokens - firstTokens;
   if (timed > 0) result.milliseconds = (lastAt - firstAt) / timed;
