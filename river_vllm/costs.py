@@ -153,7 +153,7 @@ class Costs:
                 half = min(taken.get((kind, rows // 2), [math.inf]))
                 if seconds[0] > max(LONG, STEEP * half):
                     seconds.append(timed(kind, rows))
-                # More than twice as long contradicts what is known of passes: it is no rule.
+                # Twice the rows in far more than twice the time is a wrong timing (``CostCurve``).
                 if max(LONG, STEEP * half) < min(seconds) < 2 * TOLERANCE * half:
                     ended.add(kind)
         points = due = list(taken)

@@ -74,8 +74,7 @@ def read_slots(
         blocks, place = (mine // size).unique(return_inverse=True)
         index = place * size + mine % size
         found.append([half[index] for half in _read_layer(layer, blocks.tolist())])
-    keys, values = zip(*found, strict=True)
-    return torch.stack(keys), torch.stack(values)
+    return _stacked(found)
 
 
 def read(worker: Any, block_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,9 +83,7 @@ def read(worker: Any, block_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]
     Returns:
         Two float32 tensors ``[layers, slots, kv_heads, head_size]``.
     """
-    found = [_read_layer(layer, block_ids) for layer in _attention_layers(worker).values()]
-    keys, values = zip(*found, strict=True)
-    return torch.stack(keys), torch.stack(values)
+    return _stacked([_read_layer(layer, block_ids) for layer in _attention_layers(worker).values()])
 
 
 def _read_layer(layer: Any, block_ids: list[int]) -> list[torch.Tensor]:
@@ -102,6 +99,11 @@ def _read_layer(layer: Any, block_ids: list[int]) -> list[torch.Tensor]:
         plain = plain.view(len(block_ids), heads, size, head_size)
         found.append(plain.transpose(1, 2).reshape(-1, heads, head_size))
     return found
+
+
+def _stacked(layers: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    keys, values = zip(*layers, strict=True)
+    return torch.stack(keys), torch.stack(values)
 
 
 def _attention_layers(worker: Any) -> dict[str, Any]:

@@ -59,15 +59,20 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
     if config.quantizer in QUANTIZERS:
         return None
     places = gptq_folders(config, model)
-    for place in places:
-        # Path.is_file raises where a folder on the way may not be entered.
-        if os.path.isfile(place / "config.json"):  # noqa: PTH113
-            return place
+    if (found := first_made(places)) is not None:
+        return found
     looked = " or ".join(f"'{place}'" for place in places) or "any cache (it is off)"
     raise RiverError(
         f"no weights of quantizer '{config.quantizer}' in {looked}: make them with "
         f"'river-vllm quantize {model} --group-size {config.group_size} --prompts FILE'"
     )
+
+
+def first_made(places: Sequence[Path]) -> Path | None:
+    """The first of ``gptq_folders`` that holds weights: those that an engine reads."""
+    # Path.is_file raises where a folder on the way may not be entered.
+    made = (place for place in places if os.path.isfile(place / "config.json"))  # noqa: PTH113
+    return next(made, None)
 
 
 def gptq_folders(config: RiverConfig, model: str) -> list[Path]:

@@ -18,6 +18,12 @@ from server.telemetry.metrics import RiverMetrics
 from server.telemetry.progress import Progress
 
 
+def _identity() -> str:
+    # vLLM gives the processes of one server a folder of their own for metrics.
+    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or uuid4().hex
+    return sha256(shared.encode()).hexdigest()[:16]
+
+
 @dataclass(slots=True)
 class RiverState:
     """Defaults in force, and where the totals are."""
@@ -38,7 +44,7 @@ class RiverState:
     ending: Ending = field(default_factory=Ending)
     tracer: Tracer | None = None
     """Makes the requests' spans, where vLLM exports its own."""
-    identity: str = field(default_factory=lambda: _identity())
+    identity: str = field(default_factory=_identity)
     """Of this start of the server, the same in all of its processes: whose totals are whose."""
 
     @property
@@ -88,9 +94,3 @@ class RiverState:
             "calibration": self._calibration(),
             **self.engine,
         }
-
-
-def _identity() -> str:
-    # vLLM gives the processes of one server a folder of their own for metrics.
-    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or uuid4().hex
-    return sha256(shared.encode()).hexdigest()[:16]

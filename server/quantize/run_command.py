@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -94,12 +93,10 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
 
 def _found_before(folder: Path, places: Sequence[Path]) -> str | None:
     """The folder that a server would read in place of ``folder``, one of ``places``."""
-    if folder not in places:
-        return None
-    before = places[: places.index(folder)]
-    # Path.is_file raises where a folder on the way may not be entered.
-    found = (place for place in before if os.path.isfile(place / "config.json"))  # noqa: PTH113
-    return next(map(str, found), None)
+    from river_vllm.weights.choose import first_made
+
+    found = first_made(places[: places.index(folder)]) if folder in places else None
+    return None if found is None else str(found)
 
 
 def _list(
