@@ -11,6 +11,7 @@ import vllm.envs as vllm_envs
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import CompilationMode, ModelConfig, SpeculativeConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
+from vllm.exceptions import GracefulHTTPError
 from vllm.forward_context import (
     create_forward_context,
     get_forward_context,
@@ -49,5 +50,5 @@ from vllm.transformers_utils.config import get_config
 from vllm.utils.torch_utils import direct_register_custom_op
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.prometheus import get_prometheus_registry
+from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS

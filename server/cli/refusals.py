@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,8 @@ def _address(error: OSError, args: Namespace) -> str | None:
         return f"{where} is in use by another program; choose another with --port"
     if error.errno == errno.EACCES and args.port < 1024:
         return f"{where} is not allowed for this user; choose a --port above 1023"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return f"--host '{args.host}': {error.strerror}; give an address of this machine"
     return None
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from river_vllm.errors import RiverError
 from river_vllm.registration import PLUGIN
@@ -19,7 +20,7 @@ from server.cli.refusals import refusal
 from server.cli.stopping import end, ended_by_sigterm
 from server.telemetry.ending import ending
 
-GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins", "vllm.stat_logger_plugins")
+GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 AUTH_MIDDLEWARE = "server.http.auth.RiverAuthMiddleware"
 HOST = "127.0.0.1"
 ENVIRONMENT = {
@@ -164,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
     command = ServeSubcommand()
     with file_named_by(REFUSAL_FILE) as left, sigterm_is_heard_while_loading(_end_while_loading):
         try:
-            command.validate(args)
+            _validate(command, args)
             command.cmd(args)
         except KeyboardInterrupt:
             return 130
@@ -178,9 +179,21 @@ def run(args: argparse.Namespace) -> int:
             mark(Stage.STOPPED)
     if ending.failed:
         # vLLM itself ends with status 0 then, and a supervisor would think that all is well.
-        print("river-vllm: error: the engine has failed, see the log above", file=sys.stderr)
+        print("river-vllm: error: the server has failed, see the log above", file=sys.stderr)
         return 1
     return 0
+
+
+def _validate(command: Any, args: argparse.Namespace) -> None:
+    """vLLM's own look at the arguments.
+
+    Raises:
+        RiverError: what it says of them.
+    """
+    try:
+        command.validate(args)
+    except (TypeError, ValueError) as error:
+        raise RiverError(str(error)) from error
 
 
 def _end_while_loading(number: int, frame: object) -> None:

@@ -16,9 +16,11 @@ from server.http.console.page import PATH
 from server.http.console.session import opens_console, signin_page, wants_signin
 from server.http.errors import error_response
 from server.http.path import path_of
+from server.telemetry.ending import ending
 
 PUBLIC = frozenset({"/health", "/ready", "/version"})
 METRICS = "/metrics"
+INACTIVE = "River is not active in this server: its plugin did not load"
 
 
 class RiverAuthMiddleware:
@@ -34,7 +36,11 @@ class RiverAuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             if getattr(scope["app"].state, "river", None) is None:
-                raise RuntimeError("River is not active in this server: its plugin did not load")
+                # uvicorn takes an exception for an app that has no lifespan, and serves it.
+                ending.begin(failed=True)
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": INACTIVE})
+                return
         elif not self._allowed(scope):
             if scope["type"] == "websocket":
                 await receive()

@@ -7,10 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from server.http.state import RiverState
-from server.telemetry.progress import Progress
 
 FOLLOW_SECONDS = 15.0
-"""How often the metrics take in what the worker reports."""
+"""How often the metrics take in what the worker reports, at most."""
 PATIENCE_SECONDS = 5.0
 """How long a description waits for a busy engine."""
 
@@ -37,24 +36,19 @@ async def refresh(engine_client: Any, state: RiverState) -> None:
         return
 
 
-async def pulse(engine_client: Any, progress: Progress) -> None:
-    """Have the engine show that it is alive until the server ends.
+async def follow(engine_client: Any, state: RiverState) -> None:
+    """Keep ``state`` up to date until the server ends; an answer is a sign of life too.
 
-    Of several API server processes each sees the outputs of its own requests only, and one of them
-    what a step reports. A request may wait there while the engine works for others, and a process
-    without requests would not learn that the engine hangs. The engine answers between two steps.
-    An answer that fails on its way is asked for again.
+    The engine answers between two steps. Of several API server processes each sees the outputs of
+    its own requests only: a request may wait there while the engine works for others, and a process
+    without requests would not learn that the engine hangs. So there a question counts as work. One
+    that fails on its way is asked again.
     """
+    progress = state.progress
     while not engine_client.errored:
-        progress.ask()
+        if not state.single_process:
+            progress.ask()
         with suppress(RuntimeError):
-            await engine_info(engine_client)
+            state.update(await engine_info(engine_client))
             progress.answered()
         await asyncio.sleep(min(FOLLOW_SECONDS, progress.stall_seconds / 4))
-
-
-async def follow(engine_client: Any, state: RiverState) -> None:
-    """Keep ``state`` up to date until the server ends."""
-    while not engine_client.errored:
-        await asyncio.sleep(FOLLOW_SECONDS)
-        await refresh(engine_client, state)

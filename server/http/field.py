@@ -43,6 +43,15 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
     xargs = body.get("vllm_xargs")
     if isinstance(xargs, dict) and FIELD in xargs:
         raise FieldError("vllm_xargs.river", "vllm_xargs: use the 'river' field of the body")
+    params = body.get("sampling_params")
+    extra = params.get("extra_args") if isinstance(params, dict) else None
+    if isinstance(extra, dict) and FIELD in extra:
+        # Of /inference/v1/generate, which takes vLLM's own parameters and not the field.
+        raise FieldError(
+            "sampling_params.extra_args.river",
+            f"sampling_params.extra_args.river is not taken by {path} (the 'river' field is taken "
+            f"by: {', '.join(GENERATING)})",
+        )
     given = FIELD in body
     raw = body.pop(FIELD, None)
     if path not in GENERATING:

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
 
 from river_vllm import patches
-from river_vllm.compat import EngineDeadError
+from river_vllm.compat import EngineDeadError, GracefulHTTPError
 from river_vllm.depths import Depths
 from river_vllm.modes import mode_that_made
 from river_vllm.modes.mode import Mode
@@ -66,17 +67,23 @@ def _generate(generate: _Method, state: RiverState) -> _Method:
         state.progress.arrival()
         first = exchange.next_call(sampling_params.n) if exchange else 0
         outputs = generate(prompt, sampling_params, request_id, **options)
-        return _collect(outputs, exchange, first)
+        return _collect(outputs, state, exchange, first)
 
     return river_generate
 
 
 async def _collect(
-    outputs: AsyncGenerator[Any, None], exchange: RiverExchange | None, first: int
+    outputs: AsyncGenerator[Any, None],
+    state: RiverState,
+    exchange: RiverExchange | None,
+    first: int,
 ) -> AsyncGenerator[Any, None]:
     async with aclosing(outputs):
         async for output in outputs:
             for choice in output.outputs:
+                if state.ending.begun and choice.finish_reason == "abort":
+                    # It arrived during the engine's last step before the end.
+                    raise EngineStopped
                 depths, choice.routed_experts = choice.routed_experts, None
                 if exchange is None:
                     continue
@@ -99,6 +106,8 @@ def _arrival(get_output: _Method, source: _Source, state: RiverState) -> _Method
                 raise asyncio.CancelledError from None
             raise
         source.engine = outputs.engine_index
+        # A long prompt takes many steps before its first token, and none of them has an output.
+        state.progress.step()
         return outputs
 
     return river_get_output_async
@@ -109,7 +118,6 @@ def _outputs(process: _Method, processor: Any, state: RiverState, source: _Sourc
         states = processor.request_states
         known = [(o, states[o.request_id]) for o in engine_core_outputs if o.request_id in states]
         result = process(engine_core_outputs, *args, **kwargs)
-        state.progress.step()
         step: dict[Mode, list[Depths]] = {}
         for output, request in known:
             # A stop string trims new_token_ids in place, so tokens past it are not counted.
@@ -167,8 +175,8 @@ def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Meth
     return river_shutdown
 
 
-class EngineStopped(EngineDeadError):
-    """To requests that a server which shuts down has not answered."""
+class EngineStopped(GracefulHTTPError):
+    """To requests that a server which shuts down has not answered: status 503."""
 
     def __init__(self) -> None:
-        Exception.__init__(self, SHUTTING_DOWN)
+        super().__init__(SHUTTING_DOWN, HTTPStatus.SERVICE_UNAVAILABLE)

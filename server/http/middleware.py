@@ -30,14 +30,18 @@ class RiverMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        receive = bounded(scope, receive)
+        state: RiverState | None = getattr(scope["app"].state, FIELD, None)
+        if state is not None:  # stock vLLM's requests stay as they are
+            receive = bounded(scope, receive)
         path = path_of(scope)
         if path not in _PATHS:
             await self.app(scope, receive, send)
             return
-        await self._generate(path, scope, receive, send)
+        await self._generate(path, state, scope, receive, send)
 
-    async def _generate(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _generate(
+        self, path: str, state: RiverState | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
             raw = await read_body(receive)
         except BodyTooLongError as error:
@@ -45,7 +49,6 @@ class RiverMiddleware:
             return
         if raw is None:
             return
-        state: RiverState | None = getattr(scope["app"].state, FIELD, None)
         if state is not None and state.ending.begun:
             response = error_response(SHUTTING_DOWN, HTTPStatus.SERVICE_UNAVAILABLE)
             await response(scope, receive, send)

@@ -15,7 +15,7 @@ from river_vllm.compat import init_logger
 from river_vllm.registration import PLUGIN, river_config_of, serves_river
 from river_vllm.request import default_settings
 from server.http.console.page import attach_console
-from server.http.engine import engine_info, follow, pulse
+from server.http.engine import engine_info, follow
 from server.http.guard import RiverGuard
 from server.http.listen import listen
 from server.http.middleware import RiverMiddleware
@@ -26,7 +26,6 @@ from server.http.summary import announce_when_ready
 from server.telemetry.ending import ending
 from server.telemetry.metrics import river_metrics
 from server.telemetry.progress import STALL_SECONDS, Progress
-from server.telemetry.steps import on_step
 
 logger = init_logger("vllm.river")
 
@@ -62,7 +61,6 @@ class RiverEndpointPlugin:
             return
         engine = await engine_info(engine_client)
         config = river_config_of(vllm_config)
-        progress = Progress(getattr(args, "river_stall_seconds", STALL_SECONDS))
         state.river = RiverState(
             model=vllm_config.model_config.model,
             config=config,
@@ -73,7 +71,7 @@ class RiverEndpointPlugin:
                 vllm_config.model_config.served_model_name,
                 tuple(engine_client.engine_core.engine_ranks_managed),
             ),
-            progress=progress,
+            progress=Progress(getattr(args, "river_stall_seconds", STALL_SECONDS)),
             single_process=vllm_config.parallel_config._api_process_count == 1,
             first_process=vllm_config.parallel_config._api_process_rank <= 0,
             checkpoint=served_checkpoint(vllm_config.model_config),
@@ -83,7 +81,4 @@ class RiverEndpointPlugin:
         state.river.set_threshold(state.river.defaults.threshold)
         state.river.update(engine)
         state.river_follower = asyncio.create_task(follow(engine_client, state.river))
-        on_step(progress)
         listen(engine_client, state.river)
-        if not state.river.single_process:
-            state.river_pulse = asyncio.create_task(pulse(engine_client, progress))

@@ -112,7 +112,8 @@ def test_sigterm_lets_what_is_in_flight_finish(frail: FrailServer, expected: str
     belongings = Belongings.of(frail.process.pid)
     frail.faults.order("sleep 0.1")
     requests = [InFlight(frail, stream, max_tokens=50) for stream in (True, False)]
-    requests[0].started.wait(60)
+    running = "vllm:num_requests_running"
+    poll_until(lambda: frail.sum_of(running) == 2, 60, "both requests to run")
     for _ in range(3):
         frail.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)

@@ -24,6 +24,7 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     "scheduler": ("plain", ["--scheduler-cls", "my.Scheduler"], "scheduler (my.Scheduler"),
     "dtype": ("plain", ["--dtype", "float16"], "dtype float16"),
     "context": ("plain", ["--max-model-len", "1000000"], "max_model_len (1000000) is greater"),
+    "tools": ("plain", ["--enable-auto-tool-choice"], "tool-call-parser"),
     "option": ("plain", ["--river-treshold", "1"], "--river-treshold 1 (did you mean --river-"),
     "quantised": ("quantised", [], "an already quantised checkpoint"),
     "experts": ("experts", [], "'MixtralForCausalLM' is not supported: mixture of experts"),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import httpx
 import pytest
 
 from river_vllm.kernels.native.library import backend
+from tests.support.poll import poll_until
 from tests.support.server import NAME, RiverServer, total
+from tests.support.wellness import idle
 
 pytestmark = pytest.mark.engine
 
@@ -104,11 +105,8 @@ def test_counts_of_an_aborted_request(server: RiverServer) -> None:
         lines = response.iter_lines()
         for _ in range(10):
             next(lines)
-    deadline = time.monotonic() + 20
-    previous, current = before, _totals(server)
-    while current != previous and time.monotonic() < deadline:
-        time.sleep(0.5)
-        previous, current = current, _totals(server)
+    poll_until(lambda: idle(server), 20, "the request to end")
+    current = _totals(server)
     assert current["tokens"] > before["tokens"]
     assert current["vllm"] - before["vllm"] == current["tokens"] - before["tokens"] + 1
 

@@ -61,6 +61,16 @@ def test_a_port_that_is_not_allowed() -> None:
     assert said(made(errno.EACCES), 8000) is None
 
 
+@pytest.mark.parametrize("host", ["no.such.name.invalid", "203.0.113.9"])
+def test_an_address_of_no_interface(host: str) -> None:
+    with socket.socket() as unbound:
+        error = error_of(lambda: unbound.bind((host, 0)))
+    line = refusal(error, Namespace(host=host, port=8000, uds=None), Path("none"))
+    assert line is not None
+    assert line.startswith(f"--host '{host}': ")
+    assert line.endswith("; give an address of this machine")
+
+
 @pytest.mark.parametrize("uds", [None, "/run/river.sock"])
 def test_the_error_of_a_file_is_none_of_the_addresss(uds: str | None) -> None:
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/etc/river/key.pem")

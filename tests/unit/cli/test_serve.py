@@ -284,7 +284,7 @@ def test_a_server_whose_engine_has_failed_does_not_end_well(
     assert started(monkeypatch, lambda: serve.ending.begin(failed=False)) == 0
     monkeypatch.setattr(serve, "ending", Ending())
     assert started(monkeypatch, lambda: serve.ending.begin(failed=True)) == 1
-    assert "the engine has failed" in capsys.readouterr().err
+    assert "the server has failed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

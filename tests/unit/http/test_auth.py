@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from uvicorn import Config
+from uvicorn.lifespan.on import LifespanOn
 
 from server.http import auth
 from server.http.auth import PUBLIC, RiverAuthMiddleware
+from server.telemetry.ending import Ending
 from tests.unit.http.support import call, fetch, scope
 
 KEYS = ["first-key", "second-key"]
@@ -185,19 +189,34 @@ def test_a_websocket_needs_a_key_too() -> None:
         assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
 
 
-def lifespan(state: Any) -> list[str]:
-    reached: list[str] = []
+def started(state: Any, monkeypatch: pytest.MonkeyPatch) -> LifespanOn:
+    """What uvicorn makes of the app's start, with vLLM's setting of it."""
+    own = Ending()
+    monkeypatch.setattr(auth, "ending", own)
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
-        reached.append(scope["type"])
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
 
-    request = {"type": "lifespan", "app": SimpleNamespace(state=state)}
-    call(RiverAuthMiddleware(inner), request, [])
-    return reached
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await RiverAuthMiddleware(inner)(
+            {**scope, "app": SimpleNamespace(state=state)}, receive, send
+        )
+
+    async def run() -> LifespanOn:
+        lifespan = LifespanOn(Config(app, lifespan="auto", log_config=None))
+        await lifespan.startup()
+        return lifespan
+
+    lifespan = asyncio.run(run())
+    assert own.failed is lifespan.should_exit
+    return lifespan
 
 
-def test_an_app_that_rivers_plugin_has_not_reached_does_not_start() -> None:
+def test_an_app_that_rivers_plugin_has_not_reached_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     for state in (SimpleNamespace(), SimpleNamespace(river=None)):
-        with pytest.raises(RuntimeError, match="River is not active"):
-            lifespan(state)
-    assert lifespan(SimpleNamespace(river=object())) == ["lifespan"]
+        assert started(state, monkeypatch).should_exit
+    assert "River is not active in this server" in caplog.text
+    assert not started(SimpleNamespace(river=object()), monkeypatch).should_exit

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from server.http import engine
-from server.http.engine import pulse
+from server.http.engine import follow
+from server.http.state import RiverState
 from server.telemetry.progress import Progress
+from tests.unit.http.support import river_state
+
+INFO = {"num_layers": 2, "resident_layers": 2, "crossover": {"max_rows": 3}}
 
 
 class Clock:
@@ -40,7 +44,11 @@ class Client:
                 await asyncio.Event().wait()
             self.errored = True
             raise ConnectionError("gone")
-        return [{"num_layers": 2}]
+        return [INFO]
+
+
+def one_of_several(progress: Progress) -> RiverState:
+    return river_state(progress=progress, single_process=False)
 
 
 @pytest.fixture
@@ -59,7 +67,7 @@ def test_another_processs_work_is_no_stall_and_a_hanging_engine_is(clock: Clock,
         progress = Progress(8.0, clock)
         progress.watch(lambda: waits)
         looks = []
-        task = asyncio.create_task(pulse(client, progress))
+        task = asyncio.create_task(follow(client, one_of_several(progress)))
         while client.asked < 4:
             await asyncio.tasks.sleep(0)
             looks.append(progress.ready)
@@ -83,11 +91,13 @@ def test_one_answer_that_fails_on_its_way_is_asked_for_again(clock: Clock) -> No
             if self.asked in (2, 3):
                 raise ConnectionError("lost")
             self.errored = self.asked == 6
-            return [{"num_layers": 2}]
+            return [INFO]
 
     client = Flaky("answers")
     progress = Progress(8.0, clock)
-    asyncio.run(pulse(client, progress))
+    state = one_of_several(progress)
+    asyncio.run(follow(client, state))
+    assert state.engine == INFO
     assert client.asked == 6
     assert progress.ready
 
@@ -100,12 +110,31 @@ def test_answers_that_all_fail_are_a_stall(clock: Clock) -> None:
             raise ConnectionError("lost")
 
     progress = Progress(8.0, clock)
-    asyncio.run(pulse(Lost("fails"), progress))
+    asyncio.run(follow(Lost("fails"), one_of_several(progress)))
     assert not progress.ready
 
 
 def test_an_engine_that_has_failed_is_not_asked() -> None:
     client = Client("fails")
     client.errored = True
-    asyncio.run(pulse(client, Progress()))
+    asyncio.run(follow(client, one_of_several(Progress())))
     assert client.asked == 0
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_only_process_is_ready_while_nothing_waits(clock: Clock, waits: bool) -> None:
+    """Its own requests say whether a silent engine hangs."""
+
+    async def run() -> bool:
+        progress = Progress(8.0, clock)
+        progress.watch(lambda: waits)
+        client = Client("hangs")
+        task = asyncio.create_task(follow(client, river_state(progress=progress)))
+        while client.asked < 4:
+            await asyncio.tasks.sleep(0)
+            assert progress.ready
+        clock.now += 9.0
+        task.cancel()
+        return progress.ready
+
+    assert asyncio.run(run()) is not waits

@@ -15,7 +15,7 @@ from server.cli.serve import AUTH_MIDDLEWARE
 from server.http import body
 from server.http.auth import PUBLIC
 from server.http.field import GENERATING, OTHERS
-from tests.unit.http.support import call, fetch
+from tests.unit.http.support import call, fetch, river_state
 from tests.unit.http.vllm_app import vllm_app
 
 KEY = "right-key"
@@ -134,6 +134,7 @@ def test_a_body_that_is_too_long_is_refused(
     app: Any, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr(app.state, "river", river_state(), raising=False)
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     response = fetch(app, "POST", path, headers=headers, content=b" " * 1001)
     assert response.status_code == response.json()["error"]["code"] == 413

@@ -132,6 +132,10 @@ def test_the_way_around_the_field_is_closed(path: str) -> None:
     with pytest.raises(FieldError) as error:
         take_exchange(path, {"vllm_xargs": {"river": {"threshold": -1}}}, river_state())
     assert error.value.param == "vllm_xargs.river"
+    hidden = {"sampling_params": {"extra_args": {"river": {"enabled": False}}}}
+    with pytest.raises(FieldError, match=f"not taken by {path}") as error:
+        take_exchange(path, hidden, river_state())
+    assert error.value.param == "sampling_params.extra_args.river"
     assert take_exchange(CHAT, {"vllm_xargs": {"other": 1}}, river_state()) is not None
 
 

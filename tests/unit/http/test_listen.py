@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from river_vllm.compat import EngineDeadError
+from river_vllm.compat import EngineDeadError, GracefulHTTPError
 from river_vllm.config import RiverConfig
 from river_vllm.modes.verified import VerifiedMode
 from server.http.exchange import RiverExchange, current_exchange
@@ -246,7 +246,7 @@ def test_progress_follows_arrivals_and_steps() -> None:
     listen(client, state)
     now[0] = 50.0
     assert not state.progress.ready
-    client.output_processor.process_outputs([])
+    asyncio.run(client.engine_core.get_output_async())
     assert state.progress.ready
     now[0] = 55.0
     client.generate("p", params(), "id")
@@ -341,6 +341,23 @@ def test_an_engine_that_was_told_to_stop_has_not_died(
         asyncio.run(client.engine_core.get_output_async())
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_the_engine_rejects_at_its_end_is_no_empty_answer(
+    state: RiverState, begun: bool
+) -> None:
+    """Requests that arrived during its last step; an abort at any other time is the client's."""
+    aborted = choice(0, None)
+    aborted.finish_reason = "abort"
+    client = Client([aborted])
+    listen(client, state)
+    if begun:
+        client.shutdown()
+    answer = drain(client.generate("prompt", params(), "id"))
+    with pytest.raises(GracefulHTTPError) if begun else contextlib.nullcontext():
+        assert asyncio.run(answer) == client.outputs
+    assert client.closed == 1
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_requests_that_a_stopped_engine_leaves_get_an_error(
     state: RiverState, broken: bool
@@ -366,7 +383,8 @@ def test_requests_that_a_stopped_engine_leaves_get_an_error(
 
     asyncio.run(run())
     (error,) = told
-    assert isinstance(error, EngineDeadError) and "shutting down" in str(error)
+    assert isinstance(error, GracefulHTTPError) and "shutting down" in str(error)
+    assert error.http_status == 503
     # vLLM shuts down once more when the loop is gone.
     client.shutdown = stop  # type: ignore[method-assign]
     told.clear()

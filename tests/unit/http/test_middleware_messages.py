@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from server.http import body
 from server.http.body import MAX_BODY_BYTES
 from server.http.exchange import current_exchange
 from server.http.middleware import RiverMiddleware
@@ -125,3 +126,17 @@ def test_a_body_is_read_no_further_than_any_may_be(announced: bool) -> None:
     error = json.loads(answer["body"])["error"]
     assert start["status"] == error["code"] == 413
     assert f"at most {MAX_BODY_BYTES} bytes" in error["message"]
+
+
+def test_where_no_river_is_served_bodies_are_vllms_business(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body, "MAX_BODY_BYTES", 10)
+    read: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        read.append((await receive())["body"])
+
+    sent = json.dumps({"prompt": "x" * 100}).encode()
+    call(RiverMiddleware(app), raw_scope(None), [{"type": "http.request", "body": sent}])
+    assert read == [sent]

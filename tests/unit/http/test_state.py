@@ -52,6 +52,7 @@ def test_a_changed_threshold_shows_everywhere() -> None:
 
 ENGINE: dict[str, Any] = {
     "num_layers": L,
+    "group_sizes": [128],
     "zero_points": "float",
     "dtype": "bfloat16",
     "kv_cache_dtype": "auto",
@@ -100,6 +101,7 @@ def test_calibration_is_in_force_until_the_dial_is_turned() -> None:
             SAME,
             "zero_points = 'integer', and it was tested with 'float'",
         ),
+        ({"group_sizes": [64, 128]}, SAME, "group_sizes = [64, 128], and it was tested with [128]"),
         ({"crossover": {"max_rows": 4}}, SAME, "max_rows = 4, and it was tested with 'all'"),
         ({"kv_cache_dtype": "fp8"}, SAME, "kv_cache_dtype = 'fp8'"),
         ({"dtype": "float16"}, SAME, "dtype = 'float16'"),
