@@ -15,10 +15,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from river_vllm import __version__
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
+
+from river_vllm.config import describe_errors
 from river_vllm.cost_curve import TOLERANCE, CostCurve
 from river_vllm.folders import write_whole
 
@@ -60,17 +63,51 @@ PROBE_EVERY = 50
 PROBE_SHARE = 0.01
 """Part of the time that such steps may cost."""
 
-VERSION = 1
-"""Of the file."""
-DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-"""What reading a file of anything else can raise."""
+
+@dataclass(slots=True)
+class _Probes:
+    """Paces steps that are run the way that does not seem to pay, since it would never be known
+    better otherwise."""
+
+    since: int = 0
+    """Steps after the last."""
+    debt: float = 0.0
+    """Seconds that they have lost and the others not yet earned."""
+
+    def due(self) -> bool:
+        """Count a step; whether the other way may be tried in it."""
+        self.since += 1
+        return self.since >= PROBE_EVERY and self.debt <= 0
+
+    def earn(self, seconds: float) -> None:
+        """A step that was run as usual took so long."""
+        self.debt = max(0.0, self.debt - PROBE_SHARE * seconds)
+
+    def lose(self, seconds: float) -> None:
+        """A try cost so much more than a usual step."""
+        self.debt += max(0.0, seconds)
+
+
+class _SavedCurve(BaseModel):
+    most: PositiveInt
+    seconds: dict[PositiveInt, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        min_length=1
+    )
+
+
+class _Saved(BaseModel):
+    """The file of ``Costs.save``; another format has another name, since the key names the code."""
+
+    key: dict[str, str | int]
+    at: Annotated[float, Field(allow_inf_nan=False)]
+    curves: dict[Kind, _SavedCurve] = Field(min_length=1)
 
 
 class Costs:
     """One curve for each kind of pass, and whether exits pay.
 
     Args:
-        key: what the times depend on beside the CPU and River's version: shape of the model,
+        key: what the times depend on beside the CPU: River's code, shape of the model,
             kernels, instruction set, threads, settings, the most rows of each kind.
         learns: whether observed passes count; if not, nothing changes and nothing is tried.
         clock: seconds for measuring.
@@ -93,9 +130,11 @@ class Costs:
         self._origin: dict[Kind, tuple[str, float]] = {}
         self._steps = 0
         self._seen: dict[Kind, int] = {}
-        self._since_probe = 0
-        self._debt = 0.0
+        self._exits, self._drafts = _Probes(), _Probes()
         self._probe: Kind | None = None
+        """What the step under way tries."""
+        self._drafting = False
+        """Whether the next draft pass is a try."""
 
     @classmethod
     def fixed(cls, points: Mapping[Kind, Mapping[int, float]]) -> Costs:
@@ -113,13 +152,17 @@ class Costs:
         """
         return self._curves[kind](rows)
 
-    def verifying(self, rows: int) -> float:
+    def verifying(self, rows: int, exact: bool = False) -> float:
         """Seconds of a pass that verifies drafts.
+
+        Args:
+            exact: whether a row of it is to have stock vLLM's bits, which ``River.dense`` has not.
 
         Raises:
             KeyError: it has not been measured.
         """
-        return self.seconds("verify" if "verify" in self._curves else "backbone", rows)
+        own = "verify" in self._curves and not exact
+        return self.seconds("verify" if own else "backbone", rows)
 
     def measure(self, passes: Mapping[Kind, Pass], most: Mapping[Kind, int]) -> None:
         """Time whole passes of each kind, by turns, in place of what was known.
@@ -180,6 +223,11 @@ class Costs:
         if not self._learns or curve is None or not (rows > 0 and 0 < seconds < math.inf):
             return
         self._pay(kind, rows, seconds)
+        if kind != "draft":
+            self._drafts.earn(seconds)
+        elif self._drafting:
+            self._drafting = False
+            self._drafts.lose(seconds)
         # A step has one pass that is no draft.
         self._steps += kind != "draft"
         curve.observe(rows, seconds, self._steps - self._seen[kind])
@@ -241,16 +289,27 @@ class Costs:
         rank: with tensor parallelism nothing is learnt, and nothing is tried.
         """
         pays = self.pays(rows)
-        self._since_probe += 1
         self._probe = None
-        early = self._since_probe < PROBE_EVERY or self._debt > 0
-        if early or not self._learns or "river" not in self._curves:
+        if not self._exits.due() or not self._learns or "river" not in self._curves:
             return pays
         if pays and self.speedup(rows) >= SURE:
             return pays
-        self._since_probe = 0
+        self._exits.since = 0
         self._probe = "backbone" if pays else "river"
         return not pays
+
+    def try_drafts(self, rows: int, added: int, exact: bool) -> bool:
+        """Whether ``added`` tokens are drafted for the next step, of ``rows`` otherwise, though
+        that does not seem to pay.
+
+        Paced as in ``choose``: drafts that a busy moment or long texts have made dear come back.
+        """
+        if not self._drafts.due() or not self._learns:
+            return False
+        self._drafts.since = 0
+        self._drafts.lose(self.verifying(rows + added, exact) - self.verifying(rows, exact))
+        self._drafting = True
+        return True
 
     def describe(self, now: float) -> dict[str, Any]:
         """For operators: of each kind milliseconds by rows, where they are from, how old they are.
@@ -291,7 +350,7 @@ class Costs:
 
     @property
     def _identity(self) -> dict[str, str | int]:
-        return {"river": __version__, **machine(), **self._key}
+        return {**machine(), **self._key}
 
     def save(self, path: Path) -> bool:
         """Keep the curves for the next start; False, with a line in the log, where that fails."""
@@ -303,7 +362,7 @@ class Costs:
             for kind, curve in self._curves.items()
         }
         at = min((at for _, at in self._origin.values()), default=self._now())
-        data = {"version": VERSION, "key": self._identity, "at": at, "curves": curves}
+        data = {"key": self._identity, "at": at, "curves": curves}
         try:
             write_whole(path, json.dumps(data, indent=1).encode())
         except OSError as error:
@@ -319,18 +378,19 @@ class Costs:
             stays.
         """
         try:
-            data = json.loads(path.read_bytes())
-            if data["version"] != VERSION or data["key"] != self._identity:
-                logger.debug("River: '%s' is of another machine or model", path)
-                return False
-            points, most = _read(data["curves"])
-            at = float(data["at"])
+            found = _Saved.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except (OSError, *DAMAGED) as error:
-            logger.warning("River: measuring again, '%s' cannot be used: %r", path, error)
+        except (OSError, ValidationError) as error:
+            why = str(error) if isinstance(error, OSError) else describe_errors(error, _Saved)
+            logger.warning("River: measuring again, '%s' cannot be used: %s", path, why)
             return False
-        self._take(points, most, "an earlier start", at)
+        if found.key != self._identity:
+            logger.debug("River: '%s' is of another machine or model", path)
+            return False
+        points = {kind: curve.seconds for kind, curve in found.curves.items()}
+        most = {kind: curve.most for kind, curve in found.curves.items()}
+        self._take(points, most, "an earlier start", found.at)
         return True
 
     def _take(
@@ -349,13 +409,13 @@ class Costs:
     def _pay(self, kind: Kind, rows: int, seconds: float) -> None:
         """Account for a step: one that was run the other way, or one that earns the next such."""
         if kind != self._probe:
-            self._debt = max(0.0, self._debt - PROBE_SHARE * seconds)
+            self._exits.earn(seconds)
             return
         self._probe = None
         usual = self._curves["river" if kind == "backbone" else "backbone"](rows)
-        self._debt += max(0.0, seconds - usual)
+        self._exits.lose(seconds - usual)
         if seconds * PAYS <= usual:
-            self._since_probe = PROBE_EVERY
+            self._exits.since = PROBE_EVERY
 
 
 def machine() -> dict[str, str | int]:
@@ -364,12 +424,10 @@ def machine() -> dict[str, str | int]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    usable = getattr(os, "sched_getaffinity", None)
-    return {
-        "cpu": next(names, platform.processor() or platform.machine()),
-        "cpus": len(usable(0)) if usable else os.cpu_count() or 1,
-    }
+    said = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")][:1]
+    # On aarch64 a CPU has numbers in place of a name.
+    said = said or sorted({line for line in lines if line.startswith(("CPU impl", "CPU part"))})
+    return {"cpu": ", ".join(said) or platform.machine(), "cpus": len(os.sched_getaffinity(0))}
 
 
 def out_of_line(found: Mapping[Kind, Mapping[int, float]]) -> frozenset[int]:
@@ -392,24 +450,3 @@ def out_of_line(found: Mapping[Kind, Mapping[int, float]]) -> frozenset[int]:
 
 def _lower_quartile(seconds: Sequence[float]) -> float:
     return statistics.quantiles(seconds, n=4, method="inclusive")[0]
-
-
-def _read(curves: Any) -> tuple[dict[Kind, dict[int, float]], dict[Kind, int]]:
-    """Points, and the most rows of each kind, from what a file holds.
-
-    Raises:
-        Exception: one of ``DAMAGED``, where it holds none.
-    """
-    points: dict[Kind, dict[int, float]] = {}
-    most: dict[Kind, int] = {}
-    for kind, saved in curves.items():
-        if kind not in get_args(Kind):
-            raise ValueError(f"there is no kind of pass '{kind}'")
-        points[kind] = {int(rows): float(seconds) for rows, seconds in saved["seconds"].items()}
-        most[kind] = int(saved["most"])
-        sound = [rows > 0 and 0 < seconds < math.inf for rows, seconds in points[kind].items()]
-        if not sound or not all(sound):
-            raise ValueError(f"no seconds by rows of '{kind}'")
-    if not points:
-        raise ValueError("no curves")
-    return points, most

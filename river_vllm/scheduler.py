@@ -18,7 +18,13 @@ from river_vllm.config import RiverConfig
 from river_vllm.depths import Depths, depths_of
 from river_vllm.modes import mode_of
 from river_vllm.registration import river_config_of
-from river_vllm.request import RiverSettings, default_settings, settings_of, unreachable
+from river_vllm.request import (
+    EXTRA_ARGS_KEY,
+    RiverSettings,
+    default_settings,
+    settings_of,
+    unreachable,
+)
 
 logger = init_logger("vllm.river")
 
@@ -35,13 +41,23 @@ class RiverSchedulerMixin:
         model_config = kwargs["vllm_config"].model_config
         self._river_layers = model_config.get_total_num_hidden_layers()
         self._river_defaults = default_settings(self._river_config)
+        if self.num_spec_tokens:
+            # For CUDA graphs' sake vLLM gives a request of one new token K rows of placeholder
+            # drafts, whoever it is and whatever it asks for; not where the number of drafts follows
+            # that of the requests.
+            self.dynamic_sd_lookup = [self.num_spec_tokens] * (self.max_num_running_reqs + 1)
 
     def add_request(self: Any, request: Any) -> None:
         params = request.sampling_params
         session = self.requests.get(request.request_id)
         if session is not None:
-            # Streamed input: blocks are hashed, and drafts counted, as its first part asked.
-            params.extra_args = session.sampling_params.extra_args
+            # Streamed input: blocks are hashed as its first part asked.
+            extra = {**(params.extra_args or {})}
+            extra.pop(EXTRA_ARGS_KEY, None)
+            first = session.sampling_params.extra_args or {}
+            if EXTRA_ARGS_KEY in first:
+                extra[EXTRA_ARGS_KEY] = first[EXTRA_ARGS_KEY]
+            params.extra_args = extra or None
         settings = settings_of(params, self._river_defaults)
         if error := unreachable(settings, self._river_config, self._river_layers):
             # The server has refused such a request; one made in Python is answered and said so.
@@ -49,6 +65,11 @@ class RiverSchedulerMixin:
         request.river_mode = mode_of(settings)
         isolate(request, settings, self._river_config, self.hash_block_size)
         super().add_request(request)  # type: ignore[misc]
+
+    def _update_request_as_session(self: Any, session: Any, update: Any) -> None:
+        super()._update_request_as_session(session, update)  # type: ignore[misc]
+        # Its own parameters may keep it from drafting, or no longer do.
+        session.river_mode = mode_of(settings_of(update.sampling_params, self._river_defaults))
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
         # Before vLLM takes the step in: it forgets requests that have ended.

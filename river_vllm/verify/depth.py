@@ -28,11 +28,13 @@ class Depth:
     Attributes:
         rows: of the verifying pass, before anything is drafted.
         price: seconds that a token costs at the best depth; 0 where drafting does not pay.
+        exact: whether a row of the verifying pass is to have stock vLLM's bits.
     """
 
     costs: Costs
     rows: int
     price: float
+    exact: bool = False
 
     def worth_verifying(self, drafted: int, reach: float) -> bool:
         """Whether a drafted token that is accepted with probability ``reach`` pays for its row."""
@@ -64,7 +66,7 @@ class Depth:
     def _more(self, drafted: int, added: int) -> float:
         """Seconds by which ``added`` rows make the verifying pass longer."""
         rows, seconds = self.rows + drafted, self.costs.verifying
-        return seconds(rows + added) - seconds(rows)
+        return seconds(rows + added, self.exact) - seconds(rows, self.exact)
 
 
 FREE = Costs.fixed({"backbone": {1: 0.0}, "draft": {1: 1.0, 1 << 16: 1.0}})
@@ -76,16 +78,19 @@ def fixed_depth(requests: int) -> Depth:
     return Depth(FREE, requests, math.inf)
 
 
-def best_depth(costs: Costs, rates: Sequence[float], limits: Sequence[int]) -> Depth:
+def best_depth(
+    costs: Costs, rates: Sequence[float], limits: Sequence[int], exact: bool = False
+) -> Depth:
     """At the number of drafts, the same for every request, that takes the fewest seconds a token.
 
     Args:
         rates: acceptance rate of each request of the step.
         limits: the most tokens that each may draft.
+        exact: whether a row of the next step is to have stock vLLM's bits.
     """
     requests = len(rates)
     a, limit = np.asarray(rates), np.asarray(limits)
-    seconds, tokens = costs.verifying(requests) if requests else 0.0, float(requests)
+    seconds, tokens = costs.verifying(requests, exact) if requests else 0.0, float(requests)
     without = best = seconds / tokens if requests else 0.0
     draft_seconds, drafted = 0.0, 0
     for level in range(1, int(limit.max(initial=0)) + 1):
@@ -94,6 +99,6 @@ def best_depth(costs: Costs, rates: Sequence[float], limits: Sequence[int]) -> D
         draft_seconds += costs.seconds("draft", count)
         drafted += count
         tokens += float((a[going] ** level).sum())
-        verifying = costs.verifying(requests + drafted)
+        verifying = costs.verifying(requests + drafted, exact)
         best = min(best, (draft_seconds + verifying) / tokens)
-    return Depth(costs, requests, best if best * GAIN < without else 0.0)
+    return Depth(costs, requests, best if best * GAIN < without else 0.0, exact)

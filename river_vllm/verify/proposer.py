@@ -166,6 +166,9 @@ class RiverProposer(DraftModelProposer):
             where none was sampled.
         """
         costs = self._river_runner.river_steps.costs
+        if metadata.logprob_token_ids:
+            # The next step would throw drafts away (``RiverRunnerMixin._sample``).
+            return None
         if self._fixed:
             depth = fixed_depth(len(drafts))
         elif any(draft.first for draft in drafts):
@@ -174,7 +177,13 @@ class RiverProposer(DraftModelProposer):
             return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
-            depth = best_depth(costs, rates, limits)
+            exact = self._exact()
+            depth = best_depth(costs, rates, limits, exact)
+            able = sum(limit > 0 for limit in limits)
+            if not depth.price and able and costs.try_drafts(len(drafts), able, exact):
+                for draft in drafts:
+                    draft.limit = min(draft.limit, 1)
+                depth = fixed_depth(len(drafts))
         drawn: dict[tuple[int, int], torch.Tensor] = {}
         # Column i of the drafts' logits is of token ``columns[i]``.
         columns = None if self._vocabulary is None else self._vocabulary.tokens(drafts)
@@ -212,6 +221,12 @@ class RiverProposer(DraftModelProposer):
         for (request, place), probabilities in drawn.items():
             stacked[request, place, which] = probabilities
         return stacked
+
+    def _exact(self) -> bool:
+        """Whether a row of the next step is to have stock vLLM's bits, as far as is known now."""
+        runner = self._river_runner
+        asked = (runner.requests[r].sampling_params for r in runner.input_batch.req_ids)
+        return not all(settings_of(params, self._defaults).may_draft for params in asked)
 
     def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[list[int]]:
         """For each draft of the pass, as many guesses as pay for their rows."""

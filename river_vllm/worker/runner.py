@@ -115,4 +115,10 @@ class RiverRunnerMixin(WarmUpMixin):
             logits = logits[ends - torch.tensor(rows, device=ends.device)]
             sampling = replace(sampling, spec_token_ids=[[] for _ in rows])
         # One row for each request: what vLLM calls a bonus token.
-        return self.sampler(logits=logits, sampling_metadata=sampling, predict_bonus_token=True)
+        output = self.sampler(logits=logits, sampling_metadata=sampling, predict_bonus_token=True)
+        if (thinking := sampling.thinking_budget_state_holder) is not None:
+            # vLLM remembers that it forced an end for the drafts of the same step, and would not
+            # force the end of a second thought.
+            for state in thinking._state.values():
+                state["bonus_token_forced"] = False
+        return output

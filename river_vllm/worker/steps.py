@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from river_vllm.compat import BUILTIN_LOGITS_PROCESSORS
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs, Kind, Pass
 from river_vllm.depths import signed_depth
@@ -38,7 +39,7 @@ class Request:
         every_logit: whether its sampling looks at more than the likeliest tokens.
         depths: exit layer of each generated token, in order.
         prompt_depths: exit layer of each token of the prompt, 0 where it has not been computed;
-            None where it may not leave.
+            None where none may leave, or did.
     """
 
     settings: RiverSettings
@@ -84,6 +85,11 @@ class Steps:
         self._num_layers = self._river.num_layers
         self._sequence_prefill = config.prefill == "sequence"
         self._defaults = default_settings(config)
+        self._custom = any(
+            type(processor) not in BUILTIN_LOGITS_PROCESSORS
+            for processor in runner.input_batch.logitsprocs.all
+        )
+        """Whether logits go through processors of the operator's, of which nothing is known."""
         self._requests: dict[str, Request] = {}
         self._step: list[Request] = []
         self._lines: list[Line] = []
@@ -110,12 +116,14 @@ class Steps:
         self._step = []
         for index, request_id in enumerate(batch.req_ids):
             request, state = self._requests.get(request_id), runner.requests[request_id]
-            # A session of streamed input takes what it has said into its next prompt.
-            if request is None or request.sent != state.num_prompt_tokens:
+            position = int(batch.num_computed_tokens_cpu[index])
+            if request is None:
                 request = self._requests[request_id] = self._first_met(state)
+            elif request.sent != state.num_prompt_tokens:
+                request = self._requests[request_id] = self._goes_on(request, state, position)
             self._step.append(request)
             rows = int(starts[index + 1]) - int(starts[index])
-            spans.append((int(batch.num_computed_tokens_cpu[index]), rows))
+            spans.append((position, rows))
         stay = not self._may_leave_now(spans)
         self._lines = [
             line
@@ -219,9 +227,22 @@ class Steps:
             prompt,
             prompt,
             may_leave,
-            params is not None and needs_every_logit(params),
+            self._custom or (params is not None and needs_every_logit(params)),
             prompt_depths=np.zeros(prompt, dtype=np.int16) if prompt_leaves else None,
         )
+
+    def _goes_on(self, before: Request, state: Any, computed: int) -> Request:
+        """A session of streamed input, which takes what it has said into its next prompt: that is
+        no prompt where it left, should it be computed again."""
+        made = self._first_met(state)
+        said = before.depths[: max(0, computed - before.sent)]
+        if made.may_leave and (said or before.prompt_depths is not None):
+            fresh = 0 if self._sequence_prefill else self._num_layers
+            made.prompt_depths = np.full(made.prompt, fresh, dtype=np.int16)
+            heard = before.prompt_depths
+            made.prompt_depths[: before.sent] = self._num_layers if heard is None else heard
+            made.prompt_depths[before.sent : before.sent + len(said)] = said
+        return made
 
     def _table_of(self, lines: list[Line]) -> StepTable:
         """The table of these groups."""

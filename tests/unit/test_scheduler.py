@@ -29,6 +29,7 @@ class FakeScheduler:
         self.outputs: dict[int, EngineCoreOutputs] = {}
         self.requests: dict[str, Any] = {}
         self.num_spec_tokens = 0
+        self.max_num_running_reqs = 8
 
     def _handle_stopped_request(self, request: Any) -> bool:
         return not request.resumable
@@ -39,6 +40,9 @@ class FakeScheduler:
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         return self.outputs
+
+    def _update_request_as_session(self, session: Any, update: Any) -> None:
+        session.sampling_params = update.sampling_params
 
 
 class Scheduler(RiverSchedulerMixin, FakeScheduler):
@@ -170,6 +174,29 @@ def test_streamed_input_goes_on_as_its_first_part_asked(scheduler: Scheduler) ->
     assert later.sampling_params.extra_args == first.sampling_params.extra_args
 
 
+def test_streamed_input_keeps_what_is_not_rivers(scheduler: Scheduler) -> None:
+    """A logits processor of the operator's may read it."""
+    arrive(scheduler, "session", threshold=0.5)
+    later = SimpleNamespace(
+        request_id="session",
+        sampling_params=SamplingParams(extra_args={"own": 1, "river": {"enabled": False}}),
+        _block_hasher=None,
+    )
+    scheduler.add_request(later)
+    assert later.sampling_params.extra_args == {"own": 1, "river": {"threshold": 0.5}}
+
+
+def test_streamed_input_is_counted_as_its_own_parameters_have_it_answered() -> None:
+    scheduler = Scheduler(vllm_config=vllm_config({"verify": 4}))
+    session = arrive(scheduler, "session")
+    drafted = session.river_mode
+    biased = SimpleNamespace(sampling_params=SamplingParams(logit_bias={5: 1.0}))
+    scheduler._update_request_as_session(session, biased)
+    assert session.river_mode is not drafted
+    scheduler._update_request_as_session(session, SimpleNamespace(sampling_params=SamplingParams()))
+    assert session.river_mode is drafted
+
+
 @pytest.mark.parametrize(
     ("drafts", "resumable", "computed"), [(4, True, 9), (4, False, 12), (0, True, 12)]
 )
@@ -192,6 +219,7 @@ def test_the_scheduler_of_the_engines_mode_is_made(
 
     for cls in (plain.Scheduler, async_scheduler.AsyncScheduler):
         monkeypatch.setattr(cls, "__init__", lambda self, *a, **k: None)
+        monkeypatch.setattr(cls, "num_spec_tokens", 0, raising=False)
     made = RiverScheduler(vllm_config=vllm_config({"threshold": 0.5}, asynchronous))
     assert isinstance(made, RiverSchedulerMixin)
     assert isinstance(made, plain.Scheduler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,12 +24,18 @@ class Batch:
 
     Args:
         steps: its class.
+        processors: of logits.
         config: the engine's settings.
     """
 
-    def __init__(self, steps: type[Steps] = Steps, **config: Any) -> None:
+    def __init__(
+        self, steps: type[Steps] = Steps, processors: Sequence[Any] = (), **config: Any
+    ) -> None:
         model = SimpleNamespace(river=SimpleNamespace(num_layers=L, dense=None))
-        self.runner: Any = SimpleNamespace(requests={}, device="cpu", get_model=lambda: model)
+        batch = SimpleNamespace(logitsprocs=SimpleNamespace(all=processors))
+        self.runner: Any = SimpleNamespace(
+            requests={}, device="cpu", get_model=lambda: model, input_batch=batch
+        )
         settings = {"threshold": 0.9, "min_layers": 2, "scope": "token", "max_rows": "all"}
         self.steps = steps(self.runner, RiverConfig(**{**settings, **config}))
 

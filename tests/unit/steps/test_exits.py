@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from vllm.v1.sample.logits_processor import MinPLogitsProcessor
 
 from tests.unit.steps.support import OFF, Batch, L, groups
 
@@ -102,6 +103,16 @@ def test_the_rivers_head_serves_steps_of_tokens_that_may_leave(rows: Any, head: 
     batch.ask("exact", OFF)
     batch.ask("scored", logprobs=2)
     assert batch.begin(*rows).head == head
+
+
+def test_a_processor_of_the_operators_sees_every_logit() -> None:
+    class Processor:
+        """May allow what the 4-bit head ranks low."""
+
+    own, foreign = object.__new__(MinPLogitsProcessor), Processor()
+    for processors, head in (([own], "river"), ([own, foreign], "backbone")):
+        batch = Batch(lm_head="river", processors=processors)
+        assert batch.begin(("a", 1, 4)).head == head
 
 
 def test_the_rivers_head_makes_no_prompts_first_token() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.unit.steps.support import Batch, L, groups
 
 
@@ -51,3 +53,19 @@ def test_what_of_a_prompt_was_cached_has_no_depth() -> None:
     batch.ask("a", prompt=8)
     batch.step(("a", 4, 4), left=(6,))
     assert groups(batch.begin(("a", 8, 0))) == ["4 decide", "4 at 6"]
+
+
+@pytest.mark.parametrize(("prefill", "new"), [("backbone", "stay"), ("sequence", "decide")])
+def test_what_a_session_has_said_leaves_where_it_left(prefill: str, new: str) -> None:
+    """vLLM takes it into the next prompt, of streamed input."""
+    batch = Batch(prefill=prefill)
+    batch.ask("a", prompt=4)
+    batch.step(("a", 4, 0), left=() if prefill == "backbone" else (5,))
+    batch.step(("a", 1, 4), left=(3,))
+    batch.ask("a", prompt=9)
+    table = batch.begin(("a", 4, 5))
+    assert groups(table) == [f"4 {new}"]
+    batch.finish(table, *(() if prefill == "backbone" else (7,)))
+    heard = "4 stay" if prefill == "backbone" else "4 at 5"
+    rest = "4 stay" if prefill == "backbone" else "4 at 7"
+    assert groups(batch.begin(("a", 9, 0))) == [heard, "1 at 3", rest]

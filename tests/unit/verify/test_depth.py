@@ -68,3 +68,5 @@ def test_a_verifying_pass_of_another_kind_is_what_counts() -> None:
     depth = best_depth(both, [0.9], [4])
     assert depth.price > 0
     assert depth.worth_verifying(1, 0.9)
+    # Beside a request that is to have stock vLLM's bits the pass is stock's.
+    assert best_depth(both, [0.9, 0.9], [4, 0], exact=True).price == 0.0

@@ -87,6 +87,7 @@ def propose(
     rejected: list[int] | None = None,
     temperature: list[float] | None = None,
     known: list[int] | None = None,
+    named: dict[int, list[int]] | None = None,
 ) -> list[list[int]]:
     """One step: ``rows`` of each request up to ``lengths``, and the token that it sampled."""
     runner = proposer._river_runner
@@ -116,6 +117,7 @@ def propose(
             top_k=None,
             top_p=None,
             generators={},
+            logprob_token_ids=named,
         ),
         num_rejected_tokens_gpu=None if rejected is None else torch.tensor(rejected),
     )
@@ -324,3 +326,37 @@ def test_requests_that_have_ended_leave_nothing_behind(proposer: Any) -> None:
     assert proposer._vocabulary._requests
     proposer.forget(["a"])
     assert not proposer._vocabulary._requests
+
+
+def test_beside_an_exact_request_a_verifying_pass_is_stocks(proposer: Any) -> None:
+    """Where stock's product takes as many times as long for as many rows, nothing is drafted."""
+    proposer._fixed = False
+    stock, own = {1: 0.09, 8: 0.72}, {1: 0.09, 8: 0.1}
+    costs = Costs.fixed({"backbone": stock, "draft": {1: 0.001}, "verify": own})
+    proposer._river_runner.river_steps.costs = costs
+    lengths, rows, sampled = [17, 14], [1, 1], [10, 20]
+    alone = propose(proposer, {"a": request(7), "b": request(4)}, lengths, rows, sampled)
+    assert all(alone)
+    beside = {"a": request(7), "b": request(4, river={"enabled": False})}
+    assert propose(proposer, beside, lengths, rows, sampled) == [[], []]
+
+
+def test_drafts_that_do_not_seem_to_pay_are_tried_with_one_token(proposer: Any) -> None:
+    proposer._fixed = False
+    costs = Costs.fixed({"draft": {1: 1.0}, "backbone": {1: 0.1, 8: 0.1}})
+    proposer._river_runner.river_steps.costs = costs
+    step = ({"a": request(7)}, [17], [1], [10])
+    assert propose(proposer, *step) == [[]]
+    costs.try_drafts = lambda *_: True  # type: ignore[method-assign]
+    assert propose(proposer, *step) == [[11]]
+    assert len(proposer.river.steps) == 1
+    # A request that may not draft is none to try it with.
+    beside = {"a": request(7, river={"enabled": False})}
+    assert propose(proposer, beside, *step[1:]) == [[]]
+
+
+def test_nothing_is_drafted_that_would_be_thrown_away(proposer: Any) -> None:
+    """Beside a request that asks for the log-probabilities of tokens that it names."""
+    requests = {"a": request(7), "b": request(4)}
+    assert propose(proposer, requests, [7, 4], [7, 4], [10, 20], named={1: [5]}) == [[], []]
+    assert proposer.river.steps == []

@@ -22,7 +22,9 @@ class FakeWorker:
     """A worker of vLLM's, whose model is there once it has been loaded."""
 
     def __init__(self, river: dict[str, Any]) -> None:
-        self.model_runner: Any = SimpleNamespace()
+        processors = SimpleNamespace(all=())
+        batch = SimpleNamespace(logitsprocs=processors)
+        self.model_runner: Any = SimpleNamespace(input_batch=batch)
         self.vllm_config: Any = SimpleNamespace(
             additional_config={"river": river},
             model_config=SimpleNamespace(dtype=torch.bfloat16, hf_config=SimpleNamespace()),

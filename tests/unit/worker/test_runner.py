@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate
+from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
 from river_vllm.depths import depths_of
 from river_vllm.step import StepTable
@@ -154,6 +157,7 @@ def test_a_part_runs_on_its_own_rows(
 class Sampling:
     logprob_token_ids: dict[int, list[int]]
     spec_token_ids: list[list[int]]
+    thinking_budget_state_holder: Any = None
 
 
 @pytest.mark.parametrize("drafted", [[0, 0], [2, 1]])
@@ -191,3 +195,29 @@ def test_drafts_are_made_when_the_engine_takes_them_and_only_once(runner: Any) -
     assert runner.take_draft_token_ids() == [["step", "tokens"]]
     runner._draft_token_ids = None
     assert runner.take_draft_token_ids() is None
+
+
+def test_a_second_thought_ends_in_time(runner: Any) -> None:
+    """vLLM's own state of a thinking budget, in an engine that drafts, without drafts: the end is
+    forced once N tokens were thought, each time."""
+    start, end, budget = 1, 2, 2
+    config: Any = SimpleNamespace(reasoning_start_token_ids=[start], reasoning_end_token_ids=[end])
+    holder = ThinkingBudgetStateHolder(config, 1, 4, torch.device("cpu"), False)
+    said: list[int] = []
+    params = SamplingParams(thinking_token_budget=budget)
+    update = BatchUpdate(batch_size=1, removed=[], moved=[], added=[(0, params, [], said)])
+    holder.sync_batch(update)
+
+    def sampler(logits: torch.Tensor, sampling_metadata: Any, predict_bonus_token: bool) -> Any:
+        holder.update_state([said], [[]], repeat_indices=None)
+        return holder.apply_to_logits(logits, predict_bonus_token, [[]])
+
+    runner.sampler = sampler
+    runner.input_batch.sampling_metadata = Sampling({}, [[]], holder)
+    drafts = SimpleNamespace(num_draft_tokens=[0], cu_num_sampled_tokens=torch.tensor([1]))
+    forced = []
+    for token in (start, 7, 7, end, start, 7, 7, end):
+        logits = runner._sample(torch.zeros(1, 10), drafts)
+        forced.append(int(logits.argmax()) == end)
+        said.append(token)
+    assert forced == [False, False, False, True, False, False, False, True]
