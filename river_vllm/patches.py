@@ -34,7 +34,6 @@ Place = Literal["front end", "worker", "compiling CPU worker", "verifying CPU wo
 _Patch = Callable[[], None]
 
 _patches: dict[Place, list[_Patch]] = {place: [] for place in get_args(Place)}
-_installed: set[str] = set()
 
 
 def _patch(place: Place) -> Callable[[_Patch], _Patch]:
@@ -45,12 +44,11 @@ def _patch(place: Place) -> Callable[[_Patch], _Patch]:
     return listed
 
 
+@functools.cache
 def install(place: Place) -> None:
-    """Apply every patch of ``place`` that this process does not have yet."""
+    """Apply every patch of ``place``, once in this process."""
     for patch in _patches[place]:
-        if patch.__name__ not in _installed:
-            _installed.add(patch.__name__)
-            patch()
+        patch()
 
 
 @_patch("worker")
@@ -504,8 +502,5 @@ def sigterm_is_heard_while_loading(end: Callable[[int, Any], object]) -> Iterato
         signal.signal(signal.SIGTERM, end)
         await inner(*args, **kwargs)
 
-    entry.run_server_worker = run_server_worker
-    try:
+    with _replaced(entry, "run_server_worker", run_server_worker):
         yield
-    finally:
-        entry.run_server_worker = inner

@@ -31,7 +31,6 @@ class River:
         routed: the forward pass in which rows may leave.
         residency: which layers hold their backbone weights.
         linears: the projections of each decoder layer, in the order of their indices.
-        compiles: whether vLLM compiles the model's own forward.
         dense: a bf16 product of River's own.
     """
 
@@ -41,7 +40,6 @@ class River:
         routed: RoutedForward,
         residency: Residency,
         linears: Sequence[Sequence[LinearBase]],
-        compiles: bool,
         dense: Dense | None = None,
     ) -> None:
         self.num_layers = residency.num_layers
@@ -49,7 +47,6 @@ class River:
         self.routed = routed
         self.residency = residency
         self._linears = linears
-        self._compiles = compiles
         self._dense = dense
         self.listed: torch.Tensor | None = None
         """The tokens that drafts are picked from, beside those of a request's own text: int64,
@@ -79,7 +76,7 @@ class River:
             self.table = table
             output = forward()
             table.close()
-        elif own or free.all() or not self._compiles:
+        elif own or free.all() or not self.routed.within_compiled:
             with self._routing(table):
                 output = forward()
         else:

@@ -76,12 +76,15 @@ def refusals_left() -> Iterator[None]:
 def file_named_by(variable: str) -> Iterator[Path]:
     """An empty file that exists inside the block, where ``variable`` of the environment names it
     to the processes that are started there."""
-    with tempfile.NamedTemporaryFile(prefix="river-") as file:
-        os.environ[variable] = file.name
-        try:
-            yield Path(file.name)
-        finally:
-            os.environ.pop(variable, None)
+    number, name = tempfile.mkstemp(prefix="river-")
+    os.close(number)
+    os.environ[variable] = name
+    try:
+        yield Path(name)
+    finally:
+        os.environ.pop(variable, None)
+        # The system clears old files away, of a server that has run for days too.
+        Path(name).unlink(missing_ok=True)
 
 
 WAITING = "No available shared memory broadcast block found"
@@ -89,22 +92,19 @@ WAITING = "No available shared memory broadcast block found"
 WAITING_LOGGER = "vllm.distributed.device_communicators.shm_broadcast"
 
 
-class WhileStarting(logging.Filter):
+def is_no_false_alarm(record: logging.LogRecord) -> bool:
     """Drops vLLM's record of a long wait while a worker loads and compiles: it speaks of hanging
     processes, and would be the last line on the terminal for minutes. Once the server is ready it
     passes."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        path = os.environ.get(STAGES_FILE)
-        if not path or not str(record.msg).startswith(WAITING):
-            return True
-        found = marks(Path(path))
-        return bool(found) and found[-1][1] is Stage.READY
+    path = os.environ.get(STAGES_FILE)
+    if not path or not str(record.msg).startswith(WAITING):
+        return True
+    found = [stage for _, stage in marks(Path(path))]
+    # Without any the file has been cleared away: the server has run for days.
+    return not found or Stage.READY in found
 
 
 def quiet_while_starting() -> None:
     """In a process of a server that River's command has started: no alarm about a normal start."""
-    logger = logging.getLogger(WAITING_LOGGER)
-    known = any(isinstance(found, WhileStarting) for found in logger.filters)
-    if os.environ.get(STAGES_FILE) and not known:
-        logger.addFilter(WhileStarting())
+    if os.environ.get(STAGES_FILE):
+        logging.getLogger(WAITING_LOGGER).addFilter(is_no_false_alarm)

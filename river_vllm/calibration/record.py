@@ -152,8 +152,9 @@ MATTERS = (
 """Settings, beside those of ``DialRecord``, that change what a token's river computes or which
 tokens take it. A new setting that does so belongs here."""
 
-REPORTED = ("zero_points", "dtype", "kv_cache_dtype")
-"""What an engine reports that changes the same; ``max_rows`` does too."""
+REPORTED = ("group_sizes", "zero_points", "dtype", "kv_cache_dtype")
+"""What an engine reports that changes the same; ``max_rows`` does too. Groups are smaller than the
+setting where a projection's share of the inputs needs it, as on several ranks."""
 
 
 def calibrated_settings(config: RiverConfig) -> dict[str, Any]:

@@ -29,13 +29,8 @@ def shipped_for(model: str) -> Path:
     found = fingerprint(model)
     for file in shipped().values():
         record = parse_config(load_config_file(file), file.name).calibration
-        if record is not None and found.weights_sha256 is not None:
-            known = record.model
-            if (known.config_sha256, known.weights_sha256) == (
-                found.config_sha256,
-                found.weights_sha256,
-            ):
-                return file
+        if record is not None and record.model.proves(found):
+            return file
     raise RiverError(
         f"--river-config {AUTO}: no calibration is shipped for '{model}' (shipped for the "
         f"checkpoints of tools/get_model.py: {', '.join(shipped()) or 'none'}); make one with "

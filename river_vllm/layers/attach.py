@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from river_vllm.compat import (
-    CompilationMode,
     VllmConfig,
     get_tensor_model_parallel_world_size,
     get_tp_group,
@@ -68,7 +67,6 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
         RoutedForward(model, layers, vllm_config),
         Residency(linears, config, lambda weights: model.load_weights(weights), read_layer),
         linears,
-        compiles=vllm_config.compilation_config.mode != CompilationMode.NONE,
         dense=native.dense if native else None,
     )
     packing = Packing(config, model_config, getattr(model, "packed_modules_mapping", {}))

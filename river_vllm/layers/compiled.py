@@ -82,9 +82,11 @@ class RoutedForward:
         """The decoder layer that a compiled pass is in; -1 before the first."""
         self._layers = layers
         inner = _compiled_module(model, layers)
+        self.within_compiled = inner is not None
+        """Whether vLLM compiles a forward that holds the layers."""
         # Where the whole model is what vLLM compiles, routed steps run as they are written.
         self._skips = inner is model
-        self.compiles = inner is not None and not self._skips
+        self.compiles = self.within_compiled and not self._skips
         """Whether there is a second compiled forward."""
         if self.compiles:
             self._graph = _graph(inner, vllm_config)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import mmap
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -41,8 +40,6 @@ def releasing(
 
 def release(ranges: Iterable[tuple[int, int]]) -> None:
     """Give back the pages of ``ranges`` (address, bytes) that map a file; others are left alone."""
-    if not sys.platform.startswith("linux"):
-        return
     files = _file_mappings()
     madvise = ctypes.CDLL(None).madvise
     for address, size in ranges:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from river_vllm.compat import LinearBase, init_logger
@@ -50,7 +51,7 @@ class Residency:
         self._fetches = config.deep == "fetch"
         self._auto = config.resident_layers == "auto"
         self._floor = config.min_layers
-        self._depths: Counter[int] = Counter()
+        self._depths: list[int] = []
         self._fetched: OrderedDict[int, None] = OrderedDict()
         self._fetch_count = 0
         self.offloads = config.offloads(len(layers))
@@ -87,10 +88,11 @@ class Residency:
         """Take the signed depths of a step (``river_vllm.depths``); ``auto`` follows them."""
         if not self._auto:
             return
-        self._depths.update(filter(None, map(own_depth, depths)))
-        if self._depths.total() < WINDOW:
+        self._depths.extend(filter(None, map(own_depth, depths)))
+        if len(self._depths) < WINDOW:
             return
-        self._settle(max(self._floor, quantile(self._depths, QUANTILE)))
+        reached = int(np.quantile(self._depths, QUANTILE, method="inverted_cdf"))
+        self._settle(max(self._floor, reached))
         self._depths.clear()
         # Where tokens leave after the last resident layer, later depths cannot ask for more.
         self._auto = self._fetches
@@ -133,17 +135,6 @@ class Residency:
     def _drop(self, index: int) -> None:
         for linear in self._layers[index]:
             _method(linear).drop_backbone(linear)
-
-
-def quantile(counts: Counter[int], share: float) -> int:
-    """The smallest value that at least ``share`` of the counted ones do not exceed."""
-    wanted = share * counts.total()
-    seen = 0
-    for value in sorted(counts):
-        seen += counts[value]
-        if seen >= wanted:
-            return value
-    raise ValueError("nothing was counted")
 
 
 def _method(linear: LinearBase) -> RiverDualLinearMethod:

@@ -6,6 +6,7 @@ vLLM's registry resolves ``"river_vllm.models.classes:RiverLlamaForCausalLM"`` b
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -16,16 +17,12 @@ from river_vllm.layers.mapped import releasing
 from river_vllm.models.architectures import PREFIX
 from river_vllm.registration import river_config_of
 
-_CLASSES: dict[str, type[nn.Module]] = {}
 
-
+@cache
 def __getattr__(name: str) -> type[nn.Module]:
     if not name.startswith(PREFIX):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name not in _CLASSES:
-        base = ModelRegistry.models[name.removeprefix(PREFIX)].load_model_cls()
-        _CLASSES[name] = river_class(name, base)
-    return _CLASSES[name]
+    return river_class(name, ModelRegistry.models[name.removeprefix(PREFIX)].load_model_cls())
 
 
 def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import torch
+from collections.abc import Callable
 
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.quantization.hqq import quantize_hqq
 from river_vllm.quantization.rtn import quantize_rtn
 
+QUANTIZERS: dict[str, Callable[..., GroupedWeight]] = {"rtn": quantize_rtn, "hqq": quantize_hqq}
+"""From a weight ``[N, K]`` of any float type, a group size and ``integer_zeros``. They need the
+weight alone; GPTQ (``gptq.py``) needs a calibration text as well."""
 
-class Quantizer(Protocol):
-    """Turns a weight ``[N, K]`` of any float type into 4-bit groups."""
-
-    def __call__(
-        self, weight: torch.Tensor, group_size: int, integer_zeros: bool = False
-    ) -> GroupedWeight: ...
-
-
-QUANTIZERS: dict[str, Quantizer] = {"rtn": quantize_rtn, "hqq": quantize_hqq}
-"""Those that need the weight alone. GPTQ (``gptq.py``) needs a calibration text as well."""
-
-__all__ = ["QUANTIZERS", "GroupedWeight", "Quantizer", "fitting_group_size"]
+__all__ = ["QUANTIZERS", "GroupedWeight", "fitting_group_size"]
 
 
 def fitting_group_size(in_features: int, wanted: int) -> int:

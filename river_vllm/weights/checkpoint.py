@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ class FromCheckpoint(QuantizedAtLoad):
         if not isinstance(layer, LinearBase):
             return super().group_size(layer, in_features)
         stored = self._format.group_size
-        return fitting_group_size(in_features, LARGEST if stored == -1 else min(stored, LARGEST))
+        # Groups are split, so one that fits divides the stored one.
+        return fitting_group_size(in_features, LARGEST if stored == -1 else gcd(stored, LARGEST))
 
     def groups(
         self, layer: Any, weight: torch.Tensor, group_size: int, integer_zeros: bool

@@ -62,9 +62,14 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
     if (found := first_made(places)) is not None:
         return found
     looked = " or ".join(f"'{place}'" for place in places) or "any cache (it is off)"
+    command = f"river-vllm quantize {model} --group-size {config.group_size} --prompts FILE"
+    if config.cache_dir == "off":
+        cure = f"'{command} --output DIR', and give --river-weights DIR"
+    else:
+        # It writes to the first place of "auto".
+        cure = f"'{command}{'' if config.cache_dir == 'auto' else f' --output {places[0]}'}'"
     raise RiverError(
-        f"no weights of quantizer '{config.quantizer}' in {looked}: make them with "
-        f"'river-vllm quantize {model} --group-size {config.group_size} --prompts FILE'"
+        f"no weights of quantizer '{config.quantizer}' in {looked}: make them with {cure}"
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from river_vllm.compat import get_tp_group, init_logger
+from river_vllm.compat import LinearBase, get_tp_group, init_logger
 from river_vllm.config import RiverConfig
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
@@ -42,7 +42,8 @@ class Packing:
         self._chooser = KernelChooser(config.kernel, config.activations, self._source.integer_zeros)
         self._dtype = model_config.dtype
         self._group_sizes: set[int] = set()
-        self._nbytes = 0
+        # By layer: weights may be loaded again.
+        self._nbytes: dict[nn.Module, int] = {}
         self._seconds = 0.0
         self._progress = PackingProgress(logger.info, shown=get_tp_group().is_first_rank)
 
@@ -59,7 +60,7 @@ class Packing:
             "group_sizes": sorted(self._group_sizes),
             "kernels": self._chooser.names,
             "zero_points": self._chooser.zero_points,
-            "river_bytes": self._nbytes,
+            "river_bytes": sum(self._nbytes.values()),
             "weights": {**self._source.report(), "seconds": round(self._seconds, 2)},
         }
 
@@ -72,8 +73,9 @@ class Packing:
         packed = self._chooser.pack(
             spec, lambda integer: self._source.groups(layer, weight, group_size, integer)
         )
-        self._group_sizes.add(group_size)
-        self._nbytes += packed.nbytes
+        if isinstance(layer, LinearBase):  # an LM head's are its own
+            self._group_sizes.add(group_size)
+        self._nbytes[layer] = packed.nbytes
         self._seconds += time.perf_counter() - start
         if self._progress.step():
             logger.info(
@@ -81,7 +83,7 @@ class Packing:
                 self._source.quantizer,
                 "/".join(map(str, sorted(self._group_sizes))),
                 "/".join(self._chooser.names),
-                self._nbytes / 2**20,
+                sum(self._nbytes.values()) / 2**20,
                 self._source.summary(),
                 self._seconds,
             )
@@ -121,6 +123,8 @@ class PackingProgress:
 
     def start(self) -> None:
         """A projection is about to be packed."""
+        if self._done == self._total:  # all are, and loaded again
+            self._done = 0
         if self._done or not self._shown:
             return
         self._started = self._last = self._clock()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from river_vllm.config import RiverConfig
 from server.cli.arguments import FieldsOf, Options, Shown
 from server.cli.engine_options import EngineLimits
 from server.cli.files import OutputFile
+from server.cli.prompt_options import PromptFiles
 
 DEFAULT_AGREEMENT = 0.98
 
@@ -44,12 +45,9 @@ class TargetOptions(Options):
         return self
 
 
-class PromptOptions(Options):
+class PromptOptions(PromptFiles):
     """Prompts like those that will be served: the guarantee is for such prompts."""
 
-    prompts: list[Path] = Field(default=[])
-    """JSONL rows with messages, question or prompt, or one prompt per line; more than once mixes
-    files (default: the model makes up its own)"""
     test_prompts: PositiveInt | None = None
     """prompts for the test (default: what the target needs, as far as the files go; all with
     --check)"""
@@ -57,19 +55,6 @@ class PromptOptions(Options):
     """other prompts, for choosing candidates"""
     tokens: int = Field(default=16, ge=2)
     """answer tokens per prompt; many short answers prove more than few long ones"""
-    answers: Annotated[str | None, Shown("FIELD")] = None
-    """of the JSONL rows: take these texts as answers (default: the backbone's own, greedy, as with
-    a server)"""
-    half: Literal["first", "second"] | None = None
-    """take the rows with odd, or with even line numbers, and leave the others unseen"""
-    seed: NonNegativeInt = 0
-    """of the prompts' order"""
-
-    @model_validator(mode="after")
-    def _rows(self) -> Self:
-        if self.answers is not None and not self.prompts:
-            raise ValueError("--answers: names a field of the rows of --prompts FILE")
-        return self
 
 
 class EngineOptions(EngineLimits):

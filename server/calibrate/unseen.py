@@ -10,7 +10,7 @@ from server.cli.prompts import Prompts
 
 def seen_by_weights(folder: Path, prompts: Prompts, half: str | None) -> str | None:
     """What to tell people where ``river-vllm quantize`` made the weights in ``folder`` with rows of
-    the same files; None where it did not, or had the other half.
+    one of the same files; None where it did not, or had the other half.
 
     Args:
         half: of the files' rows, that ``prompts`` are from.
@@ -20,7 +20,7 @@ def seen_by_weights(folder: Path, prompts: Prompts, half: str | None) -> str | N
         made = config["quantization_config"]["made_with"]
     except (OSError, ValueError, KeyError, TypeError):  # made by another program
         return None
-    if prompts.sha256 is None or made.get("prompts_sha256") != prompts.sha256:
+    if not set(made.get("prompts_sha256", ())) & set(prompts.files):
         return None
     if half is not None and made.get("half") not in (None, half):
         return None

@@ -25,6 +25,7 @@ class Prompts:
     Attributes:
         source: names of the files, or that the model made them.
         sha256: of the files' bytes, one file after the other.
+        files: the same of each file.
         tokens: each prompt's.
         answers: each answer's tokens, where the rows give it.
         too_long: how many the files have beside these that are too long.
@@ -35,6 +36,7 @@ class Prompts:
     tokens: list[list[int]]
     answers: list[list[int]] | None = None
     too_long: int = 0
+    files: tuple[str, ...] = ()
 
     def head(self, count: int) -> Prompts:
         """The first ``count``."""
@@ -61,12 +63,14 @@ def from_files(
         RiverError: a file or a row is not as expected; names the file and the line.
     """
     digest = hashlib.sha256()
+    files = []
     found = []
     for path in paths:
         data, rows = read_rows(path, "--prompts")
         digest.update(data)
+        files.append(hashlib.sha256(data).hexdigest())
         if half is not None:
-            rows = rows[0 if half == "first" else 1 :: 2]
+            rows = [(line, row) for line, row in rows if line % 2 == (half == "first")]
         for line, row in rows:
             place = f"--prompts '{path}', line {line}"
             answer = [] if answer_field is None else _answer(place, row, answer_field, tokenizer)
@@ -85,6 +89,7 @@ def from_files(
         prompts,
         None if answer_field is None else answers,
         sum(len(tokens) > longest for tokens, _ in found),
+        tuple(files),
     )
 
 

@@ -49,6 +49,8 @@ class Depth:
     @classmethod
     def between(cls, before: dict[str, Any], after: dict[str, Any]) -> Self | None:
         """None where a server tells nothing, or was started anew meanwhile."""
+        if before.get("server") != after.get("server"):
+            return None
         tokens, layers, held = (
             after.get(name, 0) - before.get(name, 0)
             for name in ("tokens", "backbone_layers", "held_tokens")

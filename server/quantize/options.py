@@ -10,18 +10,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 from server.cli.arguments import Options, Shown
 from server.cli.engine_options import EngineLimits
 from server.cli.files import OutputFile
+from server.cli.prompt_options import PromptFiles
 
 
-class TextOptions(Options):
+class TextOptions(PromptFiles):
     """Text: like what will be served."""
 
-    prompts: list[Path] = Field(default=[])
-    """JSONL rows with messages, question or prompt, or one prompt per line; more than once mixes
-    files (default: the model makes up its own)"""
-    answers: Annotated[str | None, Shown("FIELD")] = None
-    """of the JSONL rows: take these texts as answers (default: the model's own, greedy)"""
-    half: Literal["first", "second"] | None = None
-    """take the rows with odd, or with even line numbers, and leave the others unseen"""
     tokens: int = Field(default=8192, ge=64)
     """length of the text, prompts and answers together"""
     answer_tokens: NonNegativeInt = 128
@@ -29,14 +23,6 @@ class TextOptions(Options):
     list_tokens: NonNegativeInt = 65536
     """length of the answers, those of the text and more, on which the tokens are counted that
     drafts are picked from; 0: no such list"""
-    seed: NonNegativeInt = 0
-    """of the prompts' order"""
-
-    @model_validator(mode="after")
-    def _rows(self) -> Self:
-        if not self.prompts and (self.answers or self.half):
-            raise ValueError("--answers, --half: name parts of the rows of --prompts FILE")
-        return self
 
 
 class EngineOptions(EngineLimits):

@@ -40,7 +40,7 @@ class WeightsFolder:
 
     def __init__(self, places: Sequence[Path]) -> None:
         reasons = []
-        for place in places:
+        for place in map(Path.resolve, places):
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 _clear(place)

@@ -53,7 +53,7 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
 
     limits, group_size = options.engine, options.group_size
     config = RiverConfig(quantizer="gptq", group_size=group_size)
-    places = gptq_folders(config, options.model)
+    places = [place.resolve() for place in gptq_folders(config, options.model)]
     output = WeightsFolder([options.output] if options.output else places)
     settings = {"group_size": group_size, "integer_zeros": options.integer_zeros}
     with output, Steps(not options.no_progress) as steps:
@@ -75,7 +75,7 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
             steps.done()
         record = {
             "prompts": prompts.source,
-            "prompts_sha256": prompts.sha256,
+            "prompts_sha256": list(prompts.files),
             "half": options.text.half,
             "tokens": layers[0]["tokens"],
         }

@@ -114,8 +114,11 @@ def test_answers_may_hold_what_unicode_calls_the_end_of_a_line(tmp_path: Path):
 
 
 def test_depth_between_two_looks():
-    before = {"tokens": 5, "backbone_layers": 50, "held_tokens": 1, "num_layers": 10}
-    after = {"tokens": 9, "backbone_layers": 60, "held_tokens": 2, "num_layers": 10}
+    server = {"server": "a", "num_layers": 10}
+    before = {**server, "tokens": 5, "backbone_layers": 50, "held_tokens": 1}
+    after = {**server, "tokens": 9, "backbone_layers": 60, "held_tokens": 2}
     assert Depth.between(before, after) == Depth(4, 10, 2.5, 1)
-    assert Depth.between(after, before) is None  # started anew
+    assert Depth.between(before, before) is None  # nothing of it ran
+    assert Depth.between(before, {**after, "server": "b"}) is None  # started anew
+    assert Depth.between({}, after) is None  # the first look failed
     assert Depth.between({}, {}) is None  # no river

@@ -54,7 +54,8 @@ class Model:
             limit=L if fetches else resident,
             need=self.needed.append,
         )
-        self.river = River(self, self.routed, self.residency, linears, compiles, dense)  # type: ignore[arg-type]
+        self.routed.within_compiled = compiles
+        self.river = River(self, self.routed, self.residency, linears, dense)  # type: ignore[arg-type]
         self.rows = 0
 
     def decide(self, table: StepTable, layers_run: int, *_: Any) -> None:

@@ -166,9 +166,7 @@ def find_compiler() -> list[str]:
 
 
 def _backends(machine: str | None) -> dict[str, tuple[str, ...]]:
-    names = {"AMD64": "x86_64", "arm64": "aarch64"}
-    machine = machine or platform.machine()
-    return BACKENDS.get(names.get(machine, machine), {"scalar": ()})
+    return BACKENDS.get(machine or platform.machine(), {"scalar": ()})
 
 
 _BUILT_ON = {"amx": "vnni_bf16", "vnni_bf16": "vnni", "vnni": "avx512"}

@@ -44,7 +44,6 @@ class HugePages:
 
 def _mapped(size: int) -> mmap.mmap:
     chunk = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            chunk.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        chunk.madvise(mmap.MADV_HUGEPAGE)
     return chunk

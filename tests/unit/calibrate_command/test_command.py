@@ -123,6 +123,7 @@ def test_settings_with_everything_that_they_rest_on(
     assert record.settings["group_size"] == 64
     assert not set(record.settings) & {"threshold", "kernel", "max_rows"}
     assert record.tested == {
+        "group_sizes": [64],
         "zero_points": "float",
         "dtype": "bfloat16",
         "kv_cache_dtype": "auto",
@@ -201,7 +202,7 @@ def test_weights_that_were_made_with_the_prompts(
     weights = tmp_path / "gptq"
     weights.mkdir()
     digest = sha256(prompts.read_bytes()).hexdigest()
-    made = {"prompts": "prompts.txt (first half)", "prompts_sha256": digest, "half": "first"}
+    made = {"prompts": "prompts.txt (first half)", "prompts_sha256": [digest], "half": "first"}
     config = {"quantization_config": {"made_with": made}}
     (weights / "config.json").write_text(json.dumps(config))
     command = ["calibrate", "made-up", "--prompts", str(prompts), "--tokens", "17"]

@@ -68,6 +68,13 @@ def test_halves_share_nothing_and_make_up_the_whole(tmp_path: Path) -> None:
     assert sorted(first + second) == sorted(_texts(file))
 
 
+def test_halves_go_by_the_lines_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("1\n\n3\n4\n\n6\n7\n")
+    assert sorted(_texts(file, half="first")) == ["\x001", "\x003", "\x007"]
+    assert sorted(_texts(file, half="second")) == ["\x004", "\x006"]
+
+
 def test_given_answers_stay_with_their_prompts(tmp_path: Path) -> None:
     file = _jsonl(tmp_path / "a.jsonl", *({"prompt": f"p{i}", "answer": f"a{i}"} for i in range(9)))
     found = from_files([file], Tokenizer(), 100, 0, answer_field="answer").head(5)

@@ -75,6 +75,15 @@ def test_rows_of_the_same_files(
     assert said is None or ("rows.txt" in said and "--half second" in said)
 
 
+def test_one_of_several_files_in_any_order(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = file.with_name("second.txt")
+    second.write_text("\n".join(f"other {number}" for number in range(40)))
+    folder = quantized(file, monkeypatch, "--prompts", str(second))
+    for files in ([second], [second, file]):
+        made = from_files(files, Tokenizer(), 100, 0)
+        assert seen_by_weights(folder, made, None) is not None
+
+
 def test_other_prompts(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = quantized(file, monkeypatch)
     file.write_text("other rows\n" * 10)

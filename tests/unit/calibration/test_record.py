@@ -148,6 +148,7 @@ def test_the_rivers_own_weights_are_those_that_were_calibrated(tmp_path: Path) -
 
 def test_kernels_count_where_each_rounds_in_its_own_way() -> None:
     engine = {
+        "group_sizes": [128],
         "zero_points": "float",
         "dtype": "bfloat16",
         "kv_cache_dtype": "auto",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from river_vllm.depths import signed_depth
 from river_vllm.errors import RiverError
 from river_vllm.layers.checkpoint import CheckpointLayers
 from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
-from river_vllm.layers.residency import FETCHED, WINDOW, Residency, quantile
+from river_vllm.layers.residency import FETCHED, WINDOW, Residency
 from river_vllm.step import StepTable
 from tests.unit.layers.support import linear
 from tests.unit.layers.test_dual_linear import Packed
@@ -139,13 +138,6 @@ def test_auto_without_fetching_decides_once(tmp_path: Path) -> None:
     stack.residency.observe([3] * WINDOW)
     stack.residency.observe([1] * WINDOW)
     assert (stack.residency.resident, stack.held) == (3, [0, 1, 2])
-
-
-def test_quantile() -> None:
-    counts = Counter({1: 90, 7: 9, 30: 1})
-    assert [quantile(counts, share) for share in (0.5, 0.9, 0.95, 0.99, 1.0)] == [1, 1, 7, 7, 30]
-    with pytest.raises(ValueError, match="nothing"):
-        quantile(Counter(), 0.5)
 
 
 def test_only_safetensors_files_are_read_again(tmp_path: Path) -> None:

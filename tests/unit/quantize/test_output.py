@@ -79,6 +79,15 @@ def test_the_first_place_that_can_be_written_to(model: Path, tmp_path: Path) -> 
         WeightsFolder([])
 
 
+def test_the_folder_that_one_is_in(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert write([Path()], model) == place
+
+
 @pytest.mark.parametrize("other", ["model", "file", "text"])
 def test_something_else_is_not_overwritten(other: str, model: Path, tmp_path: Path) -> None:
     place = {"model": model, "file": tmp_path / "f", "text": tmp_path / "t"}[other]

@@ -142,6 +142,16 @@ def test_larger_groups_are_split(tmp_path: Path) -> None:
     assert torch.equal(weight.regrouped(32).dequantize(), weight.dequantize())
 
 
+@pytest.mark.parametrize(("stored", "width", "expected"), [(96, 384, 32), (192, 384, 64)])
+def test_any_multiple_of_32_is_split_to_what_fits(
+    tmp_path: Path, stored: int, width: int, expected: int
+) -> None:
+    weight = quantized.gptq("m.0.down_proj", QUANTIZERS["rtn"](backbone()["m.0.down_proj"], 32))
+    quantized.write(tmp_path, weight, CONFIG, quantized.gptq_config(stored))
+    assert source(tmp_path).group_size(MODULES["down_proj"](), width) == expected
+    assert stored % expected == 0
+
+
 def test_what_is_no_projection_comes_from_elsewhere(tmp_path: Path) -> None:
     checkpoint(tmp_path, "gptq")
     head, weight = torch.nn.Module(), backbone()["m.0.q_proj"]

@@ -57,12 +57,19 @@ def test_others_are_made_at_load(quantizer: str) -> None:
     assert weights_folder(RiverConfig(quantizer=quantizer), "a/b") is None
 
 
-@pytest.mark.parametrize("cache", ["auto", "off"])
-def test_without_weights_the_command_is_named(cache: str, user: Path) -> None:
+@pytest.mark.parametrize(
+    ("cache", "output"),
+    [
+        ("auto", ""),
+        ("off", " --output DIR', and give --river-weights DIR"),
+        ("/c", " --output /c/a--b/gptq-g64"),
+    ],
+)
+def test_without_weights_the_command_is_named(cache: str, output: str, user: Path) -> None:
     config = RiverConfig(quantizer="gptq", group_size=64, cache_dir=cache)
     with pytest.raises(RiverError) as error:
         weights_folder(config, "a/b")
     text = str(error.value)
-    assert "'river-vllm quantize a/b --group-size 64 --prompts FILE'" in text
-    assert ("it is off" if cache == "off" else str(user)) in text
+    assert f"'river-vllm quantize a/b --group-size 64 --prompts FILE{output}'"[:-1] in text
+    assert {"off": "it is off", "auto": str(user), "/c": "in '/c/"}[cache] in text
     assert "\n" not in text
