@@ -76,12 +76,6 @@ def river_qwen2(tiny_qwen2: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def pinned_qwen2(tiny_qwen2: Path) -> Any:
-    """For comparisons with another River engine."""
-    return engines.river_engine(tiny_qwen2, engines.ONE_KERNEL)
-
-
-@pytest.fixture(scope="session")
 def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RiverServer]:
     """River's own server on SmolLM2; in the short form uncompiled, as compiling takes minutes:
     tests/server/test_verified.py has a compiled one."""

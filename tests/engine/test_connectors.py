@@ -71,7 +71,7 @@ def test_offloaded_blocks_are_found_by_their_hashes(
         return prompt, follow_up, [after_reset(engine, follow_up, s) for s in (OFF, NEVER, LAX)]
 
     prompt, follow_up, turns = with_connector(
-        tiny_qwen2, engines.ONE_KERNEL, offload_spec.OPTIONS, talk
+        tiny_qwen2, RiverConfig(scope="token", max_rows="all"), offload_spec.OPTIONS, talk
     )
     (first, first_hits), (second, second_hits), (_, other_hits) = turns
     assert first == second == _ask(stock_qwen2, follow_up, None, TOKENS)[0]
@@ -93,6 +93,7 @@ def test_what_was_drafted_and_verified_is_offloaded_as_the_backbones(
         follow_up = _follow_up(engine, prompt + answer)
         return follow_up, after_reset(engine, follow_up, OFF), len(prompt + answer)
 
+    # With torch's kernel verified steps have vLLM's products, and so its bits, on every CPU.
     config = RiverConfig(verify=4, draft="fixed", kernel="torch")
     follow_up, (tokens, hits), said = with_connector(tiny_qwen2, config, offload_spec.OPTIONS, talk)
     assert hits == _whole(said)

@@ -27,27 +27,27 @@ def forced(layers: int) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def whole(tiny_qwen2: Path) -> Any:
     """Every layer in memory; prompts leave with their tokens."""
-    config = RiverConfig(prefill="sequence", scope="token", max_rows="all", kernel="torch")
+    config = RiverConfig(prefill="sequence", scope="token", max_rows="all")
     return engines.river_engine(tiny_qwen2, config)
 
 
 @pytest.fixture(scope="session")
 def exiting(tiny_qwen2: Path) -> Any:
     config = RiverConfig(
-        prefill="sequence", resident_layers=RESIDENT, scope="token", max_rows="all", kernel="torch"
+        prefill="sequence", resident_layers=RESIDENT, scope="token", max_rows="all"
     )
     return engines.river_engine(tiny_qwen2, config)
 
 
 @pytest.fixture(scope="session")
 def fetching(tiny_qwen2: Path) -> Any:
-    config = RiverConfig(resident_layers=2, deep="fetch", scope="token", kernel="torch")
+    config = RiverConfig(resident_layers=2, deep="fetch", scope="token")
     return engines.river_engine(tiny_qwen2, config)
 
 
 @pytest.fixture(scope="session")
 def adaptive(tiny_qwen2: Path) -> Any:
-    config = RiverConfig(resident_layers="auto", deep="fetch", scope="token", kernel="torch")
+    config = RiverConfig(resident_layers="auto", deep="fetch", scope="token")
     return engines.river_engine(tiny_qwen2, config)
 
 
@@ -114,10 +114,20 @@ def test_fetched_layers_are_stock(stock_qwen2: Any, fetching: Any, alone: bool) 
     assert held == [i < 2 or i in info["fetched_layers"] for i in range(LAYERS)]
 
 
-def test_fetching_serves_every_depth(pinned_qwen2: Any, fetching: Any) -> None:
+def test_a_later_start_loads_what_an_earlier_one_has_made(
+    tiny_qwen2: Path, river_qwen2: Any, fetching: Any
+) -> None:
+    for engine in (river_qwen2, fetching):
+        weights = engine.collective_rpc("river_info")[0]["weights"]
+        assert weights["folder"] == str(tiny_qwen2 / "river")
+    # Four projections of six layers.
+    assert (weights["made"], weights["loaded"]) == (0, 24)
+
+
+def test_fetching_serves_every_depth(river_qwen2: Any, fetching: Any) -> None:
     settings = [forced(2), OFF, forced(5), {"threshold": 0.75}]
     params = [greedy(24, s) for s in settings]
-    expected = generate(pinned_qwen2, PROMPTS[:4], params)
+    expected = generate(river_qwen2, PROMPTS[:4], params)
     found = generate(fetching, PROMPTS[:4], params)
     assert [g.exit_layers for g in found] == [g.exit_layers for g in expected]
     assert [g.tokens for g in found] == [g.tokens for g in expected]

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from river_vllm import RiverConfig, engine_args
-from river_vllm.calibration.record import REPORTED
+from river_vllm.calibration.record import REPORTED, recorded_settings
+from river_vllm.config import load_config_file, parse_config
 from river_vllm.quantization import QUANTIZERS
 from river_vllm.verify import token_list
 from river_vllm.weights.formats import format_of
@@ -22,6 +23,7 @@ from river_vllm.weights.tensors import CheckpointFolder
 from tests.support import engines
 from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS
+from tests.support.server import START_SECONDS
 
 pytestmark = pytest.mark.engine
 
@@ -98,6 +100,7 @@ def test_a_river_reads_them(quantized: dict[str, Any], river_calibrated: Any) ->
     assert info["weights"]["scaled_inputs"] == 0
     assert "vllm" not in info["kernels"], "it needs integer zero points"
     assert {name: info[name] for name in REPORTED} == {
+        "group_sizes": [128],
         "zero_points": "float",
         "dtype": "bfloat16",
         "kv_cache_dtype": "auto",
@@ -129,3 +132,32 @@ def test_without_weights_the_command_is_named(tiny_qwen2: Path) -> None:
     arguments = engine_args(str(tiny_qwen2), config, max_model_len=256)
     with pytest.raises(Exception, match=r"river-vllm quantize .* --group-size 64"):
         EngineArgs(model=str(tiny_qwen2), **arguments).create_engine_config()
+
+
+def test_calibrate_chooses_and_a_server_would_take_it(
+    tiny_qwen2: Path, tmp_path: Path, river_qwen2: Any
+) -> None:
+    """The command's own process, from prompts to a file whose guarantee covers what it says."""
+    prompts, chosen = tmp_path / "prompts.txt", tmp_path / "river.yaml"
+    prompts.write_text("\n".join(f"Count from {number}:" for number in range(60)))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "server.cli.main", "calibrate", str(tiny_qwen2)),
+            *("--prompts", str(prompts), "--pilot-prompts", "12", "--test-prompts", "40"),
+            *("--tokens", "6", "--max-model-len", "128", "--kv-cache-gib", "0.1"),
+            *("--target-depth", "5", "--delta", "0.2", "--no-progress"),
+            *("--output", str(chosen), "--json", str(tmp_path / "report.json")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "mean exit layer" in done.stdout
+    record = parse_config(load_config_file(chosen), chosen.name).calibration
+    assert record is not None
+    assert record.achieved.mean_exit_layer <= 5
+    (info,) = river_qwen2.collective_rpc("river_info")
+    served = RiverConfig(**{**record.settings, **record.chosen.model_dump(), "max_rows": "all"})
+    doubts = record.doubts(record.chosen, record.model, recorded_settings(served, info))
+    assert doubts == []

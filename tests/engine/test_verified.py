@@ -12,6 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from vllm.sampling_params import StructuredOutputsParams
 
 from river_vllm import RiverConfig
 from river_vllm.calibration.record import ModelRecord
+from river_vllm.calibrations import shipped_for
+from river_vllm.config import load_config_file, parse_config
 from river_vllm.depths import ExitSummary
 from river_vllm.layers import attach
 from river_vllm.modes import mode_that_made
@@ -44,7 +47,7 @@ pytestmark = pytest.mark.engine
 K = 3
 OFF = {"enabled": False}
 LISTED = range(300, 364)
-DRAFTS = RiverConfig(verify=K, draft="fixed", scope="token", max_rows="all", kernel="torch")
+DRAFTS = RiverConfig(verify=K, draft="fixed", scope="token", max_rows="all")
 
 
 def reread(stock: Any, prompt: Any, tokens: Sequence[int]) -> list[dict[int, float]]:
@@ -103,6 +106,12 @@ def listed_smollm2(smollm2: Any) -> Any:
         return engines.river_engine(smollm2, DRAFTS)
 
 
+@pytest.fixture(scope="session")
+def default_qwen2(tiny_qwen2: Any) -> Any:
+    """As a server that nobody has told anything: as many drafts as pay."""
+    return engines.river_engine(tiny_qwen2, RiverConfig())
+
+
 @pytest.fixture
 def always_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often the drafts' LM head lacks the backbone's token."""
@@ -156,6 +165,18 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
+def test_what_is_shipped_is_for_the_checkpoint_that_the_tool_writes(
+    smollm2: Path, verified_smollm2: Any
+) -> None:
+    """Both are found by hashes: of other bytes there would be none."""
+    assert shipped_for(str(smollm2)).stem == "smollm2-135m"
+    (info,) = verified_smollm2.collective_rpc("river_info")
+    assert info["verify"]["head_tokens"] == 20_416
+    record = parse_config(load_config_file(shipped_for(str(smollm2))), "shipped").calibration
+    assert record is not None
+    assert record.tested["group_sizes"] == info["group_sizes"]
+
+
 def test_alone(pair: tuple[Any, Any, float]) -> None:
     """Each request in a batch of its own; drafts of both fates."""
     stock, engine, near = pair
@@ -186,6 +207,39 @@ def test_in_a_batch(pair: tuple[Any, Any, float]) -> None:
         off = ExitSummary()
         off.add(found[index].routed_experts)
         assert off.layers == {layers: 63}
+
+
+def test_by_default(stock_qwen2: Any, default_qwen2: Any, near_qwen2: float) -> None:
+    """Whole passes, of as many rows as a step may have, are timed at load, and decide."""
+    (info,) = default_qwen2.collective_rpc("river_info")
+    assert set(info["costs"]) >= {"backbone", "river", "draft"}
+    assert list(info["costs"]["draft"]["ms"])[:5] == ["1", "2", "4", "8", "16"]
+    # A step of exits has no more rows than there are requests.
+    assert list(info["crossover"]["speedup_by_rows"]) == ["1", "2", "4", "8", "16"]
+    for prompts in (PROMPTS[:1], PROMPTS[:8]):
+        found, _ = answers(default_qwen2, prompts, greedy(48))
+        assert_stocks(stock_qwen2, prompts, found, near_qwen2)
+
+
+@pytest.mark.parametrize("pass_", ["first", "from its blocks"])
+def test_one_new_token_of_a_prompt_is_no_draft(
+    stock_smollm2: Any, verified_smollm2: Any, pass_: str
+) -> None:
+    """vLLM would give it rows of placeholder drafts, whatever the request asks for."""
+    prompt = [{"prompt_token_ids": list(range(500, 533))}]
+    engine = verified_smollm2
+    if pass_ == "first":
+        engine.reset_prefix_cache()
+        stock_smollm2.reset_prefix_cache()
+    (biased,) = generate(engine, prompt, greedy(4, logit_bias={5: 100.0}))
+    assert biased.tokens == [5] * 4
+    (exiting,) = generate(engine, prompt, greedy(16, {"threshold": 0.9}))
+    assert exiting.decode_tokens == 15
+    params = greedy(16, OFF)
+    params.temperature, params.seed = 1.0, 7
+    (ours,), (theirs,) = (generate(e, prompt, params) for e in (engine, stock_smollm2))
+    assert ours.tokens == theirs.tokens
+    assert ours.decode_tokens == 15
 
 
 def test_preempted(

@@ -27,11 +27,6 @@ COMMON: dict[str, Any] = {
 """The same settings for stock vLLM and for River."""
 
 
-ONE_KERNEL = RiverConfig(scope="token", max_rows="all", kernel="torch")
-"""For engines that are compared: which kernel is the fastest is measured, and differs from start
-to start."""
-
-
 @dataclass(frozen=True)
 class Generated:
     """One request's answer."""

@@ -38,10 +38,9 @@ TOGETHER = {
         engine/test_river_head engine/test_criterion engine/test_teacher_forced engine/test_verified
     """,
     "Qwen2": """
-        engine/test_batching engine/test_connectors engine/test_crossover
+        engine/test_batching engine/test_connectors
         engine/test_memory_options engine/test_modes engine/test_offload
         engine/test_prefix_isolation engine/test_quantize engine/test_refusals
-        engine/test_saved_weights
     """,
 }
 """Files that share the session's server or engines, and those that start servers of their own:
