@@ -35,7 +35,7 @@ NOT_IN_SALT = {"threshold", "min_layers", "layer_offsets", "calibration", "cache
 class RiverSchedulerMixin:
     """Goes before one of vLLM's scheduler classes."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._river_config = river_config_of(kwargs["vllm_config"])
         model_config = kwargs["vllm_config"].model_config
