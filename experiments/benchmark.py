@@ -49,6 +49,12 @@ class Setting:
     load: bool = False
     """Whether it is measured with more than one user too."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether its answers are the backbone's."""
+        approximate = self.server in ("calibrated", "w4a16")
+        return not approximate and self.river in (None, {"enabled": False})
+
 
 ONE, TWO, FOUR = ({"threshold": -1.0, "min_layers": layers} for layers in (1, 2, 4))
 SETTINGS = (

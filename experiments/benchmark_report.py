@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from benchmark import HEAD, row
+from benchmark import HEAD, SETTINGS, row
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -118,8 +118,8 @@ def trade(
 ) -> None:
     """Speed with one user, on the first prompts of the report, against the share of right answers.
 
-    A setting without a file of its own gives the backbone's answers. Bars are the intervals of the
-    paired difference.
+    Exact settings have the backbone's answers; approximate ones without a file are left out. Bars
+    are the intervals of the paired difference.
 
     Args:
         quality: what ``river-vllm eval --json`` has written, by setting; stock is its A.
@@ -130,8 +130,9 @@ def trade(
     stock = next(iter(figures.values()))
     prompts = report["results"][0]["prompts"]
     speed = {"stock vLLM": 1.0}
+    known = {setting.label for setting in SETTINGS if setting.exact} | quality.keys()
     for result in report["results"]:
-        if result["users"] == 1 and result["prompts"] == prompts:
+        if result["users"] == 1 and result["prompts"] == prompts and result["setting"] in known:
             speed.setdefault(result["setting"], ratio(result, "tpot")["median"])
     if peer is not None:
         if LLAMA not in quality:
@@ -149,7 +150,7 @@ def trade(
     axes.axhline(100 * stock["a"], color="grey", linewidth=1, zorder=0)
     axes.set_xlabel("speed: time per output token, stock / setting")
     axes.set_ylabel(f"right answers, %: {stock['task']}, {stock['problems']} problems")
-    axes.margins(x=0.2)
+    axes.margins(x=0.3)
     save(figure, report, path)
 
 
