@@ -153,7 +153,8 @@ def test_forced_exit_is_the_reference(family: Family) -> None:
 
 def test_rows_that_run_again_by_themselves(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mixed step as a compiling engine runs it, with or without compiler."""
-    monkeypatch.setattr(_runner(family.river).get_model().river, "_compiles", True)
+    routed = _runner(family.river).get_model().river.routed
+    monkeypatch.setattr(routed, "within_compiled", True)
     expected = generate(family.stock, family.prompts, greedy(TOKENS))
     params = [greedy(TOKENS, EXACT) for _ in family.prompts]
     params[2] = greedy(TOKENS, EXIT, logprobs=64)
