@@ -74,14 +74,17 @@ def gap(engine: Any) -> float:
     return 2 * worst
 
 
+# On a CPU without bf16 instructions stock vLLM's rows do not depend on each other: its gap is 0.
+# River's own product, which serves verified steps there, rounds otherwise all the same: by a few
+# units of bf16 at the size that each model's logits have.
 @pytest.fixture(scope="session")
 def near_smollm2(stock_smollm2: Any) -> float:
-    return gap(stock_smollm2)
+    return max(0.25, gap(stock_smollm2))
 
 
 @pytest.fixture(scope="session")
 def near_qwen2(stock_qwen2: Any) -> float:
-    return gap(stock_qwen2)
+    return max(2**-4, gap(stock_qwen2))
 
 
 # The session's: an engine that ends takes the process's distributed groups with it.
