@@ -47,7 +47,8 @@ pytestmark = pytest.mark.engine
 K = 3
 OFF = {"enabled": False}
 LISTED = range(300, 364)
-DRAFTS = RiverConfig(verify=K, draft="fixed", scope="token", max_rows="all")
+# With torch's kernel verified steps have vLLM's products, and so its rounding, on every CPU.
+DRAFTS = RiverConfig(verify=K, draft="fixed", scope="token", max_rows="all", kernel="torch")
 
 
 def reread(stock: Any, prompt: Any, tokens: Sequence[int]) -> list[dict[int, float]]:
@@ -74,17 +75,14 @@ def gap(engine: Any) -> float:
     return 2 * worst
 
 
-# On a CPU without bf16 instructions stock vLLM's rows do not depend on each other: its gap is 0.
-# River's own product, which serves verified steps there, rounds otherwise all the same: by a few
-# units of bf16 at the size that each model's logits have.
 @pytest.fixture(scope="session")
 def near_smollm2(stock_smollm2: Any) -> float:
-    return max(0.5, gap(stock_smollm2))
+    return gap(stock_smollm2)
 
 
 @pytest.fixture(scope="session")
 def near_qwen2(stock_qwen2: Any) -> float:
-    return max(2**-4, gap(stock_qwen2))
+    return gap(stock_qwen2)
 
 
 # The session's: an engine that ends takes the process's distributed groups with it.
@@ -219,9 +217,13 @@ def test_by_default(stock_qwen2: Any, default_qwen2: Any, near_qwen2: float) -> 
     assert list(info["costs"]["draft"]["ms"])[:5] == ["1", "2", "4", "8", "16"]
     # A step of exits has no more rows than there are requests.
     assert list(info["crossover"]["speedup_by_rows"]) == ["1", "2", "4", "8", "16"]
+    # On CPUs without bf16 instructions River's own product serves verified steps. It rounds
+    # otherwise than stock vLLM's, whose rows do not depend on each other there: a few units of bf16
+    # at the size of this model's logits.
+    near = max(2**-4, near_qwen2)
     for prompts in (PROMPTS[:1], PROMPTS[:8]):
         found, _ = answers(default_qwen2, prompts, greedy(48))
-        assert_stocks(stock_qwen2, prompts, found, near_qwen2)
+        assert_stocks(stock_qwen2, prompts, found, near)
 
 
 @pytest.mark.parametrize("pass_", ["first", "from its blocks"])
@@ -296,8 +298,7 @@ def test_kv_is_the_backbones(verified_smollm2: Any) -> None:
         compared += count - len(prompt)
         for half in ("k", "v"):
             found, own, again = (kv[half][:, :count].float() for kv in (ours, once, twice))
-            # River's own product, on CPUs without bf16 instructions: 0.982.
-            assert close(found, own) > min(0.98, close(again, own)) - 0.005
+            assert close(found, own) > min(0.999, close(again, own)) - 0.005
     # Answers may part at a near-tie; what lies before it was drafted and kept.
     assert compared >= 16
 
