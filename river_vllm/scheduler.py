@@ -52,11 +52,9 @@ class RiverSchedulerMixin:
         session = self.requests.get(request.request_id)
         if session is not None:
             # Streamed input: blocks are hashed as its first part asked.
-            extra = {**(params.extra_args or {})}
-            extra.pop(EXTRA_ARGS_KEY, None)
-            first = session.sampling_params.extra_args or {}
-            if EXTRA_ARGS_KEY in first:
-                extra[EXTRA_ARGS_KEY] = first[EXTRA_ARGS_KEY]
+            later, first = params.extra_args or {}, session.sampling_params.extra_args or {}
+            extra = {key: value for key, value in later.items() if key != EXTRA_ARGS_KEY}
+            extra |= {key: value for key, value in first.items() if key == EXTRA_ARGS_KEY}
             params.extra_args = extra or None
         settings = settings_of(params, self._river_defaults)
         if error := unreachable(settings, self._river_config, self._river_layers):

@@ -165,7 +165,8 @@ class RiverProposer(DraftModelProposer):
             What the tokens were sampled from, float32 ``[requests, drafted, vocabulary]``; None
             where none was sampled.
         """
-        costs = self._river_runner.river_steps.costs
+        steps = self._river_runner.river_steps
+        costs, exact = steps.costs, steps.exact
         if metadata.logprob_token_ids:
             # The next step would throw drafts away (``RiverRunnerMixin._sample``).
             return None
@@ -177,7 +178,6 @@ class RiverProposer(DraftModelProposer):
             return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
-            exact = self._exact()
             depth = best_depth(costs, rates, limits, exact)
             able = sum(limit > 0 for limit in limits)
             if not depth.price and able and costs.try_drafts(len(drafts), able, exact):
@@ -221,12 +221,6 @@ class RiverProposer(DraftModelProposer):
         for (request, place), probabilities in drawn.items():
             stacked[request, place, which] = probabilities
         return stacked
-
-    def _exact(self) -> bool:
-        """Whether a row of the next step is to have stock vLLM's bits, as far as is known now."""
-        runner = self._river_runner
-        asked = (runner.requests[r].sampling_params for r in runner.input_batch.req_ids)
-        return not all(settings_of(params, self._defaults).may_draft for params in asked)
 
     def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[list[int]]:
         """For each draft of the pass, as many guesses as pay for their rows."""

@@ -108,6 +108,11 @@ class Steps:
         if self._config.drafts:
             self._runner.drafter.forget(request_ids)
 
+    @property
+    def exact(self) -> bool:
+        """Whether a request of the step that has run last is to have stock vLLM's bits."""
+        return not all(request.settings.may_draft for request in self._step)
+
     def table(self) -> StepTable:
         """The step that the runner has prepared."""
         runner = self._runner
@@ -131,7 +136,7 @@ class Steps:
             for line in self._of_request(index, position, rows, stay)
         ]
         table = self._table_of(self._lines)
-        table.exact = not all(request.settings.may_draft for request in self._step)
+        table.exact = self.exact
         generating = all(
             position + rows > request.prompt
             for request, (position, rows) in zip(self._step, spans, strict=True)

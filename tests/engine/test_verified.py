@@ -213,7 +213,8 @@ def test_in_a_batch(pair: tuple[Any, Any, float]) -> None:
 def test_by_default(stock_qwen2: Any, default_qwen2: Any, near_qwen2: float) -> None:
     """Whole passes, of as many rows as a step may have, are timed at load, and decide."""
     (info,) = default_qwen2.collective_rpc("river_info")
-    assert set(info["costs"]) >= {"backbone", "river", "draft"}
+    assert set(info["costs"]) - {"verify"} == {"backbone", "river", "draft"}
+    assert list(info["costs"]["river"]["ms"]) == ["1", "2", "4", "8", "16"]
     assert list(info["costs"]["draft"]["ms"])[:5] == ["1", "2", "4", "8", "16"]
     # A step of exits has no more rows than there are requests.
     assert list(info["crossover"]["speedup_by_rows"]) == ["1", "2", "4", "8", "16"]
@@ -224,6 +225,11 @@ def test_by_default(stock_qwen2: Any, default_qwen2: Any, near_qwen2: float) -> 
     for prompts in (PROMPTS[:1], PROMPTS[:8]):
         found, _ = answers(default_qwen2, prompts, greedy(48))
         assert_stocks(stock_qwen2, prompts, found, near)
+    # Of prompts whose blocks no verified request has written.
+    off, stock = (
+        generate(engine, PROMPTS[8:12], greedy(24, OFF)) for engine in (default_qwen2, stock_qwen2)
+    )
+    assert [answer.tokens for answer in off] == [answer.tokens for answer in stock]
 
 
 @pytest.mark.parametrize("pass_", ["first", "from its blocks"])

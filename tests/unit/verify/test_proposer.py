@@ -64,7 +64,7 @@ def proposer() -> RiverProposer:
         requests={},
         discard_request_mask=SimpleNamespace(np=np.zeros(8, dtype=bool)),
         max_model_len=1000,
-        river_steps=SimpleNamespace(costs=Costs()),
+        river_steps=SimpleNamespace(costs=Costs(), exact=False),
     )
     made._most = K
     made._acceptance = Acceptance()
@@ -337,6 +337,7 @@ def test_beside_an_exact_request_a_verifying_pass_is_stocks(proposer: Any) -> No
     lengths, rows, sampled = [17, 14], [1, 1], [10, 20]
     alone = propose(proposer, {"a": request(7), "b": request(4)}, lengths, rows, sampled)
     assert all(alone)
+    proposer._river_runner.river_steps.exact = True
     beside = {"a": request(7), "b": request(4, river={"enabled": False})}
     assert propose(proposer, beside, lengths, rows, sampled) == [[], []]
 
