@@ -1,19 +1,22 @@
-"""The benchmark of the whole claim: each setting that is shipped, beside stock vLLM, interleaved.
+"""Compare every shipped setting with stock vLLM, interleaved; prints a Markdown table.
 
-Starts stock vLLM and, beside it, one server after the other: River, vLLM's own speculative methods,
-fully 4-bit vLLM. ``river-vllm bench compare`` alternates requests between the two. Prints a
-Markdown table of median ratios with their confidence intervals, and for settings that draft how
-much was kept and tokens per step (vLLM's own ``spec_decode`` metrics). ``--json`` keeps every
-figure; ``experiments/benchmark_report.py`` makes tables and plots of ``docs/benchmarks.md`` of it.
+Stock vLLM runs all the time and one other server beside it: River, vLLM's own speculative methods,
+fully 4-bit vLLM, or a peer such as llama.cpp. ``river-vllm bench compare`` sends requests to both
+by turns. Each line has the median ratios with their intervals, and for settings that draft the
+share of accepted drafts and tokens per step. ``benchmark_report.py`` makes tables and plots of the
+file of ``--json``.
 
     python experiments/benchmark.py MODEL --users 1 4 --data gsm8k.jsonl:question [--json FILE]
     python experiments/benchmark.py MODEL --draft-model SMALL --only "vLLM, draft model"
+    python experiments/benchmark.py MODEL --peer llama.cpp "ENV/bin/python -m llama_cpp.server \\
+        --model FILE.gguf" --compare '--extra-body {"repeat_penalty":1.0}' --only llama.cpp
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -84,26 +87,26 @@ RIVER = {
     "head": ("--river-lm-head", "river"),
     "fast": ("--river-lm-head", "river", "--river-activations", "int8"),
 }
-"""River servers, by what their command line adds; to a quantised one's ``--river-weights`` too."""
+"""Options of River's servers; the quantised ones get ``--river-weights`` too."""
 QUANTISED = ("quantised", "quantised eight")
+FOUR_TOKENS = {"num_speculative_tokens": 4}
+LOOKUP = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
 SPECULATIVE: dict[str, dict[str, Any]] = {
-    "n-gram": {
-        "method": "ngram",
-        "num_speculative_tokens": 4,
-        "prompt_lookup_max": 4,
-        "prompt_lookup_min": 2,
-    },
+    "n-gram": {"method": "ngram", **FOUR_TOKENS, **LOOKUP},
     "suffix": {"method": "suffix", "num_speculative_tokens": 16},
-    "draft model": {"method": "draft_model", "num_speculative_tokens": 4},
+    "draft model": {"method": "draft_model", **FOUR_TOKENS},
 }
-"""vLLM's own methods: what ``--speculative-config`` says."""
+"""``--speculative-config`` of vLLM's own methods."""
 
 
 def main() -> None:
     args = arguments()
     settings = known(args)
-    if missing := set(args.only or ()) - {setting.label for setting in settings}:
-        sys.exit(f"--only {missing}: wants --draft-model, --river-weights or arctic-inference")
+    labels = [setting.label for setting in settings]
+    if missing := sorted(set(args.only or ()) - set(labels)):
+        sys.exit(
+            f"--only {missing}: there are {labels} (--draft-model, --river-weights, --peer add)"
+        )
     if args.only:
         settings = [setting for setting in settings if setting.label in args.only]
     print(f"{Path(args.model).name}, {time.strftime('%Y-%m-%d')}, {machine()}")
@@ -112,7 +115,7 @@ def main() -> None:
         "model": Path(args.model).name,
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "memory_mib": {},
         "results": [],
     }
@@ -146,8 +149,16 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--prompt-words", type=int, default=48, help="of random prompts")
-    labels = [setting.label for setting in SETTINGS]
-    parser.add_argument("--only", nargs="+", choices=labels, metavar="LABEL", help=str(labels))
+    parser.add_argument("--only", nargs="+", metavar="LABEL", help="settings by their label")
+    parser.add_argument(
+        "--peer",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("LABEL", "COMMAND"),
+        help="another OpenAI-compatible server; its command also gets --host and --port",
+    )
+    parser.add_argument("--compare", default="", help="more options of 'river-vllm bench compare'")
     parser.add_argument(
         "--all-loads", action="store_true", help="every setting with many users too"
     )
@@ -163,7 +174,8 @@ def known(args: argparse.Namespace) -> list[Setting]:
         "draft model": args.draft_model,
     }
     there |= dict.fromkeys(QUANTISED, args.river_weights)
-    return [setting for setting in SETTINGS if there.get(setting.server, True)]
+    peers = [Setting(label, label) for label, _ in args.peer]
+    return [setting for setting in (*SETTINGS, *peers) if there.get(setting.server, True)]
 
 
 def measure(
@@ -174,6 +186,7 @@ def measure(
     memory: dict[str, float],
 ) -> Iterator[dict[str, Any]]:
     """Each comparison with its setting; one server beside stock at a time."""
+    peers = dict(args.peer)
     for kind in dict.fromkeys(s.server for s in settings):
         model, options = args.model, RIVER.get(kind, ())
         if kind in QUANTISED:
@@ -183,11 +196,11 @@ def measure(
             script = Path(__file__).with_name("make_w4a16.py")
             subprocess.run([sys.executable, script, args.model, model], check=True)
         elif kind in SPECULATIVE:
-            config = dict(SPECULATIVE[kind])
-            if kind == "draft model":
-                config["model"] = args.draft_model
+            draft = {"model": args.draft_model} if kind == "draft model" else {}
+            config = {**SPECULATIVE[kind], **draft}
             options = ("--speculative-config", json.dumps(config))
-        with Server(kind, model, folder, options, river=kind in RIVER) as server:
+        other = shlex.split(peers.get(kind, ""))
+        with Server(kind, model, folder, options, kind in RIVER, other) as server:
             server.wait()
             for users in args.users:
                 for setting in settings:
@@ -213,7 +226,7 @@ def compare(
     file, _, field = data.partition(":")
     prompts = ["--prompts", file, "--prompt-field", field or "prompt"]
     common = prompts if file else ["--prompt-words", str(args.prompt_words)]
-    common += ["--concurrency", str(users), "--block", str(users)]
+    common += ["--concurrency", str(users), "--block", str(users), *shlex.split(args.compare)]
     if setting.river is not None:
         common += ["--river-b", json.dumps(setting.river)]
     rounds = args.rounds if users == 1 else args.load_rounds

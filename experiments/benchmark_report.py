@@ -1,8 +1,8 @@
-"""Tables and plots of ``docs/benchmarks.md`` from the JSON files of ``experiments/benchmark.py``.
+"""Make tables and plots of ``docs/benchmarks.md`` from JSON files of ``experiments/benchmark.py``.
 
-Files of the same model go into one table and one plot.
+Files of the same model and machine go into one table and one plot.
 
-python experiments/benchmark_report.py results/*.json --figures docs/figures
+    python experiments/benchmark_report.py results/*.json --figures docs/images
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from benchmark import HEAD, SETTINGS, row
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-LLAMA = "llama.cpp, Q4_K_M"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -33,9 +31,6 @@ def main() -> None:
         metavar="SETTING=FILE",
         help="what 'river-vllm eval --json' has written for a setting, stock its A: a plot more",
     )
-    parser.add_argument(
-        "--llama-cpp", type=Path, metavar="FILE", help="of llama_cpp.py --json: its point there"
-    )
     args = parser.parse_args()
     quality = dict(entry.split("=", 1) for entry in args.quality)
     for report in merged(json.loads(path.read_text()) for path in args.reports):
@@ -45,8 +40,7 @@ def main() -> None:
             speeds(report, args.figures / f"benchmark-{report['model']}.svg")
             if quality:
                 files = {label: Path(file) for label, file in quality.items()}
-                peer = json.loads(args.llama_cpp.read_text()) if args.llama_cpp else None
-                trade(report, files, peer, args.figures / f"quality-{report['model']}.svg")
+                trade(report, files, args.figures / f"quality-{report['model']}.svg")
 
 
 def merged(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -113,9 +107,7 @@ def speeds(report: dict[str, Any], path: Path) -> None:
     save(figure, report, path)
 
 
-def trade(
-    report: dict[str, Any], quality: dict[str, Path], peer: dict[str, Any] | None, path: Path
-) -> None:
+def trade(report: dict[str, Any], quality: dict[str, Path], path: Path) -> None:
     """Speed with one user, on the first prompts of the report, against the share of right answers.
 
     Exact settings have the backbone's answers; approximate ones without a file are left out. Bars
@@ -123,7 +115,6 @@ def trade(
 
     Args:
         quality: what ``river-vllm eval --json`` has written, by setting; stock is its A.
-        peer: the report of ``llama_cpp.py`` on the same machine.
     """
     evaluations = {label: json.loads(file.read_text()) for label, file in quality.items()}
     figures = {label: found["figures"][0] for label, found in evaluations.items()}
@@ -134,10 +125,6 @@ def trade(
     for result in report["results"]:
         if result["users"] == 1 and result["prompts"] == prompts and result["setting"] in known:
             speed.setdefault(result["setting"], ratio(result, "tpot")["median"])
-    if peer is not None:
-        if LLAMA not in quality:
-            raise SystemExit(f"--llama-cpp: wants --quality '{LLAMA}=FILE' too")
-        speed[LLAMA] = 1 / peer["tpot"]["llama.cpp"]["of stock vLLM"]["median"]
     if missing := sorted(quality.keys() - speed.keys()):
         raise SystemExit(f"--quality: no speed of {missing}; there are {sorted(speed)}")
     figure, axes = plt.subplots(figsize=(7, 4.5))

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -26,7 +28,6 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import torch
 from servers import machine
-from timing import medians
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
@@ -116,7 +117,7 @@ def table(shape: str, kernels: dict[str, Int4Kernel], args: argparse.Namespace) 
     for rows in sorted({1, *args.rows}):
         x = torch.randn(rows, in_features).bfloat16()
         turns = [partial(rotate, cycle(column.products), x) for column in columns.values()]
-        *found, read = medians([*turns, buffer.sum], args.repeats, warm=1)
+        *found, read = medians([*turns, buffer.sum], args.repeats)
         times[rows] = dict(zip(columns, found, strict=True))
         if rows == 1:
             bandwidth = READ / read
@@ -130,6 +131,17 @@ def table(shape: str, kernels: dict[str, Int4Kernel], args: argparse.Namespace) 
             label, cells = name, [f"{t['bf16'] / t[name]:.2f}x" for t in times.values()]
         share = column.nbytes / times[1][name] / bandwidth
         print(f"| {' | '.join([label, *cells])} | {share:.0%} |", flush=True)
+
+
+def medians(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each call; the calls take turns, so that a busy moment meets all."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for _ in range(1 + repeats):
+        for call, seconds in zip(calls, taken, strict=True):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds[1:]) for seconds in taken]
 
 
 def rotate(products: Iterator[Product], x: torch.Tensor) -> torch.Tensor:

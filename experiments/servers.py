@@ -105,9 +105,10 @@ class Server:
         raise RuntimeError(f"the server was not ready in time:\n{self._tail()}")
 
     def metrics(self) -> dict[str, float]:
-        """Samples of ``/metrics`` by name, summed over labels."""
+        """Samples of ``/metrics`` by name, summed over labels; a peer may have none."""
         found: dict[str, float] = {}
-        for line in httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines():
+        answer = httpx.get(f"{self.url}/metrics", timeout=30)
+        for line in answer.text.splitlines() if answer.is_success else ():
             if line and not line.startswith("#"):
                 name, value = line.rsplit(" ", 1)
                 name = name.partition("{")[0]

@@ -1,9 +1,8 @@
-"""Where the time of a decode step goes, in one process: by kind of operator, and outside of them.
+"""Show where the time of a decode step goes, in one process, by kind of operator.
 
-One request at a time (``--rows``: more), forced to leave after each of ``--layers``; stock vLLM
-first. A first run without the profiler gives milliseconds a step, a second under ``torch.profiler``
-the shares. The bound is the time in which the machine reads the step's weights, at the rate that a
-plain copy of a large tensor reaches.
+One request at a time (``--rows``: more), forced to leave after each of ``--layers``. A run without
+the profiler gives milliseconds a step, a second one under ``torch.profiler`` the shares. A step
+cannot be faster than the machine reads its weights; the second line has that rate.
 
     python experiments/step_profile.py MODEL [--layers 4 2] [--lm-head river] [--activations int8]
 """
@@ -24,10 +23,6 @@ from servers import machine
 from vllm import LLM, SamplingParams
 
 from river_vllm import RiverConfig, engine_args
-from river_vllm.criterion import by_torch, transition_similarity
-from river_vllm.kernels.native.library import backend
-from river_vllm.router import Router
-from river_vllm.step import StepTable
 
 KINDS = (
     ("4-bit products", r"^river::linear|int4pack|dynamic_4bit"),
@@ -41,12 +36,8 @@ KINDS = (
 
 
 def seconds(engine: Any, rows: int, tokens: int, river: dict[str, Any] | None) -> float:
-    params = SamplingParams(
-        max_tokens=tokens,
-        ignore_eos=True,
-        temperature=0.0,
-        extra_args=None if river is None else {"river": river},
-    )
+    extra = None if river is None else {"river": river}
+    params = SamplingParams(max_tokens=tokens, ignore_eos=True, temperature=0.0, extra_args=extra)
     prompts = [f"Number {i}: a river runs to the sea, and" for i in range(rows)]
     start = time.perf_counter()
     engine.generate(prompts, params, use_tqdm=False)
@@ -84,24 +75,6 @@ def bandwidth() -> float:
     return tensor.nbytes / statistics.median(times)
 
 
-def decision_us(rows: int, layers: int, hidden: int) -> float:
-    """Microseconds of one exit decision that lets no row go, alone, without its operator."""
-    native = backend()
-    router = Router(native.transition if native else by_torch(transition_similarity))
-    found = []
-    states = [torch.randn(rows, hidden).bfloat16() for _ in range(layers)]
-    residual = torch.randn(rows, hidden).bfloat16()
-    for _ in range(50):
-        one = [1] * rows
-        table = StepTable(layers, one, [0.99999] * rows, one, scope="step")
-        router.decide(table, 0, states[0], residual)
-        start = time.perf_counter()
-        for layer in range(1, layers):
-            router.decide(table, layer, states[layer], residual)
-        found.append((time.perf_counter() - start) / (layers - 1))
-    return statistics.median(found) * 1e6
-
-
 def report(label: str, engine: Any, args: argparse.Namespace, river: Any) -> None:
     wall = step_ms(engine, args.rows, args.tokens, river)
     parts = shares(engine, args.rows, args.tokens, river)
@@ -137,9 +110,6 @@ def main() -> None:
     for layers in args.layers:
         river = {"threshold": -1.0, "min_layers": layers}
         report(f"River, {layers} layers", engine, args, river)
-    shape = engine.llm_engine.model_config.hf_text_config
-    decision = decision_us(args.rows, shape.num_hidden_layers, shape.hidden_size)
-    print(f"\na decision that lets none go: {decision:.1f} us, alone")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""How far speculative answers are stock vLLM's, token for token: River's, and vLLM's own.
+"""Count the speculative answers that differ from stock vLLM's: River's, and vLLM's own n-gram's.
 
 A verifying pass has more rows than a step without drafts, and a CPU's products may round otherwise
-at another number of rows. Where the two likeliest tokens are next to each other in bf16 they can
-then change places, with any method. This lists every first difference with stock's gap between the
-two, and counts them for stock vLLM with itself in another batch, for n-gram speculation and for
-River; and it reads the K/V of River's answers back from the blocks.
+at another number of rows. Two likeliest tokens that are neighbours in bf16 can then change places,
+with any method. The table has each first difference with stock's gap between the two tokens, also
+for stock vLLM against itself in another batch.
 
     python experiments/verified_exact.py MODEL --data gsm8k.jsonl:question --prompts 50
 """
@@ -45,18 +44,17 @@ def run(engine: Any, prompts: list[str], tokens: int, batch: int) -> list[Any]:
     return found
 
 
-def differences(found: list[Any], stock: list[Any]) -> list[tuple[int, int, float]]:
-    """Prompt, token and stock's gap of each first difference."""
+def gaps(found: list[Any], stock: list[Any]) -> list[float]:
+    """Stock's gap between its two likeliest tokens at each answer's first difference, sorted."""
     listed = []
-    for number, (ours, theirs) in enumerate(zip(found, stock, strict=True)):
-        for index, (a, b) in enumerate(zip(ours.token_ids, theirs.token_ids, strict=True)):
-            if a != b:
-                best, second, *_ = sorted(
-                    (entry.logprob for entry in theirs.logprobs[index].values()), reverse=True
-                )
-                listed.append((number, index, best - second))
-                break
-    return listed
+    for ours, theirs in zip(found, stock, strict=True):
+        pairs = enumerate(zip(ours.token_ids, theirs.token_ids, strict=True))
+        first = next((index for index, (a, b) in pairs if a != b), None)
+        if first is not None:
+            logprobs = (entry.logprob for entry in theirs.logprobs[first].values())
+            best, second, *_ = sorted(logprobs, reverse=True)
+            listed.append(best - second)
+    return sorted(listed)
 
 
 def main() -> None:
@@ -96,10 +94,10 @@ def main() -> None:
 
 
 def report(label: str, batch: int, found: list[Any], expected: list[Any]) -> None:
-    listed = differences(found, expected)
-    gaps = ", ".join(f"{gap:.3f}" for _, _, gap in sorted(listed, key=lambda item: item[2]))
-    wide = sum(gap > 0.25 for _, _, gap in listed)
-    print(f"| {label} | {batch} | {len(listed)} of {len(found)} | {wide} | {gaps} |", flush=True)
+    listed = gaps(found, expected)
+    wide = sum(gap > 0.25 for gap in listed)
+    shown = ", ".join(f"{gap:.3f}" for gap in listed)
+    print(f"| {label} | {batch} | {len(listed)} of {len(found)} | {wide} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""List the files and classes of river_vllm that one decode step goes through, with their calls.
+"""List the files and classes of river_vllm that a decode step calls, for each kind of request.
 
     python tools/step_map.py [--compiled]
 
-The step has an exact row, two that leave after fixed layers and one that leaves where its
-similarity is above a threshold, on a random model of six layers. A class counts where a method
-that it defines itself is called, or its constructor. Each time that a generator goes on is a call.
+A random model of six layers runs a decode step of exact requests and one of exits (two forced, one
+by its similarity), in an engine without drafts and in one with drafts, which also runs a step of
+verified requests. A class counts if a method that it defines is called, or its constructor. A
+generator that goes on counts as a call.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ if __name__ == "__main__":
 
 from tests.support.prompts import PROMPTS  # noqa: E402
 
-SETTINGS: tuple[dict[str, Any], ...] = (
-    {"enabled": False},
-    {"threshold": -1.0, "min_layers": 1},
-    {"threshold": -1.0, "min_layers": 3},
-    {"threshold": 0.75},
-)
+KINDS: dict[str, tuple[dict[str, Any], ...]] = {
+    "exact": ({"enabled": False},) * 2,
+    "exit": (
+        {"threshold": -1.0, "min_layers": 1},
+        {"threshold": -1.0, "min_layers": 3},
+        {"threshold": 0.75},
+    ),
+    "verified": ({"mode": "verified"},) * 2,
+}
+"""What the requests of each step say."""
 BEFORE = 6
-"""Steps before the one that is looked at: the prompts, and what is done only once."""
+"""Steps before the one that is looked at: the prompts, and work that is done only once."""
 INLINE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 """Parts of a function that have frames of their own, most of them until Python 3.12."""
 
@@ -89,37 +94,26 @@ def _defining_class(frame: FrameType) -> tuple[str, str] | None:
     return cls.__module__, cls.__qualname__
 
 
-def look(engine: Any) -> tuple[StepMap, int, list[int]]:
-    """One step: who was called, how often the model ran, and each row's exit layer."""
-    from vllm import SamplingParams
-
-    from river_vllm.depths import trace
+def look(engine: Any, settings: tuple[dict[str, Any], ...]) -> StepMap:
+    """The calls of one decode step of such requests."""
+    from tests.support.engines import greedy
 
     llm = engine.llm_engine
-    passes: list[None] = []
-    engine.apply_model(
-        lambda model: model.register_forward_pre_hook(lambda *_: passes.append(None))
-    )
-    for index, river in enumerate(SETTINGS):
-        params = SamplingParams(
-            max_tokens=BEFORE + 4, ignore_eos=True, temperature=0.0, extra_args={"river": river}
-        )
-        llm.add_request(str(index), PROMPTS[index], params)
+    names = [str(index) for index in range(len(settings))]
+    for name, prompt, river in zip(names, PROMPTS, settings, strict=False):
+        llm.add_request(name, prompt, greedy(100, river))
     for _ in range(BEFORE):
         llm.step()
     found = StepMap("river_vllm")
-    passes.clear()
     sys.setprofile(found)
     try:
         llm.step()
     finally:
         sys.setprofile(None)
-    count, layers = len(passes), {}
+    llm.abort_request(names)
     while llm.has_unfinished_requests():
-        for output in llm.step():
-            if output.finished:
-                layers[output.request_id] = trace(output.outputs[0].routed_experts)[BEFORE]
-    return found, count, [layers[request] for request in sorted(layers)]
+        llm.step()
+    return found
 
 
 def main() -> int:
@@ -133,15 +127,24 @@ def main() -> int:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from river_vllm import RiverConfig
     from tests.support.checkpoints import tiny_qwen2
     from tests.support.engines import river_engine
 
+    found: dict[str, StepMap] = {}
     with tempfile.TemporaryDirectory() as work:
         model = tiny_qwen2(Path(work, "tiny"))
-        found, passes, layers = look(river_engine(model, enforce_eager=not options.compiled))
-    print(f"one step, exit layers {', '.join(map(str, layers))}\n")
-    print("\n".join(found.lines()))
-    print(f"\n{len(found.files)} files, {len(found.classes)} classes, {passes} passes of the model")
+        for label, verify in (("engine without drafts", 0), ("engine with drafts", 4)):
+            config = RiverConfig(verify=verify, draft="fixed", scope="token", max_rows="all")
+            engine = river_engine(model, config, enforce_eager=not options.compiled)
+            for kind, settings in KINDS.items():
+                if verify or kind != "verified":
+                    found[f"{kind} step, {label}"] = look(engine, settings)
+            del engine
+    for step, calls in found.items():
+        print(f"{step}\n\n" + "\n".join(calls.lines()) + "\n")
+    for step, calls in found.items():
+        print(f"{step}: {len(calls.files)} files, {len(calls.classes)} classes")
     return 0
 
 

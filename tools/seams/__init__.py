@@ -1,1 +1,0 @@
-"""What River stands on in vLLM, found by reading both and importing neither."""
