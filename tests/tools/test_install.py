@@ -41,28 +41,17 @@ def test_name_of_refuses_what_names_nothing() -> None:
         install.name_of(">=2")
 
 
-def test_without_drops_by_name_and_leaves_the_rest_as_it_is() -> None:
+def test_requirements_of_extras_and_cuda_builds_are_left_out() -> None:
     requirements = [
         "torch==2.13.0+cpu; platform_machine == 'x86_64'",
+        "torchvision",
         "torchaudio; platform_machine != 's390x'",
-        "torchvision",
         "TorchCodec>=0.14",
-    ]
-    assert install.without(requirements, install.CUDA_BUILDS_ONLY) == [
-        "torch==2.13.0+cpu; platform_machine == 'x86_64'",
-        "torchvision",
-    ]
-    assert install.only(requirements, "torch") == requirements[:1]
-
-
-def test_requirements_of_extras_are_no_requirements() -> None:
-    requirements = [
-        "lark==1.2.2",
-        'torch==2.13.0; platform_machine == "ppc64le"',
         'auto-round==0.9; extra == "round"',
         "scipy ; (python_version < '3.12') and extra=='audio'",
     ]
-    assert install.unconditional(requirements) == requirements[:2]
+    assert install.needed(requirements) == requirements[:2]
+    assert install.only(requirements, "torch") == requirements[:1]
 
 
 def test_the_cpu_extra_is_kept_from_pip_and_the_others_are_not() -> None:
