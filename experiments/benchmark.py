@@ -9,7 +9,7 @@ file of ``--json``.
     python experiments/benchmark.py MODEL --users 1 4 --data gsm8k.jsonl:question [--json FILE]
     python experiments/benchmark.py MODEL --draft-model SMALL --only "vLLM, draft model"
     python experiments/benchmark.py MODEL --peer llama.cpp "ENV/bin/python -m llama_cpp.server \\
-        --model FILE.gguf" --compare '--extra-body {"repeat_penalty":1.0}' --only llama.cpp
+        --model FILE.gguf" --only llama.cpp
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def arguments() -> argparse.Namespace:
         metavar=("LABEL", "COMMAND"),
         help="another OpenAI-compatible server; its command also gets --host and --port",
     )
-    parser.add_argument("--compare", default="", help="more options of 'river-vllm bench compare'")
+    parser.add_argument("--extra-body", default="{}", metavar="JSON", help="of every request")
     parser.add_argument(
         "--all-loads", action="store_true", help="every setting with many users too"
     )
@@ -226,7 +226,8 @@ def compare(
     file, _, field = data.partition(":")
     prompts = ["--prompts", file, "--prompt-field", field or "prompt"]
     common = prompts if file else ["--prompt-words", str(args.prompt_words)]
-    common += ["--concurrency", str(users), "--block", str(users), *shlex.split(args.compare)]
+    common += ["--concurrency", str(users), "--block", str(users)]
+    common += ["--extra-body", args.extra_body]
     if setting.river is not None:
         common += ["--river-b", json.dumps(setting.river)]
     rounds = args.rounds if users == 1 else args.load_rounds

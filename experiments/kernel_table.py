@@ -1,9 +1,9 @@
-"""4-bit products by number of rows: of every back end that this machine runs, torch and vLLM.
+"""Time 4-bit products by number of rows: every back end that runs here, torch's and vLLM's.
 
 Cells are ratios to vLLM's own bf16 product of the same shape. Weights rotate through copies larger
-than the cache; the products take turns; medians. The last column is the part of the machine's read
-bandwidth that one row reaches: the weight's bytes by the time, over those of a large tensor by the
-time of its sum in the same turns.
+than the cache, the products take turns, and each time is a median. The last column is the share of
+the machine's read bandwidth that one row reaches. The sum of a large tensor, in the same turns,
+gives that bandwidth.
 
     python experiments/kernel_table.py --shapes 1536x17920 8960x1536 --rows 1 2 4 8 16 32
 

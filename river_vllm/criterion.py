@@ -1,7 +1,7 @@
 """Exit criteria: a number for each row, compared with its τ.
 
 The paper's is the state transition similarity s = cos(h^(l−1), h^(l)) (exit decision). The other
-one looks at the norm of the state alone (``experiments/criteria.py``, ``docs/experiments.md``).
+one looks at the norm of the state alone (``docs/experiments.md``).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     alive.py "installing vLLM (3.4 GB)" 200 COMMAND ...
 
 pip says nothing for minutes while it unpacks. The command keeps its terminal, its output and its
-exit status; 200 are the seconds that it usually takes.
+exit status. It usually takes 200 seconds here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EVERY = 8.0
 
 
 def line(doing: str, usual: float, passed: float) -> str:
-    """What is said after ``passed`` seconds of work that usually takes ``usual``."""
+    """The line for ``passed`` seconds of work that usually takes ``usual``."""
     left = usual - passed
     ahead = f"about {max(5, round(left / 5) * 5)} s to go" if left > 0 else "longer than usual"
     return f"{doing}, {passed:.0f} s so far, {ahead}"

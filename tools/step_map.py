@@ -3,9 +3,9 @@
 
     python tools/step_map.py [--compiled]
 
-A random model of six layers runs a decode step of exact requests and one of exits (two forced, one
-by its similarity), in an engine without drafts and in one with drafts, which also runs a step of
-verified requests. A class counts if a method that it defines is called, or its constructor. A
+A random model of six layers runs a step of exact requests and one of exits (two forced, one by its
+similarity). It does so in an engine without drafts and in one with drafts, where a step of verified
+requests follows. A class counts if a method that it defines is called, or its constructor. A
 generator that goes on counts as a call.
 """
 
@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "verified": ({"mode": "verified"},) * 2,
 }
-"""What the requests of each step say."""
+"""The ``river`` field of the requests of each step."""
 BEFORE = 6
 """Steps before the one that is looked at: the prompts, and work that is done only once."""
 INLINE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
