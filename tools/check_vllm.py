@@ -4,9 +4,9 @@
     python tools/check_vllm.py vllm-0.33.0-….whl   a wheel: pip download --no-deps vllm==0.33.0
     python tools/check_vllm.py FOLDER              a source tree that holds the folder "vllm"
 
-The script imports no vLLM. It reads the import statements of ``river_vllm`` and ``server`` and looks
-for each module and name in the other vLLM's source. It sees no changed arguments, attributes or
-behaviour, and none of the methods and functions that River overrides or replaces. The tests see
+The script imports no vLLM. It reads the import statements of ``river_vllm`` and ``server``, and it
+looks for each module and name in the other vLLM's source. It sees no changed arguments, attributes
+or behaviour, and none of the methods and functions that River overrides or replaces. The tests see
 those (``.github/workflows/next-vllm.yml``).
 
 Exit status: 0 if everything is there, 1 if something is gone, 2 if there is no vLLM to read.
