@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
+from river_vllm.parameters import may_be_drafted
 
 ModeName = Literal["exit", "verified"]
 
@@ -193,10 +194,9 @@ def settings_of(params: Any, defaults: RiverSettings) -> RiverSettings:
 
 
 def as_sampled(settings: RiverSettings, params: Any) -> RiverSettings:
-    """The settings of a request that is sampled so: vLLM's rejection sampler knows neither min-p
-    nor a bias nor the log-probabilities of named tokens, so with one of them a request that would
-    be drafted for is the backbone's alone."""
-    if settings.may_draft and (params.min_p > 0 or params.logit_bias or params.logprob_token_ids):
+    """``settings``, adjusted for a request's sampling parameters: one that would be drafted for is
+    the backbone's alone where vLLM's rejection sampler does not sample as they say."""
+    if settings.may_draft and not may_be_drafted(params):
         return replace(settings, enabled=False)
     return settings
 

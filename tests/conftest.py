@@ -57,7 +57,7 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stock_smollm2(smollm2: Path) -> Any:
-    return engines.stock_engine(smollm2)
+    return engines.stock_engine(smollm2, **engines.THINKING)
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,8 @@ def river_smollm2(smollm2: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def stock_qwen2(tiny_qwen2: Path) -> Any:
-    return engines.stock_engine(tiny_qwen2)
+    """Its log-probabilities are of what a token was picked from."""
+    return engines.stock_engine(tiny_qwen2, logprobs_mode="processed_logprobs", **engines.THINKING)
 
 
 @pytest.fixture(scope="session")

@@ -106,19 +106,23 @@ class RiverRunnerMixin(WarmUpMixin):
         sampling = self.input_batch.sampling_metadata
         drafted = spec_decode_metadata is not None and any(spec_decode_metadata.num_draft_tokens)
         if spec_decode_metadata is None or (drafted and not sampling.logprob_token_ids):
-            return super()._sample(logits, spec_decode_metadata)  # type: ignore[misc]
-        if drafted:
-            assert logits is not None
-            self.drafter.withdraw()
-            rows = [1 + drafts for drafts in spec_decode_metadata.num_draft_tokens]
-            ends = spec_decode_metadata.cu_num_sampled_tokens
-            logits = logits[ends - torch.tensor(rows, device=ends.device)]
-            sampling = replace(sampling, spec_token_ids=[[] for _ in rows])
-        # One row for each request: what vLLM calls a bonus token.
-        output = self.sampler(logits=logits, sampling_metadata=sampling, predict_bonus_token=True)
+            output = super()._sample(logits, spec_decode_metadata)  # type: ignore[misc]
+        else:
+            if drafted:
+                assert logits is not None
+                self.drafter.withdraw()
+                rows = [1 + drafts for drafts in spec_decode_metadata.num_draft_tokens]
+                ends = spec_decode_metadata.cu_num_sampled_tokens
+                logits = logits[ends - torch.tensor(rows, device=ends.device)]
+                sampling = replace(sampling, spec_token_ids=[[] for _ in rows])
+            # One row for each request: what vLLM calls a bonus token.
+            output = self.sampler(
+                logits=logits, sampling_metadata=sampling, predict_bonus_token=True
+            )
         if (thinking := sampling.thinking_budget_state_holder) is not None:
-            # vLLM remembers that it forced an end for the drafts of the same step, and would not
-            # force the end of a second thought.
+            # vLLM remembers that it forced an end, for the drafted tokens of the same request and
+            # step, and would not force the end of a second thought. No request with a budget has
+            # drafts (``river_vllm/parameters.py``).
             for state in thinking._state.values():
                 state["bonus_token_forced"] = False
         return output

@@ -15,11 +15,11 @@ from river_vllm.compat import BUILTIN_LOGITS_PROCESSORS
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs, Kind, Pass
 from river_vllm.depths import signed_depth
+from river_vllm.parameters import needs_every_logit
 from river_vllm.request import RiverSettings, default_settings, settings_of
 from river_vllm.step import StepTable
 from river_vllm.verify.drafter import RiverDrafter
 from river_vllm.worker.costs import costs_of_start
-from river_vllm.worker.sampling import needs_every_logit
 
 USUAL_LAYERS = 4
 """Backbone layers of a token that leaves where no setting asks for more (the paper: 3 to 4)."""

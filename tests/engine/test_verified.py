@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from vllm.sampling_params import StructuredOutputsParams
+from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
 from river_vllm import RiverConfig
 from river_vllm.calibration.record import ModelRecord
@@ -88,13 +89,13 @@ def near_qwen2(stock_qwen2: Any) -> float:
 # The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def verified_smollm2(smollm2: Any) -> Any:
-    return engines.river_engine(smollm2, DRAFTS)
+    return engines.river_engine(smollm2, DRAFTS, **engines.THINKING)
 
 
 @pytest.fixture(scope="session")
 def verified_qwen2(tiny_qwen2: Any) -> Any:
     """A random model, whose river is often wrong; few blocks, so that requests preempt."""
-    return engines.river_engine(tiny_qwen2, DRAFTS, num_gpu_blocks_override=24)
+    return engines.river_engine(tiny_qwen2, DRAFTS, num_gpu_blocks_override=24, **engines.THINKING)
 
 
 @pytest.fixture(scope="session")
@@ -522,6 +523,96 @@ def test_what_no_draft_can_follow_is_sampled_without(
     for ours, theirs in zip(found[::2], expected, strict=True):
         assert_same_tokens(ours.tokens, theirs, near_smollm2)
         assert ours.exit_layers[1:] == [30] * 23, "none is a draft"
+
+
+@pytest.mark.parametrize("river", [None, OFF], ids=["drafts", "off"])
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside drafts"])
+def test_thoughts_end_within_their_budget(
+    stock_smollm2: Any,
+    verified_smollm2: Any,
+    near_smollm2: float,
+    river: dict[str, Any] | None,
+    beside: bool,
+) -> None:
+    """Each of many: vLLM's own state of a budget misses some where it speculates."""
+    prompts = ["Once upon a time", PROMPTS[2]][: 1 + beside]
+
+    def run(engine: Any, **options: Any) -> Generated:
+        engine.reset_prefix_cache()
+        budget = greedy(200, river, thinking_token_budget=1, **options)
+        return generate(engine, prompts, [budget, greedy(250)][: len(prompts)])[0]
+
+    found, expected = run(verified_smollm2), run(stock_smollm2, logprobs=2)
+    assert_same_tokens(found.tokens, expected, near_smollm2)
+    assert found.exit_layers[1:] == [30] * 199, "none is a draft"
+    text = verified_smollm2.get_tokenizer().convert_ids_to_tokens(found.tokens)
+    starts = [place for place, token in enumerate(text) if token == "Ġthe"]
+    assert len(starts) > 4
+    assert all("." in text[place + 1 : place + 3] for place in starts if place < 198)
+
+
+def some_parameters(chance: random.Random, names: Sequence[int]) -> dict[str, Any]:
+    """One to three sampling parameters, of those that change which token a greedy request takes,
+    or what it reports; ``names`` are tokens that a prompt has, and of thoughts."""
+    tokens = [*names, *(chance.randrange(3, 49152) for _ in range(24))]
+    kinds: list[Callable[[], dict[str, Any]]] = [
+        lambda: {"presence_penalty": chance.uniform(-2, 2)},
+        lambda: {"frequency_penalty": chance.uniform(-2, 2)},
+        lambda: {"repetition_penalty": chance.uniform(0.8, 1.5)},
+        lambda: {"bad_words": chance.sample(["a", "the", " of", "ing", "e", "New York"], 3)},
+        lambda: {"allowed_token_ids": tokens},
+        lambda: {"allowed_token_ids": tokens, "thinking_token_budget": chance.randrange(4)},
+        lambda: {"thinking_token_budget": chance.randrange(6)},
+        lambda: {"logit_bias": {token: chance.uniform(-9, 9) for token in tokens}},
+        lambda: {"structured_outputs": StructuredOutputsParams(regex="( [a-z]+){9}")},
+        lambda: {"stop_token_ids": tokens, "min_tokens": chance.randrange(12)},
+        lambda: {"stop": [chance.choice("abcdefgh")]},
+        lambda: {"repetition_detection": RepetitionDetectionParams(4, 1, 3)},
+        lambda: {"logprobs": chance.randrange(4)},
+        lambda: {"prompt_logprobs": chance.randrange(4)},
+        lambda: {"seed": chance.randrange(9), "top_k": 9, "top_p": 0.5, "min_p": 0.1},
+    ]
+    if chance.random() < 0.02:  # drafts of requests beside it are discarded
+        return {"logprob_token_ids": tokens[:3]}
+    made: dict[str, Any] = {}
+    for kind in chance.sample(kinds, chance.randint(1, 3)):
+        made |= kind()
+    return made
+
+
+def test_any_sampling_parameters(stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float) -> None:
+    """Two hundred greedy requests, eight in a batch: stock's tokens in the same batch."""
+    chance, encode = random.Random(29), verified_qwen2.get_tokenizer().encode
+    thoughts, crowd = encode(" the."), 8
+    total, compared, tokens = DraftSummary(), 0, 0
+    for _ in range(25):
+        prompts = [f"{chance.randrange(99)}. {text}" for text in chance.sample(PROMPTS, crowd)]
+        options = [some_parameters(chance, [*thoughts, *encode(text)]) for text in prompts]
+        lengths = [chance.randint(8, 32) for _ in prompts]
+        kinds = [OFF if chance.random() < 0.25 else None for _ in prompts]
+        asked = [
+            greedy(max(n, some.get("min_tokens", 0)), river, **some)
+            for n, river, some in zip(lengths, kinds, options, strict=True)
+        ]
+        theirs = [params.clone() for params in asked]
+        for params in theirs:
+            params.logprobs, params.logprob_token_ids = 20, None
+        found, summary = answers(verified_qwen2, prompts, asked)
+        total.drafted += summary.drafted
+        total.accepted += summary.accepted
+        expected = generate(stock_qwen2, prompts, theirs)
+        for ours, stock, params in zip(found, expected, asked, strict=True):
+            same = common(ours.token_ids, stock.tokens)
+            compared, tokens = compared + same, tokens + len(stock.tokens)
+            if same == len(ours.token_ids) == len(stock.tokens):
+                continue
+            place, token = stock.logprobs[same], ours.token_ids[same]
+            # A penalty of repetition multiplies logits.
+            scale = max(params.repetition_penalty, 1 / params.repetition_penalty)
+            short = max(place.values()) - place.get(token, float("-inf"))
+            assert short <= near_qwen2 * scale, f"token {same} of {params}: {token}, {short}"
+    assert 0 < total.accepted < total.drafted
+    assert compared > tokens / 2
 
 
 def test_exits_drafts_and_the_backbone_share_steps(

@@ -26,6 +26,11 @@ COMMON: dict[str, Any] = {
 }
 """The same settings for stock vLLM and for River."""
 
+THINKING: dict[str, Any] = {
+    "reasoning_config": {"reasoning_start_str": " the", "reasoning_end_str": "."}
+}
+"""Thoughts that small models have; only requests with ``thinking_token_budget`` look at them."""
+
 
 @dataclass(frozen=True)
 class Generated:

@@ -197,27 +197,41 @@ def test_drafts_are_made_when_the_engine_takes_them_and_only_once(runner: Any) -
     assert runner.take_draft_token_ids() is None
 
 
-def test_a_second_thought_ends_in_time(runner: Any) -> None:
-    """vLLM's own state of a thinking budget, in an engine that drafts, without drafts: the end is
-    forced once N tokens were thought, each time."""
+@pytest.mark.parametrize("beside", [0, 2], ids=["alone", "beside drafts"])
+def test_a_second_thought_ends_in_time(
+    runner: Any, beside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's own state of a thinking budget, in an engine that drafts, for a request without
+    drafts: the end is forced once N tokens were thought, each time."""
     start, end, budget = 1, 2, 2
     config: Any = SimpleNamespace(reasoning_start_token_ids=[start], reasoning_end_token_ids=[end])
-    holder = ThinkingBudgetStateHolder(config, 1, 4, torch.device("cpu"), False)
+    holder = ThinkingBudgetStateHolder(config, 2, 4, torch.device("cpu"), False)
     said: list[int] = []
     params = SamplingParams(thinking_token_budget=budget)
     update = BatchUpdate(batch_size=1, removed=[], moved=[], added=[(0, params, [], said)])
     holder.sync_batch(update)
+    drafts = [[], [9] * beside]
 
     def sampler(logits: torch.Tensor, sampling_metadata: Any, predict_bonus_token: bool) -> Any:
-        holder.update_state([said], [[]], repeat_indices=None)
-        return holder.apply_to_logits(logits, predict_bonus_token, [[]])
+        holder.update_state([said, []], drafts, repeat_indices=None)
+        return holder.apply_to_logits(logits, predict_bonus_token, drafts)
+
+    def rejection_sampler(self: Any, logits: torch.Tensor, metadata: Any) -> torch.Tensor:
+        """The order of ``vllm/v1/sample/rejection_sampler.py``: last rows, then drafted ones."""
+        last = sampler(logits[metadata.cu_num_sampled_tokens - 1], None, predict_bonus_token=True)
+        drafted = holder.apply_to_logits(logits[-1 - beside : -1].clone(), False, drafts)
+        assert not drafted.any(), "the end of one request is not another's"
+        return last
 
     runner.sampler = sampler
-    runner.input_batch.sampling_metadata = Sampling({}, [[]], holder)
-    drafts = SimpleNamespace(num_draft_tokens=[0], cu_num_sampled_tokens=torch.tensor([1]))
+    monkeypatch.setattr(FakeRunner, "_sample", rejection_sampler, raising=False)
+    runner.input_batch.sampling_metadata = Sampling({}, drafts, holder)
+    metadata = SimpleNamespace(
+        num_draft_tokens=[0, beside], cu_num_sampled_tokens=torch.tensor([1, 2 + beside])
+    )
     forced = []
     for token in (start, 7, 7, end, start, 7, 7, end):
-        logits = runner._sample(torch.zeros(1, 10), drafts)
-        forced.append(int(logits.argmax()) == end)
+        logits = runner._sample(torch.zeros(2 + beside, 10), metadata)
+        forced.append(int(logits[0].argmax()) == end)
         said.append(token)
     assert forced == [False, False, False, True, False, False, False, True]

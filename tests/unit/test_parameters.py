@@ -1,0 +1,97 @@
+"""What each sampling parameter leaves of drafts, and of the 4-bit LM head."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm import SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
+
+from river_vllm.parameters import PARAMETERS, may_be_drafted, needs_every_logit
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "verified.md"
+
+
+def test_every_field_of_vllms_is_decided_about() -> None:
+    """Read of a new one whether the rejection sampler, the state of a thinking budget and the
+    logits processors apply it to drafted tokens."""
+    assert set(PARAMETERS) == set(SamplingParams.__struct_fields__)
+
+
+def test_the_documentation_has_the_same_table() -> None:
+    section = PAGE.read_text().partition("## Sampling parameters\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    named = {
+        name: answered.strip().startswith("without drafts")
+        for names, answered in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert named == {
+        name: parameter.undrafted is not None
+        for name, parameter in PARAMETERS.items()
+        if not name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_p": 0.1},
+        {"logit_bias": {3: 1.0}},
+        {"logprob_token_ids": [3, 4]},
+        {"thinking_token_budget": 0},
+        {"thinking_token_budget": 5, "top_p": 0.9},
+    ],
+)
+def test_what_the_rejection_sampler_leaves_out_ends_drafts(options: dict[str, Any]) -> None:
+    assert not may_be_drafted(SamplingParams(**options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"thinking_token_budget": -1},  # vLLM: no limit
+        {"min_p": 0.1, "temperature": 0.0},
+        {"top_k": 40, "top_p": 0.9, "seed": 3},
+        {"logprobs": 2, "bad_words": ["no"], "min_tokens": 4, "frequency_penalty": 0.5},
+    ],
+)
+def test_what_it_samples_by_does_not(options: dict[str, Any]) -> None:
+    assert may_be_drafted(SamplingParams(**options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.0},
+        {"top_k": 40, "top_p": 0.9, "min_p": 0.05},
+        {"repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": 0.5},
+        {"min_tokens": 4, "stop": ["x"]},
+    ],
+)
+def test_the_likeliest_are_enough(options: dict[str, Any]) -> None:
+    assert not needs_every_logit(SamplingParams(**options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"logprobs": 0},
+        {"prompt_logprobs": 1},
+        {"logit_bias": {5: 10.0}},
+        {"logprob_token_ids": [3]},
+        {"allowed_token_ids": [1, 2]},
+        {"bad_words": ["no"]},
+        {"structured_outputs": StructuredOutputsParams(regex="a+")},
+        {"repetition_penalty": 0.9},
+        {"presence_penalty": -0.5},
+        {"frequency_penalty": -0.5},
+    ],
+)
+def test_a_token_outside_the_likeliest_can_win_or_be_reported(options: dict[str, Any]) -> None:
+    assert needs_every_logit(SamplingParams(**options))
