@@ -66,8 +66,8 @@ equal answers."""
 STALE = 10_000
 """Steps without an observation after which a sure speed-up is probed too."""
 PROBE_SHARE, LEAST_LOSS = 0.01, 0.5
-"""Part of the time that probes may cost; part of a step that each counts as costing at least, so
-that 50 steps lie between two."""
+"""Part of the time that probes may cost; part of a step that each counts as costing at least. So
+there are 50 steps between two."""
 SHARED = 64
 """Passes between two exchanges of tensor-parallel ranks."""
 
