@@ -1,98 +1,148 @@
-"""What a pass costs by rows: timed at a start, kept for the next one, corrected while serving.
+"""Seconds of a pass by its number of rows, for each kind of pass.
 
-Both modes go by it. Exits are allowed in steps of so many rows as they make shorter; drafts are as
-long as they pay (``verify/depth.py``).
+Exits are allowed in steps that they make shorter, and drafts are as long as they pay
+(``verify/depth.py``): both ask here. The first start times whole passes and saves the curves for
+later starts. Real passes correct them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import logging
 import math
 import os
 import platform
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
+from river_vllm.compat import (
+    current_platform,
+    get_tensor_model_parallel_world_size,
+    get_tp_group,
+    init_logger,
+)
 from river_vllm.config import describe_errors
-from river_vllm.cost_curve import TOLERANCE, CostCurve
 from river_vllm.folders import write_whole
+from river_vllm.graph_key import sources
+from river_vllm.kernels.native import build
+from river_vllm.registration import river_config_of
+from river_vllm.weights.cache import cache_folders
 
-logger = logging.getLogger("vllm.river")
+logger = init_logger("vllm.river")
 
 Kind = Literal["backbone", "river", "draft", "verify"]
-"""``backbone``: a decode step of the backbone with its logits, as stock vLLM runs it. ``verify``:
-one that verifies drafts, where that is another (``River.dense``).
-``river``: a decode step whose rows leave after the usual layers. ``draft``: a draft pass."""
-
-Pass = Callable[[int], object]
-"""Runs a pass of so many rows to its end."""
-
-Clock = Callable[[], float]
+"""``backbone``: a decode step of the backbone with its logits, as stock vLLM runs it.
+``river``: a decode step whose rows leave after the usual layers. ``draft``: a draft pass.
+``verify``: a step that verifies drafts, where River's own product runs it (``River.dense``)."""
+Runs = Mapping[Kind, Callable[[int], object]]
+"""By kind, a function that runs a pass of so many rows to its end."""
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Probe = tuple[Kind, float, float]
+"""A kind of pass, the seconds of its step as usual, and those to add to the pass's for its loss."""
 
 ROWS = (1, 2, 4, 8, 16, 32)
 REPEATS = 5
-"""Rounds over all passes. Other load only makes a pass slower, so the fast repeats are the true
-ones; but the fastest alone would let one wrong reading of a clock decide. The lower quartile is
-right if two of five repeats are."""
-AGAIN = 2
-"""Times that what is out of line is measured again."""
-LINE = 1.3
-"""A ratio of two kinds is out of line if it differs by more from those of its neighbours."""
+LONG, STEEP = 0.5, 1.6
+"""Passes over more rows are not timed once a pass takes this many seconds, and this many times as
+long as over half the rows."""
 
-LONG = 0.5
-"""Seconds of a pass from which on measuring it keeps people waiting."""
-STEEP = 1.6
-"""Twice the rows in more than so many times the time: rows cost in proportion."""
+RATE = 1 / 16
+"""Weight of one pass in the exponential average."""
+SURPRISE = 2.0
+"""A pass counts as at most this factor slower or faster than expected."""
+FADE = 1 / 256
+"""Weight, at each pass, of the start's timing in a point that is not observed."""
 
-PAYS = 1.05
-"""Below it, a gain is not told from noise; nor is a loss above its inverse."""
-
-SURE = 1.15
-"""A gain from which the other way is not tried: answers then do not depend on when a probe falls,
-and steps in 4 bit that become dear are seen as they are."""
-PROBE_EVERY = 50
-"""Steps between two that are run the other way; more, as long as ``PROBE_SHARE`` asks for it."""
-PROBE_SHARE = 0.01
-"""Part of the time that such steps may cost."""
+PAYS, SURE = 1.05, 1.15
+"""Minimum speed-up for exits; minimum speed-up at which probing stops, so that equal requests get
+equal answers."""
+STALE = 10_000
+"""Steps without an observation after which a sure speed-up is probed too."""
+PROBE_SHARE, LEAST_LOSS = 0.01, 0.5
+"""Part of the time that probes may cost; part of a step that each counts as costing at least. So
+there are 50 steps between two."""
+SHARED = 64
+"""Passes between two exchanges of tensor-parallel ranks."""
 
 
-@dataclass(slots=True)
-class _Probes:
-    """Paces steps that are run the way that does not seem to pay, since it would never be known
-    better otherwise."""
+class CostCurve:
+    """Seconds by rows: straight between the points and beyond the last, never falling.
 
-    since: int = 0
-    """Steps after the last."""
-    debt: float = 0.0
-    """Seconds that they have lost and the others not yet earned."""
+    Where two points contradict each other, the newer one holds. Of two equally new ones the faster
+    holds, since other load only ever makes a pass slower.
+    """
 
-    def due(self) -> bool:
-        """Count a step; whether the other way may be tried in it."""
-        self.since += 1
-        return self.since >= PROBE_EVERY and self.debt <= 0
+    def __init__(self, points: Mapping[int, float]) -> None:
+        self.rows = tuple(sorted(points))
+        self.observed = 0
+        self._timed = [points[rows] for rows in self.rows]
+        self._seen = [0] * len(self.rows)
+        self._fit()
+        self._start = list(self._seconds)
 
-    def earn(self, seconds: float) -> None:
-        """A step that was run as usual took so long."""
-        self.debt = max(0.0, self.debt - PROBE_SHARE * seconds)
+    def __call__(self, rows: int) -> float:
+        at, seconds = self.rows, self._seconds
+        right, last = bisect_left(at, rows), len(at) - 1
+        if right == 0:
+            return seconds[0]
+        if right > last:
+            slope = seconds[last] / at[last]
+            if last:
+                slope = min(slope, (seconds[last] - seconds[-2]) / (at[last] - at[-2]))
+            return seconds[last] + slope * (rows - at[last])
+        part = (rows - at[right - 1]) / (at[right] - at[right - 1])
+        return seconds[right - 1] + part * (seconds[right] - seconds[right - 1])
 
-    def lose(self, seconds: float) -> None:
-        """A try cost so much more than a usual step."""
-        self.debt += max(0.0, seconds)
+    def observe(self, rows: int, seconds: float, step: int) -> None:
+        """Move the points on both sides of ``rows`` towards a pass that ended in ``step``.
 
+        All other points fade: each returns to its value at start, scaled as the observed ones are.
+        """
+        near = self._near(rows)
+        change = min(max(seconds / self(rows), 1 / SURPRISE), SURPRISE) ** RATE
+        scale = self._seconds[near[0]] * change / self._start[near[0]]
+        for i, start in enumerate(self._start):
+            if i in near:
+                self._timed[i], self._seen[i] = self._seconds[i] * change, step
+            else:
+                self._timed[i] *= (scale * start / self._timed[i]) ** FADE
+        self.observed += 1
+        self._fit()
 
-class _SavedCurve(BaseModel):
-    most: PositiveInt
-    seconds: dict[PositiveInt, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        min_length=1
-    )
+    def seen(self, rows: int) -> int:
+        """The last step with a pass of about ``rows``; 0 where there was none."""
+        return max(self._seen[i] for i in self._near(rows))
+
+    @property
+    def outdated(self) -> bool:
+        """Whether real passes take less than half the time of the start's: it was a busy moment.
+
+        Slower ones prove nothing: long contexts and other load make them so.
+        """
+        return any(SURPRISE * now < at for now, at in zip(self._seconds, self._start, strict=True))
+
+    def _near(self, rows: int) -> range:
+        last = len(self.rows) - 1
+        first = max(0, bisect_right(self.rows, rows) - 1)
+        return range(first, min(max(first, bisect_left(self.rows, rows)), last) + 1)
+
+    def _fit(self) -> None:
+        if self._timed == sorted(self._timed):
+            self._seconds = list(self._timed)
+            return
+        fitted: dict[int, float] = {}
+        for i in sorted(range(len(self.rows)), key=lambda i: (-self._seen[i], self._timed[i])):
+            low = max((fitted[j] for j in fitted if j < i), default=0.0)
+            high = min((fitted[j] for j in fitted if j > i), default=math.inf)
+            fitted[i] = min(max(self._timed[i], low), high)
+        self._seconds = [fitted[i] for i in range(len(self.rows))]
 
 
 class _Saved(BaseModel):
@@ -100,219 +150,148 @@ class _Saved(BaseModel):
 
     key: dict[str, str | int]
     at: Annotated[float, Field(allow_inf_nan=False)]
-    curves: dict[Kind, _SavedCurve] = Field(min_length=1)
+    curves: dict[Kind, Annotated[dict[PositiveInt, Seconds], Field(min_length=1)]] = Field(
+        min_length=1
+    )
 
 
 class Costs:
-    """One curve for each kind of pass, and whether exits pay.
+    """The curve of each kind of pass, and whether exits pay.
 
     Args:
-        key: what the times depend on beside the CPU: River's code, shape of the model,
-            kernels, instruction set, threads, settings, the most rows of each kind.
-        learns: whether observed passes count; if not, nothing changes and nothing is tried.
+        key: what the times depend on beside the CPU and ``most``.
+        most: the most rows that a pass of each kind can have.
+        share: returns rank 0's value on every tensor-parallel rank. All ranks then have rank 0's
+            times, and decide alike; they meet once in ``SHARED`` passes.
         clock: seconds for measuring.
-        now: seconds since the epoch, for telling how old a curve is.
     """
 
     def __init__(
         self,
         key: Mapping[str, str | int] | None = None,
-        learns: bool = True,
-        clock: Clock = time.perf_counter,
-        now: Clock = time.time,
+        most: Mapping[Kind, int] | None = None,
+        share: Callable[[Any], Any] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._key = dict(key or {})
-        self._learns = learns
+        self._most = dict(most or {})
+        self._key = {
+            **machine(),
+            **(key or {}),
+            **{f"rows of {k}": n for k, n in self._most.items()},
+        }
+        self._share = share
         self._clock = clock
-        self._now = now
+        self._learns = True
         self._curves: dict[Kind, CostCurve] = {}
-        self._most: dict[Kind, int] = {}
-        self._origin: dict[Kind, tuple[str, float]] = {}
+        self._from, self._at = "given", 0.0
+        self._file: Path | None = None
         self._steps = 0
-        self._seen: dict[Kind, int] = {}
-        self._exits, self._drafts = _Probes(), _Probes()
-        self._probe: Kind | None = None
-        """What the step under way tries."""
-        self._drafting = False
-        """Whether the next draft pass is a try."""
+        self._probe: Probe | None = None
+        self._unlearnt: list[tuple[Kind, int, float, Probe | None]] = []
+        self._owed = 0.0
+        """Seconds that probes have lost and later steps have not yet earned."""
+        self._gained = False
+        """Whether the last probe has gained: another follows."""
 
     @classmethod
     def fixed(cls, points: Mapping[Kind, Mapping[int, float]]) -> Costs:
         """Curves through these seconds by rows, whatever is observed."""
-        costs = cls(learns=False)
-        most = {kind: max(curve) for kind, curve in points.items()}
-        costs._take(points, most, "given", costs._now())
+        costs = cls(most={kind: max(curve) for kind, curve in points.items()})
+        costs._take(points, "given", time.time())
+        costs._learns = False
         return costs
 
     def seconds(self, kind: Kind, rows: int) -> float:
-        """What a pass of ``kind`` over ``rows`` takes.
-
-        Raises:
-            KeyError: it has not been measured.
-        """
+        """Seconds of a pass of ``kind`` over ``rows``; a ``KeyError`` if it was not measured."""
         return self._curves[kind](rows)
 
     def verifying(self, rows: int, exact: bool = False) -> float:
         """Seconds of a pass that verifies drafts.
 
         Args:
-            exact: whether a row of it is to have stock vLLM's bits, which ``River.dense`` has not.
-
-        Raises:
-            KeyError: it has not been measured.
+            exact: whether a row of it needs stock vLLM's bits, which ``River.dense`` does not give.
         """
         own = "verify" in self._curves and not exact
         return self.seconds("verify" if own else "backbone", rows)
 
-    def measure(self, passes: Mapping[Kind, Pass], most: Mapping[Kind, int]) -> None:
-        """Time whole passes of each kind, by turns, in place of what was known.
+    def measure(self, runs: Runs) -> None:
+        """Time whole passes of each kind, in place of what was known.
 
-        All are run once in each round, so that a busy moment meets one repeat of many points, not
-        every repeat of one. What contradicts its neighbours is measured again. Where rows cost in
-        proportion, as on a CPU without bf16 instructions, more of them are not run: the curve goes
-        on straight.
-
-        With tensor parallelism ``clock`` has to read the same on every rank, since what it reads
-        decides which passes, in which the ranks meet, are run.
-
-        Args:
-            most: rows that a pass of each kind can have.
+        Each round runs all passes in turn, so a busy moment meets one repeat of many. The second
+        fastest repeat counts: one wrong reading of a clock decides nothing. Where rows cost in
+        proportion, as on a CPU without bf16 instructions, the curve goes straight on from the
+        passes that are not too long.
         """
-
-        def timed(kind: Kind, rows: int) -> float:
-            start = self._clock()
-            passes[kind](rows)
-            return self._clock() - start
-
-        taken: dict[tuple[Kind, int], list[float]] = {}
-        ended: set[Kind] = set()
-        for rows in ROWS:
-            for kind in passes:
-                if rows > most[kind] or kind in ended:
-                    continue
-                # The first of a shape makes what later ones find.
-                passes[kind](rows)
-                seconds = taken[kind, rows] = [timed(kind, rows)]
-                half = min(taken.get((kind, rows // 2), [math.inf]))
-                if seconds[0] > max(LONG, STEEP * half):
-                    seconds.append(timed(kind, rows))
-                # Twice the rows in far more than twice the time is a wrong timing (``CostCurve``).
-                if max(LONG, STEEP * half) < min(seconds) < 2 * TOLERANCE * half:
-                    ended.add(kind)
-        points = due = list(taken)
-        for again in range(1 + AGAIN):
-            for _ in range(REPEATS if again else REPEATS - 1):
-                for kind, rows in due:
-                    taken[kind, rows].append(timed(kind, rows))
-            found: dict[Kind, dict[int, float]] = {}
-            for (kind, rows), seconds in taken.items():
-                found.setdefault(kind, {})[rows] = _lower_quartile(seconds)
-            self._take(found, most, "measured at start", self._now())
-            doubtful = out_of_line(found).union(*(c.contradicted for c in self._curves.values()))
-            due = [(kind, rows) for kind, rows in points if rows in doubtful]
-            if not due:
-                return
+        taken: dict[Kind, dict[int, list[float]]] = {kind: {} for kind in runs}
+        ended = set()
+        for turn in range(REPEATS):
+            for rows in ROWS:
+                for kind, found in taken.items():
+                    if turn == 0 and rows <= self._most[kind] and kind not in ended:
+                        runs[kind](rows)  # The first pass of a shape prepares later ones.
+                        found[rows] = []
+                    if rows in found:
+                        found[rows].append(seconds := self._timed(runs[kind], rows))
+                        if seconds > max(LONG, STEEP * found.get(rows // 2, [math.inf])[0]):
+                            ended.add(kind)
+        points: dict[Kind, Mapping[int, float]] = {}
+        for kind, found in taken.items():
+            curve = CostCurve({rows: sorted(times)[1] for rows, times in found.items()})
+            points[kind] = {rows: curve(rows) for rows in ROWS if rows <= self._most[kind]}
+        self._take(points, "measured at start", time.time())
 
     def observe(self, kind: Kind, rows: int, seconds: float) -> None:
-        """Learn from a real pass.
-
-        A river step is one whose rows have left, and early: what others take says little about
-        leaving. Kinds that were not measured are let go.
-        """
-        curve = self._curves.get(kind)
-        if not self._learns or curve is None or not (rows > 0 and 0 < seconds < math.inf):
+        """Learn from a real pass; nothing where passes of its kind were not measured."""
+        if not self._learns or kind not in self._curves or rows <= 0:
             return
-        self._pay(kind, rows, seconds)
-        if kind != "draft":
-            self._drafts.earn(seconds)
-        elif self._drafting:
-            self._drafting = False
-            self._drafts.lose(seconds)
-        # A step has one pass that is no draft.
-        self._steps += kind != "draft"
-        curve.observe(rows, seconds, self._steps - self._seen[kind])
-        self._seen[kind] = self._steps
-        self._origin[kind] = "serving", self._now()
-
-    def tried(self, rows: int, seconds: float) -> None:
-        """Account for a step that left, but of which a curve learns nothing."""
-        if self._probe == "river":
-            self._pay("river", rows, seconds)
+        probe = self._probe if self._probe is not None and self._probe[0] == kind else None
+        self._probe = None if probe is not None else self._probe
+        self._unlearnt.append((kind, rows, seconds, probe))
+        if self._share is None or len(self._unlearnt) == SHARED:
+            observed, self._unlearnt = self._of_first_rank(self._unlearnt), []
+            for one in observed:
+                self._learn(*one)
 
     def speedup(self, rows: int) -> float:
-        """What a backbone step takes over a step in 4 bit: one whose rows leave or, in an engine
-        without exits, a draft pass. Beyond timings that cannot be believed, the ratio of the
-        nearest rows whose timings can.
-
-        Raises:
-            KeyError: they have not been measured.
-        """
-        backbone, river = self._curves["backbone"], self._curves[self._in_4_bit]
-        (first, last), (fewest, most) = backbone.span, river.span
-        known = round(max(min(rows, last, most), first, fewest))
-        return backbone(known) / river(known)
+        """Seconds of a backbone step over those of a step in 4 bit: one whose rows leave or, in an
+        engine without exits, a draft pass."""
+        return self.seconds("backbone", rows) / self.seconds(self._in_4_bit, rows)
 
     def pays(self, rows: int) -> bool:
-        """Whether leaving makes a step of ``rows`` shorter.
-
-        What is neither a gain nor a loss decides nothing: then it pays if it does for more rows.
-        The bytes that 4 bit saves are shared by the rows of a step. Where nothing was measured,
-        nothing speaks against leaving.
-        """
-        if not self._compares:
-            return True
-        measured = self._curves[self._in_4_bit].rows
-        for count in (rows, *(more for more in measured if more > rows)):
-            speedup = self.speedup(count)
-            if speedup >= PAYS:
-                return True
-            if speedup <= 1 / PAYS:
-                return False
-        return False
+        """Whether exits make a step of ``rows`` shorter; also true where nothing was measured."""
+        return not self._compares or self.speedup(rows) >= PAYS
 
     @property
     def max_rows(self) -> int | None:
-        """The most rows for which leaving pays, and for every number below it; None where nothing
-        was measured."""
+        """The most rows for which exits pay; None where nothing was measured."""
         if not self._compares:
             return None
-        most = self._most[self._in_4_bit]
-        return next((rows - 1 for rows in range(1, most + 1) if not self.pays(rows)), most)
+        return next((n for n in range(self._most[self._in_4_bit], 0, -1) if self.pays(n)), 0)
 
     def choose(self, rows: int) -> bool:
-        """Whether exits are allowed in the step that comes now, all of whose ``rows`` may leave.
+        """Whether exits are allowed in the coming step, all of whose ``rows`` may leave.
 
-        As ``pays`` says, but where the gain is not ``SURE`` from time to time the other way, since
-        the way that is not taken would never be known better. The time that these steps lose, as
-        measured, is kept to ``PROBE_SHARE``; one that gains is followed by another. Counters
-        decide, so equal calls with equal observations choose alike. Clocks differ from rank to
-        rank: with tensor parallelism nothing is learnt, and nothing is tried.
+        As ``pays`` says, but for probes: without them, nothing would be known of steps that do not
+        seem to pay. A speed-up that is ``SURE`` is probed only once it is ``STALE``.
         """
         pays = self.pays(rows)
         self._probe = None
-        if not self._exits.due() or not self._learns or "river" not in self._curves:
+        if "river" not in self._curves:
             return pays
-        if pays and self.speedup(rows) >= SURE:
-            return pays
-        self._exits.since = 0
-        self._probe = "backbone" if pays else "river"
-        return not pays
+        ways: tuple[Kind, Kind] = ("river", "backbone") if pays else ("backbone", "river")
+        usual = self.seconds(ways[0], rows)
+        stale = self._steps - self._curves[ways[1]].seen(rows) >= STALE
+        sure = pays and self.speedup(rows) >= SURE and not (stale or self._gained)
+        return pays if sure else pays ^ self._start_probe(ways[1], usual, -usual)
 
     def try_drafts(self, rows: int, added: int, exact: bool) -> bool:
-        """Whether ``added`` tokens are drafted for the next step, of ``rows`` otherwise, though
-        that does not seem to pay.
-
-        Paced as in ``choose``: drafts that a busy moment or long texts have made dear come back.
-        """
-        if not self._drafts.due() or not self._learns:
-            return False
-        self._drafts.since = 0
-        self._drafts.lose(self.verifying(rows + added, exact) - self.verifying(rows, exact))
-        self._drafting = True
-        return True
+        """Whether a step of ``rows`` drafts ``added`` tokens though that does not seem to pay."""
+        usual = self.verifying(rows, exact)
+        return self._start_probe("draft", usual, self.verifying(rows + added, exact) - usual)
 
     def describe(self, now: float) -> dict[str, Any]:
-        """For operators: of each kind milliseconds by rows, where they are from, how old they are.
+        """Of each kind milliseconds by rows, where and when they were measured, and how many real
+        passes have corrected them.
 
         Args:
             now: seconds since the epoch.
@@ -320,14 +299,15 @@ class Costs:
         return {
             kind: {
                 "ms": {str(rows): round(1e3 * curve(rows), 2) for rows in curve.rows},
-                "from": self._origin[kind][0],
-                "age_seconds": round(max(0.0, now - self._origin[kind][1]), 1),
+                "from": self._from,
+                "age_seconds": round(max(0.0, now - self._at), 1),
+                "corrected_by": curve.observed,
             }
             for kind, curve in self._curves.items()
         }
 
     def crossover(self) -> dict[str, Any]:
-        """For operators: up to how many rows leaving pays."""
+        """Up to how many rows exits pay, and the speed-up by rows."""
         rows = self._curves[self._in_4_bit].rows if self._compares else ()
         return {
             "pays_up_to_rows": self.max_rows,
@@ -336,46 +316,27 @@ class Costs:
 
     @property
     def file_name(self) -> str:
-        """Under which curves with this key are saved in a folder."""
-        key = json.dumps(self._identity, sort_keys=True)
+        """The name of the file, in a folder, that holds curves with this key."""
+        key = json.dumps(self._key, sort_keys=True)
         return f"costs-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-
-    @property
-    def _in_4_bit(self) -> Kind:
-        return "river" if "river" in self._curves else "draft"
-
-    @property
-    def _compares(self) -> bool:
-        return self._curves.keys() >= {"backbone", self._in_4_bit}
-
-    @property
-    def _identity(self) -> dict[str, str | int]:
-        return {**machine(), **self._key}
 
     def save(self, path: Path) -> bool:
         """Keep the curves for the next start; False, with a line in the log, where that fails."""
-        curves = {
-            kind: {
-                "most": self._most[kind],
-                "seconds": {str(rows): curve(rows) for rows in curve.rows},
-            }
-            for kind, curve in self._curves.items()
-        }
-        at = min((at for _, at in self._origin.values()), default=self._now())
-        data = {"key": self._identity, "at": at, "curves": curves}
+        curves = {k: {str(rows): c(rows) for rows in c.rows} for k, c in self._curves.items()}
+        data = {"key": self._key, "at": self._at, "curves": curves}
         try:
             write_whole(path, json.dumps(data, indent=1).encode())
         except OSError as error:
             logger.debug("River: cannot save what steps cost in '%s': %s", path, error)
             return False
+        self._file = path
         return True
 
     def load(self, path: Path) -> bool:
         """Take the curves that an earlier start has saved.
 
         Returns:
-            False where there are none, or the file is damaged or does not fit; then what was known
-            stays.
+            False where there are none, or the file is damaged or does not fit.
         """
         try:
             found = _Saved.model_validate_json(path.read_bytes())
@@ -385,37 +346,59 @@ class Costs:
             why = str(error) if isinstance(error, OSError) else describe_errors(error, _Saved)
             logger.warning("River: measuring again, '%s' cannot be used: %s", path, why)
             return False
-        if found.key != self._identity:
+        if found.key != self._key:
             logger.debug("River: '%s' is of another machine or model", path)
             return False
-        points = {kind: curve.seconds for kind, curve in found.curves.items()}
-        most = {kind: curve.most for kind, curve in found.curves.items()}
-        self._take(points, most, "an earlier start", found.at)
+        self._take(found.curves, "an earlier start", found.at)
+        self._file = path
         return True
 
-    def _take(
-        self,
-        points: Mapping[Kind, Mapping[int, float]],
-        most: Mapping[Kind, int],
-        origin: str,
-        at: float,
-    ) -> None:
-        # In doubt the river is on: what it really costs is then seen at every step.
-        self._curves = {k: CostCurve(p, dear=k == "backbone") for k, p in points.items()}
-        self._most = {kind: most[kind] for kind in points}
-        self._origin = dict.fromkeys(points, (origin, at))
-        self._seen = dict.fromkeys(points, self._steps)
+    @property
+    def _in_4_bit(self) -> Kind:
+        return "river" if "river" in self._curves else "draft"
 
-    def _pay(self, kind: Kind, rows: int, seconds: float) -> None:
-        """Account for a step: one that was run the other way, or one that earns the next such."""
-        if kind != self._probe:
-            self._exits.earn(seconds)
+    @property
+    def _compares(self) -> bool:
+        return self._curves.keys() >= {"backbone", self._in_4_bit}
+
+    def _take(self, points: Mapping[Kind, Mapping[int, float]], origin: str, at: float) -> None:
+        self._curves = {kind: CostCurve(seconds) for kind, seconds in points.items()}
+        self._from, self._at = origin, at
+        self._owed = LEAST_LOSS * max(curve(1) for curve in self._curves.values())
+
+    def _of_first_rank(self, value: Any) -> Any:
+        return value if self._share is None else self._share(value)
+
+    def _timed(self, run: Callable[[int], object], rows: int) -> float:
+        start: float = self._of_first_rank(self._clock())
+        run(rows)
+        end: float = self._of_first_rank(self._clock())
+        return end - start
+
+    def _start_probe(self, kind: Kind, usual: float, offset: float) -> bool:
+        if not self._learns or self._owed > 0:
+            return False
+        # Until its time is known, a probe counts as a whole step lost.
+        self._probe, self._owed = (kind, usual, offset), usual
+        return True
+
+    def _learn(self, kind: Kind, rows: int, seconds: float, probe: Probe | None) -> None:
+        if not 0 < seconds < math.inf:
             return
-        self._probe = None
-        usual = self._curves["river" if kind == "backbone" else "backbone"](rows)
-        self._exits.lose(seconds - usual)
-        if seconds * PAYS <= usual:
-            self._exits.since = PROBE_EVERY
+        # A step has one pass that is no draft.
+        self._steps += kind != "draft"
+        self._curves[kind].observe(rows, seconds, self._steps)
+        self._owed -= PROBE_SHARE * seconds
+        if probe is not None:
+            _, usual, offset = probe
+            lost = seconds + offset
+            self._gained = PAYS * (lost + usual) <= usual
+            self._owed = 0.0 if self._gained else max(lost, LEAST_LOSS * usual)
+        if self._file is not None and self._curves[kind].outdated:
+            logger.info("River: passes are faster than '%s' says, it is removed", self._file)
+            with contextlib.suppress(OSError):
+                self._file.unlink()
+            self._file = None
 
 
 def machine() -> dict[str, str | int]:
@@ -424,29 +407,66 @@ def machine() -> dict[str, str | int]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
-    said = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")][:1]
     # On aarch64 a CPU has numbers in place of a name.
-    said = said or sorted({line for line in lines if line.startswith(("CPU impl", "CPU part"))})
-    return {"cpu": ", ".join(said) or platform.machine(), "cpus": len(os.sched_getaffinity(0))}
+    names = {line for line in lines if line.startswith(("model name", "CPU impl", "CPU part"))}
+    return {
+        "cpu": ", ".join(sorted(names)) or platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+    }
 
 
-def out_of_line(found: Mapping[Kind, Mapping[int, float]]) -> frozenset[int]:
-    """Rows for which the ratio of two kinds is above, or below, that of fewer and that of more.
+def costs_of_start(runner: Any, runs: Runs, most: Mapping[Kind, int]) -> Costs:
+    """The costs of passes, the same on every rank: read from an earlier start's file, or timed.
 
     Args:
-        found: seconds by rows of each kind.
+        runner: vLLM's V1 runner, warmed up and with its K/V cache.
+        most: rows that a pass of each kind can have.
     """
-    backbone = found.get("backbone", {})
-    rows_of = []
-    for curve in found.values():
-        rows = sorted(set(curve) & set(backbone))
-        ratio = [curve[r] / backbone[r] for r in rows]
-        for i in range(1, len(rows) - 1):
-            below, above = sorted((ratio[i - 1], ratio[i + 1]))
-            if ratio[i] > LINE * above or LINE * ratio[i] < below:
-                rows_of.append(rows[i])
-    return frozenset(rows_of)
+    many = get_tensor_model_parallel_world_size() > 1
+    costs = Costs(_key(runner), most, _of_first_rank if many else None)
+    config = river_config_of(runner.vllm_config)
+    folders = cache_folders(config.cache_dir, runner.vllm_config.model_config.model)
+    files = [folder / costs.file_name for folder in folders]
+    first = get_tp_group().is_first_rank
+    found = first and any(map(costs.load, files))
+    if many:
+        costs, found = _of_first_rank((costs, found))
+    if not found:
+        costs.measure(runs)
+        if first:
+            any(map(costs.save, files))
+    logger.info("River: what steps cost: %s", costs.describe(time.time()))
+    return costs
 
 
-def _lower_quartile(seconds: Sequence[float]) -> float:
-    return statistics.quantiles(seconds, n=4, method="inclusive")[0]
+def _of_first_rank(value: Any) -> Any:
+    return get_tp_group().broadcast_object(value, src=0)
+
+
+def _key(runner: Any) -> dict[str, str | int]:
+    vllm_config, info = runner.vllm_config, runner.get_model().river_info()
+    model = vllm_config.model_config
+    settings = {
+        *("kernel", "activations", "quantizer", "group_size", "lm_head", "lm_head_candidates"),
+        *("min_layers", "resident_layers", "deep", "criterion", "verify"),
+    }
+    return {
+        "code": sources(),
+        "torch": torch.__version__,
+        "device": current_platform.get_device_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "ranks": get_tensor_model_parallel_world_size(),
+        "isa": info["isa"] or "",
+        "kernels' sources": build.fingerprint(),
+        "kernels": "/".join(info["kernels"]),
+        "architecture": model.architecture,
+        "layers": info["num_layers"],
+        "hidden": model.get_hidden_size(),
+        "vocabulary": model.get_vocab_size(),
+        "dtype": str(model.dtype),
+        "river_bytes": info["river_bytes"],
+        "backbone_bytes": info["backbone_bytes"],
+        "compiled": str(vllm_config.compilation_config.mode),
+        "settings": river_config_of(vllm_config).model_dump_json(include=settings),
+    }

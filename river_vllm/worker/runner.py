@@ -23,19 +23,18 @@ class RiverRunnerMixin(WarmUpMixin):
 
     river_steps: Steps
     _river_depths: dict[str, int]
-    _river_started: float | None
+    _river_running: tuple[StepTable, float] | None
+    """The step that has been started, and when."""
     _river_draft: Callable[[], Any] | None = None
     """Makes the drafts of the step that has run last."""
 
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         self._river_depths = {}
-        self._river_started = None
+        self._river_running = None
         self.river_steps.forget(scheduler_output.finished_req_ids)
         output = super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
-        if self._river_started is not None:
-            # Here and not at the sampling, which may wait for a grammar's mask.
-            seconds = time.perf_counter() - self._river_started
-            self.river_steps.took(self.get_model().river.table, seconds)
+        if self.device.type == "cpu":
+            self._river_ended()
         return output
 
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -43,16 +42,28 @@ class RiverRunnerMixin(WarmUpMixin):
         river = self.get_model().river
         table = self.river_steps.table()
         forward = super()._model_forward  # type: ignore[misc]
-        self._river_started = time.perf_counter()
+        self._river_running = table, time.perf_counter()
         output = river.run(table, self._river_forward(forward, *args, **kwargs))
         depths = self.river_steps.depths(table)
         river.residency.observe(depths)
         self._river_depths = dict(zip(self.input_batch.req_ids, depths, strict=False))
         return output
 
-    def sample_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def sample_tokens(self: Any, grammar_output: Any) -> Any:
         self.get_model().river.rest()
-        return attach(super().sample_tokens(*args, **kwargs), self._river_depths)  # type: ignore[misc]
+        output = super().sample_tokens(grammar_output)  # type: ignore[misc]
+        # An accelerator has ended once the sampled tokens are on the host: vLLM waits for them here
+        # unless it schedules asynchronously. A grammar's mask may have been waited for as well.
+        if grammar_output is None and not self.use_async_scheduling:
+            self._river_ended()
+        return attach(output, self._river_depths)
+
+    def _river_ended(self: Any) -> None:
+        """Correct the costs by the step that has ended. Run on CPUs only so far."""
+        if self._river_running is not None:
+            table, start = self._river_running
+            self._river_running = None
+            self.river_steps.observe(table, time.perf_counter() - start)
 
     def _river_forward(
         self: Any,

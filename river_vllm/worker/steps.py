@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -13,13 +13,12 @@ import numpy.typing as npt
 
 from river_vllm.compat import BUILTIN_LOGITS_PROCESSORS
 from river_vllm.config import RiverConfig
-from river_vllm.costs import Costs, Kind, Pass
+from river_vllm.costs import Costs, Kind, costs_of_start
 from river_vllm.depths import signed_depth
 from river_vllm.parameters import needs_every_logit
 from river_vllm.request import RiverSettings, default_settings, settings_of
 from river_vllm.step import StepTable
 from river_vllm.verify.drafter import RiverDrafter
-from river_vllm.worker.costs import costs_of_start
 
 USUAL_LAYERS = 4
 """Backbone layers of a token that leaves where no setting asks for more (the paper: 3 to 4)."""
@@ -161,10 +160,10 @@ class Steps:
             found[line.request] = signed_depth(depth, generated >= 0, line.held)
         return found
 
-    def took(self, table: StepTable, seconds: float) -> None:
-        """Learn what the pass took, its logits included.
+    def observe(self, table: StepTable, seconds: float) -> None:
+        """Correct the costs by the seconds of a step, its logits included.
 
-        Only from decode steps; one that left late says little about leaving.
+        Only decode steps count, and among those with exits only steps that left early.
         """
         if all(line.position >= self._step[line.request].prompt for line in self._lines):
             free = table.free
@@ -173,28 +172,26 @@ class Steps:
                 self.costs.observe(kind, table.num_rows, seconds)
             elif free.all() and table.exit_layer.max() <= self._usual:
                 self.costs.observe("river", table.num_rows, seconds)
-            else:
-                self.costs.tried(table.num_rows, seconds)
 
     def measure(self) -> None:
         """Once the engine is warm and has its K/V cache: time whole passes, of the kinds that a
         decision goes by, unless an earlier start has."""
         runner, config = self._runner, self._config
         exits = RiverDrafter(runner, self._usual, config.lm_head)
-        passes: dict[Kind, Pass] = {}
+        runs: dict[Kind, Callable[[int], object]] = {}
         if self._limit == "auto":
-            passes["river"] = exits.idle_step
+            runs["river"] = exits.idle_step
         if config.drafts and config.draft == "adaptive":
-            passes["draft"] = runner.drafter.river.idle_step
+            runs["draft"] = runner.drafter.river.idle_step
             if self._river.dense is not None:
                 verifying = RiverDrafter(runner, self._num_layers, "backbone", exact=False)
-                passes["verify"] = verifying.idle_step
-        if not passes:
+                runs["verify"] = verifying.idle_step
+        if not runs:
             return
         requests = int(runner.max_num_reqs)
         rows = min(requests * (config.drafts + 1), int(runner.max_num_tokens))
-        most = {kind: requests if kind == "river" else rows for kind in ("backbone", *passes)}
-        self.costs = costs_of_start(runner, {"backbone": exits.idle_pass, **passes}, most)
+        most = {kind: requests if kind == "river" else rows for kind in ("backbone", *runs)}
+        self.costs = costs_of_start(runner, {"backbone": exits.idle_pass, **runs}, most)
 
     def info(self) -> dict[str, Any]:
         """What decisions go by, for operators."""

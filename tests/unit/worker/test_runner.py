@@ -26,6 +26,8 @@ class FakeRunner:
     """What the mixin uses of vLLM's V1 runner; a pass returns what it was called with."""
 
     vllm_config = "config"
+    device = torch.device("cpu")
+    use_async_scheduling = False
 
     def __init__(self) -> None:
         self.input_batch = SimpleNamespace(req_ids=["b", "a"])
@@ -69,7 +71,7 @@ class Mode:
     def depths(self, table: StepTable) -> list[int]:
         return [-L, 6]
 
-    def took(self, table: StepTable, seconds: float) -> None:
+    def observe(self, table: StepTable, seconds: float) -> None:
         assert 0 < seconds < 60
         self.rows_taken.append(table.num_rows)
 
@@ -114,6 +116,20 @@ def test_a_step_is_run_by_the_river_and_its_depths_are_on_the_output(runner: Run
     assert sampled.grammar == "grammar"
     assert depths_of(sampled) == {"b": -L, "a": 6}
     assert runner.river.observed == [-L, 6] * 2, "what stays in memory follows the depths"
+
+
+@pytest.mark.parametrize(
+    ("grammar", "asynchronous", "learnt"),
+    [(None, False, [ROWS]), (None, True, []), ("mask", False, [])],
+)
+def test_an_accelerators_step_ends_where_its_tokens_are_on_the_host(
+    runner: Runner, grammar: Any, asynchronous: bool, learnt: list[int]
+) -> None:
+    runner.device, runner.use_async_scheduling = torch.device("meta"), asynchronous
+    runner.execute_model(SimpleNamespace(finished_req_ids=set()), "step")
+    assert runner.river_steps.rows_taken == [], "it has only been launched"
+    runner.sample_tokens(grammar)
+    assert runner.river_steps.rows_taken == learnt
 
 
 def test_a_step_without_depths_hands_none_over(runner: Runner) -> None:
