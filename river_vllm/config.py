@@ -27,7 +27,7 @@ DRAFTS = 4
 
 OF_EXITS = frozenset(
     (
-        *("threshold", "min_layers", "layer_offsets", "calibration", "prefill", "scope"),
+        *("threshold", "min_layers", "calibration", "prefill", "scope"),
         *("criterion", "max_rows", "activations", "lm_head", "lm_head_candidates"),
         *("resident_layers", "deep"),
     )
@@ -36,6 +36,12 @@ OF_EXITS = frozenset(
 
 PATH_FIELDS = ("weights", "cache_dir")
 """Settings that name places on the machine: the operator's, never a checkpoint's."""
+
+
+REMOVED = {
+    "layer_offsets": "one threshold holds after every layer: leave it out",
+}
+"""Settings of earlier versions, and what to use in their place."""
 
 
 class RiverConfig(BaseModel):
@@ -57,15 +63,6 @@ class RiverConfig(BaseModel):
     """τ: a token leaves once its state transition similarity is above it; 1.0 never leaves."""
     min_layers: int = Field(default=1, ge=1)
     """Backbone layers that every token runs."""
-    layer_offsets: (
-        Annotated[
-            tuple[Annotated[float, Field(strict=True, ge=-2.0, le=2.0)], ...],
-            Field(strict=False, min_length=1),
-        ]
-        | None
-    ) = None
-    """Added to τ for the decisions after 1, 2, … L−1 layers: a threshold for each layer, all of
-    which τ still moves. Without them it is the same after every layer."""
     prefill: Literal["backbone", "sequence"] = "backbone"
     """Prompts on the backbone, or the paper's sequence-level exit."""
     scope: Scope = "step"
@@ -218,6 +215,8 @@ def _describe(item: Any, model: type[BaseModel]) -> str:
         return str(item["ctx"]["error"])
     name = shortened(name or "value")
     if item["type"] == "extra_forbidden":
+        if (instead := REMOVED.get(item["loc"][-1])) is not None:
+            return f"'{name}' was removed; {instead}"
         return f"unknown field '{name}' (allowed: {', '.join(model.model_fields)})"
     value = shortened(_REPR.repr(item["input"]))
     return f"'{name}' = {value}: {item['msg'][:1].lower()}{item['msg'][1:]}"

@@ -84,12 +84,6 @@ def _check_config(vllm_config: VllmConfig) -> None:
         check_weights(config.calibration.weights, folder)
     if folder is not None:
         weight_source(config, model, {})  # raises for weights that are of no use
-    offsets = config.layer_offsets
-    if offsets is not None and len(offsets) != layers - 1:
-        raise RiverError(
-            f"'layer_offsets' has {len(offsets)} values: must have {layers - 1}, "
-            f"one for the decision after each layer but the last of this model's {layers}"
-        )
     _check_offloading(config, layers, vllm_config.load_config.load_format)
 
 

@@ -22,7 +22,7 @@ from river_vllm.config import CONFIG_KEY, layered_config
 
 OUTSIDE_GRAPHS = frozenset(
     (
-        *("threshold", "min_layers", "layer_offsets", "calibration"),
+        *("threshold", "min_layers", "calibration"),
         *("prefill", "scope", "criterion", "max_rows"),
         *("quantizer", "weights", "group_size", "activations", "kernel", "cache_dir"),
         *("lm_head", "lm_head_candidates"),

@@ -1,7 +1,6 @@
 """Candidates for a target: policies that are predicted to keep it, from the safest on.
 
-Policies are of three kinds: one exit layer for all tokens, one τ, and a threshold of each layer's
-own.
+Policies are of two kinds: one exit layer for all tokens, and one τ.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from river_vllm.calibration.bounds import prompts_needed
 from river_vllm.calibration.exit_costs import ExitCosts, Prediction
@@ -18,8 +16,6 @@ from river_vllm.calibration.target import Target
 
 QUANTILES = np.concatenate((np.linspace(0.02, 0.98, 25), [0.99, 0.995, 0.999]))
 """Of the similarities, where thresholds are tried."""
-NEVER_HERE = 2.0
-"""An offset with which no similarity exceeds any τ above −1."""
 SHARES = (0.4, 0.6, 0.8, 0.95)
 """Of the target's limit, losses that candidates are predicted to have, safest first."""
 LOWEST_SHARE = 0.1
@@ -76,9 +72,6 @@ def policies(costs: ExitCosts) -> Iterator[Policy]:
         for threshold in np.unique(np.quantile(similarity, QUANTILES).round(4)):
             if -1.0 < threshold < 1.0:
                 yield Policy(float(threshold), floor)
-        for quantile in QUANTILES:
-            yield from _layer_thresholds(np.quantile(similarity, quantile, axis=0), floor)
-    yield from _equal_cost(costs)
 
 
 def floors(num_layers: int) -> list[int]:
@@ -87,34 +80,3 @@ def floors(num_layers: int) -> list[int]:
     while (following := max(found[-1] + 1, round(found[-1] * 1.3))) < num_layers:
         found.append(following)
     return found
-
-
-def _layer_thresholds(thresholds: npt.NDArray[np.float64], floor: int) -> Iterator[Policy]:
-    """Thresholds after ``floor`` … L−1 layers as τ, their median, and offsets to it."""
-    finite = np.isfinite(thresholds)
-    if not finite.any():
-        return
-    threshold = round(float(np.median(thresholds[finite])), 4)
-    if not -1.0 < threshold < 1.0:
-        return
-    own = np.where(finite, np.clip(thresholds - threshold, -NEVER_HERE, NEVER_HERE), NEVER_HERE)
-    offsets = np.concatenate((np.full(floor - 1, NEVER_HERE), own))
-    yield Policy(threshold, floor, tuple(float(value) for value in offsets.round(4)))
-
-
-def _equal_cost(costs: ExitCosts) -> Iterator[Policy]:
-    """After each layer the lowest threshold at which the divergence of those that leave is on
-    average no more than some limit, the same for all layers; for several limits."""
-    similarity, kl = costs.similarity, costs.kl
-    tokens, decisions = similarity.shape
-    order = np.argsort(-similarity, axis=0)
-    falling = np.take_along_axis(similarity, order, axis=0)
-    leaving = np.arange(1, tokens + 1)[:, None]
-    mean = np.cumsum(np.take_along_axis(kl[1:-1].T, order, axis=0), axis=0) / leaving
-    # The mean of very few tokens says little.
-    mean[: max(8, tokens // 100) - 1] = np.inf
-    for limit in kl[1].mean() * np.linspace(0.02, 1.2, 40):
-        fits = mean <= limit
-        last = tokens - 1 - np.argmax(fits[::-1], axis=0)
-        found = np.where(fits.any(axis=0), falling[last, np.arange(decisions)], np.inf)
-        yield from _layer_thresholds(found, 1)

@@ -17,18 +17,17 @@ own pass are routed, and so observed, and none leaves."""
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """τ, the fewest backbone layers, and offsets to τ by layer, as in ``RiverConfig``."""
+    """τ and the fewest backbone layers, as in ``RiverConfig``."""
 
     threshold: float
     min_layers: int
-    layer_offsets: tuple[float, ...] | None = None
 
     @classmethod
     def backbone(cls) -> Policy:
         return cls(NEVER, 1)
 
     def settings(self) -> RiverSettings:
-        return RiverSettings(True, self.threshold, self.min_layers, self.layer_offsets)
+        return RiverSettings(True, self.threshold, self.min_layers)
 
     def exit_layers(self, similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
         """Exit layers of tokens with these similarities.
@@ -45,10 +44,7 @@ class Policy:
         layers = similarity.shape[1] + 1
         if self.threshold <= -1.0:
             return np.full(len(similarity), self.min_layers, dtype=np.int16)
-        limits = np.full(layers - 1, self.threshold, dtype=np.float32)
-        if self.layer_offsets is not None:
-            limits += np.array(self.layer_offsets, dtype=np.float32)
-        leaves = similarity > limits
+        leaves = similarity > np.float32(self.threshold)
         leaves[:, : self.min_layers - 1] = False
         first = np.where(leaves.any(axis=1), leaves.argmax(axis=1) + 1, layers)
         found: npt.NDArray[np.int16] = first.astype(np.int16)
@@ -56,7 +52,4 @@ class Policy:
 
     def as_config(self) -> dict[str, Any]:
         """The settings of a ``river_config``."""
-        found: dict[str, Any] = {"threshold": self.threshold, "min_layers": self.min_layers}
-        if self.layer_offsets is not None:
-            found["layer_offsets"] = list(self.layer_offsets)
-        return found
+        return {"threshold": self.threshold, "min_layers": self.min_layers}

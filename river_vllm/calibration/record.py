@@ -80,7 +80,6 @@ class DialRecord(_Part):
 
     threshold: float
     min_layers: int
-    layer_offsets: Annotated[tuple[float, ...], Field(strict=False)] | None = None
 
 
 class Calibration(_Part):
@@ -120,7 +119,7 @@ class Calibration(_Part):
         """
         found = []
         if dial != self.chosen:
-            found.append("threshold, min_layers or layer offsets are not those that it chose")
+            found.append("threshold or min_layers are not those that it chose")
         if not self.model.proves(model):
             found.append(
                 f"the model is not known to be the calibrated '{self.model.name}': that takes the "

@@ -108,9 +108,7 @@ def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverCon
         river=__version__,
         vllm=made.vllm,
     )
-    # Offsets to start from would stay where none are chosen.
-    others = {"calibration", *DialRecord.model_fields}
-    base = made.config.model_dump(mode="json", exclude_unset=True, exclude=others)
+    base = made.config.model_dump(mode="json", exclude_unset=True, exclude={"calibration"})
     return RiverConfig.model_validate({**base, **settings, **dial, "calibration": record})
 
 

@@ -108,7 +108,7 @@ def _measure(
     if asked.check is None:
         outcome = calibrator.calibrate(texts, pilot, target, asked.delta, kv)
     else:
-        policy = Policy(config.threshold, config.min_layers, config.layer_offsets)
+        policy = Policy(config.threshold, config.min_layers)
         outcome = calibrator.check(policy, texts, target, asked.delta, kv)
     model_config = llm.llm_engine.model_config
     engine = llm.collective_rpc("river_info")[0]

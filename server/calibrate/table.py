@@ -16,8 +16,7 @@ def describe(policy: Policy) -> str:
     """A policy in a few words."""
     if policy.threshold <= -1.0:
         return f"after layer {policy.min_layers}"
-    kind = "τ" if policy.layer_offsets is None else "per layer, τ"
-    return f"{kind} {policy.threshold:g}, from layer {policy.min_layers}"
+    return f"τ {policy.threshold:g}, from layer {policy.min_layers}"
 
 
 def print_outcome(console: Console, outcome: Outcome, made: Circumstances) -> None:

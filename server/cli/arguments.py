@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from server.cli.removed import REMOVED_OPTIONS
+
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE"}
 
 Commands = argparse._SubParsersAction
@@ -77,6 +79,9 @@ class OneLineParser(argparse.ArgumentParser):
     ) -> tuple[Any, list[str]]:
         """Nothing unknown is left to parsers above, which would answer in their own way."""
         found, unknown = super().parse_known_args(args, namespace)
+        for name in (word.partition("=")[0] for word in unknown):
+            if name in REMOVED_OPTIONS:
+                self.error(f"{name} was removed; {REMOVED_OPTIONS[name]}")
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
         if self.model is not None:

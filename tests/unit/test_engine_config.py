@@ -383,18 +383,10 @@ def test_vllms_configuration_has_every_field_that_is_looked_at() -> None:
                 assert hasattr(config, field), f"{part}.{field}"
 
 
-def test_offsets_fit_the_models_layers() -> None:
-    fitting = {"layer_offsets": [0.0] * (LAYERS - 1)}
-    hook(engine(fitting))
-    with pytest.raises(RiverError, match="'layer_offsets' has 12 values: must have 11"):
-        hook(engine({"layer_offsets": [0.0] * LAYERS}))
-
-
 def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    river = calibrated(layer_offsets=None)
-    river["calibration"]["chosen"]["layer_offsets"] = None
+    river = calibrated()
     here = str(tmp_path)
     with pytest.raises(RiverError, match="calibrated for the model 'm'.*config_sha256"):  # noqa: RUF043
         hook(engine(river, model_config__model=here))
@@ -409,8 +401,7 @@ def test_weights_other_than_the_calibrated_ones_are_refused(tmp_path: Path) -> N
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "layer-0000.safetensors").write_bytes(b"of another text")
-    river = calibrated(layer_offsets=None) | {"quantizer": "gptq", "cache_dir": str(cache)}
-    river["calibration"]["chosen"]["layer_offsets"] = None
+    river = calibrated() | {"quantizer": "gptq", "cache_dir": str(cache)}
     river["calibration"]["settings"]["quantizer"] = "gptq"
     with pytest.raises(RiverError, match=r"gptq-g128' do not go with .* made at load"):
         hook(engine(river))

@@ -95,7 +95,6 @@ def test_exact_requests_are_as_in_stock_vllm(settings: RiverSettings) -> None:
         (SETTINGS, RiverConfig(criterion="norm")),
         (SETTINGS, RiverConfig(group_size=64)),
         (SETTINGS, RiverConfig(quantizer="rtn")),
-        (RiverSettings(True, 0.9, 2, (0.1, 0.2)), RiverConfig()),
     ],
     ids=[
         "threshold",
@@ -104,7 +103,6 @@ def test_exact_requests_are_as_in_stock_vllm(settings: RiverSettings) -> None:
         "criterion",
         "group_size",
         "quantizer",
-        "layer_offsets",
     ],
 )
 def test_other_settings_share_the_prompt_only(settings: RiverSettings, config: RiverConfig) -> None:

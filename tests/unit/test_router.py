@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 import torch
 
@@ -99,13 +98,6 @@ def test_floors_hold_even_where_the_state_has_settled() -> None:
     table = tokens(0.5, 0.5, floor=4)
     drive(router(), table, spelt("hhhhhh", "hhhhll"))
     assert table.exit_layer.tolist() == [4, L]
-
-
-def test_each_layer_may_have_an_offset_to_the_threshold() -> None:
-    offsets = np.array([[0.0, 0.5, 0.0, -0.5, 0.0], [0.0] * 5], dtype=np.float32)
-    table = tokens(0.5, 0.5, offsets=offsets)
-    drive(router(), table, spelt("llmlll", "llmlll"))
-    assert table.exit_layer.tolist() == [4, 2]
 
 
 def test_layers_below_every_floor_cost_nothing() -> None:

@@ -250,21 +250,6 @@ def test_depth_target(prompts: Path, tmp_path: Path) -> None:
     assert 4 < record.achieved.mean_exit_layer < 6
 
 
-def test_what_was_not_chosen_is_not_left_from_the_file_to_start_from(
-    prompts: Path, tmp_path: Path
-) -> None:
-    start, output = tmp_path / "start.yaml", tmp_path / "river.yaml"
-    start.write_text(f"threshold: 0.8\nlayer_offsets: {[0.1] * (LAYERS - 1)}\n")
-    files = ("--river-config", str(start), "--output", str(output))
-    assert _run(prompts, "--target-agreement", "0.8", *files) == 0
-    config = parse_config(load_config_file(output), "output")
-    assert config.calibration is not None
-    chosen = config.calibration.chosen
-    assert chosen.layer_offsets is None  # or this test shows nothing
-    assert config.layer_offsets is None
-    assert (config.threshold, config.min_layers) == (chosen.threshold, chosen.min_layers)
-
-
 def test_what_cannot_be_shown_is_said(
     prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,11 +17,10 @@ def calibrated(**changes: Any) -> dict[str, Any]:
     return {
         "threshold": 0.9,
         "min_layers": 2,
-        "layer_offsets": [0.1, 0.0, 2.0],
         "quantizer": "hqq",
         "calibration": {
             "model": {"name": "m", "config_sha256": "a", "weights_sha256": "b"},
-            "chosen": {"threshold": 0.9, "min_layers": 2, "layer_offsets": [0.1, 0.0, 2.0]},
+            "chosen": {"threshold": 0.9, "min_layers": 2},
             "settings": {"quantizer": "hqq", "group_size": 128},
             "prompts": {"source": "x.jsonl", "pilot": 64, "tested": 256, "tokens": 16},
             "target": {"metric": "agreement", "value": 0.98, "delta": 0.1},

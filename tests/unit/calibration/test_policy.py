@@ -13,7 +13,6 @@ from river_vllm.router import Router
 from river_vllm.step import StepTable
 
 LAYERS, ROWS = 8, 20
-OFFSETS = (0.0, 0.3, -0.2, 2.0, 0.1, -0.1, 0.0)
 
 
 def _states() -> torch.Tensor:
@@ -28,9 +27,7 @@ def _states() -> torch.Tensor:
     [
         Policy(0.8, 1),
         Policy(0.8, 3),
-        Policy(0.7, 2, OFFSETS),
         Policy(-1.0, 4),
-        Policy(-1.0, 1, OFFSETS),
         Policy.backbone(),
     ],
 )
@@ -49,13 +46,11 @@ def test_prediction_is_the_routers_decision(policy: Policy) -> None:
 
 def _run(router: Router, policy: Policy) -> list[int]:
     """Exit layers of a step whose tokens all follow ``policy``."""
-    offsets = policy.layer_offsets
     table = StepTable(
         LAYERS,
         [1] * ROWS,
         [policy.threshold] * ROWS,
         [policy.min_layers] * ROWS,
-        offsets=None if offsets is None else np.array([offsets] * ROWS, dtype=np.float32),
     )
     for layer, state in enumerate(_states()):
         router.decide(table, layer, state, None)
@@ -68,8 +63,3 @@ def test_backbones_threshold_is_routed_and_lets_nothing_leave() -> None:
     assert NEVER < 1.0
     assert np.float32(NEVER) == 1.0
     assert Policy.backbone().settings().may_exit
-
-
-def test_config_form_leaves_out_what_is_not_set() -> None:
-    assert Policy(0.9, 2).as_config() == {"threshold": 0.9, "min_layers": 2}
-    assert Policy(0.9, 2, OFFSETS).as_config()["layer_offsets"] == list(OFFSETS)

@@ -68,12 +68,9 @@ def test_prediction_between_measured_layers_is_near_the_truth(pilot: World) -> N
         assert predicted.kl == pytest.approx(measured.kl.mean(), rel=0.02)
 
 
-def test_candidates_are_of_all_three_kinds_and_valid(pilot: World) -> None:
+def test_candidates_are_of_both_kinds_and_valid(pilot: World) -> None:
     found = list(policies(_costs(pilot, KL)))
     assert {policy.min_layers for policy in found} > {1, 2, LAYERS - 1}
-    layered = [policy for policy in found if policy.layer_offsets is not None]
-    assert layered
-    assert all(len(policy.layer_offsets or ()) == LAYERS - 1 for policy in layered)
     assert all(-1.0 <= policy.threshold < 1.0 for policy in found)
     assert floors(LAYERS)[:3] == [1, 2, 3]
 
