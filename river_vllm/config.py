@@ -20,7 +20,6 @@ CHECKPOINT_KEY = "river_config"
 """River's key in a checkpoint's ``config.json``."""
 
 Scope = Literal["token", "step", "batch"]
-CriterionName = Literal["cosine", "norm"]
 
 DRAFTS = 4
 """K where nobody says otherwise."""
@@ -28,7 +27,7 @@ DRAFTS = 4
 OF_EXITS = frozenset(
     (
         *("threshold", "min_layers", "calibration", "prefill", "scope"),
-        *("criterion", "max_rows", "activations", "lm_head", "lm_head_candidates"),
+        *("max_rows", "activations", "lm_head", "lm_head_candidates"),
         *("resident_layers", "deep"),
     )
 )
@@ -39,6 +38,7 @@ PATH_FIELDS = ("weights", "cache_dir")
 
 
 REMOVED = {
+    "criterion": "the state transition similarity decides: leave it out",
     "layer_offsets": "one threshold holds after every layer: leave it out",
 }
 """Settings of earlier versions, and what to use in their place."""
@@ -71,9 +71,6 @@ class RiverConfig(BaseModel):
     to run the backbone: its weights are then read anyway, and the other rows run it at no extra
     cost. ``batch``: all, at a layer where all settle at once (the paper's minimum over the
     batch)."""
-    criterion: CriterionName = "cosine"
-    """What τ is compared with after a layer: the paper's state transition similarity, or how small
-    the state still is (``criterion.py``), whose τ ``river-vllm calibrate`` has to find."""
     quantizer: Literal["hqq", "rtn", "gptq", "awq"] = "hqq"
     """How the 4-bit weights are made: ``hqq`` or ``rtn`` at load, ``gptq`` beforehand by
     ``river-vllm quantize``. With ``weights`` it need not be given; if it is, that checkpoint has to

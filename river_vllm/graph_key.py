@@ -23,7 +23,7 @@ from river_vllm.config import CONFIG_KEY, layered_config
 OUTSIDE_GRAPHS = frozenset(
     (
         *("threshold", "min_layers", "calibration"),
-        *("prefill", "scope", "criterion", "max_rows"),
+        *("prefill", "scope", "max_rows"),
         *("quantizer", "weights", "group_size", "activations", "kernel", "cache_dir"),
         *("lm_head", "lm_head_candidates"),
         *("verify", "draft"),

@@ -13,7 +13,7 @@ import torch
 from river_vllm.calibration.divergence import LikelyTokens, compare, likely_tokens
 from river_vllm.calibration.kv import KvRecord, Token
 from river_vllm.calibration.teacher import TeacherForced
-from river_vllm.criterion import CRITERIA
+from river_vllm.criterion import CRITERION
 from river_vllm.registration import river_config_of
 from river_vllm.river import Forward, River
 from river_vllm.router import Router
@@ -89,8 +89,7 @@ class Observer:
             return
         if layers_run == 1:
             self._pass.similarity.append([])
-        criterion = CRITERIA[self._config.criterion]
-        self._pass.similarity[-1].append(criterion(before, after))
+        self._pass.similarity[-1].append(CRITERION(before, after))
 
     def _run(self, table: StepTable, forward: Forward) -> torch.Tensor:
         hidden = River.run(self._river, table, forward)

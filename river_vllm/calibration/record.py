@@ -140,7 +140,6 @@ class Calibration(_Part):
 MATTERS = (
     "prefill",
     "scope",
-    "criterion",
     "quantizer",
     "weights",
     "group_size",

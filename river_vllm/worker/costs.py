@@ -25,7 +25,7 @@ logger = init_logger("vllm.river")
 MATTERS = frozenset(
     (
         *("kernel", "activations", "quantizer", "group_size", "lm_head", "lm_head_candidates"),
-        *("min_layers", "resident_layers", "deep", "criterion", "verify"),
+        *("min_layers", "resident_layers", "deep", "verify"),
     )
 )
 """Settings that change what a pass costs."""

@@ -17,7 +17,7 @@ DEFAULT_AGREEMENT = 0.98
 
 CHOICES = FieldsOf(
     RiverConfig,
-    ("quantizer", "weights", "group_size", "criterion", "activations", "lm_head", "kernel"),
+    ("quantizer", "weights", "group_size", "activations", "lm_head", "kernel"),
     "river-",
 )
 

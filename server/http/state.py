@@ -88,7 +88,6 @@ class RiverState:
             "min_layers": self.defaults.min_layers,
             "prefill": self.config.prefill,
             "scope": self.config.scope,
-            "criterion": self.config.criterion,
             "calibration": self._calibration(),
             **self.engine,
         }

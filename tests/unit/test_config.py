@@ -68,7 +68,6 @@ def test_threshold_takes_its_whole_range(threshold: float) -> None:
         ("min_layers", True, "valid integer"),
         ("prefill", "river", "'backbone' or 'sequence'"),
         ("scope", "row", "'token', 'step' or 'batch'"),
-        ("criterion", "entropy", "'cosine' or 'norm'"),
         ("quantizer", "awq8", "hqq"),
         ("group_size", 48, "32, 64 or 128"),
         ("group_size", "64", "32, 64 or 128"),

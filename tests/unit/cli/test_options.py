@@ -42,7 +42,6 @@ def test_every_setting_has_its_option() -> None:
             *("--river-lm-head", "river", "--river-lm-head-candidates", "128"),
             *("--river-cache-dir", "/some/where", "--river-weights", "/else/where"),
             *("--river-resident-layers", "4", "--river-deep", "fetch"),
-            *("--river-criterion", "norm"),
         )
     )
     assert config == RiverConfig(
@@ -61,7 +60,6 @@ def test_every_setting_has_its_option() -> None:
         weights="/else/where",
         resident_layers=4,
         deep="fetch",
-        criterion="norm",
     )
     others = {"calibration", "verify", "draft"}
     assert config.model_fields_set == set(RiverConfig.model_fields) - others
