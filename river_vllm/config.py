@@ -27,8 +27,7 @@ DRAFTS = 4
 OF_EXITS = frozenset(
     (
         *("threshold", "min_layers", "calibration", "prefill", "scope"),
-        *("max_rows", "activations", "lm_head", "lm_head_candidates"),
-        *("resident_layers", "deep"),
+        *("max_rows", "activations", "lm_head", "resident_layers", "deep"),
     )
 )
 """Settings of exits alone: who gives one wants exits, where K is not given."""
@@ -38,6 +37,7 @@ PATH_FIELDS = ("weights", "cache_dir")
 
 
 REMOVED = {
+    "lm_head_candidates": "the LM head makes 256 logits exact: leave it out",
     "criterion": "the state transition similarity decides: leave it out",
     "layer_offsets": "one threshold holds after every layer: leave it out",
 }
@@ -82,9 +82,8 @@ class RiverConfig(BaseModel):
     max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Up to how many tokens of a step may leave the backbone; ``auto``: as long as whole steps are
     faster with them, as measured at load and by the steps themselves."""
-    resident_layers: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = "all"
-    """Leading decoder layers that keep their bf16 weights; the river keeps all of its own.
-    ``auto`` follows the depths that tokens reach."""
+    resident_layers: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """Leading decoder layers that keep their bf16 weights; the river keeps all of its own."""
     deep: Literal["exit", "fetch"] = "exit"
     """Where a token would go deeper than the resident layers: it leaves after the last of them,
     or the layer's weights are read from the checkpoint again."""
@@ -94,8 +93,6 @@ class RiverConfig(BaseModel):
     lm_head: Literal["backbone", "river"] = "backbone"
     """Of exits: the bf16 LM head, or 4-bit candidates with exact logits for the best of them.
     Drafts are ranked in 4 bit wherever the model's head allows it."""
-    lm_head_candidates: int = Field(default=256, ge=1)
-    """Logits per token that the river's LM head makes exact."""
     cache_dir: str = Field(default="auto", min_length=1)
     """Where 4-bit weights are kept between starts: ``auto`` (beside a local checkpoint if it can
     be written to, else the user's cache), ``off``, or a folder."""
@@ -129,7 +126,7 @@ class RiverConfig(BaseModel):
         if self.activations == "int8" and self.kernel == "torch":
             raise ValueError("kernel 'torch' does not take int8 activations")
         if self.deep == "fetch" and self.resident_layers == "all":
-            raise ValueError("deep = 'fetch' needs resident_layers: a number, or 'auto'")
+            raise ValueError("deep = 'fetch' needs resident_layers: a number")
         if self.verify and self.resident_layers != "all":
             raise ValueError(
                 f"verify = {self.verify} needs every layer in every step, so resident_layers "
@@ -163,10 +160,10 @@ class RiverConfig(BaseModel):
 
     def reachable_layers(self, num_layers: int) -> int:
         """Backbone layers that a token can run if its request asks for them: all, or, where tokens
-        leave after the last resident layer, those that are never evicted."""
+        leave after the last resident layer, the resident ones."""
         if self.deep == "fetch" or not self.offloads(num_layers):
             return num_layers
-        return self.min_layers if self.resident_layers == "auto" else int(self.resident_layers)
+        return int(self.resident_layers)
 
     def merged(self, changes: Mapping[str, Any], source: str) -> RiverConfig:
         """A copy with ``changes`` on top, validated; errors name them by ``source``."""

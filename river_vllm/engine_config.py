@@ -90,7 +90,7 @@ def _check_config(vllm_config: VllmConfig) -> None:
 def _check_offloading(config: RiverConfig, layers: int, load_format: str) -> None:
     if isinstance(config.resident_layers, int) and config.resident_layers > layers:
         raise RiverError(
-            f"'resident_layers' = {config.resident_layers}: must be 'all', 'auto' or between 1 "
+            f"'resident_layers' = {config.resident_layers}: must be 'all' or between 1 "
             f"and {layers}, the number of layers of this model"
         )
     if reason := unreachable(default_settings(config), config, layers):

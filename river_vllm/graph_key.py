@@ -25,8 +25,7 @@ OUTSIDE_GRAPHS = frozenset(
         *("threshold", "min_layers", "calibration"),
         *("prefill", "scope", "max_rows"),
         *("quantizer", "weights", "group_size", "activations", "kernel", "cache_dir"),
-        *("lm_head", "lm_head_candidates"),
-        *("verify", "draft"),
+        *("lm_head", "verify", "draft"),
     )
 )
 """Settings that are read behind an operator, outside the forward pass, or before it. A setting

@@ -118,10 +118,9 @@ def unreachable(
     reachable = config.reachable_layers(num_layers)
     if reachable == num_layers:
         return None
-    held = "layers that tokens need" if config.resident_layers == "auto" else reachable
     why = (
-        f"only the first {held} "
-        f"of {num_layers} hold backbone weights (resident_layers = {config.resident_layers!r}); "
+        f"only the first {reachable} of {num_layers} hold backbone weights "
+        f"(resident_layers = {config.resident_layers!r}); "
         "deep = 'fetch' would read the others when needed"
     )
     if not settings.enabled:

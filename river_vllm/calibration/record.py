@@ -145,7 +145,6 @@ MATTERS = (
     "group_size",
     "activations",
     "lm_head",
-    "lm_head_candidates",
 )
 """Settings, beside those of ``DialRecord``, that change what a token's river computes or which
 tokens take it. A new setting that does so belongs here."""

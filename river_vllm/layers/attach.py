@@ -74,7 +74,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
         if config.drafts and not many and has_a_head_by_tokens(model, model_config):
             river.listed = _listed(config, vllm_config)
         outputs = native.candidates if native else some_outputs
-        install_river_head(model, river, packing.expect, config.lm_head_candidates, outputs)
+        install_river_head(model, river, packing.expect, outputs)
     family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
     arguments = state_arguments(layers[0], family.stale_residual)
     for depth, layer in enumerate(layers):

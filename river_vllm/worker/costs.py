@@ -24,7 +24,7 @@ logger = init_logger("vllm.river")
 
 MATTERS = frozenset(
     (
-        *("kernel", "activations", "quantizer", "group_size", "lm_head", "lm_head_candidates"),
+        *("kernel", "activations", "quantizer", "group_size", "lm_head"),
         *("min_layers", "resident_layers", "deep", "verify"),
     )
 )

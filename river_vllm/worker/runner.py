@@ -46,7 +46,6 @@ class RiverRunnerMixin(WarmUpMixin):
         self._river_started = time.perf_counter()
         output = river.run(table, self._river_forward(forward, *args, **kwargs))
         depths = self.river_steps.depths(table)
-        river.residency.observe(depths)
         self._river_depths = dict(zip(self.input_batch.req_ids, depths, strict=False))
         return output
 

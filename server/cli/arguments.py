@@ -206,17 +206,22 @@ def _reader(kind: Any) -> Callable[[str], Any]:
         try:
             return adapter.validate_python(text)
         except ValidationError as error:
-            raise argparse.ArgumentTypeError(f"{text!r}: {_reason(error)}") from None
+            # Of a union one for each of its types.
+            reasons = " or ".join(map(_message, error.errors()))
+            raise argparse.ArgumentTypeError(f"{text!r}: {reasons}") from None
 
     return read
 
 
 def _reason(error: ValidationError) -> str:
     """The first of the errors."""
-    first = error.errors()[0]
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    return first["msg"][:1].lower() + first["msg"][1:]
+    return _message(error.errors()[0])
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return str(error["msg"][:1].lower() + error["msg"][1:])
 
 
 def _given(model: type[Options], args: argparse.Namespace, at: str = "") -> dict[str, Any]:

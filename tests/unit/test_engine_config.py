@@ -420,7 +420,6 @@ def test_weights_that_are_not_there_are_refused_before_anything_is_loaded(tmp_pa
         ({"resident_layers": 13}, r"'resident_layers' = 13: must be .* between 1 and 12"),
         ({"resident_layers": 4, "min_layers": 5}, r"'min_layers' = 5: must be between 1 and 4"),
         ({"resident_layers": 4, "threshold": 1.0}, r"'threshold' = 1\.0: must be below 1\.0"),
-        ({"resident_layers": "auto", "threshold": 1.0}, r"'threshold' = 1\.0"),
     ],
 )
 def test_what_the_resident_layers_cannot_do_is_refused(river: dict[str, Any], words: str) -> None:
@@ -435,9 +434,7 @@ def test_fetching_needs_a_checkpoint_of_safetensors() -> None:
         hook(engine(river, load_config__load_format="dummy"))
 
 
-@pytest.mark.parametrize(
-    ("layers", "eager"), [("all", False), (LAYERS, False), (4, True), ("auto", True)]
-)
+@pytest.mark.parametrize(("layers", "eager"), [("all", False), (LAYERS, False), (4, True)])
 def test_nothing_is_compiled_where_layers_may_be_gone(
     layers: Any, eager: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,7 @@ def key(model: Path, config: RiverConfig | None = None, **options: Any) -> str:
         {"threshold": 0.5, "min_layers": 3},
         {"prefill": "sequence", "scope": "batch", "max_rows": "all"},
         {"quantizer": "rtn", "group_size": 32, "activations": "int8", "kernel": "dequantize"},
-        {"lm_head": "river", "lm_head_candidates": 8},
+        {"lm_head": "river"},
         {"cache_dir": "/elsewhere"},
         {"verify": 4},
         {"verify": 2, "draft": "fixed"},

@@ -78,8 +78,6 @@ def test_what_needs_layers_that_are_not_there_is_refused(field: dict[str, Any], 
         (RiverConfig(resident_layers=LAYERS), LAYERS),
         (RiverConfig(resident_layers=4), 4),
         (RiverConfig(resident_layers=4, deep="fetch"), LAYERS),
-        (RiverConfig(resident_layers="auto", min_layers=2), 2),
-        (RiverConfig(resident_layers="auto", deep="fetch"), LAYERS),
     ],
     ids=str,
 )

@@ -39,7 +39,7 @@ def test_every_setting_has_its_option() -> None:
             *("--river-prefill", "sequence", "--river-quantizer", "rtn"),
             *("--river-group-size", "64", "--river-kernel", "auto"),
             *("--river-activations", "int8", "--river-max-rows", "6"),
-            *("--river-lm-head", "river", "--river-lm-head-candidates", "128"),
+            *("--river-lm-head", "river"),
             *("--river-cache-dir", "/some/where", "--river-weights", "/else/where"),
             *("--river-resident-layers", "4", "--river-deep", "fetch"),
         )
@@ -55,7 +55,6 @@ def test_every_setting_has_its_option() -> None:
         activations="int8",
         max_rows=6,
         lm_head="river",
-        lm_head_candidates=128,
         cache_dir="/some/where",
         weights="/else/where",
         resident_layers=4,
