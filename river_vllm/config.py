@@ -37,9 +37,12 @@ PATH_FIELDS = ("weights", "cache_dir")
 
 
 REMOVED = {
-    "lm_head_candidates": "the LM head makes 256 logits exact: leave it out",
-    "criterion": "the state transition similarity decides: leave it out",
+    "criterion": "the state transition similarity decides: leave 'cosine' out, and calibrate again "
+    "in place of 'norm'",
+    "kl": "a calibration is for agreement: leave it out",
     "layer_offsets": "one threshold holds after every layer: leave it out",
+    "lm_head_candidates": "the LM head makes 256 logits exact: leave 256 out, and calibrate again "
+    "in place of another number",
 }
 """Settings of earlier versions, and what to use in their place."""
 
@@ -113,6 +116,8 @@ class RiverConfig(BaseModel):
     def _settings_go_together(self) -> Self:
         if self.calibration is not None:
             for name, measured in self.calibration.settings.items():
+                if name in REMOVED:
+                    raise ValueError(f"calibration.settings.{name} was removed; {REMOVED[name]}")
                 value = getattr(self, name, None)
                 if value != measured:
                     raise ValueError(

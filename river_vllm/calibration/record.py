@@ -59,18 +59,17 @@ class PromptsRecord(_Part):
 
 
 class TargetRecord(_Part):
-    """The target (``target.py``), and the probability with which the guarantee may fail."""
+    """The least agreement with the backbone, and the probability with which the guarantee fails."""
 
-    metric: Literal["agreement", "kl", "depth"]
+    metric: Literal["agreement"] = "agreement"
     value: float
     delta: Share
 
 
 class AchievedRecord(_Part):
-    """What the chosen settings gave on the test's prompts; ``kl`` is in nats and not clipped."""
+    """What the chosen settings gave on the test's prompts."""
 
     agreement: float
-    kl: float
     mean_exit_layer: float
     p_value: float
 

@@ -75,8 +75,6 @@ class Steps:
         config: scope, prefill, and what holds for requests that say nothing.
     """
 
-    _table_class = StepTable
-
     def __init__(self, runner: Any, config: RiverConfig) -> None:
         self._runner = runner
         self._config = config
@@ -252,7 +250,7 @@ class Steps:
         """The table of these groups."""
         columns = zip(*lines, strict=True) if lines else [()] * len(Line._fields)
         request, _, rows, threshold, floor, replayed, held = columns
-        return self._table_class(
+        return StepTable(
             self._num_layers,
             rows,
             threshold,

@@ -24,7 +24,6 @@ def _error(capsys: pytest.CaptureFixture[str], *options: str) -> str:
     ("options", "message"),
     [
         (["--target-agreement", "98"], "--target-agreement: '98': input should be less than 1"),
-        (["--target-kl", "0.5", "--target-depth", "3"], "--target-depth: give one of them"),
         (["--delta", "0"], "--delta"),
         (["--tokens", "1"], "--tokens: '1': input should be greater than or equal to 2"),
         (["--half", "third"], "--half"),

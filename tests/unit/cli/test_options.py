@@ -177,6 +177,10 @@ def test_what_was_removed_is_answered_with_what_to_use(
     with pytest.raises(RiverError) as error:
         parse_config({"gone": 3}, "file")
     assert str(error.value) == "file: 'gone' was removed; use 'here'"
+    record = calibrated()
+    record["calibration"]["settings"]["gone"] = 1
+    with pytest.raises(RiverError, match=r"calibration\.settings\.gone was removed; use 'here'"):
+        parse_config(record, "file")
     monkeypatch.setitem(REMOVED_OPTIONS, "--river-gone", "use --here")
     for words in (["--river-gone", "3"], ["--river-gone=3"]):
         with pytest.raises(SystemExit):

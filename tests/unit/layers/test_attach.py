@@ -119,7 +119,7 @@ def test_the_similarity_is_one_native_call_where_it_can_be(
     for settings in ({}, {"kernel": "torch"}):
         model = Model(LAYERS, WIDTH)
         river, info = build(model, tmp_path, **{"kernel": "auto", **settings})
-        reads.append(isinstance(getattr(river.router._read, "__self__", None), Backend))
+        reads.append(isinstance(getattr(river.router.read, "__self__", None), Backend))
         names.append(info()["isa"])
         table = StepTable(LAYERS, [1] * ROWS, [0.6, 0.7, 0.8, 0.9], [1] * ROWS)
         run(river, table, model, hidden)
