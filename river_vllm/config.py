@@ -74,12 +74,12 @@ class RiverConfig(BaseModel):
     to run the backbone: its weights are then read anyway, and the other rows run it at no extra
     cost. ``batch``: all, at a layer where all settle at once (the paper's minimum over the
     batch)."""
-    quantizer: Literal["hqq", "rtn", "gptq", "awq"] = "hqq"
+    quantizer: Literal["hqq", "rtn", "gptq"] = "hqq"
     """How the 4-bit weights are made: ``hqq`` or ``rtn`` at load, ``gptq`` beforehand by
     ``river-vllm quantize``. With ``weights`` it need not be given; if it is, that checkpoint has to
-    be of this kind, and only there it may be ``awq``."""
+    be of this kind."""
     weights: str | None = Field(default=None, min_length=1)
-    """A folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or River's own."""
+    """A folder with the layers already in 4 bit: compressed-tensors, or River's own."""
     group_size: Literal[32, 64, 128] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
     max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "auto"
@@ -124,10 +124,6 @@ class RiverConfig(BaseModel):
                         f"{name} = {value!r} does not go with the calibration, which was made "
                         f"with {measured!r}; calibrate again, or leave the calibration out"
                     )
-        if self.quantizer == "awq" and self.weights is None:
-            raise ValueError(
-                "quantizer 'awq' needs weights: River reads AWQ checkpoints and makes none"
-            )
         if self.activations == "int8" and self.kernel == "torch":
             raise ValueError("kernel 'torch' does not take int8 activations")
         if self.deep == "fetch" and self.resident_layers == "all":

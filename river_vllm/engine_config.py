@@ -27,7 +27,8 @@ from river_vllm.registration import river_config_of
 from river_vllm.request import default_settings, unreachable
 from river_vllm.verify import speculation
 from river_vllm.verify.speculation import RiverSpeculativeConfig
-from river_vllm.weights.choose import weight_source, weights_folder
+from river_vllm.weights.cache import weights_folder
+from river_vllm.weights.source import weight_source
 
 logger = init_logger("vllm.river")
 

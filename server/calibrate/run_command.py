@@ -14,7 +14,7 @@ from river_vllm.calibration.passes import TeacherForcedEngine, Text
 from river_vllm.calibration.run import Calibrator, Outcome
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
-from river_vllm.weights.choose import weights_folder
+from river_vllm.weights.cache import weights_folder
 from server.calibrate.document import Circumstances, as_json, as_yaml, guarantee, river_config
 from server.calibrate.options import CalibrateOptions
 from server.calibrate.speed import WeightBytes

@@ -85,12 +85,6 @@ def test_error_names_source_field_value_and_what_is_allowed(
     assert "\n" not in text
 
 
-def test_awq_is_read_and_not_made() -> None:
-    with pytest.raises(RiverError, match="'awq' needs weights: River reads AWQ checkpoints"):
-        parse_config({"quantizer": "awq"}, "here")
-    assert parse_config({"quantizer": "awq", "weights": "folder"}, "here").quantizer == "awq"
-
-
 def test_unknown_field_is_named_beside_the_known_ones() -> None:
     with pytest.raises(RiverError, match="here: unknown field 'treshold'") as error:
         parse_config({"treshold": 0.9}, "here")

@@ -41,8 +41,7 @@ from river_vllm.compiler import cannot_compile
 from river_vllm.config import RiverConfig
 from river_vllm.folders import unwritable, user_cache
 from river_vllm.errors import RiverError
-from river_vllm.weights.cache import cache_folders
-from river_vllm.weights.choose import weights_folder
+from river_vllm.weights.cache import cache_folders, weights_folder
 from server.cli.caches import writable_caches
 from server.cli.stage_times import StartRecord
 

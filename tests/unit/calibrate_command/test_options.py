@@ -35,7 +35,6 @@ def _error(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--check", "a.yaml", "--river-config", "b.yaml"], "--check: the file gives all"),
         (["--river-config", "none.yaml"], "river config 'none.yaml': No such file"),
         (["--river-quantizer", "best"], "--river-quantizer: invalid choice: 'best'"),
-        (["--river-quantizer", "awq"], "River reads AWQ checkpoints and makes none"),
         (["--river-group-size", "7"], "--river-group-size: invalid choice: 7"),
         (["--unknown"], "unrecognized arguments: --unknown"),
     ],
