@@ -20,22 +20,31 @@ CHECKPOINT_KEY = "river_config"
 """River's key in a checkpoint's ``config.json``."""
 
 Scope = Literal["token", "step", "batch"]
-CriterionName = Literal["cosine", "norm"]
 
 DRAFTS = 4
 """K where nobody says otherwise."""
 
 OF_EXITS = frozenset(
     (
-        *("threshold", "min_layers", "layer_offsets", "calibration", "prefill", "scope"),
-        *("criterion", "max_rows", "activations", "lm_head", "lm_head_candidates"),
-        *("resident_layers", "deep"),
+        *("threshold", "min_layers", "calibration", "prefill", "scope"),
+        *("max_rows", "activations", "lm_head", "resident_layers", "deep"),
     )
 )
 """Settings of exits alone: who gives one wants exits, where K is not given."""
 
 PATH_FIELDS = ("weights", "cache_dir")
 """Settings that name places on the machine: the operator's, never a checkpoint's."""
+
+
+REMOVED = {
+    "criterion": "the state transition similarity decides: leave 'cosine' out, and calibrate again "
+    "in place of 'norm'",
+    "kl": "a calibration is for agreement: leave it out",
+    "layer_offsets": "one threshold holds after every layer: leave it out",
+    "lm_head_candidates": "the LM head makes 256 logits exact: leave 256 out, and calibrate again "
+    "in place of another number",
+}
+"""Settings of earlier versions, and what to use in their place."""
 
 
 class RiverConfig(BaseModel):
@@ -57,15 +66,6 @@ class RiverConfig(BaseModel):
     """τ: a token leaves once its state transition similarity is above it; 1.0 never leaves."""
     min_layers: int = Field(default=1, ge=1)
     """Backbone layers that every token runs."""
-    layer_offsets: (
-        Annotated[
-            tuple[Annotated[float, Field(strict=True, ge=-2.0, le=2.0)], ...],
-            Field(strict=False, min_length=1),
-        ]
-        | None
-    ) = None
-    """Added to τ for the decisions after 1, 2, … L−1 layers: a threshold for each layer, all of
-    which τ still moves. Without them it is the same after every layer."""
     prefill: Literal["backbone", "sequence"] = "backbone"
     """Prompts on the backbone, or the paper's sequence-level exit."""
     scope: Scope = "step"
@@ -74,23 +74,19 @@ class RiverConfig(BaseModel):
     to run the backbone: its weights are then read anyway, and the other rows run it at no extra
     cost. ``batch``: all, at a layer where all settle at once (the paper's minimum over the
     batch)."""
-    criterion: CriterionName = "cosine"
-    """What τ is compared with after a layer: the paper's state transition similarity, or how small
-    the state still is (``criterion.py``), whose τ ``river-vllm calibrate`` has to find."""
-    quantizer: Literal["hqq", "rtn", "gptq", "awq"] = "hqq"
+    quantizer: Literal["hqq", "rtn", "gptq"] = "hqq"
     """How the 4-bit weights are made: ``hqq`` or ``rtn`` at load, ``gptq`` beforehand by
     ``river-vllm quantize``. With ``weights`` it need not be given; if it is, that checkpoint has to
-    be of this kind, and only there it may be ``awq``."""
+    be of this kind."""
     weights: str | None = Field(default=None, min_length=1)
-    """A folder with the layers already in 4 bit: compressed-tensors, AWQ, GPTQ, or River's own."""
+    """A folder with the layers already in 4 bit: compressed-tensors, or River's own."""
     group_size: Literal[32, 64, 128] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
     max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Up to how many tokens of a step may leave the backbone; ``auto``: as long as whole steps are
     faster with them, as measured at load and by the steps themselves."""
-    resident_layers: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = "all"
-    """Leading decoder layers that keep their bf16 weights; the river keeps all of its own.
-    ``auto`` follows the depths that tokens reach."""
+    resident_layers: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """Leading decoder layers that keep their bf16 weights; the river keeps all of its own."""
     deep: Literal["exit", "fetch"] = "exit"
     """Where a token would go deeper than the resident layers: it leaves after the last of them,
     or the layer's weights are read from the checkpoint again."""
@@ -100,8 +96,6 @@ class RiverConfig(BaseModel):
     lm_head: Literal["backbone", "river"] = "backbone"
     """Of exits: the bf16 LM head, or 4-bit candidates with exact logits for the best of them.
     Drafts are ranked in 4 bit wherever the model's head allows it."""
-    lm_head_candidates: int = Field(default=256, ge=1)
-    """Logits per token that the river's LM head makes exact."""
     cache_dir: str = Field(default="auto", min_length=1)
     """Where 4-bit weights are kept between starts: ``auto`` (beside a local checkpoint if it can
     be written to, else the user's cache), ``off``, or a folder."""
@@ -122,20 +116,18 @@ class RiverConfig(BaseModel):
     def _settings_go_together(self) -> Self:
         if self.calibration is not None:
             for name, measured in self.calibration.settings.items():
+                if name in REMOVED:
+                    raise ValueError(f"calibration.settings.{name} was removed; {REMOVED[name]}")
                 value = getattr(self, name, None)
                 if value != measured:
                     raise ValueError(
                         f"{name} = {value!r} does not go with the calibration, which was made "
                         f"with {measured!r}; calibrate again, or leave the calibration out"
                     )
-        if self.quantizer == "awq" and self.weights is None:
-            raise ValueError(
-                "quantizer 'awq' needs weights: River reads AWQ checkpoints and makes none"
-            )
         if self.activations == "int8" and self.kernel == "torch":
             raise ValueError("kernel 'torch' does not take int8 activations")
         if self.deep == "fetch" and self.resident_layers == "all":
-            raise ValueError("deep = 'fetch' needs resident_layers: a number, or 'auto'")
+            raise ValueError("deep = 'fetch' needs resident_layers: a number")
         if self.verify and self.resident_layers != "all":
             raise ValueError(
                 f"verify = {self.verify} needs every layer in every step, so resident_layers "
@@ -169,10 +161,10 @@ class RiverConfig(BaseModel):
 
     def reachable_layers(self, num_layers: int) -> int:
         """Backbone layers that a token can run if its request asks for them: all, or, where tokens
-        leave after the last resident layer, those that are never evicted."""
+        leave after the last resident layer, the resident ones."""
         if self.deep == "fetch" or not self.offloads(num_layers):
             return num_layers
-        return self.min_layers if self.resident_layers == "auto" else int(self.resident_layers)
+        return int(self.resident_layers)
 
     def merged(self, changes: Mapping[str, Any], source: str) -> RiverConfig:
         """A copy with ``changes`` on top, validated; errors name them by ``source``."""
@@ -218,6 +210,8 @@ def _describe(item: Any, model: type[BaseModel]) -> str:
         return str(item["ctx"]["error"])
     name = shortened(name or "value")
     if item["type"] == "extra_forbidden":
+        if (instead := REMOVED.get(item["loc"][-1])) is not None:
+            return f"'{name}' was removed; {instead}"
         return f"unknown field '{name}' (allowed: {', '.join(model.model_fields)})"
     value = shortened(_REPR.repr(item["input"]))
     return f"'{name}' = {value}: {item['msg'][:1].lower()}{item['msg'][1:]}"

@@ -447,8 +447,8 @@ def _key(runner: Any) -> dict[str, str | int]:
     vllm_config, info = runner.vllm_config, runner.get_model().river_info()
     model = vllm_config.model_config
     settings = {
-        *("kernel", "activations", "quantizer", "group_size", "lm_head", "lm_head_candidates"),
-        *("min_layers", "resident_layers", "deep", "criterion", "verify"),
+        *("kernel", "activations", "quantizer", "group_size", "lm_head"),
+        *("min_layers", "resident_layers", "deep", "verify"),
     }
     return {
         "code": sources(),

@@ -1,7 +1,6 @@
-"""Exit criteria: a number for each row, compared with its τ.
+"""The exit criterion: a number for each row, compared with its τ.
 
-The paper's is the state transition similarity s = cos(h^(l−1), h^(l)) (exit decision). The other
-one looks at the norm of the state alone (``docs/experiments.md``).
+It is the paper's state transition similarity s = cos(h^(l−1), h^(l)).
 """
 
 from __future__ import annotations
@@ -9,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-
-from river_vllm.config import CriterionName
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From the rows' states before and after a layer, ``[rows, hidden]``, to float32 ``[rows]`` in
@@ -65,22 +62,5 @@ def transition_similarity(before: torch.Tensor, after: torch.Tensor) -> torch.Te
     return (dot / norms.sqrt()).clamp_(max=1.0)
 
 
-def smallness(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """(1 − ρ)/(1 + ρ) of each row, with ρ the root mean square of its state after the layer.
-
-    States grow from layer to layer, so under one τ a token leaves early or not at all: cheaper than
-    letting all leave half-way, where an exit costs as much as an early one.
-
-    Args:
-        before: not looked at.
-        after: ``[rows, hidden]``, any float type; computed in float32.
-
-    Returns:
-        float32 ``[rows]``, in (−1, 1]; NaN where the state is not finite.
-    """
-    rms = after.float().square().mean(dim=-1).sqrt()
-    return (1 - rms) / (1 + rms)
-
-
-CRITERIA: dict[CriterionName, Criterion] = {"cosine": transition_similarity, "norm": smallness}
-"""By their names in the settings. ``layers/attach.py`` takes a native form where there is one."""
+CRITERION: Criterion = transition_similarity
+"""What decides. ``layers/attach.py`` takes the native form of the similarity where there is one."""

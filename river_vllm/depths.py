@@ -31,11 +31,6 @@ def signed_depth(exit_layer: int, decode: bool, held: bool = False) -> int:
     return depth if decode else -depth
 
 
-def own_depth(number: int) -> int | None:
-    """The exit layer of a decode token that was not held; None for any other number."""
-    return number if 0 < number < _HELD else None
-
-
 _ATTRIBUTE = "river"
 """Extra attribute of vLLM's ``ModelRunnerOutput``, a plain dataclass that is pickled whole."""
 

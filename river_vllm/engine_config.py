@@ -27,7 +27,8 @@ from river_vllm.registration import river_config_of
 from river_vllm.request import default_settings, unreachable
 from river_vllm.verify import speculation
 from river_vllm.verify.speculation import RiverSpeculativeConfig
-from river_vllm.weights.choose import weight_source, weights_folder
+from river_vllm.weights.cache import weights_folder
+from river_vllm.weights.source import weight_source
 
 logger = init_logger("vllm.river")
 
@@ -84,19 +85,13 @@ def _check_config(vllm_config: VllmConfig) -> None:
         check_weights(config.calibration.weights, folder)
     if folder is not None:
         weight_source(config, model, {})  # raises for weights that are of no use
-    offsets = config.layer_offsets
-    if offsets is not None and len(offsets) != layers - 1:
-        raise RiverError(
-            f"'layer_offsets' has {len(offsets)} values: must have {layers - 1}, "
-            f"one for the decision after each layer but the last of this model's {layers}"
-        )
     _check_offloading(config, layers, vllm_config.load_config.load_format)
 
 
 def _check_offloading(config: RiverConfig, layers: int, load_format: str) -> None:
     if isinstance(config.resident_layers, int) and config.resident_layers > layers:
         raise RiverError(
-            f"'resident_layers' = {config.resident_layers}: must be 'all', 'auto' or between 1 "
+            f"'resident_layers' = {config.resident_layers}: must be 'all' or between 1 "
             f"and {layers}, the number of layers of this model"
         )
     if reason := unreachable(default_settings(config), config, layers):

@@ -22,11 +22,10 @@ from river_vllm.config import CONFIG_KEY, layered_config
 
 OUTSIDE_GRAPHS = frozenset(
     (
-        *("threshold", "min_layers", "layer_offsets", "calibration"),
-        *("prefill", "scope", "criterion", "max_rows"),
+        *("threshold", "min_layers", "calibration"),
+        *("prefill", "scope", "max_rows"),
         *("quantizer", "weights", "group_size", "activations", "kernel", "cache_dir"),
-        *("lm_head", "lm_head_candidates"),
-        *("verify", "draft"),
+        *("lm_head", "verify", "draft"),
     )
 )
 """Settings that are read behind an operator, outside the forward pass, or before it. A setting

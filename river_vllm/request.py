@@ -6,7 +6,7 @@ arrives and stores the result in ``SamplingParams.extra_args``; the worker reads
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -61,14 +61,12 @@ class RiverSettings:
     Attributes:
         enabled: False: the backbone alone.
         threshold, min_layers: of exits.
-        layer_offsets: added to τ after each layer (``RiverConfig.layer_offsets``).
         mode: how it is answered where it is enabled.
     """
 
     enabled: bool
     threshold: float
     min_layers: int
-    layer_offsets: tuple[float, ...] | None = None
     mode: ModeName = "exit"
 
     @property
@@ -88,15 +86,13 @@ class RiverSettings:
 
     def as_extra_arg(self) -> dict[str, Any]:
         """What ``settings_of`` reads back, whatever the engine's own defaults are."""
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        # An absent setting would take the engine's default; having no offsets has to be said.
-        return {"layer_offsets": (), **given}
+        return asdict(self)
 
 
 def default_settings(config: RiverConfig) -> RiverSettings:
     """What holds for a request that says nothing."""
     mode: ModeName = "verified" if config.drafts else "exit"
-    return RiverSettings(True, config.threshold, config.min_layers, config.layer_offsets, mode)
+    return RiverSettings(True, config.threshold, config.min_layers, mode)
 
 
 class UnreachableError(RiverError):
@@ -123,10 +119,9 @@ def unreachable(
     reachable = config.reachable_layers(num_layers)
     if reachable == num_layers:
         return None
-    held = "layers that tokens need" if config.resident_layers == "auto" else reachable
     why = (
-        f"only the first {held} "
-        f"of {num_layers} hold backbone weights (resident_layers = {config.resident_layers!r}); "
+        f"only the first {reachable} of {num_layers} hold backbone weights "
+        f"(resident_layers = {config.resident_layers!r}); "
         "deep = 'fetch' would read the others when needed"
     )
     if not settings.enabled:
@@ -174,7 +169,6 @@ def resolve(
         enabled=field.enabled and defaults.enabled,
         threshold=defaults.threshold if field.threshold is None else field.threshold,
         min_layers=defaults.min_layers if field.min_layers is None else field.min_layers,
-        layer_offsets=defaults.layer_offsets,
         mode=mode,
     )
     if error := unreachable(settings, config, num_layers):
@@ -222,16 +216,4 @@ def _given(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> Riv
         return backbone
     if mode not in get_args(ModeName):
         return backbone
-    return RiverSettings(
-        enabled,
-        float(threshold),
-        max(1, min_layers),
-        _offsets(raw.get("layer_offsets", defaults.layer_offsets)),
-        mode,
-    )
-
-
-def _offsets(raw: Any) -> tuple[float, ...] | None:
-    if isinstance(raw, Sequence) and all(isinstance(value, int | float) for value in raw):
-        return tuple(raw) or None
-    return None
+    return RiverSettings(enabled, float(threshold), max(1, min_layers), mode)

@@ -23,7 +23,7 @@ class Router:
     """
 
     def __init__(self, read: Reading, broadcast: Broadcast | None = None) -> None:
-        self._read = read
+        self.read = read
         self._broadcast = broadcast
 
     def decide(
@@ -48,7 +48,7 @@ class Router:
         similarity = None
         if table.measured:
             before = table.states if layers_run >= table.first else None
-            table.states, values = self._read(before, *table.active_rows(hidden, residual))
+            table.states, values = self.read(before, *table.active_rows(hidden, residual))
             if values is not None:
                 values = values if self._broadcast is None else self._broadcast(values)
                 similarity = values.cpu().numpy()

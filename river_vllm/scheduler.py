@@ -28,7 +28,7 @@ from river_vllm.request import (
 
 logger = init_logger("vllm.river")
 
-NOT_IN_SALT = {"threshold", "min_layers", "layer_offsets", "calibration", "cache_dir"}
+NOT_IN_SALT = {"threshold", "min_layers", "calibration", "cache_dir"}
 """Settings that change nothing of what the river writes, or are in the salt as the request's."""
 
 
@@ -144,8 +144,6 @@ def isolate(
     salt = f"river:{settings.threshold!r}:{settings.min_layers}"
     # All of it: a connector's store may be shared with an engine whose river is another one.
     salt += f":{config.model_dump_json(exclude=NOT_IN_SALT)}"
-    if settings.layer_offsets is not None:
-        salt += f":{settings.layer_offsets!r}"
     in_4_bit = config.ends_early or config.prefill == "sequence"
     exact_tokens = 0 if in_4_bit else request.num_prompt_tokens
     salted = SaltedHasher(request._block_hasher, salt.encode(), exact_tokens // hash_block_size)

@@ -44,7 +44,6 @@ class StepTable:
         rows: rows of the group.
         threshold: τ; a state transition similarity above it has settled.
         floor: backbone layers before which the group does not leave; L or more: it never leaves.
-        offsets: added to τ for the decisions after 1 … L−1 layers, ``[groups, L − 1]``.
         replayed: whether it leaves after exactly ``floor`` layers, as it did before its request
             was preempted.
         held: whether it would be free to leave, had leaving paid.
@@ -56,10 +55,10 @@ class StepTable:
     """
 
     __slots__ = (
-        *("_device", "_lengths", "_limits", "_offsets", "_rows", "_starts"),
+        *("_device", "_lengths", "_limits", "_rows", "_starts"),
         *("_replays", "_settled", "_unconditional", "_active"),
         *("dense", "exact", "exit_layer", "first", "floor", "head", "held", "last", "limit"),
-        *("measured", "num_layers", "num_rows", "offsets", "origin", "origin_rows", "path"),
+        *("measured", "num_layers", "num_rows", "origin", "origin_rows", "path"),
         *("replayed", "request", "river_rows", "rows", "scope", "states", "threshold"),
         "tokens",
     )
@@ -71,7 +70,6 @@ class StepTable:
         threshold: npt.ArrayLike,
         floor: npt.ArrayLike,
         *,
-        offsets: npt.NDArray[np.float32] | None = None,
         replayed: npt.ArrayLike | None = None,
         held: npt.ArrayLike | None = None,
         request: npt.ArrayLike | None = None,
@@ -84,7 +82,6 @@ class StepTable:
         self.num_rows = int(self.rows.sum())
         self.threshold = np.asarray(threshold, dtype=np.float32)
         self.floor = np.asarray(floor, dtype=np.int32)
-        self.offsets = offsets
         nothing = np.zeros(groups, dtype=np.bool_)
         self.replayed: Flags = nothing if replayed is None else np.asarray(replayed, np.bool_)
         self.held: Flags = nothing if held is None else np.asarray(held, np.bool_)
@@ -159,7 +156,7 @@ class StepTable:
             return None
         leave = self._unconditional
         if similarity is not None:
-            settled = self._smallest(similarity) > self._limits_after(layers_run)
+            settled = self._smallest(similarity) > self._limits
             leave = settled if leave is None else leave | settled
         if leave is not None and layers_run < self.last:
             leave = leave & (self.floor[self._active] <= layers_run)
@@ -235,7 +232,6 @@ class StepTable:
             self.rows[groups],
             self.threshold[groups],
             self.floor[groups],
-            offsets=None if self.offsets is None else self.offsets[groups],
             replayed=self.replayed[groups],
             request=self.request[groups],
             scope=self.scope,
@@ -267,18 +263,12 @@ class StepTable:
         self.measured = not unconditional.all()
         """Whether the similarity of any of them matters; τ = −1 admits every one."""
         self._limits = self.threshold[groups]
-        self._offsets = None if self.offsets is None else self.offsets[groups]
         self._lengths = self.rows[groups]
         several = self._lengths.max() > 1
         self._starts = np.cumsum(self._lengths) - self._lengths if several else None
         active = np.zeros(len(self.rows), dtype=np.bool_)
         active[groups] = True
         self._rows = None if active.all() else self.rows_of(active)
-
-    def _limits_after(self, layers_run: int) -> npt.NDArray[np.float32]:
-        if self._offsets is None:
-            return self._limits
-        return self._limits + self._offsets[:, layers_run - 1]
 
     def _smallest(self, similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Of each group: the minimum over its rows."""

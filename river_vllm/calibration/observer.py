@@ -1,26 +1,60 @@
-"""The worker's side of a measurement: compares a pass with the backbone's, row by row."""
+"""The worker's side of a measurement: treats the answer at the end of a prompt as if it had been
+generated, and compares each of its tokens with the backbone's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from river_vllm.calibration.divergence import LikelyTokens, compare, likely_tokens
-from river_vllm.calibration.kv import KvRecord, Token
-from river_vllm.calibration.teacher import TeacherForced
-from river_vllm.criterion import CRITERIA
 from river_vllm.registration import river_config_of
 from river_vllm.river import Forward, River
 from river_vllm.router import Router
 from river_vllm.step import StepTable
+from river_vllm.worker.steps import Request, Steps
+
+Token = tuple[int, int]
+"""Number of the text and position."""
+TEACHER_KEY = "river_teacher"
+"""Key in ``SamplingParams.extra_args`` for the number of a text and where its answer starts."""
 
 LOGIT_ROWS = 256
 """Rows whose logits over the vocabulary exist at one time."""
+
+
+@dataclass(slots=True)
+class ForcedRequest(Request):
+    """A request that is a known text."""
+
+    sequence: int = -1
+    """The text's number."""
+
+
+class TeacherForced(Steps):
+    """Treats the answer at the end of a prompt as if it had been generated."""
+
+    def forced_tokens(self) -> list[tuple[int, Token]]:
+        """Groups of the step that are tokens of a text, each with its text and position."""
+        return [
+            (group, (request.sequence, line.position))
+            for group, line in enumerate(self._lines)
+            if isinstance(request := self._step[line.request], ForcedRequest)
+            and line.position >= request.prompt
+            and request.settings.may_exit
+            and not line.replayed
+        ]
+
+    def _first_met(self, state: Any) -> Request:
+        request = super()._first_met(state)
+        teacher = (state.sampling_params.extra_args or {}).get(TEACHER_KEY)
+        if teacher is None:
+            return request
+        known = {field.name: getattr(request, field.name) for field in fields(request)}
+        known["prompt"] = min(request.prompt, teacher["answer_start"])
+        return ForcedRequest(**known, sequence=teacher["sequence"])
 
 
 @dataclass(slots=True)
@@ -31,31 +65,22 @@ class Measured:
         tokens: text and position of each, int32 ``[tokens, 2]``.
         exit_layer: backbone layers that it ran, int16.
         agrees: whether its likeliest next token is the backbone's.
-        kl: KL(backbone ‖ this pass) in nats, float32.
         similarity: of the backbone's pass: s after 1 … L−1 layers, float32 ``[tokens, L − 1]``.
-        keys, values: cosine with the backbone's K and V, float32 ``[tokens, layers]``, if asked.
     """
 
     tokens: npt.NDArray[np.int32]
     exit_layer: npt.NDArray[np.int16]
     agrees: npt.NDArray[np.bool_]
-    kl: npt.NDArray[np.float32]
     similarity: npt.NDArray[np.float32] | None = None
-    keys: npt.NDArray[np.float32] | None = None
-    values: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(slots=True)
 class _Pass:
     reference: bool
-    kv: bool
     tokens: list[Token] = field(default_factory=list)
     exit_layer: list[int] = field(default_factory=list)
-    agrees: list[torch.Tensor] = field(default_factory=list)
-    kl: list[torch.Tensor] = field(default_factory=list)
-    similarity: list[list[torch.Tensor]] = field(default_factory=list)
-    keys: list[torch.Tensor] = field(default_factory=list)
-    values: list[torch.Tensor] = field(default_factory=list)
+    agrees: list[bool] = field(default_factory=list)
+    similarity: list[torch.Tensor] = field(default_factory=list)
 
 
 class Observer:
@@ -72,31 +97,33 @@ class Observer:
         self._config = river_config_of(worker.vllm_config)
         self._mode = runner.river_steps = TeacherForced(runner, self._config)
         self._router = self._river.router
-        self._kv = KvRecord(worker)
-        self._likely: dict[Token, LikelyTokens] = {}
+        self._greedy: dict[Token, int] = {}
         self._pass: _Pass | None = None
         self._river.run = self._run
 
-    def begin(self, reference: bool, kv: bool = False) -> None:
+    def begin(self, reference: bool) -> None:
         """Start a pass; the first over a text has to be the backbone's (``reference``)."""
-        self._pass = _Pass(reference, kv)
+        self._pass = _Pass(reference)
         if reference:
-            self._river.router = WatchedRouter(self._router, self.watch)
+            self._river.router = Router(self._read)
 
-    def watch(self, layers_run: int, before: torch.Tensor, after: torch.Tensor) -> None:
-        """States of the backbone's pass, ``[rows, hidden]``, before and after layer l."""
-        if self._pass is None:
-            return
-        if layers_run == 1:
-            self._pass.similarity.append([])
-        criterion = CRITERIA[self._config.criterion]
-        self._pass.similarity[-1].append(criterion(before, after))
+    def _read(
+        self, before: torch.Tensor | None, hidden: torch.Tensor, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The router's own ``Reading``, whose values it keeps."""
+        states, values = self._router.read(before, hidden, residual)
+        if values is not None:
+            self._values.append(values)
+        return states, values
 
     def _run(self, table: StepTable, forward: Forward) -> torch.Tensor:
+        self._values: list[torch.Tensor] = []
         hidden = River.run(self._river, table, forward)
         current, found = self._pass, self._mode.forced_tokens()
         if current is None or not found:
             return hidden
+        if current.reference:
+            current.similarity.append(torch.stack(self._values, dim=1))
         groups, tokens = map(list, zip(*found, strict=True))
         rows = torch.tensor((np.cumsum(table.rows) - table.rows)[groups], device=hidden.device)
         current.tokens += tokens
@@ -104,12 +131,13 @@ class Observer:
         head, table.head = table.head, "backbone"
         if not current.reference and self._config.lm_head == "river":
             table.head = "river"
-        for start in range(0, len(tokens), LOGIT_ROWS):
-            span = slice(start, start + LOGIT_ROWS)
-            self._logits(current, tokens[span], self._model.compute_logits(hidden[rows[span]]))
+        greedy: list[int] = []
+        for part in rows.split(LOGIT_ROWS):
+            greedy += self._model.compute_logits(hidden[part]).argmax(dim=-1).tolist()
         table.head = head
-        if current.kv:
-            self._read_kv(current, tokens, rows)
+        if current.reference:
+            self._greedy.update(zip(tokens, greedy, strict=True))
+        current.agrees += [self._greedy[t] == own for t, own in zip(tokens, greedy, strict=True)]
         return hidden
 
     def finish(self) -> Measured:
@@ -121,75 +149,6 @@ class Observer:
         return Measured(
             tokens=np.array(done.tokens, dtype=np.int32).reshape(-1, 2),
             exit_layer=np.array(done.exit_layer, dtype=np.int16),
-            agrees=_joined(done.agrees, torch.bool),
-            kl=_joined(done.kl, torch.float32),
-            similarity=_stacked(done.similarity) if done.reference else None,
-            keys=_joined(done.keys, torch.float32) if done.keys else None,
-            values=_joined(done.values, torch.float32) if done.values else None,
+            agrees=np.array(done.agrees, dtype=np.bool_),
+            similarity=torch.cat(done.similarity).cpu().numpy() if done.similarity else None,
         )
-
-    def _logits(self, current: _Pass, tokens: list[Token], logits: torch.Tensor) -> None:
-        if current.reference:
-            self._likely.update(zip(tokens, likely_tokens(logits), strict=True))
-        agrees, kl = compare([self._likely[token] for token in tokens], logits)
-        current.agrees.append(agrees)
-        current.kl.append(kl)
-
-    def _read_kv(self, current: _Pass, tokens: list[Token], rows: torch.Tensor) -> None:
-        if current.reference:
-            self._kv.keep(tokens, rows)
-            return
-        keys, values = self._kv.similarity(tokens, rows)
-        current.keys.append(keys)
-        current.values.append(values)
-
-
-class WatchedRouter(Router):
-    """Decides as ``inner`` and shows each layer's states to ``watch``."""
-
-    def __init__(
-        self, inner: Router, watch: Callable[[int, torch.Tensor, torch.Tensor], None]
-    ) -> None:
-        vars(self).update(vars(inner))
-        self._watch = watch
-
-    def decide(
-        self,
-        table: StepTable,
-        layers_run: int,
-        hidden: torch.Tensor,
-        residual: torch.Tensor | None,
-    ) -> None:
-        before = table.states
-        super().decide(table, layers_run, hidden, residual)
-        if before is not None and table.states is not None and table.states is not before:
-            self._watch(layers_run, before, table.states)
-
-
-def _joined(parts: list[torch.Tensor], dtype: torch.dtype) -> Any:
-    return torch.cat(parts).to(dtype).cpu().numpy() if parts else np.empty(0)
-
-
-def _stacked(steps: list[list[torch.Tensor]]) -> npt.NDArray[np.float32] | None:
-    if not steps:
-        return None
-    found: npt.NDArray[np.float32] = (
-        torch.cat([torch.stack(step, dim=1) for step in steps]).float().cpu().numpy()
-    )
-    return found
-
-
-def attach(worker: Any) -> None:
-    """RPC within a process: get ready for teacher-forced passes (``passes.py``)."""
-    worker.river_observer = Observer(worker)
-
-
-def begin(worker: Any, reference: bool, kv: bool) -> None:
-    """RPC within a process: start a pass."""
-    worker.river_observer.begin(reference, kv)
-
-
-def finish(worker: Any) -> Measured:
-    """RPC within a process: the pass that was begun."""
-    measured: Measured = worker.river_observer.finish()
-    return measured

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from river_vllm.calibration import observer
-from river_vllm.calibration.observer import Measured
-from river_vllm.calibration.policy import Policy
-from river_vllm.calibration.teacher import TEACHER_KEY
+from river_vllm.calibration.choose import Policy
+from river_vllm.calibration.observer import TEACHER_KEY, Measured, Observer
 from river_vllm.request import EXTRA_ARGS_KEY
 
 _salts = itertools.count()
@@ -38,7 +36,7 @@ class TeacherForcedEngine:
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
-        llm.collective_rpc(observer.attach)
+        self._observer: Observer = llm.collective_rpc(Observer)[0]
 
     def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Text]:
         """The backbone's greedy answers, at most ``tokens`` long; an end of text counts."""
@@ -57,15 +55,12 @@ class TeacherForcedEngine:
             for prompt, output in zip(prompts, outputs, strict=True)
         ]
 
-    def run(
-        self, policy: Policy | None, texts: Sequence[Text], first: int = 0, kv: bool = False
-    ) -> Measured:
+    def run(self, policy: Policy | None, texts: Sequence[Text], first: int = 0) -> Measured:
         """One pass over ``texts``.
 
         Args:
             policy: when tokens leave; None for the backbone's pass, which has to come first.
             first: number of the first text.
-            kv: compare (or, on the backbone's pass, keep) K and V.
         """
         from vllm import SamplingParams
 
@@ -87,7 +82,6 @@ class TeacherForcedEngine:
                     },
                 )
             )
-        self._llm.collective_rpc(observer.begin, args=(policy is None, kv))
+        self._observer.begin(reference=policy is None)
         self._llm.generate(inputs, params, use_tqdm=False)
-        measured: Measured = self._llm.collective_rpc(observer.finish)[0]
-        return measured
+        return self._observer.finish()

@@ -59,18 +59,17 @@ class PromptsRecord(_Part):
 
 
 class TargetRecord(_Part):
-    """The target (``target.py``), and the probability with which the guarantee may fail."""
+    """The least agreement with the backbone, and the probability with which the guarantee fails."""
 
-    metric: Literal["agreement", "kl", "depth"]
+    metric: Literal["agreement"] = "agreement"
     value: float
     delta: Share
 
 
 class AchievedRecord(_Part):
-    """What the chosen settings gave on the test's prompts; ``kl`` is in nats and not clipped."""
+    """What the chosen settings gave on the test's prompts."""
 
     agreement: float
-    kl: float
     mean_exit_layer: float
     p_value: float
 
@@ -80,7 +79,6 @@ class DialRecord(_Part):
 
     threshold: float
     min_layers: int
-    layer_offsets: Annotated[tuple[float, ...], Field(strict=False)] | None = None
 
 
 class Calibration(_Part):
@@ -120,7 +118,7 @@ class Calibration(_Part):
         """
         found = []
         if dial != self.chosen:
-            found.append("threshold, min_layers or layer offsets are not those that it chose")
+            found.append("threshold or min_layers are not those that it chose")
         if not self.model.proves(model):
             found.append(
                 f"the model is not known to be the calibrated '{self.model.name}': that takes the "
@@ -141,13 +139,11 @@ class Calibration(_Part):
 MATTERS = (
     "prefill",
     "scope",
-    "criterion",
     "quantizer",
     "weights",
     "group_size",
     "activations",
     "lm_head",
-    "lm_head_candidates",
 )
 """Settings, beside those of ``DialRecord``, that change what a token's river computes or which
 tokens take it. A new setting that does so belongs here."""

@@ -50,28 +50,6 @@ class PackedLinear(ABC):
         """Memory of the packed weight, its scales and zero points."""
 
 
-class ScaledInputs(PackedLinear):
-    """``(x · scales) @ Wᵀ`` around any kernel's packed weight, for weights of AWQ checkpoints.
-
-    Args:
-        scales: of the input features, float ``[K]``.
-    """
-
-    def __init__(self, packed: PackedLinear, scales: torch.Tensor, spec: LinearSpec) -> None:
-        self._packed = packed
-        self._scales = scales.to(spec.device, spec.dtype)
-
-    def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return self._packed.apply(x * self._scales, bias)
-
-    def draft(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return self._packed.draft(x * self._scales, bias)
-
-    @property
-    def nbytes(self) -> int:
-        return self._packed.nbytes + self._scales.nbytes
-
-
 class Int4Kernel(ABC):
     """A way to multiply by 4-bit weights."""
 

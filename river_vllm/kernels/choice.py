@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
-from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, ScaledInputs
+from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.dequantize import DequantizeKernel
 from river_vllm.kernels.native.kernel import NativeKernel
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
@@ -72,10 +72,7 @@ class KernelChooser:
         kernel = self._chosen.get(spec)
         if kernel is None:
             kernel = self._chosen[spec] = self._first(spec)
-        weight = make(kernel.integer_zeros)
-        packed = kernel.pack(weight, spec)
-        scales = weight.input_scales
-        return packed if scales is None else ScaledInputs(packed, scales, spec)
+        return kernel.pack(make(kernel.integer_zeros), spec)
 
     def _first(self, spec: LinearSpec) -> Int4Kernel:
         reasons: list[str] = []

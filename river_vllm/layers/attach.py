@@ -14,7 +14,7 @@ from river_vllm.compat import (
     get_tp_group,
 )
 from river_vllm.config import RiverConfig
-from river_vllm.criterion import CRITERIA, Reading, by_torch
+from river_vllm.criterion import CRITERION, by_torch, transition_similarity
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.library import backend
 from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
@@ -59,8 +59,8 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     read_layer = None
     if config.deep == "fetch":
         read_layer = CheckpointLayers(checkpoint_files(vllm_config), len(layers)).tensors
-    read: Reading = by_torch(CRITERIA[config.criterion])
-    if native is not None and config.criterion == "cosine":
+    read = by_torch(CRITERION)
+    if native is not None and CRITERION is transition_similarity:
         read = native.transition
     river = River(
         Router(read, from_first_rank if many else None),
@@ -74,7 +74,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
         if config.drafts and not many and has_a_head_by_tokens(model, model_config):
             river.listed = _listed(config, vllm_config)
         outputs = native.candidates if native else some_outputs
-        install_river_head(model, river, packing.expect, config.lm_head_candidates, outputs)
+        install_river_head(model, river, packing.expect, outputs)
     family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
     arguments = state_arguments(layers[0], family.stale_residual)
     for depth, layer in enumerate(layers):

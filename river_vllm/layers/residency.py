@@ -6,23 +6,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from river_vllm.compat import LinearBase, init_logger
+from river_vllm.compat import LinearBase
 from river_vllm.config import RiverConfig
-from river_vllm.depths import own_depth
 from river_vllm.layers.dual_linear import RiverDualLinearMethod
-from river_vllm.layers.mapped import trim
-
-logger = init_logger("vllm.river")
 
 FETCHED = 2
 """Layers beyond the resident ones whose weights stay after they were read."""
-WINDOW = 512
-"""Decode tokens over which ``auto`` looks at depths."""
-QUANTILE = 0.99
-"""Share of those tokens that the resident layers are to cover."""
 
 Tensors = Iterable[tuple[str, torch.Tensor]]
 
@@ -49,9 +40,6 @@ class Residency:
         self._load = load
         self._read = read
         self._fetches = config.deep == "fetch"
-        self._auto = config.resident_layers == "auto"
-        self._floor = config.min_layers
-        self._depths: list[int] = []
         self._fetched: OrderedDict[int, None] = OrderedDict()
         self._fetch_count = 0
         self.offloads = config.offloads(len(layers))
@@ -84,19 +72,6 @@ class Residency:
         self._fetch(index)
         self._fetched[index] = None
 
-    def observe(self, depths: Iterable[int]) -> None:
-        """Take the signed depths of a step (``river_vllm.depths``); ``auto`` follows them."""
-        if not self._auto:
-            return
-        self._depths.extend(filter(None, map(own_depth, depths)))
-        if len(self._depths) < WINDOW:
-            return
-        reached = int(np.quantile(self._depths, QUANTILE, method="inverted_cdf"))
-        self._settle(max(self._floor, reached))
-        self._depths.clear()
-        # Where tokens leave after the last resident layer, later depths cannot ask for more.
-        self._auto = self._fetches
-
     def info(self) -> dict[str, Any]:
         """What is in force, for operators."""
         methods = [_method(linear) for layer in self._layers for linear in layer]
@@ -107,20 +82,6 @@ class Residency:
             "fetched_layers": sorted(self._fetched),
             "fetches": self._fetch_count,
         }
-
-    def _settle(self, resident: int) -> None:
-        before, self.resident = self.resident, resident
-        if resident == before:
-            return
-        for index in range(before, resident):
-            if index not in self._fetched:
-                self._fetch(index)
-        for index in range(resident, before):
-            self._drop(index)
-        for index in [i for i in self._fetched if i < resident]:
-            del self._fetched[index]
-        trim()
-        logger.info("River: %d backbone layers resident, %d before", resident, before)
 
     def _fetch(self, index: int) -> None:
         if self._read is None:

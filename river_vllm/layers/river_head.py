@@ -2,7 +2,7 @@
 
 With a river of 4-bit layers the bf16 head is the next cost: on a small model with a large
 vocabulary it reads as many bytes as the whole river. The 4-bit head ranks the vocabulary; the
-logits of the best ``candidates`` are computed again from the bf16 rows, so greedy, top-k and top-p
+logits of the best ``CANDIDATES`` are computed again from the bf16 rows, so greedy, top-k and top-p
 sampling see exact logits for what they can pick. The rest of the vocabulary keeps its 4-bit
 logits. Steps that need every logit exact take the bf16 head.
 
@@ -32,6 +32,8 @@ Outputs = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 DEEP = 16
 """Logits in a column, of which ``largest`` first looks at the maximum only."""
+CANDIDATES = 256
+"""Logits of a row that are made exact."""
 
 
 class RiverHeadMethod(UnquantizedEmbeddingMethod):
@@ -41,7 +43,6 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         river: whose table says which head makes the step's logits.
         packer: quantises and packs the head's weight.
         list_packer: the same for the part of it that ``river.listed`` names.
-        candidates: logits per row that are made exact.
         outputs: what makes them exact.
     """
 
@@ -52,14 +53,12 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         river: River,
         packer: Packer,
         list_packer: Packer | None,
-        candidates: int,
         outputs: Outputs,
     ) -> None:
         super().__init__()
         self._river = river
         self._packer = packer
         self._list_packer = list_packer
-        self._candidates = candidates
         self._outputs = outputs
         self._packed: PackedLinear | None = None
         self._packed_list: PackedLinear | None = None
@@ -88,7 +87,7 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
             added = table.tokens[listed.shape[1] :].expand(len(x), -1)
             return torch.cat([listed, self._outputs(x, layer.weight, added)], dim=1)
         logits = self._packed.apply(x, None)
-        best = largest(logits, min(self._candidates, logits.shape[1]))
+        best = largest(logits, min(CANDIDATES, logits.shape[1]))
         return logits.scatter_(1, best, self._outputs(x, layer.weight, best))
 
 
@@ -147,7 +146,6 @@ def install_river_head(
     model: nn.Module,
     river: River,
     packers: Callable[[nn.Module], Packer],
-    candidates: int,
     outputs: Outputs = some_outputs,
 ) -> None:
     """Give the model's LM head a 4-bit twin, and one of ``river.listed``'s tokens.
@@ -165,4 +163,4 @@ def install_river_head(
             cure="",
         )
     list_packer = None if river.listed is None else packers(head)
-    head.quant_method = RiverHeadMethod(river, packers(head), list_packer, candidates, outputs)
+    head.quant_method = RiverHeadMethod(river, packers(head), list_packer, outputs)

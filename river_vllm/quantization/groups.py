@@ -18,14 +18,11 @@ class GroupedWeight:
     codes: uint8 ``[N, K]``, 0…15.
     scales: float32 ``[N, K / group]``, already rounded to the bfloat16 that kernels hold.
     zeros: float32 ``[N, K / group]``, zero points, not necessarily integers.
-    input_scales: float32 ``[K]``, what each input feature is multiplied by before the product, for
-    weights that were made for scaled inputs (AWQ); None for 1.
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
     zeros: torch.Tensor
-    input_scales: torch.Tensor | None = None
 
     @property
     def group_size(self) -> int:
@@ -36,14 +33,11 @@ class GroupedWeight:
         out_features, in_features = self.codes.shape
         grouped = self.codes.view(out_features, -1, self.group_size).float()
         values = (grouped - self.zeros.unsqueeze(-1)) * self.scales.unsqueeze(-1)
-        values = values.view(out_features, in_features)
-        return values if self.input_scales is None else values * self.input_scales
+        return values.view(out_features, in_features)
 
     def rows(self, which: slice) -> GroupedWeight:
         """The weight of some of the outputs."""
-        return replace(
-            self, codes=self.codes[which], scales=self.scales[which], zeros=self.zeros[which]
-        )
+        return GroupedWeight(self.codes[which], self.scales[which], self.zeros[which])
 
     def regrouped(self, group_size: int) -> GroupedWeight:
         """The same weight in smaller groups; ``group_size`` divides the present one."""

@@ -10,7 +10,7 @@ from river_vllm.calibration.fingerprint import served_checkpoint
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.verify.token_list import FILE_NAME, TokenList, read
-from river_vllm.weights.choose import weights_folder
+from river_vllm.weights.cache import weights_folder
 
 
 def shipped() -> list[Path]:

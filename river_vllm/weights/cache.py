@@ -1,8 +1,8 @@
-"""Quantised weights kept between starts, one file for each, named by what it was made from.
+"""Where 4-bit weights are kept between starts.
 
-The name is a hash of the weight's values, the quantiser's code and its arguments. So nothing is
-found for a changed checkpoint, setting or tensor-parallel shard, and several engines can share a
-folder: two that write the same name write the same bytes.
+Weights made at load have one file each, named by a hash of the weight's values, the quantiser's
+code and its arguments. So nothing is found for a changed checkpoint, setting or tensor-parallel
+shard, and several engines can share a folder: two that write the same name write the same bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from river_vllm.compat import init_logger
+from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.folders import expanded, user_cache, write_whole
+from river_vllm.quantization import QUANTIZERS
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.weights.packed import from_bytes, to_bytes
 
@@ -39,6 +41,49 @@ def cache_folders(setting: str, model: str) -> list[Path]:
     if os.path.isdir(model):  # noqa: PTH112
         folders.insert(0, Path(model) / BESIDE)
     return folders
+
+
+def weights_folder(config: RiverConfig, model: str) -> Path | None:
+    """The 4-bit checkpoint to read; None where the weights are made at load.
+
+    Raises:
+        RiverError: GPTQ's weights have not been made.
+    """
+    if config.weights is not None:
+        return expanded(config.weights)
+    if config.quantizer in QUANTIZERS:
+        return None
+    places = gptq_folders(config, model)
+    if (found := first_made(places)) is not None:
+        return found
+    looked = " or ".join(f"'{place}'" for place in places) or "any cache (it is off)"
+    command = f"river-vllm quantize {model} --group-size {config.group_size} --prompts FILE"
+    if config.cache_dir == "off":
+        cure = f"'{command} --output DIR', and give --river-weights DIR"
+    else:
+        # It writes to the first place of "auto".
+        cure = f"'{command}{'' if config.cache_dir == 'auto' else f' --output {places[0]}'}'"
+    raise RiverError(
+        f"no weights of quantizer '{config.quantizer}' in {looked}: make them with {cure}"
+    )
+
+
+def first_made(places: Sequence[Path]) -> Path | None:
+    """The first of ``gptq_folders`` that holds weights: those that an engine reads."""
+    # Path.is_file raises where a folder on the way may not be entered.
+    made = (place for place in places if os.path.isfile(place / "config.json"))  # noqa: PTH113
+    return next(made, None)
+
+
+def gptq_folders(config: RiverConfig, model: str) -> list[Path]:
+    """Where GPTQ's weights are looked for, and by default written."""
+    # A folder has one name, whatever it is called by.
+    name = str(Path(model).resolve()) if os.path.isdir(model) else model  # noqa: PTH112
+    beside, own = Path(model) / BESIDE, name.strip("/").replace("/", "--")
+    return [
+        (folder if folder == beside else folder / own) / f"gptq-g{config.group_size}"
+        for folder in cache_folders(config.cache_dir, model)
+    ]
 
 
 class WeightCache:

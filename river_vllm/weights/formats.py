@@ -1,23 +1,76 @@
-"""The formats of 4-bit checkpoints that River reads: other tools' and its own."""
+"""The forms of 4-bit checkpoints that River reads: compressed-tensors and its own."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from river_vllm.errors import RiverError
 from river_vllm.quantization.groups import GroupedWeight
 from river_vllm.weights.packed import FORMAT, NAMES, from_tensors, to_tensors
-from river_vllm.weights.tensors import CheckpointFolder
 
-AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-"""For each nibble, from the lowest, which of eight neighbouring outputs it holds (AutoAWQ's
-``awq/utils/packing_utils.py``)."""
-GPTQ_OFFSETS = {"gptq": 1, "gptq_v2": 0}
-"""By how much a stored zero point is too small, by version of the format."""
 OWN_QUANTIZER = "gptq"
+
+
+class CheckpointFolder:
+    """``config.json`` and every ``*.safetensors`` beside it.
+
+    Raises:
+        RiverError: the folder, its configuration or one of its files cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = self._config()
+        self._files: dict[str, Path] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    self._files.update(dict.fromkeys(file.keys(), path))
+            except (OSError, SafetensorError) as error:
+                raise RiverError(f"'{path}' is not a whole safetensors file: {error}") from None
+        if not self._files:
+            raise RiverError(f"'{folder}' holds no safetensors files")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def get(self, name: str) -> torch.Tensor:
+        """One tensor.
+
+        Raises:
+            RiverError: there is none of this name, or its file cannot be read.
+        """
+        if name not in self._files:
+            raise RiverError(f"'{self.folder}' has no tensor '{name}'")
+        path = self._files[name]
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensor: torch.Tensor = file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise RiverError(f"tensor '{name}' in '{path}': {error}") from None
+        return tensor
+
+    def place(self, name: str) -> str:
+        """Tensor and file, for error messages."""
+        return f"tensor '{name}' in '{self._files.get(name, self.folder)}'"
+
+    def _config(self) -> dict[str, Any]:
+        path = self.folder / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RiverError(f"'{path}': {error.strerror or error}") from None
+        except ValueError as error:
+            raise RiverError(f"'{path}' is not JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise RiverError(f"'{path}': expected an object")
+        return config
 
 
 class WeightFormat(Protocol):
@@ -64,56 +117,6 @@ class CompressedTensorsFormat:
         return grouped(folder, packed, codes, scales, zeros)
 
 
-class AwqFormat:
-    """Transposed, ``[in, out]``, and packed along the outputs, which AutoAWQ interleaves."""
-
-    name = "awq"
-    integer_zeros = True
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        bits = "bits" if "bits" in config else "w_bit"
-        expect(config, **{bits: (4,)})
-        expect(
-            {"version": "gemm", "zero_point": True, **config},
-            version=("gemm", "GEMM"),
-            zero_point=(True,),
-        )
-        self.group_size = int(config.get("group_size", config.get("q_group_size", 128)))
-
-    def read(self, folder: CheckpointFolder, name: str) -> GroupedWeight:
-        packed = f"{name}.qweight"
-        codes = unpack(folder.get(packed), 1, AWQ_ORDER).t()
-        zeros = unpack(folder.get(f"{name}.qzeros"), 1, AWQ_ORDER).t()
-        return grouped(folder, packed, codes, folder.get(f"{name}.scales").t(), zeros)
-
-
-class GptqFormat:
-    """Transposed, ``[in, out]``; codes are packed along the inputs, zero points along the outputs.
-
-    The first version of the format stores each zero point minus one, and so cannot hold a 0.
-    """
-
-    name = "gptq"
-    integer_zeros = True
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        version = config.get("checkpoint_format") or "gptq"
-        expect(
-            {**config, "checkpoint_format": version},
-            bits=(4,),
-            checkpoint_format=list(GPTQ_OFFSETS),
-        )
-        self._offset = GPTQ_OFFSETS[version]
-        self.group_size = int(config.get("group_size", -1))
-
-    def read(self, folder: CheckpointFolder, name: str) -> GroupedWeight:
-        packed = f"{name}.qweight"
-        expect_contiguous_groups(folder, f"{name}.g_idx", self.group_size)
-        codes = unpack(folder.get(packed), 0).t()
-        zeros = unpack(folder.get(f"{name}.qzeros"), 1).t() + self._offset
-        return grouped(folder, packed, codes, folder.get(f"{name}.scales").t(), zeros)
-
-
 class OwnFormat:
     """A projection's packed tensors under its name."""
 
@@ -151,8 +154,6 @@ def own_config(group_size: int, integer_zeros: bool) -> dict[str, Any]:
 
 FORMATS: dict[str, Callable[[dict[str, Any]], WeightFormat]] = {
     "compressed-tensors": CompressedTensorsFormat,
-    "awq": AwqFormat,
-    "gptq": GptqFormat,
     "river": OwnFormat,
 }
 """By ``quant_method`` in a checkpoint's ``quantization_config``; each raises ``RiverError`` for
@@ -171,7 +172,8 @@ def format_of(folder: CheckpointFolder) -> WeightFormat:
     method = config.get("quant_method")
     if method not in FORMATS:
         raise RiverError(
-            f"'{folder.folder}': quant_method = {method!r} (allowed: {', '.join(FORMATS)})"
+            f"'{folder.folder}': quant_method = {method!r} (allowed: 'compressed-tensors', which "
+            "llm-compressor writes, and 'river', which 'river-vllm quantize' writes)"
         )
     try:
         return FORMATS[method](config)
@@ -179,14 +181,9 @@ def format_of(folder: CheckpointFolder) -> WeightFormat:
         raise RiverError(f"'{folder.folder}': {error}") from None
 
 
-def unpack(packed: torch.Tensor, dim: int, order: Sequence[int] = range(8)) -> torch.Tensor:
-    """Unpack int32 words to uint8 values of 0…15; ``dim`` becomes eight times as long.
-
-    Args:
-        order: for each nibble, from the lowest, which of the eight neighbours it holds.
-    """
-    shifts = torch.empty(8, dtype=torch.int32)
-    shifts[list(order)] = torch.arange(0, 32, 4, dtype=torch.int32)
+def unpack(packed: torch.Tensor, dim: int) -> torch.Tensor:
+    """Unpack int32 words to uint8 values of 0…15; ``dim`` becomes eight times as long."""
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
     values = (packed.unsqueeze(-1) >> shifts) & 15
     if dim == 0:
         values = values.transpose(1, 2)

@@ -16,7 +16,7 @@ from river_vllm.compat import LinearBase, get_tp_group, init_logger
 from river_vllm.config import RiverConfig
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
-from river_vllm.weights.choose import weight_source
+from river_vllm.weights.source import weight_source
 
 logger = init_logger("vllm.river")
 

@@ -13,9 +13,8 @@ from river_vllm.layers.find import decoder_layers, projections
 from river_vllm.quantization import fitting_group_size
 from river_vllm.quantization.gptq import quantize_gptq
 from river_vllm.quantization.hessian import HessianRecorder, block_widths, output_power
-from river_vllm.weights.formats import own_tensors
+from river_vllm.weights.formats import CheckpointFolder, own_tensors
 from river_vllm.weights.shards import Part, parts_of
-from river_vllm.weights.tensors import CheckpointFolder
 
 ERROR_ROWS = 128
 """Outputs of each projection from which the error is estimated."""

@@ -45,7 +45,6 @@ class RiverRunnerMixin(WarmUpMixin):
         self._river_running = table, time.perf_counter()
         output = river.run(table, self._river_forward(forward, *args, **kwargs))
         depths = self.river_steps.depths(table)
-        river.residency.observe(depths)
         self._river_depths = dict(zip(self.input_batch.req_ids, depths, strict=False))
         return output
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -60,7 +60,6 @@ class Line(NamedTuple):
     floor: int = NEVER
     replayed: bool = False
     held: bool = False
-    offsets: tuple[float, ...] | None = None
 
 
 class Steps:
@@ -74,8 +73,6 @@ class Steps:
         runner: vLLM's, V1; its ``drafter`` is a ``RiverProposer`` where the engine drafts.
         config: scope, prefill, and what holds for requests that say nothing.
     """
-
-    _table_class = StepTable
 
     def __init__(self, runner: Any, config: RiverConfig) -> None:
         self._runner = runner
@@ -249,13 +246,12 @@ class Steps:
     def _table_of(self, lines: list[Line]) -> StepTable:
         """The table of these groups."""
         columns = zip(*lines, strict=True) if lines else [()] * len(Line._fields)
-        request, _, rows, threshold, floor, replayed, held, offsets = columns
-        return self._table_class(
+        request, _, rows, threshold, floor, replayed, held = columns
+        return StepTable(
             self._num_layers,
             rows,
             threshold,
             floor,
-            offsets=_stacked(offsets),
             replayed=replayed,
             held=held,
             request=request,
@@ -285,9 +281,7 @@ class Steps:
         return self.costs.choose(generated) if whole else self.costs.pays(generated)
 
     def _may_leave(self, settings: RiverSettings) -> bool:
-        offsets = settings.layer_offsets
-        fits = offsets is None or len(offsets) == self._num_layers - 1
-        return settings.may_exit and settings.min_layers < self._num_layers and fits
+        return settings.may_exit and settings.min_layers < self._num_layers
 
     def _of_request(self, index: int, position: int, rows: int, stay: bool) -> Iterator[Line]:
         """The groups of the batch's request ``index``, whose ``rows`` start at ``position``."""
@@ -319,8 +313,7 @@ class Steps:
         """A group that leaves where it left before, or (0) by its own decision."""
         if depth:
             return Line(index, position, rows, -1.0, depth, replayed=True)
-        threshold, floor = settings.threshold, settings.min_layers
-        return Line(index, position, rows, threshold, floor, offsets=settings.layer_offsets)
+        return Line(index, position, rows, settings.threshold, settings.min_layers)
 
     def _prompt_runs(self, request: Request, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Runs of prompt rows by the depth that they had, 0 where they may decide: one depth and a
@@ -330,14 +323,3 @@ class Steps:
             return
         for depth, same in groupby(request.prompt_depths[start:end].tolist()):
             yield depth, sum(1 for _ in same)
-
-
-def _stacked(
-    offsets: Sequence[tuple[float, ...] | None],
-) -> npt.NDArray[np.float32] | None:
-    """The groups' offsets ``[groups, L − 1]``; None where no group has any."""
-    given = next((some for some in offsets if some is not None), None)
-    if given is None:
-        return None
-    none = (0.0,) * len(given)
-    return np.array([none if some is None else some for some in offsets], dtype=np.float32)

@@ -8,8 +8,8 @@ from server.calibrate.options import CalibrateOptions
 from server.cli.arguments import Commands, add_command
 
 ABOUT = """\
-The backbone answers prompts, and passes with exits are compared with it along these answers: the
-likeliest token, the KL divergence, K and V. Candidates are chosen on some of the prompts and tested
+The backbone answers prompts, and passes with exits are compared with it along these answers: is the
+likeliest token the same? Candidates are chosen on some of the prompts and tested
 on the others; docs/calibration.md says what is guaranteed. Exit status 0 if settings were shown to
 keep the target (with --check: those of the file), 1 if none were."""
 

@@ -12,7 +12,7 @@ import yaml
 from river_vllm import __version__
 from river_vllm.calibration.bounds import upper_bound
 from river_vllm.calibration.certify import Trial
-from river_vllm.calibration.exit_costs import Prediction
+from river_vllm.calibration.choose import Prediction
 from river_vllm.calibration.record import (
     AchievedRecord,
     Calibration,
@@ -24,17 +24,9 @@ from river_vllm.calibration.record import (
     recorded_settings,
 )
 from river_vllm.calibration.run import Outcome
-from river_vllm.calibration.target import KL_CLIP, Target
 from river_vllm.config import RiverConfig
 from server.calibrate.speed import WeightBytes
 from server.cli.prompts import Prompts
-
-_METRICS = {
-    "agreement": "the share of answer tokens where greedy decoding would not pick the backbone's "
-    "token",
-    "kl": f"the mean KL(backbone ‖ river) in nats, each token's clipped at {KL_CLIP:g},",
-    "depth": "the mean number of backbone layers that a token runs",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +53,13 @@ class Circumstances:
     command: list[str]
 
 
-def guarantee(target: Target, delta: float, made: Circumstances) -> str:
+def guarantee(outcome: Outcome, made: Circumstances) -> str:
     """The guarantee in words, with its assumption."""
     text = "the backbone's own greedy" if made.prompts.answers is None else "the given"
-    limit = target.value if target.metric != "agreement" else round(1 - target.value, 10)
     return (
-        f"With probability at least {1 - delta:g} over the test's prompts, "
-        f"{_METRICS[target.metric]} is at most {limit:g} in expectation over a new prompt of at "
+        f"With probability at least {1 - outcome.delta:g} over the test's prompts, the share of "
+        "answer tokens where greedy decoding would not pick the backbone's token is at most "
+        f"{round(outcome.limit, 10):g} in expectation over a new prompt of at "
         f"most {made.longest} tokens: along {text} answer, over its first {made.tokens} tokens but "
         "the very first. "
         "Assumes that the test's prompts were drawn independently from what will be served."
@@ -76,7 +68,7 @@ def guarantee(target: Target, delta: float, made: Circumstances) -> str:
 
 def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverConfig:
     """The settings of ``test``, with a record of everything that the guarantee depends on."""
-    dial = test.policy.as_config()
+    dial = asdict(test.policy)
     settings = calibrated_settings(made.config)
     tested = recorded_settings(made.config, made.engine)
     tested = {name: value for name, value in tested.items() if name not in settings}
@@ -94,23 +86,18 @@ def river_config(outcome: Outcome, test: Trial, made: Circumstances) -> RiverCon
             longest=made.longest,
             tokens=made.tokens,
         ),
-        target=TargetRecord(
-            metric=outcome.target.metric, value=outcome.target.value, delta=outcome.delta
-        ),
+        target=TargetRecord(value=round(1 - outcome.limit, 10), delta=outcome.delta),
         achieved=AchievedRecord(
             agreement=round(test.agreement, 5),
-            kl=round(test.kl, 6),
             mean_exit_layer=round(test.mean_exit_layer, 3),
             p_value=round(test.p_value, 6),
         ),
-        guarantee=guarantee(outcome.target, outcome.delta, made),
+        guarantee=guarantee(outcome, made),
         date=date.today().isoformat(),
         river=__version__,
         vllm=made.vllm,
     )
-    # Offsets to start from would stay where none are chosen.
-    others = {"calibration", *DialRecord.model_fields}
-    base = made.config.model_dump(mode="json", exclude_unset=True, exclude=others)
+    base = made.config.model_dump(mode="json", exclude_unset=True, exclude={"calibration"})
     return RiverConfig.model_validate({**base, **settings, **dial, "calibration": record})
 
 
@@ -139,12 +126,14 @@ def as_json(outcome: Outcome, made: Circumstances, seconds: float) -> dict[str, 
             "longest": made.longest,
             "tokens": made.tokens,
         },
-        "target": {"metric": outcome.target.metric, "value": outcome.target.value},
+        "target": {"metric": "agreement", "value": round(1 - outcome.limit, 10)},
         "delta": outcome.delta,
-        "guarantee": guarantee(outcome.target, outcome.delta, made),
-        "num_layers": outcome.target.num_layers,
+        "guarantee": guarantee(outcome, made),
+        "num_layers": made.engine["num_layers"],
         "similarity_quantiles": outcome.similarity_quantiles,
-        "forced_exits": [asdict(item) for item in outcome.forced],
+        "forced_exits": [
+            {"layer": layer, "agreement": agreement} for layer, agreement in outcome.forced.items()
+        ],
         "prediction_scale": outcome.scale,
         "candidates": [_prediction(p, made) for p in outcome.candidates],
         "tests": [_test(test, outcome, made) for test in outcome.tests],
@@ -157,36 +146,26 @@ def as_json(outcome: Outcome, made: Circumstances, seconds: float) -> dict[str, 
 
 def _prediction(prediction: Prediction, made: Circumstances) -> dict[str, Any]:
     return {
-        **prediction.policy.as_config(),
+        **asdict(prediction.policy),
         "mean_exit_layer": prediction.mean_exit_layer,
         "loss": prediction.loss,
-        "kl_clipped": prediction.kl,
         "weight_bytes_speedup": made.weights.speedup(prediction.mean_exit_layer),
     }
 
 
 def _test(test: Trial, outcome: Outcome, made: Circumstances) -> dict[str, Any]:
-    target = outcome.target
     layers = Counter(layer for part in test.measured for layer in part.exit_layer.tolist())
     bound = upper_bound(test.losses, outcome.delta)
     return {
-        **test.policy.as_config(),
+        **asdict(test.policy),
         "passed": test.passed,
         "p_value": test.p_value,
         "prompts": len(test.losses),
-        "figure": target.figure(test.loss),
-        "bound": target.figure(bound),
+        "figure": 1 - test.loss,
+        "bound": 1 - bound,
         "agreement": test.agreement,
-        "kl": test.kl,
         "mean_exit_layer": test.mean_exit_layer,
         "weight_bytes_speedup": made.weights.speedup(test.mean_exit_layer),
         "exit_layers": dict(sorted(layers.items())),
-        "key_similarity": _mean([m.keys for m in test.measured]),
-        "value_similarity": _mean([m.values for m in test.measured]),
         "losses": test.losses,
     }
-
-
-def _mean(parts: list[Any]) -> list[float] | None:
-    known = [part for part in parts if part is not None]
-    return known[0].mean(axis=0).round(5).tolist() if known else None

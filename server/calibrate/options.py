@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from river_vllm.config import RiverConfig
 from server.cli.arguments import FieldsOf, Options, Shown
@@ -13,36 +13,22 @@ from server.cli.engine_options import EngineLimits
 from server.cli.files import OutputFile
 from server.cli.prompt_options import PromptFiles
 
-DEFAULT_AGREEMENT = 0.98
-
 CHOICES = FieldsOf(
     RiverConfig,
-    ("quantizer", "weights", "group_size", "criterion", "activations", "lm_head", "kernel"),
+    ("quantizer", "weights", "group_size", "activations", "lm_head", "kernel"),
     "river-",
 )
 
 
 class TargetOptions(Options):
-    """Target: one of the first three options."""
+    """Target."""
 
-    target_agreement: float | None = Field(default=None, gt=0, lt=1)
-    """share of answer tokens whose likeliest next token is the backbone's, at least
-    (default: 0.98)"""
-    target_kl: float | None = Field(default=None, gt=0, lt=1)
-    """KL(backbone ‖ river) in nats, at most; a token counts 1 nat at most"""
-    target_depth: PositiveFloat | None = None
-    """mean number of backbone layers of a token, at most"""
+    target_agreement: float = Field(default=0.98, gt=0, lt=1)
+    """share of answer tokens whose likeliest next token is the backbone's, at least"""
     delta: float = Field(default=0.1, gt=0, lt=1)
     """probability with which the guarantee may fail"""
     check: Path | None = None
     """choose nothing: test the settings of this river config on the prompts"""
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        given = [self.target_agreement, self.target_kl, self.target_depth]
-        if sum(value is not None for value in given) > 1:
-            raise ValueError("--target-agreement, --target-kl, --target-depth: give one of them")
-        return self
 
 
 class PromptOptions(PromptFiles):
@@ -83,7 +69,7 @@ class OutputOptions(Options):
 
 
 class CalibrateOptions(Options):
-    """Choose τ for a target agreement, divergence or depth, with a finite-sample guarantee."""
+    """Choose τ for a target agreement, with a finite-sample guarantee."""
 
     model: Annotated[str, Shown("MODEL", positional=True)]
     """a Hugging Face id or a folder, in bf16"""

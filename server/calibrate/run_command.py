@@ -8,18 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from river_vllm.calibration.bounds import prompts_needed
+from river_vllm.calibration.choose import Policy
 from river_vllm.calibration.fingerprint import fingerprint, served_checkpoint
 from river_vllm.calibration.passes import TeacherForcedEngine, Text
-from river_vllm.calibration.policy import Policy
 from river_vllm.calibration.run import Calibrator, Outcome
-from river_vllm.calibration.target import Target
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
-from river_vllm.weights.choose import weights_folder
+from river_vllm.weights.cache import weights_folder
 from server.calibrate.document import Circumstances, as_json, as_yaml, guarantee, river_config
-from server.calibrate.options import DEFAULT_AGREEMENT, CalibrateOptions
+from server.calibrate.options import CalibrateOptions
 from server.calibrate.speed import WeightBytes
-from server.calibrate.table import describe, print_outcome
+from server.calibrate.table import describe, print_outcome, target
 from server.calibrate.unseen import seen_by_weights
 from server.cli.engine import prepare, start
 from server.cli.files import make_console, write_json, write_text
@@ -34,9 +33,9 @@ def run_command(options: CalibrateOptions) -> int:
     prepare()
     limits = options.engine
     llm = start(options.model, config, limits.revision, limits.max_model_len, limits.kv_cache_gib)
-    target = _target(options, config, llm)
+    _check_layers(options, config, llm)
     with Steps(not options.files.no_progress) as steps:
-        outcome, made = _measure(options, llm, config, target, steps)
+        outcome, made = _measure(options, llm, config, steps)
     return _report(options, outcome, made, time.monotonic() - began)
 
 
@@ -66,33 +65,23 @@ def _config(options: CalibrateOptions) -> RiverConfig:
     return config
 
 
-def _target(options: CalibrateOptions, config: RiverConfig, llm: Any) -> Target:
-    asked = options.target
+def _check_layers(options: CalibrateOptions, config: RiverConfig, llm: Any) -> None:
+    check = options.target.check
     layers = int(llm.collective_rpc("river_info")[0]["num_layers"])
     if layers < 2:
         raise RiverError("calibrate: the model has one decoder layer, so no token can leave early")
-    if asked.check is not None and (config.threshold >= 1.0 or config.min_layers >= layers):
-        raise RiverError(f"--check '{asked.check}': with these settings no token leaves early")
-    if asked.target_kl is not None:
-        return Target("kl", asked.target_kl, layers)
-    if asked.target_depth is not None:
-        if not 1 < asked.target_depth < layers:
-            raise RiverError(
-                f"--target-depth {asked.target_depth:g}: expected between 1 and {layers}, the "
-                "model's number of layers"
-            )
-        return Target("depth", asked.target_depth, layers)
-    return Target("agreement", asked.target_agreement or DEFAULT_AGREEMENT, layers)
+    if check is not None and (config.threshold >= 1.0 or config.min_layers >= layers):
+        raise RiverError(f"--check '{check}': with these settings no token leaves early")
 
 
 def _measure(
-    options: CalibrateOptions, llm: Any, config: RiverConfig, target: Target, steps: Steps
+    options: CalibrateOptions, llm: Any, config: RiverConfig, steps: Steps
 ) -> tuple[Outcome, Circumstances]:
     text, asked = options.text, options.target
     engine = TeacherForcedEngine(llm)
     calibrator = Calibrator(engine, steps.step, steps.done)
     pilot = 0 if asked.check is not None else text.pilot_prompts
-    prompts = _prompts(options, llm, target, pilot)
+    prompts = _prompts(options, llm, pilot)
     folder = weights_folder(config, options.model)
     seen = None if folder is None else seen_by_weights(folder, prompts, text.half)
     if seen is not None:
@@ -104,12 +93,11 @@ def _measure(
         texts = [Text(tuple(prompt), tuple(answer[: text.tokens])) for prompt, answer in pairs]
     usable = sum(answered.forced > 0 for answered in texts)
     _for_test(usable, pilot, "prompts whose answer has more than one token")
-    kv = _on_cpu()
     if asked.check is None:
-        outcome = calibrator.calibrate(texts, pilot, target, asked.delta, kv)
+        outcome = calibrator.calibrate(texts, pilot, asked.target_agreement, asked.delta)
     else:
-        policy = Policy(config.threshold, config.min_layers, config.layer_offsets)
-        outcome = calibrator.check(policy, texts, target, asked.delta, kv)
+        policy = Policy(config.threshold, config.min_layers)
+        outcome = calibrator.check(policy, texts, asked.target_agreement, asked.delta)
     model_config = llm.llm_engine.model_config
     engine = llm.collective_rpc("river_info")[0]
     ranks = llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size
@@ -131,9 +119,9 @@ def _measure(
     return outcome, made
 
 
-def _prompts(options: CalibrateOptions, llm: Any, target: Target, pilot: int) -> Prompts:
+def _prompts(options: CalibrateOptions, llm: Any, pilot: int) -> Prompts:
     text, asked = options.text, options.target
-    needed = prompts_needed(target.limit, 0.9 if target.metric == "depth" else 0.5, asked.delta)
+    needed = prompts_needed(1.0 - asked.target_agreement, 0.5, asked.delta)
     wanted = text.test_prompts or needed
     longest = options.longest_prompt
     if text.prompts:
@@ -175,13 +163,12 @@ def _report(
         write_json(options.files.json_file, as_json(outcome, made, seconds))
     if chosen is None:
         nearest = min(outcome.tests, key=lambda test: test.loss, default=None)
-        message = f"could not show {outcome.target.describe()}"
+        message = f"could not show {target(outcome)}"
         if nearest is not None:
-            figure = outcome.target.figure(nearest.loss)
-            message += f"; nearest: {describe(nearest.policy)}, measured {figure:.4g}"
+            message += f"; nearest: {describe(nearest.policy)}, measured {1 - nearest.loss:.2%}"
         console.print(f"[red]{message}[/red]")
         return 1
-    console.print(f"{describe(chosen.policy)}. {guarantee(outcome.target, outcome.delta, made)}")
+    console.print(f"{describe(chosen.policy)}. {guarantee(outcome, made)}")
     if options.target.check is not None:
         return 0
     text = as_yaml(river_config(outcome, chosen, made), made.command)
@@ -191,12 +178,6 @@ def _report(
     else:
         console.print(text, markup=False)
     return 0
-
-
-def _on_cpu() -> bool:
-    from river_vllm.compat import current_platform
-
-    return bool(current_platform.is_cpu())
 
 
 def _vllm_version() -> str:

@@ -6,9 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from river_vllm.calibration.bounds import upper_bound
-from river_vllm.calibration.policy import Policy
+from river_vllm.calibration.choose import Policy
 from river_vllm.calibration.run import Outcome
-from river_vllm.calibration.target import Target
 from server.calibrate.document import Circumstances
 
 
@@ -16,8 +15,12 @@ def describe(policy: Policy) -> str:
     """A policy in a few words."""
     if policy.threshold <= -1.0:
         return f"after layer {policy.min_layers}"
-    kind = "τ" if policy.layer_offsets is None else "per layer, τ"
-    return f"{kind} {policy.threshold:g}, from layer {policy.min_layers}"
+    return f"τ {policy.threshold:g}, from layer {policy.min_layers}"
+
+
+def target(outcome: Outcome) -> str:
+    """The target in words."""
+    return f"agreement with the backbone of at least {1 - outcome.limit:.2%}"
 
 
 def print_outcome(console: Console, outcome: Outcome, made: Circumstances) -> None:
@@ -40,41 +43,26 @@ def _forced_table(outcome: Outcome) -> Table:
     table = Table(
         "every token leaves after layer", title=f"pilot, {len(outcome.pilot)} prompts", min_width=60
     )
-    for name in ("agreement", "KL", "K cosine", "V cosine"):
-        table.add_column(name, justify="right")
-    for item in outcome.forced:
-        means = [
-            "–" if by_layer is None else f"{_mean(by_layer[item.layer :]):.4f}"
-            for by_layer in (item.keys, item.values)
-        ]
-        table.add_row(str(item.layer), f"{item.agreement:.2%}", f"{item.kl:.4f}", *means)
+    table.add_column("agreement", justify="right")
+    for layer, agreement in outcome.forced.items():
+        table.add_row(str(layer), f"{agreement:.2%}")
     return table
 
 
 def _tests_table(outcome: Outcome, made: Circumstances) -> Table:
-    target = outcome.target
-    table = Table("setting", title=target.describe(), min_width=60)
-    for name in ("prompts", "agreement", "KL", "mean exit layer", "by bytes", "bound", "p", ""):
+    table = Table("setting", title=target(outcome), min_width=60)
+    for name in ("prompts", "agreement", "mean exit layer", "by bytes", "bound", "p", ""):
         table.add_column(name, justify="right")
     for test in outcome.tests:
-        bound = target.figure(upper_bound(test.losses, outcome.delta))
+        bound = 1 - upper_bound(test.losses, outcome.delta)
         table.add_row(
             describe(test.policy),
             str(len(test.losses)),
             f"{test.agreement:.2%}",
-            f"{test.kl:.4f}",
             f"{test.mean_exit_layer:.2f}",
             f"{made.weights.speedup(test.mean_exit_layer):.2f}×",
-            _figure(target, bound),
+            f"{bound:.2%}",
             f"{test.p_value:.2g}",
             "passed" if test.passed else "not shown",
         )
     return table
-
-
-def _figure(target: Target, value: float) -> str:
-    return f"{value:.2%}" if target.metric == "agreement" else f"{value:.4g}"
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 1.0

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from server.cli.removed import REMOVED_OPTIONS
+
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE"}
 
 Commands = argparse._SubParsersAction
@@ -77,6 +79,9 @@ class OneLineParser(argparse.ArgumentParser):
     ) -> tuple[Any, list[str]]:
         """Nothing unknown is left to parsers above, which would answer in their own way."""
         found, unknown = super().parse_known_args(args, namespace)
+        for name in (word.partition("=")[0] for word in unknown):
+            if name in REMOVED_OPTIONS:
+                self.error(f"{name} was removed; {REMOVED_OPTIONS[name]}")
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
         if self.model is not None:
@@ -201,17 +206,22 @@ def _reader(kind: Any) -> Callable[[str], Any]:
         try:
             return adapter.validate_python(text)
         except ValidationError as error:
-            raise argparse.ArgumentTypeError(f"{text!r}: {_reason(error)}") from None
+            # Of a union one for each of its types.
+            reasons = " or ".join(map(_message, error.errors()))
+            raise argparse.ArgumentTypeError(f"{text!r}: {reasons}") from None
 
     return read
 
 
 def _reason(error: ValidationError) -> str:
     """The first of the errors."""
-    first = error.errors()[0]
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    return first["msg"][:1].lower() + first["msg"][1:]
+    return _message(error.errors()[0])
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return str(error["msg"][:1].lower() + error["msg"][1:])
 
 
 def _given(model: type[Options], args: argparse.Namespace, at: str = "") -> dict[str, Any]:

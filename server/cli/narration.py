@@ -1,4 +1,4 @@
-"""While a server starts: what it is doing and about how long it will take, line by line.
+"""While a server starts: what it is doing, line by line.
 
 The engine's processes say which stage they are in (``river_vllm/startup.py``); the lines come from
 a thread of the command that the user started.
@@ -16,10 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from river_vllm.folders import user_cache
 from river_vllm.startup import STAGES_FILE, Stage, file_named_by, mark, marks
-from server.cli.stage_times import STAGES, StageTimes, StartRecord, weight_bytes
 
+STAGES = {
+    Stage.IMPORT: "importing vLLM and reading the configuration",
+    Stage.ENGINE: "starting vLLM's engine",
+    Stage.WEIGHTS: "loading the weights",
+    Stage.QUANTIZE: "making the 4-bit weights (once)",
+    Stage.GRAPH: "reading the compiled model",
+    Stage.COMPILE: "compiling the model for exact steps (once)",
+    Stage.COMPILE_RIVER: "compiling the model for steps that exit (once)",
+    Stage.MEASURE: "measuring what a step costs",
+    Stage.SERVE: "starting the HTTP server",
+}
+"""What the user reads of each, in their order."""
 EVERY = 8.0
 """Seconds between two lines within a stage: a busy machine may wake the thread two late."""
 POLL = 0.25
@@ -43,38 +53,20 @@ class Narration:
     def __init__(self, begun: float, say: Callable[[str], None]) -> None:
         self._begun = begun
         self._say = say
-        self._entered: dict[Stage, float] = {}
         self._said: tuple[Stage, float] | None = None
-        self.times = StageTimes()
-        """To be replaced once the model is known."""
 
     def look(self, found: list[tuple[float, Stage]], now: float) -> None:
         """Say what is going on if it is new, or if nothing was said for a while."""
-        for seconds, stage in found:
-            # Every rank of an engine marks its stages, and a stage begins with the first.
-            self._entered.setdefault(stage, seconds)
-        if not self._entered:
+        if not found:
             return
-        stage = max(self._entered, key=list(Stage).index)
+        # Every rank of an engine marks its stages, and a stage begins with the first.
+        stage = max((stage for _, stage in found), key=list(Stage).index)
         if stage not in STAGES:
             return
         if self._said is not None and self._said[0] is stage and now - self._said[1] < EVERY:
             return
         self._said = (stage, now)
-        left = self.times.remaining(stage, now - self._entered[stage])
-        ahead = f"about {_rounded(left)} to go" if left >= 1 else "longer than expected"
-        self._say(f"{STAGES[stage].words}, {now - self._begun:.0f} s so far, {ahead}")
-
-    def seconds(self, ready: float) -> dict[str, float]:
-        """What each stage took, to the next one or to ``ready``."""
-        stages = sorted(self._entered, key=list(Stage).index)
-        ends = [self._entered[stage] for stage in stages[1:]] + [ready]
-        pairs = zip(stages, ends, strict=True)
-        return {
-            stage.value: round(max(0.0, end - self._entered[stage]), 2)
-            for stage, end in pairs
-            if stage in STAGES
-        }
+        self._say(f"{STAGES[stage]}, {now - self._begun:.0f} s so far")
 
     def ready(self, now: float, url: str | None, example: bool) -> None:
         """The last line of a start; ``url`` is None for an engine without an HTTP server."""
@@ -84,12 +76,6 @@ class Narration:
         self._say(f"ready after {now - self._begun:.0f} s at {url}")
         if example:
             self._say(f"try it: {EXAMPLE.format(url=url)}")
-
-
-def _rounded(seconds: float) -> str:
-    """To what an estimate is worth."""
-    step = 1 if seconds < 10 else 5 if seconds < 120 else 30
-    return f"{max(step, round(seconds / step) * step)} s"
 
 
 class Narrator:
@@ -103,7 +89,6 @@ class Narrator:
         self._clock = clock
         self._narration = Narration(clock(), self._say)
         self._args: Namespace | None = None
-        self._record: StartRecord | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="river-narrator")
 
@@ -114,24 +99,9 @@ class Narrator:
         self._stopped.set()
         self._thread.join()
 
-    def expect_model(self, model: str) -> None:
-        """``model`` is known, unless one was before.
-
-        Args:
-            model: folder or hub id.
-        """
-        if self._record is None:
-            self.expect(StartRecord(user_cache(), model), weight_bytes(model))
-
-    def expect(self, record: StartRecord, checkpoint_bytes: int) -> None:
-        """Which model it is, is known, and with it what to expect."""
-        self._narration.times = StageTimes(record.read(), checkpoint_bytes)
-        self._record = record
-
     def watch(self, args: Namespace) -> None:
         """The server's arguments are known, and with them where it will listen."""
         self._args = args
-        self._narration.times.compiles = not args.enforce_eager
 
     def _say(self, text: str) -> None:
         print(f"River: {text}", file=self._stream, flush=True)
@@ -153,24 +123,16 @@ class Narrator:
 
     def _finish(self, args: Namespace, now: float) -> None:
         mark(Stage.READY)
-        if self._record is not None:
-            self._record.write(self._narration.seconds(now))
         plain = not (args.uds or args.api_key or args.ssl_keyfile)
         url = address(args, _reachable(args.host)) if has_server(args) else None
         self._narration.ready(now, url, example=plain)
 
 
 @contextmanager
-def narrated(model: str | None) -> Iterator[Narrator]:
-    """A start inside is told about until it is ready.
-
-    Args:
-        model: folder or hub id, if it is known by now.
-    """
+def narrated() -> Iterator[Narrator]:
+    """A start inside is told about until it is ready."""
     with file_named_by(STAGES_FILE) as file:
         narrator = Narrator(file)
-        if model is not None:
-            narrator.expect_model(model)
         mark(Stage.IMPORT)
         narrator.start()
         try:

@@ -16,11 +16,10 @@ from server.telemetry.progress import STALL_SECONDS
 KEY_VARIABLES = ("RIVER_API_KEY", "VLLM_API_KEY")
 KEY_FILE_VARIABLE = "RIVER_API_KEY_FILE"
 
-OF_A_FILE = ("layer_offsets", "calibration")
-"""Settings that ``river-vllm calibrate`` writes."""
 RIVER_OPTIONS = FieldsOf(
-    RiverConfig, tuple(n for n in RiverConfig.model_fields if n not in OF_A_FILE), "river-"
+    RiverConfig, tuple(n for n in RiverConfig.model_fields if n != "calibration"), "river-"
 )
+"""Every setting but what ``river-vllm calibrate`` writes."""
 
 
 def add_river_options(parser: argparse.ArgumentParser) -> None:

@@ -38,14 +38,11 @@ def serve(argv: Sequence[str]) -> int:
     """Start the server and run it until it is told to stop."""
     if any(a in ("-h", "--help") or a.startswith("--help=") for a in argv):
         parse(argv)  # prints the help and exits
-    # vLLM takes seconds to import, and only its parser knows for sure which argument is the model.
-    model = argv[0] if argv and not argv[0].startswith("-") else None
     # A process that is alone in its container gets no signal that it has no handler for.
-    with ended_by_sigterm(), writable_caches(), narrated(model) as narrator:
+    with ended_by_sigterm(), writable_caches(), narrated() as narrator:
         prepare_environment()
         args = parse(argv)
         configure(args)
-        narrator.expect_model(args.model)
         narrator.watch(args)
         mark(Stage.ENGINE)
         return run(args)

@@ -69,9 +69,7 @@ class RiverState:
         if calibration is None:
             return None
         now = self.defaults
-        dial = DialRecord(
-            threshold=now.threshold, min_layers=now.min_layers, layer_offsets=now.layer_offsets
-        )
+        dial = DialRecord(threshold=now.threshold, min_layers=now.min_layers)
         settings = recorded_settings(self.config, self.engine)
         doubts = calibration.doubts(dial, self.checkpoint, settings)
         return {
@@ -90,7 +88,6 @@ class RiverState:
             "min_layers": self.defaults.min_layers,
             "prefill": self.config.prefill,
             "scope": self.config.scope,
-            "criterion": self.config.criterion,
             "calibration": self._calibration(),
             **self.engine,
         }

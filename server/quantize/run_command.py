@@ -48,7 +48,7 @@ def run_command(options: QuantizeOptions) -> int:
 
 
 def _quantize(options: QuantizeOptions) -> dict[str, Any]:
-    from river_vllm.weights.choose import gptq_folders
+    from river_vllm.weights.cache import gptq_folders
     from server.quantize.engine import QuantizingEngine, checkpoint_folder
 
     limits, group_size = options.engine, options.group_size
@@ -93,7 +93,7 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
 
 def _found_before(folder: Path, places: Sequence[Path]) -> str | None:
     """The folder that a server would read in place of ``folder``, one of ``places``."""
-    from river_vllm.weights.choose import first_made
+    from river_vllm.weights.cache import first_made
 
     found = first_made(places[: places.index(folder)]) if folder in places else None
     return None if found is None else str(found)

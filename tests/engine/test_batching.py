@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm.calibration import kv
+from tests.support import kv
 from tests.support.engines import generate, generate_alone, generated, greedy
 from tests.support.forms import form
 from tests.support.pool import few_blocks, free_blocks, scheduler_of

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm.calibration import kv
+from tests.support import kv
 from tests.support.engines import greedy, run_with_kv
 from tests.support.prompts import PROMPTS
 
@@ -24,7 +24,7 @@ def _prompts(engine: Any, count: int) -> list[list[int]]:
 
 def _clear(worker: Any) -> None:
     """Zero every block (runs in the worker)."""
-    for layer in kv._attention_layers(worker).values():
+    for layer in kv.attention_layers(worker).values():
         layer.kv_cache.zero_()
 
 

@@ -45,12 +45,6 @@ def fetching(tiny_qwen2: Path) -> Any:
     return engines.river_engine(tiny_qwen2, config)
 
 
-@pytest.fixture(scope="session")
-def adaptive(tiny_qwen2: Path) -> Any:
-    config = RiverConfig(resident_layers="auto", deep="fetch", scope="token")
-    return engines.river_engine(tiny_qwen2, config)
-
-
 def backbone_weights(engine: Any) -> list[int]:
     """Per decoder layer: elements of bf16 weights that can be reached, packed ones included."""
 
@@ -131,23 +125,3 @@ def test_fetching_serves_every_depth(river_qwen2: Any, fetching: Any) -> None:
     found = generate(fetching, PROMPTS[:4], params)
     assert [g.exit_layers for g in found] == [g.exit_layers for g in expected]
     assert [g.tokens for g in found] == [g.tokens for g in expected]
-
-
-def test_auto_follows_the_depths(adaptive: Any, stock_qwen2: Any) -> None:
-    """All layers at first, then as many as tokens reach, and more again when they go deeper."""
-
-    def resident() -> int:
-        layers: int = adaptive.collective_rpc("river_info")[0]["resident_layers"]
-        held = [n > 0 for n in backbone_weights(adaptive)]
-        assert held[:layers] == [True] * layers
-        return layers
-
-    assert resident() == LAYERS
-    generate(adaptive, PROMPTS[:16], greedy(40, forced(2)))
-    assert resident() == 2
-    assert not any(backbone_weights(adaptive)[2:])
-    generate(adaptive, PROMPTS[:16], greedy(40, forced(4)))
-    assert resident() == 4
-    (expected,) = generate(stock_qwen2, PROMPTS[:1], greedy(24))
-    (found,) = generate(adaptive, PROMPTS[:1], greedy(24, OFF))
-    assert found.tokens == expected.tokens

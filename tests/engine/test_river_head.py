@@ -21,7 +21,7 @@ EXIT = {"threshold": -1.0, "min_layers": 2}
 @pytest.fixture(scope="session")
 def with_river_head(smollm2: Path) -> Any:
     return engines.river_engine(
-        smollm2, RiverConfig(lm_head="river", lm_head_candidates=64, scope="token", max_rows="all")
+        smollm2, RiverConfig(lm_head="river", scope="token", max_rows="all")
     )
 
 

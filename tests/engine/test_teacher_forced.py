@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
+from river_vllm.calibration.choose import Policy
 from river_vllm.calibration.observer import Measured
 from river_vllm.calibration.passes import TeacherForcedEngine, Text
-from river_vllm.calibration.policy import Policy
 from river_vllm.calibration.run import Calibrator
-from river_vllm.calibration.target import Target
 from tests.support.engines import Generated, generate, greedy
 from tests.support.prompts import PROMPTS
 
@@ -27,7 +27,7 @@ def decoded(river_smollm2: Any) -> tuple[list[Text], list[Generated]]:
     encode = river_smollm2.get_tokenizer().encode
     prompts = [encode(prompt) for prompt in PROMPTS[:8]]
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-    answers = generate(river_smollm2, inputs, greedy(TOKENS, POLICY.as_config()))
+    answers = generate(river_smollm2, inputs, greedy(TOKENS, asdict(POLICY)))
     texts = [
         Text(tuple(prompt), tuple(answer.tokens))
         for prompt, answer in zip(prompts, answers, strict=True)
@@ -39,9 +39,9 @@ def decoded(river_smollm2: Any) -> tuple[list[Text], list[Generated]]:
 def forced(river_smollm2: Any, decoded: Any) -> tuple[Measured, Measured, Measured]:
     """The backbone's pass, the same again as a policy, and the policy's."""
     engine = TeacherForcedEngine(river_smollm2)
-    reference = engine.run(None, decoded[0], kv=True)
-    again = engine.run(Policy.backbone(), decoded[0], kv=True)
-    return reference, again, engine.run(POLICY, decoded[0], kv=True)
+    reference = engine.run(None, decoded[0])
+    again = engine.run(Policy.backbone(), decoded[0])
+    return reference, again, engine.run(POLICY, decoded[0])
 
 
 def test_exit_layers_are_those_of_decoding(decoded: Any, forced: Any) -> None:
@@ -67,9 +67,7 @@ def test_policy_pass_has_the_decoded_tokens_as_its_likeliest(decoded: Any, force
     texts, _ = decoded
     reference, _, measured = forced
     assert reference.agrees.all()
-    assert reference.kl.max() < 1e-5
     assert 0.5 < measured.agrees.mean() < 1.0
-    assert measured.kl.mean() > 1e-3
     assert [tuple(t) for t in measured.tokens.tolist()] == sorted(
         (i, p) for i, x in enumerate(texts) for p in range(len(x.prompt), len(x.prompt) + x.forced)
     )
@@ -80,9 +78,6 @@ def test_backbone_repeats_itself(forced: Any) -> None:
     assert np.array_equal(again.tokens, reference.tokens)
     assert set(again.exit_layer.tolist()) == {30}
     assert again.agrees.all()
-    assert again.kl.max() < 1e-5
-    assert again.keys.min() > 0.9999
-    assert again.values.min() > 0.9999
 
 
 def test_similarities_predict_the_first_tokens_exit(decoded: Any, forced: Any) -> None:
@@ -98,51 +93,34 @@ def test_similarities_predict_the_first_tokens_exit(decoded: Any, forced: Any) -
     assert predicted[first].tolist() == measured.exit_layer[first].tolist()
 
 
-def test_kv_is_exact_up_to_the_exit_and_near_after_it(forced: Any) -> None:
-    measured = forced[2]
-    layers = np.arange(30)
-    before = layers[None, :] < measured.exit_layer[:, None]
-    # Layer 0 reads no other layer's K/V; later ones attend to what earlier tokens wrote.
-    assert measured.keys[:, 0].min() > 0.9999
-    assert measured.values[before].mean() > measured.values[~before].mean()
-    assert 0.9 < measured.values[~before].mean() < 0.999
-
-
 def test_calibration_of_a_model_of_few_layers(river_qwen2: Any) -> None:
     """Six: every token of the pilot's passes leaves, so each of them is observed."""
     calibrator = Calibrator(TeacherForcedEngine(river_qwen2), lambda *_: None, lambda _: None)
     encode = river_qwen2.get_tokenizer().encode
     texts = calibrator.answer([encode(prompt) for prompt in PROMPTS], 8)
-    outcome = calibrator.calibrate(texts, 8, Target("kl", 0.9, 6), 0.5, kv=True)
-    assert [item.layer for item in outcome.forced] == [1, 2, 3, 4, 5]
+    outcome = calibrator.calibrate(texts, 8, 0.1, 0.5)
+    assert list(outcome.forced) == [1, 2, 3, 4, 5]
     assert len(outcome.similarity_quantiles) == 5
     assert outcome.tests
     assert outcome.tests[0].losses
 
 
 def test_calibration_on_the_engine(river_smollm2: Any) -> None:
-    """Costs fall with depth, and what is tested is what was measured on other prompts."""
+    """Candidates are tested on other prompts than they were chosen on."""
     done: list[int] = []
     engine = TeacherForcedEngine(river_smollm2)
     calibrator = Calibrator(engine, lambda *_: None, done.append)
     encode = river_smollm2.get_tokenizer().encode
     texts = calibrator.answer([encode(prompt) for prompt in PROMPTS], 12)
     assert all(len(text.answer) <= 12 for text in texts)
-    target = Target("agreement", 0.5, 30)
-    outcome = calibrator.calibrate(texts, 8, target, 0.3, kv=True)
-    layers = [item.layer for item in outcome.forced]
-    kl = [item.kl for item in outcome.forced]
-    assert layers == sorted(set(layers))
-    assert kl[0] > kl[-1] > 0.0
-    for item in outcome.forced:
-        assert item.values is not None
-        assert item.values[0] > 0.9999
-        assert min(item.values) > 0.8
+    outcome = calibrator.calibrate(texts, 8, 0.5, 0.3)
+    assert list(outcome.forced) == [1, 3, 9, 15, 21, 26, 28]
+    assert all(0.5 < agreement < 1.0 for agreement in outcome.forced.values())
     assert len(outcome.similarity_quantiles) == 29
     assert outcome.tests
     for test in outcome.tests:
         assert len(test.losses) <= len(outcome.tested) <= 12
         predicted = next(p for p in outcome.candidates if p.policy == test.policy)
         assert test.mean_exit_layer == pytest.approx(predicted.mean_exit_layer, abs=6)
-        assert test.loss <= target.limit
+        assert test.loss <= outcome.limit
     assert sum(done) > 9 * 8

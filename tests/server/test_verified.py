@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from river_vllm.startup import Stage
-from server.cli.stage_times import STAGES
+from server.cli.narration import STAGES
 from tests.support.server import NAME, RiverServer, total
 
 pytestmark = pytest.mark.engine
@@ -45,7 +45,7 @@ def chat(server: RiverServer, **changes: Any) -> dict[str, Any]:
 
 def test_it_is_compiled(drafting: RiverServer) -> None:
     """The only one of the short form."""
-    assert STAGES[Stage.GRAPH].words in drafting.log.read_text(errors="replace")
+    assert STAGES[Stage.GRAPH] in drafting.log.read_text(errors="replace")
 
 
 def test_the_report_says_what_became_of_the_drafts(drafting: RiverServer) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from river_vllm import RiverConfig, engine_args
-from river_vllm.calibration import kv
 from river_vllm.depths import trace
+from tests.support import kv
 
 COMMON: dict[str, Any] = {
     "max_model_len": 512,

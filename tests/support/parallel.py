@@ -35,7 +35,7 @@ TOGETHER = {
     """,
     "SmolLM2": """
         engine/test_accounting engine/test_exact engine/test_kv engine/test_river
-        engine/test_river_head engine/test_criterion engine/test_teacher_forced engine/test_verified
+        engine/test_river_head engine/test_teacher_forced engine/test_verified
     """,
     "Qwen2": """
         engine/test_batching engine/test_connectors

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from river_vllm.config import CriterionName
-from river_vllm.criterion import CRITERIA, by_torch
+from river_vllm.criterion import CRITERION, by_torch
 from river_vllm.router import Broadcast, Router
 from river_vllm.step import Path, StepTable
 
@@ -22,8 +21,8 @@ Similarities = Sequence[Sequence[float]]
 """``[row][l]``: cosine of the row's states after l − 1 and l layers; entry 0 is not used."""
 
 
-def router(broadcast: Broadcast | None = None, criterion: CriterionName = "cosine") -> Router:
-    return Router(by_torch(CRITERIA[criterion]), broadcast)
+def router(broadcast: Broadcast | None = None) -> Router:
+    return Router(by_torch(CRITERION), broadcast)
 
 
 def tokens(*thresholds: float, floor: int = 1, **columns: Any) -> StepTable:

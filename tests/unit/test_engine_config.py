@@ -383,18 +383,10 @@ def test_vllms_configuration_has_every_field_that_is_looked_at() -> None:
                 assert hasattr(config, field), f"{part}.{field}"
 
 
-def test_offsets_fit_the_models_layers() -> None:
-    fitting = {"layer_offsets": [0.0] * (LAYERS - 1)}
-    hook(engine(fitting))
-    with pytest.raises(RiverError, match="'layer_offsets' has 12 values: must have 11"):
-        hook(engine({"layer_offsets": [0.0] * LAYERS}))
-
-
 def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    river = calibrated(layer_offsets=None)
-    river["calibration"]["chosen"]["layer_offsets"] = None
+    river = calibrated()
     here = str(tmp_path)
     with pytest.raises(RiverError, match="calibrated for the model 'm'.*config_sha256"):  # noqa: RUF043
         hook(engine(river, model_config__model=here))
@@ -409,8 +401,7 @@ def test_weights_other_than_the_calibrated_ones_are_refused(tmp_path: Path) -> N
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "layer-0000.safetensors").write_bytes(b"of another text")
-    river = calibrated(layer_offsets=None) | {"quantizer": "gptq", "cache_dir": str(cache)}
-    river["calibration"]["chosen"]["layer_offsets"] = None
+    river = calibrated() | {"quantizer": "gptq", "cache_dir": str(cache)}
     river["calibration"]["settings"]["quantizer"] = "gptq"
     with pytest.raises(RiverError, match=r"gptq-g128' do not go with .* made at load"):
         hook(engine(river))
@@ -429,7 +420,6 @@ def test_weights_that_are_not_there_are_refused_before_anything_is_loaded(tmp_pa
         ({"resident_layers": 13}, r"'resident_layers' = 13: must be .* between 1 and 12"),
         ({"resident_layers": 4, "min_layers": 5}, r"'min_layers' = 5: must be between 1 and 4"),
         ({"resident_layers": 4, "threshold": 1.0}, r"'threshold' = 1\.0: must be below 1\.0"),
-        ({"resident_layers": "auto", "threshold": 1.0}, r"'threshold' = 1\.0"),
     ],
 )
 def test_what_the_resident_layers_cannot_do_is_refused(river: dict[str, Any], words: str) -> None:
@@ -444,9 +434,7 @@ def test_fetching_needs_a_checkpoint_of_safetensors() -> None:
         hook(engine(river, load_config__load_format="dummy"))
 
 
-@pytest.mark.parametrize(
-    ("layers", "eager"), [("all", False), (LAYERS, False), (4, True), ("auto", True)]
-)
+@pytest.mark.parametrize(("layers", "eager"), [("all", False), (LAYERS, False), (4, True)])
 def test_nothing_is_compiled_where_layers_may_be_gone(
     layers: Any, eager: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

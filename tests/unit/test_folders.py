@@ -41,10 +41,8 @@ from river_vllm.compiler import cannot_compile
 from river_vllm.config import RiverConfig
 from river_vllm.folders import unwritable, user_cache
 from river_vllm.errors import RiverError
-from river_vllm.weights.cache import cache_folders
-from river_vllm.weights.choose import weights_folder
+from river_vllm.weights.cache import cache_folders, weights_folder
 from server.cli.caches import writable_caches
-from server.cli.stage_times import StartRecord
 
 closed, compiler = sys.argv[1:]
 cpp_builder.get_cpp_compiler = lambda: compiler
@@ -61,7 +59,6 @@ except RiverError:
     pass
 with writable_caches():
     assert unwritable(user_cache()) is None
-    StartRecord(user_cache(), closed + "/model").write({"graph": 1.0})
 """
 
 

@@ -52,10 +52,9 @@ def key(model: Path, config: RiverConfig | None = None, **options: Any) -> str:
     "settings",
     [
         {"threshold": 0.5, "min_layers": 3},
-        {"layer_offsets": [0.1, 0.2, 0.3]},
-        {"prefill": "sequence", "scope": "batch", "criterion": "norm", "max_rows": "all"},
+        {"prefill": "sequence", "scope": "batch", "max_rows": "all"},
         {"quantizer": "rtn", "group_size": 32, "activations": "int8", "kernel": "dequantize"},
-        {"lm_head": "river", "lm_head_candidates": 8},
+        {"lm_head": "river"},
         {"cache_dir": "/elsewhere"},
         {"verify": 4},
         {"verify": 2, "draft": "fixed"},

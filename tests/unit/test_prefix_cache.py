@@ -92,19 +92,15 @@ def test_exact_requests_are_as_in_stock_vllm(settings: RiverSettings) -> None:
         (RiverSettings(True, 0.8, 2), RiverConfig()),
         (RiverSettings(True, 0.9, 3), RiverConfig()),
         (SETTINGS, RiverConfig(scope="batch")),
-        (SETTINGS, RiverConfig(criterion="norm")),
         (SETTINGS, RiverConfig(group_size=64)),
         (SETTINGS, RiverConfig(quantizer="rtn")),
-        (RiverSettings(True, 0.9, 2, (0.1, 0.2)), RiverConfig()),
     ],
     ids=[
         "threshold",
         "min_layers",
         "scope",
-        "criterion",
         "group_size",
         "quantizer",
-        "layer_offsets",
     ],
 )
 def test_other_settings_share_the_prompt_only(settings: RiverSettings, config: RiverConfig) -> None:

@@ -78,8 +78,6 @@ def test_what_needs_layers_that_are_not_there_is_refused(field: dict[str, Any], 
         (RiverConfig(resident_layers=LAYERS), LAYERS),
         (RiverConfig(resident_layers=4), 4),
         (RiverConfig(resident_layers=4, deep="fetch"), LAYERS),
-        (RiverConfig(resident_layers="auto", min_layers=2), 2),
-        (RiverConfig(resident_layers="auto", deep="fetch"), LAYERS),
     ],
     ids=str,
 )
@@ -149,29 +147,6 @@ def test_partial_settings_take_the_rest_from_the_defaults() -> None:
 )
 def test_malformed_settings_fall_back_to_the_backbone(raw: Any) -> None:
     assert settings_of({"river": raw}, DEFAULTS) == BACKBONE
-
-
-def test_offsets_come_from_the_config_and_cross_to_the_worker() -> None:
-    config = RiverConfig(layer_offsets=(0.1, -0.1))
-    settings = default_settings(config)
-    assert settings.layer_offsets == (0.1, -0.1)
-    assert resolve(RiverField(threshold=0.5), settings, CONFIG, LAYERS).layer_offsets == (0.1, -0.1)
-    carried = {"river": settings.as_extra_arg()}
-    assert settings_of(carried, DEFAULTS) == settings
-    as_list = {"river": {**settings.as_extra_arg(), "layer_offsets": [0.1, -0.1]}}
-    assert settings_of(as_list, DEFAULTS) == settings
-
-
-@pytest.mark.parametrize("offsets", ["0.1", [], ["a"], 3])
-def test_offsets_that_are_none_are_left_out(offsets: Any) -> None:
-    assert settings_of({"river": {"layer_offsets": offsets}}, DEFAULTS).layer_offsets is None
-
-
-def test_a_policy_without_offsets_does_not_get_the_engines() -> None:
-    """The backbone's pass of a measurement, on an engine whose defaults come from a calibration."""
-    defaults = RiverSettings(True, 0.96, 1, (-0.1, 0.1))
-    sent = RiverSettings(True, 1.0 - 1e-12, 1)
-    assert settings_of({"river": sent.as_extra_arg()}, defaults) == sent
 
 
 VERIFYING = default_settings(RiverConfig(verify=4, threshold=0.7, min_layers=2))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 import torch
 
@@ -78,14 +77,6 @@ def test_rows_join_those_on_the_river() -> None:
     assert river == [set(), {1}, {1, 2}, {0, 1, 2}, {0, 1, 2}, {0, 1, 2}]
 
 
-def test_a_token_may_leave_by_the_norm_of_its_state() -> None:
-    """The test's states have norm l + 1 after l layers, in two features; 0 at a norm of √2."""
-    table = tokens(-0.2, -0.4, -0.6, 0.0, floor=2)
-    drive(router(criterion="norm"), table, spelt(*["hhhhhh"] * 4))
-    #   after 1, 2, 3 … layers: −0.17, −0.36, −0.48, falling: who does not leave at once stays
-    assert table.exit_layer.tolist() == [L, 2, 2, L]
-
-
 def test_a_similarity_at_the_threshold_does_not_leave() -> None:
     """An exit takes a similarity above τ, so identical states stay at τ = 1."""
     table = tokens(1.0)
@@ -99,13 +90,6 @@ def test_floors_hold_even_where_the_state_has_settled() -> None:
     table = tokens(0.5, 0.5, floor=4)
     drive(router(), table, spelt("hhhhhh", "hhhhll"))
     assert table.exit_layer.tolist() == [4, L]
-
-
-def test_each_layer_may_have_an_offset_to_the_threshold() -> None:
-    offsets = np.array([[0.0, 0.5, 0.0, -0.5, 0.0], [0.0] * 5], dtype=np.float32)
-    table = tokens(0.5, 0.5, offsets=offsets)
-    drive(router(), table, spelt("llmlll", "llmlll"))
-    assert table.exit_layer.tolist() == [4, 2]
 
 
 def test_layers_below_every_floor_cost_nothing() -> None:

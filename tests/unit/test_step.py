@@ -69,18 +69,17 @@ def test_a_part_has_the_requests_that_may_leave_from_there_on() -> None:
         rows=[4, 1, 1, 2, 1, 1, 1],
         threshold=[1.0, 0.5, 1.0, 1.0, -1.0, -1.0, -1.0],
         floor=[NEVER, 1, NEVER, NEVER, 3, NEVER, 2],
-        offsets=np.arange(35, dtype=np.float32).reshape(7, 5),
         replayed=[0, 0, 0, 0, 1, 1, 1],
         request=[0, 1, 2, 3, 3, 3, 3],
         scope="batch",
     )
     part = table.part()
-    assert part.origin_rows is not None and part.offsets is not None
+    assert part.origin_rows is not None
     assert part.origin_rows.tolist() == [4, 8, 9, 10]
     assert (part.rows.tolist(), part.request.tolist()) == ([1] * 4, [1, 3, 3, 3])
     assert (part.threshold.tolist(), part.floor.tolist()) == ([0.5, -1, -1, -1], [1, 3, NEVER, 2])
     assert part.replayed.tolist() == [False, True, True, True]
-    assert (part.offsets[:, 0].tolist(), part.scope) == ([5, 20, 25, 30], "batch")
+    assert part.scope == "batch"
 
 
 def test_a_steps_depths_are_those_of_its_part() -> None:

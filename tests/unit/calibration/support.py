@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from river_vllm.calibration.choose import Policy
 from river_vllm.calibration.observer import Measured
-from river_vllm.calibration.policy import Policy
+from river_vllm.calibration.passes import Text
 
 LAYERS = 12
 
@@ -17,15 +19,14 @@ def calibrated(**changes: Any) -> dict[str, Any]:
     return {
         "threshold": 0.9,
         "min_layers": 2,
-        "layer_offsets": [0.1, 0.0, 2.0],
         "quantizer": "hqq",
         "calibration": {
             "model": {"name": "m", "config_sha256": "a", "weights_sha256": "b"},
-            "chosen": {"threshold": 0.9, "min_layers": 2, "layer_offsets": [0.1, 0.0, 2.0]},
+            "chosen": {"threshold": 0.9, "min_layers": 2},
             "settings": {"quantizer": "hqq", "group_size": 128},
             "prompts": {"source": "x.jsonl", "pilot": 64, "tested": 256, "tokens": 16},
             "target": {"metric": "agreement", "value": 0.98, "delta": 0.1},
-            "achieved": {"agreement": 0.99, "kl": 0.01, "mean_exit_layer": 3.5, "p_value": 0.05},
+            "achieved": {"agreement": 0.99, "mean_exit_layer": 3.5, "p_value": 0.05},
             "guarantee": "…",
             "date": "2026-01-01",
             "river": "0",
@@ -81,6 +82,18 @@ class World:
             tokens=self.where[rows].astype(np.int32),
             exit_layer=exits,
             agrees=self.luck[rows] >= risk,
-            kl=(risk / 2).astype(np.float32),
             similarity=similarity if policy is None else None,
         )
+
+
+TEXTS = [Text((1,), tuple(range(17)))] * 200
+
+
+class Engine:
+    """Stands for ``TeacherForcedEngine``: each text has the tokens of a made-up model."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def run(self, policy: Policy | None, texts: Sequence[Text], first: int = 0) -> Measured:
+        return self._world.measure(policy, slice(first, first + len(texts)))

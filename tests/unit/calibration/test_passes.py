@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+from river_vllm.calibration.choose import Policy
+from river_vllm.calibration.observer import TEACHER_KEY
 from river_vllm.calibration.passes import TeacherForcedEngine, Text
-from river_vllm.calibration.policy import Policy
-from river_vllm.calibration.teacher import TEACHER_KEY
 
 
 class Llm:
@@ -16,8 +17,8 @@ class Llm:
         self.inputs: list[Any] = []
         self.params: list[Any] = []
 
-    def collective_rpc(self, method: Any, args: Any = ()) -> list[str]:
-        return [method.__name__]
+    def collective_rpc(self, method: Any) -> list[Any]:
+        return [SimpleNamespace(begin=lambda reference: None, finish=lambda: "measured")]
 
     def generate(self, inputs: Any, params: Any, use_tqdm: bool) -> None:
         self.inputs += inputs
@@ -30,7 +31,7 @@ def test_every_row_of_every_pass_is_computed() -> None:
     engine = TeacherForcedEngine(llm)
     text = Text((1, 2), (3, 4, 5))
     for policy in (None, Policy(0.5, 2)):
-        assert engine.run(policy, [text, text], first=7) == "finish"
+        assert engine.run(policy, [text, text], first=7) == "measured"
     assert [given["prompt_token_ids"] for given in llm.inputs] == [[1, 2, 3, 4]] * 4
     assert len({given["cache_salt"] for given in llm.inputs}) == 4
     known = [params.extra_args[TEACHER_KEY] for params in llm.params]

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.calibration.observer import WatchedRouter
-from river_vllm.calibration.policy import NEVER, Policy
+from river_vllm.calibration.choose import NEVER, Policy
 from river_vllm.criterion import by_torch, transition_similarity
 from river_vllm.router import Router
 from river_vllm.step import StepTable
 
 LAYERS, ROWS = 8, 20
-OFFSETS = (0.0, 0.3, -0.2, 2.0, 0.1, -0.1, 0.0)
 
 
 def _states() -> torch.Tensor:
@@ -24,52 +22,20 @@ def _states() -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "policy",
-    [
-        Policy(0.8, 1),
-        Policy(0.8, 3),
-        Policy(0.7, 2, OFFSETS),
-        Policy(-1.0, 4),
-        Policy(-1.0, 1, OFFSETS),
-        Policy.backbone(),
-    ],
+    "policy", [Policy(0.8, 1), Policy(0.8, 3), Policy(-1.0, 4), Policy.backbone()]
 )
 def test_prediction_is_the_routers_decision(policy: Policy) -> None:
-    found: list[torch.Tensor] = []
-
-    def watch(layers_run: int, before: torch.Tensor, after: torch.Tensor) -> None:
-        found.append(torch.cosine_similarity(before, after, dim=-1))
-
+    states = _states()
     router = Router(by_torch(transition_similarity))
-    decided = _run(router, policy)
-    assert _run(WatchedRouter(router, watch), Policy.backbone()) == [LAYERS] * ROWS
-    assert len(found) == LAYERS - 1
-    assert policy.exit_layers(torch.stack(found, dim=1).numpy()).tolist() == decided
-
-
-def _run(router: Router, policy: Policy) -> list[int]:
-    """Exit layers of a step whose tokens all follow ``policy``."""
-    offsets = policy.layer_offsets
-    table = StepTable(
-        LAYERS,
-        [1] * ROWS,
-        [policy.threshold] * ROWS,
-        [policy.min_layers] * ROWS,
-        offsets=None if offsets is None else np.array([offsets] * ROWS, dtype=np.float32),
-    )
-    for layer, state in enumerate(_states()):
+    table = StepTable(LAYERS, [1] * ROWS, [policy.threshold] * ROWS, [policy.min_layers] * ROWS)
+    for layer, state in enumerate(states):
         router.decide(table, layer, state, None)
     table.close()
-    depths: list[int] = table.exit_layer.tolist()
-    return depths
+    similarity = torch.cosine_similarity(states[:-1], states[1:], dim=-1).T.numpy()
+    assert policy.exit_layers(similarity).tolist() == table.exit_layer.tolist()
 
 
 def test_backbones_threshold_is_routed_and_lets_nothing_leave() -> None:
     assert NEVER < 1.0
     assert np.float32(NEVER) == 1.0
     assert Policy.backbone().settings().may_exit
-
-
-def test_config_form_leaves_out_what_is_not_set() -> None:
-    assert Policy(0.9, 2).as_config() == {"threshold": 0.9, "min_layers": 2}
-    assert Policy(0.9, 2, OFFSETS).as_config()["layer_offsets"] == list(OFFSETS)

@@ -34,7 +34,6 @@ def test_file_gives_the_config_and_crosses_processes(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(calibrated()))
     config = parse_config(load_config_file(file), "file")
     assert config.calibration is not None
-    assert config.layer_offsets == (0.1, 0.0, 2.0)
     assert parse_config(config.model_dump(exclude_unset=True), "x") == config
     assert parse_config(json.loads(config.model_dump_json()), "x") == config
 
@@ -60,13 +59,6 @@ def test_a_calibration_needs_the_layers_it_was_made_with() -> None:
 def test_the_dial_still_turns() -> None:
     config = parse_config(calibrated(), "file").merged({"threshold": 0.8}, "command line")
     assert config.threshold == 0.8
-
-
-@pytest.mark.parametrize("offsets", [[], [3.0], ["0.1"], 0.1])
-def test_bad_offsets_are_named(offsets: Any) -> None:
-    with pytest.raises(RiverError, match="layer_offsets"):
-        parse_config({"layer_offsets": offsets}, "file")
-    assert RiverConfig().layer_offsets is None
 
 
 def test_same_checkpoint_elsewhere_is_the_same(tmp_path: Path) -> None:

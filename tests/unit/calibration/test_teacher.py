@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from river_vllm.calibration.teacher import TEACHER_KEY, SplitTable, TeacherForced
+from river_vllm.calibration.observer import TEACHER_KEY, TeacherForced
 from tests.unit.steps.support import OFF, Batch, L, groups
 
 
@@ -27,7 +25,6 @@ def test_each_token_of_an_answer_decides_for_itself_in_every_chunk(
     batch = batch_with(prefill=prefill)
     chunk = batch.begin(("a", 8, 0))
     assert groups(chunk) == [f"6 {prompt}", "1 decide", "1 decide"]
-    assert isinstance(chunk, SplitTable)
     assert batch.steps.forced_tokens() == [(1, (5, 6)), (2, (5, 7))]
     chunk.close()
     assert batch.steps.depths(chunk) == [L]
@@ -49,18 +46,3 @@ def test_an_answer_that_is_not_there_leaves_a_prompt() -> None:
     teacher = {"sequence": 0, "answer_start": 6}
     batch.ask("a", prompt=4, extra_args={TEACHER_KEY: teacher})
     assert groups(batch.begin(("a", 5, 0))) == ["4 stay", "1 decide"]
-
-
-def test_in_a_measurement_each_product_runs_over_its_own_rows() -> None:
-    table = SplitTable(2, [1] * 4, [0.5] * 4, [1] * 4)
-    table.leave(np.array([False, True, False, True]), 1)
-    given: list[int] = []
-
-    def times(factor: float, rows: torch.Tensor) -> torch.Tensor:
-        given.append(len(rows))
-        return rows[:, :2] * factor
-
-    x = torch.arange(12.0).view(1, 4, 3)
-    out = table.mixed(x, lambda rows: times(2, rows), lambda rows: times(-1, rows))
-    assert given == [2, 2]
-    assert torch.equal(out, x[0, :, :2] * torch.tensor([[2.0], [-1.0], [2.0], [-1.0]]))

@@ -10,9 +10,11 @@ import yaml
 
 from river_vllm import calibrations
 from river_vllm.calibration.fingerprint import fingerprint
-from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.config import REMOVED, RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
+from server.cli.arguments import OneLineParser
 from server.cli.options import add_river_options, river_config
+from server.cli.removed import REMOVED_OPTIONS
 from tests.unit.calibration.support import calibrated
 from tests.unit.cli.support import parse
 
@@ -37,10 +39,9 @@ def test_every_setting_has_its_option() -> None:
             *("--river-prefill", "sequence", "--river-quantizer", "rtn"),
             *("--river-group-size", "64", "--river-kernel", "auto"),
             *("--river-activations", "int8", "--river-max-rows", "6"),
-            *("--river-lm-head", "river", "--river-lm-head-candidates", "128"),
+            *("--river-lm-head", "river"),
             *("--river-cache-dir", "/some/where", "--river-weights", "/else/where"),
             *("--river-resident-layers", "4", "--river-deep", "fetch"),
-            *("--river-criterion", "norm"),
         )
     )
     assert config == RiverConfig(
@@ -54,16 +55,13 @@ def test_every_setting_has_its_option() -> None:
         activations="int8",
         max_rows=6,
         lm_head="river",
-        lm_head_candidates=128,
         cache_dir="/some/where",
         weights="/else/where",
         resident_layers=4,
         deep="fetch",
-        criterion="norm",
     )
-    of_a_file = {"layer_offsets", "calibration"}
-    of_drafts = {"verify", "draft"}
-    assert config.model_fields_set == (set(RiverConfig.model_fields) - of_a_file - of_drafts)
+    others = {"calibration", "verify", "draft"}
+    assert config.model_fields_set == set(RiverConfig.model_fields) - others
 
 
 def test_drafts() -> None:
@@ -170,3 +168,21 @@ def test_what_is_shipped_is_valid_and_named_after_its_model() -> None:
         assert config.calibration is not None
         assert config.calibration.model.name == name
         assert config.calibration.achieved.p_value <= config.calibration.target.delta
+
+
+def test_what_was_removed_is_answered_with_what_to_use(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REMOVED, "gone", "use 'here'")
+    with pytest.raises(RiverError) as error:
+        parse_config({"gone": 3}, "file")
+    assert str(error.value) == "file: 'gone' was removed; use 'here'"
+    record = calibrated()
+    record["calibration"]["settings"]["gone"] = 1
+    with pytest.raises(RiverError, match=r"calibration\.settings\.gone was removed; use 'here'"):
+        parse_config(record, "file")
+    monkeypatch.setitem(REMOVED_OPTIONS, "--river-gone", "use --here")
+    for words in (["--river-gone", "3"], ["--river-gone=3"]):
+        with pytest.raises(SystemExit):
+            OneLineParser(prog="x").parse_args(words)
+        assert capsys.readouterr().err == "x: error: --river-gone was removed; use --here\n"

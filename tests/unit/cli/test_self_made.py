@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from river_vllm.calibration.target import Target
 from river_vllm.errors import RiverError
 from server.calibrate.run_command import _prompts
 from server.cli.main import build_parser
@@ -48,8 +47,7 @@ def options(command: str, *arguments: str) -> Any:
 
 
 def for_calibration(llm: Llm, *arguments: str) -> Prompts:
-    target = Target("agreement", 0.98, 12)
-    return _prompts(options("calibrate", *arguments), llm, target, pilot=64)
+    return _prompts(options("calibrate", *arguments), llm, pilot=64)
 
 
 def test_a_calibration_gets_others_than_the_weights_were_made_with() -> None:

@@ -6,8 +6,6 @@ import argparse
 import json
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -249,31 +247,6 @@ def test_a_server_that_has_ended_is_told_no_further(
     with file_named_by(STAGES_FILE) as file:
         started(monkeypatch, action)
         assert marks(file)[-1][1] is Stage.STOPPED
-
-
-def test_the_model_is_known_wherever_it_stands(
-    model: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is expected of it comes first: the arguments change that."""
-    said: list[tuple[str, Any]] = []
-
-    class Heard:
-        def expect_model(self, model: str) -> None:
-            said.append(("model", model))
-
-        def watch(self, args: argparse.Namespace) -> None:
-            said.append(("port", args.port))
-
-    @contextmanager
-    def narrated(model: str | None) -> Iterator[Heard]:
-        assert model is None
-        yield Heard()
-
-    monkeypatch.setattr(serve, "narrated", narrated)
-    monkeypatch.setattr(serve, "writable_caches", nullcontext)
-    monkeypatch.setattr(serve, "run", lambda args: 0)
-    assert serve.serve(["--port", "81", model]) == 0
-    assert said == [("model", model), ("port", 81)]
 
 
 def test_a_server_whose_engine_has_failed_does_not_end_well(

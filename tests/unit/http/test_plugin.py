@@ -85,7 +85,6 @@ def test_the_state_is_what_engine_and_config_say(metrics: dict[int, Metrics]) ->
         "min_layers": 3,
         "prefill": "backbone",
         "scope": "step",
-        "criterion": "cosine",
         "calibration": None,
         **INFO,
     }

@@ -25,7 +25,6 @@ def test_description_is_what_is_in_force() -> None:
         "min_layers": 2,
         "prefill": "backbone",
         "scope": "batch",
-        "criterion": "cosine",
         "calibration": None,
         "num_layers": L,
         "kernels": ["torch"],

@@ -114,20 +114,20 @@ def test_every_row_has_its_own_depth(model: Model, river: River, hidden: torch.T
 def test_the_similarity_is_one_native_call_where_it_can_be(
     tmp_path: Path, hidden: torch.Tensor
 ) -> None:
-    """Not where another kernel, or another criterion, was asked for; the decisions are alike."""
+    """Not where another kernel was asked for; the decisions are alike."""
     depths, reads, names = [], [], []
-    for settings in ({}, {"kernel": "torch"}, {"criterion": "norm"}):
+    for settings in ({}, {"kernel": "torch"}):
         model = Model(LAYERS, WIDTH)
         river, info = build(model, tmp_path, **{"kernel": "auto", **settings})
-        reads.append(isinstance(getattr(river.router._read, "__self__", None), Backend))
+        reads.append(isinstance(getattr(river.router.read, "__self__", None), Backend))
         names.append(info()["isa"])
         table = StepTable(LAYERS, [1] * ROWS, [0.6, 0.7, 0.8, 0.9], [1] * ROWS)
         run(river, table, model, hidden)
         depths.append(table.exit_layer.tolist())
-    assert reads == [True, False, False]
+    assert reads == [True, False]
     native = backend()
     assert native is not None
-    assert names == [native.name, None, native.name]
+    assert names == [native.name, None]
     assert depths[0] == depths[1]
     assert len(set(depths[0])) > 1
 

@@ -12,11 +12,10 @@ from safetensors.torch import save_file
 from vllm.model_executor.model_loader.reload.layerwise import record_metadata_for_reloading
 
 from river_vllm.config import RiverConfig
-from river_vllm.depths import signed_depth
 from river_vllm.errors import RiverError
 from river_vllm.layers.checkpoint import CheckpointLayers
 from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
-from river_vllm.layers.residency import FETCHED, WINDOW, Residency
+from river_vllm.layers.residency import FETCHED, Residency
 from river_vllm.step import StepTable
 from tests.unit.layers.support import linear
 from tests.unit.layers.test_dual_linear import Packed
@@ -115,29 +114,6 @@ def test_packing_happens_once(tmp_path: Path) -> None:
     packed = [x.quant_method.packed for x in stack.linears]
     stack.residency.need(4)
     assert [x.quant_method.packed for x in stack.linears] == packed
-
-
-def test_auto_covers_nearly_every_token(tmp_path: Path) -> None:
-    config = RiverConfig(resident_layers="auto", deep="fetch", min_layers=2)
-    stack = Stack(tmp_path, config)
-    stack.residency.observe([1] * (WINDOW - 1) + [-5] * WINDOW)
-    stack.residency.observe([signed_depth(5, decode=True, held=True)] * WINDOW)
-    assert stack.held == list(range(LAYERS)), "neither prompts nor held tokens count"
-    stack.residency.observe([5])
-    assert (stack.residency.resident, stack.held) == (2, [0, 1]), "never below min_layers"
-    stack.residency.need(2)
-    stack.residency.observe([4] * WINDOW)
-    assert (stack.residency.resident, stack.held) == (4, [0, 1, 2, 3])
-    assert stack.read == [2, 3], "what had been fetched is not read again"
-    assert torch.equal(stack.run(3), stack.stock[3](X)[0])
-
-
-def test_auto_without_fetching_decides_once(tmp_path: Path) -> None:
-    """Depths are capped from then on, and would only shrink it."""
-    stack = Stack(tmp_path, RiverConfig(resident_layers="auto"))
-    stack.residency.observe([3] * WINDOW)
-    stack.residency.observe([1] * WINDOW)
-    assert (stack.residency.resident, stack.held) == (3, [0, 1, 2])
 
 
 def test_only_safetensors_files_are_read_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from river_vllm.errors import UnsupportedModelError
+from river_vllm.layers import river_head
 from river_vllm.layers.river_head import (
     DEEP,
     has_a_head_by_tokens,
@@ -19,8 +20,6 @@ from river_vllm.layers.river_head import (
 )
 from river_vllm.step import StepTable
 from tests.unit.layers.test_dual_linear import Packed
-
-CANDIDATES = 4
 
 
 def model_and_states() -> tuple[Any, torch.Tensor]:
@@ -34,12 +33,13 @@ def model_and_states() -> tuple[Any, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("vllm_world")
-def test_the_table_says_which_head_makes_the_logits() -> None:
+def test_the_table_says_which_head_makes_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(river_head, "CANDIDATES", 4)
     model, x = model_and_states()
     head = model.lm_head
     four_bit = Packed(head.weight.detach()).apply(x, None)
     river: Any = SimpleNamespace(table=StepTable(2, [], [], []), listed=None)
-    install_river_head(model, river, lambda _: Packed, CANDIDATES)
+    install_river_head(model, river, lambda _: Packed)
     head.quant_method.process_weights_after_loading(head)
     logits = {}
     for name in ("backbone", "river", "draft"):
@@ -49,7 +49,7 @@ def test_the_table_says_which_head_makes_the_logits() -> None:
     # One rounding to bf16 of a sum in float32.
     torch.testing.assert_close(logits["backbone"].float(), exact, rtol=2**-7, atol=2**-7)
     assert torch.equal(logits["draft"], four_bit)
-    best = four_bit.topk(CANDIDATES, dim=-1).indices
+    best = four_bit.topk(4, dim=-1).indices
     found = logits["river"].float().gather(1, best)
     torch.testing.assert_close(found, exact.gather(1, best), rtol=2**-7, atol=2**-7)
     assert torch.equal(logits["river"].scatter(1, best, 0.0), four_bit.scatter(1, best, 0.0))
@@ -58,7 +58,7 @@ def test_the_table_says_which_head_makes_the_logits() -> None:
 def test_a_model_without_a_plain_head_has_no_place_for_it() -> None:
     river: Any = SimpleNamespace()
     with pytest.raises(UnsupportedModelError, match="--river-lm-head must be 'backbone'"):
-        install_river_head(nn.Module(), river, lambda _: Packed, CANDIDATES)
+        install_river_head(nn.Module(), river, lambda _: Packed)
 
 
 @pytest.mark.usefixtures("vllm_world")
@@ -68,7 +68,7 @@ def test_a_draft_has_logits_of_the_list_and_of_what_is_added() -> None:
     head = model.lm_head
     listed, packings = torch.tensor([3, 8, 9, 40]), []
     river: Any = SimpleNamespace(table=StepTable(2, [], [], []), listed=listed)
-    install_river_head(model, river, lambda m: packings.append(m) or Packed, CANDIDATES)
+    install_river_head(model, river, lambda m: packings.append(m) or Packed)
     head.quant_method.process_weights_after_loading(head)
     assert packings == [head, head], "each is expected"
     river.table.head = "draft"

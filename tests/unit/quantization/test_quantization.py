@@ -36,8 +36,8 @@ def test_a_width_that_no_group_divides_is_named(in_features: int) -> None:
 
 def test_every_quantizer_that_can_be_configured_exists() -> None:
     names = set(get_args(RiverConfig.model_fields["quantizer"].annotation))
-    # GPTQ's weights are made beforehand, and AWQ's only read.
-    assert names == {*QUANTIZERS, "gptq", "awq"}
+    # GPTQ's weights are made beforehand.
+    assert names == {*QUANTIZERS, "gptq"}
 
 
 @pytest.mark.parametrize("name", sorted(QUANTIZERS))

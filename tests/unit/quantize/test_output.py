@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 
 from river_vllm.errors import RiverError
 from river_vllm.quantization import QUANTIZERS
-from river_vllm.weights.formats import format_of, own_tensors
-from river_vllm.weights.tensors import CheckpointFolder
+from river_vllm.weights.formats import CheckpointFolder, format_of, own_tensors
 from server.quantize import output
 from server.quantize.output import WeightsFolder
 from tests.unit.quantization.test_rtn import weights

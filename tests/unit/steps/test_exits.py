@@ -32,21 +32,12 @@ def test_requests_keep_the_batchs_order_and_their_own_settings(batch: Batch) -> 
 
 @pytest.mark.parametrize(
     "river",
-    [OFF, {"threshold": 1.0}, {"min_layers": L}, {"layer_offsets": [0.1] * (L - 2)}, "nonsense"],
+    [OFF, {"threshold": 1.0}, {"min_layers": L}, "nonsense"],
 )
 def test_a_token_that_may_not_leave_stays(batch: Batch, river: Any) -> None:
     batch.ask("a", river)
     assert groups(table := batch.begin(("a", 1, 4))) == ["1 stay"]
     assert batch.finish(table) == [L]
-
-
-def test_offsets_are_those_of_the_groups_that_have_any(batch: Batch) -> None:
-    assert batch.begin(("a", 1, 4)).offsets is None
-    offsets = [0.25] * (L - 1)
-    batch.ask("b", {"layer_offsets": offsets})
-    table = batch.begin(("a", 1, 5), ("b", 1, 4))
-    assert table.offsets is not None
-    assert table.offsets.tolist() == [[0.0] * (L - 1), offsets]
 
 
 def test_a_request_without_sampling_parameters_takes_the_defaults(batch: Batch) -> None:

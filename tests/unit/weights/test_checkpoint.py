@@ -1,9 +1,8 @@
-"""A river read from a 4-bit checkpoint: products, scaled inputs, and what is refused."""
+"""A river read from a 4-bit checkpoint: products, and what is refused."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +16,9 @@ from river_vllm.errors import RiverError
 from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.quantization import QUANTIZERS, GroupedWeight
-from river_vllm.weights.choose import weight_source
+from river_vllm.weights.source import weight_source
 from tests.support import quantized
 from tests.unit.kernels.support import TOLERANCE
-from tests.unit.weights.test_equalize import feature_scales
 from tests.unit.weights.test_shards import GROUP, HIDDEN, PACKED, gate_up, qkv, row
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
@@ -46,17 +44,16 @@ def backbone() -> dict[str, torch.Tensor]:
 
 
 def checkpoint(
-    folder: Path, kind: str, weights: dict[str, torch.Tensor] | None = None
+    folder: Path, weights: dict[str, torch.Tensor] | None = None
 ) -> dict[str, GroupedWeight]:
     """Write a 4-bit checkpoint; what it holds, as bfloat16 kernels keep it."""
-    pack, describe = quantized.FORMATS[kind]
     made = {
         name: QUANTIZERS["rtn"](weight, GROUP) for name, weight in (weights or backbone()).items()
     }
     tensors: dict[str, torch.Tensor] = {}
     for name, weight in made.items():
-        tensors |= pack(name, weight)
-    quantized.write(folder, tensors, CONFIG, describe(GROUP))
+        tensors |= quantized.compressed_tensors(name, weight)
+    quantized.write(folder, tensors, CONFIG, quantized.compressed_tensors_config(GROUP))
     return made
 
 
@@ -81,12 +78,9 @@ def groups(folder: Path, module: str, **settings: Any) -> tuple[Any, GroupedWeig
     return linear, found.groups(linear, linear.weight.data, size, False)
 
 
-@pytest.mark.parametrize("kind", sorted(quantized.FORMATS))
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_products_are_those_of_the_dequantised_checkpoint(
-    kind: str, module: str, tmp_path: Path
-) -> None:
-    made = checkpoint(tmp_path, kind)
+def test_products_are_those_of_the_dequantised_checkpoint(module: str, tmp_path: Path) -> None:
+    made = checkpoint(tmp_path)
     _, found = groups(tmp_path, module)
     names = [f"m.0.{name}" for name in PACKED.get(module, [module])]
     weight = torch.cat([made[name].dequantize() for name in names])
@@ -96,47 +90,13 @@ def test_products_are_those_of_the_dequantised_checkpoint(
     out = KernelChooser("torch").pack(spec, lambda _: found).apply(x, None).float()
     expected = x.float() @ weight.t()
     assert float((out - expected).norm() / expected.norm()) < TOLERANCE
-    assert found.input_scales is None
-
-
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_an_awq_checkpoint_with_scaled_inputs_computes_the_backbones_product(
-    module: str, tmp_path: Path
-) -> None:
-    """AWQ divides norms and earlier projections; the river has the backbone's, and undoes it."""
-    scaled, known = {}, {}
-    for name, weight in backbone().items():
-        # Projections that share an input share its scales.
-        inputs = feature_scales(weight.shape[1], weight.shape[1])
-        outputs = torch.ones(len(weight))
-        if name.endswith(("up_proj", "v_proj")):
-            outputs = feature_scales(len(weight), 5)
-        scaled[name] = (weight.float() * inputs / outputs.unsqueeze(-1)).bfloat16()
-        known[name] = outputs.unsqueeze(-1) / inputs
-    made = checkpoint(tmp_path, "awq", scaled)
-    linear, found = groups(tmp_path, module)
-    names = [f"m.0.{name}" for name in PACKED.get(module, [module])]
-    exact = torch.cat([made[name].dequantize() * known[name] for name in names])
-    rows, features = exact.shape
-    spec = LinearSpec(features, rows, GROUP, torch.bfloat16, torch.device("cpu"))
-    x = torch.randn(16, features, generator=torch.Generator().manual_seed(1)).bfloat16()
-    packed = KernelChooser("torch").pack(spec, lambda _: found)
-    out, expected = packed.apply(x, None).float(), x.float() @ linear.weight.data.float().t()
-    error = float((out - expected).norm() / expected.norm())
-    best = float((x.float() @ exact.t() - expected).norm() / expected.norm())
-    # As near to the backbone's product as with the scales known.
-    assert error < 1.05 * best
-    assert best < 0.3
-    plain = KernelChooser("torch").pack(spec, lambda _: replace(found, input_scales=None))
-    assert packed.nbytes == plain.nbytes + features * 2
-    ignored = plain.apply(x, None).float()
-    assert float((ignored - expected).norm() / expected.norm()) > 2 * error
 
 
 def test_larger_groups_are_split(tmp_path: Path) -> None:
     weight = QUANTIZERS["rtn"](backbone()["m.0.down_proj"], 128)
-    config = quantized.gptq_config(-1)
-    quantized.write(tmp_path, quantized.gptq("m.0.down_proj", weight), CONFIG, config)
+    config = quantized.compressed_tensors_config(-1)
+    tensors = quantized.compressed_tensors("m.0.down_proj", weight)
+    quantized.write(tmp_path, tensors, CONFIG, config)
     _, found = groups(tmp_path, "down_proj")
     assert found.group_size == 128
     assert torch.equal(weight.regrouped(32).dequantize(), weight.dequantize())
@@ -146,14 +106,15 @@ def test_larger_groups_are_split(tmp_path: Path) -> None:
 def test_any_multiple_of_32_is_split_to_what_fits(
     tmp_path: Path, stored: int, width: int, expected: int
 ) -> None:
-    weight = quantized.gptq("m.0.down_proj", QUANTIZERS["rtn"](backbone()["m.0.down_proj"], 32))
-    quantized.write(tmp_path, weight, CONFIG, quantized.gptq_config(stored))
+    weight = QUANTIZERS["rtn"](backbone()["m.0.down_proj"], 32)
+    tensors = quantized.compressed_tensors("m.0.down_proj", weight)
+    quantized.write(tmp_path, tensors, CONFIG, quantized.compressed_tensors_config(stored))
     assert source(tmp_path).group_size(MODULES["down_proj"](), width) == expected
     assert stored % expected == 0
 
 
 def test_what_is_no_projection_comes_from_elsewhere(tmp_path: Path) -> None:
-    checkpoint(tmp_path, "gptq")
+    checkpoint(tmp_path)
     head, weight = torch.nn.Module(), backbone()["m.0.q_proj"]
     found = source(tmp_path)
     assert found.group_size(head, HIDDEN) == 64
@@ -168,12 +129,12 @@ def test_what_is_no_projection_comes_from_elsewhere(tmp_path: Path) -> None:
         ({"architectures": ["Qwen2ForCausalLM"]}, "architecture = 'Qwen2ForCausalLM'"),
         ({"hidden_size": 128}, "hidden_size = 128, the backbone has 64"),
         ({"num_hidden_layers": 2}, "num_hidden_layers = 2"),
-        ({"quantization_config": quantized.gptq_config(48)}, "groups of 48"),
+        ({"quantization_config": quantized.compressed_tensors_config(48)}, "groups of 48"),
     ],
     ids=str,
 )
 def test_another_model_is_refused_at_start(change: Any, words: str, tmp_path: Path) -> None:
-    checkpoint(tmp_path, "gptq")
+    checkpoint(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(RiverError) as error:
@@ -183,7 +144,7 @@ def test_another_model_is_refused_at_start(change: Any, words: str, tmp_path: Pa
 
 def test_another_models_weight_is_named(tmp_path: Path) -> None:
     other = {name: weight.flip(0) for name, weight in backbone().items()}
-    checkpoint(tmp_path, "gptq", other)
+    checkpoint(tmp_path, other)
     with pytest.raises(RiverError, match=r"'m.0.down_proj': differs by 1\d\d% from the backbone"):
         groups(tmp_path, "down_proj")
 
@@ -191,32 +152,32 @@ def test_another_models_weight_is_named(tmp_path: Path) -> None:
 def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
     weights = backbone()
     weights["m.0.k_proj"] = weights["m.0.k_proj"].repeat(2, 1)
-    checkpoint(tmp_path, "gptq", weights)
+    checkpoint(tmp_path, weights)
     with pytest.raises(RiverError, match=r"'m.0.k_proj' is 32 x 64, the backbone's 16 x 64"):
         groups(tmp_path, "qkv_proj")
 
 
 def test_a_missing_projection_is_named(tmp_path: Path) -> None:
-    checkpoint(tmp_path, "awq")
+    checkpoint(tmp_path)
     file = tmp_path / "model.safetensors"
     tensors = {k: v for k, v in load_file(file).items() if "up_proj" not in k}
     save_file(tensors, file)
-    with pytest.raises(RiverError, match=r"no tensor 'm.0.up_proj.qweight'"):
+    with pytest.raises(RiverError, match=r"no tensor 'm.0.up_proj.weight_"):
         groups(tmp_path, "gate_up_proj")
 
 
 def test_settings_that_contradict_the_checkpoint(tmp_path: Path) -> None:
-    checkpoint(tmp_path, "awq")
-    with pytest.raises(RiverError, match=r"'quantizer' = 'rtn': the weights in .* have 'awq'"):
+    checkpoint(tmp_path)
+    with pytest.raises(RiverError, match=r"'quantizer' = 'rtn': the weights in .* 'compressed-"):
         source(tmp_path, quantizer="rtn")
     with pytest.raises(RiverError, match=r"'group_size' = 128: the weights in .* have 32"):
         source(tmp_path, group_size=128)
 
 
-@pytest.mark.parametrize("settings", [{}, {"quantizer": "awq", "group_size": 32}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"group_size": 32}], ids=str)
 def test_a_configuration_may_say_what_is_read(settings: dict[str, Any], tmp_path: Path) -> None:
-    checkpoint(tmp_path, "awq")
+    checkpoint(tmp_path)
     found = source(tmp_path, **settings)
-    assert found.quantizer == "awq"
+    assert found.quantizer == "compressed-tensors"
     # The LM head's groups do not follow: they would depend on whether the setting is given.
     assert found.group_size(torch.nn.Module(), 256) == 128

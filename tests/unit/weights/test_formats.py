@@ -12,20 +12,12 @@ import torch
 from river_vllm.errors import RiverError
 from river_vllm.kernels.vllm_mp import pack_int4_into_int32
 from river_vllm.quantization import QUANTIZERS, GroupedWeight
-from river_vllm.weights.formats import format_of, own_config, own_tensors
-from river_vllm.weights.tensors import CheckpointFolder
+from river_vllm.weights.formats import CheckpointFolder, format_of, own_config, own_tensors
 from tests.support import quantized
 from tests.support.checkpoints import ROOT
 from tests.unit.quantization.test_rtn import weights
 
 NAME = "model.layers.0.mlp.up_proj"
-
-
-def weight_of(kind: str) -> GroupedWeight:
-    made = QUANTIZERS["rtn"](weights(24, 128), 32)
-    # A scale that float16 and bfloat16 both hold; an AWQ or GPTQ file keeps float16.
-    zeros = made.zeros.clamp(min=1) if kind == "gptq" else made.zeros
-    return GroupedWeight(made.codes, 2.0 ** made.scales.log2().round(), zeros)
 
 
 def read(folder: Path) -> GroupedWeight:
@@ -40,12 +32,10 @@ def assert_same(found: GroupedWeight, expected: GroupedWeight) -> None:
     assert found.codes.is_contiguous()
 
 
-@pytest.mark.parametrize("kind", sorted(quantized.FORMATS))
-def test_what_was_packed_is_read(kind: str, tmp_path: Path) -> None:
-    weight = weight_of(kind)
-    pack, describe = quantized.FORMATS[kind]
-    quantized.write(tmp_path, pack(NAME, weight), {}, describe(32))
-    assert format_of(CheckpointFolder(tmp_path)).name == kind
+def test_what_was_packed_is_read(tmp_path: Path) -> None:
+    weight = QUANTIZERS["rtn"](weights(24, 128), 32)
+    tensors = quantized.compressed_tensors(NAME, weight)
+    quantized.write(tmp_path, tensors, {}, quantized.compressed_tensors_config(32))
     assert_same(read(tmp_path), weight)
 
 
@@ -70,7 +60,7 @@ def test_the_benchmarks_4_bit_checkpoints_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("channel", [False, True])
 def test_symmetric_compressed_tensors(channel: bool, tmp_path: Path) -> None:
-    made = weight_of("compressed-tensors")
+    made = QUANTIZERS["rtn"](weights(24, 128), 32)
     scales = made.scales[:, :1] if channel else made.scales
     weight = GroupedWeight(made.codes, scales, torch.full_like(scales, 8.0))
     tensors = quantized.compressed_tensors(NAME, weight)
@@ -82,13 +72,6 @@ def test_symmetric_compressed_tensors(channel: bool, tmp_path: Path) -> None:
     quantized.write(tmp_path, tensors, {}, config)
     assert_same(read(tmp_path), weight)
     assert format_of(CheckpointFolder(tmp_path)).group_size == (-1 if channel else 32)
-
-
-def test_gptq_of_the_second_version_stores_zeros_as_they_are(tmp_path: Path) -> None:
-    weight = weight_of("gptq")
-    config = {**quantized.gptq_config(32), "checkpoint_format": "gptq_v2"}
-    quantized.write(tmp_path, quantized.gptq(NAME, weight, less=0), {}, config)
-    assert_same(read(tmp_path), weight)
 
 
 @pytest.mark.parametrize("integer", [False, True])
@@ -108,9 +91,9 @@ def test_rivers_own_notices_a_changed_value(tmp_path: Path) -> None:
 
 
 def test_groups_in_another_order_are_refused(tmp_path: Path) -> None:
-    tensors = quantized.gptq(NAME, weight_of("gptq"))
-    tensors[f"{NAME}.g_idx"] = tensors[f"{NAME}.g_idx"].flip(0)
-    quantized.write(tmp_path, tensors, {}, quantized.gptq_config(32))
+    tensors = quantized.compressed_tensors(NAME, QUANTIZERS["rtn"](weights(24, 128), 32))
+    tensors[f"{NAME}.weight_g_idx"] = torch.arange(128, dtype=torch.int32).flip(0) // 32
+    quantized.write(tmp_path, tensors, {}, quantized.compressed_tensors_config(32))
     with pytest.raises(RiverError, match=r"g_idx' in .*act-order"):
         read(tmp_path)
 
@@ -119,10 +102,7 @@ def test_groups_in_another_order_are_refused(tmp_path: Path) -> None:
     ("config", "words"),
     [
         (None, "not a quantised checkpoint"),
-        ({"quant_method": "fp8"}, "quant_method = 'fp8' (allowed: compressed-tensors, awq"),
-        ({**quantized.gptq_config(32), "bits": 8}, "'bits' = 8 (allowed: 4)"),
-        ({**quantized.awq_config(32), "version": "gemv"}, "'version' = 'gemv'"),
-        ({**quantized.awq_config(32), "zero_point": False}, "'zero_point' = False"),
+        ({"quant_method": "awq"}, "quant_method = 'awq' (allowed: 'compressed-tensors', which"),
         ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "'format' ="),
         (
             {"quant_method": "compressed-tensors", "format": "pack-quantized"},
@@ -141,24 +121,24 @@ def test_what_is_not_read_is_said(config: Any, words: str, tmp_path: Path) -> No
 
 
 def test_shapes_that_do_not_go_together(tmp_path: Path) -> None:
-    tensors = quantized.awq(NAME, weight_of("awq"))
-    tensors[f"{NAME}.scales"] = tensors[f"{NAME}.scales"][:, :-8].contiguous()
-    quantized.write(tmp_path, tensors, {}, quantized.awq_config(32))
-    with pytest.raises(RiverError, match=r"qweight' in .*scales of shape \(16, 4\).*24 x 128"):
+    tensors = quantized.compressed_tensors(NAME, QUANTIZERS["rtn"](weights(24, 128), 32))
+    tensors[f"{NAME}.weight_scale"] = tensors[f"{NAME}.weight_scale"][:-8].contiguous()
+    quantized.write(tmp_path, tensors, {}, quantized.compressed_tensors_config(32))
+    with pytest.raises(RiverError, match=r"packed' in .*scales of shape \(16, 4\).*24 x 128"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_scale_that_is_no_number_is_named(value: float, tmp_path: Path) -> None:
-    tensors = quantized.awq(NAME, weight_of("awq"))
-    tensors[f"{NAME}.scales"][1, 20] = value
-    quantized.write(tmp_path, tensors, {}, quantized.awq_config(32))
-    with pytest.raises(RiverError, match=r"qweight' in .*not a finite number"):
+    tensors = quantized.compressed_tensors(NAME, QUANTIZERS["rtn"](weights(24, 128), 32))
+    tensors[f"{NAME}.weight_scale"][20, 1] = value
+    quantized.write(tmp_path, tensors, {}, quantized.compressed_tensors_config(32))
+    with pytest.raises(RiverError, match=r"packed' in .*not a finite number"):
         read(tmp_path)
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
-    quantized.write(tmp_path, {"a": torch.zeros(1)}, {}, quantized.gptq_config(32))
+    quantized.write(tmp_path, {"a": torch.zeros(1)}, {}, quantized.compressed_tensors_config(32))
     with pytest.raises(RiverError, match=f"no tensor '{NAME}"):
         read(tmp_path)
 

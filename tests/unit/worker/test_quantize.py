@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.quantization.gptq import quantize_gptq
-from river_vllm.weights.choose import weight_source
 from river_vllm.weights.formats import own_config
+from river_vllm.weights.source import weight_source
 from river_vllm.worker.quantize import QuantizeExtension
 from tests.unit.layers.support import Model
 

@@ -8,7 +8,7 @@ import pytest
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.weights.choose import gptq_folders, weights_folder
+from river_vllm.weights.cache import gptq_folders, weights_folder
 
 
 @pytest.fixture

@@ -1,0 +1,11 @@
+"""Options of earlier versions, and what to use in their place."""
+
+from __future__ import annotations
+
+from river_vllm.config import REMOVED
+
+REMOVED_OPTIONS = {
+    **{f"--river-{name.replace('_', '-')}": instead for name, instead in REMOVED.items()},
+    "--target-kl": "use --target-agreement",
+    "--target-depth": "use --target-agreement, or --check FILE with settings of that depth",
+}
