@@ -39,7 +39,7 @@ from river_vllm.kernels.native.library import backends, load
 from river_vllm.kernels.native.pages import HugePages
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
-from river_vllm.quantization import QUANTIZERS
+from river_vllm.weights.quantizers import QUANTIZERS
 
 CACHE = 256 << 20
 """Bytes of 4-bit weights to rotate through."""

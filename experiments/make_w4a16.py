@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from river_vllm.kernels.vllm_mp import pack_int4_into_int32
-from river_vllm.quantization import QUANTIZERS, fitting_group_size
+from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
 
 
 def main() -> None:

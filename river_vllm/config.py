@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from river_vllm.calibration.record import Calibration
+from river_vllm.guarantee import Calibration
 from river_vllm.errors import RiverError
 
 CONFIG_KEY = "river"

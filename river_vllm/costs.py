@@ -32,7 +32,7 @@ from river_vllm.config import describe_errors
 from river_vllm.folders import write_whole
 from river_vllm.graph_key import sources
 from river_vllm.kernels.native import build
-from river_vllm.registration import river_config_of
+from river_vllm.plugin.registration import river_config_of
 from river_vllm.weights.cache import cache_folders
 
 logger = init_logger("vllm.river")

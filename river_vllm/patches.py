@@ -23,7 +23,7 @@ from torch import nn
 
 from river_vllm.compat import vllm_envs
 from river_vllm.graph_key import RiverAdditionalConfig
-from river_vllm.registration import PLUGIN, serves_river
+from river_vllm.plugin.registration import PLUGIN, serves_river
 from river_vllm.request import EXTRA_ARGS_KEY
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def sampling_without_drafts_is_taken() -> None:
     """
     from vllm import SamplingParams
 
-    from river_vllm.verify.speculation import RiverSpeculativeConfig
+    from river_vllm.modes.verified.speculation import RiverSpeculativeConfig
 
     inner = SamplingParams._validate_spec_decode
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.kernels.groups import GroupedWeight
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from river_vllm.kernels.dequantize import DequantizeKernel
 from river_vllm.kernels.native.kernel import NativeKernel
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
-from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.kernels.groups import GroupedWeight
 
 logger = init_logger("vllm.river")
 

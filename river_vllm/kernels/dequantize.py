@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import linear
 
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
-from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.kernels.groups import GroupedWeight
 
 
 class DequantizeKernel(Int4Kernel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, not_for_cpu_bf16
-from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.kernels.groups import GroupedWeight
 
 _MIDDLE = 8
 """The kernel computes ``(code − 8) · scale + offset``."""

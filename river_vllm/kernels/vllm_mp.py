@@ -13,7 +13,7 @@ from river_vllm.compat import (
     vllm_envs,
 )
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
-from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.kernels.groups import GroupedWeight
 
 
 class VllmMixedPrecisionKernel(Int4Kernel):

@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from river_vllm.calibration.fingerprint import served_checkpoint
+from river_vllm.calibrate.fingerprint import served_checkpoint
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.verify.token_list import FILE_NAME, TokenList, read
+from river_vllm.modes.verified.token_list import FILE_NAME, TokenList, read
 from river_vllm.weights.cache import weights_folder
 
 

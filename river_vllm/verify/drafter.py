@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from river_vllm.compat import CommonAttentionMetadata
-from river_vllm.step import StepTable
+from river_vllm.step.table import StepTable
 from river_vllm.worker.context import own_forward_context
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from river_vllm.errors import RiverError
-from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights.packed import FORMAT, NAMES, from_tensors, to_tensors
 
 OWN_QUANTIZER = "gptq"

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from river_vllm.compat import MergedColumnParallelLinear, ModelWeightParameter, QKVParallelLinear
-from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.kernels.groups import GroupedWeight
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from torch import nn
 from river_vllm.compat import LinearBase
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.models.architectures import PREFIX
-from river_vllm.quantization import QUANTIZERS, fitting_group_size, groups
-from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.model.architectures import PREFIX
+from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size, groups
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.startup import Stage, mark
 from river_vllm.weights.cache import WeightCache, cache_folders, weights_folder
 from river_vllm.weights.formats import CheckpointFolder, format_of

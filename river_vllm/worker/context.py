@@ -15,7 +15,7 @@ from river_vllm.compat import (
     get_forward_context,
     override_forward_context,
 )
-from river_vllm.step import StepTable
+from river_vllm.step.table import StepTable
 
 
 @contextmanager

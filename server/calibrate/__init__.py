@@ -1,1 +1,1 @@
-"""``river-vllm calibrate``: the command around ``river_vllm.calibration``."""
+"""``river-vllm calibrate``: the command around ``river_vllm.calibrate``."""

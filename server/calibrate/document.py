@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from river_vllm import __version__
-from river_vllm.calibration.bounds import upper_bound
-from river_vllm.calibration.certify import Trial
-from river_vllm.calibration.choose import Prediction
-from river_vllm.calibration.record import (
+from river_vllm.calibrate.bounds import upper_bound
+from river_vllm.calibrate.certify import Trial
+from river_vllm.calibrate.choose import Prediction
+from river_vllm.guarantee import (
     AchievedRecord,
     Calibration,
     DialRecord,
@@ -23,7 +23,7 @@ from river_vllm.calibration.record import (
     calibrated_settings,
     recorded_settings,
 )
-from river_vllm.calibration.run import Outcome
+from river_vllm.calibrate.run import Outcome
 from river_vllm.config import RiverConfig
 from server.calibrate.speed import WeightBytes
 from server.cli.prompts import Prompts

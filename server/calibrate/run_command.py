@@ -7,11 +7,11 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from river_vllm.calibration.bounds import prompts_needed
-from river_vllm.calibration.choose import Policy
-from river_vllm.calibration.fingerprint import fingerprint, served_checkpoint
-from river_vllm.calibration.passes import TeacherForcedEngine, Text
-from river_vllm.calibration.run import Calibrator, Outcome
+from river_vllm.calibrate.bounds import prompts_needed
+from river_vllm.calibrate.choose import Policy
+from river_vllm.calibrate.fingerprint import fingerprint, served_checkpoint
+from river_vllm.calibrate.passes import TeacherForcedEngine, Text
+from river_vllm.calibrate.run import Calibrator, Outcome
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
 from river_vllm.weights.cache import weights_folder

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from river_vllm.errors import RiverError
-from river_vllm.registration import PLUGIN
+from river_vllm.plugin.registration import PLUGIN
 from river_vllm.startup import REFUSAL_FILE, Stage, file_named_by, mark
 from server.cli.caches import writable_caches
 from server.cli.narration import narrated
@@ -109,7 +109,7 @@ def configure(args: argparse.Namespace) -> None:
     Raises:
         RiverError: a setting is wrong; nothing has been started yet.
     """
-    from river_vllm.registration import merge_engine_args
+    from river_vllm.plugin.registration import merge_engine_args
 
     if args.model_tag is None:
         raise RiverError("no model given: river-vllm serve MODEL")

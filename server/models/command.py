@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from river_vllm.errors import RiverError
-from river_vllm.models.architectures import FAMILIES
+from river_vllm.model.architectures import FAMILIES
 from server.cli.arguments import Commands
 from server.cli.files import make_console
 

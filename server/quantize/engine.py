@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from river_vllm.models.architectures import river_architecture
-from river_vllm.registration import checkpoint_architecture
+from river_vllm.model.architectures import river_architecture
+from river_vllm.plugin.registration import checkpoint_architecture
 
-EXTENSION = "river_vllm.worker.quantize.QuantizeExtension"
+EXTENSION = "river_vllm.engine.quantize.QuantizeExtension"
 GIB = 2**30
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from river_vllm.verify.token_list import Text
+from river_vllm.modes.verified.token_list import Text
 from server.cli.prompts import Prompts, from_files, self_made
 from server.quantize.options import QuantizeOptions, TextOptions
 

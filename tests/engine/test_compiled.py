@@ -10,7 +10,7 @@ from vllm.compilation.counter import compilation_counter
 
 from river_vllm import RiverConfig
 from river_vllm.modes.verified import DraftSummary
-from river_vllm.worker import warm_up
+from river_vllm.engine import warm_up
 from tests.support import engines
 from tests.support.engines import generate, generate_alone, greedy
 from tests.support.prompts import PROMPTS

@@ -97,7 +97,7 @@ def test_without_the_isolation_it_would_read_it(
     river: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The test above can fail: the blocks are full, cached, and match by their tokens."""
-    monkeypatch.setattr("river_vllm.scheduler.isolate", lambda *_: None)
+    monkeypatch.setattr("river_vllm.engine.scheduler.isolate", lambda *_: None)
     prompt = _first_turn(river, TOPICS[0])
     answer, _ = _ask(river, prompt, LAX)
     _, hits = _ask(river, _follow_up(river, prompt + answer), OFF, 1)

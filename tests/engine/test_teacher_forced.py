@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from river_vllm.calibration.choose import Policy
-from river_vllm.calibration.observer import Measured
-from river_vllm.calibration.passes import TeacherForcedEngine, Text
-from river_vllm.calibration.run import Calibrator
+from river_vllm.calibrate.choose import Policy
+from river_vllm.calibrate.observer import Measured
+from river_vllm.calibrate.passes import TeacherForcedEngine, Text
+from river_vllm.calibrate.run import Calibrator
 from tests.support.engines import Generated, generate, greedy
 from tests.support.prompts import PROMPTS
 

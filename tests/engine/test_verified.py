@@ -22,15 +22,15 @@ import torch
 from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
 from river_vllm import RiverConfig
-from river_vllm.calibration.record import ModelRecord
-from river_vllm.calibrations import shipped_for
+from river_vllm.guarantee import ModelRecord
+from river_vllm.calibrate.shipped import shipped_for
 from river_vllm.config import load_config_file, parse_config
 from river_vllm.depths import ExitSummary
-from river_vllm.layers import attach
+from river_vllm.model import attach
 from river_vllm.modes import mode_that_made
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
-from river_vllm.verify import vocabulary
-from river_vllm.verify.token_list import CountedRecord, TokenList
+from river_vllm.modes.verified import vocabulary
+from river_vllm.modes.verified.token_list import CountedRecord, TokenList
 from tests.support import engines
 from tests.support.engines import (
     Generated,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from river_vllm.quantization import QUANTIZERS, fitting_group_size
+from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
 
 LAYERS = 4
 VOCABULARY = 512

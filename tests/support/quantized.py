@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.kernels.groups import GroupedWeight
 
 Tensors = dict[str, torch.Tensor]
 

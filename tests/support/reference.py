@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from river_vllm.quantization import QUANTIZERS, fitting_group_size
+from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
 
 PROJECTIONS = (
     "self_attn.q_proj",

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from river_vllm.criterion import CRITERION, by_torch
-from river_vllm.router import Broadcast, Router
-from river_vllm.step import Path, StepTable
+from river_vllm.step.criterion import CRITERION, by_torch
+from river_vllm.step.router import Broadcast, Router
+from river_vllm.step.table import Path, StepTable
 
 L = 6
 """Decoder layers."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from river_vllm.errors import UnsupportedModelError
-from river_vllm.models.architectures import ARCHITECTURES, FAMILIES, river_architecture, why_not
+from river_vllm.model.architectures import ARCHITECTURES, FAMILIES, river_architecture, why_not
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -9,8 +9,8 @@ import pytest
 from torch import nn
 
 from river_vllm.config import RiverConfig
-from river_vllm.models import classes
-from river_vllm.models.classes import river_class
+from river_vllm.plugin import classes
+from river_vllm.plugin.classes import river_class
 
 CONFIG: Any = SimpleNamespace(
     additional_config={"river": {"threshold": 0.25}},

@@ -31,7 +31,7 @@ from river_vllm.costs import (
     costs_of_start,
     machine,
 )
-from river_vllm.verify.depth import best_depth
+from river_vllm.modes.verified.depth import best_depth
 
 Truth = Mapping[Kind, Callable[[int], float]]
 Wrong = Mapping[tuple[Kind, int], Mapping[int, float]]

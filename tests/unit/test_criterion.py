@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from river_vllm.criterion import (
+from river_vllm.step.criterion import (
     by_torch,
     residual_stream,
     transition_similarity,

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from river_vllm import engine_config, kv_connectors, patches
-from river_vllm.calibration.fingerprint import fingerprint
+from river_vllm.calibrate.fingerprint import fingerprint
 from river_vllm.compat import CompilationMode, vllm_envs
-from river_vllm.engine_config import (
+from river_vllm.plugin.hook import (
     CPU_WORKER,
     GPU_WORKER,
     RUNNER_V2,
@@ -22,7 +22,7 @@ from river_vllm.engine_config import (
     RiverConfigHook,
 )
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.verify import speculation
+from river_vllm.modes.verified import speculation
 from tests.unit.calibration.support import calibrated
 
 LAYERS = 12

@@ -27,7 +27,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     [
         "river_vllm",
         "river_vllm.request",
-        "river_vllm.registration",
+        "river_vllm.plugin.registration",
         "server.cli.main",
         "server.cli.serve",
         "server.bench.command",

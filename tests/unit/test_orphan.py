@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from river_vllm.orphan import end_with_parent
+from river_vllm.plugin.orphan import end_with_parent
 from tests.support.processes import Belongings
 
 SERVER = """
 import multiprocessing, os, signal, sys, time
-from river_vllm.orphan import end_with_parent
+from river_vllm.plugin.orphan import end_with_parent
 
 def worker():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

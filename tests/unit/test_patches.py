@@ -45,7 +45,7 @@ from river_vllm.patches import (
     stored_forwards_only,
     under_rivers_key,
 )
-from river_vllm.verify.speculation import RiverSpeculativeConfig
+from river_vllm.modes.verified.speculation import RiverSpeculativeConfig
 
 ROOT = Path(__file__).parents[2]
 UNPATCHED = decorators._try_load_aot_compiled_fn

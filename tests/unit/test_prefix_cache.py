@@ -16,7 +16,7 @@ from vllm.v1.request import Request
 
 from river_vllm.config import RiverConfig
 from river_vllm.request import RiverSettings
-from river_vllm.scheduler import SaltedHasher, isolate
+from river_vllm.engine.scheduler import SaltedHasher, isolate
 
 BLOCK = 4
 PROMPT = list(range(10))

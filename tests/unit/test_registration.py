@@ -14,7 +14,7 @@ import pytest
 import river_vllm
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.registration import (
+from river_vllm.plugin.registration import (
     checkpoint_architecture,
     merge_engine_args,
     river_config_of,
@@ -33,14 +33,14 @@ river_vllm.register()
 assert (ModelRegistry.models, MODELS_CONFIG_MAP) == first, "not idempotent"
 for name in ("RiverLlamaForCausalLM", "RiverQwen2ForCausalLM"):
     entry = ModelRegistry.models[name]
-    assert (entry.module_name, entry.class_name) == ("river_vllm.models.classes", name), entry
+    assert (entry.module_name, entry.class_name) == ("river_vllm.plugin.classes", name), entry
     assert MODELS_CONFIG_MAP[name].__name__ == "RiverConfigHook"
 for name in names:
     hook = MODELS_CONFIG_MAP[name]
-    assert hook.__module__ == "river_vllm.opt_in", name
+    assert hook.__module__ == "river_vllm.plugin.opt_in", name
     assert hook.__base__ is stock.get(name, VerifyAndUpdateConfig), name
 prefixes = ("vllm.model_executor.models.llama", "vllm.model_executor.models.qwen2")
-wrong = [m for m in sys.modules if m.startswith((*prefixes, "river_vllm.models.classes"))]
+wrong = [m for m in sys.modules if m.startswith((*prefixes, "river_vllm.plugin.classes"))]
 assert not wrong, wrong
 wrong = [m for m in sys.modules if m.startswith(("river_vllm.worker", "river_vllm.layers"))]
 assert not wrong, wrong
@@ -156,7 +156,7 @@ from types import SimpleNamespace
 import vllm.model_executor.models.registry
 import vllm.v1.core.sched.scheduler
 import river_vllm
-import river_vllm.engine_config
+import river_vllm.plugin.hook
 
 
 def everything():
@@ -185,7 +185,7 @@ def engine(vllm_config, answers):
 
 context = multiprocessing.get_context("fork")
 found = []
-river = "river_vllm.scheduler.RiverScheduler"
+river = "river_vllm.engine.scheduler.RiverScheduler"
 for scheduler, additional in ((None, {}), (river, {"river": {}}), (None, {"river": {}})):
     config = SimpleNamespace(
         scheduler_config=SimpleNamespace(scheduler_cls=scheduler),

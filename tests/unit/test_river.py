@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.river import River
-from river_vllm.step import Path, StepTable
+from river_vllm.model.forward import River
+from river_vllm.step.table import Path, StepTable
 
 L = 4
 NEVER = 1 << 30

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from river_vllm.config import Scope
-from river_vllm.step import Path, StepTable
+from river_vllm.step.table import Path, StepTable
 from tests.unit.support import (
     L,
     Similarities,

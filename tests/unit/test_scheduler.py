@@ -16,7 +16,7 @@ from river_vllm.config import RiverConfig
 from river_vllm.depths import attach
 from river_vllm.modes.verified import MARK
 from river_vllm.request import RiverSettings
-from river_vllm.scheduler import RiverScheduler, RiverSchedulerMixin
+from river_vllm.engine.scheduler import RiverScheduler, RiverSchedulerMixin
 
 
 class FakeScheduler:
@@ -157,7 +157,7 @@ def test_a_new_request_is_isolated_with_its_own_settings(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr("river_vllm.scheduler.isolate", lambda *args: calls.append(args))
+    monkeypatch.setattr("river_vllm.engine.scheduler.isolate", lambda *args: calls.append(args))
     mine = arrive(scheduler, "mine", threshold=0.5, min_layers=4)
     default = arrive(scheduler, "default")
     config = RiverConfig(threshold=0.25, prefill="sequence")
@@ -230,8 +230,8 @@ def test_the_scheduler_of_the_engines_mode_is_made(
 def test_a_request_made_in_python_hears_that_it_is_not_exact(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("river_vllm.scheduler.isolate", lambda *args: None)
-    monkeypatch.setattr("river_vllm.scheduler.logger", logging.getLogger("test"))
+    monkeypatch.setattr("river_vllm.engine.scheduler.isolate", lambda *args: None)
+    monkeypatch.setattr("river_vllm.engine.scheduler.logger", logging.getLogger("test"))
     scheduler = Scheduler(vllm_config=vllm_config({"resident_layers": 4}))
     for request_id, settings in (("a", {"enabled": False}), ("b", {"min_layers": 4})):
         params = SimpleNamespace(extra_args={"river": settings})

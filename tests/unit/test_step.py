@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.step import Path, StepTable
+from river_vllm.step.table import Path, StepTable
 from tests.unit.support import L, tokens
 
 NEVER = 1 << 30

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from river_vllm.criterion import by_torch, transition_similarity
+from river_vllm.step.criterion import by_torch, transition_similarity
 
 _POINTER, _SIZE, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _PRODUCT = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, _SIZE, _THREADS)

@@ -16,7 +16,7 @@ def load() -> None:
     if _loaded:
         return
     _loaded = True
-    from river_vllm.river import River
+    from river_vllm.model.forward import River
 
     order = Path(os.environ["RIVER_TEST_ORDER"])
     run = River.run

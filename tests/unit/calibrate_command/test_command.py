@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from river_vllm.calibration.choose import Policy
-from river_vllm.calibration.fingerprint import fingerprint
-from river_vllm.calibration.observer import Measured
-from river_vllm.calibration.passes import Text
-from river_vllm.calibration.record import ModelRecord, recorded_settings
+from river_vllm.calibrate.choose import Policy
+from river_vllm.calibrate.fingerprint import fingerprint
+from river_vllm.calibrate.observer import Measured
+from river_vllm.calibrate.passes import Text
+from river_vllm.guarantee import ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from server.calibrate import run_command
 from server.cli import engine

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from river_vllm.calibration.choose import Policy
-from river_vllm.calibration.observer import Measured
-from river_vllm.calibration.passes import Text
+from river_vllm.calibrate.choose import Policy
+from river_vllm.calibrate.observer import Measured
+from river_vllm.calibrate.passes import Text
 
 LAYERS = 12
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from river_vllm.calibration.choose import Policy
-from river_vllm.calibration.observer import TEACHER_KEY
-from river_vllm.calibration.passes import TeacherForcedEngine, Text
+from river_vllm.calibrate.choose import Policy
+from river_vllm.calibrate.observer import TEACHER_KEY
+from river_vllm.calibrate.passes import TeacherForcedEngine, Text
 
 
 class Llm:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.calibration.choose import NEVER, Policy
-from river_vllm.criterion import by_torch, transition_similarity
-from river_vllm.router import Router
-from river_vllm.step import StepTable
+from river_vllm.calibrate.choose import NEVER, Policy
+from river_vllm.step.criterion import by_torch, transition_similarity
+from river_vllm.step.router import Router
+from river_vllm.step.table import StepTable
 
 LAYERS, ROWS = 8, 20
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from river_vllm.calibration.fingerprint import (
+from river_vllm.calibrate.fingerprint import (
     check_model,
     check_weights,
     fingerprint,
     served_checkpoint,
 )
-from river_vllm.calibration.record import ModelRecord, recorded_settings
+from river_vllm.guarantee import ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
 from tests.unit.calibration.support import calibrated

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from river_vllm.calibration.choose import Policy
-from river_vllm.calibration.run import Calibrator, joined, pilot_layers
+from river_vllm.calibrate.choose import Policy
+from river_vllm.calibrate.run import Calibrator, joined, pilot_layers
 from tests.unit.calibration.support import TEXTS, Engine, World
 
 

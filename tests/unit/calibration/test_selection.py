@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from river_vllm.calibration.certify import Trial, run_test, text_losses
-from river_vllm.calibration.choose import (
+from river_vllm.calibrate.certify import Trial, run_test, text_losses
+from river_vllm.calibrate.choose import (
     LOWEST_SHARE,
     SHARES,
     Policy,
@@ -20,8 +20,8 @@ from river_vllm.calibration.choose import (
     policies,
     predictions,
 )
-from river_vllm.calibration.observer import Measured
-from river_vllm.calibration.run import Calibrator
+from river_vllm.calibrate.observer import Measured
+from river_vllm.calibrate.run import Calibrator
 from tests.unit.calibration.support import LAYERS, TEXTS, Engine, World
 
 LIMIT = 0.03

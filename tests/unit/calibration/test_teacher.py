@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from river_vllm.calibration.observer import TEACHER_KEY, TeacherForced
+from river_vllm.calibrate.observer import TEACHER_KEY, TeacherForced
 from tests.unit.steps.support import OFF, Batch, L, groups
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from river_vllm.calibration.record import MATTERS, ModelRecord, recorded_settings
+from river_vllm.guarantee import MATTERS, ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, parse_config
 from river_vllm.request import RiverSettings, default_settings
 from server.http.state import RiverState

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from river_vllm.kernels.native.backend import Backend
-from river_vllm.layers.river_head import some_outputs
+from river_vllm.model.head import some_outputs
 from tests.unit.kernels.support import every_backend, scalar_backend
 
 

@@ -16,7 +16,7 @@ from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.native import library
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
-from river_vllm.quantization import QUANTIZERS, GroupedWeight
+from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from tests.unit.kernels.support import assert_product, grouped_weight, inputs, spec_of
 
 SPEC = spec_of(64, 32, 32)

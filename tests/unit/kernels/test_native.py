@@ -10,7 +10,7 @@ import torch
 from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.kernel import NativeKernel
-from river_vllm.quantization import QUANTIZERS, GroupedWeight
+from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from tests.unit.kernels.support import (
     TOLERANCE,
     assert_product,

@@ -13,11 +13,11 @@ from river_vllm.compat import CompilationMode, override_forward_context
 from river_vllm.config import RiverConfig
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.library import backend
-from river_vllm.layers import attach as module
-from river_vllm.layers.attach import Info, attach, from_first_rank
-from river_vllm.layers.compiled import CONTEXT
-from river_vllm.river import River
-from river_vllm.step import StepTable
+from river_vllm.model import attach as module
+from river_vllm.model.attach import Info, attach, from_first_rank
+from river_vllm.model.compiled import CONTEXT
+from river_vllm.model.forward import River
+from river_vllm.step.table import StepTable
 from tests.unit.layers.support import Layer, Model
 
 pytestmark = pytest.mark.usefixtures("vllm_world")

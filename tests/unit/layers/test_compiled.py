@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from river_vllm.compat import get_forward_context, override_forward_context
-from river_vllm.layers import compiled
-from river_vllm.layers.compiled import RoutedForward
+from river_vllm.model import compiled
+from river_vllm.model.compiled import RoutedForward
 
 CONFIG: Any = SimpleNamespace()
 

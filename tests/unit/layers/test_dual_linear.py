@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from river_vllm.kernels.base import PackedLinear
-from river_vllm.layers.dual_linear import RiverDualLinearMethod
-from river_vllm.step import StepTable
+from river_vllm.model.linear import RiverDualLinearMethod
+from river_vllm.step.table import StepTable
 from tests.unit.layers.support import linear
 
 pytestmark = pytest.mark.usefixtures("vllm_world")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from river_vllm.errors import UnsupportedModelError
-from river_vllm.layers.find import (
+from river_vllm.model.find import (
     StateArguments,
     decoder_layers,
     lm_head,

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from river_vllm.layers import mapped
-from river_vllm.layers.mapped import release, releasing
+from river_vllm.model import mapped
+from river_vllm.model.mapped import release, releasing
 
 MIB = 1 << 20
 

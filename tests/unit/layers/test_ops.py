@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from river_vllm.compat import override_forward_context
-from river_vllm.layers.compiled import CONTEXT
+from river_vllm.model.compiled import CONTEXT
 
 LAYERS = 4
 

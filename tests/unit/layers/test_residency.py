@@ -13,10 +13,10 @@ from vllm.model_executor.model_loader.reload.layerwise import record_metadata_fo
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.layers.checkpoint import CheckpointLayers
-from river_vllm.layers.dual_linear import RiverDualLinearMethod, hold_on_meta
-from river_vllm.layers.residency import FETCHED, Residency
-from river_vllm.step import StepTable
+from river_vllm.model.layer_files import CheckpointLayers
+from river_vllm.model.linear import RiverDualLinearMethod, hold_on_meta
+from river_vllm.model.residency import FETCHED, Residency
+from river_vllm.step.table import StepTable
 from tests.unit.layers.support import linear
 from tests.unit.layers.test_dual_linear import Packed
 

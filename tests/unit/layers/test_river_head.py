@@ -12,13 +12,13 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.layers import river_head
-from river_vllm.layers.river_head import (
+from river_vllm.model.head import (
     DEEP,
     has_a_head_by_tokens,
     install_river_head,
     largest,
 )
-from river_vllm.step import StepTable
+from river_vllm.step.table import StepTable
 from tests.unit.layers.test_dual_linear import Packed
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from river_vllm.models.architectures import FAMILIES
+from river_vllm.model.architectures import FAMILIES
 from server.cli.main import main
 from server.models.command import markdown
 

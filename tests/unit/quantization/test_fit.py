@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from river_vllm.quantization import fit
-from river_vllm.quantization.fit import quantize_fit
-from river_vllm.quantization.groups import GroupedWeight
-from river_vllm.quantization.rtn import quantize_rtn
+from river_vllm.weights.quantizers import fit
+from river_vllm.weights.fit import quantize_fit
+from river_vllm.kernels.groups import GroupedWeight
+from river_vllm.weights.rtn import quantize_rtn
 from tests.unit.quantization.test_rtn import weights
 
 WEIGHT = weights(32, 256)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.quantization import gptq
-from river_vllm.quantization.gptq import quantize_gptq
-from river_vllm.quantization.groups import GroupedWeight
+from river_vllm.weights.quantizers import gptq
+from river_vllm.weights.gptq import quantize_gptq
+from river_vllm.kernels.groups import GroupedWeight
 from tests.unit.quantization.test_fit import fitted
 from tests.unit.quantization.test_rtn import weights
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from river_vllm.quantization import hessian
-from river_vllm.quantization.hessian import HessianRecorder, block_widths
+from river_vllm.weights.quantizers import hessian
+from river_vllm.weights.hessian import HessianRecorder, block_widths
 
 
 def test_the_mean_over_all_tokens_of_all_calls() -> None:

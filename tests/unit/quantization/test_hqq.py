@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.quantization import hqq
-from river_vllm.quantization.groups import GroupedWeight
-from river_vllm.quantization.hqq import quantize_hqq
-from river_vllm.quantization.rtn import quantize_rtn
+from river_vllm.weights.quantizers import hqq
+from river_vllm.kernels.groups import GroupedWeight
+from river_vllm.weights.hqq import quantize_hqq
+from river_vllm.weights.rtn import quantize_rtn
 from tests.unit.quantization.test_rtn import weights
 
 

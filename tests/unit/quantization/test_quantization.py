@@ -9,7 +9,7 @@ import torch
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.quantization import QUANTIZERS, fitting_group_size
+from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.quantization.rtn import quantize_rtn
+from river_vllm.weights.rtn import quantize_rtn
 
 
 def weights(rows: int, columns: int, seed: int = 0) -> torch.Tensor:

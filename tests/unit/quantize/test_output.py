@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import save_file
 
 from river_vllm.errors import RiverError
-from river_vllm.quantization import QUANTIZERS
+from river_vllm.weights.quantizers import QUANTIZERS
 from river_vllm.weights.formats import CheckpointFolder, format_of, own_tensors
 from server.quantize import output
 from server.quantize.output import WeightsFolder

@@ -10,8 +10,8 @@ import numpy as np
 from vllm import SamplingParams
 
 from river_vllm.config import RiverConfig
-from river_vllm.step import StepTable
-from river_vllm.worker.steps import Steps
+from river_vllm.step.table import StepTable
+from river_vllm.step.requests import Steps
 
 L = 12
 """Decoder layers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from river_vllm.verify.acceptance import CONFIDENCE_PRIOR, PRIOR, Acceptance
+from river_vllm.modes.verified.acceptance import CONFIDENCE_PRIOR, PRIOR, Acceptance
 
 
 def test_before_anything_was_verified() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from river_vllm.costs import Costs
-from river_vllm.verify.acceptance import Acceptance
-from river_vllm.verify.depth import Depth
-from river_vllm.verify.draft import Draft, run
+from river_vllm.modes.verified.acceptance import Acceptance
+from river_vllm.modes.verified.depth import Depth
+from river_vllm.modes.verified.draft import Draft, run
 
 CHEAP = Costs.fixed({"draft": {1: 0.03}, "backbone": {1: 0.09, 64: 0.1}})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from river_vllm.verify.lookup import continuation
+from river_vllm.modes.verified.lookup import continuation
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm.verify.sampling import pick
+from river_vllm.modes.verified.sampling import pick
 
 
 def metadata(temperature: list[float] | None, **changes: Any) -> Any:

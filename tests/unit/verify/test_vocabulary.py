@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.verify.draft import Draft
-from river_vllm.verify.vocabulary import Vocabulary
+from river_vllm.modes.verified.draft import Draft
+from river_vllm.modes.verified.vocabulary import Vocabulary
 
 LISTED = torch.arange(100, 164)
 SIZE = 2000

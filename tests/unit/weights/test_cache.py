@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from river_vllm.quantization import GroupedWeight
+from river_vllm.weights.quantizers import GroupedWeight
 from river_vllm.weights.cache import WeightCache, cache_folders
 from tests.unit.weights.test_packed import grouped
 

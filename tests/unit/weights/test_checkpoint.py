@@ -15,7 +15,7 @@ from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.choice import KernelChooser
-from river_vllm.quantization import QUANTIZERS, GroupedWeight
+from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from river_vllm.weights.source import weight_source
 from tests.support import quantized
 from tests.unit.kernels.support import TOLERANCE

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from river_vllm.quantization import QUANTIZERS, hqq
+from river_vllm.weights.quantizers import QUANTIZERS, hqq
 from river_vllm.weights.cache import WeightCache
 from river_vllm.weights.source import QuantizedAtLoad
 from tests.unit.quantization.test_rtn import weights

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from river_vllm.compat import get_forward_context, override_forward_context
-from river_vllm.step import StepTable
+from river_vllm.step.table import StepTable
 from river_vllm.worker import context
 from river_vllm.worker.context import own_forward_context, part_metadata
 

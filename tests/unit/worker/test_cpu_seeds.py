@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.worker.cpu import unfinished_prompts_unseeded
+from river_vllm.engine.cpu import unfinished_prompts_unseeded
 
 
 def runner(discarded: list[bool], seeded: list[int]) -> Any:

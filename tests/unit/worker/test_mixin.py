@@ -12,8 +12,8 @@ import torch
 from river_vllm import patches
 from river_vllm.errors import RiverError
 from river_vllm.worker import mixin
-from river_vllm.worker.mixin import RiverWorkerMixin
-from river_vllm.worker.steps import Steps
+from river_vllm.engine.worker import RiverWorkerMixin
+from river_vllm.step.requests import Steps
 
 INFO = {"num_layers": 12}
 

@@ -14,9 +14,9 @@ from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
 from river_vllm.depths import depths_of
-from river_vllm.step import StepTable
-from river_vllm.worker import runner as module
-from river_vllm.worker.runner import RiverRunnerMixin
+from river_vllm.step.table import StepTable
+from river_vllm.engine import runner as module
+from river_vllm.engine.runner import RiverRunnerMixin
 
 L = 12
 ROWS = 6

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from river_vllm import patches
-from river_vllm.worker import warm_up
-from river_vllm.worker.warm_up import WarmUpMixin
+from river_vllm.engine import warm_up
+from river_vllm.engine.warm_up import WarmUpMixin
 
 PROMPT_ROWS = 2048
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from river_vllm import patches
-from river_vllm.worker.mixin import RiverWorkerMixin
-from river_vllm.worker.runner import RiverRunnerMixin
+from river_vllm.engine.worker import RiverWorkerMixin
+from river_vllm.engine.runner import RiverRunnerMixin
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_cpu_worker_gets_rivers_runner(
 ) -> None:
     from vllm.v1.worker import cpu_worker
 
-    from river_vllm.worker import cpu
+    from river_vllm.engine import cpu
 
     def init_device(self: Any) -> None:
         self.model_runner = object.__new__(cpu_worker.CPUModelRunner)
@@ -51,7 +51,7 @@ def test_the_cpu_worker_gets_rivers_runner(
 def test_without_a_compiler_nothing_is_compiled(
     wrong: str | None, stances: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from river_vllm.worker import cpu
+    from river_vllm.engine import cpu
 
     taken: list[str] = []
     monkeypatch.setattr(cpu.CPUWorker, "init_device", lambda self: None)
@@ -76,7 +76,7 @@ def test_without_a_compiler_nothing_is_compiled(
 def test_a_step_samples_at_once_unless_a_mask_is_to_come(
     monkeypatch: pytest.MonkeyPatch, ran: Any, grammar: bool, given: Any
 ) -> None:
-    from river_vllm.worker import cpu
+    from river_vllm.engine import cpu
 
     def sample(self: Any, mask: Any) -> str:
         assert mask is None
@@ -90,7 +90,7 @@ def test_a_step_samples_at_once_unless_a_mask_is_to_come(
 
 
 def test_the_gpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> None:
-    from river_vllm.worker import gpu
+    from river_vllm.engine import gpu
 
     def init(self: Any, vllm_config: Any, device: Any) -> None:
         self.made_with = (vllm_config, device)

@@ -1,0 +1,114 @@
+"""Tell one checkpoint from another without reading all of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from river_vllm.guarantee import ModelRecord
+from river_vllm.errors import RiverError
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+SAMPLES = 16
+SAMPLE_BYTES = 1 << 16
+
+
+def fingerprint(model: str, revision: str | None = None) -> ModelRecord:
+    """What is known of a checkpoint.
+
+    Of a folder that is the hash of its configuration, and one of its weight files' names and sizes
+    and of 16 samples of each file: two fine-tunes of one model differ in nearly every byte. Of a
+    hub checkpoint it is the commit and the hash of its configuration, as far as its files are on
+    this machine; the hub is not asked.
+
+    Args:
+        model: a folder, or the name of a hub checkpoint.
+        revision: of a hub checkpoint; the main branch without.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return _of_hub(model, revision)
+    config = folder / "config.json"
+    return ModelRecord(
+        name=folder.resolve().name,
+        revision=revision,
+        config_sha256=hashlib.sha256(config.read_bytes()).hexdigest() if config.exists() else None,
+        weights_sha256=_weights(folder),
+    )
+
+
+def _of_hub(model: str, revision: str | None) -> ModelRecord:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        config = try_to_load_from_cache(model, "config.json", revision=revision)
+    except ValueError:  # not the name of a hub checkpoint
+        config = None
+    if not isinstance(config, str):
+        return ModelRecord(name=model, revision=revision)
+    # …/snapshots/COMMIT/config.json
+    path = Path(config)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ModelRecord(name=model, revision=path.parent.name, config_sha256=digest)
+
+
+def served_checkpoint(model_config: Any) -> ModelRecord:
+    """The checkpoint that an engine serves; ``model_config`` is vLLM's."""
+    commit = getattr(model_config.hf_config, "_commit_hash", None)
+    return fingerprint(model_config.model, commit or getattr(model_config, "revision", None))
+
+
+def check_model(calibrated: ModelRecord, served: ModelRecord, model: str) -> None:
+    """Refuse settings that were calibrated for another checkpoint than the one served.
+
+    Args:
+        model: folder or name of the one served, for the error.
+
+    Raises:
+        RiverError: they differ in something that is known of both.
+    """
+    for name in ("config_sha256", "weights_sha256", "revision"):
+        known, found = getattr(calibrated, name), getattr(served, name)
+        if known is not None and found is not None and known != found:
+            raise RiverError(
+                f"the river config was calibrated for the model '{calibrated.name}', and "
+                f"'{model}' is another ({name} differs); calibrate this one, or take the "
+                "'calibration' block out of the file to use its settings without their guarantee"
+            )
+
+
+def check_weights(calibrated: ModelRecord | None, folder: Path | None) -> None:
+    """Refuse settings that were calibrated with other 4-bit weights.
+
+    Args:
+        calibrated: their folder at the test; None where they were made at load.
+        folder: the one that is served.
+
+    Raises:
+        RiverError: the folders differ, or only one of the two weights was made at load.
+    """
+    found = None if folder is None else fingerprint(str(folder))
+    known = None if calibrated is None else calibrated.weights_sha256
+    if (None if found is None else found.weights_sha256) != known:
+        name = "made at load" if calibrated is None else f"in '{calibrated.name}'"
+        ours = "made at load" if folder is None else f"in '{folder}'"
+        raise RiverError(
+            f"the river's weights {ours} do not go with the calibration, "
+            f"whose weights were {name}; calibrate again, or leave the calibration out"
+        )
+
+
+def _weights(folder: Path) -> str | None:
+    files = sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        with file.open("rb") as data:
+            for index in range(SAMPLES):
+                data.seek(max(0, size - SAMPLE_BYTES) * index // (SAMPLES - 1))
+                digest.update(data.read(SAMPLE_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,154 @@
+"""The worker's side of a measurement: treats the answer at the end of a prompt as if it had been
+generated, and compares each of its tokens with the backbone's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from river_vllm.plugin.registration import river_config_of
+from river_vllm.model.forward import Forward, River
+from river_vllm.step.router import Router
+from river_vllm.step.table import StepTable
+from river_vllm.step.requests import Request, Steps
+
+Token = tuple[int, int]
+"""Number of the text and position."""
+TEACHER_KEY = "river_teacher"
+"""Key in ``SamplingParams.extra_args`` for the number of a text and where its answer starts."""
+
+LOGIT_ROWS = 256
+"""Rows whose logits over the vocabulary exist at one time."""
+
+
+@dataclass(slots=True)
+class ForcedRequest(Request):
+    """A request that is a known text."""
+
+    sequence: int = -1
+    """The text's number."""
+
+
+class TeacherForced(Steps):
+    """Treats the answer at the end of a prompt as if it had been generated."""
+
+    def forced_tokens(self) -> list[tuple[int, Token]]:
+        """Groups of the step that are tokens of a text, each with its text and position."""
+        return [
+            (group, (request.sequence, line.position))
+            for group, line in enumerate(self._lines)
+            if isinstance(request := self._step[line.request], ForcedRequest)
+            and line.position >= request.prompt
+            and request.settings.may_exit
+            and not line.replayed
+        ]
+
+    def _first_met(self, state: Any) -> Request:
+        request = super()._first_met(state)
+        teacher = (state.sampling_params.extra_args or {}).get(TEACHER_KEY)
+        if teacher is None:
+            return request
+        known = {field.name: getattr(request, field.name) for field in fields(request)}
+        known["prompt"] = min(request.prompt, teacher["answer_start"])
+        return ForcedRequest(**known, sequence=teacher["sequence"])
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a pass gave, one entry per teacher-forced token in the order of computation.
+
+    Attributes:
+        tokens: text and position of each, int32 ``[tokens, 2]``.
+        exit_layer: backbone layers that it ran, int16.
+        agrees: whether its likeliest next token is the backbone's.
+        similarity: of the backbone's pass: s after 1 … L−1 layers, float32 ``[tokens, L − 1]``.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    exit_layer: npt.NDArray[np.int16]
+    agrees: npt.NDArray[np.bool_]
+    similarity: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(slots=True)
+class _Pass:
+    reference: bool
+    tokens: list[Token] = field(default_factory=list)
+    exit_layer: list[int] = field(default_factory=list)
+    agrees: list[bool] = field(default_factory=list)
+    similarity: list[torch.Tensor] = field(default_factory=list)
+
+
+class Observer:
+    """Looks at the steps of a worker from outside; one for all passes over a set of texts.
+
+    Args:
+        worker: vLLM's worker, whose model has a river; its mode becomes ``TeacherForced``.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        runner = worker.model_runner
+        self._model = runner.get_model()
+        self._river: River = self._model.river
+        self._config = river_config_of(worker.vllm_config)
+        self._mode = runner.river_steps = TeacherForced(runner, self._config)
+        self._router = self._river.router
+        self._greedy: dict[Token, int] = {}
+        self._pass: _Pass | None = None
+        self._river.run = self._run
+
+    def begin(self, reference: bool) -> None:
+        """Start a pass; the first over a text has to be the backbone's (``reference``)."""
+        self._pass = _Pass(reference)
+        if reference:
+            self._river.router = Router(self._read)
+
+    def _read(
+        self, before: torch.Tensor | None, hidden: torch.Tensor, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The router's own ``Reading``, whose values it keeps."""
+        states, values = self._router.read(before, hidden, residual)
+        if values is not None:
+            self._values.append(values)
+        return states, values
+
+    def _run(self, table: StepTable, forward: Forward) -> torch.Tensor:
+        self._values: list[torch.Tensor] = []
+        hidden = River.run(self._river, table, forward)
+        current, found = self._pass, self._mode.forced_tokens()
+        if current is None or not found:
+            return hidden
+        if current.reference:
+            current.similarity.append(torch.stack(self._values, dim=1))
+        groups, tokens = map(list, zip(*found, strict=True))
+        rows = torch.tensor((np.cumsum(table.rows) - table.rows)[groups], device=hidden.device)
+        current.tokens += tokens
+        current.exit_layer += table.exit_layer[groups].tolist()
+        head, table.head = table.head, "backbone"
+        if not current.reference and self._config.lm_head == "river":
+            table.head = "river"
+        greedy: list[int] = []
+        for part in rows.split(LOGIT_ROWS):
+            greedy += self._model.compute_logits(hidden[part]).argmax(dim=-1).tolist()
+        table.head = head
+        if current.reference:
+            self._greedy.update(zip(tokens, greedy, strict=True))
+        current.agrees += [self._greedy[t] == own for t, own in zip(tokens, greedy, strict=True)]
+        return hidden
+
+    def finish(self) -> Measured:
+        """The pass that was begun."""
+        done, self._pass = self._pass, None
+        self._river.router = self._router
+        if done is None:
+            raise RuntimeError("no pass was begun")
+        return Measured(
+            tokens=np.array(done.tokens, dtype=np.int32).reshape(-1, 2),
+            exit_layer=np.array(done.exit_layer, dtype=np.int16),
+            agrees=np.array(done.agrees, dtype=np.bool_),
+            similarity=torch.cat(done.similarity).cpu().numpy() if done.similarity else None,
+        )

@@ -1,0 +1,173 @@
+"""A calibration from prompts to tested settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from river_vllm.calibrate.certify import Trial, run_test
+from river_vllm.calibrate.choose import Policy, Prediction, candidates, limit_shares, predictions
+from river_vllm.calibrate.observer import Measured
+from river_vllm.calibrate.passes import TeacherForcedEngine, Text
+
+BATCH = 64
+"""Texts that one call to the engine takes."""
+
+DEPTHS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
+"""Exit layers of the pilot's passes, as shares of the layers."""
+
+Step = Callable[[str, int], None]
+"""Called at the start of each part, with its name and the number of texts that it is over."""
+
+Advance = Callable[[int], None]
+"""Called with the number of texts that have been done since the last call."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Everything that a calibration found.
+
+    Attributes:
+        limit: of the expected share of tokens that differ from the backbone's.
+        pilot, tested: texts from which candidates were chosen, and on which they were tested.
+        left_out: prompts whose answer is too short to have a decode step.
+        forced: the pilot's agreement with the backbone, by the layer after which all tokens left.
+        scale: the factor by which measured losses exceeded predicted ones.
+        similarity_quantiles: 5 %, 50 % and 95 % of s after 1 … L−1 layers.
+    """
+
+    limit: float
+    delta: float
+    pilot: list[Text]
+    tested: list[Text]
+    left_out: int
+    forced: dict[int, float] = field(default_factory=dict)
+    candidates: list[Prediction] = field(default_factory=list)
+    scale: float = 1.0
+    tests: list[Trial] = field(default_factory=list)
+    similarity_quantiles: list[list[float]] = field(default_factory=list)
+
+    @property
+    def chosen(self) -> Trial | None:
+        """The last candidate that passed: the shallowest."""
+        passed = [test for test in self.tests if test.passed]
+        return passed[-1] if passed else None
+
+
+class Calibrator:
+    """Runs the parts of a calibration on one engine.
+
+    Args:
+        engine: answers and measures.
+        step, advance: told of the progress.
+    """
+
+    def __init__(self, engine: TeacherForcedEngine, step: Step, advance: Advance) -> None:
+        self._engine = engine
+        self._step = step
+        self._advance = advance
+
+    def answer(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Text]:
+        """The backbone's greedy answers, ``tokens`` long at most."""
+        self._step("answers of the backbone", len(prompts))
+        found: list[Text] = []
+        for start in range(0, len(prompts), BATCH):
+            part = prompts[start : start + BATCH]
+            found += self._engine.answers(part, tokens)
+            self._advance(len(part))
+        return found
+
+    def measure(
+        self, name: str, policy: Policy | None, texts: Sequence[Text], first: int
+    ) -> Measured:
+        """``TeacherForcedEngine.run`` in batches; ``name`` is what the progress calls it."""
+        self._step(name, len(texts))
+        parts = []
+        for start in range(0, len(texts), BATCH):
+            part = texts[start : start + BATCH]
+            parts.append(self._engine.run(policy, part, first + start))
+            self._advance(len(part))
+        return joined(parts)
+
+    def calibrate(
+        self, texts: Sequence[Text], pilot: int, agreement: float, delta: float
+    ) -> Outcome:
+        """Choose candidates on the first ``pilot`` texts, test them on the others."""
+        usable = [text for text in texts if text.forced]
+        outcome = Outcome(
+            1.0 - agreement, delta, usable[:pilot], usable[pilot:], len(texts) - len(usable)
+        )
+        predicted = self._predictions(outcome)
+        shares = limit_shares(outcome.limit, len(outcome.tested), delta)
+        outcome.scale = self._scale(outcome.pilot, candidates(predicted, outcome.limit, shares))
+        outcome.candidates = candidates(predicted, outcome.limit, shares, outcome.scale)
+        # Fixed-sequence testing (``certify.py``): up to the first that does not pass.
+        for candidate in outcome.candidates:
+            if not self._test(outcome, candidate.policy).passed:
+                break
+        return outcome
+
+    def check(
+        self, policy: Policy, texts: Sequence[Text], agreement: float, delta: float
+    ) -> Outcome:
+        """Test one policy on all texts."""
+        usable = [text for text in texts if text.forced]
+        outcome = Outcome(1.0 - agreement, delta, [], usable, len(texts) - len(usable))
+        self._test(outcome, policy, to_the_end=True)
+        return outcome
+
+    def _predictions(self, outcome: Outcome) -> list[Prediction]:
+        similarity = self.measure("pilot: backbone", None, outcome.pilot, 0).similarity
+        assert similarity is not None
+        forced = {}
+        for layer in pilot_layers(similarity.shape[1] + 1):
+            name = f"pilot: exit after layer {layer}"
+            forced[layer] = self.measure(name, Policy(-1.0, layer), outcome.pilot, 0)
+        outcome.forced = {layer: float(found.agrees.mean()) for layer, found in forced.items()}
+        quantiles = np.quantile(similarity, [0.05, 0.5, 0.95], axis=0)
+        outcome.similarity_quantiles = quantiles.T.round(4).tolist()
+        return predictions(similarity, forced)
+
+    def _scale(self, pilot: Sequence[Text], predicted: Sequence[Prediction]) -> float:
+        """How much more policies lose on the pilot than predicted: a token that stays on the
+        backbone still reads the K/V of those that left."""
+        ratios = []
+        for number, prediction in enumerate(predicted, 1):
+            measured = self.measure(f"pilot: candidate {number}", prediction.policy, pilot, 0)
+            if prediction.loss > 0:
+                ratios.append((1.0 - measured.agrees.mean()) / prediction.loss)
+        return float(np.mean(ratios)) if ratios else 1.0
+
+    def _test(self, outcome: Outcome, policy: Policy, to_the_end: bool = False) -> Trial:
+        texts, number = outcome.tested, len(outcome.tests) + 1
+        known = max((len(test.losses) for test in outcome.tests), default=0)
+
+        def measure(policy: Policy, part: slice) -> Measured:
+            chosen, first = texts[part], len(outcome.pilot) + part.start
+            if part.start >= known:
+                self.measure("test: backbone", None, chosen, first)
+            return self.measure(f"test: candidate {number}", policy, chosen, first)
+
+        test = run_test(
+            policy, measure, len(texts), BATCH, outcome.limit, outcome.delta, to_the_end
+        )
+        outcome.tests.append(test)
+        return test
+
+
+def pilot_layers(num_layers: int) -> list[int]:
+    """Exit layers of the pilot's passes, 1 … L − 1: a token that runs all L does not leave."""
+    return sorted({min(max(1, round(share * num_layers)), num_layers - 1) for share in DEPTHS})
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Passes over parts of the texts as one."""
+
+    def column(name: str) -> Any:
+        found = [getattr(part, name) for part in parts]
+        return None if any(values is None for values in found) else np.concatenate(found)
+
+    return Measured(**{each.name: column(each.name) for each in fields(Measured)})

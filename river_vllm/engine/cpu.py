@@ -1,0 +1,78 @@
+"""River's worker on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# isort: off
+# vLLM asks for this import before any other of its worker (v1/worker/cpu_worker.py).
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+# isort: on
+import numpy as np
+import torch
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from river_vllm import patches
+from river_vllm.compiler import cannot_compile
+from river_vllm.engine.worker import RiverWorkerMixin
+from river_vllm.engine.runner import RiverRunnerMixin
+
+
+class RiverCPUModelRunner(RiverRunnerMixin, CPUModelRunner):
+    """vLLM's CPU runner (V1) with River's batch feed."""
+
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        with unfinished_prompts_unseeded(self):
+            return super().sample_tokens(*args, **kwargs)
+
+
+@contextmanager
+def unfinished_prompts_unseeded(runner: Any) -> Iterator[None]:
+    """Inside, rows whose sample is thrown away draw from the common generator, not from their own.
+
+    vLLM samples in every step, and where a step ends within a prompt it takes the sample back by
+    setting the offset of the request's generator (``v1/worker/gpu_model_runner.py``,
+    ``_bookkeeping_sync``; the comment in https://github.com/vllm-project/vllm/pull/10097 says that
+    this relies on CUDA). A CPU generator has no offset: the worker raises, and one request with a
+    ``seed`` and a long prompt ends the engine for everybody.
+
+    To be removed once stock vLLM answers such a request on the CPU;
+    ``tests/reliability/test_stock.py`` fails then.
+
+    Args:
+        runner: its batch's ``generators``, row → generator, are what the sampler reads.
+    """
+    batch = runner.input_batch
+    discarded = np.flatnonzero(runner.discard_request_mask.np[: batch.num_reqs])
+    held = {row: batch.generators.pop(row) for row in discarded.tolist() if row in batch.generators}
+    try:
+        yield
+    finally:
+        batch.generators.update(held)
+
+
+class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
+    """vLLM's CPU worker with River's runner."""
+
+    def init_device(self) -> None:
+        with patches.cpu_worker_makes(RiverCPUModelRunner):
+            super().init_device()
+        if self.vllm_config.compilation_config.mode:
+            patches.install("compiling CPU worker")
+        elif cannot_compile():
+            # A few functions of vLLM's are compiled in an eager engine too, at their first call:
+            # that of log-probabilities, say (v1/sample/ops/logprobs.py).
+            torch.compiler.set_stance("force_eager")
+        if self.vllm_config.speculative_config is not None:
+            patches.install("verifying CPU worker")
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        output = super().execute_model(scheduler_output)
+        if output is None and not scheduler_output.has_structured_output_requests:
+            # vLLM's second call brings a grammar's mask; without one it is a round trip to the
+            # engine's process for nothing (docs/experiments.md).
+            output = self.sample_tokens(None)
+        return output

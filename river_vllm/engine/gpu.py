@@ -1,0 +1,22 @@
+"""River's worker on CUDA. Not run on a GPU so far; unit-tested with fakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.gpu_worker import Worker
+
+from river_vllm.engine.worker import RiverWorkerMixin
+from river_vllm.engine.runner import RiverRunnerMixin
+
+
+class RiverGPUModelRunner(RiverRunnerMixin, GPUModelRunner):
+    """vLLM's model runner V1 with River's batch feed."""
+
+
+class RiverGPUWorker(RiverWorkerMixin, Worker):
+    """vLLM's worker with River's runner."""
+
+    def _make_model_runner(self) -> Any:
+        return RiverGPUModelRunner(self.vllm_config, self.device)

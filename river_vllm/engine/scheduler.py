@@ -1,0 +1,183 @@
+"""vLLM's scheduler with exit layers on its outputs, and exits' K/V kept from exact requests.
+
+vLLM finds reusable blocks by a hash over their tokens (``v1/core/kv_cache_utils.py``). Blocks that
+the river may have written get a hash of their own kind: only a request with the same settings
+computes it. Prompt blocks stay shared by all where they come from the backbone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any
+
+from river_vllm import patches
+from river_vllm.compat import init_logger
+from river_vllm.config import RiverConfig
+from river_vllm.depths import Depths, depths_of
+from river_vllm.modes import mode_of
+from river_vllm.plugin.registration import river_config_of
+from river_vllm.request import (
+    EXTRA_ARGS_KEY,
+    RiverSettings,
+    default_settings,
+    settings_of,
+    unreachable,
+)
+
+logger = init_logger("vllm.river")
+
+NOT_IN_SALT = {"threshold", "min_layers", "calibration", "cache_dir"}
+"""Settings that change nothing of what the river writes, or are in the salt as the request's."""
+
+
+class RiverSchedulerMixin:
+    """Goes before one of vLLM's scheduler classes."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._river_config = river_config_of(kwargs["vllm_config"])
+        model_config = kwargs["vllm_config"].model_config
+        self._river_layers = model_config.get_total_num_hidden_layers()
+        self._river_defaults = default_settings(self._river_config)
+        if self.num_spec_tokens:
+            # For CUDA graphs' sake vLLM gives a request of one new token K rows of placeholder
+            # drafts, whoever it is and whatever it asks for; not where the number of drafts follows
+            # that of the requests.
+            self.dynamic_sd_lookup = [self.num_spec_tokens] * (self.max_num_running_reqs + 1)
+
+    def add_request(self: Any, request: Any) -> None:
+        params = request.sampling_params
+        session = self.requests.get(request.request_id)
+        if session is not None:
+            # Streamed input: blocks are hashed as its first part asked.
+            later, first = params.extra_args or {}, session.sampling_params.extra_args or {}
+            extra = {key: value for key, value in later.items() if key != EXTRA_ARGS_KEY}
+            extra |= {key: value for key, value in first.items() if key == EXTRA_ARGS_KEY}
+            params.extra_args = extra or None
+        settings = settings_of(params, self._river_defaults)
+        if error := unreachable(settings, self._river_config, self._river_layers):
+            # The server has refused such a request; one made in Python is answered and said so.
+            logger.warning("request %s: %s", request.request_id, error)
+        request.river_mode = mode_of(settings)
+        isolate(request, settings, self._river_config, self.hash_block_size)
+        super().add_request(request)  # type: ignore[misc]
+
+    def _update_request_as_session(self: Any, session: Any, update: Any) -> None:
+        super()._update_request_as_session(session, update)  # type: ignore[misc]
+        # Its own parameters may keep it from drafting, or no longer do.
+        session.river_mode = mode_of(settings_of(update.sampling_params, self._river_defaults))
+
+    def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
+        # Before vLLM takes the step in: it forgets requests that have ended.
+        numbers = dict(self._numbers(scheduler_output, model_runner_output))
+        outputs = super().update_from_output(  # type: ignore[misc]
+            scheduler_output, model_runner_output
+        )
+        for client in outputs.values():
+            for output in client.outputs:
+                number = numbers.get(output.request_id)
+                if number is not None and output.new_token_ids:
+                    output.routed_experts = number(len(output.new_token_ids))
+        return outputs
+
+    def _handle_stopped_request(self: Any, request: Any) -> bool:
+        # Streamed input goes on from what is computed, which vLLM takes to end before the last
+        # token. Kept drafts are computed, and some may stand behind the answer's end.
+        if request.resumable and self.num_spec_tokens:
+            request.num_computed_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
+        stopped: bool = super()._handle_stopped_request(request)  # type: ignore[misc]
+        return stopped
+
+    def _numbers(
+        self: Any, scheduler_output: Any, model_runner_output: Any
+    ) -> Iterator[tuple[str, Callable[[int], Depths]]]:
+        """Of each request of the step that has not ended: what travels with so many tokens."""
+        sampled = model_runner_output.sampled_token_ids
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        for request_id, depth in depths_of(model_runner_output).items():
+            request = self.requests.get(request_id)
+            if request is None:
+                continue
+            brought = len(sampled[model_runner_output.req_id_to_index[request_id]])
+            yield (
+                request_id,
+                partial(
+                    request.river_mode.numbers,
+                    depth=depth,
+                    drafted=len(drafts.get(request_id, ())),
+                    kept=max(0, brought - 1),
+                    decode=request.num_output_tokens > 0,
+                ),
+            )
+
+
+class RiverScheduler:
+    """What ``scheduler_cls`` names: makes the scheduler that the engine's mode needs."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        asynchronous = kwargs["vllm_config"].scheduler_config.async_scheduling
+        return _scheduler_class(bool(asynchronous))(*args, **kwargs)
+
+
+@cache
+def _scheduler_class(asynchronous: bool) -> type:
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    base = AsyncScheduler if asynchronous else Scheduler
+    return type(f"River{base.__name__}", (RiverSchedulerMixin, base), {})
+
+
+def isolate(
+    request: Any, settings: RiverSettings, config: RiverConfig, hash_block_size: int
+) -> None:
+    """Salt the block hashes of ``request`` from the first block that an exit may touch.
+
+    Args:
+        request: vLLM's scheduler request, not scheduled yet.
+        hash_block_size: tokens per hash.
+    """
+    if not (settings.may_exit or config.ends_early) or request._block_hasher is None:
+        return
+    salt = f"river:{settings.threshold!r}:{settings.min_layers}"
+    # All of it: a connector's store may be shared with an engine whose river is another one.
+    salt += f":{config.model_dump_json(exclude=NOT_IN_SALT)}"
+    in_4_bit = config.ends_early or config.prefill == "sequence"
+    exact_tokens = 0 if in_4_bit else request.num_prompt_tokens
+    salted = SaltedHasher(request._block_hasher, salt.encode(), exact_tokens // hash_block_size)
+    patches.block_hashes_come_from(request, salted)
+
+
+class SaltedHasher:
+    """A request's block hasher whose hashes differ from block ``exact_blocks`` on.
+
+    Holds no reference to the request (vLLM relies on reference counting to free it).
+    """
+
+    def __init__(self, inner: Callable[[Any], list[bytes]], salt: bytes, exact_blocks: int) -> None:
+        self._inner = inner
+        self._salt = salt
+        self._exact_blocks = exact_blocks
+        self._plain: list[bytes] = []
+
+    def __call__(self, request: Any) -> list[bytes]:
+        salted = request.block_hashes
+        done = len(salted)
+        # vLLM chains a block's hash on the one before: on the plain one, so that a block's hash
+        # does not depend on how many tokens arrived at once.
+        del self._plain[done:]
+        request.block_hashes = self._plain
+        try:
+            new = self._inner(request)
+        finally:
+            request.block_hashes = salted
+        self._plain.extend(new)
+        return [
+            self._salted(value) if done + i >= self._exact_blocks else value
+            for i, value in enumerate(new)
+        ]
+
+    def _salted(self, value: bytes) -> bytes:
+        return hashlib.sha256(self._salt + value).digest()[: len(value)]

@@ -1,0 +1,85 @@
+"""Warm-up of both compiled forwards, over no more rows than it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from river_vllm.compat import init_logger
+from river_vllm.patches import NotStored, reads_compiled_forwards, stored_forwards_only
+from river_vllm.plugin.registration import river_config_of
+from river_vllm.startup import Stage, mark
+
+logger = init_logger("vllm.river")
+
+
+class WarmUpMixin:
+    """Goes before vLLM's V1 runner class. vLLM warms up over the rows of the longest prompt, on the
+    CPU by ``warming_up_model``."""
+
+    _warm_up_rows: int | None = None
+    """Rows of a warm-up that is under way, where they are not vLLM's own."""
+
+    def warming_up_model(self: Any) -> None:
+        rows = self._river_graph_rows()
+        mark(Stage.GRAPH)
+        # Without a size for the K/V cache, vLLM's warm-up is to show what memory is left for it.
+        few_do = self.cache_config.kv_cache_memory_bytes is not None
+        if not (few_do and self._river_read_back(rows)):
+            # A forward that is compiled now sees as many rows as in stock vLLM: their number is a
+            # hint to the compiler, and exact requests must get the bits of the same machine code.
+            mark(Stage.COMPILE)
+            super().warming_up_model()  # type: ignore[misc]
+        routed = self.get_model().river.routed
+        if routed.compiles:
+            with routed():
+                if not self._river_read_back(rows):
+                    mark(Stage.COMPILE_RIVER)
+                    self._river_compile(rows)
+
+    def profile_run(self: Any, *args: Any, **kwargs: Any) -> None:
+        """vLLM's, or over the rows that ``_river_warm_up`` has set."""
+        if self._warm_up_rows is None:
+            super().profile_run(*args, **kwargs)  # type: ignore[misc]
+            return
+        _, last = self._dummy_run(self._warm_up_rows, is_profile=True)
+        self._dummy_sampler_run(last)
+
+    def _river_read_back(self: Any, rows: int) -> bool:
+        """Warm up the current forward over ``rows`` if an earlier start has compiled it."""
+        parallel = self.vllm_config.parallel_config
+        # Ranks meet in every pass: one that lacks a file would wait in another than the others.
+        one_rank = parallel.world_size * parallel.data_parallel_size == 1
+        if not (one_rank and reads_compiled_forwards(self.vllm_config)):
+            return False
+        try:
+            with stored_forwards_only():
+                self._river_warm_up(rows)
+        except NotStored:
+            return False
+        return True
+
+    def _river_compile(self: Any, rows: int) -> None:
+        """Compile River's forward: one layer for all that are alike, where torch manages to."""
+        routed = self.get_model().river.routed
+        try:
+            with routed.one_layer_for_all():
+                self._river_warm_up(rows)
+        except Exception as error:
+            # What is no matter of the layers fails once more.
+            logger.info("River: each layer is compiled by itself (%r)", error)
+            routed.forget()
+            self._river_warm_up(rows)
+
+    def _river_warm_up(self: Any, rows: int) -> None:
+        self._warm_up_rows = rows
+        try:
+            super().warming_up_model()  # type: ignore[misc]
+        finally:
+            self._warm_up_rows = None
+
+    def _river_graph_rows(self: Any) -> int:
+        """Rows of the longest step that takes River's compiled forward."""
+        if river_config_of(self.vllm_config).prefill == "sequence":
+            return int(self.max_num_tokens)
+        # The compiler takes a size of 1 for a constant.
+        return max(2, min(self.max_num_reqs, self.max_num_tokens))

@@ -1,0 +1,65 @@
+"""What River adds to a vLLM worker, on every platform."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from river_vllm import patches
+from river_vllm.compat import VllmConfig
+from river_vllm.errors import RiverError
+from river_vllm.model.mapped import trim
+from river_vllm.plugin.registration import river_config_of
+from river_vllm.startup import Stage, mark, refusals_left
+from river_vllm.modes.verified.proposer import RiverProposer
+from river_vllm.step.requests import Steps
+
+
+class RiverWorkerMixin:
+    """Goes before a vLLM worker class; makes the step's tables once the model is there."""
+
+    model_runner: Any
+    vllm_config: VllmConfig
+    device: torch.device
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        patches.install("worker")
+        if self.vllm_config.speculative_config is not None:
+            # GPUModelRunner.__init__ names its drafter classes; this one loads no second model.
+            runner = self.model_runner
+            runner.drafter = RiverProposer(self.vllm_config, self.device, runner)
+            patches.every_logits_processor_is_there(runner)
+        mark(Stage.WEIGHTS)
+        with refusals_left():
+            super().load_model(*args, **kwargs)  # type: ignore[misc]
+        trim()
+        config = river_config_of(self.vllm_config)
+        self.model_runner.river_steps = Steps(self.model_runner, config)
+
+    def reload_weights(self, *args: Any, **kwargs: Any) -> None:
+        """vLLM's, where every layer is in memory.
+
+        Raises:
+            RiverError: some are read from the checkpoint of the start whenever a row needs them.
+        """
+        layers = self.vllm_config.model_config.get_total_num_hidden_layers()
+        if river_config_of(self.vllm_config).offloads(layers):
+            raise RiverError("weights cannot be reloaded with 'resident_layers': restart River")
+        super().reload_weights(*args, **kwargs)  # type: ignore[misc]
+
+    def compile_or_warm_up_model(self) -> Any:
+        times = super().compile_or_warm_up_model()  # type: ignore[misc]
+        mark(Stage.MEASURE)
+        self.model_runner.river_steps.measure()
+        mark(Stage.SERVE)
+        return times
+
+    def river_info(self) -> dict[str, Any]:
+        """RPC: what is in force. That a worker answers is the proof that River is active."""
+        return {
+            **self.model_runner.get_model().river_info(),
+            "dtype": str(self.vllm_config.model_config.dtype).removeprefix("torch."),
+            "kv_cache_dtype": self.vllm_config.cache_config.cache_dtype,
+            **self.model_runner.river_steps.info(),
+        }

@@ -1,1 +1,0 @@
-"""Decoder layers with two precisions of their weights."""

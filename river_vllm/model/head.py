@@ -1,0 +1,166 @@
+"""The LM head in 4 bit for candidates, exact bf16 logits for the best of them.
+
+With a river of 4-bit layers the bf16 head is the next cost: on a small model with a large
+vocabulary it reads as many bytes as the whole river. The 4-bit head ranks the vocabulary; the
+logits of the best ``CANDIDATES`` are computed again from the bf16 rows, so greedy, top-k and top-p
+sampling see exact logits for what they can pick. The rest of the vocabulary keeps its 4-bit
+logits. Steps that need every logit exact take the bf16 head.
+
+Drafts take the 4-bit logits as they are, where there is a list of tokens (``token_lists/``) only
+those of the list, and, from the bf16 rows, those of the tokens in the requests' own text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from river_vllm.compat import UnquantizedEmbeddingMethod
+from river_vllm.errors import UnsupportedModelError
+from river_vllm.kernels.base import PackedLinear
+from river_vllm.model.find import lm_head
+from river_vllm.weights.packing import Packer
+
+if TYPE_CHECKING:
+    from river_vllm.model.forward import River
+
+Outputs = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""See ``some_outputs``."""
+
+DEEP = 16
+"""Logits in a column, of which ``largest`` first looks at the maximum only."""
+CANDIDATES = 256
+"""Logits of a row that are made exact."""
+
+
+class RiverHeadMethod(UnquantizedEmbeddingMethod):
+    """Replaces the ``quant_method`` of an LM head; the input embedding is untouched.
+
+    Args:
+        river: whose table says which head makes the step's logits.
+        packer: quantises and packs the head's weight.
+        list_packer: the same for the part of it that ``river.listed`` names.
+        outputs: what makes them exact.
+    """
+
+    supports_pre_processed_weights = False
+
+    def __init__(
+        self,
+        river: River,
+        packer: Packer,
+        list_packer: Packer | None,
+        outputs: Outputs,
+    ) -> None:
+        super().__init__()
+        self._river = river
+        self._packer = packer
+        self._list_packer = list_packer
+        self._outputs = outputs
+        self._packed: PackedLinear | None = None
+        self._packed_list: PackedLinear | None = None
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        weight = layer.weight.detach()
+        self._packed = self._packer(weight)
+        if self._list_packer is not None:
+            self._packed_list = self._list_packer(weight[self._river.listed])
+        super().process_weights_after_loading(layer)
+
+    def apply(
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``x [rows, hidden] -> [rows, vocabulary of this rank]``, or of the table's tokens."""
+        table = self._river.table
+        head = table.head
+        if head == "backbone" and table.dense is not None:
+            return table.dense(x, layer.weight, bias)
+        if head == "backbone" or bias is not None or self._packed is None:
+            return super().apply(layer, x, bias)
+        if head == "draft":
+            if table.tokens is None or self._packed_list is None:
+                return self._packed.draft(x, None)
+            listed = self._packed_list.draft(x, None)
+            added = table.tokens[listed.shape[1] :].expand(len(x), -1)
+            return torch.cat([listed, self._outputs(x, layer.weight, added)], dim=1)
+        logits = self._packed.apply(x, None)
+        best = largest(logits, min(CANDIDATES, logits.shape[1]))
+        return logits.scatter_(1, best, self._outputs(x, layer.weight, best))
+
+
+def some_outputs(x: torch.Tensor, weight: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Some outputs of a product, another choice for each row.
+
+    Args:
+        x: ``[rows, in]``.
+        weight: ``[out, in]``.
+        chosen: int64 ``[rows, count]``, rows of ``weight``.
+
+    Returns:
+        ``[rows, count]``.
+    """
+    return torch.bmm(weight[chosen], x.unsqueeze(-1)).squeeze(-1)
+
+
+def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of the ``count`` largest of each row, ``[rows, count]`` of ``[rows, vocabulary]``.
+
+    They lie in the ``count`` columns with the largest maxima, when a row is laid out with ``DEEP``
+    logits to a column: searching those takes a fraction of searching the vocabulary.
+    """
+    rows, size = logits.shape
+    columns = size // DEEP
+    if 2 * count > columns:
+        return logits.topk(count, dim=-1).indices
+    maxima = logits[:, : columns * DEEP].view(rows, DEEP, columns).amax(dim=1)
+    best = maxima.topk(count, dim=-1).indices
+    steps = torch.arange(DEEP, device=logits.device) * columns
+    inside = (best.unsqueeze(-1) + steps).view(rows, -1)
+    rest = torch.arange(columns * DEEP, size, device=logits.device).expand(rows, -1)
+    places = torch.cat([inside, rest], dim=1)
+    return places.gather(1, logits.gather(1, places).topk(count, dim=-1).indices)
+
+
+def has_plain_head(model: nn.Module) -> bool:
+    """Whether the model has an LM head that can get a 4-bit twin."""
+    head: Any = lm_head(model)
+    return type(getattr(head, "quant_method", None)) is UnquantizedEmbeddingMethod
+
+
+def has_a_head_by_tokens(model: nn.Module, model_config: Any) -> bool:
+    """Whether drafts can have the logits of some tokens only: vLLM makes them by the head's
+    ``quant_method`` (not where they are of another dtype than the model), in 4 bit (not where there
+    is a bias), and takes them as they are.
+
+    Args:
+        model_config: vLLM's.
+    """
+    plain = has_plain_head(model) and getattr(lm_head(model), "bias", None) is None
+    return plain and bool(model_config.head_dtype == model_config.dtype)
+
+
+def install_river_head(
+    model: nn.Module,
+    river: River,
+    packers: Callable[[nn.Module], Packer],
+    outputs: Outputs = some_outputs,
+) -> None:
+    """Give the model's LM head a 4-bit twin, and one of ``river.listed``'s tokens.
+
+    Args:
+        packers: gives a packer for a weight of a module.
+
+    Raises:
+        UnsupportedModelError: the model has no plain LM head.
+    """
+    head: Any = lm_head(model)
+    if not has_plain_head(model):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'",
+            cure="",
+        )
+    list_packer = None if river.listed is None else packers(head)
+    head.quant_method = RiverHeadMethod(river, packers(head), list_packer, outputs)

@@ -1,1 +1,0 @@
-"""River-enabled model classes, made from vLLM's own on first use."""

@@ -1,0 +1,129 @@
+"""One step's drafts: pass by pass, each request for as long as it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from river_vllm.modes.verified.acceptance import Acceptance
+from river_vllm.modes.verified.depth import Depth
+from river_vllm.modes.verified.lookup import continuation
+
+
+@dataclass(slots=True)
+class Draft:
+    """What is drafted for one request.
+
+    Attributes:
+        row: the request's row in the batch.
+        position: where its last token stands.
+        token: its last token, sampled by the backbone; then the last drafted one.
+        limit: tokens that may be drafted at most.
+        greedy: whether the request takes the likeliest token.
+        rate: that a drafted token of it stays, by what became of those before.
+        ends: tokens that end the answer.
+        first: whether ``token`` is the first of its answer.
+        constrained: whether a grammar cuts the draft at the first token that it forbids.
+        known: int32, the tokens before ``token``: the prompt's and the answer's.
+    """
+
+    request_id: str
+    row: int
+    position: int
+    token: int
+    limit: int
+    greedy: bool
+    rate: float
+    ends: Container[int | None] = ()
+    first: bool = False
+    constrained: bool = False
+    known: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    tokens: list[int] = field(default_factory=list)
+    confidences: list[float | None] = field(default_factory=list)
+    """Of each drafted token; None where it was sampled."""
+    reach: float = 1.0
+    """That all of ``tokens`` stay."""
+    first_token: int = field(init=False)
+    """The token that the draft begins with."""
+
+    def __post_init__(self) -> None:
+        self.first_token = self.token
+
+    @property
+    def next_position(self) -> int:
+        """Of the token that the next draft step reads."""
+        return self.position + len(self.tokens)
+
+    @property
+    def full(self) -> bool:
+        return len(self.tokens) >= self.limit or self.token in self.ends
+
+    def guesses(self, most: int) -> list[int]:
+        """What the river is likely to say next (``lookup.py``); with its own token after them no
+        more than may still be drafted."""
+        room = self.limit - len(self.tokens) - 1
+        if room <= 0:
+            return []
+        text = np.concatenate([self.known, [self.first_token, *self.tokens]])
+        return continuation(text, min(most, room))
+
+    def add(self, token: int, confidence: float, acceptance: Acceptance) -> None:
+        self.reach *= acceptance.likelihood(confidence) if self.greedy else self.rate
+        self.confidences.append(confidence if self.greedy else None)
+        self.tokens.append(token)
+        self.token = token
+
+    def drop(self) -> None:
+        """Take back the last token, which would not pay for its row, and end here."""
+        self.tokens.pop()
+        self.confidences.pop()
+        self.limit = len(self.tokens)
+
+
+Pass = Callable[[Sequence[Draft]], Sequence[Sequence[tuple[int, float]]]]
+"""Runs one draft pass: each draft's next tokens, one or more, and how sure the river is of each."""
+
+
+def run(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance, draft_pass: Pass) -> None:
+    """Fill ``drafts``, which are requests of one step, by repeated calls of ``draft_pass``."""
+    if not depth.price:
+        return
+    going = [draft for draft in drafts if not draft.full]
+    drafted = 0
+    while going:
+        going = [d for d in going if depth.worth_verifying(drafted, d.reach * d.rate)]
+        # The best depth has weighed the first draft pass. Each further one is weighed again, with
+        # the confidence that the river has had in the tokens before it.
+        if drafted and not depth.worth_drafting(drafted, [d.reach * d.rate for d in going]):
+            return
+        if not going:
+            return
+        for draft, found in zip(going, draft_pass(going), strict=True):
+            drafted += _take(draft, found, drafted, depth, acceptance)
+        going = [draft for draft in going if not draft.full]
+
+
+def _take(
+    draft: Draft,
+    found: Sequence[tuple[int, float]],
+    drafted: int,
+    depth: Depth,
+    acceptance: Acceptance,
+) -> int:
+    """Give ``draft`` the tokens that a pass has found, as far as they pay for their rows.
+
+    Returns:
+        How many it took. After one that did not pay the draft is full.
+    """
+    before = len(draft.tokens)
+    for token, confidence in found:
+        if draft.full:
+            break
+        draft.add(token, confidence, acceptance)
+        if not depth.worth_verifying(drafted + len(draft.tokens) - before - 1, draft.reach):
+            draft.drop()
+            break
+    return len(draft.tokens) - before

@@ -1,0 +1,283 @@
+"""vLLM's drafter seam (runner V1): asked after every step for the tokens to verify in the next.
+
+The runner takes a ``DraftModelProposer`` by its type (``v1/worker/gpu_model_runner.py``); this one
+has no model, no K/V cache and no attention layers of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from vllm.v1.spec_decode.draft_model import DraftModelProposer
+
+from river_vllm.plugin.registration import river_config_of
+from river_vllm.request import default_settings, settings_of
+from river_vllm.modes.verified.acceptance import Acceptance
+from river_vllm.modes.verified.depth import Depth, best_depth, fixed_depth
+from river_vllm.modes.verified.draft import Draft, run
+from river_vllm.verify.drafter import RiverDrafter
+from river_vllm.modes.verified.sampling import GREEDY, Picked, pick
+from river_vllm.modes.verified.vocabulary import Vocabulary
+
+
+class RiverProposer(DraftModelProposer):
+    """Drafts with the target model's own river."""
+
+    river: RiverDrafter
+    """Runs the draft passes."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, runner: Any) -> None:
+        super().__init__(vllm_config, device, runner)
+        self._river_runner = runner
+        self._most = int(self.speculative_config.num_speculative_tokens)
+        self._size = vllm_config.model_config.get_vocab_size()
+        self._acceptance = Acceptance()
+        self._pending: dict[str, Draft] = {}
+        self._vocabulary: Vocabulary | None = None
+
+    def load_model(self, target_model: Any) -> None:
+        """There is nothing to load: the draft model is the target."""
+        config = river_config_of(self.vllm_config)
+        self.river = RiverDrafter(self._river_runner, 0, "draft")
+        self._defaults = default_settings(config)
+        self._fixed = config.draft == "fixed"
+        listed = target_model.river.listed
+        if listed is not None:
+            self._vocabulary = Vocabulary(listed, self._size)
+
+    def initialize_attn_backend(
+        self, kv_cache_config: Any, kernel_block_sizes: list[int] | None = None
+    ) -> None:
+        """It has no attention layers of its own."""
+
+    def initialize_cudagraph_keys(self, cudagraph_mode: Any) -> None:
+        """Draft steps are never captured."""
+
+    def dummy_run(self, *args: Any, **kwargs: Any) -> None:
+        """The target's own dummy run is all there is to warm up."""
+
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """Drop requests that have ended."""
+        for request_id in request_ids:
+            self._acceptance.forget([request_id])
+            self._pending.pop(request_id, None)
+            if self._vocabulary is not None:
+                self._vocabulary.forget([request_id])
+
+    def withdraw(self) -> None:
+        """The drafts under way are thrown away unread: nothing is learnt of them."""
+        self._pending.clear()
+
+    def propose(
+        self,
+        num_speculative_tokens: int,
+        target_token_ids: torch.Tensor,
+        target_positions: torch.Tensor,
+        target_hidden_states: torch.Tensor,
+        next_token_ids: torch.Tensor,
+        token_indices_to_sample: torch.Tensor | None,
+        common_attn_metadata: Any,
+        sampling_metadata: Any,
+        mm_embed_inputs: Any = None,
+        num_rejected_tokens_gpu: torch.Tensor | None = None,
+        slot_mappings: Any = None,
+    ) -> list[list[int]]:
+        """The tokens to verify in the next step, for each request of this one.
+
+        ``common_attn_metadata`` describes the step that has just run; ``next_token_ids`` are the
+        tokens that it sampled, one per request, whose K/V nobody has computed.
+        """
+        runner = self._river_runner
+        lengths = common_attn_metadata.seq_lens.tolist()
+        starts = common_attn_metadata.query_start_loc_cpu.tolist()
+        tokens = next_token_ids.tolist()
+        rejected = [0] * len(lengths)
+        if num_rejected_tokens_gpu is not None:
+            rejected = num_rejected_tokens_gpu.tolist()
+        drafts = []
+        for row, request_id in enumerate(runner.input_batch.req_ids):
+            checked = starts[row + 1] - starts[row] - 1
+            start = lengths[row] - checked - 1
+            ended = self._learn(request_id, start, checked, rejected[row])
+            if not (ended or runner.discard_request_mask.np[row]):
+                position = lengths[row] - rejected[row]
+                drafts.append(self._draft(request_id, row, position, tokens[row]))
+        self._last_draft_probs = self._run(drafts, sampling_metadata)
+        proposed: list[list[int]] = [[] for _ in lengths]
+        for draft in drafts:
+            proposed[draft.row] = draft.tokens
+            if draft.tokens:
+                self._pending[draft.request_id] = draft
+            elif draft.limit:
+                self._acceptance.rested(draft.request_id)
+        return proposed
+
+    def _learn(self, request_id: str, position: int, checked: int, rejected: int) -> bool:
+        """Learn from the request's last draft, if this step verified it.
+
+        Returns:
+            Whether it has ended the answer.
+        """
+        draft = self._pending.pop(request_id, None)
+        if draft is None or draft.position != position or not 0 < checked <= len(draft.tokens):
+            return False
+        self._acceptance.verified(request_id, draft.confidences[:checked], checked - rejected)
+        return not rejected and draft.tokens[checked - 1] in draft.ends
+
+    def _draft(self, request_id: str, row: int, position: int, token: int) -> Draft:
+        runner = self._river_runner
+        request = runner.requests[request_id]
+        params = request.sampling_params
+        ends = (params.eos_token_id, *(params.stop_token_ids or ()))
+        limit = 0
+        if settings_of(params, self._defaults).may_draft and token not in ends:
+            # A step also makes a token of the backbone's own: the draft must leave room for it.
+            left = runner.max_model_len - position - 1
+            said = position + 1 - request.num_prompt_tokens
+            if params.max_tokens is not None:
+                left = min(left, params.max_tokens - said)
+            if said < params.min_tokens:
+                # vLLM forbids an end after the drafts by what was said before them
+                # (``MinTokensLogitsProcessor.apply``): no step may cross the minimum.
+                left = min(left, params.min_tokens - said)
+            limit = max(0, min(self._most, left - 1))
+        return Draft(
+            request_id,
+            row,
+            position,
+            token,
+            limit,
+            greedy=params.temperature < GREEDY,
+            rate=self._acceptance.rate(request_id),
+            ends=ends,
+            first=position == request.num_prompt_tokens,
+            constrained=params.structured_outputs is not None,
+            known=runner.input_batch.token_ids_cpu[row, :position],
+        )
+
+    def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
+        """Draft.
+
+        Returns:
+            What the tokens were sampled from, float32 ``[requests, drafted, vocabulary]``; None
+            where none was sampled.
+        """
+        steps = self._river_runner.river_steps
+        costs, exact = steps.costs, steps.exact
+        if metadata.logprob_token_ids:
+            # The next step would throw drafts away (``RiverRunnerMixin._sample``).
+            return None
+        if self._fixed:
+            depth = fixed_depth(len(drafts))
+        elif any(draft.first for draft in drafts):
+            # Requests often come together. The prompts of the others, which are on their way, are
+            # not to wait for drafts of the first; one step without costs that a few milliseconds.
+            return None
+        else:
+            rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
+            depth = best_depth(costs, rates, limits, exact)
+            able = sum(limit > 0 for limit in limits)
+            if not depth.price and able and costs.try_drafts(len(drafts), able, exact):
+                for draft in drafts:
+                    draft.limit = min(draft.limit, 1)
+                depth = fixed_depth(len(drafts))
+        drawn: dict[tuple[int, int], torch.Tensor] = {}
+        # Column i of the drafts' logits is of token ``columns[i]``.
+        columns = None if self._vocabulary is None else self._vocabulary.tokens(drafts)
+
+        def draft_pass(going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
+            start = time.perf_counter()
+            guesses = self._guesses(going, depth)
+            picked = self._pass(going, guesses, metadata, columns)
+            best = picked.columns if columns is None else columns[picked.columns]
+            tokens, sure = best.tolist(), picked.confidence.tolist()
+            found, row = [], 0
+            for draft, guessed in zip(going, guesses, strict=True):
+                mine = tokens[row : row + 1 + len(guessed)]
+                right = _agreeing(mine, guessed)
+                self._acceptance.guessed(draft.request_id, len(guessed), right)
+                found.append([(mine[i], sure[row + i]) for i in range(right + 1)])
+                if picked.probabilities is not None:
+                    for i in range(right + 1):
+                        drawn[draft.row, len(draft.tokens) + i] = _drawn_from(
+                            draft, picked, row + i
+                        )
+                row += 1 + len(guessed)
+            costs.observe("draft", row, time.perf_counter() - start)
+            return found
+
+        run(drafts, depth, self._acceptance, draft_pass)
+        if not drawn:
+            return None
+        # vLLM takes as many rows of each request as it has drafted, of greedy ones too.
+        most = max(len(draft.tokens) for draft in drafts)
+        most = max(most, 1 + max(place for _, place in drawn))
+        requests = self._river_runner.input_batch.num_reqs
+        stacked = torch.zeros(requests, most, self._size, device=self.device)
+        which: Any = slice(None) if columns is None else columns
+        for (request, place), probabilities in drawn.items():
+            stacked[request, place, which] = probabilities
+        return stacked
+
+    def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[list[int]]:
+        """For each draft of the pass, as many guesses as pay for their rows."""
+        rows, found = len(going), []
+        for draft in going:
+            guesses = draft.guesses(self._most)
+            if guesses:
+                rate = self._acceptance.guess_rate(draft.request_id)
+                most = depth.worth_guessing(len(going), rows, rate, len(guesses))
+                if not most:
+                    self._acceptance.guessed(draft.request_id, 0, 0)
+                guesses = guesses[:most]
+            rows += len(guesses)
+            found.append(guesses)
+        return found
+
+    def _pass(
+        self,
+        going: Sequence[Draft],
+        guesses: Sequence[Sequence[int]],
+        metadata: Any,
+        columns: torch.Tensor | None,
+    ) -> Picked:
+        """One river pass over each draft's last token and its guesses."""
+        counts = [1 + len(some) for some in guesses]
+        tokens = [t for d, some in zip(going, guesses, strict=True) for t in (d.token, *some)]
+        positions = [
+            d.next_position + i for d, n in zip(going, counts, strict=True) for i in range(n)
+        ]
+        owners = [d.row for d, n in zip(going, counts, strict=True) for _ in range(n)]
+        logits = self.river.step(
+            [d.row for d in going],
+            counts,
+            torch.tensor(tokens, device=self.device),
+            torch.tensor(positions, device=self.device),
+            columns,
+        )
+        return pick(logits, torch.tensor(owners, device=self.device), metadata)
+
+
+def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
+    """What rejection sampling is to take a token as drawn from, float32 ``[columns]``.
+
+    A grammar cuts a draft by the very tokens that were drawn, so those that are left were drawn
+    otherwise than by the river. A token that is given as certain is checked exactly whatever chose
+    it: it stays with the backbone's probability.
+    """
+    assert picked.probabilities is not None
+    probabilities = picked.probabilities[row]
+    if not draft.constrained:
+        return probabilities
+    certain = torch.zeros_like(probabilities)
+    certain[picked.columns[row]] = 1.0
+    return certain
+
+
+def _agreeing(tokens: Sequence[int], guesses: Sequence[int]) -> int:
+    """How many guesses, from the first on, are the river's own tokens."""
+    pairs = zip(tokens, guesses, strict=False)
+    return next((i for i, (token, guess) in enumerate(pairs) if token != guess), len(guesses))

@@ -1,0 +1,56 @@
+"""River by one setting: an engine of any architecture serves with it where it is asked for.
+
+vLLM looks up a configuration hook by the architecture's name. Under every name stands one that
+does what was there before, and for an engine with ``additional_config["river"]`` puts River's class
+in the place of vLLM's, as ``hf_overrides`` with ``River<Architecture>`` does from the start.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from river_vllm.compat import ModelConfig, VerifyAndUpdateConfig, VllmConfig, init_logger
+from river_vllm.plugin.hook import RiverConfigHook
+from river_vllm.model.architectures import river_architecture
+from river_vllm.plugin.registration import asks_for_river, serves_river
+
+logger = init_logger("vllm.river")
+
+
+@cache
+def opt_in(own: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
+    """The hook for an architecture of vLLM's or of another plugin.
+
+    Args:
+        own: the hook that stands under its name, or vLLM's base class, which does nothing.
+    """
+
+    def verify_and_update_config(vllm_config: VllmConfig) -> None:
+        """Serve with River, if that is asked for.
+
+        Raises:
+            RiverError: River does not carry the architecture, or ``RiverConfigHook`` refuses.
+        """
+        if asks_for_river(vllm_config) and not serves_river(vllm_config):
+            _take_rivers_class(vllm_config.model_config)
+            # It calls the hook of the architecture itself, and so comes back to ``own``.
+            RiverConfigHook.verify_and_update_config(vllm_config)
+        else:
+            own.verify_and_update_config(vllm_config)
+
+    members = {
+        "__module__": __name__,
+        "__doc__": own.__doc__,
+        "verify_and_update_config": staticmethod(verify_and_update_config),
+    }
+    return type("OptIn", (own,), members)
+
+
+def _take_rivers_class(model: ModelConfig) -> None:
+    """Every field that comes from the architecture's name comes from River's from now on, as
+    ``SpeculativeConfig.update_arch_`` of vLLM does it for a draft model."""
+    name = river_architecture(model.architecture, model.hf_config)
+    model.hf_config.architectures = [name]
+    model.model_arch_config = model.get_model_arch_config()
+    model._model_info, model._architecture = model.registry.inspect_model_cls([name], model)
+    logger.info("River: the model is served as %s", name)

@@ -1,0 +1,145 @@
+"""Registration with vLLM: model classes by name, and configuration hooks."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig, layered_config
+from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.model.architectures import ARCHITECTURES, PREFIX, river_architecture
+from river_vllm.plugin.orphan import end_with_parent
+from river_vllm.startup import quiet_while_starting
+
+if TYPE_CHECKING:
+    from river_vllm.compat import VllmConfig
+
+PLUGIN = "river"
+"""The name of River's entry points, one for every group: ``VLLM_PLUGINS`` is a flat list."""
+
+
+def register_all() -> None:
+    """Tell vLLM about every River class, and have it ask River wherever it settles an engine.
+
+    Idempotent; imports no model code. An engine process that serves a river also ends with the
+    process that started it, and does not log an alarm about a normal start; any other engine is
+    left as it was.
+
+    Raises:
+        UnsupportedModelError: the engine of this process was to have a river and has none.
+    """
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    from river_vllm.plugin.hook import RiverConfigHook
+    from river_vllm.plugin.opt_in import opt_in
+
+    _see_to_the_engine()
+    if RiverConfigHook in MODELS_CONFIG_MAP.values():
+        return
+    for name in {*ModelRegistry.models, *MODELS_CONFIG_MAP}:
+        MODELS_CONFIG_MAP[name] = opt_in(MODELS_CONFIG_MAP.get(name, VerifyAndUpdateConfig))
+    for architecture in ARCHITECTURES:
+        name = PREFIX + architecture
+        ModelRegistry.register_model(name, f"river_vllm.plugin.classes:{name}")
+        MODELS_CONFIG_MAP[name] = RiverConfigHook
+
+
+def serves_river(vllm_config: VllmConfig) -> bool:
+    """Whether an engine's model is one of River's."""
+    return (vllm_config.model_config.architecture or "").startswith(PREFIX)
+
+
+def asks_for_river(vllm_config: VllmConfig) -> bool:
+    """Whether an engine's settings have a place for River's, be it an empty one."""
+    additional = vllm_config.additional_config
+    return isinstance(additional, Mapping) and CONFIG_KEY in additional
+
+
+def _see_to_the_engine() -> None:
+    """What the process of an engine needs before its model is loaded; in others nothing.
+
+    vLLM tells a plugin nothing about the engine that loads it; the engine's configuration is an
+    argument of the process (``v1/engine/utils.py``, ``CoreEngineProcManager``).
+    """
+    from river_vllm.plugin.hook import SCHEDULER
+
+    arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
+    vllm_config = arguments.get("vllm_config")
+    if vllm_config is None:
+        return
+    if vllm_config.scheduler_config.scheduler_cls == SCHEDULER:
+        end_with_parent()
+        quiet_while_starting()
+    elif asks_for_river(vllm_config):
+        raise UnsupportedModelError(
+            f"architecture '{vllm_config.model_config.architecture}' is not supported: the plugin "
+            "that brings it registered it after River"
+        )
+
+
+def river_config_of(vllm_config: VllmConfig) -> RiverConfig:
+    """The river settings in force for an engine.
+
+    Raises:
+        RiverError: names the field, the value and what is allowed.
+    """
+    additional = vllm_config.additional_config
+    given = additional.get(CONFIG_KEY) if isinstance(additional, Mapping) else None
+    return layered_config(getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None), given)
+
+
+def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) -> dict[str, Any]:
+    """vLLM engine arguments with River's architecture and settings merged in.
+
+    Raises:
+        RiverError: the options already say something else in River's place.
+    """
+    overrides = options.get("hf_overrides") or {}
+    if not isinstance(overrides, Mapping):
+        raise RiverError(
+            f"hf_overrides = {overrides!r}: must be an object, River adds 'architectures' to it"
+        )
+    given = overrides.get("architectures")
+    named: tuple[Any, ...] = (given[0],) if given else checkpoint_architecture(model, options)
+    additional = dict(options.get("additional_config") or {})
+    settings = additional.get(CONFIG_KEY) or {}
+    if not isinstance(settings, Mapping):
+        raise RiverError(f'additional_config["{CONFIG_KEY}"]: expected an object, got {settings!r}')
+    additional[CONFIG_KEY] = {**settings, **config.model_dump(exclude_unset=True)}
+    return {
+        **options,
+        "hf_overrides": {**overrides, "architectures": [river_architecture(*named)]},
+        "additional_config": additional,
+    }
+
+
+def checkpoint_architecture(model: str, options: Mapping[str, Any]) -> tuple[str, Any]:
+    """The architecture that a checkpoint names in its ``config.json``, and that configuration.
+
+    Args:
+        model: a Hugging Face id or a folder.
+        options: vLLM engine arguments that say how to read it (``revision`` and the like).
+
+    Raises:
+        RiverError: it cannot be read.
+    """
+    from river_vllm.compat import get_config
+
+    try:
+        config = get_config(
+            model,
+            trust_remote_code=bool(options.get("trust_remote_code")),
+            revision=options.get("revision"),
+            code_revision=options.get("code_revision"),
+            config_format=options.get("config_format") or "auto",
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RiverError(
+            f"model '{model}' cannot be read: {reason} Give a folder with a config.json, "
+            "or a hub id that this machine can reach"
+        ) from error
+    architectures = getattr(config, "architectures", None) or ["(none)"]
+    return str(architectures[0]), config

@@ -1,1 +1,0 @@
-"""The engine side of a step: which row belongs to which request, and what became of it."""
