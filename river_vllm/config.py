@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from river_vllm.errors import REMOVED, RiverError, describe_errors, shortened
 from river_vllm.guarantee import Calibration
-from river_vllm.errors import RiverError
+from river_vllm.settings import Affects, Settings
 
 CONFIG_KEY = "river"
 """River's key in vLLM's ``additional_config``."""
@@ -19,97 +19,93 @@ CONFIG_KEY = "river"
 CHECKPOINT_KEY = "river_config"
 """River's key in a checkpoint's ``config.json``."""
 
+PREFIX = "River"
+"""Stands before an architecture's name in the name of River's class for it."""
+
+PLUGIN = "river"
+"""The name of River's entry points, one for every group: ``VLLM_PLUGINS`` is a flat list."""
+
 Scope = Literal["token", "step", "batch"]
 
 DRAFTS = 4
 """K where nobody says otherwise."""
 
-OF_EXITS = frozenset(
-    (
-        *("threshold", "min_layers", "calibration", "prefill", "scope"),
-        *("max_rows", "activations", "lm_head", "resident_layers", "deep"),
-    )
-)
-"""Settings of exits alone: who gives one wants exits, where K is not given."""
-
-PATH_FIELDS = ("weights", "cache_dir")
-"""Settings that name places on the machine: the operator's, never a checkpoint's."""
-
-
-REMOVED = {
-    "criterion": "the state transition similarity decides: leave 'cosine' out, and calibrate again "
-    "in place of 'norm'",
-    "kl": "a calibration is for agreement: leave it out",
-    "layer_offsets": "one threshold holds after every layer: leave it out",
-    "lm_head_candidates": "the LM head makes 256 logits exact: leave 256 out, and calibrate again "
-    "in place of another number",
-}
-"""Settings of earlier versions, and what to use in their place."""
-
-
-class RiverConfig(BaseModel):
+class RiverConfig(Settings):
     """Everything about the river that is fixed when the engine starts.
 
     ``threshold`` and ``min_layers`` are defaults; each request may bring its own. The docstrings
     of the fields are the help of the command line's options.
     """
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-    threshold: float = Field(default=0.9, ge=-1.0, le=1.0)
+    threshold: Annotated[float, Field(ge=-1.0, le=1.0), Affects.EXITS] = 0.9
     """τ: a token leaves once its state transition similarity is above it; 1.0 never leaves."""
-    min_layers: int = Field(default=1, ge=1)
+    min_layers: Annotated[int, Field(ge=1), Affects.EXITS | Affects.COST] = 1
     """Backbone layers that every token runs."""
-    prefill: Literal["backbone", "sequence"] = "backbone"
+    prefill: Annotated[
+        Literal["backbone", "sequence"], Affects.EXITS | Affects.KV | Affects.GUARANTEE
+    ] = "backbone"
     """Prompts on the backbone, or the paper's sequence-level exit."""
-    scope: Scope = "step"
+    scope: Annotated[Scope, Affects.EXITS | Affects.KV | Affects.GUARANTEE] = "step"
     """Which tokens leave together. ``token``: each on its own similarity, whatever the other rows
     of the step do. ``step``: all of a step, once each has settled, and none beside a row that has
     to run the backbone: its weights are then read anyway, and the other rows run it at no extra
     cost. ``batch``: all, at a layer where all settle at once (the paper's minimum over the
     batch)."""
-    quantizer: Literal["hqq", "rtn", "gptq"] = "hqq"
+    quantizer: Annotated[
+        Literal["hqq", "rtn", "gptq"], Affects.KV | Affects.COST | Affects.GUARANTEE
+    ] = "hqq"
     """How the 4-bit weights are made: ``hqq`` or ``rtn`` at load, ``gptq`` beforehand by
     ``river-vllm quantize``. With ``weights`` it need not be given; if it is, that checkpoint has to
     be of this kind."""
-    weights: str | None = Field(default=None, min_length=1)
+    weights: Annotated[
+        str | None, Field(min_length=1), Affects.KV | Affects.GUARANTEE | Affects.PLACE
+    ] = None
     """A folder with the layers already in 4 bit: compressed-tensors, or River's own."""
-    group_size: Literal[32, 64, 128] = 128
+    group_size: Annotated[
+        Literal[32, 64, 128], Affects.KV | Affects.COST | Affects.GUARANTEE
+    ] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
-    max_rows: Literal["all", "auto"] | Annotated[int, Field(ge=0)] = "auto"
+    max_rows: Annotated[
+        Literal["all", "auto"] | Annotated[int, Field(ge=0)], Affects.EXITS | Affects.KV
+    ] = "auto"
     """Up to how many tokens of a step may leave the backbone; ``auto``: as long as whole steps are
     faster with them, as measured at load and by the steps themselves."""
-    resident_layers: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    resident_layers: Annotated[
+        Literal["all"] | Annotated[int, Field(ge=1)],
+        Affects.EXITS | Affects.KV | Affects.GRAPH | Affects.COST,
+    ] = "all"
     """Leading decoder layers that keep their bf16 weights; the river keeps all of its own."""
-    deep: Literal["exit", "fetch"] = "exit"
+    deep: Annotated[
+        Literal["exit", "fetch"], Affects.EXITS | Affects.KV | Affects.GRAPH | Affects.COST
+    ] = "exit"
     """Where a token would go deeper than the resident layers: it leaves after the last of them,
     or the layer's weights are read from the checkpoint again."""
-    activations: Literal["bf16", "int8"] = "bf16"
+    activations: Annotated[
+        Literal["bf16", "int8"],
+        Affects.EXITS | Affects.KV | Affects.COST | Affects.GUARANTEE,
+    ] = "bf16"
     """What the 4-bit products of exits multiply by; int8 is faster, most of all with many rows.
     Drafts take int8 where the kernel has it."""
-    lm_head: Literal["backbone", "river"] = "backbone"
+    lm_head: Annotated[
+        Literal["backbone", "river"], Affects.EXITS | Affects.COST | Affects.GUARANTEE
+    ] = "backbone"
     """Of exits: the bf16 LM head, or 4-bit candidates with exact logits for the best of them.
     Drafts are ranked in 4 bit wherever the model's head allows it."""
-    cache_dir: str = Field(default="auto", min_length=1)
+    cache_dir: Annotated[str, Field(min_length=1), Affects.PLACE] = "auto"
     """Where 4-bit weights are kept between starts: ``auto`` (beside a local checkpoint if it can
     be written to, else the user's cache), ``off``, or a folder."""
-    kernel: Literal["auto", "native", "torch", "vllm", "dequantize"] = "auto"
+    kernel: Annotated[
+        Literal["auto", "native", "torch", "vllm", "dequantize"], Affects.KV | Affects.COST
+    ] = "auto"
     """The 4-bit product: ``auto`` (the first of River's own, torch's and vLLM's that takes the
     shape), one of them alone, or weights expanded to bf16 for each product (hundreds of rows a
     step, as in ``river-vllm calibrate``)."""
-    verify: Annotated[int, Field(ge=0, le=16)] | None = None
+    verify: Annotated[Annotated[int, Field(ge=0, le=16)] | None, Affects.COST] = None
     """K: tokens that the river may draft for one pass of the backbone to check; 0 turns drafts off.
     Without it 4, or 0 where a setting of exits is given."""
-    draft: Literal["adaptive", "fixed"] = "adaptive"
+    draft: Annotated[Literal["adaptive", "fixed"], Affects.NOTHING] = "adaptive"
     """As many tokens as pay, up to K; or always K."""
-
-    calibration: Calibration | None = None
+    calibration: Annotated[Calibration | None, Affects.EXITS | Affects.FILE] = None
     """What the settings were chosen from; written by ``river-vllm calibrate``."""
 
     @model_validator(mode="after")
@@ -147,7 +143,7 @@ class RiverConfig(BaseModel):
         """K as it is in force. Where it is above 0 a request that says nothing is verified."""
         if self.verify is not None:
             return self.verify
-        return 0 if self.model_fields_set & OF_EXITS else DRAFTS
+        return 0 if self.model_fields_set & self.affecting(Affects.EXITS) else DRAFTS
 
     @property
     def ends_early(self) -> bool:
@@ -185,43 +181,6 @@ def parse_config(data: object, source: str) -> RiverConfig:
         raise RiverError(f"{source}: {describe_errors(error, RiverConfig)}") from None
 
 
-MAX_ERRORS = 5
-MAX_VALUE = 100
-"""Characters of a name or a value in an error: both may come from a stranger."""
-
-
-_REPR = reprlib.Repr()
-"""Looks at the first values of a list and no further in than six levels."""
-_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 2 * MAX_VALUE
-
-
-def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line for people: field, value, what is allowed."""
-    items = error.errors()
-    found = [_describe(item, model) for item in items[:MAX_ERRORS]]
-    if len(items) > MAX_ERRORS:
-        found.append(f"and {len(items) - MAX_ERRORS} more")
-    return "; ".join(found)
-
-
-def _describe(item: Any, model: type[BaseModel]) -> str:
-    name = ".".join(str(part) for part in item["loc"])
-    if not name and item["type"] == "value_error":
-        return str(item["ctx"]["error"])
-    name = shortened(name or "value")
-    if item["type"] == "extra_forbidden":
-        if (instead := REMOVED.get(item["loc"][-1])) is not None:
-            return f"'{name}' was removed; {instead}"
-        return f"unknown field '{name}' (allowed: {', '.join(model.model_fields)})"
-    value = shortened(_REPR.repr(item["input"]))
-    return f"'{name}' = {value}: {item['msg'][:1].lower()}{item['msg'][1:]}"
-
-
-def shortened(text: str) -> str:
-    """``text`` as an error may repeat it."""
-    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}…"
-
-
 def load_config_file(path: str | Path) -> dict[str, Any]:
     """River settings from a YAML or JSON file (``--river-config``), as written, not yet validated.
 
@@ -257,7 +216,7 @@ def layered_config(checkpoint: object, additional: object) -> RiverConfig:
         RiverError: a setting is wrong, or the checkpoint names a path.
     """
     base = RiverConfig() if checkpoint is None else parse_config(checkpoint, CHECKPOINT_KEY)
-    for name in PATH_FIELDS:
+    for name in sorted(RiverConfig.affecting(Affects.PLACE)):
         if (value := getattr(base, name)) != RiverConfig.model_fields[name].default:
             raise RiverError(
                 f"{CHECKPOINT_KEY}: '{name}' = {shortened(repr(value))}: a checkpoint may not set "
@@ -271,3 +230,25 @@ def layered_config(checkpoint: object, additional: object) -> RiverConfig:
             f'additional_config["{CONFIG_KEY}"]: expected an object, got {additional!r}'
         )
     return base.merged(additional, f'additional_config["{CONFIG_KEY}"]')
+
+
+def river_config_of(vllm_config: Any) -> RiverConfig:
+    """The river settings in force for an engine.
+
+    Raises:
+        RiverError: names the field, the value and what is allowed.
+    """
+    additional = vllm_config.additional_config
+    given = additional.get(CONFIG_KEY) if isinstance(additional, Mapping) else None
+    return layered_config(getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None), given)
+
+
+def serves_river(vllm_config: Any) -> bool:
+    """Whether an engine's model is one of River's."""
+    return (vllm_config.model_config.architecture or "").startswith(PREFIX)
+
+
+def asks_for_river(vllm_config: Any) -> bool:
+    """Whether an engine's settings have a place for River's, be it an empty one."""
+    additional = vllm_config.additional_config
+    return isinstance(additional, Mapping) and CONFIG_KEY in additional

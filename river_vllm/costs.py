@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -19,23 +20,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
-from river_vllm.compat import (
-    current_platform,
-    get_tensor_model_parallel_world_size,
-    get_tp_group,
-    init_logger,
-)
-from river_vllm.config import describe_errors
+from river_vllm.errors import describe_errors
 from river_vllm.folders import write_whole
-from river_vllm.graph_key import sources
-from river_vllm.kernels.native import build
-from river_vllm.plugin.registration import river_config_of
-from river_vllm.weights.cache import cache_folders
 
-logger = init_logger("vllm.river")
+logger = logging.getLogger("vllm.river")
 
 Kind = Literal["backbone", "river", "draft", "verify"]
 """``backbone``: a decode step of the backbone with its logits, as stock vLLM runs it.
@@ -412,61 +402,4 @@ def machine() -> dict[str, str | int]:
     return {
         "cpu": ", ".join(sorted(names)) or platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
-    }
-
-
-def costs_of_start(runner: Any, runs: Runs, most: Mapping[Kind, int]) -> Costs:
-    """The costs of passes, the same on every rank: read from an earlier start's file, or timed.
-
-    Args:
-        runner: vLLM's V1 runner, warmed up and with its K/V cache.
-        most: rows that a pass of each kind can have.
-    """
-    many = get_tensor_model_parallel_world_size() > 1
-    costs = Costs(_key(runner), most, _of_first_rank if many else None)
-    config = river_config_of(runner.vllm_config)
-    folders = cache_folders(config.cache_dir, runner.vllm_config.model_config.model)
-    files = [folder / costs.file_name for folder in folders]
-    first = get_tp_group().is_first_rank
-    found = first and any(map(costs.load, files))
-    if many:
-        costs, found = _of_first_rank((costs, found))
-    if not found:
-        costs.measure(runs)
-        if first:
-            any(map(costs.save, files))
-    logger.info("River: what steps cost: %s", costs.describe(time.time()))
-    return costs
-
-
-def _of_first_rank(value: Any) -> Any:
-    return get_tp_group().broadcast_object(value, src=0)
-
-
-def _key(runner: Any) -> dict[str, str | int]:
-    vllm_config, info = runner.vllm_config, runner.get_model().river_info()
-    model = vllm_config.model_config
-    settings = {
-        *("kernel", "activations", "quantizer", "group_size", "lm_head"),
-        *("min_layers", "resident_layers", "deep", "verify"),
-    }
-    return {
-        "code": sources(),
-        "torch": torch.__version__,
-        "device": current_platform.get_device_name(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "ranks": get_tensor_model_parallel_world_size(),
-        "isa": info["isa"] or "",
-        "kernels' sources": build.fingerprint(),
-        "kernels": "/".join(info["kernels"]),
-        "architecture": model.architecture,
-        "layers": info["num_layers"],
-        "hidden": model.get_hidden_size(),
-        "vocabulary": model.get_vocab_size(),
-        "dtype": str(model.dtype),
-        "river_bytes": info["river_bytes"],
-        "backbone_bytes": info["backbone_bytes"],
-        "compiled": str(vllm_config.compilation_config.mode),
-        "settings": river_config_of(vllm_config).model_dump_json(include=settings),
     }

@@ -19,18 +19,7 @@ from typing import Any
 import torch
 
 from river_vllm.config import CONFIG_KEY, layered_config
-
-OUTSIDE_GRAPHS = frozenset(
-    (
-        *("threshold", "min_layers", "calibration"),
-        *("prefill", "scope", "max_rows"),
-        *("quantizer", "weights", "group_size", "activations", "kernel", "cache_dir"),
-        *("lm_head", "verify", "draft"),
-    )
-)
-"""Settings that are read behind an operator, outside the forward pass, or before it. A setting
-that is not among them is in the key."""
-
+from river_vllm.settings import Affects
 
 class RiverAdditionalConfig(Mapping[str, Any]):
     """River's ``additional_config``, with a hash that only other compiled code changes.
@@ -63,8 +52,7 @@ class RiverAdditionalConfig(Mapping[str, Any]):
     def compute_hash(self) -> str:
         """vLLM's ``SupportsHash``."""
         config = layered_config(self._checkpoint, self._settings.get(CONFIG_KEY))
-        settings = config.model_dump(mode="json", exclude=set(OUTSIDE_GRAPHS))
-        parts = [settings, sources(), torch.__version__, machine()]
+        parts = [config.what_affects(Affects.GRAPH), sources(), torch.__version__, machine()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

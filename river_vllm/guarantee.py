@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from river_vllm.settings import Affects
+
 if TYPE_CHECKING:
     from river_vllm.config import RiverConfig
 
@@ -136,18 +138,6 @@ class Calibration(_Part):
         return found
 
 
-MATTERS = (
-    "prefill",
-    "scope",
-    "quantizer",
-    "weights",
-    "group_size",
-    "activations",
-    "lm_head",
-)
-"""Settings, beside those of ``DialRecord``, that change what a token's river computes or which
-tokens take it. A new setting that does so belongs here."""
-
 REPORTED = ("group_sizes", "zero_points", "dtype", "kv_cache_dtype")
 """What an engine reports that changes the same; ``max_rows`` does too. Groups are smaller than the
 setting where a projection's share of the inputs needs it, as on several ranks."""
@@ -156,8 +146,8 @@ setting where a projection's share of the inputs needs it, as on several ranks."
 def calibrated_settings(config: RiverConfig) -> dict[str, Any]:
     """The settings that a calibration with ``config`` holds for."""
     # How the weights of a folder were made is read from it, whether or not it is set too.
-    read = set() if config.weights is None else {"quantizer", "group_size"}
-    return config.model_dump(mode="json", include=set(MATTERS) - read)
+    read = frozenset() if config.weights is None else {"quantizer", "group_size"}
+    return config.model_dump(mode="json", include=config.affecting(Affects.GUARANTEE) - read)
 
 
 def recorded_settings(config: RiverConfig, engine: Mapping[str, Any]) -> dict[str, Any]:

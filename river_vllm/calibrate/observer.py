@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from river_vllm.plugin.registration import river_config_of
+from river_vllm.config import river_config_of
 from river_vllm.model.forward import Forward, River
 from river_vllm.step.router import Router
 from river_vllm.step.table import StepTable

@@ -17,7 +17,7 @@ from river_vllm.compat import init_logger
 from river_vllm.config import RiverConfig
 from river_vllm.depths import Depths, depths_of
 from river_vllm.modes import mode_of
-from river_vllm.plugin.registration import river_config_of
+from river_vllm.config import river_config_of
 from river_vllm.request import (
     EXTRA_ARGS_KEY,
     RiverSettings,

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from river_vllm.config import PREFIX
 from river_vllm.errors import UnsupportedModelError
-
-PREFIX = "River"
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ from river_vllm.model.head import (
     install_river_head,
     some_outputs,
 )
-from river_vllm.model.architectures import ARCHITECTURES, PREFIX
+from river_vllm.config import PREFIX
+from river_vllm.model.architectures import ARCHITECTURES
 from river_vllm.model.forward import River
 from river_vllm.step.router import Router
 from river_vllm.token_lists import list_for

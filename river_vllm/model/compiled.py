@@ -29,6 +29,7 @@ from river_vllm.compat import (
     get_forward_context,
     support_torch_compile,
 )
+from river_vllm.model.passes import Current
 
 CONTEXT = "river"
 """Where vLLM's forward context finds the model's river, among its attention layers."""
@@ -68,16 +69,19 @@ class RoutedForward:
     """Runs the model's inner forward in a step that may route rows: compiled, where vLLM compiles.
 
     Args:
-        model: the whole model; the module that vLLM compiles gets a subclass that looks at
-            ``active``.
+        current: told while the second compiled forward runs or is traced.
+        model: the whole model; the module that vLLM compiles gets a subclass that chooses.
         layers: the decoder layers.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[nn.Module], vllm_config: VllmConfig
+        self,
+        current: Current,
+        model: nn.Module,
+        layers: Sequence[nn.Module],
+        vllm_config: VllmConfig,
     ) -> None:
-        self.active = False
-        """Whether a forward pass that may route rows is under way, or being traced."""
+        self._current = current
         self.layer = -1
         """The decoder layer that a compiled pass is in; -1 before the first."""
         self._layers = layers
@@ -90,16 +94,16 @@ class RoutedForward:
         """Whether there is a second compiled forward."""
         if self.compiles:
             self._graph = _graph(inner, vllm_config)
-            self._choose_by_active(inner)
+            patches.calls_pass_through(inner, self._chosen)
 
     def __call__(self) -> AbstractContextManager[Any]:
         """Around a forward pass that may route rows."""
         stack = ExitStack()
         if self.compiles:
-            self.active = True
-            stack.callback(setattr, self, "active", False)
+            self._current.routed = True
+            stack.callback(setattr, self._current, "routed", False)
         elif self._skips:
-            stack.enter_context(skipping_compiled(True))
+            stack.enter_context(_skipping_compiled())
         return stack
 
     @contextmanager
@@ -120,15 +124,11 @@ class RoutedForward:
         if saved := getattr(graph, "_aot_compilation_path", None):
             Path(saved).unlink(missing_ok=True)
 
-    def _choose_by_active(self, inner: Any) -> None:
-        def call(own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            if not self.active:
-                return own(*args, **kwargs)
-            self.layer = -1
-            with skipping_compiled(False):
-                return self._graph(*args, **kwargs)
-
-        patches.calls_pass_through(inner, call)
+    def _chosen(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._current.routed:
+            return own(*args, **kwargs)
+        self.layer = -1
+        return self._graph(*args, **kwargs)
 
 
 def _compiled_module(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module | None:
@@ -164,10 +164,10 @@ def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
 
 
 @contextmanager
-def skipping_compiled(skip: bool) -> Iterator[None]:
-    """Whether the model runs as it is written (a switch of ``compilation/decorators.py``)."""
+def _skipping_compiled() -> Iterator[None]:
+    """Inside, the model runs as it is written (a switch of ``compilation/decorators.py``)."""
     context = get_forward_context()
-    before, context.skip_compiled = context.skip_compiled, skip
+    before, context.skip_compiled = context.skip_compiled, True
     try:
         yield
     finally:

@@ -1,41 +1,59 @@
-"""The river of one model: whose rows run in which precision, and in which forward pass."""
+"""The one door through which every forward pass goes.
+
+``Forward.run`` builds the attention metadata of a pass, chooses its forward (vLLM's own, the routed
+one, or both) and tells an observer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
-from river_vllm.compat import LinearBase
+from river_vllm.compat import (
+    CommonAttentionMetadata,
+    LinearBase,
+    create_forward_context,
+    override_forward_context,
+)
 from river_vllm.model.compiled import RoutedForward
-from river_vllm.model.linear import RiverDualLinearMethod
+from river_vllm.model.passes import Current, Dense, Head, Pass, Span
 from river_vllm.model.residency import Residency
 from river_vllm.step.router import Router
-from river_vllm.step.table import Dense, Path, StepTable
+from river_vllm.step.table import Path, StepTable
 
 
-class Forward(Protocol):
-    """A forward pass of the model, over a whole step or over the rows of a part of it."""
+class Observer(Protocol):
+    """Looks at passes from outside, as a calibration does."""
 
-    def __call__(self, part: StepTable | None = None) -> torch.Tensor: ...
+    def similarity(self, layers_run: int, values: torch.Tensor) -> None:
+        """Similarities of the active rows after ``layers_run`` layers, float32 ``[rows]``."""
+
+    def ran(self, done: Pass, hidden: torch.Tensor) -> None:
+        """A pass is over; ``hidden`` is ``[rows, hidden]``."""
 
 
 class River:
-    """Runs a model's steps. Not a module: the model's own tree stays as it was.
+    """What a model's decoder layers ask during a pass: who runs them, and in which precision.
+
+    It is not a module: the model's own tree stays as it was.
 
     Args:
+        current: the pass under way.
         router: decides who leaves.
-        routed: the forward pass in which rows may leave.
+        routed: the forward in which rows may leave.
         residency: which layers hold their backbone weights.
-        linears: the projections of each decoder layer, in the order of their indices.
+        linears: the projections of each decoder layer.
         dense: a bf16 product of River's own.
     """
 
     def __init__(
         self,
+        current: Current,
         router: Router,
         routed: RoutedForward,
         residency: Residency,
@@ -43,75 +61,30 @@ class River:
         dense: Dense | None = None,
     ) -> None:
         self.num_layers = residency.num_layers
-        self.router = router
+        self.current = current
         self.routed = routed
         self.residency = residency
+        self.observer: Observer | None = None
+        self._router = router
         self._linears = linears
         self._dense = dense
         self.listed: torch.Tensor | None = None
         """The tokens that drafts are picked from, beside those of a request's own text: int64,
         ascending. Without them drafts are picked from every token."""
-        self._idle = StepTable(self.num_layers, [], [], [])
-        self.table = self._idle
-        """What the projections and the LM head read; between steps one without rows."""
         self.rest()
 
-    def run(self, table: StepTable, forward: Forward) -> torch.Tensor:
-        """One forward pass, by the only place that chooses which.
-
-        Where no row may leave, vLLM's own, as stock vLLM runs it. Where all may, where nothing is
-        compiled, and where River's own bf16 product serves the step, the routed one. Else both: a
-        compiled forward with stock's bits cannot branch, so it runs the step as stock vLLM would,
-        and then the rows that may leave run again by themselves in the routed one. They write their
-        own K/V over what the first pass left in their slots; the others belong to other sequences,
-        or to earlier positions.
-
-        Returns:
-            ``[rows, hidden]``; ``table`` says how deep each row ran.
-        """
-        free = table.free
-        table.dense = None if table.exact else self.dense
-        own = table.dense is not None
-        if not own and not free.any() and not self.residency.offloads:
-            self.table = table
-            output = forward()
-            table.close()
-        elif own or free.all() or not self.routed.within_compiled:
-            with self._routing(table):
-                output = forward()
-        else:
-            self.rest()
-            output = forward()
-            part = table.part()
-            with self._routing(part):
-                output[part.origin_rows] = forward(part)
-            self.table = table
-            table.take(part)
-        return output
-
-    @cached_property
-    def dense(self) -> Dense | None:
-        """River's own bf16 product, for steps that need not have stock vLLM's bits.
-
-        None where vLLM has a product that serves several rows at once: it has then packed the
-        weights its own way and let go of them as they were (``layers/utils.py``,
-        ``dispatch_cpu_unquantized_gemm``).
-        """
-        held = self._linears[: self.residency.resident]
-        plain = all(linear.weight.numel() for layer in held for linear in layer)
-        return self._dense if plain else None
-
     def rest(self) -> None:
-        """The step is over, its logits too: what comes next is no request's."""
-        self._idle.limit = self.residency.resident
-        self.table = self._idle
+        """End the pass under way, its logits too."""
+        self.current.rest(self.residency.resident)
 
     def route(self, index: int, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
         """Decide who runs layer ``index`` in which precision; both tensors ``[rows, hidden]``."""
-        table = self.table
+        table = self.current.due.table
         if index == 0:
             table.path = Path.BACKBONE
-        self.router.decide(table, index, hidden, residual)
+        values = self._router.decide(table, index, hidden, residual)
+        if values is not None and self.observer is not None:
+            self.observer.similarity(index, values)
         if index >= self.residency.resident and table.path is not Path.RIVER:
             self.residency.need(index)
 
@@ -121,16 +94,194 @@ class River:
         self.route(self.routed.layer, hidden, residual)
 
     def linear(self, index: int, x: torch.Tensor, biased: bool) -> torch.Tensor:
-        """Projection ``index`` of the layer that a compiled pass is in, on ``x``, with its bias
-        where it adds it itself."""
-        linear = self._linears[self.routed.layer][index]
-        method: RiverDualLinearMethod = linear.quant_method
-        return method.product(linear, x, linear.bias if biased else None)
+        """Projection ``index`` of the layer that a compiled pass is in, on ``x``.
+
+        Args:
+            biased: whether the projection adds its bias itself.
+        """
+        linear: Any = self._linears[self.routed.layer][index]
+        product: torch.Tensor = linear.quant_method.product(
+            linear, x, linear.bias if biased else None
+        )
+        return product
+
+    @cached_property
+    def dense(self) -> Dense | None:
+        """River's own bf16 product, for passes that need not have stock vLLM's bits.
+
+        None where vLLM has a product that serves several rows at once: vLLM has then packed the
+        weights its own way and let go of the plain ones (``layers/utils.py``,
+        ``dispatch_cpu_unquantized_gemm``).
+        """
+        held = self._linears[: self.residency.resident]
+        plain = all(
+            linear.quant_method.plain_weight(linear) is not None
+            for layer in held
+            for linear in layer
+        )
+        return self._dense if plain else None
+
+
+class Forward:
+    """Runs passes of one runner's model.
+
+    Args:
+        runner: vLLM's V1 runner, whose model has a river.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+        self._model = runner.get_model()
+        self.river: River = self._model.river
+
+    def run(self, due: Pass) -> torch.Tensor:
+        """Run a pass, in the forward that it needs.
+
+        Where no row may leave, vLLM's own forward runs, as in stock vLLM. Where all may, where
+        nothing is compiled, and where River's own bf16 product serves the pass, the routed forward
+        runs. Otherwise both do: a compiled forward with stock's bits cannot branch, so vLLM's runs
+        all rows, and the rows that may leave run again in the routed one. Their K/V goes over what
+        the first left in their slots; the other rows have other slots.
+
+        Returns:
+            ``[rows, hidden]``; the table says how deep each row ran.
+        """
+        river, table = self.river, due.table
+        free = table.free
+        due.dense = None if due.exact else river.dense
+        river.current.due = due
+        if due.dense is None and not free.any() and not river.residency.offloads:
+            hidden = self._call(due, self._runner.model)
+            table.close()
+        elif due.dense is not None or free.all() or not river.routed.within_compiled:
+            hidden = self._routed(due)
+        else:
+            river.rest()
+            hidden = self._call(due, self._runner.model)
+            groups, part = due.leaving_part()
+            river.current.due = part
+            hidden[table.rows_of(groups)] = self._routed(part)
+            river.current.due = due
+            table.close()
+            table.exit_layer[groups] = part.table.exit_layer
+        if river.observer is not None:
+            river.observer.ran(due, hidden)
+        return hidden
+
+    def logits(self, due: Pass) -> torch.Tensor:
+        """Run a pass of River's own and make the logits of each row, ``[rows, vocabulary]`` or
+        ``[rows, columns]``."""
+        logits: torch.Tensor = self._model.compute_logits(self.run(due))
+        self.river.rest()
+        return logits
+
+    def decode(
+        self,
+        spans: Sequence[Span],
+        tokens: torch.Tensor,
+        layers: int,
+        head: Head,
+        *,
+        exact: bool = True,
+        columns: torch.Tensor | None = None,
+    ) -> Pass:
+        """A pass of River's own over tokens that all leave after ``layers`` backbone layers.
+
+        Args:
+            spans: where the tokens stand; their K/V slots are allocated.
+            tokens: integers ``[rows]``.
+        """
+        runner, river = self._runner, self.river
+        owners = [span.request for span in spans for _ in range(span.rows)]
+        table = StepTable.forced(river.num_layers, owners, layers, tokens.device)
+        # vLLM's compiled forward checks no types: it would read other integers as int32.
+        positions = _positions(spans, tokens.device).to(runner.positions.dtype)
+        inputs = self._embedded(tokens.to(runner.input_ids.gpu.dtype))
+        inputs["positions"] = positions
+        return Pass(table, spans, inputs, head=head, exact=exact, columns=columns)
+
+    def idle(
+        self,
+        rows: int,
+        layers: int,
+        head: Head,
+        *,
+        exact: bool = True,
+        columns: torch.Tensor | None = None,
+    ) -> Pass:
+        """A pass on no request; it writes to vLLM's null block."""
+        tokens = torch.zeros(rows, dtype=torch.int64, device=self._runner.device)
+        spans = [Span(0, 0, 1)] * rows
+        return self.decode(spans, tokens, layers, head, exact=exact, columns=columns)
+
+    def _embedded(self, tokens: torch.Tensor) -> dict[str, Any]:
+        """Tokens as vLLM feeds them to its model (``v1/worker/gpu_model_runner.py``,
+        ``_preprocess``): the compiled forward was traced so."""
+        runner, model = self._runner, self._model
+        if not (runner.supports_mm_inputs or runner.enable_prompt_embeds):
+            return {"input_ids": tokens}
+        raw = runner.supports_mm_inputs and model.requires_raw_input_tokens
+        return {
+            "input_ids": tokens if raw else None,
+            "inputs_embeds": model.embed_input_ids(tokens),
+        }
+
+    def _routed(self, due: Pass) -> torch.Tensor:
+        due.table.limit = self.river.residency.limit
+        with self.river.routed():
+            hidden = self._call(due, self._model)
+        due.table.close()
+        return hidden
+
+    def _call(self, due: Pass, model: Any) -> torch.Tensor:
+        if due.in_step:
+            hidden: torch.Tensor = model(**due.inputs)
+            return hidden
+        with self._context(due):
+            hidden = model(**due.inputs)
+        return hidden
 
     @contextmanager
-    def _routing(self, table: StepTable) -> Iterator[None]:
-        table.limit = self.residency.limit
-        self.table = table
-        with self.routed():
+    def _context(self, due: Pass) -> Iterator[None]:
+        """vLLM's forward context for rows that are not the step's."""
+        metadata: dict[str, Any] = {}
+        slots: dict[str, torch.Tensor] = {}
+        for kind, groups in enumerate(self._runner.attn_groups):
+            common = self._attention(due, self._runner.input_batch.block_table[kind])
+            for group in groups:
+                built = group.build_metadata(common)
+                metadata |= dict.fromkeys(group.layer_names, built)
+                slots |= dict.fromkeys(group.layer_names, common.slot_mapping)
+        context = create_forward_context(metadata, self._runner.vllm_config, slot_mapping=slots)
+        with override_forward_context(context):
             yield
-        table.close()
+
+    def _attention(self, due: Pass, block_table: Any) -> CommonAttentionMetadata:
+        """What the attention metadata of a K/V cache group is built from."""
+        device, spans = self._runner.device, due.spans
+        counts = torch.tensor([span.rows for span in spans], dtype=torch.int32)
+        ends = torch.cumsum(counts, dim=0, dtype=torch.int32)
+        starts = torch.cat([ends.new_zeros(1), ends])
+        lengths = torch.tensor([span.start + span.rows for span in spans], dtype=torch.int32)
+        positions = _positions(spans, device)
+        owners = torch.repeat_interleave(counts.long(), output_size=len(positions)).to(device)
+        table = block_table.block_table.gpu[[span.request for span in spans]]
+        size = block_table.block_size
+        return CommonAttentionMetadata(
+            query_start_loc=starts.to(device),
+            query_start_loc_cpu=starts,
+            seq_lens=lengths.to(device),
+            num_reqs=len(spans),
+            num_actual_tokens=len(positions),
+            max_query_len=int(counts.max()),
+            max_seq_len=int(lengths.max()),
+            block_table_tensor=table,
+            slot_mapping=table[owners, positions // size].long() * size + positions % size,
+            causal=True,
+        )
+
+
+def _positions(spans: Sequence[Span], device: torch.device) -> torch.Tensor:
+    """The position of each row, int64."""
+    found = np.concatenate([np.arange(s.start, s.start + s.rows) for s in spans])
+    return torch.from_numpy(found).to(device)

@@ -1,12 +1,15 @@
-"""One projection, two precisions: vLLM's bf16 weight and its 4-bit twin, chosen by row."""
+"""One projection, two precisions: vLLM's own method for the backbone, and a 4-bit twin beside it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from torch import nn
 
 from river_vllm.compat import (
+    LinearMethodBase,
     UnquantizedLinearMethod,
     get_layerwise_info,
     initialize_online_processing,
@@ -14,54 +17,68 @@ from river_vllm.compat import (
     to_meta_tensor,
 )
 from river_vllm.kernels.base import PackedLinear
+from river_vllm.model.passes import Current
 from river_vllm.step.table import Path
 from river_vllm.weights.packing import Packer
-
-if TYPE_CHECKING:
-    from river_vllm.model.forward import River
-
 
 _PROCESSED = "_already_called_process_weights_after_loading"
 """vLLM's own mark; its layer-wise loading takes it off before it processes a layer again."""
 
+_FLOATS: dict[type, Callable[[nn.Module], torch.Tensor]] = {
+    UnquantizedLinearMethod: lambda layer: layer.weight.detach(),
+}
+"""By vLLM's method: a projection's weight as floats ``[N, K]``, once it is loaded."""
 
-class RiverDualLinearMethod(UnquantizedLinearMethod):
-    """Replaces the ``quant_method`` of a decoder-layer projection.
+
+def carries(inner: object) -> bool:
+    """Whether a river can be made of the weight of vLLM's method ``inner``."""
+    return type(inner) in _FLOATS
+
+
+class RiverLinearMethod(LinearMethodBase):
+    """Wraps the ``quant_method`` of a decoder-layer projection.
 
     The module keeps its name and its parameters, so loading, tensor parallelism, bias and the
-    layer's forward pass stay vLLM's. The 4-bit twin hangs on this object, outside the module
-    tree, where neither the weight loader nor a module walk meets it.
+    layer's forward pass stay vLLM's. The 4-bit twin hangs on this object, outside the module tree,
+    where neither the weight loader nor a module walk meets it.
 
     Args:
-        river: whose table says which rows of the current layer are on the river.
-        index: this projection's place among its layer's.
-        packer: quantises and packs this projection's weight.
-        keeps_backbone: whether the bf16 weight stays after loading.
+        inner: vLLM's method, of any precision that ``carries`` takes.
+        packer: quantises and packs the projection's weight.
+        current: the pass under way.
+        index: place of this projection in its layer.
+        keeps_backbone: whether the backbone's weight stays after loading.
     """
 
     # vLLM's online quantisation: a projection's weight has memory only from when its parts are
     # read until it is processed, one projection at a time (``model_loader/reload/layerwise.py``).
     uses_meta_device = True
-    # vLLM's cache of processed weights holds the bf16 form only and would skip the packing.
+    # vLLM's cache of processed weights holds the backbone's form only and would skip the packing.
     supports_pre_processed_weights = False
 
     def __init__(
-        self, river: River, index: int, packer: Packer, keeps_backbone: bool = True
+        self,
+        inner: LinearMethodBase,
+        packer: Packer,
+        current: Current,
+        index: int,
+        keeps_backbone: bool = True,
     ) -> None:
         super().__init__()
-        self._river = river
-        self._index = index
+        self._inner = inner
         self._packer = packer
+        self._current = current
+        self._index = index
+        self._keeps_backbone = keeps_backbone
         self._packed: PackedLinear | None = None
         self._bias: torch.Tensor | None = None
         self._restoring = False
-        self._keeps_backbone = keeps_backbone
         self.has_backbone = False
-        """Whether it is there."""
+        """Whether the backbone's weight is in memory."""
         self.backbone_nbytes = 0
-        """Bytes of the bf16 weight, there or not."""
+        """Bytes of the backbone's weight, in memory or not."""
         self.out_features = 0
-        """N of this rank's weight; 0 until it is packed."""
+        """N of this rank's weight; 0 before it is packed."""
 
     @property
     def packed(self) -> PackedLinear:
@@ -74,46 +91,59 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
             raise RuntimeError("the river's weights are packed after the checkpoint is loaded")
         return self._packed
 
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Pack before vLLM repacks: on the CPU it drops the bf16 weight (``layers/utils.py``)."""
+    def create_weights(self, *args: Any, **kwargs: Any) -> None:
+        """vLLM's; a projection is wrapped after its weights were created."""
+        self._inner.create_weights(*args, **kwargs)
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        """Pack before vLLM's method repacks: it may drop the weight as it was loaded."""
         # vLLM calls this when the weight is complete, and once more for every module.
         if getattr(layer, _PROCESSED, False):
             return
         setattr(layer, _PROCESSED, True)
         restoring, self._restoring = self._restoring, False
         if not restoring:
-            self.backbone_nbytes = layer.weight.nbytes
-            self.out_features = layer.weight.shape[0]
-            self._packed = self._packer(layer.weight.detach())
+            weight = _FLOATS[type(self._inner)](layer)
+            self.backbone_nbytes = sum(parameter.nbytes for _, parameter in _weights(layer))
+            self.out_features = weight.shape[0]
+            self._packed = self._packer(weight)
             bias = getattr(layer, "bias", None)
             # vLLM may cast the module's own bias to float32 in place.
             self._bias = None if bias is None else bias.detach().clone()
         if restoring or self._keeps_backbone:
-            super().process_weights_after_loading(layer)
+            self._inner.process_weights_after_loading(layer)
             self.has_backbone = True
         else:
             self.drop_backbone(layer)
 
-    def drop_backbone(self, layer: torch.nn.Module) -> None:
-        """Let go of the bf16 weight, as loaded or as vLLM repacked it; the 4-bit one stays."""
+    def plain_weight(self, layer: nn.Module) -> torch.Tensor | None:
+        """The backbone's weight ``[N, K]`` in memory as the checkpoint has it; None where vLLM's
+        method keeps another form."""
+        weight: torch.Tensor = layer.weight
+        plain = isinstance(self._inner, UnquantizedLinearMethod) and weight.numel() > 0
+        return weight if plain else None
+
+    def drop_backbone(self, layer: nn.Module) -> None:
+        """Let go of the backbone's weight, as loaded or as vLLM repacked it; 4 bit stays."""
         self.has_backbone = False
         layer.cpu_linear = None
-        empty = torch.empty(0, dtype=layer.weight.dtype, device=layer.weight.device)
-        layer.weight = torch.nn.Parameter(empty, requires_grad=False)
+        for name, parameter in list(_weights(layer)):
+            empty = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+            setattr(layer, name, nn.Parameter(empty, requires_grad=False))
 
-    def expect_backbone(self, layer: torch.nn.Module) -> None:
-        """Make room for the bf16 weight; vLLM's weight loading then fills and processes it."""
+    def expect_backbone(self, layer: nn.Module) -> None:
+        """Make room for the backbone's weight; vLLM's loading then fills and processes it."""
         self._restoring = True
         restore_layer_on_meta(layer, get_layerwise_info(layer))
         initialize_online_processing(layer)
 
     def apply(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """``product``, and for the compiler an operator that calls it when the step runs."""
+        """``product``; while torch traces River's forward, an operator that calls it."""
         if torch.compiler.is_compiling():
-            if not self._river.routed.active:
-                return super().apply(layer, x, bias)
+            if not self._current.routed:
+                return self._inner.apply(layer, x, bias)
             out: torch.Tensor = torch.ops.river.linear(
                 x, self._index, self.out_features, bias is not None
             )
@@ -121,33 +151,43 @@ class RiverDualLinearMethod(UnquantizedLinearMethod):
         return self.product(layer, x, bias)
 
     def product(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        """``x [rows, K] -> [rows, N]``, each row with the weight its path needs (where a step is on
-        both, by ``StepTable.mixed``); vLLM's Transformers backend has ``[1, rows, K]``."""
-        table = self._river.table
-        if table.path is not Path.RIVER and not self.has_backbone:
+        """``x [rows, K] -> [rows, N]``, each row with the weight that its path needs.
+
+        vLLM's Transformers backend has ``[1, rows, K]``.
+        """
+        due = self._current.due
+        path = due.table.path
+        if path is not Path.RIVER and not self.has_backbone:
             raise RuntimeError("a row needs a backbone weight that is not in memory")
         river_bias = None if bias is None else self._bias
-        if table.path is Path.BACKBONE:
-            if table.dense is not None:
-                return table.dense(x, layer.weight, river_bias)
-            return super().apply(layer, x, bias)
-        if table.path is Path.RIVER:
-            river = self.packed.draft if table.head == "draft" else self.packed.apply
+        if path is Path.BACKBONE:
+            if due.dense is not None:
+                return due.dense(x, layer.weight, river_bias)
+            return self._inner.apply(layer, x, bias)
+        if path is Path.RIVER:
+            river = self.packed.draft if due.head == "draft" else self.packed.apply
             out = river(x.flatten(0, -2), river_bias)
         else:
-            out = table.mixed(
+            out = due.table.mixed(
                 x,
-                lambda some: UnquantizedLinearMethod.apply(self, layer, some, bias),
+                lambda some: self._inner.apply(layer, some, bias),
                 lambda some: self.packed.apply(some, river_bias),
             )
         return out.view(*x.shape[:-1], -1)
 
 
-def hold_on_meta(layer: torch.nn.Module) -> None:
-    """Give ``layer.weight`` no memory until its parts are loaded; it is processed right then."""
-    weight = to_meta_tensor(layer.weight)
-    del layer.weight
-    layer.register_parameter("weight", weight)
+def hold_on_meta(layer: nn.Module) -> None:
+    """Give the weight of ``layer`` no memory before its parts are loaded and processed."""
+    for name, parameter in list(_weights(layer)):
+        held = to_meta_tensor(parameter)
+        delattr(layer, name)
+        layer.register_parameter(name, held)
     initialize_online_processing(layer)
+
+
+def _weights(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters of a projection, without its bias."""
+    named = layer.named_parameters(recurse=False)
+    return ((name, parameter) for name, parameter in named if name != "bias")

@@ -14,8 +14,8 @@ from torch import nn
 from river_vllm.compat import ModelRegistry, VllmConfig
 from river_vllm.model.attach import attach
 from river_vllm.model.mapped import releasing
-from river_vllm.model.architectures import PREFIX
-from river_vllm.plugin.registration import river_config_of
+from river_vllm.config import PREFIX
+from river_vllm.config import river_config_of
 
 
 @cache

@@ -22,8 +22,8 @@ from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.kernels.native.library import cap as instruction_set_cap
 from river_vllm.plugin.connectors import refused_connector
-from river_vllm.model.architectures import PREFIX
-from river_vllm.plugin.registration import river_config_of
+from river_vllm.config import PREFIX
+from river_vllm.config import river_config_of
 from river_vllm.request import default_settings, unreachable
 from river_vllm.modes.verified import speculation
 from river_vllm.modes.verified.speculation import RiverSpeculativeConfig

@@ -6,18 +6,14 @@ import multiprocessing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig, layered_config
+from river_vllm.config import CONFIG_KEY, PREFIX, RiverConfig, asks_for_river
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.model.architectures import ARCHITECTURES, PREFIX, river_architecture
+from river_vllm.model.architectures import ARCHITECTURES, river_architecture
 from river_vllm.plugin.orphan import end_with_parent
 from river_vllm.startup import quiet_while_starting
 
 if TYPE_CHECKING:
     from river_vllm.compat import VllmConfig
-
-PLUGIN = "river"
-"""The name of River's entry points, one for every group: ``VLLM_PLUGINS`` is a flat list."""
-
 
 def register_all() -> None:
     """Tell vLLM about every River class, and have it ask River wherever it settles an engine.
@@ -46,17 +42,6 @@ def register_all() -> None:
         MODELS_CONFIG_MAP[name] = RiverConfigHook
 
 
-def serves_river(vllm_config: VllmConfig) -> bool:
-    """Whether an engine's model is one of River's."""
-    return (vllm_config.model_config.architecture or "").startswith(PREFIX)
-
-
-def asks_for_river(vllm_config: VllmConfig) -> bool:
-    """Whether an engine's settings have a place for River's, be it an empty one."""
-    additional = vllm_config.additional_config
-    return isinstance(additional, Mapping) and CONFIG_KEY in additional
-
-
 def _see_to_the_engine() -> None:
     """What the process of an engine needs before its model is loaded; in others nothing.
 
@@ -77,17 +62,6 @@ def _see_to_the_engine() -> None:
             f"architecture '{vllm_config.model_config.architecture}' is not supported: the plugin "
             "that brings it registered it after River"
         )
-
-
-def river_config_of(vllm_config: VllmConfig) -> RiverConfig:
-    """The river settings in force for an engine.
-
-    Raises:
-        RiverError: names the field, the value and what is allowed.
-    """
-    additional = vllm_config.additional_config
-    given = additional.get(CONFIG_KEY) if isinstance(additional, Mapping) else None
-    return layered_config(getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None), given)
 
 
 def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) -> dict[str, Any]:

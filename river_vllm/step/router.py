@@ -14,16 +14,16 @@ Broadcast = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Router:
-    """Moves groups of a step from the backbone to the river as their states settle.
+    """Moves groups of a pass from the backbone to the river as their states settle.
 
     Args:
         read: the exit criterion (``criterion.py``).
-        broadcast: gives one rank's similarities to all of them, so that a decision is the same
-            everywhere by construction; None with one rank.
+        broadcast: gives rank 0's similarities to all ranks, so that they decide alike by
+            construction; None with one rank.
     """
 
     def __init__(self, read: Reading, broadcast: Broadcast | None = None) -> None:
-        self.read = read
+        self._read = read
         self._broadcast = broadcast
 
     def decide(
@@ -32,26 +32,29 @@ class Router:
         layers_run: int,
         hidden: torch.Tensor,
         residual: torch.Tensor | None,
-    ) -> None:
+    ) -> torch.Tensor | None:
         """Decide which groups leave after ``layers_run`` backbone layers.
 
         Args:
             layers_run: l, backbone layers that the rows have run; 0 before the first.
-            hidden, residual: what the next layer is called with, ``[rows, hidden]``.
+            hidden, residual: arguments of the next layer, ``[rows, hidden]``.
+
+        Returns:
+            The similarity of each active row, float32; None where none was needed.
         """
         if layers_run >= table.limit:
             table.all_river()
-            return
+            return None
         # One layer before the first decision the states are kept, to be compared with.
         if not table.has_active or layers_run + 1 < table.first:
-            return
-        similarity = None
+            return None
+        values = None
         if table.measured:
             before = table.states if layers_run >= table.first else None
-            table.states, values = self.read(before, *table.active_rows(hidden, residual))
-            if values is not None:
-                values = values if self._broadcast is None else self._broadcast(values)
-                similarity = values.cpu().numpy()
-        leave = table.leaving(layers_run, similarity)
+            table.states, values = self._read(before, *table.active_rows(hidden, residual))
+            if values is not None and self._broadcast is not None:
+                values = self._broadcast(values)
+        leave = table.leaving(layers_run, None if values is None else values.cpu().numpy())
         if leave is not None:
             table.leave(leave, layers_run)
+        return values

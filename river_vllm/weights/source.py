@@ -17,7 +17,7 @@ from torch import nn
 from river_vllm.compat import LinearBase
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.model.architectures import PREFIX
+from river_vllm.config import PREFIX
 from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size, groups
 from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.startup import Stage, mark

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from river_vllm.config import REMOVED
+from river_vllm.errors import REMOVED
 
 REMOVED_OPTIONS = {
     **{f"--river-{name.replace('_', '-')}": instead for name, instead in REMOVED.items()},

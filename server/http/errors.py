@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
-from river_vllm.config import describe_errors, shortened
+from river_vllm.errors import describe_errors, shortened
 
 SHUTTING_DOWN = "the server is shutting down: send the request to another one"
 

@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from river_vllm.config import shortened
+from river_vllm.errors import shortened
 from server.http.auth import keys_of, opens, unauthorized
 from server.http.errors import error_response
 from server.http.path import is_within, path_of

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from river_vllm.config import shortened
+from river_vllm.errors import shortened
 from server.http.errors import FieldError
 
 MAX_DEPTH = 200

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 
 from river_vllm.calibrate.fingerprint import served_checkpoint
 from river_vllm.compat import init_logger
-from river_vllm.plugin.registration import PLUGIN, river_config_of, serves_river
+from river_vllm.config import PLUGIN, river_config_of, serves_river
 from river_vllm.request import default_settings
 from server.http.console.page import attach_console
 from server.http.engine import engine_info, follow

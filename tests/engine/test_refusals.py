@@ -122,7 +122,7 @@ def test_unknown_architecture(tiny_qwen2: Path) -> None:
 
 def test_checkpoint_settings_are_the_middle_layer(tiny_qwen2: Path) -> None:
     """Defaults, then the checkpoint's ``river_config``, then the engine's own settings."""
-    from river_vllm.plugin.registration import river_config_of
+    from river_vllm.config import river_config_of
 
     overrides = {"river_config": {"threshold": 0.7, "min_layers": 3}}
     config = _engine_config(tiny_qwen2, hf_overrides=overrides, river=RiverConfig(threshold=0.8))

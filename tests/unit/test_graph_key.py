@@ -125,7 +125,7 @@ def test_beside_settings_of_vllms_own_all_are_in_the_key(model: Path) -> None:
 
 
 def test_the_settings_stay_what_they_were(model: Path) -> None:
-    from river_vllm.plugin.registration import river_config_of
+    from river_vllm.config import river_config_of
 
     config = built(model, RiverConfig(threshold=0.25))
     assert isinstance(config.additional_config, RiverAdditionalConfig)

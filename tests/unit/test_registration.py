@@ -14,11 +14,8 @@ import pytest
 import river_vllm
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.plugin.registration import (
-    checkpoint_architecture,
-    merge_engine_args,
-    river_config_of,
-)
+from river_vllm.plugin.registration import checkpoint_architecture, merge_engine_args
+from river_vllm.config import river_config_of
 
 REGISTER = """
 import sys

@@ -1,6 +1,6 @@
 """Verified mode: the river drafts and the backbone checks; the answer is the backbone's own.
 
-One number travels with each token (``river_vllm.depths``): bit 0 says that it was drafted and kept,
+One number travels with each token (``modes/mode.py``): bit 0 says that it was drafted and kept,
 bit 1 that it is the first of a decode step, bit 12 that it came out of the prompt, and what is
 between how many tokens that step had drafted. ``MARK`` tells it from an exit layer.
 """
@@ -8,11 +8,11 @@ between how many tokens that step had drafted. ``MARK`` tells it from an exit la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from river_vllm.depths import Depths
+from river_vllm.modes.mode import Numbers
 
 if TYPE_CHECKING:
     from river_vllm.request import RiverSettings
@@ -26,7 +26,28 @@ MARK = 1 << 13
 class VerifiedMode:
     """Lossless: no token exits."""
 
-    def numbers(self, tokens: int, *, depth: int, drafted: int, kept: int, decode: bool) -> Depths:
+    exact = False
+    schema: ClassVar[dict[str, Any]] = {
+        "type": "object",
+        "description": "The river's drafts (--river-verify).",
+        "properties": {
+            "enabled": {"type": "boolean"},
+            "mode": {"type": "string", "enum": ["verified"]},
+            "num_layers": {"type": "integer"},
+            "tokens": {"type": "integer", "description": "tokens generated in decode steps"},
+            "steps": {"type": "integer", "description": "decode steps: passes of the backbone"},
+            "tokens_per_step": {"type": ["number", "null"]},
+            "drafted": {"type": "integer", "description": "tokens that the backbone checked"},
+            "accepted": {"type": "integer", "description": "drafted tokens in the answer"},
+            "acceptance": {"type": ["number", "null"]},
+        },
+    }
+
+    def leaves_kv(self, settings: RiverSettings) -> bool:
+        """The backbone writes over the K and V of every draft."""
+        return False
+
+    def numbers(self, tokens: int, *, depth: int, drafted: int, kept: int, decode: bool) -> Numbers:
         values = np.full(tokens, MARK, dtype=np.int16)
         values[:kept] |= _KEPT
         if decode:
@@ -38,7 +59,7 @@ class VerifiedMode:
     def summary(self) -> DraftSummary:
         return DraftSummary()
 
-    def trace(self, numbers: Depths) -> list[int]:
+    def trace(self, numbers: Numbers) -> list[int]:
         """For each token, in order: 1 where the river drafted it, 0 where the backbone made it."""
         kept: list[int] = (numbers & _KEPT).tolist()
         return kept
@@ -58,7 +79,7 @@ class DraftSummary:
     held: int = 0
     """No token exits, so none is held."""
 
-    def add(self, tally: Depths) -> None:
+    def add(self, tally: Numbers) -> None:
         """Numbers of any choices, in any order."""
         first = tally & _STEP != 0
         self.steps += int(first.sum())

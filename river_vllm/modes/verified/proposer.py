@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
-from river_vllm.plugin.registration import river_config_of
+from river_vllm.config import river_config_of
 from river_vllm.request import default_settings, settings_of
 from river_vllm.modes.verified.acceptance import Acceptance
 from river_vllm.modes.verified.depth import Depth, best_depth, fixed_depth

@@ -10,7 +10,8 @@ import yaml
 
 from river_vllm import calibrations
 from river_vllm.calibrate.fingerprint import fingerprint
-from river_vllm.config import REMOVED, RiverConfig, load_config_file, parse_config
+from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.errors import REMOVED
 from river_vllm.errors import RiverError
 from server.cli.arguments import OneLineParser
 from server.cli.options import add_river_options, river_config
