@@ -1,7 +1,7 @@
 """Acceptance rates of drafted tokens and of guesses, learnt from those that were verified.
 
 Every rate is learnt in one way. It starts at a prior, moves with each verified token, and fades
-towards its prior with each step: what is not tried any more is soon tried again.
+back towards its prior with each step. A draft that has become unlikely is so tried again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from river_vllm.compat import init_logger
+from river_vllm.modes.verified import RecentDrafts
 
 logger = init_logger("vllm.river")
 
@@ -28,8 +29,8 @@ MEMORY = 0.98
 FADE = 0.99
 """Factor by which every count decays with each step that could draft."""
 
-RECENT, LEAST_KEPT = 300, 0.2
-"""With less than this share of so many drafted tokens kept, something is wrong with the river."""
+LEAST_KEPT = 0.2
+"""Share of recent drafts: where fewer are kept, something is wrong with the river."""
 
 
 @dataclass(slots=True)
@@ -47,22 +48,6 @@ class _Count:
 
     def rate(self, prior: float) -> float:
         return (self.kept + WEIGHT * prior) / (self.tried + WEIGHT)
-
-
-@dataclass(slots=True)
-class RecentDrafts:
-    """Tokens that were drafted lately, and those of them that were kept."""
-
-    drafted: float = 0.0
-    kept: float = 0.0
-
-    def add(self, drafted: int, kept: int) -> float | None:
-        """The share that was kept, these included; None before ``RECENT`` tokens were drafted."""
-        self.drafted += drafted
-        self.kept += kept
-        if self.drafted >= 2 * RECENT:
-            self.drafted, self.kept = self.drafted / 2, self.kept / 2
-        return self.kept / self.drafted if self.drafted >= RECENT else None
 
 
 class Acceptance:

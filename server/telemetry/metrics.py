@@ -11,7 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from river_vllm.compat import get_prometheus_registry
 from river_vllm.modes.mode import Summary
-from river_vllm.verify.acceptance import RECENT, RecentDrafts
+from river_vllm.modes.verified import RECENT, RecentDrafts
 
 _LABELS = ["model_name", "engine"]
 """Those of vLLM's own series (``v1/metrics/loggers.py``)."""

@@ -9,8 +9,7 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 
 from river_vllm.depths import ExitSummary
-from river_vllm.modes.verified import DraftSummary, VerifiedMode
-from river_vllm.verify.acceptance import RECENT
+from river_vllm.modes.verified import RECENT, DraftSummary, VerifiedMode
 from server.telemetry.metrics import RiverMetrics, river_metrics
 
 L = 12

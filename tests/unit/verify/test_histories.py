@@ -30,7 +30,7 @@ AVX2 = Costs.fixed(
         "draft": {1: 38.0, 2: 43.0, 4: 61.0, 8: 109.0},
     }
 )
-"""The same without AVX-512."""
+"""The same without AVX-512, scaled from the times of one projection."""
 DEAR_ROWS = Costs.fixed(
     {"backbone": {1: 100.0, 2: 140.0, 4: 220.0, 8: 380.0}, "draft": {1: 20.0, 2: 25.0, 8: 60.0}}
 )
@@ -115,7 +115,8 @@ def _draft(
 ) -> tuple[float, list[list[bool]]]:
     """Fill ``drafts`` as the proposer does; the seconds that it took, and by request which of its
     tokens the backbone will keep."""
-    seconds, fates = 0.0, [[] for _ in drafts]
+    seconds = 0.0
+    fates: list[list[bool]] = [[] for _ in drafts]
 
     def draft_pass(going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
         nonlocal seconds

@@ -13,8 +13,9 @@ from vllm.sampling_params import StructuredOutputsParams
 
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs
+from river_vllm.modes.verified import RECENT
 from river_vllm.request import default_settings
-from river_vllm.verify.acceptance import PRIOR, RECENT, Acceptance
+from river_vllm.verify.acceptance import PRIOR, Acceptance
 from river_vllm.verify.proposer import RiverProposer
 from river_vllm.verify.vocabulary import Vocabulary
 
