@@ -11,6 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from river_vllm.compat import get_prometheus_registry
 from river_vllm.modes.mode import Summary
+from river_vllm.modes.verified import RECENT, RecentDrafts
 
 _LABELS = ["model_name", "engine"]
 """Those of vLLM's own series (``v1/metrics/loggers.py``)."""
@@ -64,6 +65,11 @@ class RiverMetrics:
         self._accepted = counter(
             "river_accepted_tokens", "Drafted tokens that the backbone kept, in answers."
         )
+        self._recent = {engine: RecentDrafts() for engine in engines}
+        self._acceptance = gauge(
+            "river_draft_acceptance",
+            f"Share kept of the tokens drafted last, once {RECENT} were drafted.",
+        )
         self._threshold = gauge("river_threshold", "Default exit threshold.")
         self._max_rows = gauge(
             "river_max_rows",
@@ -99,6 +105,9 @@ class RiverMetrics:
         self._held[engine].inc(summary.held)
         self._drafted[engine].inc(summary.drafted)
         self._accepted[engine].inc(summary.accepted)
+        share = self._recent[engine].add(summary.drafted, summary.accepted)
+        if share is not None:
+            self._acceptance.labels(*self._labels[engine]).set(share)
 
     def totals(self) -> dict[str, Any]:
         """The body of ``GET /river/stats``, over all engines, read back from the metrics."""

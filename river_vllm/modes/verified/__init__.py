@@ -22,6 +22,9 @@ _PROMPT = 1 << 12
 MARK = 1 << 13
 """Added to each number: more than any number of an exit layer."""
 
+RECENT = 300
+"""Drafted tokens after which their acceptance says something about a server."""
+
 
 class VerifiedMode:
     """Lossless: no token exits."""
@@ -103,3 +106,19 @@ class DraftSummary:
             "accepted": self.accepted,
             "acceptance": round(self.accepted / self.drafted, 4) if self.drafted else None,
         }
+
+
+@dataclass(slots=True)
+class RecentDrafts:
+    """Tokens that were drafted lately, and those of them that were kept."""
+
+    drafted: float = 0.0
+    kept: float = 0.0
+
+    def add(self, drafted: int, kept: int) -> float | None:
+        """The share that was kept, these included; None before ``RECENT`` tokens were drafted."""
+        self.drafted += drafted
+        self.kept += kept
+        if self.drafted >= 2 * RECENT:
+            self.drafted, self.kept = self.drafted / 2, self.kept / 2
+        return self.kept / self.drafted if self.drafted >= RECENT else None

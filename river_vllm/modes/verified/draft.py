@@ -124,6 +124,8 @@ def _take(
             break
         draft.add(token, confidence, acceptance)
         if not depth.worth_verifying(drafted + len(draft.tokens) - before - 1, draft.reach):
+            if len(draft.tokens) == 1:
+                acceptance.dropped(draft.request_id, draft.reach)
             draft.drop()
             break
     return len(draft.tokens) - before

@@ -105,14 +105,14 @@ class RiverProposer(DraftModelProposer):
             if not (ended or runner.discard_request_mask.np[row]):
                 position = lengths[row] - rejected[row]
                 drafts.append(self._draft(request_id, row, position, tokens[row]))
+        if any(draft.limit for draft in drafts):
+            self._acceptance.fade()
         self._last_draft_probs = self._run(drafts, sampling_metadata)
         proposed: list[list[int]] = [[] for _ in lengths]
         for draft in drafts:
             proposed[draft.row] = draft.tokens
             if draft.tokens:
                 self._pending[draft.request_id] = draft
-            elif draft.limit:
-                self._acceptance.rested(draft.request_id)
         return proposed
 
     def _learn(self, request_id: str, position: int, checked: int, rejected: int) -> bool:
@@ -172,9 +172,9 @@ class RiverProposer(DraftModelProposer):
             return None
         if self._fixed:
             depth = fixed_depth(len(drafts))
-        elif any(draft.first for draft in drafts):
-            # Requests often come together. The prompts of the others, which are on their way, are
-            # not to wait for drafts of the first; one step without costs that a few milliseconds.
+        elif any(draft.first and draft.limit for draft in drafts):
+            # Requests often come together. Prompts that come after the first do not wait for its
+            # drafts. A request that never drafts (``max_tokens: 1``, beam search) stops nobody.
             return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
@@ -229,10 +229,7 @@ class RiverProposer(DraftModelProposer):
             guesses = draft.guesses(self._most)
             if guesses:
                 rate = self._acceptance.guess_rate(draft.request_id)
-                most = depth.worth_guessing(len(going), rows, rate, len(guesses))
-                if not most:
-                    self._acceptance.guessed(draft.request_id, 0, 0)
-                guesses = guesses[:most]
+                guesses = guesses[: depth.worth_guessing(len(going), rows, rate, len(guesses))]
             rows += len(guesses)
             found.append(guesses)
         return found

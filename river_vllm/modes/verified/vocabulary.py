@@ -72,6 +72,8 @@ class Vocabulary:
         """Look at what the request's text has become."""
         said = self._requests.setdefault(draft.request_id, _Said())
         new = np.append(draft.known[said.length :], draft.first_token)
+        # vLLM admits what the tokenizer knows, which may be more than the LM head has.
+        new = new[new < len(self._is_listed)]
         unlisted = ~self._is_listed[new]
         if not said.length:
             said.own.update(np.unique(new[unlisted]).tolist())

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 
 from river_vllm.depths import ExitSummary
-from river_vllm.modes.verified import DraftSummary, VerifiedMode
+from river_vllm.modes.verified import RECENT, DraftSummary, VerifiedMode
 from server.telemetry.metrics import RiverMetrics, river_metrics
 
 L = 12
@@ -114,6 +114,19 @@ def test_verified_steps(metrics: RiverMetrics) -> None:
     assert (totals["drafted"], totals["accepted"]) == (4, 2)
     assert totals["tokens_by_path"] == {"backbone": 3, "river": 0}
     assert totals["exit_layers"] == {str(L): 3}
+
+
+def test_the_acceptance_is_that_of_the_tokens_drafted_last(metrics: RiverMetrics) -> None:
+    """It has no series before some hundreds are known."""
+    few = DraftSummary(drafted=RECENT - 1, accepted=0)
+    metrics.count(few, 1)
+    assert sample("river_draft_acceptance", engine="1") is None
+    metrics.count(DraftSummary(drafted=1, accepted=1), 1)
+    assert sample("river_draft_acceptance", engine="1") == 1 / RECENT
+    assert sample("river_draft_acceptance") is None
+    for _ in range(20):
+        metrics.count(DraftSummary(drafted=RECENT, accepted=RECENT), 1)
+    assert sample("river_draft_acceptance", engine="1") == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_limit_on_rows_has_no_series_before_there_is_one(metrics: RiverMetrics) -> None:

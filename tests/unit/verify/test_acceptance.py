@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from river_vllm.modes.verified.acceptance import CONFIDENCE_PRIOR, PRIOR, Acceptance
+from river_vllm.modes.verified.acceptance import CONFIDENCE_PRIOR, GUESS_PRIOR, PRIOR, Acceptance
 
 
 def test_before_anything_was_verified() -> None:
@@ -42,16 +42,17 @@ def test_sampled_tokens_do_not_teach_confidence() -> None:
     assert acceptance.rate("a") < PRIOR
 
 
-def test_a_request_that_rests_is_tried_again() -> None:
+def test_all_that_was_learnt_fades() -> None:
     acceptance = Acceptance()
-    for _ in range(30):
-        acceptance.verified("good", [0.99] * 4, kept=4)
-        acceptance.verified("a", [0.6], kept=0)
-    low = acceptance.rate("a")
     for _ in range(100):
-        acceptance.rested("a")
-    assert low < 0.2
-    assert acceptance.rate("a") == pytest.approx(acceptance.rate("new"), abs=0.05)
+        acceptance.verified("a", [0.6], kept=0)
+        acceptance.guessed("a", tried=1, right=0)
+    assert acceptance.rate("a") < 0.1 and acceptance.likelihood(0.6) < 0.1
+    for _ in range(1000):
+        acceptance.fade()
+    assert acceptance.rate("a") == pytest.approx(PRIOR, abs=0.01)
+    assert acceptance.likelihood(0.6) == pytest.approx(CONFIDENCE_PRIOR[2], abs=0.01)
+    assert acceptance.guess_rate("a") == pytest.approx(GUESS_PRIOR, abs=0.01)
 
 
 def test_ended_requests_leave_nothing() -> None:

@@ -43,6 +43,12 @@ def test_a_requests_own_text_can_be_drafted(vocabulary: Vocabulary) -> None:
     assert added(vocabulary.tokens([draft(longer[:7])])) == [7, 8, 1500, 1999]
 
 
+def test_tokens_beyond_the_lm_head_are_passed_over(vocabulary: Vocabulary) -> None:
+    """A prompt may have any token that the tokenizer knows."""
+    assert added(vocabulary.tokens([draft([7, SIZE, SIZE + 5, 130])])) == [7]
+    assert added(vocabulary.tokens([draft([7, SIZE, SIZE + 5, 130, 8])])) == [7, 8]
+
+
 def test_a_step_has_what_its_requests_have(vocabulary: Vocabulary) -> None:
     both = [draft([1, 100], "a"), draft([2, 1, 101], "b")]
     assert added(vocabulary.tokens(both)) == [1, 2]

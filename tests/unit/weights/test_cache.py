@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,18 +14,6 @@ from river_vllm.weights.cache import WeightCache, cache_folders
 from tests.unit.weights.test_packed import grouped
 
 KEY = "0123abcd"
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """Lines that River logs; vLLM's loggers do not propagate."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("vllm.river")
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
 
 
 def same(a: GroupedWeight | None, b: GroupedWeight) -> bool:
