@@ -10,7 +10,7 @@ from river_vllm.criterion import Reading
 from river_vllm.step import StepTable
 
 Broadcast = Callable[[torch.Tensor], torch.Tensor]
-"""Makes a float32 tensor the same on every tensor-parallel rank."""
+"""Returns one rank's values on every tensor-parallel rank."""
 
 
 class Router:
@@ -18,13 +18,17 @@ class Router:
 
     Args:
         read: the exit criterion (``criterion.py``).
-        broadcast: gives one rank's similarities to all of them, so that a decision is the same
-            everywhere by construction; None with one rank.
+        broadcast: with it a decision is the same on every rank by construction; None with one
+            rank.
     """
 
     def __init__(self, read: Reading, broadcast: Broadcast | None = None) -> None:
         self._read = read
         self._broadcast = broadcast
+
+    def agreed(self, values: torch.Tensor) -> torch.Tensor:
+        """The values that all ranks decide by."""
+        return values if self._broadcast is None else self._broadcast(values)
 
     def decide(
         self,
@@ -50,8 +54,7 @@ class Router:
             before = table.states if layers_run >= table.first else None
             table.states, values = self._read(before, *table.active_rows(hidden, residual))
             if values is not None:
-                values = values if self._broadcast is None else self._broadcast(values)
-                similarity = values.cpu().numpy()
+                similarity = self.agreed(values).cpu().numpy()
         leave = table.leaving(layers_run, similarity)
         if leave is not None:
             table.leave(leave, layers_run)

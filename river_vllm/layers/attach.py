@@ -100,7 +100,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
 
 
 def from_first_rank(values: torch.Tensor) -> torch.Tensor:
-    """Rank 0's similarities: equal decisions on every rank, whatever all-reduce rounds."""
+    """Rank 0's values: equal decisions on every rank, however each one rounds."""
     return get_tp_group().broadcast(values.contiguous(), src=0)
 
 

@@ -15,6 +15,7 @@ from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
 from river_vllm.registration import river_config_of
 from river_vllm.request import default_settings, settings_of
+from river_vllm.router import Broadcast
 from river_vllm.verify.acceptance import Acceptance
 from river_vllm.verify.depth import Depth, best_depth, fixed_depth
 from river_vllm.verify.draft import Draft, run
@@ -28,6 +29,7 @@ class RiverProposer(DraftModelProposer):
 
     river: RiverDrafter
     """Runs the draft passes."""
+    _agreed: Broadcast
 
     def __init__(self, vllm_config: Any, device: torch.device, runner: Any) -> None:
         super().__init__(vllm_config, device, runner)
@@ -44,6 +46,7 @@ class RiverProposer(DraftModelProposer):
         self.river = RiverDrafter(self._river_runner, 0, "draft")
         self._defaults = default_settings(config)
         self._fixed = config.draft == "fixed"
+        self._agreed = target_model.river.router.agreed
         listed = target_model.river.listed
         if listed is not None:
             self._vocabulary = Vocabulary(listed, self._size)
@@ -258,7 +261,8 @@ class RiverProposer(DraftModelProposer):
             torch.tensor(positions, device=self.device),
             columns,
         )
-        return pick(logits, torch.tensor(owners, device=self.device), metadata)
+        picked = pick(logits, torch.tensor(owners, device=self.device), metadata)
+        return picked.agreed(self._agreed)
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
