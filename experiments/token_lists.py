@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from river_vllm.calibrate.fingerprint import fingerprint
+from river_vllm.weights.fingerprint import fingerprint
 from river_vllm.modes.verified.token_list import counted
 
 AT_ONCE = 64

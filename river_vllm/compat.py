@@ -22,6 +22,7 @@ from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16Linea
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.linear import (
     LinearBase,
+    LinearMethodBase,
     MergedColumnParallelLinear,
     QKVParallelLinear,
     UnquantizedLinearMethod,

@@ -30,6 +30,7 @@ Scope = Literal["token", "step", "batch"]
 DRAFTS = 4
 """K where nobody says otherwise."""
 
+
 class RiverConfig(Settings):
     """Everything about the river that is fixed when the engine starts.
 
@@ -61,9 +62,7 @@ class RiverConfig(Settings):
         str | None, Field(min_length=1), Affects.KV | Affects.GUARANTEE | Affects.PLACE
     ] = None
     """A folder with the layers already in 4 bit: compressed-tensors, or River's own."""
-    group_size: Annotated[
-        Literal[32, 64, 128], Affects.KV | Affects.COST | Affects.GUARANTEE
-    ] = 128
+    group_size: Annotated[Literal[32, 64, 128], Affects.KV | Affects.COST | Affects.GUARANTEE] = 128
     """Input features that share one scale; halved where a layer's width needs it."""
     max_rows: Annotated[
         Literal["all", "auto"] | Annotated[int, Field(ge=0)], Affects.EXITS | Affects.KV

@@ -21,6 +21,7 @@ import torch
 from river_vllm.config import CONFIG_KEY, layered_config
 from river_vllm.settings import Affects
 
+
 class RiverAdditionalConfig(Mapping[str, Any]):
     """River's ``additional_config``, with a hash that only other compiled code changes.
 

@@ -147,7 +147,7 @@ def calibrated_settings(config: RiverConfig) -> dict[str, Any]:
     """The settings that a calibration with ``config`` holds for."""
     # How the weights of a folder were made is read from it, whether or not it is set too.
     read = frozenset() if config.weights is None else {"quantizer", "group_size"}
-    return config.model_dump(mode="json", include=config.affecting(Affects.GUARANTEE) - read)
+    return config.model_dump(mode="json", include=set(config.affecting(Affects.GUARANTEE) - read))
 
 
 def recorded_settings(config: RiverConfig, engine: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from river_vllm.compat import vllm_envs
-from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.config import PLUGIN, serves_river
+from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.request import EXTRA_ARGS_KEY
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 
 from river_vllm.config import river_config_of
-from river_vllm.model.forward import Forward, River
-from river_vllm.step.router import Router
-from river_vllm.step.table import StepTable
-from river_vllm.step.requests import Request, Steps
+from river_vllm.model.passes import Head, Pass
+from river_vllm.modes.exit.policy import Exits
+from river_vllm.request import default_settings
+from river_vllm.step.requests import Request, Requests
 
 Token = tuple[int, int]
 """Number of the text and position."""
@@ -33,22 +33,11 @@ class ForcedRequest(Request):
     """The text's number."""
 
 
-class TeacherForced(Steps):
+class ForcedRequests(Requests):
     """Treats the answer at the end of a prompt as if it had been generated."""
 
-    def forced_tokens(self) -> list[tuple[int, Token]]:
-        """Groups of the step that are tokens of a text, each with its text and position."""
-        return [
-            (group, (request.sequence, line.position))
-            for group, line in enumerate(self._lines)
-            if isinstance(request := self._step[line.request], ForcedRequest)
-            and line.position >= request.prompt
-            and request.settings.may_exit
-            and not line.replayed
-        ]
-
-    def _first_met(self, state: Any) -> Request:
-        request = super()._first_met(state)
+    def first_met(self, state: Any) -> Request:
+        request = super().first_met(state)
         teacher = (state.sampling_params.extra_args or {}).get(TEACHER_KEY)
         if teacher is None:
             return request
@@ -84,71 +73,73 @@ class _Pass:
 
 
 class Observer:
-    """Looks at the steps of a worker from outside; one for all passes over a set of texts.
+    """Looks at the passes of a worker; one for all measurements over a set of texts.
 
     Args:
-        worker: vLLM's worker, whose model has a river; its mode becomes ``TeacherForced``.
+        worker: vLLM's worker, whose model has a river.
     """
 
     def __init__(self, worker: Any) -> None:
         runner = worker.model_runner
+        config = river_config_of(worker.vllm_config)
         self._model = runner.get_model()
-        self._river: River = self._model.river
-        self._config = river_config_of(worker.vllm_config)
-        self._mode = runner.river_steps = TeacherForced(runner, self._config)
-        self._router = self._river.router
+        self._exits: Exits = runner.river_exits
+        self._head: Head = config.lm_head
+        runner.river_requests = ForcedRequests(runner, default_settings(config))
         self._greedy: dict[Token, int] = {}
         self._pass: _Pass | None = None
-        self._river.run = self._run
+        self._values: list[torch.Tensor] = []
+        self._model.river.observer = self
 
     def begin(self, reference: bool) -> None:
-        """Start a pass; the first over a text has to be the backbone's (``reference``)."""
+        """Start a measurement; the first over a text has to be the backbone's (``reference``)."""
         self._pass = _Pass(reference)
-        if reference:
-            self._river.router = Router(self._read)
 
-    def _read(
-        self, before: torch.Tensor | None, hidden: torch.Tensor, residual: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The router's own ``Reading``, whose values it keeps."""
-        states, values = self._router.read(before, hidden, residual)
-        if values is not None:
-            self._values.append(values)
-        return states, values
+    def similarity(self, layers_run: int, values: torch.Tensor) -> None:
+        """Keep a pass's similarities (``model.forward.Observer``)."""
+        self._values.append(values)
 
-    def _run(self, table: StepTable, forward: Forward) -> torch.Tensor:
-        self._values: list[torch.Tensor] = []
-        hidden = River.run(self._river, table, forward)
-        current, found = self._pass, self._mode.forced_tokens()
+    def ran(self, done: Pass, hidden: torch.Tensor) -> None:
+        """Compare a pass with the backbone's (``model.forward.Observer``)."""
+        values, self._values = self._values, []
+        current, found = self._pass, self._forced_tokens()
         if current is None or not found:
-            return hidden
+            return
         if current.reference:
-            current.similarity.append(torch.stack(self._values, dim=1))
+            current.similarity.append(torch.stack(values, dim=1))
+        table = done.table
         groups, tokens = map(list, zip(*found, strict=True))
         rows = torch.tensor((np.cumsum(table.rows) - table.rows)[groups], device=hidden.device)
         current.tokens += tokens
         current.exit_layer += table.exit_layer[groups].tolist()
-        head, table.head = table.head, "backbone"
-        if not current.reference and self._config.lm_head == "river":
-            table.head = "river"
+        head, done.head = done.head, "backbone" if current.reference else self._head
         greedy: list[int] = []
         for part in rows.split(LOGIT_ROWS):
             greedy += self._model.compute_logits(hidden[part]).argmax(dim=-1).tolist()
-        table.head = head
+        done.head = head
         if current.reference:
             self._greedy.update(zip(tokens, greedy, strict=True))
         current.agrees += [self._greedy[t] == own for t, own in zip(tokens, greedy, strict=True)]
-        return hidden
 
     def finish(self) -> Measured:
-        """The pass that was begun."""
+        """The measurement that was begun."""
         done, self._pass = self._pass, None
-        self._river.router = self._router
         if done is None:
-            raise RuntimeError("no pass was begun")
+            raise RuntimeError("no measurement was begun")
         return Measured(
             tokens=np.array(done.tokens, dtype=np.int32).reshape(-1, 2),
             exit_layer=np.array(done.exit_layer, dtype=np.int16),
             agrees=np.array(done.agrees, dtype=np.bool_),
             similarity=torch.cat(done.similarity).cpu().numpy() if done.similarity else None,
         )
+
+    def _forced_tokens(self) -> list[tuple[int, Token]]:
+        """Groups of the step that are tokens of a text, each with its text and position."""
+        return [
+            (group, (request.sequence, line.start))
+            for group, (line, request) in enumerate(self._exits.groups())
+            if isinstance(request, ForcedRequest)
+            and line.start >= request.prompt
+            and request.settings.may_exit
+            and not line.replayed
+        ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from river_vllm.calibrate.fingerprint import fingerprint
 from river_vllm.config import load_config_file, parse_config
 from river_vllm.errors import RiverError
+from river_vllm.weights.fingerprint import fingerprint
 
 AUTO = "auto"
 """Given in place of a file's name: the one that is shipped for the checkpoint."""
@@ -14,7 +14,7 @@ AUTO = "auto"
 
 def shipped() -> dict[str, Path]:
     """The files, by the name of their model."""
-    return {file.stem: file for file in sorted(Path(__file__).parent.glob("*.yaml"))}
+    return {file.stem: file for file in sorted((Path(__file__).parent / "configs").glob("*.yaml"))}
 
 
 def shipped_for(model: str) -> Path:

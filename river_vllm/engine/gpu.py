@@ -7,8 +7,8 @@ from typing import Any
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
-from river_vllm.engine.worker import RiverWorkerMixin
 from river_vllm.engine.runner import RiverRunnerMixin
+from river_vllm.engine.worker import RiverWorkerMixin
 
 
 class RiverGPUModelRunner(RiverRunnerMixin, GPUModelRunner):

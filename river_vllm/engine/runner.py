@@ -10,85 +10,110 @@ from typing import Any
 
 import torch
 
-from river_vllm.depths import attach
-from river_vllm.model.forward import Forward
-from river_vllm.step.table import StepTable
-from river_vllm.worker.context import own_forward_context, part_metadata
-from river_vllm.step.requests import Steps
+from river_vllm.compat import BUILTIN_LOGITS_PROCESSORS
+from river_vllm.config import river_config_of
+from river_vllm.costs import Costs
+from river_vllm.engine.timing import costs_of_start
 from river_vllm.engine.warm_up import WarmUpMixin
+from river_vllm.model.forward import Forward
+from river_vllm.model.passes import Pass
+from river_vllm.modes import mode_of
+from river_vllm.modes.exit.policy import Exits, timed
+from river_vllm.modes.mode import put_depths
+from river_vllm.parameters import needs_every_logit
+from river_vllm.request import default_settings
+from river_vllm.step.requests import Request, Requests
 
 
 class RiverRunnerMixin(WarmUpMixin):
-    """Goes before vLLM's V1 runner class; its ``river_steps`` is set once the model is there."""
+    """Goes before vLLM's V1 runner class; ``river_begin`` is called once the engine is warm."""
 
-    river_steps: Steps
+    river_forward: Forward
+    river_requests: Requests
+    river_exits: Exits
+    river_costs: Costs
+    river_exact = True
+    """Whether a request of the last step needs stock vLLM's bits."""
     _river_depths: dict[str, int]
-    _river_running: tuple[StepTable, float] | None
+    _river_running: tuple[Pass, float] | None
     """The step that has been started, and when."""
     _river_draft: Callable[[], Any] | None = None
     """Makes the drafts of the step that has run last."""
 
+    def river_begin(self: Any) -> None:
+        """Time passes, and be ready for requests."""
+        config = river_config_of(self.vllm_config)
+        drafter = getattr(self, "drafter", None)
+        custom = any(
+            type(processor) not in BUILTIN_LOGITS_PROCESSORS
+            for processor in self.input_batch.logitsprocs.all
+        )
+
+        def every_logit(request: Request) -> bool:
+            # Of an operator's own processors nothing is known.
+            return custom or (request.params is not None and needs_every_logit(request.params))
+
+        self.river_forward = forward = Forward(self)
+        self.river_requests = Requests(self, default_settings(config))
+        kinds = timed(config, forward, self.max_num_reqs)
+        if drafter is not None:
+            kinds |= drafter.timed(forward, self.max_num_reqs)
+        self.river_costs = costs = costs_of_start(self, forward, kinds)
+        layers = forward.river.num_layers
+        self.river_exits = Exits(config, layers, costs, every_logit, self.device)
+        if drafter is not None:
+            drafter.begin(forward, costs)
+
+    def river_info(self: Any) -> dict[str, Any]:
+        """What decisions go by, for operators."""
+        drafter = getattr(self, "drafter", None)
+        return {
+            **(drafter.info() if drafter is not None else {}),
+            **self.river_exits.info(),
+            "costs": self.river_costs.describe(time.time()),
+        }
+
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         self._river_depths = {}
         self._river_running = None
-        self.river_steps.forget(scheduler_output.finished_req_ids)
+        self.river_requests.forget(scheduler_output.finished_req_ids)
+        if (drafter := getattr(self, "drafter", None)) is not None:
+            drafter.forget(scheduler_output.finished_req_ids)
         output = super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
         if self.device.type == "cpu":
             self._river_ended()
         return output
 
-    def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def _model_forward(self: Any, **inputs: Any) -> Any:
         """vLLM's documented override point for the forward pass of a real step."""
-        river = self.get_model().river
-        table = self.river_steps.table()
-        forward = super()._model_forward  # type: ignore[misc]
-        self._river_running = table, time.perf_counter()
-        output = river.run(table, self._river_forward(forward, *args, **kwargs))
-        depths = self.river_steps.depths(table)
+        step, exits = self.river_requests.step(), self.river_exits
+        table = exits.table(step)
+        self.river_exact = any(mode_of(one.request.settings).exact for one in step)
+        due = Pass(
+            table, exits.spans(), inputs, True, head=exits.head(table), exact=self.river_exact
+        )
+        self._river_running = due, time.perf_counter()
+        hidden = self.river_forward.run(due)
+        depths = exits.depths(table)
         self._river_depths = dict(zip(self.input_batch.req_ids, depths, strict=False))
-        return output
+        return hidden
 
     def sample_tokens(self: Any, grammar_output: Any) -> Any:
-        self.get_model().river.rest()
+        self.river_forward.river.rest()
         output = super().sample_tokens(grammar_output)  # type: ignore[misc]
         # An accelerator has ended once the sampled tokens are on the host: vLLM waits for them here
         # unless it schedules asynchronously. A grammar's mask may have been waited for as well.
         if grammar_output is None and not self.use_async_scheduling:
             self._river_ended()
-        return attach(output, self._river_depths)
+        return put_depths(output, self._river_depths)
 
     def _river_ended(self: Any) -> None:
         """Correct the costs by the step that has ended. Run on CPUs only so far."""
         if self._river_running is not None:
-            table, start = self._river_running
+            done, start = self._river_running
             self._river_running = None
-            self.river_steps.observe(table, time.perf_counter() - start)
-
-    def _river_forward(
-        self: Any,
-        forward: Callable[..., torch.Tensor],
-        input_ids: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
-        intermediate_tensors: Any = None,
-        inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> Forward:
-        """The step's forward pass, of all rows or of those of a part."""
-
-        def run(part: StepTable | None = None) -> torch.Tensor:
-            if part is None:
-                return forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
-            rows = part.origin_rows
-            with own_forward_context(self.vllm_config, part_metadata(self, part)):
-                return forward(
-                    input_ids=None if input_ids is None else input_ids[rows],
-                    positions=None if positions is None else positions[..., rows],
-                    intermediate_tensors=intermediate_tensors,
-                    inputs_embeds=None if inputs_embeds is None else inputs_embeds[rows],
-                    **kwargs,
-                )
-
-        return run
+            if (kind := self.river_exits.kind(done)) is not None:
+                self.river_costs.observe(kind, done.table.num_rows, time.perf_counter() - start)
 
     def propose_draft_token_ids(self: Any, *args: Any, **kwargs: Any) -> list[list[int]]:
         """None yet. The engine takes a step's drafts once it has sent the step's tokens

@@ -14,10 +14,9 @@ from typing import Any
 
 from river_vllm import patches
 from river_vllm.compat import init_logger
-from river_vllm.config import RiverConfig
-from river_vllm.depths import Depths, depths_of
+from river_vllm.config import RiverConfig, river_config_of
 from river_vllm.modes import mode_of
-from river_vllm.config import river_config_of
+from river_vllm.modes.mode import Numbers, depths_of
 from river_vllm.request import (
     EXTRA_ARGS_KEY,
     RiverSettings,
@@ -25,11 +24,9 @@ from river_vllm.request import (
     settings_of,
     unreachable,
 )
+from river_vllm.settings import Affects
 
 logger = init_logger("vllm.river")
-
-NOT_IN_SALT = {"threshold", "min_layers", "calibration", "cache_dir"}
-"""Settings that change nothing of what the river writes, or are in the salt as the request's."""
 
 
 class RiverSchedulerMixin:
@@ -92,7 +89,7 @@ class RiverSchedulerMixin:
 
     def _numbers(
         self: Any, scheduler_output: Any, model_runner_output: Any
-    ) -> Iterator[tuple[str, Callable[[int], Depths]]]:
+    ) -> Iterator[tuple[str, Callable[[int], Numbers]]]:
         """Of each request of the step that has not ended: what travels with so many tokens."""
         sampled = model_runner_output.sampled_token_ids
         drafts = scheduler_output.scheduled_spec_decode_tokens
@@ -139,15 +136,24 @@ def isolate(
         request: vLLM's scheduler request, not scheduled yet.
         hash_block_size: tokens per hash.
     """
-    if not (settings.may_exit or config.ends_early) or request._block_hasher is None:
+    leaves_kv = mode_of(settings).leaves_kv(settings) or config.ends_early
+    if not leaves_kv or request._block_hasher is None:
         return
-    salt = f"river:{settings.threshold!r}:{settings.min_layers}"
-    # All of it: a connector's store may be shared with an engine whose river is another one.
-    salt += f":{config.model_dump_json(exclude=NOT_IN_SALT)}"
     in_4_bit = config.ends_early or config.prefill == "sequence"
     exact_tokens = 0 if in_4_bit else request.num_prompt_tokens
-    salted = SaltedHasher(request._block_hasher, salt.encode(), exact_tokens // hash_block_size)
+    salted = SaltedHasher(
+        request._block_hasher, salt(settings, config), exact_tokens // hash_block_size
+    )
     patches.block_hashes_come_from(request, salted)
+
+
+def salt(settings: RiverSettings, config: RiverConfig) -> bytes:
+    """What the hash of a block that the river may have written depends on, beside its tokens.
+
+    A connector's store may be shared with an engine whose river is another one.
+    """
+    dial = f"river:{settings.threshold!r}:{settings.min_layers}"
+    return f"{dial}:{config.what_affects(Affects.KV)}".encode()
 
 
 class SaltedHasher:

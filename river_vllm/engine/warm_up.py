@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from river_vllm.compat import init_logger
-from river_vllm.patches import NotStored, reads_compiled_forwards, stored_forwards_only
 from river_vllm.config import river_config_of
+from river_vllm.patches import NotStored, reads_compiled_forwards, stored_forwards_only
 from river_vllm.startup import Stage, mark
 
 logger = init_logger("vllm.river")

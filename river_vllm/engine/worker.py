@@ -8,16 +8,15 @@ import torch
 
 from river_vllm import patches
 from river_vllm.compat import VllmConfig
+from river_vllm.config import river_config_of
 from river_vllm.errors import RiverError
 from river_vllm.model.mapped import trim
-from river_vllm.config import river_config_of
-from river_vllm.startup import Stage, mark, refusals_left
 from river_vllm.modes.verified.proposer import RiverProposer
-from river_vllm.step.requests import Steps
+from river_vllm.startup import Stage, mark, refusals_left
 
 
 class RiverWorkerMixin:
-    """Goes before a vLLM worker class; makes the step's tables once the model is there."""
+    """Goes before a vLLM worker class."""
 
     model_runner: Any
     vllm_config: VllmConfig
@@ -34,8 +33,6 @@ class RiverWorkerMixin:
         with refusals_left():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
         trim()
-        config = river_config_of(self.vllm_config)
-        self.model_runner.river_steps = Steps(self.model_runner, config)
 
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:
         """vLLM's, where every layer is in memory.
@@ -51,7 +48,7 @@ class RiverWorkerMixin:
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]
         mark(Stage.MEASURE)
-        self.model_runner.river_steps.measure()
+        self.model_runner.river_begin()
         mark(Stage.SERVE)
         return times
 
@@ -61,5 +58,5 @@ class RiverWorkerMixin:
             **self.model_runner.get_model().river_info(),
             "dtype": str(self.vllm_config.model_config.dtype).removeprefix("torch."),
             "kv_cache_dtype": self.vllm_config.cache_config.cache_dtype,
-            **self.model_runner.river_steps.info(),
+            **self.model_runner.river_info(),
         }

@@ -8,10 +8,10 @@ from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.dequantize import DequantizeKernel
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.kernels.native.kernel import NativeKernel
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
 from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
-from river_vllm.kernels.groups import GroupedWeight
 
 logger = init_logger("vllm.river")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -13,38 +13,47 @@ from river_vllm.compat import (
     get_tensor_model_parallel_world_size,
     get_tp_group,
 )
-from river_vllm.config import RiverConfig
-from river_vllm.step.criterion import CRITERION, by_torch, transition_similarity
+from river_vllm.config import PREFIX, RiverConfig
+from river_vllm.errors import UnsupportedModelError
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.library import backend
-from river_vllm.model.layer_files import CheckpointLayers, checkpoint_files
+from river_vllm.model.architectures import ARCHITECTURES
 from river_vllm.model.compiled import CONTEXT, RoutedForward
-from river_vllm.model.linear import RiverDualLinearMethod, hold_on_meta
 from river_vllm.model.find import (
-    StateArguments,
     decoder_layers,
     projections,
     state_arguments,
 )
-from river_vllm.model.residency import Residency
+from river_vllm.model.forward import Decision, River
 from river_vllm.model.head import (
     has_a_head_by_tokens,
     has_plain_head,
     install_river_head,
     some_outputs,
 )
-from river_vllm.config import PREFIX
-from river_vllm.model.architectures import ARCHITECTURES
-from river_vllm.model.forward import River
+from river_vllm.model.layer_files import CheckpointLayers, checkpoint_files
+from river_vllm.model.linear import RiverLinearMethod, carries, hold_on_meta
+from river_vllm.model.passes import Current, Head
+from river_vllm.model.residency import Residency
+from river_vllm.step.criterion import CRITERION, by_torch, transition_similarity
 from river_vllm.step.router import Router
-from river_vllm.token_lists import list_for
 from river_vllm.weights.packing import Packing
 
 Info = Callable[[], dict[str, Any]]
 
 
-def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tuple[River, Info]:
+def attach(
+    model: nn.Module,
+    config: RiverConfig,
+    vllm_config: VllmConfig,
+    heads: Collection[Head | None],
+    listed: Callable[[], torch.Tensor | None],
+) -> tuple[River, Info]:
     """Attach a river to ``model``, whose weights have not been loaded yet.
+
+    Args:
+        heads: what makes logits in the modes of the engine.
+        listed: gives the tokens that drafts are picked from, int64; None: from all of them.
 
     Returns:
         The river, and what ``GET /river`` reports of it.
@@ -55,6 +64,13 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     model_config = vllm_config.model_config
     layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
     linears = [[linear for _, linear in projections(layer)] for layer in layers]
+    for linear in (linear for layer in linears for linear in layer):
+        if not carries(linear.quant_method):
+            raise UnsupportedModelError(
+                f"projection '{linear.prefix}' uses {type(linear.quant_method).__name__}: River "
+                "makes its 4-bit weights of an unquantised checkpoint",
+                cure="",
+            )
     native = _native(config, vllm_config.device_config.device, model_config.dtype)
     many = get_tensor_model_parallel_world_size() > 1
     read_layer = None
@@ -63,29 +79,32 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     read = by_torch(CRITERION)
     if native is not None and CRITERION is transition_similarity:
         read = native.transition
+    current = Current(len(layers))
     river = River(
+        current,
         Router(read, from_first_rank if many else None),
-        RoutedForward(model, layers, vllm_config),
+        RoutedForward(current, model, layers, vllm_config),
         Residency(linears, config, lambda weights: model.load_weights(weights), read_layer),
         linears,
         dense=native.dense if native else None,
     )
     packing = Packing(config, model_config, getattr(model, "packed_modules_mapping", {}))
-    if config.lm_head == "river" or (config.drafts and has_plain_head(model)):
-        if config.drafts and not many and has_a_head_by_tokens(model, model_config):
-            river.listed = _listed(config, vllm_config)
+    if "river" in heads or ("draft" in heads and has_plain_head(model)):
+        if "draft" in heads and not many and has_a_head_by_tokens(model, model_config):
+            river.listed = listed()
         outputs = native.candidates if native else some_outputs
-        install_river_head(model, river, packing.expect, outputs)
+        install_river_head(model, current, packing.expect, outputs, river.listed)
     family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
     arguments = state_arguments(layers[0], family.stale_residual)
     for depth, layer in enumerate(layers):
         for index, linear in enumerate(linears[depth]):
             kept = depth < river.residency.resident
-            linear.quant_method = RiverDualLinearMethod(river, index, packing.expect(linear), kept)
+            linear.quant_method = RiverLinearMethod(
+                linear.quant_method, packing.expect(linear), current, index, kept
+            )
             hold_on_meta(linear)
-        hook = _Decision(river, depth, arguments)
-        layer.register_forward_pre_hook(hook, with_kwargs=True)
-    # Where River's operators find it, inside a compiled forward (``layers/compiled.py``).
+        layer.register_forward_pre_hook(Decision(river, depth, arguments), with_kwargs=True)
+    # Where River's operators find it, inside a compiled forward (``compiled.py``).
     vllm_config.compilation_config.static_forward_context[CONTEXT] = river
 
     def info() -> dict[str, Any]:
@@ -101,7 +120,7 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
 
 
 def from_first_rank(values: torch.Tensor) -> torch.Tensor:
-    """Rank 0's similarities: equal decisions on every rank, whatever all-reduce rounds."""
+    """Rank 0's values: equal decisions on every rank, however each one rounds."""
     return get_tp_group().broadcast(values.contiguous(), src=0)
 
 
@@ -110,34 +129,3 @@ def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Ba
     another kernel is asked for."""
     usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
     return backend() if usable and config.kernel in ("auto", "native") else None
-
-
-def _listed(config: RiverConfig, vllm_config: VllmConfig) -> torch.Tensor | None:
-    """The tokens that drafts are picked from; None where nobody has counted any."""
-    found = list_for(config, vllm_config.model_config)
-    if found is None:
-        return None
-    return torch.from_numpy(found.ids).to(vllm_config.device_config.device)
-
-
-class _Decision:
-    """A pre-hook of decoder layer ``depth``: decides who runs it in which precision.
-
-    Traced, it reads nothing that differs between layers, so that one trace serves all of them.
-    """
-
-    def __init__(self, river: River, depth: int, arguments: StateArguments) -> None:
-        self._river = river
-        self._depth = depth
-        self._arguments = arguments
-
-    def __call__(
-        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not torch.compiler.is_compiling():
-            self._river.route(self._depth, *self._arguments.read(args, kwargs))
-            return None
-        if not self._river.routed.active:
-            return None
-        hidden, residual = self._arguments.read(args, kwargs)
-        return self._arguments.replace(args, kwargs, torch.ops.river.route(hidden, residual))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from river_vllm.compat import Attention, LinearBase, UnquantizedLinearMethod
+from river_vllm.compat import Attention, LinearBase
 from river_vllm.errors import UnsupportedModelError
 
 
@@ -96,18 +96,11 @@ def projections(layer: nn.Module) -> list[tuple[str, LinearBase]]:
     """Name and module of every projection of a decoder layer.
 
     Raises:
-        UnsupportedModelError: a projection is quantised, or none is found.
+        UnsupportedModelError: none is found.
     """
     found = [(n, m) for n, m in layer.named_modules() if isinstance(m, LinearBase)]
     if not found:
         raise UnsupportedModelError(f"{type(layer).__name__} has no linear projections")
-    for name, module in found:
-        if type(module.quant_method) is not UnquantizedLinearMethod:
-            raise UnsupportedModelError(
-                f"projection '{name}' uses {type(module.quant_method).__name__}: "
-                "River quantises an unquantised checkpoint itself",
-                cure="",
-            )
     return found
 
 

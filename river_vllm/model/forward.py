@@ -7,12 +7,13 @@ one, or both) and tells an observer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from river_vllm.compat import (
     CommonAttentionMetadata,
@@ -21,6 +22,7 @@ from river_vllm.compat import (
     override_forward_context,
 )
 from river_vllm.model.compiled import RoutedForward
+from river_vllm.model.find import StateArguments
 from river_vllm.model.passes import Current, Dense, Head, Pass, Span
 from river_vllm.model.residency import Residency
 from river_vllm.step.router import Router
@@ -73,6 +75,10 @@ class River:
         ascending. Without them drafts are picked from every token."""
         self.rest()
 
+    def agreed(self, values: torch.Tensor) -> torch.Tensor:
+        """The values that all tensor-parallel ranks decide by."""
+        return self._router.agreed(values)
+
     def rest(self) -> None:
         """End the pass under way, its logits too."""
         self.current.rest(self.residency.resident)
@@ -120,6 +126,29 @@ class River:
             for linear in layer
         )
         return self._dense if plain else None
+
+
+class Decision:
+    """A pre-hook of decoder layer ``depth``: decides who runs it in which precision.
+
+    Traced, it reads nothing that differs between layers, so that one trace serves all of them.
+    """
+
+    def __init__(self, river: River, depth: int, arguments: StateArguments) -> None:
+        self._river = river
+        self._depth = depth
+        self._arguments = arguments
+
+    def __call__(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not torch.compiler.is_compiling():
+            self._river.route(self._depth, *self._arguments.read(args, kwargs))
+            return None
+        if not self._river.current.routed:
+            return None
+        hidden, residual = self._arguments.read(args, kwargs)
+        return self._arguments.replace(args, kwargs, torch.ops.river.route(hidden, residual))
 
 
 class Forward:
@@ -234,12 +263,9 @@ class Forward:
         return hidden
 
     def _call(self, due: Pass, model: Any) -> torch.Tensor:
-        if due.in_step:
+        with nullcontext() if due.in_step else self._context(due):
             hidden: torch.Tensor = model(**due.inputs)
             return hidden
-        with self._context(due):
-            hidden = model(**due.inputs)
-        return hidden
 
     @contextmanager
     def _context(self, due: Pass) -> Iterator[None]:

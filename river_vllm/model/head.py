@@ -13,7 +13,7 @@ those of the list, and, from the bf16 rows, those of the tokens in the requests'
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,10 +22,8 @@ from river_vllm.compat import UnquantizedEmbeddingMethod
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.model.find import lm_head
+from river_vllm.model.passes import Current
 from river_vllm.weights.packing import Packer
-
-if TYPE_CHECKING:
-    from river_vllm.model.forward import River
 
 Outputs = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """See ``some_outputs``."""
@@ -40,24 +38,27 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
     """Replaces the ``quant_method`` of an LM head; the input embedding is untouched.
 
     Args:
-        river: whose table says which head makes the step's logits.
+        current: the pass under way, which names the head that makes its logits.
         packer: quantises and packs the head's weight.
-        list_packer: the same for the part of it that ``river.listed`` names.
-        outputs: what makes them exact.
+        outputs: makes the logits of the candidates exact.
+        listed: tokens that get a 4-bit head of their own for drafts, int64.
+        list_packer: quantises and packs the weight of that head.
     """
 
     supports_pre_processed_weights = False
 
     def __init__(
         self,
-        river: River,
+        current: Current,
         packer: Packer,
-        list_packer: Packer | None,
         outputs: Outputs,
+        listed: torch.Tensor | None = None,
+        list_packer: Packer | None = None,
     ) -> None:
         super().__init__()
-        self._river = river
+        self._current = current
         self._packer = packer
+        self._listed = listed
         self._list_packer = list_packer
         self._outputs = outputs
         self._packed: PackedLinear | None = None
@@ -67,24 +68,24 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         weight = layer.weight.detach()
         self._packed = self._packer(weight)
         if self._list_packer is not None:
-            self._packed_list = self._list_packer(weight[self._river.listed])
+            self._packed_list = self._list_packer(weight[self._listed])
         super().process_weights_after_loading(layer)
 
     def apply(
         self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """``x [rows, hidden] -> [rows, vocabulary of this rank]``, or of the table's tokens."""
-        table = self._river.table
-        head = table.head
-        if head == "backbone" and table.dense is not None:
-            return table.dense(x, layer.weight, bias)
+        """``x [rows, hidden] -> [rows, vocabulary of this rank]``, or of the pass's columns."""
+        due = self._current.due
+        head = due.head
+        if head == "backbone" and due.dense is not None:
+            return due.dense(x, layer.weight, bias)
         if head == "backbone" or bias is not None or self._packed is None:
             return super().apply(layer, x, bias)
         if head == "draft":
-            if table.tokens is None or self._packed_list is None:
+            if due.columns is None or self._packed_list is None:
                 return self._packed.draft(x, None)
             listed = self._packed_list.draft(x, None)
-            added = table.tokens[listed.shape[1] :].expand(len(x), -1)
+            added = due.columns[listed.shape[1] :].expand(len(x), -1)
             return torch.cat([listed, self._outputs(x, layer.weight, added)], dim=1)
         logits = self._packed.apply(x, None)
         best = largest(logits, min(CANDIDATES, logits.shape[1]))
@@ -144,11 +145,12 @@ def has_a_head_by_tokens(model: nn.Module, model_config: Any) -> bool:
 
 def install_river_head(
     model: nn.Module,
-    river: River,
+    current: Current,
     packers: Callable[[nn.Module], Packer],
     outputs: Outputs = some_outputs,
+    listed: torch.Tensor | None = None,
 ) -> None:
-    """Give the model's LM head a 4-bit twin, and one of ``river.listed``'s tokens.
+    """Give the model's LM head a 4-bit twin, and one of the ``listed`` tokens alone.
 
     Args:
         packers: gives a packer for a weight of a module.
@@ -162,5 +164,5 @@ def install_river_head(
             f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'",
             cure="",
         )
-    list_packer = None if river.listed is None else packers(head)
-    head.quant_method = RiverHeadMethod(river, packers(head), list_packer, outputs)
+    list_packer = None if listed is None else packers(head)
+    head.quant_method = RiverHeadMethod(current, packers(head), outputs, listed, list_packer)

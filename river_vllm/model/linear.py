@@ -1,4 +1,4 @@
-"""One projection, two precisions: vLLM's own method for the backbone, and a 4-bit twin beside it."""
+"""One projection, two precisions: vLLM's own method for the backbone, and a 4-bit twin."""
 
 from __future__ import annotations
 
@@ -150,9 +150,7 @@ class RiverLinearMethod(LinearMethodBase):
             return out
         return self.product(layer, x, bias)
 
-    def product(
-        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+    def product(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """``x [rows, K] -> [rows, N]``, each row with the weight that its path needs.
 
         vLLM's Transformers backend has ``[1, rows, K]``.

@@ -10,7 +10,7 @@ import torch
 
 from river_vllm.compat import LinearBase
 from river_vllm.config import RiverConfig
-from river_vllm.model.linear import RiverDualLinearMethod
+from river_vllm.model.linear import RiverLinearMethod
 
 FETCHED = 2
 """Layers beyond the resident ones whose weights stay after they were read."""
@@ -98,6 +98,6 @@ class Residency:
             _method(linear).drop_backbone(linear)
 
 
-def _method(linear: LinearBase) -> RiverDualLinearMethod:
-    method: RiverDualLinearMethod = linear.quant_method
+def _method(linear: LinearBase) -> RiverLinearMethod:
+    method: RiverLinearMethod = linear.quant_method
     return method

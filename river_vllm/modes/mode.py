@@ -1,20 +1,21 @@
 """What a mode is: how one request is answered, and what its response says of that.
 
 A step gives each token one number (int16), whose meaning its mode knows. The numbers ride in vLLM's
-per-step ``routed_experts`` array, which vLLM's front end concatenates over a choice's life, trims at
-stop strings and hands over when the choice finishes. River has no other use for that array.
+per-step ``routed_experts`` array, which vLLM's front end concatenates over a choice's life, trims
+at stop strings and hands over when the choice finishes. River has no other use for that array.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from river_vllm.model.passes import Pass
+    from river_vllm.config import RiverConfig
+    from river_vllm.model.passes import Head, Pass
     from river_vllm.request import RiverSettings
 
 Numbers: TypeAlias = npt.NDArray[np.int16]
@@ -82,8 +83,11 @@ class Mode(Protocol):
         schema: of its report, for the API's description.
     """
 
-    exact: bool
-    schema: dict[str, Any]
+    exact: ClassVar[bool]
+    schema: ClassVar[dict[str, Any]]
+
+    def head(self, config: RiverConfig) -> Head | None:
+        """What makes logits for it in an engine, beside the bf16 LM head."""
 
     def leaves_kv(self, settings: RiverSettings) -> bool:
         """Whether K and V that the river wrote stay in the cache."""

@@ -6,16 +6,17 @@ vLLM's registry resolves ``"river_vllm.plugin.classes:RiverLlamaForCausalLM"`` b
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import nn
 
 from river_vllm.compat import ModelRegistry, VllmConfig
+from river_vllm.config import PREFIX, river_config_of
 from river_vllm.model.attach import attach
 from river_vllm.model.mapped import releasing
-from river_vllm.config import PREFIX
-from river_vllm.config import river_config_of
+from river_vllm.modes import MODES
+from river_vllm.modes.verified.token_list import tokens_of_drafts
 
 
 @cache
@@ -34,7 +35,10 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
     def __init__(self: Any, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         _name_both(vllm_config.model_config.hf_config, name)
         base.__init__(self, vllm_config=vllm_config, prefix=prefix)
-        self.river, self.river_info = attach(self, river_config_of(vllm_config), vllm_config)
+        config = river_config_of(vllm_config)
+        listed = partial(tokens_of_drafts, config, vllm_config)
+        heads = {mode.head(config) for mode in MODES}
+        self.river, self.river_info = attach(self, config, vllm_config, heads, listed)
 
     def load_weights(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
         return base.load_weights(self, releasing(weights), *args, **kwargs)

@@ -6,7 +6,6 @@ import os
 from importlib.metadata import entry_points
 
 from river_vllm import patches
-from river_vllm.calibrate.fingerprint import check_model, check_weights, served_checkpoint
 from river_vllm.compat import (
     MODELS_CONFIG_MAP,
     CompilationMode,
@@ -17,17 +16,16 @@ from river_vllm.compat import (
     vllm_envs,
 )
 from river_vllm.compiler import cannot_compile
-from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, RiverConfig
+from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, PREFIX, RiverConfig, river_config_of
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.kernels.native.library import cap as instruction_set_cap
-from river_vllm.plugin.connectors import refused_connector
-from river_vllm.config import PREFIX
-from river_vllm.config import river_config_of
-from river_vllm.request import default_settings, unreachable
 from river_vllm.modes.verified import speculation
 from river_vllm.modes.verified.speculation import RiverSpeculativeConfig
+from river_vllm.plugin.connectors import refused_connector
+from river_vllm.request import default_settings, unreachable
 from river_vllm.weights.cache import weights_folder
+from river_vllm.weights.fingerprint import check_model, check_weights, served_checkpoint
 from river_vllm.weights.source import weight_source
 
 logger = init_logger("vllm.river")

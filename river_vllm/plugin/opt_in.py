@@ -10,9 +10,9 @@ from __future__ import annotations
 from functools import cache
 
 from river_vllm.compat import ModelConfig, VerifyAndUpdateConfig, VllmConfig, init_logger
-from river_vllm.plugin.hook import RiverConfigHook
-from river_vllm.model.architectures import river_architecture
 from river_vllm.config import asks_for_river, serves_river
+from river_vllm.model.architectures import river_architecture
+from river_vllm.plugin.hook import RiverConfigHook
 
 logger = init_logger("vllm.river")
 

@@ -13,7 +13,8 @@ from river_vllm.plugin.orphan import end_with_parent
 from river_vllm.startup import quiet_while_starting
 
 if TYPE_CHECKING:
-    from river_vllm.compat import VllmConfig
+    pass
+
 
 def register_all() -> None:
     """Tell vLLM about every River class, and have it ask River wherever it settles an engine.

@@ -10,7 +10,7 @@ from river_vllm.step.criterion import Reading
 from river_vllm.step.table import StepTable
 
 Broadcast = Callable[[torch.Tensor], torch.Tensor]
-"""Makes a float32 tensor the same on every tensor-parallel rank."""
+"""Returns one rank's values on every tensor-parallel rank."""
 
 
 class Router:
@@ -25,6 +25,10 @@ class Router:
     def __init__(self, read: Reading, broadcast: Broadcast | None = None) -> None:
         self._read = read
         self._broadcast = broadcast
+
+    def agreed(self, values: torch.Tensor) -> torch.Tensor:
+        """The values that all ranks decide by."""
+        return values if self._broadcast is None else self._broadcast(values)
 
     def decide(
         self,
@@ -52,8 +56,8 @@ class Router:
         if table.measured:
             before = table.states if layers_run >= table.first else None
             table.states, values = self._read(before, *table.active_rows(hidden, residual))
-            if values is not None and self._broadcast is not None:
-                values = self._broadcast(values)
+            if values is not None:
+                values = self.agreed(values)
         leave = table.leaving(layers_run, None if values is None else values.cpu().numpy())
         if leave is not None:
             table.leave(leave, layers_run)

@@ -33,8 +33,8 @@ class Path(IntEnum):
 class StepTable:
     """The rows of a forward pass, in order, each in exactly one group.
 
-    A decode token is a group of its own. With sequence-level prefill, the prompt rows that a request
-    computes for the first time are one group. All columns have one entry per group.
+    A decode token is a group of its own. With sequence-level prefill, the prompt rows that a
+    request computes for the first time are one group. All columns have one entry per group.
 
     Args:
         num_layers: decoder layers L of the model.

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
-from river_vllm.weights.fit import quantize_fit
 from river_vllm.kernels.groups import LEVELS, GroupedWeight
+from river_vllm.weights.fit import quantize_fit
 
 DAMPING = 0.01
 """Added to the Hessian's diagonal, as a share of its mean (the authors' ``percdamp``)."""

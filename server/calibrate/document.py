@@ -13,6 +13,8 @@ from river_vllm import __version__
 from river_vllm.calibrate.bounds import upper_bound
 from river_vllm.calibrate.certify import Trial
 from river_vllm.calibrate.choose import Prediction
+from river_vllm.calibrate.run import Outcome
+from river_vllm.config import RiverConfig
 from river_vllm.guarantee import (
     AchievedRecord,
     Calibration,
@@ -23,8 +25,6 @@ from river_vllm.guarantee import (
     calibrated_settings,
     recorded_settings,
 )
-from river_vllm.calibrate.run import Outcome
-from river_vllm.config import RiverConfig
 from server.calibrate.speed import WeightBytes
 from server.cli.prompts import Prompts
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from river_vllm.calibrate.bounds import prompts_needed
 from river_vllm.calibrate.choose import Policy
-from river_vllm.calibrate.fingerprint import fingerprint, served_checkpoint
 from river_vllm.calibrate.passes import TeacherForcedEngine, Text
 from river_vllm.calibrate.run import Calibrator, Outcome
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
 from river_vllm.weights.cache import weights_folder
+from river_vllm.weights.fingerprint import fingerprint, served_checkpoint
 from server.calibrate.document import Circumstances, as_json, as_yaml, guarantee, river_config
 from server.calibrate.options import CalibrateOptions
 from server.calibrate.speed import WeightBytes

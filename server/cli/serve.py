@@ -10,8 +10,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from river_vllm.errors import RiverError
 from river_vllm.config import PLUGIN
+from river_vllm.errors import RiverError
 from river_vllm.startup import REFUSAL_FILE, Stage, file_named_by, mark
 from server.cli.caches import writable_caches
 from server.cli.narration import narrated

@@ -7,8 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from river_vllm.depths import Depths
 from river_vllm.modes import mode_of
+from river_vllm.modes.mode import Numbers
 from river_vllm.request import RiverSettings
 
 
@@ -20,7 +20,7 @@ class RiverExchange:
     num_layers: int
     trace: bool = False
     _calls: int = 0
-    _choices: dict[int, Depths] = field(default_factory=dict)
+    _choices: dict[int, Numbers] = field(default_factory=dict)
     _unsent: dict[int, list[int]] = field(default_factory=dict)
 
     def next_call(self, choices: int) -> int:
@@ -33,7 +33,7 @@ class RiverExchange:
         self._calls += choices
         return first
 
-    def add(self, choice: int, depths: Depths) -> None:
+    def add(self, choice: int, depths: Numbers) -> None:
         """Take what became of a finished choice's tokens."""
         self._choices[choice] = depths
 

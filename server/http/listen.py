@@ -16,9 +16,8 @@ import numpy as np
 
 from river_vllm import patches
 from river_vllm.compat import EngineDeadError, GracefulHTTPError
-from river_vllm.depths import Depths
 from river_vllm.modes import mode_that_made
-from river_vllm.modes.mode import Mode
+from river_vllm.modes.mode import Mode, Numbers
 from river_vllm.request import EXTRA_ARGS_KEY, as_sampled
 from server.http.errors import SHUTTING_DOWN
 from server.http.exchange import RiverExchange, current_exchange
@@ -118,7 +117,7 @@ def _outputs(process: _Method, processor: Any, state: RiverState, source: _Sourc
         states = processor.request_states
         known = [(o, states[o.request_id]) for o in engine_core_outputs if o.request_id in states]
         result = process(engine_core_outputs, *args, **kwargs)
-        step: dict[Mode, list[Depths]] = {}
+        step: dict[Mode, list[Numbers]] = {}
         for output, request in known:
             # A stop string trims new_token_ids in place, so tokens past it are not counted.
             depths = output.routed_experts

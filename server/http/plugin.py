@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from opentelemetry.trace import get_tracer
 from starlette.middleware import Middleware
 
-from river_vllm.calibrate.fingerprint import served_checkpoint
 from river_vllm.compat import init_logger
 from river_vllm.config import PLUGIN, river_config_of, serves_river
 from river_vllm.request import default_settings
+from river_vllm.weights.fingerprint import served_checkpoint
 from server.http.console.page import attach_console
 from server.http.engine import engine_info, follow
 from server.http.guard import RiverGuard

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from river_vllm.calibrate.fingerprint import fingerprint
 from river_vllm.config import RiverConfig
 from river_vllm.modes.verified.token_list import FILE_NAME, Text, TokenList, counted
+from river_vllm.weights.fingerprint import fingerprint
 from server.cli.engine import prepare
 from server.cli.files import make_console, write_json
 from server.cli.progress import Steps

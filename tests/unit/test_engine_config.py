@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from river_vllm import engine_config, kv_connectors, patches
-from river_vllm.calibrate.fingerprint import fingerprint
+from river_vllm.weights.fingerprint import fingerprint
 from river_vllm.compat import CompilationMode, vllm_envs
 from river_vllm.plugin.hook import (
     CPU_WORKER,

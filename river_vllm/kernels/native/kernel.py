@@ -15,10 +15,10 @@ from typing import TypeAlias
 import torch
 
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, not_for_cpu_bf16
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.library import backend
 from river_vllm.kernels.native.pages import HugePages
-from river_vllm.kernels.groups import GroupedWeight
 
 LANES = 16
 """Output features of a block."""

@@ -1,8 +1,8 @@
 """Exit mode: a token leaves the backbone when its state has settled.
 
 A step reports one signed number for each request: ``+l`` where its token came out of a decode step
-that ran *l* backbone layers, ``-l`` where it came out of the prompt's last row. A mark says that the
-token was held on the backbone because leaving would not have paid.
+that ran *l* backbone layers, ``-l`` where it came out of the prompt's last row. A mark says that
+the token was held on the backbone because leaving would not have paid.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 from river_vllm.modes.mode import Numbers
 
 if TYPE_CHECKING:
+    from river_vllm.config import RiverConfig
+    from river_vllm.model.passes import Head
     from river_vllm.request import RiverSettings
 
 HELD = 1 << 12
@@ -34,7 +36,7 @@ class ExitMode:
     An answer of the backbone alone is one in which no token leaves.
     """
 
-    exact = True
+    exact: ClassVar[bool] = True
     schema: ClassVar[dict[str, Any]] = {
         "type": "object",
         "description": "How deep the tokens of this response ran.",
@@ -56,6 +58,9 @@ class ExitMode:
             },
         },
     }
+
+    def head(self, config: RiverConfig) -> Head | None:
+        return "river" if config.lm_head == "river" else None
 
     def leaves_kv(self, settings: RiverSettings) -> bool:
         return settings.may_exit

@@ -68,8 +68,6 @@ class Exits:
         device: of the hidden states.
     """
 
-    table_class = StepTable
-
     def __init__(
         self,
         config: RiverConfig,
@@ -86,20 +84,20 @@ class Exits:
         self._sequence_prefill = config.prefill == "sequence"
         self._limit = _limit(config)
         self._step: Sequence[Scheduled] = ()
-        self.lines: list[Line] = []
+        self._lines: list[Line] = []
 
     def table(self, step: Sequence[Scheduled]) -> StepTable:
         """The table of a step."""
         self._step = step
         stay = not self._may_leave_now()
-        self.lines = [
+        self._lines = [
             line
             for index, scheduled in enumerate(step)
             for line in self._lines_of(index, scheduled, stay)
         ]
-        columns = zip(*self.lines, strict=True) if self.lines else [()] * len(Line._fields)
+        columns = zip(*self._lines, strict=True) if self._lines else [()] * len(Line._fields)
         request, _, rows, threshold, floor, replayed, held = columns
-        return self.table_class(
+        return StepTable(
             self._num_layers,
             rows,
             threshold,
@@ -123,10 +121,14 @@ class Exits:
         """Where the rows of the step stand."""
         return [Span(i, s.start, s.rows) for i, s in enumerate(self._step)]
 
+    def groups(self) -> Iterator[tuple[Line, Request]]:
+        """The groups of the step, each with its request."""
+        return ((line, self._step[line.request].request) for line in self._lines)
+
     def depths(self, table: StepTable) -> list[int]:
         """The signed depth of each request's last row after the pass, in the batch's order."""
         found = [0] * len(self._step)
-        for line, depth in zip(self.lines, table.exit_layer.tolist(), strict=True):
+        for line, depth in zip(self._lines, table.exit_layer.tolist(), strict=True):
             request = self._step[line.request].request
             generated = line.start + line.rows - 1 - request.prompt
             if self._may_leave(request):

@@ -15,6 +15,8 @@ import numpy as np
 from river_vllm.modes.mode import Numbers
 
 if TYPE_CHECKING:
+    from river_vllm.config import RiverConfig
+    from river_vllm.model.passes import Head
     from river_vllm.request import RiverSettings
 
 _KEPT, _STEP, _DRAFTED = 1, 2, 2
@@ -29,7 +31,7 @@ RECENT = 300
 class VerifiedMode:
     """Lossless: no token exits."""
 
-    exact = False
+    exact: ClassVar[bool] = False
     schema: ClassVar[dict[str, Any]] = {
         "type": "object",
         "description": "The river's drafts (--river-verify).",
@@ -45,6 +47,9 @@ class VerifiedMode:
             "acceptance": {"type": ["number", "null"]},
         },
     }
+
+    def head(self, config: RiverConfig) -> Head | None:
+        return "draft" if config.drafts else None
 
     def leaves_kv(self, settings: RiverSettings) -> bool:
         """The backbone writes over the K and V of every draft."""

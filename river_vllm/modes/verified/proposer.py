@@ -14,20 +14,19 @@ import torch
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
 from river_vllm.config import river_config_of
-from river_vllm.request import default_settings, settings_of
+from river_vllm.costs import Costs, Kind
+from river_vllm.model.forward import Forward
+from river_vllm.model.passes import Span
+from river_vllm.modes.mode import Timed
 from river_vllm.modes.verified.acceptance import Acceptance
 from river_vllm.modes.verified.depth import Depth, best_depth, fixed_depth
 from river_vllm.modes.verified.draft import Draft, run
-from river_vllm.verify.drafter import RiverDrafter
 from river_vllm.modes.verified.sampling import GREEDY, Picked, pick
 from river_vllm.modes.verified.vocabulary import Vocabulary
 
 
 class RiverProposer(DraftModelProposer):
     """Drafts with the target model's own river."""
-
-    river: RiverDrafter
-    """Runs the draft passes."""
 
     def __init__(self, vllm_config: Any, device: torch.device, runner: Any) -> None:
         super().__init__(vllm_config, device, runner)
@@ -36,17 +35,46 @@ class RiverProposer(DraftModelProposer):
         self._size = vllm_config.model_config.get_vocab_size()
         self._acceptance = Acceptance()
         self._pending: dict[str, Draft] = {}
+        self._adaptive = river_config_of(vllm_config).draft == "adaptive"
+        self._costs = Costs()
+        self._forward: Forward | None = None
         self._vocabulary: Vocabulary | None = None
 
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""
-        config = river_config_of(self.vllm_config)
-        self.river = RiverDrafter(self._river_runner, 0, "draft")
-        self._defaults = default_settings(config)
-        self._fixed = config.draft == "fixed"
-        listed = target_model.river.listed
-        if listed is not None:
+
+    def begin(self, forward: Forward, costs: Costs) -> None:
+        """Draft from now on.
+
+        Args:
+            forward: runs the draft passes.
+            costs: how far drafts pay.
+        """
+        self._forward, self._costs = forward, costs
+        if (listed := forward.river.listed) is not None:
             self._vocabulary = Vocabulary(listed, self._size)
+
+    def timed(self, forward: Forward, requests: int) -> dict[Kind, Timed]:
+        """The kinds of passes whose times decide on drafts for up to ``requests`` requests."""
+        if not self._adaptive:
+            return {}
+        river = forward.river
+        most = min(requests * (1 + self._most), int(self._river_runner.max_num_tokens))
+        draft = Timed(lambda rows: forward.idle(rows, 0, "draft", columns=river.listed), most)
+        layers = river.num_layers
+        verify = Timed(lambda rows: forward.idle(rows, layers, "backbone", exact=False), most)
+        return {"draft": draft, **({"verify": verify} if river.dense is not None else {})}
+
+    def info(self) -> dict[str, Any]:
+        """How much is drafted, and from which tokens, for operators."""
+        listed = self._vocabulary and self._vocabulary.size
+        return {
+            "verify": {
+                "max_tokens": self._most,
+                "adaptive": self._adaptive,
+                "head_tokens": listed or self._size,
+            }
+        }
 
     def initialize_attn_backend(
         self, kv_cache_config: Any, kernel_block_sizes: list[int] | None = None
@@ -133,7 +161,7 @@ class RiverProposer(DraftModelProposer):
         params = request.sampling_params
         ends = (params.eos_token_id, *(params.stop_token_ids or ()))
         limit = 0
-        if settings_of(params, self._defaults).may_draft and token not in ends:
+        if runner.river_requests[request_id].settings.may_draft and token not in ends:
             # A step also makes a token of the backbone's own: the draft must leave room for it.
             left = runner.max_model_len - position - 1
             said = position + 1 - request.num_prompt_tokens
@@ -165,12 +193,11 @@ class RiverProposer(DraftModelProposer):
             What the tokens were sampled from, float32 ``[requests, drafted, vocabulary]``; None
             where none was sampled.
         """
-        steps = self._river_runner.river_steps
-        costs, exact = steps.costs, steps.exact
+        costs, exact = self._costs, self._river_runner.river_exact
         if metadata.logprob_token_ids:
             # The next step would throw drafts away (``RiverRunnerMixin._sample``).
             return None
-        if self._fixed:
+        if not self._adaptive:
             depth = fixed_depth(len(drafts))
         elif any(draft.first and draft.limit for draft in drafts):
             # Requests often come together. Prompts that come after the first do not wait for its
@@ -242,20 +269,18 @@ class RiverProposer(DraftModelProposer):
         columns: torch.Tensor | None,
     ) -> Picked:
         """One river pass over each draft's last token and its guesses."""
-        counts = [1 + len(some) for some in guesses]
-        tokens = [t for d, some in zip(going, guesses, strict=True) for t in (d.token, *some)]
-        positions = [
-            d.next_position + i for d, n in zip(going, counts, strict=True) for i in range(n)
-        ]
-        owners = [d.row for d, n in zip(going, counts, strict=True) for _ in range(n)]
-        logits = self.river.step(
-            [d.row for d in going],
-            counts,
-            torch.tensor(tokens, device=self.device),
-            torch.tensor(positions, device=self.device),
-            columns,
+        assert self._forward is not None
+        spans, tokens, owners = [], [], []
+        for draft, some in zip(going, guesses, strict=True):
+            spans.append(Span(draft.row, draft.next_position, 1 + len(some)))
+            tokens += [draft.token, *some]
+            owners += [draft.row] * (1 + len(some))
+        due = self._forward.decode(
+            spans, torch.tensor(tokens, device=self.device), 0, "draft", columns=columns
         )
-        return pick(logits, torch.tensor(owners, device=self.device), metadata)
+        logits = self._forward.logits(due)
+        picked = pick(logits, torch.tensor(owners, device=self.device), metadata)
+        return picked.agreed(self._forward.river.agreed)
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:

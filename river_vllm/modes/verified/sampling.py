@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,13 @@ class Picked:
     columns: torch.Tensor
     confidence: torch.Tensor
     probabilities: torch.Tensor | None
+
+    def agreed(self, broadcast: Callable[[torch.Tensor], torch.Tensor]) -> Picked:
+        """One rank's picks and confidences, on every rank. They decide how long drafts are, and the
+        ranks meet in each draft pass."""
+        both = torch.stack((self.columns.double(), self.confidence.double()))
+        columns, confidence = broadcast(both)
+        return replace(self, columns=columns.long(), confidence=confidence.float())
 
 
 def pick(logits: torch.Tensor, rows: torch.Tensor, metadata: Any) -> Picked:

@@ -11,14 +11,18 @@ import base64
 import binascii
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from river_vllm.guarantee import ModelRecord
+from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
+from river_vllm.guarantee import ModelRecord
+from river_vllm.weights.cache import weights_folder
+from river_vllm.weights.fingerprint import served_checkpoint
 
 FILE_NAME = "draft-tokens.json"
 """In a folder of 4-bit weights."""
@@ -119,6 +123,44 @@ def read(file: Path) -> TokenList:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise RiverError(f"token list '{file}': {reason} (without it every token counts)") from None
+
+
+def shipped() -> list[Path]:
+    """The files; each names the checkpoints that it was counted on."""
+    return sorted((Path(__file__).parent / "token_lists").glob("*.json"))
+
+
+def list_for(config: RiverConfig, model_config: Any) -> TokenList | None:
+    """The list of an engine's drafts: the one in its folder of 4-bit weights, as ``river-vllm
+    quantize`` writes it, or one that is shipped for the checkpoint, which is known by the hashes of
+    its configuration and weights.
+
+    Args:
+        model_config: vLLM's.
+
+    Raises:
+        RiverError: a list is damaged, or of a model with another vocabulary.
+    """
+    folder = weights_folder(config, model_config.model)
+    if folder is not None and (folder / FILE_NAME).exists():
+        found, vocabulary = read(folder / FILE_NAME), model_config.get_vocab_size()
+        if found.vocabulary != vocabulary:
+            raise RiverError(
+                f"token list '{folder / FILE_NAME}' is of {found.vocabulary} tokens, the model has "
+                f"{vocabulary}; remove it, or make it again with 'river-vllm quantize'"
+            )
+        return found
+    served = served_checkpoint(model_config)
+    known = map(read, shipped())
+    return next((one for one in known if any(m.proves(served) for m in one.models)), None)
+
+
+def tokens_of_drafts(config: RiverConfig, vllm_config: Any) -> torch.Tensor | None:
+    """The tokens that an engine's drafts are picked from, int64; None where no list names any."""
+    found = list_for(config, vllm_config.model_config)
+    if found is None:
+        return None
+    return torch.from_numpy(found.ids).to(vllm_config.device_config.device)
 
 
 def counted(

@@ -42,6 +42,8 @@ class Vocabulary:
 
     def __init__(self, listed: torch.Tensor, size: int) -> None:
         self._listed = listed
+        self.size = len(listed)
+        """Tokens in the list."""
         self._is_listed = np.zeros(size, dtype=np.bool_)
         self._is_listed[listed.cpu().numpy()] = True
         # Each costs as much to read as four in 4 bit, for each row of a pass.

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from river_vllm.calibrate.choose import Policy
-from river_vllm.calibrate.fingerprint import fingerprint
+from river_vllm.weights.fingerprint import fingerprint
 from river_vllm.calibrate.observer import Measured
 from river_vllm.calibrate.passes import Text
 from river_vllm.guarantee import ModelRecord, recorded_settings

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from river_vllm.calibrate.fingerprint import (
+from river_vllm.weights.fingerprint import (
     check_model,
     check_weights,
     fingerprint,

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from river_vllm import calibrations
-from river_vllm.calibrate.fingerprint import fingerprint
+from river_vllm.weights.fingerprint import fingerprint
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import REMOVED
 from river_vllm.errors import RiverError

@@ -75,6 +75,7 @@ def proposer() -> RiverProposer:
     made.river = CountingRiver()
     made._defaults = default_settings(RiverConfig(verify=K))
     made._fixed = True
+    made._agreed = lambda values: values
     proposer: RiverProposer = made
     return proposer
 
@@ -379,6 +380,26 @@ def test_drafts_that_do_not_seem_to_pay_are_tried_with_one_token(proposer: Any) 
     # A request that may not draft is none to try it with.
     beside = {"a": request(7, river={"enabled": False})}
     assert propose(proposer, beside, *step[1:]) == [[]]
+
+
+def test_the_picks_of_one_rank_decide_on_all(proposer: Any) -> None:
+    """Another rank's river is less sure, and likes another token: it drafts alike all the same."""
+    proposer._fixed, proposer._river_runner.river_steps.costs = False, CHEAP
+    step, said = ({"a": request(7)}, [17], [1], [10]), []
+    proposer._agreed = lambda values: said.append(values) or values
+    first, passes = propose(proposer, *step), proposer.river.steps
+    assert first == [[11, 12, 13]]
+
+    class Unsure(CountingRiver):
+        def step(self, *args: Any) -> torch.Tensor:
+            return super().step(*args).roll(1, dims=1) / 8
+
+    proposer.river, proposer._acceptance = Unsure(), Acceptance()
+    assert propose(proposer, *step) != first
+    proposer.river, proposer._acceptance = Unsure(), Acceptance()
+    proposer._agreed = lambda _: said.pop(0)
+    assert propose(proposer, *step) == first
+    assert proposer.river.steps == passes
 
 
 def test_nothing_is_drafted_that_would_be_thrown_away(proposer: Any) -> None:

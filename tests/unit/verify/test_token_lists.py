@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from river_vllm import token_lists
-from river_vllm.calibrate.fingerprint import fingerprint
+from river_vllm.weights.fingerprint import fingerprint
 from river_vllm.guarantee import ModelRecord
 from river_vllm.calibrate.shipped import shipped as shipped_calibrations
 from river_vllm.config import RiverConfig, load_config_file

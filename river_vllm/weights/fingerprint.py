@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from river_vllm.guarantee import ModelRecord
 from river_vllm.errors import RiverError
+from river_vllm.guarantee import ModelRecord
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 SAMPLES = 16
