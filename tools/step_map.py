@@ -131,14 +131,17 @@ def main() -> int:
     from tests.support.checkpoints import tiny_qwen2
     from tests.support.engines import river_engine
 
+    engines = {
+        "engine without drafts": RiverConfig(verify=0, scope="token", max_rows="all"),
+        "engine with drafts": RiverConfig(verify=4, draft="fixed", scope="token", max_rows="all"),
+    }
     found: dict[str, StepMap] = {}
     with tempfile.TemporaryDirectory() as work:
         model = tiny_qwen2(Path(work, "tiny"))
-        for label, verify in (("engine without drafts", 0), ("engine with drafts", 4)):
-            config = RiverConfig(verify=verify, draft="fixed", scope="token", max_rows="all")
+        for label, config in engines.items():
             engine = river_engine(model, config, enforce_eager=not options.compiled)
             for kind, settings in KINDS.items():
-                if verify or kind != "verified":
+                if config.verify or kind != "verified":
                     found[f"{kind} step, {label}"] = look(engine, settings)
             del engine
     for step, calls in found.items():
