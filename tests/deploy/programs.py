@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+
 def program(name: str, install: str) -> str:
     """Where ``name`` is: in the variable ``RIVER_NAME``, beside this Python, or in PATH.
 

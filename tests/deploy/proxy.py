@@ -1,7 +1,7 @@
 """nginx on the project's configuration, in front of servers that behave like River's.
 
-Only its addresses are changed: Docker's DNS and the ports do not exist here, and Debian's nginx does
-not follow a DNS server.
+Only its addresses are changed: Docker's DNS and the ports do not exist here, and Debian's nginx
+does not follow a DNS server.
 """
 
 from __future__ import annotations
