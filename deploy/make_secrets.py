@@ -35,22 +35,23 @@ def write_once(path: Path, text: str) -> str:
 def make_secrets(folder: Path) -> None:
     """Create the folder and its files.
 
-    ``api_keys`` is what the server accepts, one key per line: that of clients, and one that
-    Prometheus alone uses, so that either can be replaced without the other.
+    ``api_keys`` is what opens every route of the server, one key per line: that of clients.
+    ``metrics_key`` is Prometheus' own and opens what it reads.
 
     Raises:
         OSError: a file cannot be written.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    keys = [
+    client_key, metrics_key, _ = (
         write_once(folder / name, secrets.token_urlsafe(KEY_BYTES))
-        for name in ("client_key", "metrics_key")
-    ]
-    accepted = write_once(folder / "api_keys", "\n".join(keys)).split()
-    if missing := [key for key in keys if key not in accepted]:
-        print(f"warning: api_keys, which was kept, lacks {len(missing)} of the two keys beside it")
-    write_once(folder / "grafana_password", secrets.token_urlsafe(KEY_BYTES))
+        for name in ("client_key", "metrics_key", "grafana_password")
+    )
+    accepted = write_once(folder / "api_keys", client_key).split()
+    if client_key not in accepted:
+        print("warning: api_keys, which was kept, lacks the key in client_key")
+    if metrics_key in accepted:
+        print("warning: api_keys holds the metrics key: the server refuses it there, take it out")
     # Empty is valid: only gated models need a token of the Hugging Face Hub.
     write_once(folder / "hf_token", "")
 

@@ -15,6 +15,8 @@ from server.telemetry.progress import STALL_SECONDS
 
 KEY_VARIABLES = ("RIVER_API_KEY", "VLLM_API_KEY")
 KEY_FILE_VARIABLE = "RIVER_API_KEY_FILE"
+METRICS_KEY_VARIABLE = "RIVER_METRICS_KEY"
+METRICS_KEY_FILE_VARIABLE = "RIVER_METRICS_KEY_FILE"
 
 RIVER_OPTIONS = FieldsOf(
     RiverConfig, tuple(n for n in RiverConfig.model_fields if n != "calibration"), "river-"
@@ -49,6 +51,13 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         default=None,
         help=f"file with one API key per line (default: ${KEY_FILE_VARIABLE})",
+    )
+    group.add_argument(
+        "--metrics-key-file",
+        metavar="FILE",
+        default=None,
+        help="file with one key per line that opens GET /metrics, /river and /river/stats and "
+        f"nothing else (default: ${METRICS_KEY_FILE_VARIABLE})",
     )
 
 
@@ -86,19 +95,55 @@ def api_keys(args: argparse.Namespace) -> list[str]:
         if not all(args.api_key):
             raise RiverError("--api-key is empty: leave it out to read the key from elsewhere")
         return list(args.api_key)
-    name, path = "--api-key-file", args.api_key_file
-    if path is None:
-        name, path = KEY_FILE_VARIABLE, os.environ.get(KEY_FILE_VARIABLE)
-    if path is not None:
-        if not path:
-            raise RiverError(f"{name} is empty: name a file of keys, or leave it out")
-        try:
-            lines = Path(path).read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise RiverError(f"API key file '{path}': {error.strerror or error}") from None
-        except UnicodeDecodeError:
-            raise RiverError(f"API key file '{path}' is not UTF-8 text") from None
-        if not lines:
-            raise RiverError(f"API key file '{path}' holds no key: write one on each line")
-        return lines
+    keys = _keys_in_file("--api-key-file", args.api_key_file, KEY_FILE_VARIABLE)
+    if keys is not None:
+        return keys
     return [key for name in KEY_VARIABLES if (key := os.environ.get(name))][:1]
+
+
+def metrics_keys(args: argparse.Namespace) -> list[str]:
+    """Keys that read metrics and the state, from a file or the environment, in this order.
+
+    Args:
+        args: ``api_key`` holds the API keys.
+
+    Raises:
+        RiverError: the file is wrong as one of API keys can be, or a key protects nothing.
+    """
+    keys = _keys_in_file("--metrics-key-file", args.metrics_key_file, METRICS_KEY_FILE_VARIABLE)
+    if keys is None:
+        keys = [key for key in [os.environ.get(METRICS_KEY_VARIABLE)] if key]
+    if keys and not args.api_key:
+        raise RiverError(
+            "a metrics key without an API key: every route would be open; set an API key too "
+            f"(${KEY_FILE_VARIABLE}), or leave the metrics key out"
+        )
+    if set(keys) & set(args.api_key):
+        raise RiverError(
+            "a metrics key is among the API keys, which open every route: take it out of those"
+        )
+    return keys
+
+
+def _keys_in_file(option: str, path: str | None, variable: str) -> list[str] | None:
+    """The keys in the file that the option names, else the variable; None where neither does.
+
+    Raises:
+        RiverError: the file cannot be read, has an empty name, or holds no key.
+    """
+    name = option
+    if path is None:
+        name, path = variable, os.environ.get(variable)
+    if path is None:
+        return None
+    if not path:
+        raise RiverError(f"{name} is empty: name a file of keys, or leave it out")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise RiverError(f"{name} '{path}': {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise RiverError(f"{name} '{path}' is not UTF-8 text") from None
+    if not lines:
+        raise RiverError(f"{name} '{path}' holds no key: write one on each line")
+    return lines

@@ -15,7 +15,7 @@ from river_vllm.errors import RiverError
 from river_vllm.startup import REFUSAL_FILE, Stage, file_named_by, mark
 from server.cli.caches import writable_caches
 from server.cli.narration import narrated
-from server.cli.options import add_river_options, api_keys, river_config
+from server.cli.options import add_river_options, api_keys, metrics_keys, river_config
 from server.cli.refusals import refusal
 from server.cli.stopping import end, ended_by_sigterm
 from server.telemetry.ending import ending
@@ -119,6 +119,7 @@ def configure(args: argparse.Namespace) -> None:
     _refuse_unreadable(args)
     args.model, args.model_tag = args.model_tag, None
     args.api_key = api_keys(args)
+    args.metrics_keys = metrics_keys(args)
     if args.kv_cache_memory_bytes is None:
         os.environ.setdefault(*CPU_KV_CACHE)
     options = dict(vars(args))

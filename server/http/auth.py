@@ -1,4 +1,4 @@
-"""One key for every route. vLLM guards only some prefixes, and answers without an error object."""
+"""Keys for every route. vLLM guards only some prefixes, and answers without an error object."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from server.telemetry.ending import ending
 
 PUBLIC = frozenset({"/health", "/ready", "/version"})
 METRICS = "/metrics"
+READ_BY_METRICS_KEYS = frozenset({METRICS, "/river", "/river/stats"})
+"""Routes that a metrics key opens, by ``GET`` alone."""
 INACTIVE = "River is not active in this server: its plugin did not load"
 
 
@@ -56,21 +58,23 @@ class RiverAuthMiddleware:
         path = path_of(scope)
         if path in PUBLIC or (path == METRICS and getattr(args, "river_open_metrics", False)):
             return True
-        keys = keys_of(args)
-        return not keys or opens(scope, keys)
+        return not keys_of(args) or opens(scope, args)
 
 
 def keys_of(args: Namespace) -> list[str]:
-    """The keys of a server, however it was started; as vLLM finds them, empty ones left out
+    """The API keys of a server, however it was started; as vLLM finds them, empty ones left out
     (``entrypoints/serve/middleware/register.py``)."""
     return [key for key in args.api_key or [vllm_envs.VLLM_API_KEY] if key]
 
 
-def opens(scope: Scope, keys: list[str]) -> bool:
-    """Whether a request brings one of ``keys``, or asks for what needs none."""
+def opens(scope: Scope, args: Namespace) -> bool:
+    """Whether a request brings a key that opens its route, or asks for what needs none."""
     headers = Headers(scope=scope)
-    if _is_preflight(scope, headers) or opens_console(scope, path_of(scope), keys, PATH):
+    path, keys = path_of(scope), keys_of(args)
+    if _is_preflight(scope, headers) or opens_console(scope, path, keys, PATH):
         return True
+    if scope.get("method") == "GET" and path in READ_BY_METRICS_KEYS:
+        keys = [*keys, *getattr(args, "metrics_keys", ())]
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         return False

@@ -38,8 +38,8 @@ class RiverGuard:
             await self.app(scope, receive, send)
             return
         args = scope["app"].state.args
-        if keys := keys_of(args):
-            refusal = None if opens(scope, keys) else unauthorized(scope)
+        if keys_of(args):
+            refusal = None if opens(scope, args) else unauthorized(scope)
         elif scope["method"] in _HARMLESS or (reason := stranger(scope, args)) is None:
             refusal = None
         else:

@@ -157,7 +157,9 @@ def _hand_over(request: Any, layers: list[int]) -> None:
 def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Method:
     """vLLM's HTTP server goes on listening while its engine drains, and answers what it then
     aborts with an empty text and status 200. Without a drain the engine ends at once, and vLLM
-    leaves its requests waiting, and its HTTP server for them; they get an error here.
+    leaves its requests waiting, and its HTTP server for them; they get an error here. A proxy sends
+    what status 503 answers to another server, so an engine that has failed has another status: one
+    of its requests may have been the cause.
     """
 
     def river_shutdown(*args: Any, **kwargs: Any) -> Any:
@@ -169,7 +171,8 @@ def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Meth
         finally:
             if handler is not None and not (loop := handler.get_loop()).is_closed():
                 left = engine_client.output_processor.propagate_error
-                loop.call_soon_threadsafe(left, EngineStopped())
+                error = EngineDeadError() if state.ending.failed else EngineStopped()
+                loop.call_soon_threadsafe(left, error)
 
     return river_shutdown
 

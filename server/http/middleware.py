@@ -8,7 +8,7 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.http.body import BodyTooLongError, bounded, read_body, replay, with_length
-from server.http.errors import SHUTTING_DOWN, FieldError, error_response
+from server.http.errors import FieldError, error_response, shutting_down
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.field import FIELD, GENERATING, OTHERS, take_exchange
 from server.http.limits import refuse_impossible_values
@@ -50,8 +50,7 @@ class RiverMiddleware:
         if raw is None:
             return
         if state is not None and state.ending.begun:
-            response = error_response(SHUTTING_DOWN, HTTPStatus.SERVICE_UNAVAILABLE)
-            await response(scope, receive, send)
+            await shutting_down()(scope, receive, send)
             return
         try:
             body, exchange = _take(path, raw, state)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-NGINX_WITH_RESOLVE = (1, 27, 3)
-"""The first open-source nginx whose ``server … resolve`` follows DNS."""
 
 
 def program(name: str, install: str) -> str:
@@ -35,14 +31,3 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-def nginx() -> str:
-    """An nginx that knows ``resolve``; skips with the reason otherwise."""
-    path = program("nginx", "an nginx from 1.27.3 on; RIVER_NGINX=/path names one")
-    shown = subprocess.run([path, "-v"], capture_output=True, text=True).stderr
-    version = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", shown)
-    assert version is not None, shown
-    if tuple(map(int, version.groups())) < NGINX_WITH_RESOLVE:
-        pytest.skip(f"{version[0]} cannot follow DNS ('resolve' came with 1.27.3); not run")
-    return path

@@ -1,11 +1,14 @@
 """nginx on the project's configuration, in front of servers that behave like River's.
 
-Only its addresses are changed: Docker's DNS and the ports do not exist here.
+Only its addresses are changed: Docker's DNS and the ports do not exist here, and Debian's nginx
+does not follow a DNS server.
 """
 
 from __future__ import annotations
 
+import getpass
 import http.client
+import json
 import socket
 import subprocess
 import threading
@@ -19,32 +22,52 @@ from tests.deploy.files import DEPLOY
 
 ADDRESSES = ("127.0.0.21", "127.0.0.22")
 EVENTS = 3
+KEY = {"Authorization": "Bearer secret-key"}
 
 
 class Server(BaseHTTPRequestHandler):
-    """Streams events, each only when the test has let it go; hangs up at ``/broken``."""
+    """Streams events, each only when the test has let it go; hangs up at ``/broken``.
+
+    It asks for the key before it reads a body, and says 503 while it drains, as River does.
+    """
 
     protocol_version = "HTTP/1.1"
     gate = threading.Semaphore(0)
-    asked: ClassVar[Counter[str]] = Counter()
+    begun: ClassVar[Counter[str]] = Counter()
     headers_seen: ClassVar[list[dict[str, str]]] = []
+    draining: ClassVar[set[str]] = set()
 
-    def do_GET(self) -> None:
-        body = str(self.server.server_address[0]).encode()
-        self.send_response(200)
+    def answer(self, status: int, body: str, connection: str = "close") -> None:
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         # No connection outlives the server that the test stops.
-        self.send_header("Connection", "close")
+        self.send_header("Connection", connection)
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body.encode())
+
+    def do_GET(self) -> None:
+        allowed = self.path != "/v1/models" or self.headers["Authorization"] == KEY["Authorization"]
+        self.answer(200 if allowed else 401, str(self.server.server_address[0]))
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
         path = self.path.partition("?")[0]
-        self.asked[path] += 1
         self.headers_seen.append(dict(self.headers))
+        length = int(self.headers["Content-Length"])
+        if self.headers["Authorization"] != KEY["Authorization"]:
+            self.answer(401, json.dumps({"error": {"code": 401}}), "keep-alive")
+            self.rfile.read(length)
+            return
+        body = self.rfile.read(length)
+        address = str(self.server.server_address[0])
+        if address in self.draining:
+            self.answer(503, "draining")
+            return
+        self.begun[path] += 1
         if path == "/broken":
             self.close_connection = True
+            return
+        if path == "/whole":
+            self.answer(200, f"{address} {len(body)}")
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -61,42 +84,21 @@ class Server(BaseHTTPRequestHandler):
         pass
 
 
-class Names(threading.Thread):
-    """A DNS server that answers every question with ``addresses``."""
-
-    def __init__(self, addresses: tuple[str, ...]) -> None:
-        super().__init__(daemon=True)
-        self.addresses = addresses
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-
-    def run(self) -> None:
-        while True:
-            try:
-                query, client = self.socket.recvfrom(512)
-            except OSError:
-                return
-            end = query.index(b"\0", 12) + 5
-            record = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4"
-            answers = b"".join(record + socket.inet_aton(a) for a in self.addresses)
-            counts = b"\0\1" + len(self.addresses).to_bytes(2, "big") + b"\0\0\0\0"
-            self.socket.sendto(query[:2] + b"\x81\x80" + counts + query[12:end] + answers, client)
-
-
 def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 
-def configuration(resolver: int, listen: int, upstream: int, folder: Path) -> str:
+def configuration(listen: int, upstreams: list[str], folder: Path) -> str:
     text = (DEPLOY / "nginx" / "nginx.conf").read_text()
     for old, new in {
-        "include /tmp/resolver.conf;": f"resolver 127.0.0.1:{resolver} valid=5s ipv6=off;",
+        "include /tmp/resolver.conf;": "",
         "/tmp/": f"{folder}/",
         "listen 8080;": f"listen 127.0.0.1:{listen};",
-        "server river:8000 ": f"server river:{upstream} ",
+        "server river:8000 resolve max_fails=0;": " ".join(
+            f"server {address} max_fails=0;" for address in upstreams
+        ),
         "/dev/stdout": f"{folder}/access.log",
     }.items():
         assert old in text, old
@@ -105,23 +107,18 @@ def configuration(resolver: int, listen: int, upstream: int, folder: Path) -> st
 
 
 class Proxy:
-    """nginx, its two servers and their name."""
+    """nginx before ``upstreams``, which are up."""
 
-    def __init__(self, folder: Path, binary: str) -> None:
-        Server.asked.clear()
-        Server.headers_seen.clear()
-        upstream = free_port(ADDRESSES[0])
+    def __init__(self, folder: Path, binary: str, upstreams: list[str]) -> None:
         self.port = free_port()
-        self.servers = [ThreadingHTTPServer((a, upstream), Server) for a in ADDRESSES]
-        for server in self.servers:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-        self.names = Names(ADDRESSES)
-        self.names.start()
+        self.folder = folder
         path = folder / "nginx.conf"
-        path.write_text(configuration(self.names.port, self.port, upstream, folder))
+        path.write_text(configuration(self.port, upstreams, folder))
         self.log = folder / "access.log"
+        # As root nginx would give its work to a user who may not enter the folder.
+        user = f"user {getpass.getuser()};"
         self.process = subprocess.Popen(
-            [binary, "-p", str(folder), "-c", str(path), "-g", "daemon off;"]
+            [binary, "-p", str(folder), "-c", str(path), "-g", f"daemon off; {user}"]
         )
         deadline = time.monotonic() + 20
         while self.get("/ready")[0] != 200:
@@ -133,9 +130,15 @@ class Proxy:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
 
     def get(self, path: str) -> tuple[int, str]:
+        return self.ask("GET", path, None, KEY)
+
+    def ask(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, str]:
+        """Status and body of an answer; (0, "") where there is none."""
         connection = self.connect()
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
         except ConnectionError:
@@ -146,7 +149,20 @@ class Proxy:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(timeout=20)
-        for server in self.servers:
-            server.shutdown()
-            server.server_close()
-        self.names.socket.close()
+
+
+class Servers:
+    """Two of ``Server``."""
+
+    def __init__(self) -> None:
+        for seen in (Server.begun, Server.headers_seen, Server.draining):
+            seen.clear()
+        port = free_port(ADDRESSES[0])
+        self.upstreams = [f"{address}:{port}" for address in ADDRESSES]
+        self.running = [ThreadingHTTPServer((a, port), Server) for a in ADDRESSES]
+        for server in self.running:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def stop(self, number: int) -> None:
+        self.running[number].shutdown()
+        self.running[number].server_close()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import threading
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from tests.deploy.files import (
     option,
     seconds,
 )
+from tests.deploy.programs import program
 
 FILE = compose()
 SERVICES = FILE["services"]
@@ -106,8 +111,18 @@ def test_images_are_pinned_or_built_here(name: str) -> None:
 @pytest.mark.parametrize("name", ["proxy", "prometheus", "grafana"])
 def test_services_of_other_images_have_a_health_check(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
-    assert check["test"][0] == "CMD"
+    kind, *command, _ = check["test"]
+    assert kind == "CMD"
     assert seconds(check["start_period"]) >= 30
+    program("wget", "Debian: apt-get install wget")
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{http.server_port}/"
+        # A proxy that Docker passes on to every container has no part in it.
+        proxied = {"PATH": os.environ["PATH"], "http_proxy": "http://127.0.0.1:9"}
+        done = subprocess.run([*command, "--tries=1", url], env=proxied, timeout=30)
+        http.shutdown()
+    assert done.returncode == 0
 
 
 def test_health_of_servers_is_the_images_own_check() -> None:
@@ -138,7 +153,8 @@ def test_keys_come_from_files(service: str) -> None:
     environment = SERVICES[service]["environment"]
     assert environment["RIVER_API_KEY_FILE"] == "/run/secrets/api_keys"
     assert "--api-key" not in shlex.split(SERVICES[service]["command"])
-    assert "api_keys" in SERVICES[service]["secrets"]
+    assert environment["RIVER_METRICS_KEY_FILE"] == "/run/secrets/metrics_key"
+    assert {"api_keys", "metrics_key"} <= set(SERVICES[service]["secrets"])
     for entry in SERVICES.values():
         for secret in entry.get("secrets", []):
             name = secret if isinstance(secret, str) else secret["source"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +62,16 @@ def test_selectors_meet_the_pods() -> None:
                 assert (selector.get("matchLabels") or selector).items() <= labels.items()
 
 
+def test_both_builds_fit_into_one_namespace() -> None:
+    names = [server["metadata"]["name"] for server in SERVERS.values()]
+    assert len(set(names)) == len(names)
+    for build, server in SERVERS.items():
+        selected = server["spec"]["selector"]["matchLabels"].items()
+        for other, pods in SERVERS.items():
+            labels = pods["spec"]["template"]["metadata"]["labels"]
+            assert (selected <= labels.items()) == (build == other)
+
+
 def test_the_monitor_meets_the_service() -> None:
     service = next(m for m in SHARED if m["kind"] == "Service")
     spec = MONITOR["spec"]
@@ -97,13 +108,12 @@ def test_an_update_needs_no_second_set_of_cores_or_gpus() -> None:
 
 def test_what_scales_is_what_runs_and_by_a_series_that_exists() -> None:
     spec = load(KUBERNETES / "keda.yaml")["spec"]
-    for server in SERVERS.values():
-        target = spec["scaleTargetRef"]
-        assert target == {
-            "apiVersion": server["apiVersion"],
-            "kind": server["kind"],
-            "name": server["metadata"]["name"],
-        }
+    server = SERVERS["cpu"]
+    assert spec["scaleTargetRef"] == {
+        "apiVersion": server["apiVersion"],
+        "kind": server["kind"],
+        "name": server["metadata"]["name"],
+    }
     (trigger,) = spec["triggers"]
     assert names_in(trigger["metadata"]["query"]) <= known_series()
     assert 'app="river"' in trigger["metadata"]["query"]
@@ -125,13 +135,15 @@ def test_rules_and_dashboards_become_objects() -> None:
 
 def test_grace_is_above_the_drain_time() -> None:
     arguments = server_arguments()
-    for build, pod in PODS.items():
-        drain = int(option(arguments[f"kubernetes {build}"], "--shutdown-timeout"))
-        pause = int(CONTAINERS[build]["lifecycle"]["preStop"]["exec"]["command"][1])
+    for place, container, pod in (
+        *((f"kubernetes {build}", CONTAINERS[build], pod) for build, pod in PODS.items()),
+        ("kserve", RUNTIME["spec"]["containers"][0], MODEL["spec"]["predictor"]),
+    ):
+        drain = int(option(arguments[place], "--shutdown-timeout"))
+        # In the pause endpoints forget the pod, so that no new request meets the drain.
+        pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+        assert pause >= 5
         assert pod["terminationGracePeriodSeconds"] >= pause + drain + STOP_MARGIN_SECONDS
-    drain = int(option(arguments["kserve"], "--shutdown-timeout"))
-    grace = MODEL["spec"]["predictor"]["terminationGracePeriodSeconds"]
-    assert grace >= drain + STOP_MARGIN_SECONDS
     for build in STACK_BUILDS:
         # The chart has no value for the grace period.
         drain = int(option(arguments[f"production-stack {build}"], "--shutdown-timeout"))
@@ -231,6 +243,24 @@ def test_the_charts_command_is_rivers(build: str) -> None:
     # Its router reads /metrics without a key.
     assert "--river-open-metrics" in model["vllmConfig"]["extraArgs"]
     assert STACK["servingEngineSpec"]["vllmApiKey"]["secretName"] == "river-keys"
+
+
+@pytest.mark.parametrize(
+    ("container", "volumes"),
+    [
+        *((CONTAINERS[build], PODS[build]["volumes"]) for build in PODS),
+        (RUNTIME["spec"]["containers"][0], RUNTIME["spec"]["volumes"]),
+    ],
+    ids=[*PODS, "kserve"],
+)
+def test_keys_come_from_files_of_the_secret(container: dict[str, Any], volumes: Any) -> None:
+    named = {entry["name"]: entry.get("value") for entry in container["env"]}
+    (mount,) = (m for m in container["volumeMounts"] if m["name"] == "keys")
+    (secret,) = (volume["secret"] for volume in volumes if volume["name"] == "keys")
+    files = {f"{mount['mountPath']}/{item['path']}" for item in secret["items"]}
+    assert {named["RIVER_API_KEY_FILE"], named["RIVER_METRICS_KEY_FILE"]} == files
+    credentials = MONITOR["spec"]["endpoints"][0]["authorization"]["credentials"]
+    assert credentials["key"] == Path(named["RIVER_METRICS_KEY_FILE"]).name
 
 
 def test_images_have_a_version() -> None:

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import re
-import time
+import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.deploy.files import DEPLOY, seconds
-from tests.deploy.programs import nginx, run
-from tests.deploy.proxy import ADDRESSES, EVENTS, Proxy, Server
+from tests.deploy.programs import program, run
+from tests.deploy.proxy import ADDRESSES, EVENTS, KEY, Proxy, Server, Servers
+from tests.support.poll import poll_until
+
+NGINX_WITH_RESOLVE = (1, 27, 3)
+"""The first open-source nginx whose ``server … resolve`` follows DNS."""
+LARGE = 1 << 20
+"""Bytes of a body that does not fit into the memory of a connection."""
+
+
+def nginx() -> str:
+    return program("nginx", "Debian: apt-get install nginx-light; RIVER_NGINX=/path names one")
 
 
 @pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[Proxy]:
-    running = Proxy(tmp_path, nginx())
+def servers() -> Iterator[Servers]:
+    running = Servers()
+    yield running
+    for number in range(len(ADDRESSES)):
+        running.stop(number)
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, servers: Servers) -> Iterator[Proxy]:
+    running = Proxy(tmp_path, nginx(), servers.upstreams)
     yield running
     running.stop()
 
@@ -30,6 +49,11 @@ def test_silence_of_a_queued_prompt_outlasts_no_time_out() -> None:
 
 
 def test_configuration_is_accepted_with_what_start_sh_writes(tmp_path: Path) -> None:
+    shown = subprocess.run([nginx(), "-v"], capture_output=True, text=True).stderr
+    version = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", shown)
+    assert version is not None, shown
+    if tuple(map(int, version.groups())) < NGINX_WITH_RESOLVE:
+        pytest.skip(f"{version[0]} cannot follow DNS ('resolve' came with 1.27.3); not run")
     script = (DEPLOY / "nginx" / "start.sh").read_text().replace("/tmp/", f"{tmp_path}/")
     run("sh", "-c", script.replace("exec nginx", "exec true"))
     path = tmp_path / "nginx.conf"
@@ -39,7 +63,7 @@ def test_configuration_is_accepted_with_what_start_sh_writes(tmp_path: Path) -> 
 
 def test_events_pass_one_by_one(proxy: Proxy) -> None:
     connection = proxy.connect()
-    connection.request("POST", "/v1/chat/completions", b"{}")
+    connection.request("POST", "/v1/chat/completions", b"{}", KEY)
     Server.gate.release()
     answer = connection.getresponse()
     for number in range(EVENTS):
@@ -50,19 +74,60 @@ def test_events_pass_one_by_one(proxy: Proxy) -> None:
     assert answer.read() == b""
 
 
-def test_requests_are_shared_and_a_dead_server_is_passed_over(proxy: Proxy) -> None:
+def test_requests_are_shared_and_a_dead_server_is_passed_over(
+    proxy: Proxy, servers: Servers
+) -> None:
     assert {proxy.get("/v1/models")[1] for _ in range(8)} == set(ADDRESSES)
-    proxy.servers[0].shutdown()
-    proxy.servers[0].server_close()
+    servers.stop(0)
     answers = [proxy.get("/v1/models") for _ in range(8)]
     assert answers == [(200, ADDRESSES[1])] * 8
 
 
 def test_a_request_that_was_read_is_never_sent_to_another_server(proxy: Proxy) -> None:
+    for draining in ((), ADDRESSES[:1]):
+        Server.draining.update(draining)
+        Server.begun.clear()
+        answers = [proxy.ask("POST", "/broken", b"{}", KEY)[0] for _ in range(4)]
+        assert answers == [502] * 4
+        assert Server.begun["/broken"] == 4
+
+
+@pytest.mark.parametrize("size", [2, LARGE])
+def test_no_request_fails_while_a_server_drains(proxy: Proxy, size: int) -> None:
+    Server.draining.add(ADDRESSES[0])
+    answers = Counter(proxy.ask("POST", "/whole", b"x" * size, KEY) for _ in range(50))
+    assert answers == {(200, f"{ADDRESSES[1]} {size}"): 50}
+    assert len(Server.headers_seen) > 50, "the draining server was not asked"
+
+
+def test_where_every_server_is_full_the_client_is_told_so(proxy: Proxy) -> None:
+    Server.draining.update(ADDRESSES)
+    answers = [proxy.ask("POST", "/whole", b"{}", KEY) for _ in range(8)]
+    assert answers == [(503, "draining")] * 8
+    Server.draining.clear()
+    assert proxy.ask("POST", "/whole", b"{}", KEY)[0] == 200
+
+
+@pytest.mark.parametrize("key", [{}, {"Authorization": "Bearer wrong-key"}])
+def test_a_body_without_a_key_is_not_kept(proxy: Proxy, key: dict[str, str]) -> None:
+    """The answer comes before the body has: whoever waits for the rest of it has kept the start."""
     connection = proxy.connect()
-    connection.request("POST", "/broken", b"{}")
-    assert connection.getresponse().status == 502
-    assert Server.asked["/broken"] == 1
+    connection.putrequest("POST", "/v1/chat/completions")
+    for name, value in {**key, "Content-Length": str(LARGE)}.items():
+        connection.putheader(name, value)
+    connection.endheaders(b"x" * (LARGE // 2))
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (401, b'{"error": {"code": 401}}')
+    assert not [path for path in (proxy.folder / "client_body").rglob("*") if path.is_file()]
+
+
+def test_without_servers_a_large_body_is_answered_as_a_small_one(
+    proxy: Proxy, servers: Servers
+) -> None:
+    for number in range(len(ADDRESSES)):
+        servers.stop(number)
+    for size in (2, LARGE):
+        assert proxy.ask("POST", "/whole", b"x" * size, KEY)[0] == 502
 
 
 def test_metrics_of_a_random_server_are_not_offered(proxy: Proxy) -> None:
@@ -71,24 +136,15 @@ def test_metrics_of_a_random_server_are_not_offered(proxy: Proxy) -> None:
 
 
 def test_keys_reach_the_server_and_not_the_log(proxy: Proxy) -> None:
-    connection = proxy.connect()
-    connection.request(
-        "POST", "/broken?q=secret-query", b"{}", {"Authorization": "Bearer secret-key"}
-    )
-    connection.getresponse().read()
+    proxy.ask("POST", "/broken?q=secret-query", b"{}", KEY)
     assert Server.headers_seen[-1]["Authorization"] == "Bearer secret-key"
     assert len(Server.headers_seen[-1]["X-Request-Id"]) == 32
-    deadline = time.monotonic() + 10
-    while "/broken" not in proxy.log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    poll_until(lambda: "/broken" in proxy.log.read_text(), 10, "the request is in the log")
     assert "secret" not in proxy.log.read_text()
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_server_learns_of_tls_before_the_proxy(proxy: Proxy, scheme: str) -> None:
-    connection = proxy.connect()
     said = {"X-Forwarded-Proto": scheme} if scheme == "https" else {}
-    connection.request("POST", "/broken", b"{}", said)
-    connection.getresponse().read()
+    proxy.ask("POST", "/broken", b"{}", KEY | said)
     assert Server.headers_seen[-1]["X-Forwarded-Proto"] == scheme

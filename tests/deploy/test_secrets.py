@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.cli.endpoint import read_key
-from server.cli.options import api_keys
+from server.cli.options import api_keys, metrics_keys
 from tests.deploy.files import DEPLOY, compose
 
 
@@ -40,12 +40,14 @@ def test_writes_every_secret_of_compose(folder: Path) -> None:
 
 
 def test_server_accepts_the_keys_of_clients_and_of_prometheus(folder: Path) -> None:
-    accepted = api_keys(Namespace(api_key=None, api_key_file=str(folder / "api_keys")))
-    client = read_key(None, folder / "client_key")
-    metrics = read_key(None, folder / "metrics_key")
-    assert accepted == [client, metrics]
-    assert client != metrics
-    assert all(len(key) >= 43 for key in accepted)
+    args = Namespace(
+        api_key=None,
+        api_key_file=str(folder / "api_keys"),
+        metrics_key_file=str(folder / "metrics_key"),
+    )
+    args.api_key = api_keys(args)
+    assert args.api_key == [read_key(None, folder / "client_key")]
+    assert all(len(key) >= 43 for key in args.api_key + metrics_keys(args))
 
 
 def test_other_users_are_kept_out_by_the_folder(folder: Path) -> None:
@@ -73,4 +75,7 @@ def test_keys_of_ones_own_are_lines_of_their_own(tmp_path: Path) -> None:
     assert "warning" not in make_secrets(folder)
     assert (folder / "api_keys").read_text().split()[0] == "without-an-end"
     (folder / "client_key").unlink()
-    assert "warning: api_keys" in make_secrets(folder)
+    assert "warning: api_keys, which was kept, lacks" in make_secrets(folder)
+    with (folder / "api_keys").open("a") as keys:
+        keys.write((folder / "metrics_key").read_text())
+    assert "warning: api_keys holds the metrics key" in make_secrets(folder)

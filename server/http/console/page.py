@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -39,10 +39,16 @@ def _page(request: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers=HEADERS)
 
 
+def _without_slash(request: Request) -> Response:
+    # The page names its files relative to the path without a slash at its end.
+    return RedirectResponse("../console")
+
+
 def attach_console(app: FastAPI) -> None:
     """Add the console's routes to ``app``; they are no part of its API description."""
     app.router.routes += [
         Route(PATH, _page, methods=["GET"]),
+        Route(PATH + "/", _without_slash, methods=["GET"]),
         Route(PATH, open_session, methods=["POST"]),
         Route(PATH, close_session, methods=["DELETE"]),
     ]

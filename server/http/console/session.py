@@ -51,8 +51,9 @@ def opens_console(scope: Scope, path: str, keys: Iterable[str], console: str) ->
 
 def wants_signin(scope: Scope, path: str, console: str) -> bool:
     """Whether a refused request is a browser asking for the console."""
-    accept = HTTPConnection(scope).headers.get("accept", "")
-    return scope.get("method") == "GET" and path == console and "text/html" in accept
+    if scope.get("method") != "GET" or path.removesuffix("/") != console:
+        return False
+    return "text/html" in HTTPConnection(scope).headers.get("accept", "")
 
 
 @cache

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from river_vllm.errors import RiverError
-from server.cli.options import api_keys
+from server.cli.options import api_keys, metrics_keys
 from tests.unit.cli.support import parse
 
 
 @pytest.fixture(autouse=True)
 def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RIVER_API_KEY", "VLLM_API_KEY", "RIVER_API_KEY_FILE"):
+    for name in ("RIVER_API_KEY", "VLLM_API_KEY", "RIVER_METRICS_KEY"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"{name}_FILE", raising=False)
 
 
 def test_keys_from_the_command_line_go_first(
@@ -90,3 +91,33 @@ def test_an_empty_key_does_not_open_a_server_that_has_others(
     except RiverError:
         return
     assert any(keys)
+
+
+def read_metrics_keys(*argv: str) -> list[str]:
+    args = parse("--api-key", "all", *argv)
+    args.api_key = api_keys(args)
+    return metrics_keys(args)
+
+
+def test_metrics_keys_come_from_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_metrics_keys() == []
+    monkeypatch.setenv("RIVER_METRICS_KEY", "variable")
+    assert read_metrics_keys() == ["variable"]
+    path = tmp_path / "keys"
+    path.write_text("file-1\nfile-2\n")
+    monkeypatch.setenv("RIVER_METRICS_KEY_FILE", str(path))
+    assert read_metrics_keys() == ["file-1", "file-2"]
+    (tmp_path / "named").write_text("named")
+    assert read_metrics_keys("--metrics-key-file", str(tmp_path / "named")) == ["named"]
+
+
+def test_a_metrics_key_that_protects_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIVER_METRICS_KEY", "all")
+    with pytest.raises(RiverError, match="among the API keys"):
+        read_metrics_keys()
+    args = parse()
+    args.api_key = api_keys(args)
+    with pytest.raises(RiverError, match="without an API key"):
+        metrics_keys(args)

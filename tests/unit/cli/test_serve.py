@@ -104,8 +104,9 @@ def model(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RIVER_API_KEY", "VLLM_API_KEY", "RIVER_API_KEY_FILE"):
+    for name in ("RIVER_API_KEY", "VLLM_API_KEY", "RIVER_METRICS_KEY"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"{name}_FILE", raising=False)
 
 
 def configured(*argv: str) -> argparse.Namespace:
@@ -176,8 +177,9 @@ def test_keys_and_the_middleware_that_checks_them(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RIVER_API_KEY", "secret")
+    monkeypatch.setenv("RIVER_METRICS_KEY", "metrics")
     args = configured(model, "--middleware", "mine.Middleware")
-    assert args.api_key == ["secret"]
+    assert (args.api_key, args.metrics_keys) == (["secret"], ["metrics"])
     # vLLM adds them in this order, so the last one is outermost.
     assert args.middleware == ["mine.Middleware", AUTH_MIDDLEWARE]
 

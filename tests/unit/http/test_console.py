@@ -50,6 +50,12 @@ def test_nothing_else_is_served(path: str) -> None:
     assert get(PATH + path).status_code == 404
 
 
+def test_a_slash_at_the_end_leads_to_the_page() -> None:
+    response = get(PATH + "/")
+    assert response.url.join(response.headers["location"]).path == PATH
+    assert "API key" in get(PATH + "/", KEYS, **BROWSER).text
+
+
 def test_the_page_names_no_other_host_and_only_files_that_exist() -> None:
     for file in FILES:
         text = file.read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from server.http.field import GENERATING, OTHERS
 from tests.unit.http.support import call, fetch, river_state
 from tests.unit.http.vllm_app import vllm_app
 
-KEY = "right-key"
+KEY, METRICS_KEY = "right-key", "metrics-key"
 HEADERS: dict[str, dict[str, str]] = {
     "none": {},
     "empty": {"Authorization": ""},
@@ -34,6 +34,7 @@ HEADERS: dict[str, dict[str, str]] = {
 def app() -> Iterator[Any]:
     """As River's own command starts it."""
     with vllm_app("--api-key", KEY, "--middleware", AUTH_MIDDLEWARE) as made:
+        made.state.args.metrics_keys = [METRICS_KEY]
         yield made
 
 
@@ -91,6 +92,13 @@ def test_the_public_list_opens_without_a_key(app: Any) -> None:
     public = [r for r in _routes(app.routes) if r[1] in PUBLIC]
     assert {path for _, path in public} == PUBLIC
     assert 401 not in _statuses(app, public, {})
+
+
+def test_a_metrics_key_reads_three_routes_and_opens_nothing_else(app: Any) -> None:
+    guarded = [r for r in _routes(app.routes) if r[0] != "WEBSOCKET" and r[1] not in PUBLIC]
+    statuses = _statuses(app, guarded, {"Authorization": f"Bearer {METRICS_KEY}"})
+    opened = {r for r, s in zip(guarded, statuses, strict=True) if s != 401}
+    assert opened == {("GET", path) for path in ("/metrics", "/river", "/river/stats")}
 
 
 def test_the_right_key_opens_the_door(app: Any) -> None:

@@ -358,12 +358,15 @@ def test_what_the_engine_rejects_at_its_end_is_no_empty_answer(
     assert client.closed == 1
 
 
+@pytest.mark.parametrize("failed", [False, True])
 @pytest.mark.parametrize("broken", [False, True])
 def test_requests_that_a_stopped_engine_leaves_get_an_error(
-    state: RiverState, broken: bool
+    state: RiverState, broken: bool, failed: bool
 ) -> None:
-    """vLLM stops its engine from a thread; the requests wait in the loop."""
+    """vLLM stops its engine from a thread; the requests wait in the loop. A prompt that ends an
+    engine must not reach the next one, to which a proxy sends what status 503 answers."""
     client = Client()
+    client.errored = failed
     told: list[Exception] = []
 
     def stop(timeout: float | None = None) -> None:
@@ -383,8 +386,11 @@ def test_requests_that_a_stopped_engine_leaves_get_an_error(
 
     asyncio.run(run())
     (error,) = told
-    assert isinstance(error, GracefulHTTPError) and "shutting down" in str(error)
-    assert error.http_status == 503
+    if failed:
+        assert isinstance(error, EngineDeadError)
+    else:
+        assert isinstance(error, GracefulHTTPError) and "shutting down" in str(error)
+        assert error.http_status == 503
     # vLLM shuts down once more when the loop is gone.
     client.shutdown = stop  # type: ignore[method-assign]
     told.clear()

@@ -1,19 +1,20 @@
 const KEY = "river-key";
 const SIGNED_IN = "river-signed-in";
+const CONSOLE = location.pathname.replace(/\/$/, "");
 const form = document.getElementById("form");
 const field = document.getElementById("key");
 const message = document.getElementById("message");
 
 async function open(key) {
   const headers = { Authorization: `Bearer ${key}` };
-  const response = await fetch(location.pathname, { method: "POST", headers });
+  const response = await fetch(CONSOLE, { method: "POST", headers });
   if (!response.ok) return false;
   try {
     sessionStorage.setItem(KEY, key);
     // The console takes the mark away; where the cookie is not kept, this page comes again and finds it.
     sessionStorage.setItem(SIGNED_IN, "1");
   } catch { /* site data are blocked, and so, most likely, is the cookie */ }
-  location.reload();
+  location.replace(CONSOLE);
   return true;
 }
 
