@@ -15,6 +15,7 @@ from river_vllm.compat import (
 )
 from river_vllm.config import RiverConfig
 from river_vllm.criterion import CRITERIA, Reading, by_torch
+from river_vllm.errors import RiverError
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.library import backend
 from river_vllm.layers.checkpoint import CheckpointLayers, checkpoint_files
@@ -56,6 +57,8 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
     linears = [[linear for _, linear in projections(layer)] for layer in layers]
     native = _native(config, vllm_config.device_config.device, model_config.dtype)
     many = get_tensor_model_parallel_world_size() > 1
+    if many and native is not None:
+        _refuse_mixed_cpus(native.name)
     read_layer = None
     if config.deep == "fetch":
         read_layer = CheckpointLayers(checkpoint_files(vllm_config), len(layers)).tensors
@@ -102,6 +105,17 @@ def attach(model: nn.Module, config: RiverConfig, vllm_config: VllmConfig) -> tu
 def from_first_rank(values: torch.Tensor) -> torch.Tensor:
     """Rank 0's values: equal decisions on every rank, however each one rounds."""
     return get_tp_group().broadcast(values.contiguous(), src=0)
+
+
+def _refuse_mixed_cpus(isa: str) -> None:
+    """Ranks on CPUs of two kinds would time other passes at the start, and wait for ever."""
+    own = isa, torch.backends.cpu.get_cpu_capability()
+    first = get_tp_group().broadcast_object(own, src=0)
+    if own != first:
+        raise RiverError(
+            f"tensor parallelism needs CPUs of one kind: rank 0 has {'/'.join(first)} (River's "
+            f"instruction set/torch's), another rank {'/'.join(own)}"
+        )
 
 
 def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Backend | None:
