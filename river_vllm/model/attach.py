@@ -14,7 +14,7 @@ from river_vllm.compat import (
     get_tp_group,
 )
 from river_vllm.config import PREFIX, RiverConfig
-from river_vllm.errors import UnsupportedModelError
+from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.library import backend
 from river_vllm.model.architectures import ARCHITECTURES
@@ -73,6 +73,8 @@ def attach(
             )
     native = _native(config, vllm_config.device_config.device, model_config.dtype)
     many = get_tensor_model_parallel_world_size() > 1
+    if many and native is not None:
+        _refuse_mixed_cpus(native.name)
     read_layer = None
     if config.deep == "fetch":
         read_layer = CheckpointLayers(checkpoint_files(vllm_config), len(layers)).tensors
@@ -122,6 +124,17 @@ def attach(
 def from_first_rank(values: torch.Tensor) -> torch.Tensor:
     """Rank 0's values: equal decisions on every rank, however each one rounds."""
     return get_tp_group().broadcast(values.contiguous(), src=0)
+
+
+def _refuse_mixed_cpus(isa: str) -> None:
+    """Ranks on CPUs of two kinds would time other passes at the start, and wait for ever."""
+    own = isa, torch.backends.cpu.get_cpu_capability()
+    first = get_tp_group().broadcast_object(own, src=0)
+    if own != first:
+        raise RiverError(
+            f"tensor parallelism needs CPUs of one kind: rank 0 has {'/'.join(first)} (River's "
+            f"instruction set/torch's), another rank {'/'.join(own)}"
+        )
 
 
 def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Backend | None:

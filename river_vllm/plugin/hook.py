@@ -110,6 +110,10 @@ def _refuse(vllm_config: VllmConfig) -> None:
     returns_experts = vllm_config.aux_output_config.enable_return_routed_experts
     refused = {
         "pipeline parallelism (use tensor parallelism)": parallel.pipeline_parallel_size > 1,
+        "Ray on the CPU, where vLLM cannot use it (leave out --distributed-executor-backend; "
+        "--nnodes serves from several machines)": (
+            current_platform.is_cpu() and parallel.distributed_executor_backend == "ray"
+        ),
         "micro-batch overlap (leave out --enable-dbo)": parallel.enable_dbo,
         "decode context parallelism (leave out --decode-context-parallel-size)": (
             parallel.decode_context_parallel_size > 1

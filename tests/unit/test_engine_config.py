@@ -65,6 +65,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,
             tensor_parallel_size=2,
+            distributed_executor_backend="mp",
             enable_dbo=False,
             decode_context_parallel_size=1,
             worker_cls="auto",
@@ -134,6 +135,7 @@ def test_what_it_names_can_be_imported() -> None:
     ("change", "value", "reason"),
     [
         ("parallel_config__pipeline_parallel_size", 2, "pipeline parallelism"),
+        ("parallel_config__distributed_executor_backend", "ray", "Ray on the CPU.* --nnodes"),
         ("parallel_config__enable_dbo", True, "--enable-dbo"),
         ("parallel_config__decode_context_parallel_size", 2, "decode context parallelism"),
         ("model_config__quantization", "awq", "already quantised"),

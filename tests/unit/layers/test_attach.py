@@ -11,6 +11,7 @@ import torch
 
 from river_vllm.compat import CompilationMode, override_forward_context
 from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.library import backend
 from river_vllm.model import attach as module
@@ -141,6 +142,21 @@ def test_several_ranks_decide_by_the_similarities_of_the_first(
     group = SimpleNamespace(broadcast=lambda values, src: (values.is_contiguous(), src))
     monkeypatch.setattr(module, "get_tp_group", lambda: group)
     assert from_first_rank(torch.arange(6)[::2]) == (True, 0)
+
+
+@pytest.mark.skipif(backend() is None, reason="the kernel library is not built")
+def test_ranks_on_cpus_of_two_kinds_are_refused(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "get_tensor_model_parallel_world_size", lambda: 2)
+    said = []
+    group = SimpleNamespace(broadcast_object=lambda own, src: said.append(own) or own)
+    monkeypatch.setattr(module, "get_tp_group", lambda: group)
+    build(model, tmp_path, kernel="auto")
+    first = ("scalar", *said[0][1:])
+    group.broadcast_object = lambda own, src: first
+    with pytest.raises(RiverError, match=f"rank 0 has {'/'.join(first)} .*{'/'.join(said[0])}"):
+        build(Model(LAYERS, WIDTH), tmp_path, kernel="auto")
 
 
 def test_info_adds_up(model: Model, tmp_path: Path) -> None:
