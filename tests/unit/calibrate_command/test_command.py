@@ -22,7 +22,7 @@ from server.calibrate import run_command
 from server.cli import engine
 from server.cli.main import main
 from tests.unit.calibrate_command.test_prompts import Tokenizer
-from tests.unit.calibration.support import LAYERS, World
+from tests.unit.calibrate.support import LAYERS, World
 
 ANSWER = tuple(range(17))
 INFO = {

@@ -16,7 +16,7 @@ from river_vllm.errors import RiverError
 from server.cli.arguments import OneLineParser
 from server.cli.options import add_river_options, river_config
 from server.cli.removed import REMOVED_OPTIONS
-from tests.unit.calibration.support import calibrated
+from tests.unit.calibrate.support import calibrated
 from tests.unit.cli.support import parse
 
 

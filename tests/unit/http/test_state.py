@@ -12,7 +12,7 @@ from river_vllm.guarantee import MATTERS, ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, parse_config
 from river_vllm.request import RiverSettings, default_settings
 from server.http.state import RiverState
-from tests.unit.calibration.support import calibrated
+from tests.unit.calibrate.support import calibrated
 from tests.unit.http.support import VERIFIED, L, Metrics, river_state
 
 

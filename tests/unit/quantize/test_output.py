@@ -20,7 +20,7 @@ from river_vllm.weights.quantizers import QUANTIZERS
 from river_vllm.weights.formats import CheckpointFolder, format_of, own_tensors
 from server.quantize import output
 from server.quantize.output import WeightsFolder
-from tests.unit.quantization.test_rtn import weights
+from tests.unit.weights.test_rtn import weights
 from tests.unit.weights.test_cache import blocked, same
 
 SETTINGS = {"group_size": 32, "integer_zeros": False}

@@ -15,7 +15,7 @@ from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from river_vllm.weights.formats import CheckpointFolder, format_of, own_config, own_tensors
 from tests.support import quantized
 from tests.support.checkpoints import ROOT
-from tests.unit.quantization.test_rtn import weights
+from tests.unit.weights.test_rtn import weights
 
 NAME = "model.layers.0.mlp.up_proj"
 

@@ -10,7 +10,7 @@ from river_vllm.errors import RiverError
 from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from river_vllm.weights import packed
 from river_vllm.weights.packed import digest, from_bytes, pack_codes, to_bytes, unpack_codes
-from tests.unit.quantization.test_rtn import weights
+from tests.unit.weights.test_rtn import weights
 
 
 def grouped(quantizer: str = "hqq") -> GroupedWeight:

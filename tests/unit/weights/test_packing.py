@@ -14,7 +14,7 @@ from river_vllm.compat import LinearBase
 from river_vllm.config import RiverConfig
 from river_vllm.weights import packing
 from river_vllm.weights.packing import Packing
-from tests.unit.quantization.test_rtn import weights
+from tests.unit.weights.test_rtn import weights
 
 
 class Linear(LinearBase):

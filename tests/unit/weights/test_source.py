@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from river_vllm.weights.quantizers import QUANTIZERS, hqq
+from river_vllm.weights import hqq
+from river_vllm.weights.quantizers import QUANTIZERS
 from river_vllm.weights.cache import WeightCache
 from river_vllm.weights.source import QuantizedAtLoad
-from tests.unit.quantization.test_rtn import weights
+from tests.unit.weights.test_rtn import weights
 from tests.unit.weights.test_cache import same
 
 LAYER = nn.Module()

@@ -1,10 +1,10 @@
-"""Shared by the tests of ``Steps``."""
+"""Shared by the tests of the rows of a step."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.unit.steps.support import Batch
+from tests.unit.modes.support import Batch
 
 
 @pytest.fixture

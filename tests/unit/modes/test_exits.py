@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from vllm.v1.sample.logits_processor import MinPLogitsProcessor
 
-from tests.unit.steps.support import OFF, Batch, L, groups
+from tests.unit.modes.support import OFF, Batch, L, groups
 
 
 def test_a_prompt_stays_chunk_by_chunk_and_its_tokens_decide(batch: Batch) -> None:
@@ -51,7 +51,7 @@ def test_settings_are_read_when_a_request_is_first_met(batch: Batch) -> None:
     batch.step(("a", 4, 0))
     batch.ask("a", OFF)
     assert groups(batch.begin(("a", 1, 4))) == ["1 decide"]
-    batch.steps.forget(["a", "never met"])
+    batch.requests.forget(["a", "never met"])
     assert groups(batch.begin(("a", 1, 4))) == ["1 stay"]
 
 
@@ -68,7 +68,7 @@ def test_past_the_limit_a_step_is_no_deeper() -> None:
     table = batch.begin(("a", 4, 0), ("b", 1, 9), ("c", 1, 9))
     table.limit = 3
     table.close()
-    assert batch.steps.depths(table) == [-3, 3, 3]
+    assert batch.exits.depths(table) == [-3, 3, 3]
 
 
 @pytest.mark.parametrize("river", [OFF, {"threshold": 1.0}])
@@ -90,31 +90,21 @@ def test_prompts_leave_as_a_whole_under_sequence_prefill(river: Any) -> None:
     ],
 )
 def test_the_rivers_head_serves_steps_of_tokens_that_may_leave(rows: Any, head: str) -> None:
-    batch = Batch(lm_head="river")
+    batch = Batch(lambda request: request.params.logprobs is not None, lm_head="river")
     batch.ask("exact", OFF)
     batch.ask("scored", logprobs=2)
-    assert batch.begin(*rows).head == head
-
-
-def test_a_processor_of_the_operators_sees_every_logit() -> None:
-    class Processor:
-        """May allow what the 4-bit head ranks low."""
-
-    own, foreign = object.__new__(MinPLogitsProcessor), Processor()
-    for processors, head in (([own], "river"), ([own, foreign], "backbone")):
-        batch = Batch(lm_head="river", processors=processors)
-        assert batch.begin(("a", 1, 4)).head == head
+    assert batch.head(*rows) == head
 
 
 def test_the_rivers_head_makes_no_prompts_first_token() -> None:
     batch = Batch(prefill="sequence", lm_head="river")
-    assert batch.begin(("a", 4, 0)).head == "backbone"
-    assert batch.begin(("a", 1, 4), ("b", 4, 0)).head == "backbone"
-    assert batch.begin(("a", 5, 0)).head == "river"
+    assert batch.head(("a", 4, 0)) == "backbone"
+    assert batch.head(("a", 1, 4), ("b", 4, 0)) == "backbone"
+    assert batch.head(("a", 5, 0)) == "river"
 
 
 def test_a_head_that_only_drafts_have_serves_no_exits() -> None:
-    assert Batch(verify=4).begin(("a", 1, 4)).head == "backbone"
+    assert Batch(verify=4).head(("a", 1, 4)) == "backbone"
 
 
 def test_a_request_that_is_drafted_for_is_the_backbones() -> None:
@@ -126,19 +116,6 @@ def test_a_request_that_is_drafted_for_is_the_backbones() -> None:
     table = batch.begin(("drafted", 5, 14), ("exits now", 1, 9))
     assert groups(table) == ["5 stay", "1 decide"]
     assert batch.finish(table, 3) == [L, 3]
-
-
-@pytest.mark.parametrize(
-    ("beside", "exact"),
-    [(None, False), ({"enabled": False}, True), ({"threshold": 0.5}, True)],
-)
-def test_a_step_of_drafts_alone_may_round_otherwise(beside: Any, exact: bool) -> None:
-    batch = Batch(verify=4)
-    rows = [("drafted", 5, 9), ("prompt", 4, 0)]
-    if beside is not None:
-        batch.ask("beside", beside)
-        rows.append(("beside", 1, 9))
-    assert batch.begin(*rows).exact is exact
 
 
 def test_streamed_input_is_a_prompt_each_time(batch: Batch) -> None:

@@ -19,7 +19,7 @@ from river_vllm.model.attach import Info, attach, from_first_rank
 from river_vllm.model.compiled import CONTEXT
 from river_vllm.model.forward import River
 from river_vllm.step.table import StepTable
-from tests.unit.layers.support import Layer, Model
+from tests.unit.model.support import Layer, Model
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
 

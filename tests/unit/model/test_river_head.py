@@ -19,7 +19,7 @@ from river_vllm.model.head import (
     largest,
 )
 from river_vllm.step.table import StepTable
-from tests.unit.layers.test_dual_linear import Packed
+from tests.unit.model.test_dual_linear import Packed
 
 
 def model_and_states() -> tuple[Any, torch.Tensor]:

@@ -23,7 +23,7 @@ from river_vllm.plugin.hook import (
 )
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.modes.verified import speculation
-from tests.unit.calibration.support import calibrated
+from tests.unit.calibrate.support import calibrated
 
 LAYERS = 12
 

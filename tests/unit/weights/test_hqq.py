@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.weights.quantizers import hqq
+from river_vllm.weights import hqq
 from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights.hqq import quantize_hqq
 from river_vllm.weights.rtn import quantize_rtn
-from tests.unit.quantization.test_rtn import weights
+from tests.unit.weights.test_rtn import weights
 
 
 def group_errors(weight: torch.Tensor, packed: GroupedWeight) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from river_vllm.calibrate.observer import TEACHER_KEY, TeacherForced
-from tests.unit.steps.support import OFF, Batch, L, groups
+from tests.unit.modes.support import OFF, Batch, L, groups
 
 
 def batch_with(river: Any = None, **config: Any) -> Batch:

@@ -22,7 +22,7 @@ from river_vllm.calibrate.choose import (
 )
 from river_vllm.calibrate.observer import Measured
 from river_vllm.calibrate.run import Calibrator
-from tests.unit.calibration.support import LAYERS, TEXTS, Engine, World
+from tests.unit.calibrate.support import LAYERS, TEXTS, Engine, World
 
 LIMIT = 0.03
 MEASURED = (1, 3, 6, 9)

@@ -12,7 +12,7 @@ import torch
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.model.linear import RiverDualLinearMethod
 from river_vllm.step.table import StepTable
-from tests.unit.layers.support import linear
+from tests.unit.model.support import linear
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
 

@@ -17,8 +17,8 @@ from river_vllm.model.layer_files import CheckpointLayers
 from river_vllm.model.linear import RiverDualLinearMethod, hold_on_meta
 from river_vllm.model.residency import FETCHED, Residency
 from river_vllm.step.table import StepTable
-from tests.unit.layers.support import linear
-from tests.unit.layers.test_dual_linear import Packed
+from tests.unit.model.support import linear
+from tests.unit.model.test_dual_linear import Packed
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
 

@@ -19,7 +19,7 @@ from river_vllm.weights.fingerprint import (
 from river_vllm.guarantee import ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import RiverError
-from tests.unit.calibration.support import calibrated
+from tests.unit.calibrate.support import calibrated
 
 
 def _checkpoint(folder: Path, weights: bytes = b"w" * 3_000_000) -> Path:

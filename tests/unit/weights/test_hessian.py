@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from river_vllm.weights.quantizers import hessian
+from river_vllm.weights import hessian
 from river_vllm.weights.hessian import HessianRecorder, block_widths
 
 

@@ -17,7 +17,7 @@ from river_vllm.weights.gptq import quantize_gptq
 from river_vllm.weights.formats import own_config
 from river_vllm.weights.source import weight_source
 from river_vllm.engine.quantize import QuantizeExtension
-from tests.unit.layers.support import Model
+from tests.unit.model.support import Model
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
 

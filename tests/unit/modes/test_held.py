@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from torch.nn.functional import linear
 
-from river_vllm.depths import signed_depth
-from tests.unit.steps.support import OFF, Batch, L, groups
+from river_vllm.model.passes import Pass
+from river_vllm.modes.exit import signed_depth
+from tests.unit.modes.support import OFF, Batch, L, groups
 
 HELD = signed_depth(L, decode=True, held=True)
 
@@ -48,11 +49,11 @@ def test_what_leaves_as_a_step_stays_beside_a_row_that_has_to(scope: str, other:
     ],
 )
 def test_the_costs_say_whether_it_pays(scope: str, river: Any, asked: str, pays: bool) -> None:
-    batch, questions = Batch(scope=scope, max_rows="auto"), []
+    questions: list[Any] = []
     costs: Any = SimpleNamespace()
     for name in ("choose", "pays"):
         setattr(costs, name, lambda rows, name=name: questions.append((name, rows)) or pays)
-    batch.steps.costs = costs
+    batch = Batch(scope=scope, max_rows="auto", costs=costs)
     batch.ask("b", river)
     found = groups(batch.begin(("a", 1, 4), ("b", 1, 4)))
     assert found[0] == ("1 decide" if pays else "1 held")
@@ -61,26 +62,24 @@ def test_the_costs_say_whether_it_pays(scope: str, river: Any, asked: str, pays:
 
 
 @pytest.mark.parametrize(
-    ("river", "own", "depths", "learnt"),
+    ("river", "own", "depths", "kind"),
     [
-        (OFF, False, (), [("backbone", 1, 0.5)]),
-        (OFF, True, (), [("verify", 1, 0.5)]),
-        (None, False, (4,), [("river", 1, 0.5)]),
-        (None, False, (5,), []),  # a step that left late says little about leaving
+        (OFF, False, (), "backbone"),
+        (OFF, True, (), "verify"),
+        (None, False, (4,), "river"),
+        (None, False, (5,), None),  # a step that left late says little about leaving
     ],
 )
-def test_the_costs_learn_from_decode_steps(
-    batch: Batch, river: Any, own: bool, depths: Any, learnt: Any
+def test_decode_steps_are_of_a_kind(
+    batch: Batch, river: Any, own: bool, depths: Any, kind: Any
 ) -> None:
     """``own``: whether River's own bf16 product served the step."""
-    found: list[Any] = []
-    batch.steps.costs = SimpleNamespace(observe=lambda *step: found.append(step))  # type: ignore[assignment]
     batch.ask("a", river)
+    found = []
     for rows, left in ((("a", 4, 0), ()), (("a", 1, 4), depths)):
         batch.finish(table := batch.begin(rows), *left)
-        table.dense = linear if own else None
-        batch.steps.observe(table, 0.5)
-    assert found == learnt
+        found.append(batch.exits.kind(Pass(table, (), {}, dense=linear if own else None)))
+    assert found == [None, kind]
 
 
 def test_what_has_left_once_leaves_again() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from river_vllm.calibrate.choose import Policy
 from river_vllm.calibrate.run import Calibrator, joined, pilot_layers
-from tests.unit.calibration.support import TEXTS, Engine, World
+from tests.unit.calibrate.support import TEXTS, Engine, World
 
 
 @pytest.mark.parametrize("layers", [2, 3, 6, 10, 11, 30])

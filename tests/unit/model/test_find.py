@@ -16,7 +16,7 @@ from river_vllm.model.find import (
     projections,
     state_arguments,
 )
-from tests.unit.layers.support import Layer, Model, NoAttention, linear
+from tests.unit.model.support import Layer, Model, NoAttention, linear
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
 

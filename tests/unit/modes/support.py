@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +10,11 @@ import numpy as np
 from vllm import SamplingParams
 
 from river_vllm.config import RiverConfig
+from river_vllm.costs import Costs
+from river_vllm.modes.exit.policy import Exits
+from river_vllm.request import default_settings
+from river_vllm.step.requests import Request, Requests
 from river_vllm.step.table import StepTable
-from river_vllm.step.requests import Steps
 
 L = 12
 """Decoder layers."""
@@ -20,24 +23,25 @@ OFF = {"enabled": False}
 
 
 class Batch:
-    """What ``Steps`` reads of vLLM's V1 runner.
+    """What ``Requests`` reads of vLLM's V1 runner, and the policy of exits over it.
 
     Args:
-        steps: its class.
-        processors: of logits.
+        every_logit: whether sampling looks at every logit of a request.
+        costs: whether leaving pays.
         config: the engine's settings.
     """
 
     def __init__(
-        self, steps: type[Steps] = Steps, processors: Sequence[Any] = (), **config: Any
+        self,
+        every_logit: Callable[[Request], bool] = lambda request: False,
+        costs: Any = None,
+        **config: Any,
     ) -> None:
-        model = SimpleNamespace(river=SimpleNamespace(num_layers=L, dense=None))
-        batch = SimpleNamespace(logitsprocs=SimpleNamespace(all=processors))
-        self.runner: Any = SimpleNamespace(
-            requests={}, device="cpu", get_model=lambda: model, input_batch=batch
-        )
+        self.runner: Any = SimpleNamespace(requests={})
         settings = {"threshold": 0.9, "min_layers": 2, "scope": "token", "max_rows": "all"}
-        self.steps = steps(self.runner, RiverConfig(**{**settings, **config}))
+        made = RiverConfig(**{**settings, **config})
+        self.requests = Requests(self.runner, default_settings(made))
+        self.exits = Exits(made, L, costs or Costs(), every_logit)
 
     def ask(self, request_id: str, river: Any = None, prompt: int = 4, **params: Any) -> None:
         """A request arrives; one that is not announced has nothing to say."""
@@ -56,13 +60,18 @@ class Batch:
         self.runner.input_batch = SimpleNamespace(
             req_ids=list(ids), num_reqs=len(ids), num_computed_tokens_cpu=np.array(positions)
         )
-        return self.steps.table()
+        self.scheduled = self.requests.step()
+        return self.exits.table(self.scheduled)
 
     def finish(self, table: StepTable, *depths: int) -> list[int]:
         """After a pass in which the groups that may leave have left after ``depths``."""
         table.exit_layer[table.free] = depths
         table.close()
-        return self.steps.depths(table)
+        return self.exits.depths(table)
+
+    def head(self, *rows: tuple[str, int, int]) -> str:
+        """What makes the logits of a step."""
+        return self.exits.head(self.begin(*rows))
 
     def step(self, *rows: tuple[str, int, int], left: tuple[int, ...] = ()) -> list[int]:
         return self.finish(self.begin(*rows), *left)

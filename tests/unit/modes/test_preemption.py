@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.steps.support import Batch, L, groups
+from tests.unit.modes.support import Batch, L, groups
 
 
 def test_tokens_leave_where_they_left(batch: Batch) -> None:
@@ -31,7 +31,7 @@ def test_chunks_start_where_they_start(batch: Batch) -> None:
 def test_requests_do_not_share_their_depths(batch: Batch) -> None:
     batch.step(("a", 1, 4), ("b", 1, 4), left=(3, 7))
     assert groups(batch.begin(("b", 1, 4), ("a", 1, 4))) == ["1 at 7", "1 at 3"]
-    batch.steps.forget(["a"])
+    batch.requests.forget(["a"])
     assert groups(batch.begin(("a", 1, 4), ("b", 1, 4))) == ["1 decide", "1 at 7"]
 
 
