@@ -1,4 +1,4 @@
-"""Options of earlier versions, and what to use in their place."""
+"""Options and tasks of earlier versions, and what to use in their place."""
 
 from __future__ import annotations
 
@@ -9,3 +9,9 @@ REMOVED_OPTIONS = {
     "--target-kl": "use --target-agreement",
     "--target-depth": "use --target-agreement, or --check FILE with settings of that depth",
 }
+
+REMOVED_TASKS = dict.fromkeys(
+    ("river_humaneval", "river_humaneval_chat"),
+    "use lm-eval's humaneval with --confirm-run-unsafe-code",
+)
+"""Of ``river-vllm eval``."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from river_vllm.errors import RiverError
+from server.cli.removed import REMOVED_TASKS
 
 TASKS = Path(__file__).with_name("tasks")
 
@@ -69,6 +70,8 @@ def run(
     )
     unknown = [name for name in tasks if name not in manager.all_tasks]
     if unknown:
+        if unknown[0] in REMOVED_TASKS:
+            raise RiverError(f"{unknown[0]} was removed; {REMOVED_TASKS[unknown[0]]}")
         own = ", ".join(name for name in manager.all_tasks if name.startswith(OWN))
         more = "one of --include-path, or one that 'lm-eval ls tasks' lists"
         raise RiverError(f"TASK = {unknown[0]!r}: expected {own}, {more}")

@@ -19,8 +19,8 @@ class EvalOptions(Options):
     """Say what a river changes in a model's answers: lm-evaluation-harness on two sides, paired."""
 
     tasks: Annotated[list[str], Shown("TASK", positional=True)] = Field(default=[])
-    """tasks of lm-eval that generate text; river_gsm8k, river_humaneval and the same with _chat at
-    the end come with River and read --data (default: none, with --samples)"""
+    """tasks of lm-eval that generate text; river_gsm8k and river_gsm8k_chat come with River and
+    read --data (default: none, with --samples)"""
     base_url: Annotated[Url, Shown("URL")] = "http://127.0.0.1:8000/v1"
     """server of side A: http://HOST:PORT[/v1]"""
     against: Annotated[Url | None, Shown("URL")] = None
@@ -50,8 +50,7 @@ class EvalOptions(Options):
     include_path: Annotated[Path | None, Shown("DIR")] = None
     """more task files for lm-eval"""
     confirm_run_unsafe_code: bool = False
-    """run programs of the model even where nothing isolates them, and tasks that lm-eval marks as
-    unsafe"""
+    """run tasks that lm-eval marks as unsafe: programs of the model run on this machine"""
     output: Annotated[Path | None, Shown("DIR")] = None
     """keep lm-eval's results and samples, in DIR/A and DIR/B"""
     samples: Annotated[tuple[Path, Path] | None, Shown("DIR")] = None

@@ -27,7 +27,7 @@ def test_it_builds(tmp_path: Path) -> None:
     done = build(ROOT / "docs", tmp_path)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "reference" / "cli.html").read_text(encoding="utf-8")
-    for word in ("--river-threshold", "--fail-below", "--target-agreement", "river_humaneval"):
+    for word in ("--river-threshold", "--fail-below", "--target-agreement", "river_gsm8k"):
         assert word in page
     http = (tmp_path / "reference" / "http.html").read_text(encoding="utf-8")
     for word in ("/river/stats", "mean_exit_layer", "min_layers", "acceptance"):

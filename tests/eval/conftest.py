@@ -66,19 +66,3 @@ def sums(tmp_path: Path) -> Path:
         for n in range(1, 11)
     ]
     return write_rows(tmp_path / "sums.jsonl", rows)
-
-
-@pytest.fixture
-def functions(tmp_path: Path) -> Path:
-    """Four functions to write: ``add_n(x)`` adds n."""
-    rows = [
-        {
-            "task_id": f"add/{n}",
-            "prompt": f'import math\n\n\ndef add_{n}(x):\n    """Add {n} to x."""\n',
-            "entry_point": f"add_{n}",
-            "canonical_solution": f"    return x + {n}\n",
-            "test": f"def check(candidate):\n    assert candidate(1) == {n + 1}\n",
-        }
-        for n in range(4)
-    ]
-    return write_rows(tmp_path / "functions.jsonl", rows)

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from server.eval.sandbox.isolation import UNISOLATED
-from server.eval.tasks import humaneval
 from tests.eval.conftest import write_rows
 from tests.eval.fake import LAYERS, TOKENS
 
@@ -72,54 +70,28 @@ def test_gsm8k_paired_and_read_again(evaluate, fake, sums: Path, tmp_path: Path)
     assert evaluate(*gate[:-1], 29).status == 0
 
 
-def test_humaneval_by_chat_with_a_key(evaluate, fake, functions: Path, monkeypatch):
+def test_by_chat_with_a_key_on_two_servers(evaluate, fake, sums: Path, monkeypatch):
     """Both sides have the same river, and B's server another mind."""
-    if humaneval.isolation() is UNISOLATED:
-        monkeypatch.setenv("RIVER_EVAL_UNISOLATED", "1")
 
-    def respond(body: dict[str, Any], wrong: str = "") -> str:
-        text = body["messages"][-1]["content"]
-        name = text.partition("def ")[2].partition("(")[0]
-        found = -1 if name == wrong else name.removeprefix("add_")
-        return f"Sure:\n```python\ndef {name}(x):\n    return x + {found}\n```"
+    def respond(body: dict[str, Any], wrong: int = 0) -> str:
+        found = int(body["messages"][-1]["content"].split()[2])
+        return f"Easy.\n#### {0 if found == wrong else 2 * found}"
 
     one = fake(respond, key="secret")
-    two = fake(lambda body: respond(body, wrong="add_2"), key="secret")
+    two = fake(lambda body: respond(body, wrong=2), key="secret")
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    words = ("--data", functions, "--chat", "--concurrency", 2)
-    ran = evaluate(
-        "river_humaneval_chat", "--base-url", one.url, "--against", two.url + "/v1", *words
-    )
+    words = ("--data", sums, "--chat", "--concurrency", 2)
+    ran = evaluate("river_gsm8k_chat", "--base-url", one.url, "--against", two.url + "/v1", *words)
     assert ran.status == 0, ran.err
     assert {(seen.path, seen.key) for seen in two.seen} == {
         ("/v1/chat/completions", "Bearer secret")
     }
-    (message,) = next(s.body for s in one.seen if "add_0" in str(s.body))["messages"]
-    assert message["content"] == (
-        "Complete this Python function. Answer with the whole function in one code block.\n\n"
-        '```python\nimport math\n\n\ndef add_0(x):\n    """Add 0 to x."""\n```'
-    )
-    (figure,) = ran.document["figures"]
-    assert (figure["metric"], figure["a"], figure["only_a"]) == ("passed", 1.0, ["add/2"])
+    (message,) = one.seen[0].body["messages"]
+    assert message["content"].endswith("on a last line of this form:\n#### NUMBER")
+    for figure in ran.document["figures"]:
+        assert (figure["metric"], figure["a"]) == ("exact_match", 1.0)
+        assert figure["only_a"] == ["2"]
     assert "secret" not in json.dumps(ran.document) + ran.out + ran.err
-
-
-def test_humaneval_continues_a_text(fake, functions: Path, evaluate):
-    """With an example before it; what follows the function is cut off."""
-
-    def respond(body: dict[str, Any]) -> str:
-        name = body["prompt"].rpartition("def add_")[2].partition("(")[0]
-        return f"    return x + {name}\n\nassert False"
-
-    server = fake(respond)
-    words = ("--data", functions, "--num-fewshot", 1, "--limit", 1)
-    ran = evaluate("river_humaneval", "--base-url", server.url, *SIDES, *words)
-    assert ran.status == 0, ran.err
-    rows = [json.loads(line) for line in functions.read_text().splitlines()]
-    body = server.seen[0].body
-    assert body["prompt"] == rows[0]["prompt"] + "    return x + 0\n\n\n" + rows[1]["prompt"]
-    assert body["stop"] == ["\ndef ", "\n#", "\nif ", "\n```"]
-    assert ran.document["figures"][0]["b"] == 1.0
 
 
 LIKELIHOOD = """
@@ -138,10 +110,10 @@ doc_to_choice: ["yes", "no"]
     ("words", "said", "status"),
     [
         (["choices"], "got multiple_choice: a likelihood comes with the prompt", 2),
-        (["no_such_task"], "'no_such_task': expected river_gsm8k, river_gsm8k_chat, river_hum", 2),
+        (["no_such_task"], "'no_such_task': expected river_gsm8k, river_gsm8k_chat, one of", 2),
         (["river_gsm8k_chat", "--num-fewshot", "3"], "river_gsm8k_chat asks without examples", 2),
         (["river_gsm8k", "--num-fewshot", "10"], "expected more rows than the 10 examples", 2),
-        (["river_humaneval"], "line 1: 'task_id' = None: expected a text", 2),
+        (["river_humaneval"], "river_humaneval was removed; use lm-eval's humaneval", 2),
         (["river_gsm8k", "--limit", "1"], "no such model", 1),
     ],
 )

@@ -1,1 +1,0 @@
-"""Programs of a model, run in processes of their own under limits. No security boundary."""
