@@ -13,7 +13,7 @@ from river_vllm.calibration.passes import TeacherForcedEngine, Text
 from river_vllm.calibration.policy import Policy
 from river_vllm.calibration.run import Calibrator, Outcome
 from river_vllm.calibration.target import Target
-from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.config import RiverConfig, combined, load_config_file
 from river_vllm.errors import RiverError
 from river_vllm.weights.choose import weights_folder
 from server.calibrate.document import Circumstances, as_json, as_yaml, guarantee, river_config
@@ -47,12 +47,15 @@ def _config(options: CalibrateOptions) -> RiverConfig:
     data: dict[str, Any] = {} if path is None else load_config_file(path)
     if check is None:
         data.pop("calibration", None)
-    given = options.engine.river
-    config = parse_config(data, str(path or "defaults")).merged(given, "command line")
-    # Verified answers are the backbone's own: there is nothing to choose, and nothing to draft.
-    config = config.merged({"verify": 0}, "calibrate")
-    if "scope" not in config.model_fields_set:
-        config = config.merged({"scope": "token"}, "calibrate")
+    config = combined(
+        {
+            "defaults": {"scope": "token"},
+            str(path): data,
+            "command line": options.engine.river,
+            # Verified answers are the backbone's own: there is nothing to choose or to draft.
+            "calibrate": {"verify": 0},
+        }
+    )
     if config.scope != "token" or config.prefill != "backbone":
         raise RiverError(
             f"calibrate: scope = '{config.scope}', prefill = '{config.prefill}': can be measured "
