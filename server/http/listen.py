@@ -32,6 +32,10 @@ CALL = "river_call"
 _call: ContextVar[tuple[RiverExchange, int] | None] = ContextVar("river_call", default=None)
 """The exchange that calls the engine, and the index of the call's first choice in it."""
 
+END_SECONDS = 15.0
+"""For an engine that drains nothing to abort its requests and clean up; what vLLM gives on ROCm.
+The engine itself gives its workers 9."""
+
 _Method = Callable[..., Any]
 
 
@@ -183,9 +187,8 @@ def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Meth
         # There is none before the first request; vLLM may call this from another thread.
         handler = getattr(engine_client, "output_handler", None)
         try:
-            # With 0, which means no draining, vLLM kills the engine before it has cleaned up; with
-            # None the engine has a few seconds to end by itself.
-            return shutdown(timeout=timeout or None)
+            # With 0, which means no draining, vLLM kills the engine before it has cleaned up.
+            return shutdown(timeout=END_SECONDS if timeout == 0 else timeout)
         finally:
             if handler is not None and not (loop := handler.get_loop()).is_closed():
                 left = engine_client.output_processor.propagate_error

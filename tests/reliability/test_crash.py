@@ -111,8 +111,8 @@ def test_ctrl_c_with_requests_in_flight(servers: dict[Crash, FrailServer]) -> No
         finally:
             belongings.kill()
         said = server.log.read_text()[before:]
-        # Of nanobind's modules, of shared memory and semaphores; of an engine that vLLM kills.
-        assert not re.findall("leaked|Traceback|killing", said), said
+        # Of nanobind's modules, of shared memory and semaphores; of an engine that lost its worker.
+        assert not re.findall("leaked|Traceback", said), said
         assert said.endswith("River: the server has stopped\n")
 
 

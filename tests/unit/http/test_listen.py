@@ -15,7 +15,7 @@ from river_vllm.compat import EngineDeadError, GracefulHTTPError
 from river_vllm.config import RiverConfig
 from river_vllm.modes.verified import VerifiedMode
 from server.http.exchange import RiverExchange, current_exchange
-from server.http.listen import listen
+from server.http.listen import END_SECONDS, listen
 from server.http.state import RiverState
 from server.telemetry.progress import Progress
 from tests.unit.http.support import DEFAULTS, VERIFIED, L, Metrics, exchange, river_state
@@ -349,7 +349,7 @@ def test_an_engine_that_drains_nothing_has_time_to_clean_up(state: RiverState) -
     client = Client()
     listen(client, state)
     client.shutdown(timeout=0)
-    assert client.ends == [None]
+    assert client.ends == [END_SECONDS]
 
 
 @pytest.mark.parametrize(
