@@ -172,12 +172,30 @@ def parse_config(data: object, source: str) -> RiverConfig:
     Raises:
         RiverError: names the source, the field, the value and what is allowed.
     """
-    if not isinstance(data, Mapping):
-        raise RiverError(f"{source}: expected an object of River settings, got {data!r}")
+    return combined({source: data})
+
+
+def combined(layers: Mapping[str, object]) -> RiverConfig:
+    """The settings of several sources, each over those before it, validated together.
+
+    Raises:
+        RiverError: names the source, the field, the value and what is allowed.
+    """
+    settings: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for source, given in layers.items():
+        if not isinstance(given, Mapping):
+            raise RiverError(f"{source}: expected an object of River settings, got {given!r}")
+        settings |= given
+        sources |= dict.fromkeys(given, source)
     try:
-        return RiverConfig.model_validate(dict(data))
+        return RiverConfig.model_validate(settings)
     except ValidationError as error:
-        raise RiverError(f"{source}: {describe_errors(error, RiverConfig)}") from None
+        fields = {str(item["loc"][0]) for item in error.errors() if item["loc"]} & set(sources)
+        # Without a field, settings do not go together: they may come from several sources.
+        wrong = {sources[name] for name in fields or sources}
+        where = ", ".join(source for source in layers if source in wrong)
+        raise RiverError(f"{where}: {describe_errors(error, RiverConfig)}") from None
 
 
 def load_config_file(path: str | Path) -> dict[str, Any]:
@@ -214,21 +232,18 @@ def layered_config(checkpoint: object, additional: object) -> RiverConfig:
     Raises:
         RiverError: a setting is wrong, or the checkpoint names a path.
     """
-    base = RiverConfig() if checkpoint is None else parse_config(checkpoint, CHECKPOINT_KEY)
+    layers = {CHECKPOINT_KEY: checkpoint, f'additional_config["{CONFIG_KEY}"]': additional}
+    given = {source: layer for source, layer in layers.items() if layer is not None}
+    named = checkpoint if isinstance(checkpoint, Mapping) else {}
     for name in sorted(RiverConfig.affecting(Affects.PLACE)):
-        if (value := getattr(base, name)) != RiverConfig.model_fields[name].default:
+        default = RiverConfig.model_fields[name].default
+        if (value := named.get(name, default)) != default:
             raise RiverError(
                 f"{CHECKPOINT_KEY}: '{name}' = {shortened(repr(value))}: a checkpoint may not set "
                 f"it; leave it out there, and set it with --river-{name.replace('_', '-')} or "
                 f'additional_config["{CONFIG_KEY}"]'
             )
-    if additional is None:
-        return base
-    if not isinstance(additional, Mapping):
-        raise RiverError(
-            f'additional_config["{CONFIG_KEY}"]: expected an object, got {additional!r}'
-        )
-    return base.merged(additional, f'additional_config["{CONFIG_KEY}"]')
+    return combined(given)
 
 
 def river_config_of(vllm_config: Any) -> RiverConfig:

@@ -11,6 +11,7 @@ and say so.
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 from collections import Counter
@@ -457,6 +458,7 @@ def engine_client_is_heard(
     client: AsyncLLM,
     generate: _Wrapper,
     get_output_async: _Wrapper,
+    add_request: _Wrapper,
     process_outputs: _Wrapper,
     shutdown: _Wrapper,
 ) -> None:
@@ -466,8 +468,9 @@ def engine_client_is_heard(
 
     Args:
         client: this one; others of the process stay as they were.
-        generate, get_output_async, process_outputs, shutdown: each takes the method of that name,
-            of the client, its engine core or its output processor, and returns what replaces it.
+        generate, get_output_async, add_request, process_outputs, shutdown: each takes the method
+            of that name, of the client, its engine core or its output processor, and returns what
+            replaces it.
 
     Ends with the vLLM release that shows them to an endpoint plugin. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/endpoint_plugins/interface.py
@@ -476,7 +479,26 @@ def engine_client_is_heard(
     client.generate = generate(client.generate)
     client.shutdown = shutdown(client.shutdown)
     core.get_output_async = get_output_async(core.get_output_async)
+    processor.add_request = add_request(processor.add_request)
     processor.process_outputs = process_outputs(processor.process_outputs)
+
+
+WORKER = "VllmWorker"
+"""How the names of the processes of vLLM's workers begin."""
+
+
+def a_workers_engine_answers_ctrl_c() -> None:
+    """In a worker's own process, SIGINT is ignored; elsewhere nothing changes.
+
+    A terminal sends it to every process of a server. vLLM 0.32's worker then ends in the middle of
+    a step (``v1/executor/multiproc_executor.py``, ``worker_main``), and its engine, which would let
+    the requests finish or abort them, takes that for a failure. The engine ends its workers itself.
+
+    Ends with the vLLM release whose workers leave SIGINT to their engine. Upstream:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/executor/multiproc_executor.py
+    """
+    if multiprocessing.current_process().name.startswith(WORKER):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from river_vllm.calibrate.bounds import prompts_needed
 from river_vllm.calibrate.choose import Policy
 from river_vllm.calibrate.passes import TeacherForcedEngine, Text
 from river_vllm.calibrate.run import Calibrator, Outcome
-from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.config import RiverConfig, combined, load_config_file
 from river_vllm.errors import RiverError
 from river_vllm.weights.cache import weights_folder
 from river_vllm.weights.fingerprint import fingerprint, served_checkpoint
@@ -46,12 +46,15 @@ def _config(options: CalibrateOptions) -> RiverConfig:
     data: dict[str, Any] = {} if path is None else load_config_file(path)
     if check is None:
         data.pop("calibration", None)
-    given = options.engine.river
-    config = parse_config(data, str(path or "defaults")).merged(given, "command line")
-    # Verified answers are the backbone's own: there is nothing to choose, and nothing to draft.
-    config = config.merged({"verify": 0}, "calibrate")
-    if "scope" not in config.model_fields_set:
-        config = config.merged({"scope": "token"}, "calibrate")
+    config = combined(
+        {
+            "defaults": {"scope": "token"},
+            str(path): data,
+            "command line": options.engine.river,
+            # Verified answers are the backbone's own: there is nothing to choose or to draft.
+            "calibrate": {"verify": 0},
+        }
+    )
     if config.scope != "token" or config.prefill != "backbone":
         raise RiverError(
             f"calibrate: scope = '{config.scope}', prefill = '{config.prefill}': can be measured "

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from river_vllm.calibrate.shipped import AUTO, shipped_for
-from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.config import RiverConfig, combined, load_config_file
 from river_vllm.errors import RiverError
 from server.cli.arguments import FieldsOf
 from server.telemetry.progress import STALL_SECONDS
@@ -81,8 +81,8 @@ def river_config(args: argparse.Namespace) -> RiverConfig:
     path = args.river_config
     if path == AUTO:
         path = str(shipped_for(args.model))
-    config = RiverConfig() if path is None else parse_config(load_config_file(path), path)
-    return config.merged(RIVER_OPTIONS.given(args), "command line")
+    file = {} if path is None else {path: load_config_file(path)}
+    return combined({**file, "command line": RIVER_OPTIONS.given(args)})
 
 
 def api_keys(args: argparse.Namespace) -> list[str]:

@@ -179,6 +179,7 @@ def run(args: argparse.Namespace) -> int:
         # vLLM itself ends with status 0 then, and a supervisor would think that all is well.
         print("river-vllm: error: the server has failed, see the log above", file=sys.stderr)
         return 1
+    print("River: the server has stopped", flush=True)
     return 0
 
 

@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from river_vllm.modes import mode_of
 from river_vllm.modes.mode import Numbers
 from river_vllm.request import RiverSettings
@@ -20,7 +22,7 @@ class RiverExchange:
     num_layers: int
     trace: bool = False
     _calls: int = 0
-    _choices: dict[int, Numbers] = field(default_factory=dict)
+    _choices: dict[int, list[int]] = field(default_factory=dict)
     _unsent: dict[int, list[int]] = field(default_factory=dict)
 
     def next_call(self, choices: int) -> int:
@@ -34,8 +36,8 @@ class RiverExchange:
         return first
 
     def add(self, choice: int, depths: Numbers) -> None:
-        """Take what became of a finished choice's tokens."""
-        self._choices[choice] = depths
+        """Take what became of a choice's next tokens."""
+        self._choices.setdefault(choice, []).extend(depths.tolist())
 
     def stream(self, choice: int, layers: Sequence[int]) -> None:
         """Take the exit layers of tokens that are on their way to the client."""
@@ -47,20 +49,22 @@ class RiverExchange:
         return self._unsent.pop(choice, [])
 
     def trace_of(self, choice: int) -> list[int]:
-        """One exit layer per token of a finished choice, or whether it was drafted."""
-        depths = self._choices.get(choice)
-        return [] if depths is None else mode_of(self.settings).trace(depths)
+        """One exit layer per token of a choice, or whether it was drafted."""
+        return mode_of(self.settings).trace(self._depths(choice))
 
     def whole_trace(self) -> list[int]:
         """The traces of every engine call, in their order: a response without choices may have
         taken several, one before each call of a tool and one after the last."""
         return [depth for choice in sorted(self._choices) for depth in self.trace_of(choice)]
 
+    def _depths(self, choice: int) -> Depths:
+        return np.array(self._choices.get(choice, []), dtype=np.int16)
+
     def report(self) -> dict[str, Any]:
         """The ``river`` object of the response."""
         summary = mode_of(self.settings).summary()
-        for depths in self._choices.values():
-            summary.add(depths)
+        for choice in self._choices:
+            summary.add(self._depths(choice))
         return {
             "enabled": self.settings.enabled,
             "mode": self.settings.answered_by,

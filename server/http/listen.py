@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -25,6 +26,14 @@ from server.http.state import RiverState
 
 STEPS = "river_steps"
 """Extra attribute of vLLM's request states and choices: exit layers not yet given to a client."""
+CALL = "river_call"
+"""Extra attribute of vLLM's request states: whose they are, see ``_call``."""
+_call: ContextVar[tuple[RiverExchange, int] | None] = ContextVar("river_call", default=None)
+"""The exchange that calls the engine, and the index of the call's first choice in it."""
+
+END_SECONDS = 15.0
+"""For an engine that drains nothing to abort its requests and clean up; what vLLM gives on ROCm.
+The engine itself gives its workers 9."""
 
 _Method = Callable[..., Any]
 
@@ -45,6 +54,7 @@ def listen(engine_client: Any, state: RiverState) -> None:
         engine_client,
         generate=lambda inner: _generate(inner, state),
         get_output_async=lambda inner: _arrival(inner, source, state),
+        add_request=lambda inner: _request(inner, engine_client.output_processor),
         process_outputs=lambda inner: _outputs(
             inner, engine_client.output_processor, state, source
         ),
@@ -77,19 +87,26 @@ async def _collect(
     exchange: RiverExchange | None,
     first: int,
 ) -> AsyncGenerator[Any, None]:
+    _call.set((exchange, first) if exchange else None)
     async with aclosing(outputs):
         async for output in outputs:
             for choice in output.outputs:
                 if state.ending.begun and choice.finish_reason == "abort":
                     # It arrived during the engine's last step before the end.
                     raise EngineStopped
-                depths, choice.routed_experts = choice.routed_experts, None
-                if exchange is None:
-                    continue
-                exchange.stream(first + choice.index, getattr(choice, STEPS, ()))
-                if depths is not None:
-                    exchange.add(first + choice.index, depths)
+                choice.routed_experts = None
+                if exchange is not None:
+                    exchange.stream(first + choice.index, getattr(choice, STEPS, ()))
             yield output
+
+
+def _request(add: _Method, processor: Any) -> _Method:
+    def river_add_request(request: Any, *args: Any, **kwargs: Any) -> None:
+        add(request, *args, **kwargs)
+        if (state := processor.request_states.get(request.request_id)) is not None:
+            state.__dict__[CALL] = _call.get()
+
+    return river_add_request
 
 
 def _arrival(get_output: _Method, source: _Source, state: RiverState) -> _Method:
@@ -122,9 +139,13 @@ def _outputs(process: _Method, processor: Any, state: RiverState, source: _Sourc
             # A stop string trims new_token_ids in place, so tokens past it are not counted.
             depths = output.routed_experts
             if depths is not None and (tokens := len(output.new_token_ids)):
+                depths = depths[:tokens]
                 mode = mode_that_made(depths)
-                step.setdefault(mode, []).append(depths[:tokens])
-                _hand_over(request, mode.trace(depths[:tokens]))
+                step.setdefault(mode, []).append(depths)
+                _hand_over(request, mode.trace(depths))
+                if call := getattr(request, CALL, None):
+                    exchange, first = call
+                    exchange.add(first + request.request_index, depths)
         # Counted at once: with many users this runs between two steps' tokens.
         for mode, numbers in step.items():
             summary = mode.summary()
@@ -162,12 +183,13 @@ def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Meth
     of its requests may have been the cause.
     """
 
-    def river_shutdown(*args: Any, **kwargs: Any) -> Any:
+    def river_shutdown(timeout: float | None = None) -> Any:
         state.ending.begin(failed=bool(engine_client.errored))
         # There is none before the first request; vLLM may call this from another thread.
         handler = getattr(engine_client, "output_handler", None)
         try:
-            return shutdown(*args, **kwargs)
+            # With 0, which means no draining, vLLM kills the engine before it has cleaned up.
+            return shutdown(timeout=END_SECONDS if timeout == 0 else timeout)
         finally:
             if handler is not None and not (loop := handler.get_loop()).is_closed():
                 left = engine_client.output_processor.propagate_error

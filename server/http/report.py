@@ -40,9 +40,9 @@ def _add_deltas(payload: dict[str, Any], exchange: RiverExchange) -> bool:
     """Give a chunk the exit layers of the tokens that came since the choice's last one."""
     added = False
     for choice in payload["choices"]:
-        # vLLM opens a choice with a chunk that names the role and holds no token.
-        opens = "role" in choice.get("delta", {}) and choice.get("finish_reason") is None
-        layers = [] if opens else exchange.take_unsent(choice["index"])
+        # vLLM leaves the key out of a chat's first chunks, of which one names the role and one
+        # echoes a message: they hold no token.
+        layers = exchange.take_unsent(choice["index"]) if "token_ids" in choice else []
         if layers:
             choice["river_trace_delta"] = layers
             added = True

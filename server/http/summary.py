@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -30,6 +31,9 @@ def announce_when_ready(app: FastAPI) -> None:
                 # Where it listens, as vLLM writes it (``entrypoints/launchers/launcher.py``).
                 logger.info("%s", summary(river, address(args, args.host or "0.0.0.0")))
             yield state
+        # vLLM freezes the heap at the start. What is frozen outlives the interpreter, and at the
+        # exit Triton reports its part of it as leaked.
+        gc.unfreeze()
 
     app.router.lifespan_context = lifespan
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -100,6 +101,7 @@ def test_ctrl_c_with_requests_in_flight(servers: dict[Crash, FrailServer]) -> No
             server.faults.order("sleep 0.05")
             requests = [InFlight(server, stream) for stream in (True, False)]
             assert requests[0].started.wait(60)
+            before = len(server.log.read_text())
             _interrupt(server, belongings)
             for request in requests:
                 request.join(END_SECONDS)
@@ -108,6 +110,10 @@ def test_ctrl_c_with_requests_in_flight(servers: dict[Crash, FrailServer]) -> No
             belongings.assert_gone(20)
         finally:
             belongings.kill()
+        said = server.log.read_text()[before:]
+        # Of nanobind's modules, of shared memory and semaphores; of an engine that lost its worker.
+        assert not re.findall("leaked|Traceback", said), said
+        assert said.endswith("River: the server has stopped\n")
 
 
 @pytest.mark.skipif(form(True, False), reason="long form only (make reliability)")

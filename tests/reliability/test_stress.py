@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -107,16 +108,18 @@ def test_a_full_queue_says_503(frail: FrailServer, expected: str) -> None:
     assert_well(frail, expected)
 
 
-def test_sigterm_lets_what_is_in_flight_finish(frail: FrailServer, expected: str) -> None:
-    """And a second and third SIGTERM change nothing. The last test of this server."""
+def test_ctrl_c_lets_what_is_in_flight_finish(frail: FrailServer, expected: str) -> None:
+    """A terminal interrupts every process at once; two SIGTERM after it change nothing. The last
+    test of this server."""
     belongings = Belongings.of(frail.process.pid)
     frail.faults.order("sleep 0.1")
     requests = [InFlight(frail, stream, max_tokens=50) for stream in (True, False)]
     running = "vllm:num_requests_running"
     poll_until(lambda: frail.sum_of(running) == 2, 60, "both requests to run")
-    for _ in range(3):
-        frail.process.send_signal(signal.SIGTERM)
+    os.killpg(frail.process.pid, signal.SIGINT)
+    for _ in range(2):
         time.sleep(0.3)
+        frail.process.send_signal(signal.SIGTERM)
     refused = _refused(frail)
     for request in requests:
         request.join(DRAIN_SECONDS)

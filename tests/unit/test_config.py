@@ -98,9 +98,17 @@ def test_settings_must_be_an_object(data: object) -> None:
     assert repr(data) in str(error.value)
 
 
+def test_settings_of_two_sources_are_validated_together() -> None:
+    config = layered_config({"deep": "fetch"}, {"resident_layers": 4})
+    assert (config.deep, config.resident_layers) == ("fetch", 4)
+    with pytest.raises(RiverError) as error:
+        layered_config({"verify": 4}, {"resident_layers": 2})
+    assert str(error.value).startswith(f"river_config, {ADDITIONAL}: verify = 4 needs")
+
+
 def test_layers_name_themselves_in_errors() -> None:
     with pytest.raises(RiverError, match=r"^river_config: 'threshold' = 3"):
-        layered_config({"threshold": 3}, {"threshold": 0.5})
+        layered_config({"threshold": 3}, {"min_layers": 2})
     with pytest.raises(RiverError) as error:
         layered_config({"threshold": 0.5}, {"threshold": 3})
     assert str(error.value).startswith(f"{ADDITIONAL}: 'threshold' = 3")

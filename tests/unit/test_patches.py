@@ -6,6 +6,7 @@ import asyncio
 import functools
 import importlib.metadata
 import inspect
+import multiprocessing
 import os
 import re
 import signal
@@ -32,6 +33,7 @@ from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
 from vllm.utils.network_utils import zmq_socket_ctx
 from vllm.utils.torch_utils import LayerName
+from vllm.v1.executor import multiproc_executor
 from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.logits_processor import build_logitsprocs
 
@@ -202,6 +204,7 @@ OF_AN_OBJECT = [
     patches.block_hashes_come_from,
     patches.engine_client_is_heard,
     patches.sigterm_is_heard_while_loading,
+    patches.a_workers_engine_answers_ctrl_c,
     patches.every_logits_processor_is_there,
 ]
 
@@ -474,7 +477,9 @@ def test_an_engine_client_is_heard_and_others_are_not() -> None:
     class Client:
         def __init__(self) -> None:
             self.engine_core = SimpleNamespace(get_output_async=lambda: ["arrived"])
-            self.output_processor = SimpleNamespace(process_outputs=lambda: ["processed"])
+            self.output_processor = SimpleNamespace(
+                add_request=lambda: ["added"], process_outputs=lambda: ["processed"]
+            )
 
         def generate(self) -> list[str]:
             return ["generated"]
@@ -486,11 +491,12 @@ def test_an_engine_client_is_heard_and_others_are_not() -> None:
         return lambda: ["heard", *inner()]
 
     one, other = Client(), Client()
-    patches.engine_client_is_heard(one, heard, heard, heard, heard)  # type: ignore[arg-type]
+    patches.engine_client_is_heard(one, *[heard] * 5)  # type: ignore[arg-type]
     for client, first in ((one, ["heard"]), (other, [])):
         assert client.generate() == [*first, "generated"]
         assert client.shutdown() == [*first, "ended"]
         assert client.engine_core.get_output_async() == [*first, "arrived"]
+        assert client.output_processor.add_request() == [*first, "added"]
         assert client.output_processor.process_outputs() == [*first, "processed"]
 
 
@@ -527,6 +533,26 @@ def test_vllm_still_takes_an_interrupt_for_the_end_of_its_wait(tmp_path: Path) -
     """Once this fails, ``sigterm_is_heard_while_loading`` can go."""
     with zmq_socket_ctx(f"ipc://{tmp_path}/socket", zmq.PULL):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("name", "left"), [("VllmWorker-0", True), ("EngineCore", False)])
+def test_ctrl_c_ends_no_worker_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, left: bool
+) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "name", name)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        patches.a_workers_engine_answers_ctrl_c()
+        assert signal.getsignal(signal.SIGINT) == (signal.SIG_IGN if left else before)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_vllms_worker_still_ends_with_ctrl_c() -> None:
+    """Once this fails, ``a_workers_engine_answers_ctrl_c`` can go."""
+    source = inspect.getsource(multiproc_executor.WorkerProc)
+    assert "signal.signal(signal.SIGINT, signal_handler)" in source
+    assert f'name=f"{patches.WORKER}-' in source
 
 
 class Unpatched:

@@ -127,7 +127,8 @@ def compact(payload: Any) -> bytes:
 def chunk(
     index: int = 0, text: str = "x", finish: str | None = None, **more: Any
 ) -> dict[str, Any]:
-    choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
+    delta = {"content": text}
+    choice = {"index": index, "delta": delta, "finish_reason": finish, "token_ids": None}
     return {"id": "c", "object": "chat.completion.chunk", "choices": [choice], **more}
 
 

@@ -41,6 +41,13 @@ def test_traces_are_kept_by_choice() -> None:
     assert made.trace_of(2) == []
 
 
+def test_a_choices_tokens_come_in_parts() -> None:
+    made = exchange([-12, 3])
+    made.add(0, np.array([5], dtype=np.int16))
+    assert made.trace_of(0) == [12, 3, 5]
+    assert made.report()["tokens"] == 2
+
+
 def test_calls_of_one_request_number_their_choices_in_order() -> None:
     made = exchange()
     assert [made.next_call(2), made.next_call(1), made.next_call(3)] == [0, 2, 3]

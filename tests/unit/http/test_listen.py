@@ -15,7 +15,7 @@ from river_vllm.compat import EngineDeadError, GracefulHTTPError
 from river_vllm.config import RiverConfig
 from river_vllm.modes.verified import VerifiedMode
 from server.http.exchange import RiverExchange, current_exchange
-from server.http.listen import listen
+from server.http.listen import END_SECONDS, listen
 from server.http.state import RiverState
 from server.telemetry.progress import Progress
 from tests.unit.http.support import DEFAULTS, VERIFIED, L, Metrics, exchange, river_state
@@ -45,6 +45,9 @@ class Client:
         self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
         self.calls.append((prompt, sampling_params, request_id, options))
+        for index in range(sampling_params.n):
+            request = SimpleNamespace(request_id=f"{request_id}-{index}")
+            self.output_processor.add_request(request, index)
         try:
             for output in self.outputs:
                 yield output
@@ -67,6 +70,9 @@ class Processor:
 
     def __init__(self) -> None:
         self.request_states: dict[str, Any] = {"a": 1, "b": 1, "stopped": 1}
+
+    def add_request(self, request: Any, index: int) -> None:
+        self.request_states[request.request_id] = SimpleNamespace(request_index=index)
 
     def process_outputs(self, outputs: list[Any], timestamp: float = 0.0) -> str:
         for output in outputs:
@@ -123,9 +129,17 @@ def test_other_requests_take_the_defaults_of_the_moment(state: RiverState) -> No
 def test_exit_layers_go_to_the_exchange_and_not_into_the_response(
     state: RiverState, current: RiverExchange
 ) -> None:
-    client = Client([choice(0, None)], [choice(0, None), choice(1, [-L, 3])], [choice(0, [-L])])
+    client = Client([choice(0, None)], [choice(0, [-L]), choice(1, [-L, 3])])
     listen(client, state)
-    outputs = asyncio.run(drain(client.generate("p", params(n=2), "id")))
+
+    async def run() -> list[Any]:
+        outputs = client.generate("p", params(n=2), "id")
+        first = await anext(outputs)
+        step = [core_output("id-0", [7], [-L]), core_output("id-1", [7, 8], [-L, 3])]
+        client.output_processor.process_outputs(step)
+        return [first, *await drain(outputs)]
+
+    outputs = asyncio.run(run())
     assert outputs == client.outputs
     assert all(c.routed_experts is None for output in outputs for c in output.outputs)
     assert current.trace_of(0) == [L]
@@ -135,19 +149,17 @@ def test_exit_layers_go_to_the_exchange_and_not_into_the_response(
 def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
     state: RiverState, current: RiverExchange
 ) -> None:
-    first, second = [choice(0, [1]), choice(1, [2])], [choice(0, [3]), choice(1, [4])]
     client = Client()
     listen(client, state)
 
     async def run() -> None:
-        client.outputs = [SimpleNamespace(outputs=first)]
         a = client.generate("a", params(n=2), "a")
         b = client.generate("b", params(n=2), "b")
-        later = client.outputs
-        client.outputs = [SimpleNamespace(outputs=second)]
         await drain(b)
-        client.outputs = later
         await drain(a)
+        ids = ["b-1", "a-0", "a-1", "b-0"]
+        step = [core_output(name, [7], [i]) for name, i in zip(ids, [4, 1, 2, 3], strict=True)]
+        client.output_processor.process_outputs(step)
 
     asyncio.run(run())
     assert [current.trace_of(i) for i in range(4)] == [[1], [2], [3], [4]]
@@ -158,6 +170,23 @@ def test_depths_outside_an_exchange_are_still_taken_out(state: RiverState) -> No
     listen(client, state)
     (output,) = asyncio.run(drain(client.generate("p", params(), "id")))
     assert output.outputs[0].routed_experts is None
+
+
+def test_tokens_of_a_request_that_is_aborted_are_in_its_report(
+    state: RiverState, current: RiverExchange
+) -> None:
+    """vLLM hands a choice's numbers over when it finishes, and this one never does."""
+    client = Client([choice(0, None)], [choice(0, None)])
+    listen(client, state)
+
+    async def run() -> None:
+        outputs = client.generate("p", params(), "id")
+        await anext(outputs)
+        client.output_processor.process_outputs([core_output("id-0", [7, 8], [3, 5])])
+        await outputs.aclose()
+
+    asyncio.run(run())
+    assert current.report()["exit_layers"] == {"3": 1, "5": 1}
 
 
 def test_a_client_that_leaves_closes_vllms_generator(state: RiverState) -> None:
@@ -313,6 +342,14 @@ def test_the_first_shutdown_says_why(state: RiverState, failed: bool) -> None:
     client.shutdown()
     assert (state.ending.begun, state.ending.failed) == (True, failed)
     assert client.ends == [7, None]
+
+
+def test_an_engine_that_drains_nothing_has_time_to_clean_up(state: RiverState) -> None:
+    """vLLM sends SIGKILL after 0 seconds: shared memory and semaphores stay behind."""
+    client = Client()
+    listen(client, state)
+    client.shutdown(timeout=0)
+    assert client.ends == [END_SECONDS]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class Client:
             additional_config={"river": {"threshold": 0.25, "min_layers": 3}},
         )
         self.output_processor = SimpleNamespace(
-            process_outputs=None, has_unfinished_requests=lambda: True
+            add_request=None, process_outputs=None, has_unfinished_requests=lambda: True
         )
         self.engine_core = SimpleNamespace(engine_ranks_managed=[0, 1], get_output_async=None)
         self.generate = self.shutdown = None

@@ -94,17 +94,21 @@ def test_a_finish_that_its_usage_follows_still_gets_its_trace() -> None:
 
 
 def test_each_chunk_gets_the_layers_of_its_own_tokens() -> None:
-    """Not the opening chunk, which holds none; together they are the whole trace."""
-    opening = chunk(text="")
-    opening["choices"][0]["delta"] = {"role": "assistant", "content": ""}
+    """Not the opening chunk or one that echoes a message: they hold none. Together they are the
+    whole trace."""
+    opening, echo = chunk(text=""), chunk(text="asked")
+    opening["choices"][0]["delta"]["role"] = "assistant"
+    for payload in (opening, echo):
+        del payload["choices"][0]["token_ids"]
     made = exchange(DEPTHS, trace=True)
     report = StreamReport(made)
     out = b""
-    for payload, layers in [(opening, [L]), (CHAT[0], []), (CHAT[1], []), (CHAT[2], [3, 5])]:
+    layers_of = [[L], [], [], [], [3, 5]]
+    for payload, layers in zip([opening, echo, *CHAT], layers_of, strict=True):
         made.stream(0, layers)
         out += report.feed(sse(payload))
     found = [p["choices"][0] for p in payloads(out + report.feed(DONE))]
-    assert [c.get("river_trace_delta") for c in found] == [None, [L], None, [3, 5]]
+    assert [c.get("river_trace_delta") for c in found] == [None, None, [L], None, [3, 5]]
     assert found[-1]["river_trace"] == [L, 3, 5]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from argparse import Namespace
 
 import pytest
 from fastapi import FastAPI
+from vllm.entrypoints.launchers.utils.server_utils import lifespan
 
 from river_vllm.config import RiverConfig
 from server.http.summary import announce_when_ready, summary
@@ -100,3 +102,17 @@ def test_it_is_logged_once_when_the_app_has_started(
             assert found == [f"River is ready at {where}" for where in ready]
 
     asyncio.run(start())
+
+
+def test_the_heap_that_vllm_freezes_is_let_go_when_the_app_ends() -> None:
+    """nanobind's modules report each object that is left at the exit."""
+    app = FastAPI(lifespan=lifespan)
+    announce_when_ready(app)
+    app.state.log_stats = False
+
+    async def start() -> None:
+        async with app.router.lifespan_context(app):
+            assert gc.get_freeze_count()
+
+    asyncio.run(start())
+    assert not gc.get_freeze_count()
