@@ -67,7 +67,7 @@ def river_smollm2(smollm2: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def stock_qwen2(tiny_qwen2: Path) -> Any:
-    """Its log-probabilities are of what a token was picked from."""
+    """Reports log-probabilities after penalties and masks."""
     return engines.stock_engine(tiny_qwen2, logprobs_mode="processed_logprobs", **engines.THINKING)
 
 

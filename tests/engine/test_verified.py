@@ -548,8 +548,10 @@ def test_thoughts_end_within_their_budget(
 
 
 def some_parameters(chance: random.Random, names: Sequence[int]) -> dict[str, Any]:
-    """One to three sampling parameters, of those that change which token a greedy request takes,
-    or what it reports; ``names`` are tokens that a prompt has, and of thoughts."""
+    """One to three sampling parameters that change a greedy request's tokens, or what it reports.
+
+    ``names`` are the tokens of its prompt and of thoughts: lists of tokens have them.
+    """
     tokens = [*names, *(chance.randrange(3, 49152) for _ in range(24))]
     kinds: list[Callable[[], dict[str, Any]]] = [
         lambda: {"presence_penalty": chance.uniform(-2, 2)},
