@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from river_vllm.weights.fingerprint import fingerprint
 from river_vllm.modes.verified.token_list import counted
+from river_vllm.weights.fingerprint import fingerprint
 
 AT_ONCE = 64
 

@@ -57,7 +57,7 @@ class RiverExchange:
         taken several, one before each call of a tool and one after the last."""
         return [depth for choice in sorted(self._choices) for depth in self.trace_of(choice)]
 
-    def _depths(self, choice: int) -> Depths:
+    def _depths(self, choice: int) -> Numbers:
         return np.array(self._choices.get(choice, []), dtype=np.int16)
 
     def report(self) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import pytest
 from vllm.compilation.counter import compilation_counter
 
 from river_vllm import RiverConfig
-from river_vllm.modes.verified import DraftSummary
 from river_vllm.engine import warm_up
+from river_vllm.modes.verified import DraftSummary
 from tests.support import engines
 from tests.support.engines import generate, generate_alone, greedy
 from tests.support.prompts import PROMPTS

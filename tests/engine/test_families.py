@@ -17,8 +17,8 @@ import torch
 import river_vllm
 from river_vllm import RiverConfig, costs
 from river_vllm.config import PREFIX
-from river_vllm.model.architectures import ARCHITECTURES
 from river_vllm.engine import warm_up
+from river_vllm.model.architectures import ARCHITECTURES
 from tests.support import engines
 from tests.support.engines import Generated, generate, greedy
 from tests.support.families import (

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from river_vllm import RiverConfig, engine_args
-from river_vllm.guarantee import REPORTED, recorded_settings
 from river_vllm.config import load_config_file, parse_config
-from river_vllm.weights.quantizers import QUANTIZERS
+from river_vllm.guarantee import REPORTED, recorded_settings
 from river_vllm.modes.verified import token_list
 from river_vllm.weights.formats import CheckpointFolder, format_of
+from river_vllm.weights.quantizers import QUANTIZERS
 from tests.support import engines
 from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS

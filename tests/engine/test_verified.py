@@ -19,17 +19,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from river_vllm.depths import ExitSummary
 from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
 from river_vllm import RiverConfig
-from river_vllm.guarantee import ModelRecord
 from river_vllm.calibrate.shipped import shipped_for
 from river_vllm.config import load_config_file, parse_config
-from river_vllm.depths import ExitSummary
+from river_vllm.guarantee import ModelRecord
 from river_vllm.model import attach
 from river_vllm.modes import mode_that_made
-from river_vllm.modes.verified import DraftSummary, VerifiedMode
-from river_vllm.modes.verified import vocabulary
+from river_vllm.modes.verified import DraftSummary, VerifiedMode, vocabulary
 from river_vllm.modes.verified.token_list import CountedRecord, TokenList
 from tests.support import engines
 from tests.support.engines import (

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from river_vllm.depths import trace
 
 from river_vllm import RiverConfig, engine_args
-from river_vllm.depths import trace
 from tests.support import kv
 
 COMMON: dict[str, Any] = {

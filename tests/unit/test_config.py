@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from river_vllm.config import PATH_FIELDS, RiverConfig, layered_config, load_config_file, parse_config
+from river_vllm.config import (
+    PATH_FIELDS,
+    RiverConfig,
+    layered_config,
+    load_config_file,
+    parse_config,
+)
 from river_vllm.errors import RiverError
 
 ADDITIONAL = 'additional_config["river"]'

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
+from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.errors import RiverError
+from river_vllm.guarantee import ModelRecord, recorded_settings
 from river_vllm.weights.fingerprint import (
     check_model,
     check_weights,
     fingerprint,
     served_checkpoint,
 )
-from river_vllm.guarantee import ModelRecord, recorded_settings
-from river_vllm.config import RiverConfig, load_config_file, parse_config
-from river_vllm.errors import RiverError
 from tests.unit.calibrate.support import calibrated
 
 

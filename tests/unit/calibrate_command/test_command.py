@@ -13,16 +13,16 @@ import pytest
 import yaml
 
 from river_vllm.calibrate.choose import Policy
-from river_vllm.weights.fingerprint import fingerprint
 from river_vllm.calibrate.observer import Measured
 from river_vllm.calibrate.passes import Text
-from river_vllm.guarantee import ModelRecord, recorded_settings
 from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.guarantee import ModelRecord, recorded_settings
+from river_vllm.weights.fingerprint import fingerprint
 from server.calibrate import run_command
 from server.cli import engine
 from server.cli.main import main
-from tests.unit.calibrate_command.test_prompts import Tokenizer
 from tests.unit.calibrate.support import LAYERS, World
+from tests.unit.calibrate_command.test_prompts import Tokenizer
 
 ANSWER = tuple(range(17))
 INFO = {

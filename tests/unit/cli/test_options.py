@@ -9,10 +9,9 @@ import pytest
 import yaml
 
 from river_vllm import calibrations
-from river_vllm.weights.fingerprint import fingerprint
 from river_vllm.config import RiverConfig, load_config_file, parse_config
-from river_vllm.errors import REMOVED
-from river_vllm.errors import RiverError
+from river_vllm.errors import REMOVED, RiverError
+from river_vllm.weights.fingerprint import fingerprint
 from server.cli.arguments import OneLineParser
 from server.cli.options import add_river_options, river_config
 from server.cli.removed import REMOVED_OPTIONS

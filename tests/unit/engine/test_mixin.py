@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from river_vllm.worker import mixin
 
 from river_vllm import patches
-from river_vllm.errors import RiverError
-from river_vllm.worker import mixin
 from river_vllm.engine.worker import RiverWorkerMixin
+from river_vllm.errors import RiverError
 from river_vllm.step.requests import Steps
 
 INFO = {"num_layers": 12}

@@ -15,8 +15,8 @@ from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.request import Request
 
 from river_vllm.config import RiverConfig
-from river_vllm.request import RiverSettings
 from river_vllm.engine.scheduler import SaltedHasher, isolate
+from river_vllm.request import RiverSettings
 
 BLOCK = 4
 PROMPT = list(range(10))

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from river_vllm.config import RiverConfig
-from river_vllm.errors import RiverError
-from river_vllm.weights.gptq import quantize_gptq
-from river_vllm.weights.formats import own_config
-from river_vllm.weights.source import weight_source
 from river_vllm.engine.quantize import QuantizeExtension
+from river_vllm.errors import RiverError
+from river_vllm.weights.formats import own_config
+from river_vllm.weights.gptq import quantize_gptq
+from river_vllm.weights.source import weight_source
 from tests.unit.model.support import Model
 
 pytestmark = pytest.mark.usefixtures("vllm_world")

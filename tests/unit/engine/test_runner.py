@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from river_vllm.depths import depths_of
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
-from river_vllm.depths import depths_of
-from river_vllm.step.table import StepTable
 from river_vllm.engine import runner as module
 from river_vllm.engine.runner import RiverRunnerMixin
+from river_vllm.step.table import StepTable
 
 L = 12
 ROWS = 6

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from river_vllm.depths import attach
 from vllm import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from river_vllm.config import RiverConfig
-from river_vllm.depths import attach
+from river_vllm.engine.scheduler import RiverScheduler, RiverSchedulerMixin
 from river_vllm.modes.verified import MARK
 from river_vllm.request import RiverSettings
-from river_vllm.engine.scheduler import RiverScheduler, RiverSchedulerMixin
 
 
 class FakeScheduler:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from river_vllm import patches
-from river_vllm.engine.worker import RiverWorkerMixin
 from river_vllm.engine.runner import RiverRunnerMixin
+from river_vllm.engine.worker import RiverWorkerMixin
 
 
 @pytest.mark.parametrize(

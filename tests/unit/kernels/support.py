@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from river_vllm.kernels.base import LinearSpec, PackedLinear
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.library import Unavailable, backends
-from river_vllm.kernels.groups import GroupedWeight
 
 TOLERANCE = 2**-7
 """Relative error of a row: bfloat16 keeps 8 bits of outputs, scales and offsets (2^-9 each at

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from river_vllm.layers import river_head
 from torch import nn
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from river_vllm.errors import UnsupportedModelError
-from river_vllm.layers import river_head
 from river_vllm.model.head import (
     DEEP,
     has_a_head_by_tokens,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from river_vllm.depths import ExitSummary, signed_depth, trace
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from vllm.v1.sample.logits_processor import MinPLogitsProcessor
 
 from tests.unit.modes.support import OFF, Batch, L, groups
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from river_vllm.depths import ExitSummary, signed_depth
 
 from river_vllm.config import RiverConfig
-from river_vllm.depths import ExitSummary, signed_depth
 from river_vllm.modes import mode_of, mode_that_made
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from river_vllm.request import RiverSettings, default_settings

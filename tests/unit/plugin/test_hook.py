@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from river_vllm import engine_config, kv_connectors, patches
-from river_vllm.weights.fingerprint import fingerprint
 from river_vllm.compat import CompilationMode, vllm_envs
+from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.modes.verified import speculation
 from river_vllm.plugin.hook import (
     CPU_WORKER,
     GPU_WORKER,
@@ -21,8 +22,7 @@ from river_vllm.plugin.hook import (
     SCHEDULER,
     RiverConfigHook,
 )
-from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.modes.verified import speculation
+from river_vllm.weights.fingerprint import fingerprint
 from tests.unit.calibrate.support import calibrated
 
 LAYERS = 12

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from river_vllm.plugin import opt_in as module
 from river_vllm.compat import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
-from river_vllm.plugin.hook import SCHEDULER
 from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.plugin import opt_in as module
+from river_vllm.plugin.hook import SCHEDULER
 from river_vllm.plugin.opt_in import opt_in
 from tests.unit.test_engine_config import engine
 

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 import river_vllm
-from river_vllm.config import RiverConfig
+from river_vllm.config import RiverConfig, river_config_of
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.plugin.registration import checkpoint_architecture, merge_engine_args
-from river_vllm.config import river_config_of
 
 REGISTER = """
 import sys

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from river_vllm.weights.quantizers import GroupedWeight
 from river_vllm.weights.cache import WeightCache, cache_folders
+from river_vllm.weights.quantizers import GroupedWeight
 from tests.unit.weights.test_packed import grouped
 
 KEY = "0123abcd"

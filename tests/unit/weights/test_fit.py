@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights import fit
 from river_vllm.weights.fit import quantize_fit
-from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights.rtn import quantize_rtn
 from tests.unit.weights.test_rtn import weights
 

@@ -11,8 +11,8 @@ import torch
 
 from river_vllm.errors import RiverError
 from river_vllm.kernels.vllm_mp import pack_int4_into_int32
-from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from river_vllm.weights.formats import CheckpointFolder, format_of, own_config, own_tensors
+from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from tests.support import quantized
 from tests.support.checkpoints import ROOT
 from tests.unit.weights.test_rtn import weights

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights import gptq
 from river_vllm.weights.gptq import quantize_gptq
-from river_vllm.kernels.groups import GroupedWeight
 from tests.unit.weights.test_fit import fitted
 from tests.unit.weights.test_rtn import weights
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.weights import hqq
 from river_vllm.kernels.groups import GroupedWeight
+from river_vllm.weights import hqq
 from river_vllm.weights.hqq import quantize_hqq
 from river_vllm.weights.rtn import quantize_rtn
 from tests.unit.weights.test_rtn import weights

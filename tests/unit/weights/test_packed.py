@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save
 
 from river_vllm.errors import RiverError
-from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from river_vllm.weights import packed
 from river_vllm.weights.packed import digest, from_bytes, pack_codes, to_bytes, unpack_codes
+from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from tests.unit.weights.test_rtn import weights
 
 

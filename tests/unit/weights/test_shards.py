@@ -16,8 +16,8 @@ from vllm.model_executor.layers.linear import (
 
 from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from river_vllm.weights.shards import Part, assemble, parts_of
-from tests.unit.weights.test_rtn import weights
 from tests.unit.weights.test_cache import same
+from tests.unit.weights.test_rtn import weights
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
 

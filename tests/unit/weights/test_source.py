@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from river_vllm.weights import hqq
-from river_vllm.weights.quantizers import QUANTIZERS
 from river_vllm.weights.cache import WeightCache
+from river_vllm.weights.quantizers import QUANTIZERS
 from river_vllm.weights.source import QuantizedAtLoad
-from tests.unit.weights.test_rtn import weights
 from tests.unit.weights.test_cache import same
+from tests.unit.weights.test_rtn import weights
 
 LAYER = nn.Module()
 WEIGHT = weights(16, 128)

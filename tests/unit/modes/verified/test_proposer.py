@@ -14,10 +14,10 @@ from vllm.sampling_params import StructuredOutputsParams
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs
 from river_vllm.modes.verified import RECENT
-from river_vllm.request import default_settings
 from river_vllm.modes.verified.acceptance import PRIOR, Acceptance
 from river_vllm.modes.verified.proposer import RiverProposer
 from river_vllm.modes.verified.vocabulary import Vocabulary
+from river_vllm.request import default_settings
 
 K = 3
 VOCABULARY = 64

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from river_vllm.guarantee import ModelRecord
 from river_vllm.errors import RiverError
+from river_vllm.guarantee import ModelRecord
 from river_vllm.modes.verified.token_list import (
     COVERAGE,
     MULTIPLE,
