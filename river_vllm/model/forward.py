@@ -67,7 +67,7 @@ class River:
         self.routed = routed
         self.residency = residency
         self.observer: Observer | None = None
-        self._router = router
+        self.router = router
         self._linears = linears
         self._dense = dense
         self.listed: torch.Tensor | None = None
@@ -77,7 +77,7 @@ class River:
 
     def agreed(self, values: torch.Tensor) -> torch.Tensor:
         """The values that all tensor-parallel ranks decide by."""
-        return self._router.agreed(values)
+        return self.router.agreed(values)
 
     def rest(self) -> None:
         """End the pass under way, its logits too."""
@@ -88,7 +88,7 @@ class River:
         table = self.current.due.table
         if index == 0:
             table.path = Path.BACKBONE
-        values = self._router.decide(table, index, hidden, residual)
+        values = self.router.decide(table, index, hidden, residual)
         if values is not None and self.observer is not None:
             self.observer.similarity(index, values)
         if index >= self.residency.resident and table.path is not Path.RIVER:

@@ -103,7 +103,7 @@ def test_requests_join_leave_and_give_up(crowd: dict[str, Any]) -> None:
     """Aborted while they wait, in the midst of a prompt, while they decode, when preempted."""
     engine, prompts, params = crowd["river"], crowd["prompts"], crowd["params"]
     llm, scheduler = engine.llm_engine, scheduler_of(engine)
-    (mode,) = engine.collective_rpc(_mode)
+    (requests,) = engine.collective_rpc(_requests)
     leaver = greedy(90, {"threshold": 0.9})
     long_prompt = {"prompt_token_ids": list(range(100, 190))}
     answers: dict[str, Any] = {}
@@ -141,7 +141,7 @@ def test_requests_join_leave_and_give_up(crowd: dict[str, Any]) -> None:
         assert_same_answer(alone, found, threshold, crowd["rounding"])
     # What has ended is forgotten with the step that follows.
     generate(engine, ["x"], greedy(1, {"enabled": False}))
-    assert len(mode._requests) <= 1
+    assert len(requests._known) <= 1
 
 
 def test_a_preempted_requests_kv_is_what_it_was(river_qwen2: Any) -> None:
@@ -247,5 +247,5 @@ def _common(a: list[int], b: list[int]) -> int:
     )
 
 
-def _mode(worker: Any) -> Any:
-    return worker.model_runner.river_steps
+def _requests(worker: Any) -> Any:
+    return worker.model_runner.river_requests

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ from tests.support.families import (
     FamilyReference,
     make_checkpoint,
 )
+from tests.support.rounding import recorded_similarities
 
 TOKENS = 24
 EXIT = {"threshold": -1.0, "min_layers": 2}
@@ -168,21 +170,11 @@ def test_rows_that_run_again_by_themselves(family: Family, monkeypatch: pytest.M
 
 def test_the_router_sees_the_residual_stream(family: Family) -> None:
     """The similarity after each layer is that of transformers' ``hidden_states``."""
-    seen: list[torch.Tensor] = []
-
-    def look(values: torch.Tensor) -> torch.Tensor:
-        seen.append(values.clone())
-        return values
-
-    router = _runner(family.river).get_model().river.router
     prompt = family.prompts[2]
-    router._broadcast = look
-    try:
+    with recorded_similarities(family.river) as seen:
         # High enough that no token leaves, and every layer is compared.
         (answer,) = generate(family.river, [prompt], greedy(12, {"threshold": 0.99999}))
-    finally:
-        router._broadcast = None
-    found = torch.stack(seen).view(11, LAYERS - 1).t()
+    found = torch.tensor(np.array(seen)).view(11, LAYERS - 1).t()
     tokens = [*prompt["prompt_token_ids"], *answer.tokens[:-1]]
     expected = family.reference.similarities(tokens)[:, -11:]
     # bf16 states against float32 ones; another tensor of the layer is off by tenths.

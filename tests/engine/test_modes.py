@@ -82,22 +82,22 @@ def test_a_preempted_prompt_leaves_where_it_left(
     paper: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its similarities may fall otherwise the second time: other chunks, other neighbours."""
-    (mode,) = paper.collective_rpc(_mode)
+    (requests,) = paper.collective_rpc(_requests)
     first: dict[str, Any] = {}
     last: dict[str, Any] = {}
-    forget = mode.forget
+    forget = requests.forget
 
     def remember(request_ids: Any) -> None:
-        last.update({i: _depths(mode, i) for i in request_ids if _leaves(mode, i)})
+        last.update({i: _depths(requests, i) for i in request_ids if _leaves(requests, i)})
         forget(request_ids)
 
-    monkeypatch.setattr(mode, "forget", remember)
+    monkeypatch.setattr(requests, "forget", remember)
     with few_blocks(paper, 7, token_budget=24) as preempted:
         scheduler = scheduler_of(paper)
         preempt = scheduler._preempt_request
 
         def look(request: Any, *args: Any, **kwargs: Any) -> Any:
-            first.setdefault(request.request_id, _depths(mode, request.request_id))
+            first.setdefault(request.request_id, _depths(requests, request.request_id))
             return preempt(request, *args, **kwargs)
 
         scheduler._preempt_request = look
@@ -130,16 +130,16 @@ def test_prompts_that_exit_are_shared_by_the_same_settings_only(paper: Any) -> N
     assert hits({**lax, "min_layers": 3}) == 0
 
 
-def _mode(worker: Any) -> Any:
-    return worker.model_runner.river_steps
+def _requests(worker: Any) -> Any:
+    return worker.model_runner.river_requests
 
 
-def _depths(mode: Any, request_id: str) -> Any:
+def _depths(requests: Any, request_id: str) -> Any:
     """Of the request's prompt tokens."""
-    return mode._requests[request_id].prompt_depths.copy()
+    return requests._known[request_id].prompt_depths.copy()
 
 
-def _leaves(mode: Any, request_id: str) -> bool:
+def _leaves(requests: Any, request_id: str) -> bool:
     """Whether its prompt may."""
-    request = mode._requests.get(request_id)
+    request = requests._known.get(request_id)
     return request is not None and request.prompt_depths is not None

@@ -187,7 +187,8 @@ def test_ranks_that_would_decide_apart_do_not(two: Any) -> None:
 
 
 def _drafts_pay(worker: Any) -> None:
-    worker.model_runner.river_steps.costs = PAYS
+    runner = worker.model_runner
+    runner.river_exits._costs = runner.drafter._costs = PAYS
 
 
 def _learnt(worker: Any) -> float:

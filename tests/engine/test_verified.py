@@ -19,16 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from river_vllm.depths import ExitSummary
 from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
 from river_vllm import RiverConfig
 from river_vllm.calibrate.shipped import shipped_for
 from river_vllm.config import load_config_file, parse_config
 from river_vllm.guarantee import ModelRecord
-from river_vllm.model import attach
 from river_vllm.modes import mode_that_made
-from river_vllm.modes.verified import DraftSummary, VerifiedMode, vocabulary
+from river_vllm.modes.exit import ExitSummary
+from river_vllm.modes.verified import DraftSummary, VerifiedMode, token_list, vocabulary
 from river_vllm.modes.verified.token_list import CountedRecord, TokenList
 from tests.support import engines
 from tests.support.engines import (
@@ -104,7 +103,7 @@ def listed_smollm2(smollm2: Any) -> Any:
     counted = CountedRecord(prompts="none", answers=0, tokens=0, coverage=0.0)
     made = TokenList.of(np.array(LISTED), 49152, [ModelRecord(name="any")], counted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attach, "list_for", lambda *_: made)
+        patch.setattr(token_list, "list_for", lambda *_: made)
         return engines.river_engine(smollm2, DRAFTS)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from river_vllm.depths import trace
 
 from river_vllm import RiverConfig, engine_args
+from river_vllm.modes.exit import ExitMode
 from tests.support import kv
 
 COMMON: dict[str, Any] = {
@@ -118,7 +118,7 @@ def generated(choice: Any) -> Generated:
     return Generated(
         list(choice.token_ids),
         choice.text,
-        trace(depths),
+        ExitMode().trace(depths),
         int((depths > 0).sum()),
         [{token: entry.logprob for token, entry in step.items()} for step in choice.logprobs or ()],
     )

@@ -42,18 +42,20 @@ class Alone:
 @contextmanager
 def recorded_similarities(engine: Any) -> Iterator[list[Any]]:
     """What the router of an in-process engine compares, one array for each comparison."""
-    (router,) = engine.collective_rpc(_router)
+    (river,) = engine.collective_rpc(_river)
     seen: list[Any] = []
 
-    def record(values: Any) -> Any:
-        seen.append(values.cpu().numpy().copy())
-        return values
+    class Record:
+        def similarity(self, layers_run: int, values: Any) -> None:
+            seen.append(values.cpu().numpy().copy())
 
-    router._broadcast = record
+        def ran(self, done: Any, hidden: Any) -> None: ...
+
+    river.observer = Record()
     try:
         yield seen
     finally:
-        router._broadcast = None
+        river.observer = None
 
 
 def run_alone(engine: Any, prompt: Any, params: Any, num_layers: int) -> Alone:
@@ -129,5 +131,5 @@ def _steps(answer: Generated) -> list[tuple[int, int | None]]:
     return list(zip(answer.tokens, depths, strict=True))
 
 
-def _router(worker: Any) -> Any:
-    return worker.model_runner.get_model().river.router
+def _river(worker: Any) -> Any:
+    return worker.model_runner.get_model().river

@@ -11,13 +11,14 @@ import torch
 
 from river_vllm.compat import CompilationMode, override_forward_context
 from river_vllm.config import RiverConfig
-from river_vllm.errors import RiverError
+from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.library import backend
 from river_vllm.model import attach as module
 from river_vllm.model.attach import Info, attach, from_first_rank
 from river_vllm.model.compiled import CONTEXT
-from river_vllm.model.forward import River
+from river_vllm.model.forward import Forward, River
+from river_vllm.model.passes import Pass
 from river_vllm.step.table import StepTable
 from tests.unit.model.support import Layer, Model
 
@@ -50,7 +51,7 @@ def build(model: Model, folder: Path, **settings: Any) -> tuple[River, Info]:
     )
     config = RiverConfig(**{"quantizer": "rtn", "kernel": "torch", **settings})
     weights = [layer.proj.weight.detach().clone() for layer in model.layers]
-    river, info = attach(model, config, vllm_config)
+    river, info = attach(model, config, vllm_config, (), lambda: None)
     assert vllm_config.compilation_config.static_forward_context == {CONTEXT: river}
     for layer, weight in zip(model.layers, weights, strict=True):
         layer.proj.weight.weight_loader(layer.proj.weight, weight)
@@ -70,7 +71,10 @@ def leaving_after(*depths: int) -> StepTable:
 
 
 def run(river: River, table: StepTable, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    return river.run(table, lambda part=None: model(hidden))
+    called: Any = lambda hidden: model(hidden)  # noqa: E731 - it gets an attribute
+    called.river = river
+    runner = SimpleNamespace(get_model=lambda: called, model=called)
+    return Forward(runner).run(Pass(table, (), {"hidden": hidden}, in_step=True))
 
 
 def by_hand(model: Model, hidden: torch.Tensor, depth: int) -> torch.Tensor:
@@ -120,7 +124,7 @@ def test_the_similarity_is_one_native_call_where_it_can_be(
     for settings in ({}, {"kernel": "torch"}):
         model = Model(LAYERS, WIDTH)
         river, info = build(model, tmp_path, **{"kernel": "auto", **settings})
-        reads.append(isinstance(getattr(river.router.read, "__self__", None), Backend))
+        reads.append(isinstance(getattr(river.router._read, "__self__", None), Backend))
         names.append(info()["isa"])
         table = StepTable(LAYERS, [1] * ROWS, [0.6, 0.7, 0.8, 0.9], [1] * ROWS)
         run(river, table, model, hidden)
@@ -142,6 +146,16 @@ def test_several_ranks_decide_by_the_similarities_of_the_first(
     group = SimpleNamespace(broadcast=lambda values, src: (values.is_contiguous(), src))
     monkeypatch.setattr(module, "get_tp_group", lambda: group)
     assert from_first_rank(torch.arange(6)[::2]) == (True, 0)
+
+
+def test_a_quantised_projection_is_refused_by_name(model: Model, tmp_path: Path) -> None:
+    class Fp8Method:
+        pass
+
+    model.layers[1].proj.prefix = "layers.1.proj"
+    model.layers[1].proj.quant_method = Fp8Method()
+    with pytest.raises(UnsupportedModelError, match=r"'layers\.1\.proj' uses Fp8Method"):
+        build(model, tmp_path)
 
 
 @pytest.mark.skipif(backend() is None, reason="the kernel library is not built")
@@ -228,7 +242,7 @@ def test_layers_that_are_alike_are_traced_once(
         graphs.append(graph)
         return graph
 
-    river.routed.active = True
+    river.current.routed = True
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     context = SimpleNamespace(no_compile_layers={CONTEXT: river})
     with torch.inference_mode(), override_forward_context(context):
@@ -246,7 +260,7 @@ def test_a_traced_routed_pass_decides_when_it_runs(
 ) -> None:
     """One graph for every mixture: decisions and products are operators, which look at the step."""
     torch._dynamo.reset()
-    river.routed.active = True
+    river.current.routed = True
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     context = SimpleNamespace(no_compile_layers={CONTEXT: river})
     with torch.inference_mode(), override_forward_context(context):

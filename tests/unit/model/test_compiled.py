@@ -12,6 +12,7 @@ from torch import nn
 from river_vllm.compat import get_forward_context, override_forward_context
 from river_vllm.model import compiled
 from river_vllm.model.compiled import RoutedForward
+from river_vllm.model.passes import Current
 
 CONFIG: Any = SimpleNamespace()
 
@@ -57,7 +58,8 @@ def decorated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_routed_step_takes_the_second_forward(decorated: list[Any]) -> None:
     model = Whole(False)
     names = [name for name, _ in model.named_modules()]
-    routed = RoutedForward(model, model.model.layers, CONFIG)
+    current = Current(2)
+    routed = RoutedForward(current, model, model.model.layers, CONFIG)
     assert routed.compiles
     ((cls, dims),) = decorated
     # vLLM keys what it has compiled by this name: the two must not share one.
@@ -65,32 +67,33 @@ def test_a_routed_step_takes_the_second_forward(decorated: list[Any]) -> None:
     assert dims == {"x": 0}
     assert [name for name, _ in model.named_modules()] == names
     x = torch.ones(1, 2)
-    # River's own passes ask for vLLM's forward to be skipped; the second one is theirs.
-    with override_forward_context(SimpleNamespace(skip_compiled=True)):
-        assert model.model(x) == "stock, skipped: True"
+    with override_forward_context(SimpleNamespace(skip_compiled=False)):
+        assert model.model(x) == "stock, skipped: False"
         with routed():
-            assert routed.active
+            assert current.routed
             assert model.model(x) == "routed by Inner, skipped: False"
-        assert not routed.active
-        assert model.model(x) == "stock, skipped: True"
+        assert not current.routed
+        assert model.model(x) == "stock, skipped: False"
 
 
 def test_where_the_whole_model_is_compiled_routed_steps_are_not(decorated: list[Any]) -> None:
     model = Inner(False)
-    routed = RoutedForward(model, model.layers, CONFIG)
+    current = Current(2)
+    routed = RoutedForward(current, model, model.layers, CONFIG)
     assert not routed.compiles
     with override_forward_context(SimpleNamespace(skip_compiled=False)):
         with routed():
             assert model(torch.ones(1, 2)) == "stock, skipped: True"
-            assert not routed.active
+            assert not current.routed
         assert model(torch.ones(1, 2)) == "stock, skipped: False"
     assert not decorated
 
 
 def test_an_engine_without_compiler_has_one_forward(decorated: list[Any]) -> None:
     model = Whole(True)
-    routed = RoutedForward(model, model.model.layers, CONFIG)
+    current = Current(2)
+    routed = RoutedForward(current, model, model.model.layers, CONFIG)
     assert not routed.compiles
     with routed():
-        assert not routed.active
+        assert not current.routed
     assert not decorated

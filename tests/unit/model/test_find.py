@@ -136,13 +136,3 @@ def test_every_linear_of_a_layer_is_a_projection() -> None:
 def test_a_layer_without_linears_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="NoHidden has no linear projections"):
         projections(NoHidden())
-
-
-def test_a_quantised_projection_is_refused_by_name() -> None:
-    class Fp8Method:
-        pass
-
-    layer = Layer(32, 0)
-    layer.proj.quant_method = Fp8Method()
-    with pytest.raises(UnsupportedModelError, match="'proj' uses Fp8Method"):
-        projections(layer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +13,11 @@ from vllm.model_executor.model_loader.reload.layerwise import record_metadata_fo
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.model.layer_files import CheckpointLayers
-from river_vllm.model.linear import RiverDualLinearMethod, hold_on_meta
+from river_vllm.model.linear import RiverLinearMethod, hold_on_meta
+from river_vllm.model.passes import Current
 from river_vllm.model.residency import FETCHED, Residency
-from river_vllm.step.table import StepTable
 from tests.unit.model.support import linear
-from tests.unit.model.test_dual_linear import Packed
+from tests.unit.model.test_linear import Packed
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
 
@@ -29,7 +28,7 @@ class Stack:
     """One projection in each of several layers, on a checkpoint of its own."""
 
     def __init__(self, folder: Path, config: RiverConfig) -> None:
-        self.river: Any = SimpleNamespace(table=StepTable(LAYERS, [], [], []))
+        self.current = Current(LAYERS)
         self.linears = [linear(WIDTH, WIDTH, bias=True, seed=i) for i in range(LAYERS)]
         self.stock = [linear(WIDTH, WIDTH, bias=True, seed=i) for i in range(LAYERS)]
         fetched = self.tensors if config.deep == "fetch" else None
@@ -40,7 +39,9 @@ class Stack:
             tensors[f"model.layers.{index}.proj.bias"] = stock.bias.detach().clone()
             stock.quant_method.process_weights_after_loading(stock)
             kept = index < self.residency.resident
-            dual.quant_method = RiverDualLinearMethod(self.river, index, Packed, kept)
+            dual.quant_method = RiverLinearMethod(
+                dual.quant_method, Packed, self.current, index, kept
+            )
             hold_on_meta(dual)
         record_metadata_for_reloading(torch.nn.ModuleList(self.linears))
         save_file(tensors, folder / "model.safetensors")
@@ -87,7 +88,7 @@ def test_what_is_not_resident_is_never_there(tmp_path: Path) -> None:
         stack.run(2)
     with pytest.raises(RuntimeError, match="layer 2 holds no backbone weights"):
         stack.residency.need(2)
-    stack.river.table.all_river()
+    stack.current.due.table.all_river()
     weight = stack.linears[4].quant_method.packed
     assert torch.equal(stack.run(4), weight.apply(X, stack.linears[4].quant_method._bias))
 

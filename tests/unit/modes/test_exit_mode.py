@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from river_vllm.depths import ExitSummary, signed_depth, trace
+
+from river_vllm.modes.exit import ExitMode, ExitSummary, signed_depth
 
 
 def test_the_sign_tells_decode_steps_from_the_prompt() -> None:
@@ -39,10 +40,10 @@ def test_a_held_token_counts_at_its_depth_and_apart() -> None:
     summary = ExitSummary()
     summary.add(depths)
     assert (dict(summary.layers), summary.held) == ({4: 1, 30: 2}, 2)
-    assert trace(depths) == [30, 30, 4, 30]
+    assert ExitMode().trace(depths) == [30, 30, 4, 30]
 
 
 def test_trace_has_one_layer_per_token_the_first_included() -> None:
-    layers = trace(np.array([-30, 3, 5], dtype=np.int16))
+    layers = ExitMode().trace(np.array([-30, 3, 5], dtype=np.int16))
     assert layers == [30, 3, 5]
     assert all(type(layer) is int for layer in layers)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from river_vllm.depths import ExitSummary, signed_depth
 
 from river_vllm.config import RiverConfig
 from river_vllm.modes import mode_of, mode_that_made
+from river_vllm.modes.exit import ExitSummary, signed_depth
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from river_vllm.request import RiverSettings, default_settings
 
@@ -28,6 +28,17 @@ def drafted(drafted: int, kept: int, tokens: int, decode: bool = True) -> np.nda
 )
 def test_a_request_is_answered_in_its_own_mode(settings: RiverSettings, summary: type) -> None:
     assert type(mode_of(settings).summary()) is summary
+
+
+def test_only_verified_requests_need_no_stock_bits() -> None:
+    """Their rows run on the backbone, and any rounding will do."""
+    verified, exits = SETTINGS, default_settings(RiverConfig(threshold=0.9))
+    backbone = RiverSettings(False, 0.9, 1, mode="verified")
+    assert [mode_of(settings).exact for settings in (verified, exits, backbone)] == [
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("depth", [-12, -1, 1, 12, signed_depth(12, True, held=True)])

@@ -13,7 +13,7 @@ NEVER = 1 << 30
 
 
 def test_a_draft_leaves_as_a_whole() -> None:
-    table = StepTable.forced(L, 3, 2)
+    table = StepTable.forced(L, [0, 0, 1], 2)
     assert (table.num_rows, table.measured) == (3, False)
     assert table.leaving(1, None) is None
     leave = table.leaving(2, None)
@@ -61,31 +61,17 @@ def test_where_rows_are_on_both_paths_the_backbone_runs_over_all(shape: tuple[in
     assert torch.equal(out, x.view(4, 3) * factors)
 
 
-def test_a_part_has_the_requests_that_may_leave_from_there_on() -> None:
-    """A prompt and an exact token are left out. A replay can hold a token that never left between
-    two that did: it runs again with them."""
+def test_some_of_its_groups_are_a_table_of_their_own() -> None:
     table = StepTable(
         L,
-        rows=[4, 1, 1, 2, 1, 1, 1],
-        threshold=[1.0, 0.5, 1.0, 1.0, -1.0, -1.0, -1.0],
-        floor=[NEVER, 1, NEVER, NEVER, 3, NEVER, 2],
-        replayed=[0, 0, 0, 0, 1, 1, 1],
-        request=[0, 1, 2, 3, 3, 3, 3],
+        rows=[4, 1, 2],
+        threshold=[1.0, 0.5, -1.0],
+        floor=[NEVER, 1, 3],
+        replayed=[0, 0, 1],
+        request=[0, 1, 3],
         scope="batch",
     )
-    part = table.part()
-    assert part.origin_rows is not None
-    assert part.origin_rows.tolist() == [4, 8, 9, 10]
-    assert (part.rows.tolist(), part.request.tolist()) == ([1] * 4, [1, 3, 3, 3])
-    assert (part.threshold.tolist(), part.floor.tolist()) == ([0.5, -1, -1, -1], [1, 3, NEVER, 2])
-    assert part.replayed.tolist() == [False, True, True, True]
-    assert part.scope == "batch"
-
-
-def test_a_steps_depths_are_those_of_its_part() -> None:
-    table = StepTable(L, [3, 1, 1, 1], [1.0, 0.5, 1.0, 0.5], [NEVER, 1, NEVER, 1])
-    part = table.part()
-    part.leave(np.array([True, False]), 2)
-    part.close()
-    table.take(part)
-    assert table.exit_layer.tolist() == [L, 2, L, L]
+    some = table.only(np.array([False, True, True]))
+    assert (some.rows.tolist(), some.request.tolist()) == ([1, 2], [1, 3])
+    assert (some.threshold.tolist(), some.floor.tolist()) == ([0.5, -1], [1, 3])
+    assert (some.replayed.tolist(), some.scope) == ([False, True], "batch")

@@ -17,7 +17,7 @@ from river_vllm.modes.verified import RECENT
 from river_vllm.modes.verified.acceptance import PRIOR, Acceptance
 from river_vllm.modes.verified.proposer import RiverProposer
 from river_vllm.modes.verified.vocabulary import Vocabulary
-from river_vllm.request import default_settings
+from river_vllm.request import default_settings, settings_of
 
 K = 3
 VOCABULARY = 64
@@ -32,20 +32,28 @@ class CountingRiver:
         self.steps: list[tuple[list[int], list[int], list[int]]] = []
         self.heads: list[list[int] | None] = []
 
-    def step(
+    river = SimpleNamespace(agreed=lambda values: values)
+
+    def decode(
         self,
-        requests: Any,
-        counts: Any,
+        spans: Any,
         tokens: torch.Tensor,
-        positions: torch.Tensor,
-        next_tokens: torch.Tensor | None,
-    ) -> torch.Tensor:
-        assert sum(counts) == len(tokens)
-        self.steps.append((list(requests), tokens.tolist(), positions.tolist()))
+        layers: int,
+        head: str,
+        columns: torch.Tensor | None,
+    ) -> Any:
+        assert (layers, head) == (0, "draft")
+        positions = [s.start + i for s in spans for i in range(s.rows)]
+        assert len(positions) == len(tokens)
+        self.steps.append(([s.request for s in spans], tokens.tolist(), positions))
+        return tokens, columns
+
+    def logits(self, due: Any) -> torch.Tensor:
+        tokens, columns = due
         logits = torch.zeros(len(tokens), VOCABULARY)
         logits[torch.arange(len(tokens)), tokens + 1] = 20.0
-        self.heads.append(None if next_tokens is None else next_tokens.tolist())
-        return logits if next_tokens is None else logits[:, next_tokens]
+        self.heads.append(None if columns is None else columns.tolist())
+        return logits if columns is None else logits[:, columns]
 
 
 def request(prompt: int, river: Any = None, **params: Any) -> Any:
@@ -65,17 +73,16 @@ def proposer() -> RiverProposer:
         requests={},
         discard_request_mask=SimpleNamespace(np=np.zeros(8, dtype=bool)),
         max_model_len=1000,
-        river_steps=SimpleNamespace(costs=Costs(), exact=False),
+        river_exact=False,
     )
     made._most = K
     made._acceptance = Acceptance()
     made._pending = {}
     made._size = VOCABULARY
     made._vocabulary = None
-    made.river = CountingRiver()
-    made._defaults = default_settings(RiverConfig(verify=K))
-    made._fixed = True
-    made._agreed = lambda values: values
+    made._forward = CountingRiver()
+    made._costs = Costs()
+    made._adaptive = False
     proposer: RiverProposer = made
     return proposer
 
@@ -94,6 +101,11 @@ def propose(
     """One step: ``rows`` of each request up to ``lengths``, and the token that it sampled."""
     runner = proposer._river_runner
     runner.requests = requests
+    defaults = default_settings(RiverConfig(verify=K))
+    runner.river_requests = {
+        name: SimpleNamespace(settings=settings_of(one.sampling_params, defaults))
+        for name, one in requests.items()
+    }
     texts = np.zeros((len(requests), 1000), dtype=np.int32)
     # Without repetitions there is nothing to guess.
     texts[:] = np.arange(1000) + 1000
@@ -130,7 +142,7 @@ def test_a_draft_starts_at_the_token_that_was_just_sampled(proposer: Any) -> Non
     """Its position is the number of tokens whose K/V is exact."""
     requests = {"a": request(7), "b": request(4)}
     assert propose(proposer, requests, [7, 4], [7, 4], [10, 20]) == [[11, 12, 13], [21, 22, 23]]
-    assert proposer.river.steps == [
+    assert proposer._forward.steps == [
         ([0, 1], [10, 20], [7, 4]),
         ([0, 1], [11, 21], [8, 5]),
         ([0, 1], [12, 22], [9, 6]),
@@ -142,7 +154,7 @@ def test_rejected_tokens_are_taken_off(proposer: Any) -> None:
     """Four rows were verified from position 7 on, two of the three drafts rejected."""
     proposed = propose(proposer, {"a": request(7)}, [11], [4], [30], rejected=[2])
     assert proposed == [[31, 32, 33]]
-    assert proposer.river.steps[0] == ([0], [30], [9])
+    assert proposer._forward.steps[0] == ([0], [30], [9])
 
 
 def test_what_became_of_a_draft_is_learnt_once(proposer: Any) -> None:
@@ -170,15 +182,15 @@ def test_who_does_not_draft(proposer: Any) -> None:
     proposer._river_runner.discard_request_mask.np[4] = True
     proposed = propose(proposer, requests, [4] * 6, [4] * 6, [20] * 6)
     assert proposed == [[], [], [], [], [], [21, 22, 23]]
-    assert {rows for step in proposer.river.steps for rows in step[0]} == {5}
+    assert {rows for step in proposer._forward.steps for rows in step[0]} == {5}
 
 
 def test_a_step_with_a_first_token_drafts_nothing(proposer: Any) -> None:
     """Where costs decide."""
-    proposer._fixed, proposer._river_runner.river_steps.costs = False, CHEAP
+    proposer._adaptive, proposer._costs = True, CHEAP
     both = {"a": request(7), "b": request(4)}
     assert propose(proposer, both, [9, 4], [1, 4], [10, 20]) == [[], []]
-    assert proposer.river.steps == []
+    assert proposer._forward.steps == []
     assert propose(proposer, both, [10, 5], [1, 1], [10, 20]) == [[11, 12, 13], [21, 22, 23]]
     # Computed again after a preemption, it is not the first.
     assert propose(proposer, {"a": request(7)}, [12], [12], [10]) == [[11, 12, 13]]
@@ -190,7 +202,7 @@ def test_a_step_with_a_first_token_drafts_nothing(proposer: Any) -> None:
 def test_a_first_token_of_a_request_that_never_drafts_stops_nobody(
     proposer: Any, other: Any
 ) -> None:
-    proposer._fixed, proposer._river_runner.river_steps.costs = False, CHEAP
+    proposer._adaptive, proposer._costs = True, CHEAP
     step = ({"a": request(7), "other": other}, [9, 4], [1, 4], [10, 20])
     assert propose(proposer, *step) == [[11, 12, 13], []]
 
@@ -220,9 +232,9 @@ def test_after_a_drafted_end_nothing_is_drafted(proposer: Any) -> None:
     """The backbone has said what would come after it; vLLM cuts that off and the request ends."""
     ending = request(7, stop_token_ids=[12])
     assert propose(proposer, {"a": ending}, [7], [7], [10]) == [[11, 12]]
-    steps = len(proposer.river.steps)
+    steps = len(proposer._forward.steps)
     assert propose(proposer, {"a": ending}, [10], [3], [13], rejected=[0]) == [[]]
-    assert len(proposer.river.steps) == steps
+    assert len(proposer._forward.steps) == steps
     # An end that the backbone has not confirmed is none.
     assert propose(proposer, {"b": ending}, [7], [7], [10]) == [[11, 12]]
     assert propose(proposer, {"b": ending}, [10], [3], [30], rejected=[1]) == [[31, 32, 33]]
@@ -298,7 +310,7 @@ def test_guesses_are_rows_of_the_same_pass(proposer: Any) -> None:
     text = [10, 11, 12, 9, 10]
     assert propose(proposer, {"a": request(4)}, [5], [1], [11], known=text) == [[12, 13, 14]]
     # The last two tokens, 10 and 11, were followed by 12 and 9: right, and wrong.
-    assert proposer.river.steps == [
+    assert proposer._forward.steps == [
         ([0], [11, 12, 9], [5, 6, 7]),
         ([0], [13], [7]),
     ]
@@ -307,10 +319,10 @@ def test_guesses_are_rows_of_the_same_pass(proposer: Any) -> None:
 
 def test_guesses_that_do_not_pay_are_not_made(proposer: Any) -> None:
     dear = Costs.fixed({"draft": {1: 0.01, 2: 0.03, 4: 0.06}, "backbone": {1: 0.1, 32: 0.1}})
-    proposer._fixed, proposer._river_runner.river_steps.costs = False, dear
+    proposer._adaptive, proposer._costs = True, dear
     text = [10, 11, 12, 9, 10]
     assert propose(proposer, {"a": request(4)}, [5], [1], [11], known=text) == [[12, 13, 14]]
-    assert [tokens for _, tokens, _ in proposer.river.steps] == [[11], [12], [13]]
+    assert [tokens for _, tokens, _ in proposer._forward.steps] == [[11], [12], [13]]
 
 
 def test_sampled_guesses_hand_their_probabilities_over(proposer: Any) -> None:
@@ -331,7 +343,7 @@ def test_drafts_are_tokens_of_the_list(proposer: Any) -> None:
     (found,) = propose(proposer, {"a": request(3)}, [3], [3], [37], known=TEXT)
     assert found[:2] == [38, 39]
     assert found[2] in (*range(8, 40), 50), "40 is neither listed nor in the text"
-    assert proposer.river.heads == [[*range(8, 40), 50]] * 3
+    assert proposer._forward.heads == [[*range(8, 40), 50]] * 3
     (found,) = propose(proposer, {"c": request(4)}, [4], [4], [38], known=[40, *TEXT])
     assert found[:2] == [39, 40]
 
@@ -356,27 +368,27 @@ def test_requests_that_have_ended_leave_nothing_behind(proposer: Any) -> None:
 
 def test_beside_an_exact_request_a_verifying_pass_is_stocks(proposer: Any) -> None:
     """Where stock's product takes as many times as long for as many rows, nothing is drafted."""
-    proposer._fixed = False
+    proposer._adaptive = True
     stock, own = {1: 0.09, 8: 0.72}, {1: 0.09, 8: 0.1}
     costs = Costs.fixed({"backbone": stock, "draft": {1: 0.001}, "verify": own})
-    proposer._river_runner.river_steps.costs = costs
+    proposer._costs = costs
     lengths, rows, sampled = [17, 14], [1, 1], [10, 20]
     alone = propose(proposer, {"a": request(7), "b": request(4)}, lengths, rows, sampled)
     assert all(alone)
-    proposer._river_runner.river_steps.exact = True
+    proposer._river_runner.river_exact = True
     beside = {"a": request(7), "b": request(4, river={"enabled": False})}
     assert propose(proposer, beside, lengths, rows, sampled) == [[], []]
 
 
 def test_drafts_that_do_not_seem_to_pay_are_tried_with_one_token(proposer: Any) -> None:
-    proposer._fixed = False
+    proposer._adaptive = True
     costs = Costs.fixed({"draft": {1: 1.0}, "backbone": {1: 0.1, 8: 0.1}})
-    proposer._river_runner.river_steps.costs = costs
+    proposer._costs = costs
     step = ({"a": request(7)}, [17], [1], [10])
     assert propose(proposer, *step) == [[]]
     costs.try_drafts = lambda *_: True  # type: ignore[method-assign]
     assert propose(proposer, *step) == [[11]]
-    assert len(proposer.river.steps) == 1
+    assert len(proposer._forward.steps) == 1
     # A request that may not draft is none to try it with.
     beside = {"a": request(7, river={"enabled": False})}
     assert propose(proposer, beside, *step[1:]) == [[]]
@@ -384,26 +396,27 @@ def test_drafts_that_do_not_seem_to_pay_are_tried_with_one_token(proposer: Any) 
 
 def test_the_picks_of_one_rank_decide_on_all(proposer: Any) -> None:
     """Another rank's river is less sure, and likes another token: it drafts alike all the same."""
-    proposer._fixed, proposer._river_runner.river_steps.costs = False, CHEAP
+    proposer._adaptive, proposer._costs = True, CHEAP
     step, said = ({"a": request(7)}, [17], [1], [10]), []
-    proposer._agreed = lambda values: said.append(values) or values
-    first, passes = propose(proposer, *step), proposer.river.steps
+    agreed = lambda values: said.append(values) or values  # noqa: E731
+    proposer._forward.river = SimpleNamespace(agreed=agreed)
+    first, passes = propose(proposer, *step), proposer._forward.steps
     assert first == [[11, 12, 13]]
 
     class Unsure(CountingRiver):
-        def step(self, *args: Any) -> torch.Tensor:
-            return super().step(*args).roll(1, dims=1) / 8
+        def logits(self, due: Any) -> torch.Tensor:
+            return super().logits(due).roll(1, dims=1) / 8
 
-    proposer.river, proposer._acceptance = Unsure(), Acceptance()
+    proposer._forward, proposer._acceptance = Unsure(), Acceptance()
     assert propose(proposer, *step) != first
-    proposer.river, proposer._acceptance = Unsure(), Acceptance()
-    proposer._agreed = lambda _: said.pop(0)
+    proposer._forward, proposer._acceptance = Unsure(), Acceptance()
+    proposer._forward.river = SimpleNamespace(agreed=lambda _: said.pop(0))
     assert propose(proposer, *step) == first
-    assert proposer.river.steps == passes
+    assert proposer._forward.steps == passes
 
 
 def test_nothing_is_drafted_that_would_be_thrown_away(proposer: Any) -> None:
     """Beside a request that asks for the log-probabilities of tokens that it names."""
     requests = {"a": request(7), "b": request(4)}
     assert propose(proposer, requests, [7, 4], [7, 4], [10, 20], named={1: [5]}) == [[], []]
-    assert proposer.river.steps == []
+    assert proposer._forward.steps == []

@@ -9,13 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from river_vllm import token_lists
 from river_vllm.calibrate.shipped import shipped as shipped_calibrations
 from river_vllm.config import RiverConfig, load_config_file
 from river_vllm.errors import RiverError
 from river_vllm.guarantee import ModelRecord
-from river_vllm.modes.verified.token_list import COVERAGE, FILE_NAME, CountedRecord, TokenList, read
-from river_vllm.token_lists import list_for, shipped
+from river_vllm.modes.verified import token_list as token_lists
+from river_vllm.modes.verified.token_list import (
+    COVERAGE,
+    FILE_NAME,
+    CountedRecord,
+    TokenList,
+    list_for,
+    read,
+    shipped,
+)
 from river_vllm.weights.fingerprint import fingerprint
 
 COUNTED = CountedRecord(prompts="p", answers=1, tokens=1, coverage=0.999)

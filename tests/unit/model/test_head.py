@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from river_vllm.layers import river_head
 from torch import nn
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from river_vllm.errors import UnsupportedModelError
+from river_vllm.model import head as module
 from river_vllm.model.head import (
     DEEP,
     has_a_head_by_tokens,
     install_river_head,
     largest,
 )
-from river_vllm.step.table import StepTable
-from tests.unit.model.test_dual_linear import Packed
+from river_vllm.model.passes import Current
+from tests.unit.model.test_linear import Packed
 
 
 def model_and_states() -> tuple[Any, torch.Tensor]:
@@ -33,17 +33,17 @@ def model_and_states() -> tuple[Any, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("vllm_world")
-def test_the_table_says_which_head_makes_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(river_head, "CANDIDATES", 4)
+def test_the_pass_says_which_head_makes_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CANDIDATES", 4)
     model, x = model_and_states()
     head = model.lm_head
     four_bit = Packed(head.weight.detach()).apply(x, None)
-    river: Any = SimpleNamespace(table=StepTable(2, [], [], []), listed=None)
-    install_river_head(model, river, lambda _: Packed)
+    current = Current(2)
+    install_river_head(model, current, lambda _: Packed)
     head.quant_method.process_weights_after_loading(head)
     logits = {}
     for name in ("backbone", "river", "draft"):
-        river.table.head = name
+        current.due.head = name
         logits[name] = head.quant_method.apply(head, x)
     exact = x.float() @ head.weight.float().t()
     # One rounding to bf16 of a sum in float32.
@@ -56,9 +56,8 @@ def test_the_table_says_which_head_makes_the_logits(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_model_without_a_plain_head_has_no_place_for_it() -> None:
-    river: Any = SimpleNamespace()
     with pytest.raises(UnsupportedModelError, match="--river-lm-head must be 'backbone'"):
-        install_river_head(nn.Module(), river, lambda _: Packed)
+        install_river_head(nn.Module(), Current(2), lambda _: Packed)
 
 
 @pytest.mark.usefixtures("vllm_world")
@@ -67,16 +66,16 @@ def test_a_draft_has_logits_of_the_list_and_of_what_is_added() -> None:
     model, x = model_and_states()
     head = model.lm_head
     listed, packings = torch.tensor([3, 8, 9, 40]), []
-    river: Any = SimpleNamespace(table=StepTable(2, [], [], []), listed=listed)
-    install_river_head(model, river, lambda m: packings.append(m) or Packed)
+    current = Current(2)
+    install_river_head(model, current, lambda m: packings.append(m) or Packed, listed=listed)
     head.quant_method.process_weights_after_loading(head)
     assert packings == [head, head], "each is expected"
-    river.table.head = "draft"
+    current.due.head = "draft"
     whole = head.quant_method.apply(head, x)
     assert whole.shape == (3, 64)
-    river.table.tokens = listed
+    current.due.columns = listed
     assert torch.equal(head.quant_method.apply(head, x), whole[:, listed])
-    river.table.tokens = torch.tensor([*listed, 0, 63])
+    current.due.columns = torch.tensor([*listed, 0, 63])
     found = head.quant_method.apply(head, x)
     assert torch.equal(found[:, :4], whole[:, listed])
     exact = x.float() @ head.weight.float().t()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ import pytest
 import torch
 
 from river_vllm.kernels.base import PackedLinear
-from river_vllm.model.linear import RiverDualLinearMethod
+from river_vllm.model.linear import RiverLinearMethod
+from river_vllm.model.passes import Current, Pass
 from river_vllm.step.table import StepTable
 from tests.unit.model.support import linear
 
@@ -35,12 +35,12 @@ class Twin:
     """The same weights with and without the river."""
 
     def __init__(self, bias: bool) -> None:
-        self.river: Any = SimpleNamespace(routed=SimpleNamespace(active=False))
+        self.current: Any = Current(2)
         self.leave()
         self.stock, self.dual = linear(K, N, bias), linear(K, N, bias)
         self.weight = self.dual.weight.detach().clone()
         self.bias = self.dual.bias.detach().clone() if bias else None
-        self.method = RiverDualLinearMethod(self.river, 0, Packed)
+        self.method = RiverLinearMethod(self.dual.quant_method, Packed, self.current, 0)
         self.dual.quant_method = self.method
         for module in (self.stock, self.dual):
             module.quant_method.process_weights_after_loading(module)
@@ -50,7 +50,8 @@ class Twin:
 
     def leave(self, *rows: int) -> None:
         """A step in which these rows are on the river."""
-        self.river.table = table = StepTable(2, [1] * ROWS, [0.5] * ROWS, [1] * ROWS)
+        table = StepTable(2, [1] * ROWS, [0.5] * ROWS, [1] * ROWS)
+        self.current.due = Pass(table, (), {})
         if rows:
             table.leave(np.isin(np.arange(ROWS), rows), 1)
 
@@ -116,18 +117,18 @@ def test_a_rank_that_does_not_add_the_bias_adds_none_on_the_river(twin: Twin) ->
 
 
 def test_use_before_loading_is_an_error() -> None:
-    method = RiverDualLinearMethod(SimpleNamespace(), 0, Packed)
+    method = RiverLinearMethod(linear(K, N).quant_method, Packed, Current(2), 0)
     with pytest.raises(RuntimeError, match="after the checkpoint is loaded"):
         _ = method.packed
 
 
 def test_vllm_may_not_skip_the_packing_with_cached_weights() -> None:
-    assert not RiverDualLinearMethod.supports_pre_processed_weights
+    assert not RiverLinearMethod.supports_pre_processed_weights
 
 
-def test_rivers_own_product_serves_a_step_whose_table_names_it() -> None:
+def test_rivers_own_product_serves_a_pass_that_names_it() -> None:
     twin = Twin(bias=True)
-    twin.river.table.dense = lambda x, weight, bias: bias.expand(len(x), -1)
+    twin.current.due.dense = lambda x, weight, bias: bias.expand(len(x), -1)
     assert twin.bias is not None
     twin.dual.bias.data += 1
     assert torch.equal(twin.run(), twin.bias.expand(ROWS, -1)), "the bias as loaded"
