@@ -10,13 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from river_vllm.config import (
-    PATH_FIELDS,
     RiverConfig,
     layered_config,
     load_config_file,
     parse_config,
 )
 from river_vllm.errors import RiverError
+from river_vllm.settings import Affects
 
 ADDITIONAL = 'additional_config["river"]'
 
@@ -143,7 +143,7 @@ def test_a_checkpoint_names_no_paths(field: str, value: str) -> None:
 
 def test_every_setting_of_free_text_is_known_to_be_a_path() -> None:
     free = {n for n, f in RiverConfig.model_fields.items() if f.annotation in (str, str | None)}
-    assert free == set(PATH_FIELDS)
+    assert free == RiverConfig.affecting(Affects.PLACE)
 
 
 def test_a_checkpoint_may_hold_what_calibrate_wrote() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from river_vllm import RiverConfig, engine_args, graph_key
-from river_vllm.graph_key import OUTSIDE_GRAPHS, RiverAdditionalConfig
+from river_vllm.graph_key import RiverAdditionalConfig
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -71,10 +71,6 @@ def test_a_default_that_is_spelled_out_changes_nothing(model: Path) -> None:
 
 def test_a_setting_that_is_not_known_to_stay_outside_is_in_the_key(model: Path) -> None:
     assert key(model, RiverConfig(resident_layers=2)) != key(model)
-
-
-def test_every_setting_outside_is_one_of_rivers() -> None:
-    assert set(RiverConfig.model_fields) >= OUTSIDE_GRAPHS
 
 
 def test_another_model_reads_other_graphs(model: Path) -> None:

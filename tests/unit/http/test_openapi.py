@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from river_vllm.modes import MODES, mode_of
 from river_vllm.request import RiverField
 from server.http.exchange import RiverExchange
-from server.http.openapi import REPORT, VERIFIED_REPORT, describe_river
-from tests.unit.http.support import VERIFIED, L, exchange
+from server.http.openapi import describe_river
+from tests.unit.http.support import DEFAULTS, VERIFIED, L
 
 
 class ChatCompletionRequest(BaseModel):
@@ -54,7 +55,7 @@ def test_generating_endpoints_describe_the_field_and_the_report() -> None:
     assert set(request["river"]["properties"]) == set(RiverField.model_fields)
     assert request["river"]["additionalProperties"] is False
     assert found["ChatCompletionResponse"]["properties"]["river"] == {
-        "anyOf": [REPORT, VERIFIED_REPORT]
+        "anyOf": [mode.schema for mode in MODES]
     }
 
 
@@ -64,7 +65,6 @@ def test_other_schemas_stay_as_they_are() -> None:
 
 
 def test_the_described_report_is_the_one_that_is_sent() -> None:
-    made: RiverExchange = exchange([3])
-    assert set(REPORT["properties"]) == set(made.report())
-    verified = RiverExchange(VERIFIED, L)
-    assert set(VERIFIED_REPORT["properties"]) == set(verified.report())
+    for settings in (DEFAULTS, VERIFIED):
+        described = mode_of(settings).schema["properties"]
+        assert set(described) == set(RiverExchange(settings, L).report())

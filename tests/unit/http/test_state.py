@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from river_vllm.config import RiverConfig, parse_config
-from river_vllm.guarantee import MATTERS, ModelRecord, recorded_settings
+from river_vllm.guarantee import ModelRecord, recorded_settings
 from river_vllm.request import RiverSettings, default_settings
 from server.http.state import RiverState
 from tests.unit.calibrate.support import calibrated
@@ -67,7 +67,7 @@ def guaranteed(
     data = calibrated(max_rows="all", **changes)
     made = RiverConfig(max_rows="all")
     tested = recorded_settings(made, ENGINE)
-    settings = {name: tested.pop(name) for name in MATTERS if name in tested}
+    settings = {name: tested.pop(name) for name in tested.keys() & RiverConfig.model_fields}
     data["calibration"] |= {"settings": settings, "tested": tested}
     config = parse_config(data, "file")
     return replace(

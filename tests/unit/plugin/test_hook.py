@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm import engine_config, kv_connectors, patches
+from river_vllm import patches
 from river_vllm.compat import CompilationMode, vllm_envs
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.modes.verified import speculation
+from river_vllm.plugin import connectors
+from river_vllm.plugin import hook as module
 from river_vllm.plugin.hook import (
     CPU_WORKER,
     GPU_WORKER,
@@ -100,7 +102,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
 def compiler(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     """Its element is what is wrong with the machine's compiler."""
     wrong: list[str | None] = [None]
-    monkeypatch.setattr(engine_config, "cannot_compile", lambda: wrong[0])
+    monkeypatch.setattr(module, "cannot_compile", lambda: wrong[0])
     return wrong
 
 
@@ -114,7 +116,7 @@ def test_the_engine_gets_rivers_worker_and_scheduler(
     cpu: bool, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform = SimpleNamespace(is_cpu=lambda: cpu)
-    monkeypatch.setattr(engine_config, "current_platform", platform)
+    monkeypatch.setattr(module, "current_platform", platform)
     config = hook(engine())
     assert config.parallel_config.worker_cls == worker
     assert config.scheduler_config.scheduler_cls == SCHEDULER
@@ -215,7 +217,7 @@ def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(
     change: str, value: Any, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook(engine(**{change: value}))
-    monkeypatch.setattr(engine_config, "current_platform", SimpleNamespace(is_cpu=lambda: False))
+    monkeypatch.setattr(module, "current_platform", SimpleNamespace(is_cpu=lambda: False))
     with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
         hook(engine(**{change: value}))
 
@@ -239,7 +241,7 @@ def test_connectors_that_find_kv_by_block_hashes_are_taken(transfer: Any) -> Non
 @pytest.mark.parametrize(
     ("transfer", "reason"),
     [
-        *((connector(name), f"'{name}'") for name in kv_connectors.REFUSED),
+        *((connector(name), f"'{name}'") for name in connectors.REFUSED),
         (connector("MyConnector"), "'MyConnector': how it finds K/V is not known here"),
         (connector("OffloadingConnector", "my.module"), "'OffloadingConnector' of my.module"),
         (
@@ -268,7 +270,7 @@ def test_other_connectors_are_refused_by_name(transfer: Any, reason: str) -> Non
 def test_every_connector_of_vllm_is_decided_about() -> None:
     from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 
-    decided = {*kv_connectors.BY_BLOCK_HASHES, *kv_connectors.REFUSED, kv_connectors.MULTI}
+    decided = {*connectors.BY_BLOCK_HASHES, *connectors.REFUSED, connectors.MULTI}
     assert decided == set(KVConnectorFactory._registry)
 
 
@@ -332,10 +334,10 @@ def test_asynchronous_scheduling_is_off_where_drafts_are_verified(
     class Speculation(SimpleNamespace):
         """Plays ``RiverSpeculativeConfig``."""
 
-    monkeypatch.setattr(engine_config, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
+    monkeypatch.setattr(module, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
     monkeypatch.setattr(speculation, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
-    for module in (engine_config, speculation):
-        monkeypatch.setattr(module, "RiverSpeculativeConfig", Speculation)
+    for place in (module, speculation):
+        monkeypatch.setattr(place, "RiverSpeculativeConfig", Speculation)
     verifying = {
         "river": {"verify": 4},
         "model_config__revision": None,
@@ -368,7 +370,7 @@ def test_the_hook_of_the_architecture_itself_runs_first(monkeypatch: pytest.Monk
             assert config.scheduler_config.scheduler_cls is None
             ran.append(config)
 
-    monkeypatch.setitem(engine_config.MODELS_CONFIG_MAP, "LlamaForCausalLM", Own)
+    monkeypatch.setitem(module.MODELS_CONFIG_MAP, "LlamaForCausalLM", Own)
     config = hook(engine())
     assert ran == [config]
 
@@ -441,7 +443,7 @@ def test_nothing_is_compiled_where_layers_may_be_gone(
     layers: Any, eager: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform = SimpleNamespace(is_cpu=lambda: True)
-    monkeypatch.setattr(engine_config, "current_platform", platform)
+    monkeypatch.setattr(module, "current_platform", platform)
     config = hook(engine({"resident_layers": layers}))
     assert config.model_config.enforce_eager is eager
 
@@ -450,7 +452,7 @@ def test_nothing_is_compiled_where_layers_may_be_gone(
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
     logger = SimpleNamespace(warning=lambda text, *words: said.append(text % words))
-    monkeypatch.setattr(engine_config, "logger", logger)
+    monkeypatch.setattr(module, "logger", logger)
     return said
 
 

@@ -12,7 +12,7 @@ from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.plugin import opt_in as module
 from river_vllm.plugin.hook import SCHEDULER
 from river_vllm.plugin.opt_in import opt_in
-from tests.unit.test_engine_config import engine
+from tests.unit.plugin.test_hook import engine
 
 
 class Model(SimpleNamespace):

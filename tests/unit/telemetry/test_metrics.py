@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY, generate_latest
-from river_vllm.depths import ExitSummary
 
+from river_vllm.modes.exit import ExitSummary
 from river_vllm.modes.verified import RECENT, DraftSummary, VerifiedMode
 from server.telemetry.metrics import RiverMetrics, river_metrics
 
