@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from river_vllm.config import CONFIG_KEY, layered_config
+from river_vllm.config import CONFIG_KEY, RiverConfig, layered_config
 from river_vllm.settings import Affects
 
 
@@ -52,9 +52,13 @@ class RiverAdditionalConfig(Mapping[str, Any]):
 
     def compute_hash(self) -> str:
         """vLLM's ``SupportsHash``."""
-        config = layered_config(self._checkpoint, self._settings.get(CONFIG_KEY))
-        parts = [config.what_affects(Affects.GRAPH), sources(), torch.__version__, machine()]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return graph_key(layered_config(self._checkpoint, self._settings.get(CONFIG_KEY)))
+
+
+def graph_key(config: RiverConfig) -> str:
+    """A hash of what River's compiled code depends on, beside the model."""
+    parts = [config.what_affects(Affects.GRAPH), sources(), torch.__version__, machine()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from river_vllm.settings import Affects
-
-if TYPE_CHECKING:
-    from river_vllm.config import RiverConfig
+from river_vllm.settings import Affects, Settings
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -143,14 +140,16 @@ REPORTED = ("group_sizes", "zero_points", "dtype", "kv_cache_dtype")
 setting where a projection's share of the inputs needs it, as on several ranks."""
 
 
-def calibrated_settings(config: RiverConfig) -> dict[str, Any]:
-    """The settings that a calibration with ``config`` holds for."""
-    # How the weights of a folder were made is read from it, whether or not it is set too.
-    read = frozenset() if config.weights is None else {"quantizer", "group_size"}
-    return config.model_dump(mode="json", include=set(config.affecting(Affects.GUARANTEE) - read))
+def calibrated_settings(config: Settings) -> dict[str, Any]:
+    """The settings that a calibration with ``config``, a ``RiverConfig``, holds for."""
+    found = config.model_dump(mode="json", include=set(config.affecting(Affects.GUARANTEE)))
+    if found["weights"] is not None:
+        # How the weights of a folder were made is read from it, whether or not it is set too.
+        del found["quantizer"], found["group_size"]
+    return found
 
 
-def recorded_settings(config: RiverConfig, engine: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_settings(config: Settings, engine: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that a guarantee depends on beside the dial, the model and the river's weights.
 
     A test records it, and a server compares it with its own.
@@ -164,7 +163,7 @@ def recorded_settings(config: RiverConfig, engine: Mapping[str, Any]) -> dict[st
     found |= {name: engine[name] for name in REPORTED}
     limit = engine["crossover"]["max_rows"]
     found["max_rows"] = "all" if limit is None else limit
-    if config.activations == "int8":
+    if found["activations"] == "int8":
         # Each kernel rounds activations in its own way.
         found["kernels"] = engine["kernels"]
     return found

@@ -141,7 +141,7 @@ def sampling_without_drafts_is_taken() -> None:
     """
     from vllm import SamplingParams
 
-    from river_vllm.modes.verified.speculation import RiverSpeculativeConfig
+    from river_vllm.speculation import RiverSpeculativeConfig
 
     inner = SamplingParams._validate_spec_decode
 

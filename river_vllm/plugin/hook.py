@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import entry_points
 
-from river_vllm import patches
+from river_vllm import patches, speculation
 from river_vllm.compat import (
     MODELS_CONFIG_MAP,
     CompilationMode,
@@ -20,10 +20,9 @@ from river_vllm.config import CHECKPOINT_KEY, CONFIG_KEY, PREFIX, RiverConfig, r
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.kernels.native.library import cap as instruction_set_cap
-from river_vllm.modes.verified import speculation
-from river_vllm.modes.verified.speculation import RiverSpeculativeConfig
 from river_vllm.plugin.connectors import refused_connector
 from river_vllm.request import default_settings, unreachable
+from river_vllm.speculation import RiverSpeculativeConfig
 from river_vllm.weights.cache import weights_folder
 from river_vllm.weights.fingerprint import check_model, check_weights, served_checkpoint
 from river_vllm.weights.source import weight_source

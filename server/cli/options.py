@@ -10,6 +10,7 @@ from pathlib import Path
 from river_vllm.calibrate.shipped import AUTO, shipped_for
 from river_vllm.config import RiverConfig, combined, load_config_file
 from river_vllm.errors import RiverError
+from river_vllm.settings import Affects
 from server.cli.arguments import FieldsOf
 from server.telemetry.progress import STALL_SECONDS
 
@@ -18,10 +19,14 @@ KEY_FILE_VARIABLE = "RIVER_API_KEY_FILE"
 METRICS_KEY_VARIABLE = "RIVER_METRICS_KEY"
 METRICS_KEY_FILE_VARIABLE = "RIVER_METRICS_KEY_FILE"
 
-RIVER_OPTIONS = FieldsOf(
-    RiverConfig, tuple(n for n in RiverConfig.model_fields if n != "calibration"), "river-"
-)
-"""Every setting but what ``river-vllm calibrate`` writes."""
+
+def options_of(settings: type[RiverConfig]) -> FieldsOf:
+    """Every setting but what ``river-vllm calibrate`` writes."""
+    written = settings.affecting(Affects.FILE)
+    return FieldsOf(settings, tuple(n for n in settings.model_fields if n not in written), "river-")
+
+
+RIVER_OPTIONS = options_of(RiverConfig)
 
 
 def add_river_options(parser: argparse.ArgumentParser) -> None:

@@ -10,14 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from river_vllm import costs as module
-from river_vllm.config import RiverConfig
 from river_vllm.costs import (
     PAYS,
     PROBE_SHARE,
@@ -28,7 +25,6 @@ from river_vllm.costs import (
     CostCurve,
     Costs,
     Kind,
-    costs_of_start,
     machine,
 )
 from river_vllm.modes.verified.depth import best_depth
@@ -533,47 +529,3 @@ def test_cpus_without_a_name_have_numbers(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(Path, "read_text", lambda *_, text=text, **__: text)
         names.append(machine()["cpu"])
     assert names[0] == names[1] and len(set(names)) == 3
-
-
-def start(folder: Path, most: int = 4, **settings: Any) -> tuple[Costs, list[int]]:
-    """The costs of an engine's start, and the rows of the backbone's passes that it timed."""
-    config = RiverConfig(cache_dir=str(folder), **settings)
-    model_config = SimpleNamespace(
-        model="tiny",
-        architecture="RiverLlamaForCausalLM",
-        dtype=torch.bfloat16,
-        hf_config=SimpleNamespace(),
-        get_hidden_size=lambda: 64,
-        get_vocab_size=lambda: 128,
-    )
-    vllm_config = SimpleNamespace(
-        model_config=model_config,
-        compilation_config=SimpleNamespace(mode=0),
-        additional_config={"river": config.model_dump(exclude_unset=True)},
-    )
-    info = {
-        **{"num_layers": 3, "isa": None, "kernels": ["torch"]},
-        **{"river_bytes": 1, "backbone_bytes": 2},
-    }
-    model = SimpleNamespace(river_info=lambda: info)
-    runner = SimpleNamespace(vllm_config=vllm_config, get_model=lambda: model)
-    ran: list[int] = []
-    costs = costs_of_start(
-        runner,
-        {"backbone": ran.append, "draft": lambda rows: None},
-        {"backbone": most, "draft": 1},
-    )
-    return costs, ran
-
-
-@pytest.mark.usefixtures("vllm_world")
-def test_a_start_measures_what_no_start_with_these_settings_has(tmp_path: Path) -> None:
-    first, ran = start(tmp_path)
-    assert set(ran) == {1, 2, 4}
-    second, ran = start(tmp_path, threshold=0.5)
-    assert ran == [] and second.crossover() == first.crossover()
-    for other in ({"most": 2}, {"activations": "int8"}, {"min_layers": 2}):
-        assert start(tmp_path, **other)[1] != []
-    # A folder that cannot be written to costs a measurement.
-    (tmp_path / "file").touch()
-    assert start(tmp_path / "file")[1] != []

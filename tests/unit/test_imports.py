@@ -1,11 +1,20 @@
-"""What an import costs, each in a process of its own."""
+"""Which module may import which, and what an import costs."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYERS = ("step", "kernels", "weights", "model", "modes", "engine", "calibrate", "plugin")
+"""Packages of ``river_vllm``, each above those that it may import. The modules beside them are
+below all."""
 
 HEAVY = ("torch", "vllm", "transformers")
 
@@ -50,3 +59,44 @@ except SystemExit as stop:
     done = run(code)
     assert done.returncode == 0, done.stderr
     assert "usage: river-vllm" in done.stdout
+
+
+def modules() -> dict[str, Path]:
+    """The modules of ``river_vllm``, by name."""
+    files = {file.relative_to(ROOT): file for file in (ROOT / "river_vllm").rglob("*.py")}
+    return {
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__"): file
+        for path, file in files.items()
+    }
+
+
+def imported(file: Path) -> Iterator[str]:
+    """What a file imports, wherever it does: each module, and each name with its module's."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} has a relative import"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(module: str) -> int:
+    """0 for a module below the packages; the package itself is the plugin's door."""
+    part = module.split(".")[1] if "." in module else "plugin"
+    is_package = (ROOT / "river_vllm" / part / "__init__.py").exists()
+    return 1 + LAYERS.index(part) if is_package else 0
+
+
+def test_a_module_imports_only_what_is_below_it() -> None:
+    """Imports for type checkers and those in functions count too."""
+    files = modules()
+    below = {module: set(imported(file)) for module, file in files.items()}
+    to_server = {a for a, found in below.items() if any(b.split(".")[0] == "server" for b in found)}
+    assert to_server == {"river_vllm.command"}, "only the installed command starts the server"
+    for module, found in below.items():
+        # "from package import module" does not need what else is in the package.
+        wanted = found & files.keys()
+        below[module] = {b for b in wanted if not any(w.startswith(f"{b}.") for w in wanted)}
+    assert [(a, b) for a in below for b in below[a] if layer(b) > layer(a)] == []
+    TopologicalSorter(below).prepare()  # raises where there is a cycle, and names it

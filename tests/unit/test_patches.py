@@ -40,7 +40,6 @@ from vllm.v1.sample.logits_processor import build_logitsprocs
 from river_vllm import patches
 from river_vllm.compat import direct_register_custom_op, vllm_envs
 from river_vllm.graph_key import RiverAdditionalConfig
-from river_vllm.modes.verified.speculation import RiverSpeculativeConfig
 from river_vllm.patches import (
     NotStored,
     read_compiled_forwards,
@@ -48,6 +47,7 @@ from river_vllm.patches import (
     stored_forwards_only,
     under_rivers_key,
 )
+from river_vllm.speculation import RiverSpeculativeConfig
 
 ROOT = Path(__file__).parents[2]
 UNPATCHED = decorators._try_load_aot_compiled_fn

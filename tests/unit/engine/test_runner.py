@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from river_vllm.depths import depths_of
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
-from river_vllm.engine import runner as module
 from river_vllm.engine.runner import RiverRunnerMixin
+from river_vllm.model.passes import Pass
+from river_vllm.modes.mode import depths_of
+from river_vllm.request import RiverSettings
 from river_vllm.step.table import StepTable
 
 L = 12
@@ -23,31 +23,43 @@ ROWS = 6
 
 
 class FakeRunner:
-    """What the mixin uses of vLLM's V1 runner; a pass returns what it was called with."""
+    """What the mixin uses of vLLM's V1 runner."""
 
-    vllm_config = "config"
     device = torch.device("cpu")
     use_async_scheduling = False
 
     def __init__(self) -> None:
         self.input_batch = SimpleNamespace(req_ids=["b", "a"])
-        self.river_steps: Any = Mode()
-        self.river: Any = FakeRiver()
+        self.forgotten: list[str] = []
+        self.learnt: list[tuple[str, int]] = []
+        self.current: Any = None
+        self.river_requests: Any = SimpleNamespace(forget=self.forgotten.extend, step=self.step)
+        self.river_exits: Any = Policy()
+        self.river_forward: Any = SimpleNamespace(
+            run=self.run, river=SimpleNamespace(rest=lambda: setattr(self, "current", None))
+        )
+        self.river_costs: Any = SimpleNamespace(observe=self.observe)
 
-    def get_model(self) -> Any:
-        return SimpleNamespace(river=self.river)
+    def step(self) -> Any:
+        """Two requests: one of a prompt's rows, one whose tokens may leave."""
+        settings = RiverSettings(True, 0.5, 1)
+        return [SimpleNamespace(request=SimpleNamespace(settings=settings))] * 2
+
+    def run(self, due: Pass) -> Any:
+        self.current = due
+        return due.inputs
+
+    def observe(self, kind: str, rows: int, seconds: float) -> None:
+        assert 0 < seconds < 60
+        self.learnt.append((kind, rows))
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> Any:
         if tensors == "step":
-            self.output = self._model_forward("ids", "positions")
+            self.output = self._model_forward(input_ids="ids", positions="p", extra=1)
         return tensors
 
-    def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
-        names = ("input_ids", "positions", "intermediate_tensors", "inputs_embeds")
-        return dict(zip(names, args, strict=False)) | kwargs
-
     def sample_tokens(self, grammar: Any) -> Any:
-        assert self.river.table is None, "what is sampled or drafted is no part of the step"
+        assert self.current is None, "what is sampled or drafted is no part of the step"
         return SimpleNamespace(grammar=grammar)
 
     def propose_draft_token_ids(self, *args: Any, **kwargs: Any) -> list[list[int]]:
@@ -58,40 +70,23 @@ class FakeRunner:
         return self._draft_token_ids
 
 
-class Mode:
-    """Two requests: one of a prompt's rows, one whose tokens may leave."""
+class Policy:
+    """What the mixin uses of the policy of exits."""
 
-    def __init__(self) -> None:
-        self.forgotten: list[str] = []
-        self.rows_taken: list[int] = []
-
-    def table(self) -> StepTable:
+    def table(self, step: Any) -> StepTable:
         return StepTable(L, [4, 1, 1], [1.0, 0.5, 0.5], [L, 1, 1], request=[0, 1, 1])
+
+    def head(self, table: StepTable) -> str:
+        return "river"
+
+    def spans(self) -> list[Any]:
+        return []
 
     def depths(self, table: StepTable) -> list[int]:
         return [-L, 6]
 
-    def observe(self, table: StepTable, seconds: float) -> None:
-        assert 0 < seconds < 60
-        self.rows_taken.append(table.num_rows)
-
-    def forget(self, request_ids: Any) -> None:
-        self.forgotten += request_ids
-
-
-class FakeRiver:
-    """Runs the whole step, or the part of it that may leave."""
-
-    def __init__(self) -> None:
-        self.in_parts = False
-        self.table: StepTable | None = None
-
-    def run(self, table: StepTable, forward: Any) -> Any:
-        self.table = table
-        return forward(table.part()) if self.in_parts else forward()
-
-    def rest(self) -> None:
-        self.table = None
+    def kind(self, done: Pass) -> str:
+        return "backbone"
 
 
 class Runner(RiverRunnerMixin, FakeRunner):
@@ -103,67 +98,38 @@ def runner() -> Runner:
     return Runner()
 
 
-def test_a_step_is_run_by_the_river_and_its_depths_are_on_the_output(runner: Runner) -> None:
+def test_a_step_is_a_pass_and_its_depths_are_on_the_output(runner: Runner) -> None:
     scheduled = SimpleNamespace(finished_req_ids={"gone"})
     assert runner.execute_model(scheduled, "step") == "step"
-    assert runner.river_steps.forgotten == ["gone"]
-    assert runner.river_steps.rows_taken == [ROWS]
-    given = runner._model_forward("ids", positions="p", extra=1)
-    assert (given["input_ids"], given["positions"], given["extra"]) == ("ids", "p", 1)
+    assert runner.forgotten == ["gone"]
+    assert runner.learnt == [("backbone", ROWS)]
+    assert runner.output == {"input_ids": "ids", "positions": "p", "extra": 1}
+    due = runner.current
+    assert (due.head, due.in_step, due.exact, runner.river_exact) == ("river", True, True, True)
     sampled = runner.sample_tokens("grammar")
     assert sampled.grammar == "grammar"
     assert depths_of(sampled) == {"b": -L, "a": 6}
 
 
 @pytest.mark.parametrize(
-    ("grammar", "asynchronous", "learnt"),
-    [(None, False, [ROWS]), (None, True, []), ("mask", False, [])],
+    ("grammar", "asynchronous", "learns"),
+    [(None, False, True), (None, True, False), ("mask", False, False)],
 )
 def test_an_accelerators_step_ends_where_its_tokens_are_on_the_host(
-    runner: Runner, grammar: Any, asynchronous: bool, learnt: list[int]
+    runner: Runner, grammar: Any, asynchronous: bool, learns: bool
 ) -> None:
     runner.device, runner.use_async_scheduling = torch.device("meta"), asynchronous
     runner.execute_model(SimpleNamespace(finished_req_ids=set()), "step")
-    assert runner.river_steps.rows_taken == [], "it has only been launched"
+    assert runner.learnt == [], "it has only been launched"
     runner.sample_tokens(grammar)
-    assert runner.river_steps.rows_taken == learnt
+    assert runner.learnt == [("backbone", ROWS)] * learns
 
 
-def test_a_step_without_depths_hands_none_over(runner: Runner) -> None:
-    """As in verified mode."""
-    for depths in ([-L, 6], []):
-        runner.river_steps.depths = lambda table, depths=depths: depths
-        runner.execute_model(SimpleNamespace(finished_req_ids=set()))
-        runner._model_forward("ids")
+def test_a_call_without_a_step_hands_no_depths_over(runner: Runner) -> None:
+    for tensors in ("step", None):
+        runner.execute_model(SimpleNamespace(finished_req_ids=set()), tensors)
         sampled = runner.sample_tokens(None)
     assert depths_of(sampled) == {}
-
-
-@pytest.mark.parametrize("plain", [True, False])
-def test_a_part_runs_on_its_own_rows(
-    runner: Runner, plain: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Positions of some models have three dimensions; embeddings may be given in place of ids."""
-    described: list[Any] = []
-
-    def context(config: Any, parts: Any) -> Any:
-        described.append((config, parts))
-        return nullcontext()
-
-    monkeypatch.setattr(module, "own_forward_context", context)
-    monkeypatch.setattr(module, "part_metadata", lambda _, part: part.origin_rows.tolist())
-    runner.river.in_parts = True
-    rows = torch.arange(ROWS)
-    if plain:
-        given = runner._model_forward(rows, rows + 10, extra=1)
-        assert (given["input_ids"].tolist(), given["inputs_embeds"]) == ([4, 5], None)
-        assert given["positions"].tolist() == [14, 15]
-        assert given["extra"] == 1
-    else:
-        given = runner._model_forward(None, rows.expand(3, -1), None, rows.expand(2, -1).t())
-        assert (given["input_ids"], given["inputs_embeds"].tolist()) == (None, [[4, 4], [5, 5]])
-        assert given["positions"].tolist() == [[4, 5]] * 3
-    assert described == [("config", [4, 5])]
 
 
 @dataclass

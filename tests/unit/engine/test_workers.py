@@ -104,7 +104,7 @@ def test_the_gpu_worker_gets_rivers_runner(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_rivers_methods_come_before_vllms() -> None:
-    from river_vllm.worker import cpu, gpu
+    from river_vllm.engine import cpu, gpu
 
     for runner in (cpu.RiverCPUModelRunner, gpu.RiverGPUModelRunner):
         for name in ("execute_model", "_model_forward", "sample_tokens"):

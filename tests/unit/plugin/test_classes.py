@@ -30,7 +30,7 @@ class Base(nn.Module):
 def attached(monkeypatch: pytest.MonkeyPatch) -> None:
     """A river is the settings that it was made with."""
 
-    def attach(model: Any, config: RiverConfig, vllm_config: Any) -> tuple[Any, Any]:
+    def attach(model: Any, config: RiverConfig, vllm_config: Any, *_: Any) -> tuple[Any, Any]:
         assert model.made_with[0] is vllm_config, "the model is there before its river"
         return config, lambda: "info"
 

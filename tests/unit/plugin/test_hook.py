@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm import patches
+from river_vllm import patches, speculation
 from river_vllm.compat import CompilationMode, vllm_envs
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.modes.verified import speculation
 from river_vllm.plugin import connectors
 from river_vllm.plugin import hook as module
 from river_vllm.plugin.hook import (

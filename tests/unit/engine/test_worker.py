@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from river_vllm.worker import mixin
 
 from river_vllm import patches
+from river_vllm.engine import worker as module
 from river_vllm.engine.worker import RiverWorkerMixin
 from river_vllm.errors import RiverError
-from river_vllm.step.requests import Steps
 
 INFO = {"num_layers": 12}
 
@@ -47,16 +46,9 @@ class Worker(RiverWorkerMixin, FakeWorker):
     pass
 
 
-def test_a_loaded_model_has_steps() -> None:
-    worker = Worker({"threshold": 0.25})
-    worker.load_model(load_dummy_weights=True)
-    assert worker.loaded == [((), {"load_dummy_weights": True}, None)]
-    assert type(worker.model_runner.river_steps) is Steps
-
-
 def test_an_engine_that_verifies_drafts_with_the_river(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM's own drafter would load a second model, so River's is there before it loads one."""
-    monkeypatch.setattr(mixin, "RiverProposer", lambda *made_with: made_with)
+    monkeypatch.setattr(module, "RiverProposer", lambda *made_with: made_with)
     monkeypatch.setattr(patches, "every_logits_processor_is_there", lambda runner: None)
     worker: Any = Worker({"verify": 4})
     worker.device = "cuda:0"
@@ -65,18 +57,19 @@ def test_an_engine_that_verifies_drafts_with_the_river(monkeypatch: pytest.Monke
     assert worker.loaded == [((), {}, (worker.vllm_config, "cuda:0", worker.model_runner))]
 
 
-def test_passes_are_timed_once_the_engine_is_warm() -> None:
+def test_passes_are_timed_once_the_engine_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "a_workers_engine_answers_ctrl_c", lambda: None)
     worker, asked = Worker({"verify": 4}), []
     worker.load_model()
-    worker.model_runner.river_steps = SimpleNamespace(measure=lambda: asked.append("costs"))
+    worker.model_runner.river_begin = lambda: asked.append("costs")
     assert worker.compile_or_warm_up_model() == "times"
     assert asked == ["costs"]
 
 
-def test_info_is_the_rivers_and_the_steps() -> None:
+def test_info_is_the_models_and_the_runners() -> None:
     worker = Worker({})
     worker.load_model()
-    worker.model_runner.river_steps = SimpleNamespace(info=lambda: {"verify": {"a": 1}})
+    worker.model_runner.river_info = lambda: {"verify": {"a": 1}}
     types = {"dtype": "bfloat16", "kv_cache_dtype": "fp8"}
     assert worker.river_info() == {**INFO, **types, "verify": {"a": 1}}
 

@@ -25,7 +25,7 @@ class RiverSpeculativeConfig(SpeculativeConfig):
 def install(vllm_config: VllmConfig, tokens: int) -> None:
     """Have vLLM allocate look-ahead slots, verify drafts and count them.
 
-    The method ``draft_model`` brings all three; ``worker/mixin.py`` puts River's drafter in the
+    The method ``draft_model`` brings all three; ``engine/runner.py`` puts River's drafter in the
     place of the one that would load a second model. vLLM's asynchronous scheduling is switched off:
     it needs as many drafts for every request, on the device, before any is known on the host.
 

@@ -7,7 +7,7 @@ import pickle
 from types import SimpleNamespace
 from typing import Any
 
-from river_vllm.depths import attach, depths_of
+from river_vllm.modes.mode import depths_of, put_depths
 
 DEPTHS = {"a": 3, "b": -12}
 
@@ -19,14 +19,14 @@ def runner_output() -> Any:
 
 
 def test_vllms_output_carries_the_depths_across_processes() -> None:
-    output = attach(runner_output(), DEPTHS)
+    output = put_depths(runner_output(), DEPTHS)
     assert depths_of(pickle.loads(pickle.dumps(output))) == DEPTHS
 
 
 def test_an_asynchronous_output_carries_them_on_the_final_one() -> None:
     final = runner_output()
     wrapper = SimpleNamespace(_model_runner_output=final)
-    assert attach(wrapper, DEPTHS) is wrapper
+    assert put_depths(wrapper, DEPTHS) is wrapper
     assert depths_of(final) == DEPTHS
 
 
@@ -40,6 +40,6 @@ def test_vllms_asynchronous_output_holds_it_there() -> None:
 
 
 def test_a_step_without_forward_pass_has_none() -> None:
-    assert attach(None, DEPTHS) is None
+    assert put_depths(None, DEPTHS) is None
     assert depths_of(None) == {}
     assert depths_of(runner_output()) == {}
