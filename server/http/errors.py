@@ -34,16 +34,6 @@ class FieldError(Exception):
         return cls(param, f"{prefix}: {describe_errors(error, model)}")
 
 
-def shutting_down() -> Response:
-    """Status 503 of a server that drains.
-
-    It closes the connection: the next one of a client or proxy may lead to another server.
-    """
-    response = error_response(SHUTTING_DOWN, HTTPStatus.SERVICE_UNAVAILABLE)
-    response.headers["Connection"] = "close"
-    return response
-
-
 def error_response(
     message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST, param: str | None = None
 ) -> Response:

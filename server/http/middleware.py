@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from http import HTTPStatus
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.body import BodyTooLongError, bounded, read_body, replay, with_length
-from server.http.errors import FieldError, error_response, shutting_down
+from server.http.errors import SHUTTING_DOWN, FieldError, error_response
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.field import FIELD, GENERATING, OTHERS, take_exchange
 from server.http.limits import refuse_impossible_values
 from server.http.path import path_of
 from server.http.reporter import Reporter
 from server.http.state import RiverState
+from server.telemetry.ending import Ending
 from server.telemetry.spans import request_span
 
 _PATHS = frozenset(GENERATING + OTHERS)
@@ -27,11 +28,16 @@ class RiverMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         state: RiverState | None = getattr(scope["app"].state, FIELD, None)
         if state is not None:  # stock vLLM's requests stay as they are
+            send = _leaving(send, state.ending)
+        if scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        if state is not None:
             receive = bounded(scope, receive)
         path = path_of(scope)
         if path not in _PATHS:
@@ -50,7 +56,8 @@ class RiverMiddleware:
         if raw is None:
             return
         if state is not None and state.ending.begun:
-            await shutting_down()(scope, receive, send)
+            response = error_response(SHUTTING_DOWN, HTTPStatus.SERVICE_UNAVAILABLE)
+            await response(scope, receive, send)
             return
         try:
             body, exchange = _take(path, raw, state)
@@ -75,6 +82,21 @@ class RiverMiddleware:
                     await reporter.refuse(error)
         finally:
             current_exchange.reset(token)
+
+
+def _leaving(send: Send, ending: Ending) -> Send:
+    """A ``send`` by which each answer of a server that ends closes its connection.
+
+    The next connection of the client or proxy may lead to another server.
+    """
+
+    async def sent(message: Message) -> None:
+        if ending.begun and message["type"] == "http.response.start":
+            headers = [*message.get("headers", ()), (b"connection", b"close")]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return sent
 
 
 def _take(path: str, raw: bytes, state: RiverState | None) -> tuple[bytes, RiverExchange | None]:

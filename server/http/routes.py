@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from river_vllm.request import unreachable
 from server.http.engine import refresh
-from server.http.errors import FieldError, error_response, shutting_down
+from server.http.errors import SHUTTING_DOWN, FieldError, error_response
 from server.http.state import RiverState
 
 router = APIRouter(tags=["river"])
@@ -109,7 +109,7 @@ async def ready(request: Request) -> Response:
     if client is not None and client.errored:
         return error_response("the engine has failed", HTTPStatus.SERVICE_UNAVAILABLE)
     if state is not None and state.ending.begun:
-        return shutting_down()
+        return error_response(SHUTTING_DOWN, HTTPStatus.SERVICE_UNAVAILABLE)
     if state is not None and not state.progress.ready:
         return error_response(
             f"work waits and the engine has made no progress for "

@@ -28,7 +28,8 @@ KEY = {"Authorization": "Bearer secret-key"}
 class Server(BaseHTTPRequestHandler):
     """Streams events, each only when the test has let it go; hangs up at ``/broken``.
 
-    It asks for the key before it reads a body, and says 503 while it drains, as River does.
+    It asks for the key before it reads a body, closes the connection with the 503 of a drain, and
+    not with that of a full queue, as River does.
     """
 
     protocol_version = "HTTP/1.1"
@@ -36,6 +37,8 @@ class Server(BaseHTTPRequestHandler):
     begun: ClassVar[Counter[str]] = Counter()
     headers_seen: ClassVar[list[dict[str, str]]] = []
     draining: ClassVar[set[str]] = set()
+    full: ClassVar[set[str]] = set()
+    refused: ClassVar[Counter[str]] = Counter()
 
     def answer(self, status: int, body: str, connection: str = "close") -> None:
         self.send_response(status)
@@ -59,8 +62,9 @@ class Server(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(length)
         address = str(self.server.server_address[0])
-        if address in self.draining:
-            self.answer(503, "draining")
+        if address in self.draining | self.full:
+            self.refused[address] += 1
+            self.answer(503, "no", "close" if address in self.draining else "keep-alive")
             return
         self.begun[path] += 1
         if path == "/broken":
@@ -96,8 +100,8 @@ def configuration(listen: int, upstreams: list[str], folder: Path) -> str:
         "include /tmp/resolver.conf;": "",
         "/tmp/": f"{folder}/",
         "listen 8080;": f"listen 127.0.0.1:{listen};",
-        "server river:8000 resolve max_fails=0;": " ".join(
-            f"server {address} max_fails=0;" for address in upstreams
+        "server river:8000 resolve max_fails=2": "; ".join(
+            f"server {address} max_fails=2" for address in upstreams
         ),
         "/dev/stdout": f"{folder}/access.log",
     }.items():
@@ -155,7 +159,10 @@ class Servers:
     """Two of ``Server``."""
 
     def __init__(self) -> None:
-        for seen in (Server.begun, Server.headers_seen, Server.draining):
+        for seen in (
+            *(Server.begun, Server.headers_seen),
+            *(Server.draining, Server.full, Server.refused),
+        ):
             seen.clear()
         port = free_port(ADDRESSES[0])
         self.upstreams = [f"{address}:{port}" for address in ADDRESSES]

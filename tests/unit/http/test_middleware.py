@@ -220,6 +220,14 @@ def test_many_values_side_by_side_are_not_deep(app: App) -> None:
     assert app.post({"messages": [{"content": []}] * 500, "text": "[{" * 500}).status_code == 200
 
 
+def test_answers_of_a_server_that_is_ending_close_their_connections(app: App) -> None:
+    """What asks again by the same one would meet this server again."""
+    assert "connection" not in app.post({}).headers
+    app.asgi.state.river.ending.begin(failed=False)
+    for response in (app.post({}), app.post({}, "/tokenize"), fetch(app.asgi, "GET", "/tokenize")):
+        assert response.headers["connection"] == "close"
+
+
 def test_nothing_new_is_taken_while_the_server_is_ending(app: App) -> None:
     app.asgi.state.river.ending.begin(failed=False)
     response = app.post({"model": "a"})
