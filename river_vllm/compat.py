@@ -11,7 +11,7 @@ import vllm.envs as vllm_envs
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import CompilationMode, ModelConfig, SpeculativeConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
-from vllm.exceptions import GracefulHTTPError
+from vllm.exceptions import GracefulHTTPError, RetryableRequestError
 from vllm.forward_context import (
     create_forward_context,
     get_forward_context,

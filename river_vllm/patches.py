@@ -491,8 +491,8 @@ def a_workers_engine_answers_ctrl_c() -> None:
     """In a worker's own process, SIGINT is ignored; elsewhere nothing changes.
 
     A terminal sends it to every process of a server. vLLM 0.32's worker then ends in the middle of
-    a step (``v1/executor/multiproc_executor.py``, ``worker_main``), and its engine, which would let
-    the requests finish or abort them, takes that for a failure. The engine ends its workers itself.
+    a step (``worker_main``), and its engine takes that for a failure: open requests fail, and the
+    log has a traceback. Without the signal the engine ends its workers itself.
 
     Ends with the vLLM release whose workers leave SIGINT to their engine. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/executor/multiproc_executor.py

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from river_vllm import patches
-from river_vllm.compat import EngineDeadError, GracefulHTTPError
+from river_vllm.compat import EngineDeadError, GracefulHTTPError, RetryableRequestError
 from river_vllm.modes import mode_that_made
 from river_vllm.modes.mode import Mode, Numbers
 from river_vllm.request import EXTRA_ARGS_KEY, as_sampled
@@ -199,8 +199,12 @@ def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Meth
     return river_shutdown
 
 
-class EngineStopped(GracefulHTTPError):
-    """To requests that a server which shuts down has not answered: status 503."""
+class EngineStopped(GracefulHTTPError, RetryableRequestError):
+    """To requests that a server which shuts down has not answered: status 503.
+
+    vLLM's engine client passes the first kind of error on, and its streams log a traceback for any
+    but the second.
+    """
 
     def __init__(self) -> None:
         super().__init__(SHUTTING_DOWN, HTTPStatus.SERVICE_UNAVAILABLE)

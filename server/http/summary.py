@@ -31,8 +31,8 @@ def announce_when_ready(app: FastAPI) -> None:
                 # Where it listens, as vLLM writes it (``entrypoints/launchers/launcher.py``).
                 logger.info("%s", summary(river, address(args, args.host or "0.0.0.0")))
             yield state
-        # vLLM freezes the heap at the start. What is frozen outlives the interpreter, and at the
-        # exit Triton reports its part of it as leaked.
+        # vLLM freezes the heap at the start, and the exit then frees nothing of it. Triton would
+        # report its objects as leaked.
         gc.unfreeze()
 
     app.router.lifespan_context = lifespan

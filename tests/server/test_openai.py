@@ -104,6 +104,22 @@ def test_stream(server: RiverServer, usage: bool) -> None:
     assert len(chunks) >= len(finish.river_trace)
 
 
+def test_a_chunk_that_echoes_has_no_layers(server: RiverServer) -> None:
+    said = {"role": "assistant", "content": "The first one is"}
+    options = {"echo": True, "add_generation_prompt": False}
+    chunks = server.openai().chat.completions.create(
+        model=NAME,
+        messages=[*ASK, said],
+        max_tokens=4,
+        stream=True,
+        extra_body={**options, **_river(threshold=0.9, trace=True)},
+    )
+    choices = [chunk.choices[0] for chunk in chunks]
+    first = next(choice for choice in choices if choice.delta.content)
+    assert first.delta.content == said["content"]
+    assert not hasattr(first, "river_trace_delta")
+
+
 def test_stream_equals_plain(server: RiverServer) -> None:
     request: dict[str, Any] = {
         "model": NAME,
