@@ -16,10 +16,10 @@ def load() -> None:
     if _loaded:
         return
     _loaded = True
-    from river_vllm.model.forward import River
+    from river_vllm.model.forward import Forward
 
     order = Path(os.environ["RIVER_TEST_ORDER"])
-    run = River.run
+    run = Forward.run
 
     def suffer_and_run(self: Any, *args: Any) -> Any:
         what, _, how = order.read_text().partition(" ")
@@ -29,4 +29,4 @@ def load() -> None:
             raise RuntimeError("a fault that a test has ordered")
         return run(self, *args)
 
-    River.run = suffer_and_run  # type: ignore[method-assign]
+    Forward.run = suffer_and_run  # type: ignore[method-assign]

@@ -6,10 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from river_vllm.calibrate.observer import TEACHER_KEY, ForcedRequests, Observer
 from river_vllm.config import RiverConfig
+from river_vllm.model.passes import Pass
 from river_vllm.request import default_settings
+from river_vllm.step.table import StepTable
 from tests.unit.modes.support import OFF, Batch, L, groups
 
 
@@ -20,15 +23,25 @@ def forced(**config: Any) -> Batch:
     return batch
 
 
-def forced_tokens(batch: Batch) -> Any:
-    """What an observer of a worker measures of the step."""
-    model = SimpleNamespace(river=SimpleNamespace(observer=None))
-    runner = SimpleNamespace(get_model=lambda: model, river_exits=batch.exits)
-    hf_config, additional = SimpleNamespace(), {"river": {}}
-    vllm_config = SimpleNamespace(
-        additional_config=additional, model_config=SimpleNamespace(hf_config=hf_config)
+def measured(batch: Batch, table: StepTable) -> list[tuple[list[int], int]]:
+    """Text, position and layers of each token that an observer measures in a step.
+
+    The groups of the step ran 0, 1, 2 … layers.
+    """
+    model = SimpleNamespace(
+        river=SimpleNamespace(observer=None), compute_logits=lambda hidden: hidden
     )
-    return Observer(SimpleNamespace(model_runner=runner, vllm_config=vllm_config))._forced_tokens()
+    runner = SimpleNamespace(get_model=lambda: model, river_exits=batch.exits)
+    vllm_config = SimpleNamespace(
+        additional_config={"river": {}}, model_config=SimpleNamespace(hf_config=SimpleNamespace())
+    )
+    observer = Observer(SimpleNamespace(model_runner=runner, vllm_config=vllm_config))
+    observer.begin(reference=True)
+    observer.similarity(1, torch.zeros(1))
+    table.exit_layer[:] = range(len(table.rows))
+    observer.ran(Pass(table, (), {}), torch.zeros(table.num_rows, 3))
+    found = observer.finish()
+    return list(zip(found.tokens.tolist(), found.exit_layer.tolist(), strict=True))
 
 
 def batch_with(river: Any = None, **config: Any) -> Batch:
@@ -46,11 +59,12 @@ def test_each_token_of_an_answer_decides_for_itself_in_every_chunk(
     batch = batch_with(prefill=prefill)
     chunk = batch.begin(("a", 8, 0))
     assert groups(chunk) == [f"6 {prompt}", "1 decide", "1 decide"]
-    assert forced_tokens(batch) == [(1, (5, 6)), (2, (5, 7))]
-    chunk.close()
+    assert measured(batch, chunk) == [([5, 6], 1), ([5, 7], 2)]
+    chunk.exit_layer[:] = L
     assert batch.exits.depths(chunk) == [L]
-    assert groups(batch.begin(("b", 1, 4), ("a", 2, 8))) == ["1 decide"] * 3
-    assert forced_tokens(batch) == [(1, (5, 8)), (2, (5, 9))]
+    chunk = batch.begin(("b", 1, 4), ("a", 2, 8))
+    assert groups(chunk) == ["1 decide"] * 3
+    assert measured(batch, chunk) == [([5, 8], 1), ([5, 9], 2)]
 
 
 @pytest.mark.parametrize(("river", "again"), [(OFF, False), (None, True)])
@@ -58,8 +72,7 @@ def test_what_does_not_decide_is_not_measured(river: Any, again: bool) -> None:
     batch = batch_with(river)
     if again:
         batch.step(("a", 8, 0), left=(3, 4))
-    batch.begin(("a", 8, 0))
-    assert forced_tokens(batch) == []
+    assert measured(batch, batch.begin(("a", 8, 0))) == []
 
 
 def test_an_answer_that_is_not_there_leaves_a_prompt() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from vllm import SamplingParams
-from vllm.v1.sample.logits_processor import BatchUpdate
+from vllm.v1.sample.logits_processor import BatchUpdate, MinPLogitsProcessor
 from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
 from river_vllm.engine.runner import RiverRunnerMixin
@@ -17,6 +17,7 @@ from river_vllm.model.passes import Pass
 from river_vllm.modes.mode import depths_of
 from river_vllm.request import RiverSettings
 from river_vllm.step.table import StepTable
+from tests.unit.modes.support import Batch
 
 L = 12
 ROWS = 6
@@ -33,6 +34,7 @@ class FakeRunner:
         self.forgotten: list[str] = []
         self.learnt: list[tuple[str, int]] = []
         self.current: Any = None
+        self.modes = ["exit", "verified"]
         self.river_requests: Any = SimpleNamespace(forget=self.forgotten.extend, step=self.step)
         self.river_exits: Any = Policy()
         self.river_forward: Any = SimpleNamespace(
@@ -41,9 +43,9 @@ class FakeRunner:
         self.river_costs: Any = SimpleNamespace(observe=self.observe)
 
     def step(self) -> Any:
-        """Two requests: one of a prompt's rows, one whose tokens may leave."""
-        settings = RiverSettings(True, 0.5, 1)
-        return [SimpleNamespace(request=SimpleNamespace(settings=settings))] * 2
+        """A request of each of the modes."""
+        settings = [RiverSettings(True, 0.5, 1, mode) for mode in self.modes]
+        return [SimpleNamespace(request=SimpleNamespace(settings=one)) for one in settings]
 
     def run(self, due: Pass) -> Any:
         self.current = due
@@ -71,7 +73,7 @@ class FakeRunner:
 
 
 class Policy:
-    """What the mixin uses of the policy of exits."""
+    """What the mixin uses of the policy of exits: a prompt's rows, and two that may leave."""
 
     def table(self, step: Any) -> StepTable:
         return StepTable(L, [4, 1, 1], [1.0, 0.5, 0.5], [L, 1, 1], request=[0, 1, 1])
@@ -130,6 +132,50 @@ def test_a_call_without_a_step_hands_no_depths_over(runner: Runner) -> None:
         runner.execute_model(SimpleNamespace(finished_req_ids=set()), tensors)
         sampled = runner.sample_tokens(None)
     assert depths_of(sampled) == {}
+
+
+@pytest.mark.parametrize("modes", [["verified", "verified"], ["verified", "exit"]])
+def test_a_step_of_verified_requests_alone_needs_no_stock_bits(
+    runner: Runner, modes: list[str]
+) -> None:
+    runner.modes = modes
+    runner.execute_model(SimpleNamespace(finished_req_ids=set()), "step")
+    assert runner.current.exact is runner.river_exact is ("exit" in modes)
+
+
+class OperatorsProcessor:
+    """May allow what the 4-bit head ranks low."""
+
+
+@pytest.mark.parametrize(
+    ("params", "more", "head"),
+    [
+        ({}, [], "river"),
+        ({"logprobs": 2}, [], "backbone"),
+        ({}, [OperatorsProcessor()], "backbone"),
+    ],
+)
+def test_rivers_head_makes_no_logits_that_are_all_looked_at(
+    runner: Any, params: Any, more: list[Any], head: str
+) -> None:
+    """Of an operator's own processors nothing is known."""
+    scheduler: Any = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=1))
+    stock = MinPLogitsProcessor(scheduler, torch.device("cpu"), False)
+    runner.input_batch.logitsprocs = SimpleNamespace(all=[stock, *more])
+    settings = {"threshold": 0.9, "max_rows": "all", "lm_head": "river"}
+    runner.vllm_config = SimpleNamespace(
+        additional_config={"river": settings},
+        model_config=SimpleNamespace(hf_config=SimpleNamespace()),
+    )
+    model = SimpleNamespace(river=SimpleNamespace(num_layers=L))
+    runner.get_model, runner.max_num_reqs = lambda: model, 1
+    runner.river_begin()
+    batch = Batch()
+    batch.ask("a", **params)
+    batch.begin(("a", 1, 4))
+    table = runner.river_exits.table(batch.scheduled)
+    assert runner.river_exits.head(table) == head
+    assert runner.river_info()["costs"] == {}, "no decision goes by times, so none were taken"
 
 
 @dataclass

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from river_vllm.depths import attach
 from vllm import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from river_vllm.config import RiverConfig
 from river_vllm.engine.scheduler import RiverScheduler, RiverSchedulerMixin
+from river_vllm.modes.mode import put_depths
 from river_vllm.modes.verified import MARK
 from river_vllm.request import RiverSettings
 
@@ -93,7 +93,7 @@ def update(
         sampled_token_ids=[(sampled or {}).get(request_id, [1]) for request_id in ids],
     )
     if depths is not None:
-        attach(runner_output, depths)
+        put_depths(runner_output, depths)
     scheduled = SimpleNamespace(scheduled_spec_decode_tokens=drafts or {})
     result = scheduler.update_from_output(scheduled, runner_output)
     assert result is scheduler.outputs

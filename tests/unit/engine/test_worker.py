@@ -21,9 +21,7 @@ class FakeWorker:
     """A worker of vLLM's, whose model is there once it has been loaded."""
 
     def __init__(self, river: dict[str, Any]) -> None:
-        processors = SimpleNamespace(all=())
-        batch = SimpleNamespace(logitsprocs=processors)
-        self.model_runner: Any = SimpleNamespace(input_batch=batch)
+        self.model_runner: Any = SimpleNamespace()
         self.vllm_config: Any = SimpleNamespace(
             additional_config={"river": river},
             model_config=SimpleNamespace(dtype=torch.bfloat16, hf_config=SimpleNamespace()),
@@ -34,8 +32,7 @@ class FakeWorker:
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         self.loaded.append((args, kwargs, getattr(self.model_runner, "drafter", None)))
-        river = SimpleNamespace(num_layers=12, dense=None)
-        model = SimpleNamespace(river=river, river_info=lambda: dict(INFO))
+        model = SimpleNamespace(river_info=lambda: dict(INFO))
         self.model_runner.get_model = lambda: model
 
     def compile_or_warm_up_model(self) -> str:

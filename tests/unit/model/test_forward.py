@@ -161,14 +161,16 @@ def test_a_request_runs_again_from_its_first_exit_on() -> None:
     inputs = {
         "input_ids": torch.arange(9),
         "positions": torch.arange(18).view(2, 9),
-        "inputs_embeds": None,
+        "inputs_embeds": torch.arange(18).view(9, 2),
+        "intermediate_tensors": None,
     }
     groups, part = Pass(table, spans, inputs, in_step=True).leaving_part()
     assert groups.tolist() == [False, True, False, False, True, True]
     assert part.spans == [Span(1, 9, 1), Span(3, 12, 2)]
     assert part.inputs["input_ids"].tolist() == [4, 7, 8]
     assert part.inputs["positions"].tolist() == [[4, 7, 8], [13, 16, 17]]
-    assert (part.inputs["inputs_embeds"], part.in_step) == (None, False)
+    assert part.inputs["inputs_embeds"].tolist() == [[8, 9], [14, 15], [16, 17]]
+    assert (part.inputs["intermediate_tensors"], part.in_step) == (None, False)
     assert part.table.floor.tolist() == [1, 3, 2]
 
 
