@@ -17,6 +17,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -127,6 +128,36 @@ def stored_forwards_only() -> Iterator[None]:
         yield
     finally:
         _stored_only.pop()
+
+
+@_patch("worker")
+def budgets_end_with_their_requests() -> None:
+    """The state of a thinking budget ends with its request.
+
+    vLLM 0.32 keeps that state by a request's row of the batch. A request without a budget that
+    moves to the row of an ended one takes over its state (``v1/sample/thinking_budget_state.py``,
+    ``sync_batch``): ends of thoughts are then forced into an answer that asked for none. The
+    replacement does what vLLM's function promises, so it may serve any engine of the process.
+
+    Ends with the vLLM release that drops the state of a row that another request moves to.
+    Upstream: https://github.com/vllm-project/vllm/pull/51890 is the same for two rows that swap.
+    """
+    from vllm.v1.sample.logits_processor import MoveDirectionality
+    from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
+
+    inner = ThinkingBudgetStateHolder.sync_batch
+
+    @functools.wraps(inner)
+    def sync_batch(self: ThinkingBudgetStateHolder, batch_update: Any) -> None:
+        if not batch_update:
+            return
+        inner(self, replace(batch_update, moved=()))
+        for move in batch_update.moved:
+            _, row, direction = move
+            ended = () if direction == MoveDirectionality.SWAP else (row,)
+            inner(self, replace(batch_update, removed=ended, added=(), moved=(move,)))
+
+    ThinkingBudgetStateHolder.sync_batch = sync_batch
 
 
 @_patch("front end")

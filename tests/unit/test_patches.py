@@ -35,7 +35,12 @@ from vllm.utils.network_utils import zmq_socket_ctx
 from vllm.utils.torch_utils import LayerName
 from vllm.v1.executor import multiproc_executor
 from vllm.v1.sample import rejection_sampler
-from vllm.v1.sample.logits_processor import build_logitsprocs
+from vllm.v1.sample.logits_processor import (
+    BatchUpdate,
+    MoveDirectionality,
+    build_logitsprocs,
+)
+from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
 from river_vllm import patches
 from river_vllm.compat import direct_register_custom_op, vllm_envs
@@ -561,6 +566,33 @@ class Unpatched:
     validate = getattr(
         SamplingParams._validate_spec_decode, "__wrapped__", SamplingParams._validate_spec_decode
     )
+
+
+def test_a_budget_ends_with_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line fails once vLLM drops the state itself: the patch can go then."""
+    own = getattr(ThinkingBudgetStateHolder.sync_batch, "__wrapped__", None)
+    own = own or ThinkingBudgetStateHolder.sync_batch
+    config: Any = SimpleNamespace(reasoning_start_token_ids=[1], reasoning_end_token_ids=[2])
+
+    def budgets() -> list[int]:
+        """Rows that have one, after the first of four requests has ended and others have moved."""
+        holder = ThinkingBudgetStateHolder(config, 4, 0, torch.device("cpu"), False)
+        limits = [1, None, 3, None]
+        added = [
+            (row, SamplingParams(thinking_token_budget=limit), [1], [])
+            for row, limit in enumerate(limits)
+        ]
+        holder.sync_batch(BatchUpdate(batch_size=4, removed=[], added=added, moved=[]))
+        moved = [(3, 0, MoveDirectionality.UNIDIRECTIONAL), (1, 2, MoveDirectionality.SWAP)]
+        holder.sync_batch(BatchUpdate(batch_size=3, removed=[], added=[], moved=moved))
+        holder.sync_batch(None)
+        return sorted(holder._state)
+
+    monkeypatch.setattr(ThinkingBudgetStateHolder, "sync_batch", own)
+    patches.budgets_end_with_their_requests()
+    assert budgets() == [1]
+    monkeypatch.setattr(ThinkingBudgetStateHolder, "sync_batch", own)
+    assert budgets() == [0, 1]
 
 
 BIASED = [SamplingParams(min_p=0.2), SamplingParams(logit_bias={3: 5.0})]
