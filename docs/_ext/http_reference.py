@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from river_vllm.modes import MODES
 from river_vllm.request import RiverField
-from server.http.openapi import REPORT, VERIFIED_REPORT
 from server.http.routes import RiverPatch, router
 
 
@@ -70,8 +70,8 @@ class RiverFields(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         schemas = {
             "request": RiverField.model_json_schema(),
-            "report": REPORT,
-            "verified": VERIFIED_REPORT,
+            "report": MODES[0].schema,
+            "verified": MODES[1].schema,
             "patch": RiverPatch.model_json_schema(),
         }
         return [_table(["field", "type", "meaning"], _fields(schemas[self.arguments[0]]))]
