@@ -1,7 +1,7 @@
-"""Makes a list of the tokens that models really use, as those in ``river_vllm/token_lists``.
+"""Makes a list of the tokens that models really use, for River's ``modes/verified/token_lists``.
 
     python experiments/token_lists.py answers MODEL --prompts FILE… --texts FILE [--seconds 400]
-    python experiments/token_lists.py list --texts FILE… --output river_vllm/token_lists/NAME.json
+    python experiments/token_lists.py list --texts FILE… --output FOLDER/NAME.json
 
 ``answers`` appends the model's own answers, greedy, to the prompts of the files, and to some that
 it makes up itself, until the time is over; ``--start`` goes on where it stopped. ``list`` counts

@@ -1,8 +1,8 @@
 """Seconds of a pass by its number of rows, for each kind of pass.
 
 Exits are allowed in steps that they make shorter, and drafts are as long as they pay
-(``verify/depth.py``): both ask here. The first start times whole passes and saves the curves for
-later starts. Real passes correct them.
+(``modes/verified/depth.py``): both ask here. The first start times whole passes and saves the
+curves for later starts. Real passes correct them.
 """
 
 from __future__ import annotations

@@ -63,4 +63,4 @@ def transition_similarity(before: torch.Tensor, after: torch.Tensor) -> torch.Te
 
 
 CRITERION: Criterion = transition_similarity
-"""What decides. ``layers/attach.py`` takes the native form of the similarity where there is one."""
+"""What decides. ``model/attach.py`` takes the native form of the similarity where there is one."""
