@@ -76,6 +76,7 @@ def _key(runner: Any) -> dict[str, str | int]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "ranks": get_tensor_model_parallel_world_size(),
+        "nodes": vllm_config.parallel_config.nnodes,
         "isa": info["isa"] or "",
         "kernels' sources": build.fingerprint(),
         "kernels": "/".join(info["kernels"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 from river_vllm import RiverConfig
+from river_vllm.modes import mode_that_made
+from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from tests.support import engines
 from tests.support.engines import Generated, generate, greedy
 from tests.support.families import VOCABULARY, make_checkpoint
@@ -25,6 +29,8 @@ CONFIG = RiverConfig(
     cache_dir="off",
     scope="token",
     max_rows="all",
+    verify=3,
+    draft="fixed",
 )
 OPTIONS: dict[str, Any] = {
     "max_logprobs": 8,
@@ -60,17 +66,28 @@ def one(tiny_llama: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def two(tiny_llama: Path) -> Any:
+    with _a_core_for_each_rank():
+        return engines.river_engine(tiny_llama, CONFIG, tensor_parallel_size=2, **OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def stock(tiny_llama: Path) -> Any:
+    with _a_core_for_each_rank():
+        return engines.stock_engine(tiny_llama, tensor_parallel_size=2, **OPTIONS)
+
+
+@contextmanager
+def _a_core_for_each_rank() -> Iterator[None]:
+    """vLLM's own choice is a NUMA node for each rank."""
     from vllm.envs import disable_envs_cache
 
     with pytest.MonkeyPatch.context() as patch:
-        # vLLM's own choice is a NUMA node for each rank; here each has a core.
         cores = sorted(os.sched_getaffinity(0))
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}|{cores[-1]}")
         # An engine of this process has vLLM remember what the variables were.
         disable_envs_cache()
-        engine = engines.river_engine(tiny_llama, CONFIG, tensor_parallel_size=2, **OPTIONS)
+        yield
         disable_envs_cache()
-    return engine
 
 
 def _run(engine: Any, **options: Any) -> list[Generated]:
@@ -96,6 +113,51 @@ def test_tokens_and_depths_are_those_of_one_rank(one: Any, two: Any) -> None:
         assert a.exit_layers[:steps] == b.exit_layers[:steps]
     assert sum(same) > 4 * TOKENS, "too few steps were compared"
     assert len({layer for a in expected for layer in a.exit_layers}) > 2
+
+
+@pytest.mark.parametrize("settings", [None, {"enabled": False}], ids=["verified", "exact"])
+def test_an_answer_is_stocks_of_the_same_size(
+    stock: Any, two: Any, settings: dict[str, Any] | None
+) -> None:
+    expected = generate(stock, PROMPTS, greedy(TOKENS, logprobs=8))
+    found = generate(two, PROMPTS, greedy(TOKENS, settings, logprobs=8))
+    same = [_until_a_tie(a, b) for a, b in zip(expected, found, strict=True)]
+    assert sum(same) > len(PROMPTS) * TOKENS / 2, "too few tokens were compared"
+
+
+def test_as_many_drafts_are_kept_as_with_one_rank(one: Any, two: Any) -> None:
+    kept = []
+    for engine in (one, two):
+        summary = DraftSummary()
+        for output in engine.generate(PROMPTS, greedy(TOKENS), use_tqdm=False):
+            numbers = output.outputs[0].routed_experts
+            assert type(mode_that_made(numbers)) is VerifiedMode
+            summary.add(numbers)
+        assert 0 < summary.accepted < summary.drafted
+        kept.append(summary.accepted / summary.drafted)
+    assert abs(kept[0] - kept[1]) < 0.1, kept
+
+
+def test_both_ranks_have_the_first_ones_costs(two: Any) -> None:
+    """Each rank runs every pass that is timed; what rank 0 saw holds."""
+    first, second = two.collective_rpc(_costs)
+    assert first == second
+
+
+def _costs(worker: Any) -> dict[str, list[float]]:
+    """On the worker: the costs that a start measures where decisions go by them."""
+    from river_vllm.costs import Kind
+    from river_vllm.engine.timing import costs_of_start
+    from river_vllm.modes.mode import Timed
+
+    runner = worker.model_runner
+    forward = runner.river_forward
+    timed: dict[Kind, Timed] = {
+        "river": Timed(lambda rows: forward.idle(rows, 2, "backbone"), 4),
+        "draft": Timed(lambda rows: forward.idle(rows, 0, "draft"), 4),
+    }
+    costs, kinds = costs_of_start(runner, forward, timed), ("backbone", "river", "draft")
+    return {kind: [costs.seconds(kind, rows) for rows in (1, 2, 4)] for kind in kinds}
 
 
 def test_with_the_rivers_head(two: Any) -> None:

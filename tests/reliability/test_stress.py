@@ -113,7 +113,7 @@ def test_ctrl_c_lets_what_is_in_flight_finish(frail: FrailServer, expected: str)
     test of this server."""
     belongings = Belongings.of(frail.process.pid)
     frail.faults.order("sleep 0.1")
-    requests = [InFlight(frail, stream, max_tokens=50) for stream in (True, False)]
+    requests = [InFlight(frail, stream, max_tokens=20) for stream in (True, False)]
     running = "vllm:num_requests_running"
     poll_until(lambda: frail.sum_of(running) == 2, 60, "both requests to run")
     os.killpg(frail.process.pid, signal.SIGINT)

@@ -29,6 +29,7 @@ def start(folder: Path, most: int = 4, **settings: Any) -> tuple[Costs, list[int
     vllm_config = SimpleNamespace(
         model_config=model_config,
         compilation_config=SimpleNamespace(mode=0),
+        parallel_config=SimpleNamespace(nnodes=1),
         additional_config={"river": config.model_dump(exclude_unset=True)},
     )
     info = {
