@@ -193,8 +193,8 @@ def measure(
             options = (*options, "--river-weights", args.river_weights)
         if kind == "w4a16":
             model = str(folder / "w4a16")
-            script = Path(__file__).with_name("make_w4a16.py")
-            subprocess.run([sys.executable, script, args.model, model], check=True)
+            script = Path(__file__).with_name("make_quantized.py")
+            subprocess.run([sys.executable, script, args.model, model, "--form", "w4a16"], check=True)
         elif kind in SPECULATIVE:
             draft = {"model": args.draft_model} if kind == "draft model" else {}
             config = {**SPECULATIVE[kind], **draft}

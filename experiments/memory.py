@@ -135,8 +135,8 @@ def main() -> None:
             model = args.model
             if label == FULL:
                 model = str(folder / "w4a16")
-                script = Path(__file__).with_name("make_w4a16.py")
-                made = [sys.executable, script, args.model, model]
+                script = Path(__file__).with_name("make_quantized.py")
+                made = [sys.executable, script, args.model, model, "--form", "w4a16"]
                 subprocess.run(made, check=True, stdout=sys.stderr)
             results[label] = found = measure(label, model, options, folder)
             numbers = (found.worst.peak, found.worst.file, found.steady.peak, found.steady.file)

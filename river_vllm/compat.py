@@ -28,6 +28,7 @@ from vllm.model_executor.layers.linear import (
     UnquantizedLinearMethod,
 )
 from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
+    CompressedTensorsW8A8Int8,
     CompressedTensorsWNA16,
 )
 from vllm.model_executor.layers.quantization.utils.quant_utils import (

@@ -92,8 +92,12 @@ class QuantizeExtension:
 
 
 def _weight(folder: CheckpointFolder, part: Part) -> torch.Tensor:
+    """A projection's weight; of an INT8 checkpoint, its codes times their scales."""
     name = f"{part.name}.weight"
     weight = folder.get(name)
     if tuple(weight.shape) != part.shape:
         raise RiverError(f"{folder.place(name)}: unexpected shape")
+    if weight.dtype is torch.int8:
+        scale = folder.get(f"{name}_scale")
+        weight = (weight.float() * scale.float().view(-1, 1)).to(torch.bfloat16)
     return weight

@@ -32,7 +32,7 @@ from river_vllm.model.head import (
     some_outputs,
 )
 from river_vllm.model.layer_files import CheckpointLayers, checkpoint_files
-from river_vllm.model.linear import RiverLinearMethod, carries, hold_on_meta
+from river_vllm.model.linear import RiverLinearMethod, carries, form_of, hold_on_meta
 from river_vllm.model.passes import Current, Head
 from river_vllm.model.residency import Residency
 from river_vllm.step.criterion import CRITERION, by_torch, transition_similarity
@@ -65,10 +65,11 @@ def attach(
     layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
     linears = [[linear for _, linear in projections(layer)] for layer in layers]
     for linear in (linear for layer in linears for linear in layer):
-        if not carries(linear.quant_method):
+        form = form_of(linear.quant_method, linear)
+        if not carries(form):
             raise UnsupportedModelError(
-                f"projection '{linear.prefix}' uses {type(linear.quant_method).__name__}: River "
-                "makes its 4-bit weights of an unquantised checkpoint",
+                f"projection '{linear.prefix}' is {form.__name__}: River makes its "
+                "4-bit weights of bf16 or of INT8 (compressed-tensors, W8A8) ones",
                 cure="",
             )
     native = _native(config, vllm_config.device_config.device, model_config.dtype)

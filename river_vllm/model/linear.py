@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from river_vllm.compat import (
+    CompressedTensorsW8A8Int8,
     LinearMethodBase,
     UnquantizedLinearMethod,
     get_layerwise_info,
@@ -24,15 +25,41 @@ from river_vllm.weights.packing import Packer
 _PROCESSED = "_already_called_process_weights_after_loading"
 """vLLM's own mark; its layer-wise loading takes it off before it processes a layer again."""
 
-_FLOATS: dict[type, Callable[[nn.Module], torch.Tensor]] = {
-    UnquantizedLinearMethod: lambda layer: layer.weight.detach(),
+Floats = Callable[[nn.Module], torch.Tensor]
+"""Gives the weight of a loaded projection as floats ``[N, K]``, in the model's dtype."""
+
+
+def _plain(layer: Any) -> torch.Tensor:
+    weight: torch.Tensor = layer.weight
+    return weight.detach()
+
+
+def _int8(layer: Any) -> torch.Tensor:
+    """``int8 [N, K]`` times a scale for each output, or for each part of a fused projection."""
+    weight, scale = layer.weight.detach(), layer.weight_scale.detach().float().flatten()
+    if len(scale) != len(weight):
+        widths = torch.tensor(layer.logical_widths, device=weight.device)
+        scale = scale.repeat_interleave(widths)
+    floats: torch.Tensor = (weight.float() * scale.unsqueeze(1)).to(layer.params_dtype)
+    return floats
+
+
+_FLOATS: dict[type, Floats] = {
+    UnquantizedLinearMethod: _plain,
+    CompressedTensorsW8A8Int8: _int8,
 }
-"""By vLLM's method: a projection's weight as floats ``[N, K]``, once it is loaded."""
+"""By vLLM's method, or by the scheme that its method has chosen for a projection."""
 
 
-def carries(inner: object) -> bool:
-    """Whether a river can be made of the weight of vLLM's method ``inner``."""
-    return type(inner) in _FLOATS
+def form_of(inner: object, layer: nn.Module) -> type:
+    """What decides how a projection's weight is held: vLLM's method, or the scheme it has chosen."""
+    scheme = getattr(layer, "scheme", None)
+    return type(inner if scheme is None else scheme)
+
+
+def carries(form: type) -> bool:
+    """Whether a river can be made of weights of a form."""
+    return form in _FLOATS
 
 
 class RiverLinearMethod(LinearMethodBase):
@@ -43,7 +70,7 @@ class RiverLinearMethod(LinearMethodBase):
     where neither the weight loader nor a module walk meets it.
 
     Args:
-        inner: vLLM's method, of any precision that ``carries`` takes.
+        inner: vLLM's method; ``carries`` says of which forms.
         packer: quantises and packs the projection's weight.
         current: the pass under way.
         index: place of this projection in its layer.
@@ -103,7 +130,7 @@ class RiverLinearMethod(LinearMethodBase):
         setattr(layer, _PROCESSED, True)
         restoring, self._restoring = self._restoring, False
         if not restoring:
-            weight = _FLOATS[type(self._inner)](layer)
+            weight = _FLOATS[form_of(self._inner, layer)](layer)
             self.backbone_nbytes = sum(parameter.nbytes for _, parameter in _weights(layer))
             self.out_features = weight.shape[0]
             self._packed = self._packer(weight)
@@ -119,14 +146,17 @@ class RiverLinearMethod(LinearMethodBase):
     def plain_weight(self, layer: nn.Module) -> torch.Tensor | None:
         """The backbone's weight ``[N, K]`` in memory as the checkpoint has it; None where vLLM's
         method keeps another form."""
+        if not isinstance(self._inner, UnquantizedLinearMethod):
+            return None
         weight: torch.Tensor = layer.weight
-        plain = isinstance(self._inner, UnquantizedLinearMethod) and weight.numel() > 0
-        return weight if plain else None
+        return weight if weight.numel() > 0 else None
 
     def drop_backbone(self, layer: nn.Module) -> None:
         """Let go of the backbone's weight, as loaded or as vLLM repacked it; 4 bit stays."""
         self.has_backbone = False
         layer.cpu_linear = None
+        # Of an INT8 projection the only copy of the weight is in oneDNN's own form.
+        vars(getattr(getattr(layer, "scheme", None), "kernel", layer)).pop("dnnl_handler", None)
         for name, parameter in list(_weights(layer)):
             empty = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
             setattr(layer, name, nn.Parameter(empty, requires_grad=False))

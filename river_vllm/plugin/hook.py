@@ -117,9 +117,8 @@ def _refuse(vllm_config: VllmConfig) -> None:
         "decode context parallelism (leave out --decode-context-parallel-size)": (
             parallel.decode_context_parallel_size > 1
         ),
-        "an already quantised checkpoint (River quantises a bf16 one itself)": (
-            model.quantization is not None
-        ),
+        f"a checkpoint quantised by {model.quantization} (River takes bf16, and INT8 W8A8 of "
+        "compressed-tensors)": model.quantization not in (None, "compressed-tensors"),
         "vLLM's speculative decoding (leave out --speculative-config; --river-verify drafts with "
         "the river)": not isinstance(vllm_config.speculative_config, RiverSpeculativeConfig | None),
         "pooling models (vLLM serves them without a river)": model.runner_type != "generate",

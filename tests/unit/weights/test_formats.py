@@ -46,15 +46,15 @@ def test_the_packers_of_the_tests_are_vllms(tmp_path: Path) -> None:
 
 
 def test_the_benchmarks_4_bit_checkpoints_are_read(tmp_path: Path) -> None:
-    """``experiments/make_w4a16.py`` writes what stock vLLM serves."""
-    path = ROOT / "experiments" / "make_w4a16.py"
-    spec = importlib.util.spec_from_file_location("make_w4a16", path)
+    """``experiments/make_quantized.py`` writes what stock vLLM serves."""
+    path = ROOT / "experiments" / "make_quantized.py"
+    spec = importlib.util.spec_from_file_location("make_quantized", path)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     weight = weights(24, 128)
-    tensors = script.quantized(f"{NAME}.weight", weight, 32, "rtn")
-    quantized.write(tmp_path, tensors, {}, script.quantization_config(32))
+    tensors = script.w4a16(f"{NAME}.weight", weight, 32, "rtn")
+    quantized.write(tmp_path, tensors, {}, script.w4a16_config(32))
     assert_same(read(tmp_path), QUANTIZERS["rtn"](weight, 32))
 
 

@@ -1,0 +1,104 @@
+"""Backbones in INT8 (compressed-tensors, W8A8): stock vLLM's answers, and a river below them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from river_vllm import RiverConfig
+from river_vllm.modes import mode_that_made
+from river_vllm.modes.verified import DraftSummary, VerifiedMode
+from tests.support import engines
+from tests.support.engines import Generated, generate, generate_alone, greedy
+from tests.support.families import GROUP_SIZE, LAYERS, VOCABULARY, make_checkpoint
+from tests.support.quantized import make_int8
+
+TOKENS = 24
+OFF = {"enabled": False}
+CONFIG = RiverConfig(
+    **{"quantizer": "rtn", "group_size": GROUP_SIZE, "cache_dir": "off", "kernel": "torch"},
+    **{"scope": "token", "max_rows": "all", "verify": 3, "draft": "fixed"},
+)
+OPTIONS: dict[str, Any] = {"max_model_len": 128, "skip_tokenizer_init": True, "max_logprobs": 8}
+_GENERATOR = torch.Generator().manual_seed(3)
+PROMPTS = [
+    {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=_GENERATOR).tolist()}
+    for n in (5, 9, 40, 17)
+]
+CASES = {
+    "LlamaForCausalLM": False,
+    "Qwen2ForCausalLM": True,  # a scale for a whole weight, of fused projections and biases too
+    "Phi3ForCausalLM": False,
+    "Gemma3ForCausalLM": False,
+}
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
+
+# An engine that ends takes the process's distributed groups with it: they live to the end.
+_alive: dict[str, tuple[Path, Any, Any]] = {}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Path, Any, Any]:
+    """A checkpoint, stock vLLM on it, and River."""
+    name = request.param
+    if name not in _alive:
+        plain = make_checkpoint(name, tmp_path_factory.mktemp(name))
+        model = make_int8(plain, tmp_path_factory.mktemp(f"{name}-int8"), static=CASES[name])
+        stock = engines.stock_engine(model, **OPTIONS)
+        _alive[name] = model, stock, engines.river_engine(model, CONFIG, **OPTIONS)
+    return _alive[name]
+
+
+def tokens(answers: list[Generated]) -> list[list[int]]:
+    return [answer.tokens for answer in answers]
+
+
+def test_an_exact_answer_is_stocks(pair: tuple[Path, Any, Any]) -> None:
+    _, stock, river = pair
+    for run in (generate, generate_alone):
+        expected = run(stock, PROMPTS, greedy(TOKENS))
+        assert tokens(run(river, PROMPTS, greedy(TOKENS, OFF))) == tokens(expected)
+
+
+def test_a_verified_answer_is_stocks(pair: tuple[Path, Any, Any]) -> None:
+    """Up to a near-tie: activations are rounded, and then few logits are equal."""
+    _, stock, river = pair
+    expected = generate_alone(stock, PROMPTS, greedy(TOKENS, logprobs=8))
+    summary, same = DraftSummary(), 0
+    for prompt, theirs in zip(PROMPTS, expected, strict=True):
+        (output,) = river.generate([prompt], greedy(TOKENS), use_tqdm=False)
+        ours = output.outputs[0]
+        assert type(mode_that_made(ours.routed_experts)) is VerifiedMode
+        summary.add(ours.routed_experts)
+        for step, (a, b) in enumerate(zip(ours.token_ids, theirs.tokens, strict=True)):
+            if a != b:
+                best, second = sorted(theirs.logprobs[step].values(), reverse=True)[:2]
+                assert best - second < 0.1, f"token {step}"
+                break
+            same += 1
+    assert 0 < summary.accepted < summary.drafted
+    assert same > len(PROMPTS) * TOKENS / 2
+
+
+def test_exits(pair: tuple[Path, Any, Any]) -> None:
+    _, _, river = pair
+    found = generate(river, PROMPTS, greedy(TOKENS, {"threshold": -1.0, "min_layers": 2}))
+    assert all(one.exit_layers == [LAYERS] + [2] * (TOKENS - 1) for one in found)
+
+
+def test_layers_that_are_fetched(pair: tuple[Path, Any, Any]) -> None:
+    """The only INT8 copy of a layer is oneDNN's: it is dropped, and read again."""
+    model, stock, _ = pair
+    if "Llama" not in model.name:
+        pytest.skip("the same for every architecture")
+    config = CONFIG.model_copy(update={"resident_layers": 2, "deep": "fetch", "verify": 0})
+    river = engines.river_engine(model, config, **OPTIONS)
+    _alive["fetching"] = model, stock, river
+    expected = generate(stock, PROMPTS, greedy(TOKENS))
+    assert tokens(generate(river, PROMPTS, greedy(TOKENS, OFF))) == tokens(expected)
+    (info,) = river.collective_rpc("river_info")
+    assert info["fetches"] > 2
