@@ -25,12 +25,7 @@ from river_vllm.model.find import (
     state_arguments,
 )
 from river_vllm.model.forward import Decision, River
-from river_vllm.model.head import (
-    has_a_head_by_tokens,
-    has_plain_head,
-    install_river_head,
-    some_outputs,
-)
+from river_vllm.model.head import has_plain_head, install_river_head, some_outputs
 from river_vllm.model.layer_files import CheckpointLayers, checkpoint_files
 from river_vllm.model.linear import RiverLinearMethod, carries, hold_on_meta
 from river_vllm.model.passes import Current, Head
@@ -47,13 +42,11 @@ def attach(
     config: RiverConfig,
     vllm_config: VllmConfig,
     heads: Collection[Head | None],
-    listed: Callable[[], torch.Tensor | None],
 ) -> tuple[River, Info]:
     """Attach a river to ``model``, whose weights have not been loaded yet.
 
     Args:
         heads: what makes logits in the modes of the engine.
-        listed: gives the tokens that drafts are picked from, int64; None: from all of them.
 
     Returns:
         The river, and what ``GET /river`` reports of it.
@@ -92,10 +85,8 @@ def attach(
     )
     packing = Packing(config, model_config, getattr(model, "packed_modules_mapping", {}))
     if "river" in heads or ("draft" in heads and has_plain_head(model)):
-        if "draft" in heads and not many and has_a_head_by_tokens(model, model_config):
-            river.listed = listed()
         outputs = native.candidates if native else some_outputs
-        install_river_head(model, current, packing.expect, outputs, river.listed)
+        install_river_head(model, current, packing.expect, outputs)
     family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
     arguments = state_arguments(layers[0], family.stale_residual)
     for depth, layer in enumerate(layers):

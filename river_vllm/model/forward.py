@@ -70,7 +70,6 @@ class River:
         self.router = router
         self._linears = linears
         self._dense = dense
-        self.listed: torch.Tensor | None = None
         """The tokens that drafts are picked from, beside those of a request's own text: int64,
         ascending. Without them drafts are picked from every token."""
         self.rest()
@@ -198,8 +197,7 @@ class Forward:
         return hidden
 
     def logits(self, due: Pass) -> torch.Tensor:
-        """Run a pass of River's own and make the logits of each row, ``[rows, vocabulary]`` or
-        ``[rows, columns]``."""
+        """Run a pass of River's own and make the logits of each row, ``[rows, vocabulary]``."""
         logits: torch.Tensor = self._model.compute_logits(self.run(due))
         self.river.rest()
         return logits
@@ -212,7 +210,6 @@ class Forward:
         head: Head,
         *,
         exact: bool = True,
-        columns: torch.Tensor | None = None,
     ) -> Pass:
         """A pass of River's own over tokens that all leave after ``layers`` backbone layers.
 
@@ -227,7 +224,7 @@ class Forward:
         positions = _positions(spans, tokens.device).to(runner.positions.dtype)
         inputs = self._embedded(tokens.to(runner.input_ids.gpu.dtype))
         inputs["positions"] = positions
-        return Pass(table, spans, inputs, head=head, exact=exact, columns=columns)
+        return Pass(table, spans, inputs, head=head, exact=exact)
 
     def idle(
         self,
@@ -236,12 +233,11 @@ class Forward:
         head: Head,
         *,
         exact: bool = True,
-        columns: torch.Tensor | None = None,
     ) -> Pass:
         """A pass on no request; it writes to vLLM's null block."""
         tokens = torch.zeros(rows, dtype=torch.int64, device=self._runner.device)
         spans = [Span(0, 0, 1)] * rows
-        return self.decode(spans, tokens, layers, head, exact=exact, columns=columns)
+        return self.decode(spans, tokens, layers, head, exact=exact)
 
     def _embedded(self, tokens: torch.Tensor) -> dict[str, Any]:
         """Tokens as vLLM feeds them to its model (``v1/worker/gpu_model_runner.py``,

@@ -50,7 +50,6 @@ class Pass:
         in_step: whether vLLM's forward context, of these very rows, is in force.
         head: what makes the logits.
         exact: whether a row needs stock vLLM's bits; otherwise any rounding will do.
-        columns: of a draft with a list of tokens: the tokens that have logits, int64.
         dense: River's own bf16 product, where it replaces vLLM's in this pass.
     """
 
@@ -60,7 +59,6 @@ class Pass:
     in_step: bool = False
     head: Head = "backbone"
     exact: bool = True
-    columns: torch.Tensor | None = None
     dense: Dense | None = None
 
     def leaving_part(self) -> tuple[Flags, Pass]:

@@ -6,7 +6,7 @@ vLLM's registry resolves ``"river_vllm.plugin.classes:RiverLlamaForCausalLM"`` b
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -16,7 +16,6 @@ from river_vllm.config import PREFIX, river_config_of
 from river_vllm.model.attach import attach
 from river_vllm.model.mapped import releasing
 from river_vllm.modes import MODES
-from river_vllm.modes.verified.token_list import tokens_of_drafts
 
 
 @cache
@@ -36,9 +35,8 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
         _name_both(vllm_config.model_config.hf_config, name)
         base.__init__(self, vllm_config=vllm_config, prefix=prefix)
         config = river_config_of(vllm_config)
-        listed = partial(tokens_of_drafts, config, vllm_config)
         heads = {mode.head(config) for mode in MODES}
-        self.river, self.river_info = attach(self, config, vllm_config, heads, listed)
+        self.river, self.river_info = attach(self, config, vllm_config, heads)
 
     def load_weights(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
         return base.load_weights(self, releasing(weights), *args, **kwargs)

@@ -6,6 +6,7 @@ from river_vllm.errors import REMOVED
 
 REMOVED_OPTIONS = {
     **{f"--river-{name.replace('_', '-')}": instead for name, instead in REMOVED.items()},
+    "--list-tokens": "leave it out: drafts are picked from every token",
     "--target-kl": "use --target-agreement",
     "--target-depth": "use --target-agreement, or --check FILE with settings of that depth",
 }

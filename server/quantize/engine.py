@@ -47,19 +47,6 @@ class QuantizingEngine:
         """The model's own greedy answers, ``tokens`` long at most."""
         return self._generate(prompts, tokens) if tokens else [[] for _ in prompts]
 
-    @property
-    def vocabulary(self) -> int:
-        """Tokens that the LM head has outputs for."""
-        size: int = self.llm.llm_engine.model_config.get_vocab_size()
-        return size
-
-    @property
-    def beside_text(self) -> list[int]:
-        """Tokens that no text is made of: what ends an answer, roles, tools."""
-        tokenizer = self.llm.get_tokenizer()
-        found = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-        return sorted(token for token in found if token < self.vocabulary)
-
     def quantize(
         self,
         texts: Sequence[Sequence[int]],

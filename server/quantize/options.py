@@ -20,9 +20,6 @@ class TextOptions(PromptFiles):
     """length of the text, prompts and answers together"""
     answer_tokens: NonNegativeInt = 128
     """of each answer at most"""
-    list_tokens: NonNegativeInt = 65536
-    """length of the answers, those of the text and more, on which the tokens are counted that
-    drafts are picked from; 0: no such list"""
 
 
 class EngineOptions(EngineLimits):

@@ -22,7 +22,6 @@ from river_vllm.modes.verified.acceptance import Acceptance
 from river_vllm.modes.verified.depth import Depth, best_depth, fixed_depth
 from river_vllm.modes.verified.draft import Draft, run
 from river_vllm.modes.verified.sampling import GREEDY, Picked, pick
-from river_vllm.modes.verified.vocabulary import Vocabulary
 
 
 class RiverProposer(DraftModelProposer):
@@ -38,7 +37,6 @@ class RiverProposer(DraftModelProposer):
         self._adaptive = river_config_of(vllm_config).draft == "adaptive"
         self._costs = Costs()
         self._forward: Forward | None = None
-        self._vocabulary: Vocabulary | None = None
 
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""
@@ -51,8 +49,6 @@ class RiverProposer(DraftModelProposer):
             costs: how far drafts pay.
         """
         self._forward, self._costs = forward, costs
-        if (listed := forward.river.listed) is not None:
-            self._vocabulary = Vocabulary(listed, self._size)
 
     def timed(self, forward: Forward, requests: int) -> dict[Kind, Timed]:
         """The kinds of passes whose times decide on drafts for up to ``requests`` requests."""
@@ -60,21 +56,14 @@ class RiverProposer(DraftModelProposer):
             return {}
         river = forward.river
         most = min(requests * (1 + self._most), int(self._river_runner.max_num_tokens))
-        draft = Timed(lambda rows: forward.idle(rows, 0, "draft", columns=river.listed), most)
+        draft = Timed(lambda rows: forward.idle(rows, 0, "draft"), most)
         layers = river.num_layers
         verify = Timed(lambda rows: forward.idle(rows, layers, "backbone", exact=False), most)
         return {"draft": draft, **({"verify": verify} if river.dense is not None else {})}
 
     def info(self) -> dict[str, Any]:
-        """How much is drafted, and from which tokens, for operators."""
-        listed = self._vocabulary and self._vocabulary.size
-        return {
-            "verify": {
-                "max_tokens": self._most,
-                "adaptive": self._adaptive,
-                "head_tokens": listed or self._size,
-            }
-        }
+        """How much is drafted, for operators."""
+        return {"verify": {"max_tokens": self._most, "adaptive": self._adaptive}}
 
     def initialize_attn_backend(
         self, kv_cache_config: Any, kernel_block_sizes: list[int] | None = None
@@ -92,8 +81,6 @@ class RiverProposer(DraftModelProposer):
         for request_id in request_ids:
             self._acceptance.forget([request_id])
             self._pending.pop(request_id, None)
-            if self._vocabulary is not None:
-                self._vocabulary.forget([request_id])
 
     def withdraw(self) -> None:
         """The drafts under way are thrown away unread: nothing is learnt of them."""
@@ -212,15 +199,12 @@ class RiverProposer(DraftModelProposer):
                     draft.limit = min(draft.limit, 1)
                 depth = fixed_depth(len(drafts))
         drawn: dict[tuple[int, int], torch.Tensor] = {}
-        # Column i of the drafts' logits is of token ``columns[i]``.
-        columns = None if self._vocabulary is None else self._vocabulary.tokens(drafts)
 
         def draft_pass(going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
             start = time.perf_counter()
             guesses = self._guesses(going, depth)
-            picked = self._pass(going, guesses, metadata, columns)
-            best = picked.columns if columns is None else columns[picked.columns]
-            tokens, sure = best.tolist(), picked.confidence.tolist()
+            picked = self._pass(going, guesses, metadata)
+            tokens, sure = picked.tokens.tolist(), picked.confidence.tolist()
             found, row = [], 0
             for draft, guessed in zip(going, guesses, strict=True):
                 mine = tokens[row : row + 1 + len(guessed)]
@@ -244,9 +228,8 @@ class RiverProposer(DraftModelProposer):
         most = max(most, 1 + max(place for _, place in drawn))
         requests = self._river_runner.input_batch.num_reqs
         stacked = torch.zeros(requests, most, self._size, device=self.device)
-        which: Any = slice(None) if columns is None else columns
         for (request, place), probabilities in drawn.items():
-            stacked[request, place, which] = probabilities
+            stacked[request, place] = probabilities
         return stacked
 
     def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[list[int]]:
@@ -266,7 +249,6 @@ class RiverProposer(DraftModelProposer):
         going: Sequence[Draft],
         guesses: Sequence[Sequence[int]],
         metadata: Any,
-        columns: torch.Tensor | None,
     ) -> Picked:
         """One river pass over each draft's last token and its guesses."""
         assert self._forward is not None
@@ -276,7 +258,7 @@ class RiverProposer(DraftModelProposer):
             tokens += [draft.token, *some]
             owners += [draft.row] * (1 + len(some))
         due = self._forward.decode(
-            spans, torch.tensor(tokens, device=self.device), 0, "draft", columns=columns
+            spans, torch.tensor(tokens, device=self.device), 0, "draft"
         )
         logits = self._forward.logits(due)
         picked = pick(logits, torch.tensor(owners, device=self.device), metadata)
@@ -284,7 +266,7 @@ class RiverProposer(DraftModelProposer):
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
-    """What rejection sampling is to take a token as drawn from, float32 ``[columns]``.
+    """What rejection sampling is to take a token as drawn from, float32 ``[vocabulary]``.
 
     A grammar cuts a draft by the very tokens that were drawn, so those that are left were drawn
     otherwise than by the river. A token that is given as certain is checked exactly whatever chose
@@ -295,7 +277,7 @@ def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
     if not draft.constrained:
         return probabilities
     certain = torch.zeros_like(probabilities)
-    certain[picked.columns[row]] = 1.0
+    certain[picked.tokens[row]] = 1.0
     return certain
 
 
