@@ -1,4 +1,4 @@
-"""What ``river-vllm quantize`` asks of a stock vLLM worker (``worker_extension_cls``)."""
+"""Extension of a stock vLLM worker for ``river-vllm quantize`` (``worker_extension_cls``)."""
 
 from __future__ import annotations
 
