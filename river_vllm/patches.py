@@ -409,7 +409,7 @@ def a_written_argument_may_be_none() -> Iterator[None]:
     """Inside, torch compiles a region with an operator that gets None for an output argument.
 
     vLLM's attention has such an argument (``output_block_scale``). torch 2.13 checks which inputs a
-    region writes, and assumes that each argument that may be written is a tensor.
+    region writes, and assumes that every output argument is a tensor.
 
     Ends with the torch release that checks whether it is one. Upstream:
     https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_higher_order_ops/utils.py

@@ -1,7 +1,7 @@
 """The rows of one forward pass as a table: a line for each group of rows that decides together.
 
-The router writes exit layers into it, and the projections read from it who runs in which precision.
-After the pass it says how deep each group ran.
+The router writes exit layers into it; the projections read the precision of each row from it.
+After the pass it holds the depth of each group.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class StepTable:
     def active_rows(
         self, hidden: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The rows of ``[rows, hidden]``, which may end in padding, that may still leave."""
+        """The rows that may still leave, out of ``[rows, hidden]``, which may end in padding."""
         rows: torch.Tensor | slice | None = self._rows
         if rows is None:
             if len(hidden) == self.num_rows:
@@ -221,8 +221,8 @@ class StepTable:
         )
 
     def _activate(self, groups: Indices) -> None:
-        """Gather what decides about these groups, once for all decisions until one of them leaves:
-        a decision stands between two layers of a few milliseconds, and its calls are its cost."""
+        """Prepare all decisions about these groups until one of them leaves: a decision stands
+        between two layers of a few milliseconds, and its calls are its cost."""
         self._active = groups
         if not groups.size:
             return
