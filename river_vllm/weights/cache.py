@@ -69,15 +69,15 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
 
 
 def first_made(places: Sequence[Path]) -> Path | None:
-    """The first of ``gptq_folders`` that holds weights: those that an engine reads."""
+    """The first of ``gptq_folders`` that holds weights, which an engine then reads."""
     # Path.is_file raises where a folder on the way may not be entered.
     made = (place for place in places if os.path.isfile(place / "config.json"))  # noqa: PTH113
     return next(made, None)
 
 
 def gptq_folders(config: RiverConfig, model: str) -> list[Path]:
-    """Where GPTQ's weights are looked for, and by default written."""
-    # A folder has one name, whatever it is called by.
+    """The folders in which GPTQ's weights are searched, and by default written."""
+    # All paths to a folder give one name.
     name = str(Path(model).resolve()) if os.path.isdir(model) else model  # noqa: PTH112
     beside, own = Path(model) / BESIDE, name.strip("/").replace("/", "--")
     return [

@@ -77,7 +77,7 @@ class WeightFormat(Protocol):
     """Reads projections of one checkpoint."""
 
     name: str
-    """What made the weights, as far as the format tells; ``RiverConfig.quantizer`` may name it."""
+    """The quantiser, as far as the format tells; ``RiverConfig.quantizer`` may name it."""
     group_size: int
     """Input features that share a scale; −1 for all of them."""
     integer_zeros: bool
