@@ -185,7 +185,7 @@ class Costs:
 
     @classmethod
     def fixed(cls, points: Mapping[Kind, Mapping[int, float]]) -> Costs:
-        """Curves through these seconds by rows, whatever is observed."""
+        """Curves through these seconds by rows, which real passes do not change."""
         costs = cls(most={kind: max(curve) for kind, curve in points.items()})
         costs._take(points, "given", time.time())
         costs._learns = False

@@ -1,4 +1,4 @@
-"""Where River writes: its cache folder, and whether a folder can be written to."""
+"""River's cache folder, and safe writing to folders."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def recorded_settings(config: Settings, engine: Mapping[str, Any]) -> dict[str, 
         engine: what the worker reports (``river_info``).
     """
     found = calibrated_settings(config)
-    # The name of a folder says nothing: the weights in it are known by their hash.
+    # The folder's name proves nothing: the hash of its weights identifies them.
     del found["weights"]
     found |= {name: engine[name] for name in REPORTED}
     limit = engine["crossover"]["max_rows"]

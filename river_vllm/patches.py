@@ -495,8 +495,8 @@ def engine_client_is_heard(
     Args:
         client: this one; others of the process stay as they were.
         generate, get_output_async, add_request, process_outputs, shutdown: each takes the method
-            of that name, of the client, its engine core or its output processor, and returns what
-            replaces it.
+            of that name (of the client, its engine core or its output processor) and returns the
+            replacement.
 
     Ends with the vLLM release that shows them to an endpoint plugin. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/endpoint_plugins/interface.py
@@ -516,9 +516,9 @@ WORKER = "VllmWorker"
 def a_workers_engine_answers_ctrl_c() -> None:
     """In a worker's own process, SIGINT is ignored; elsewhere nothing changes.
 
-    A terminal sends it to every process of a server. vLLM 0.32's worker then ends within a step
-    (``worker_main``), a failure for its engine: open requests fail, and the log has a traceback.
-    Without the signal the engine ends its workers itself.
+    A terminal sends SIGINT to every process of a server. vLLM 0.32's worker then ends within a step
+    (``worker_main``). Its engine treats that as a failure: open requests fail, with a traceback in
+    the log. Without the signal the engine ends its workers itself.
 
     Ends with the vLLM release whose workers leave SIGINT to their engine. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/executor/multiproc_executor.py

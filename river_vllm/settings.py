@@ -29,7 +29,7 @@ class Affects(Flag):
 
 
 class Settings(BaseModel):
-    """Fields that declare what they affect, as ``Annotated[…, Affects.KV | Affects.COST]``."""
+    """Settings whose fields declare their effects: ``Annotated[…, Affects.KV | Affects.COST]``."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -91,8 +91,8 @@ WAITING_LOGGER = "vllm.distributed.device_communicators.shm_broadcast"
 
 
 def is_no_false_alarm(record: logging.LogRecord) -> bool:
-    """Whether to log a record: not vLLM's on a long wait, while a worker loads and compiles. It
-    speaks of hanging processes, and would be the last line on the terminal for minutes."""
+    """Whether to log a record: not vLLM's on a long wait, while a worker loads and compiles. That
+    line speaks of hanging processes, and would be the terminal's last one for minutes."""
     path = os.environ.get(STAGES_FILE)
     if not path or not str(record.msg).startswith(WAITING):
         return True

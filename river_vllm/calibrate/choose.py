@@ -21,8 +21,8 @@ SHARES = (0.4, 0.6, 0.8, 0.95)
 """Predicted losses of the candidates, as shares of the limit, safest first."""
 LOWEST_SHARE = 0.1
 NEVER = 1.0 - 1e-9
-"""A τ below 1 that no similarity exceeds (as float32 it is 1.0). It routes the rows of the
-backbone's own pass, so that they are observed, and no row leaves."""
+"""A τ below 1 that no similarity exceeds (as float32 it is 1.0). Rows of the backbone's own pass
+are then routed and so observed, but none leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def predictions(
     """Predict the result of each policy from passes in which all tokens leave after one layer.
 
     The loss of a token includes the effect of its predecessors' K/V, since they left after the same
-    layer. It is interpolated between the measured layers, and 0 after the last layer.
+    layer. Losses are interpolated between the measured layers, and 0 after the last layer.
 
     Args:
         similarity: of the backbone's pass, ``[tokens, L − 1]``.

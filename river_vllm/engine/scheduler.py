@@ -149,7 +149,7 @@ def isolate(
 def salt(settings: RiverSettings, config: RiverConfig) -> bytes:
     """The settings that the river's K/V depends on, as bytes to hash.
 
-    They include the engine's: a connector's store may be shared with another engine.
+    The engine's settings are part of them: engines may share a connector's store.
     """
     dial = f"river:{settings.threshold!r}:{settings.min_layers}"
     return f"{dial}:{config.what_affects(Affects.KV)}".encode()

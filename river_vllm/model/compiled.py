@@ -154,7 +154,7 @@ def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
         # In a tuple: the inner module is no part of this one.
         self.inner = (inner,)
 
-    # The name is part of the key under which vLLM keeps what it has compiled.
+    # The name is part of the key under which vLLM keeps the compiled forward.
     forward.__qualname__ = f"River{base.__qualname__}.forward"
     cls = type(f"River{base.__name__}", (nn.Module,), {"__init__": __init__, "forward": forward})
     decorated = support_torch_compile(dynamic_arg_dims=inner._dynamic_arg_dims)(cls)

@@ -33,7 +33,7 @@ def opt_in(own: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
         """
         if asks_for_river(vllm_config) and not serves_river(vllm_config):
             _take_rivers_class(vllm_config.model_config)
-            # It calls this hook again, which then calls ``own``.
+            # River's hook calls this one again, which then calls ``own``.
             RiverConfigHook.verify_and_update_config(vllm_config)
         else:
             own.verify_and_update_config(vllm_config)

@@ -1,7 +1,7 @@
 """Ends an engine with its parent process, in any state of both.
 
-A server that is killed with SIGKILL leaves vLLM 0.32's engine and workers behind. They still ran a
-quarter of an hour later if the model was loading, and 40 s later if a request was running. While it
+A server that is killed with SIGKILL leaves vLLM 0.32's engine and workers behind: for more than a
+quarter of an hour while the model loads, and for more than 40 s while a request runs. While it
 loads, the engine defers SIGTERM (``v1/engine/core.py``, ``run_engine_core``).
 """
 

@@ -23,7 +23,7 @@ Product: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Path(IntEnum):
-    """Where the rows of the current layer run."""
+    """The weights with which the rows of the current layer run."""
 
     BACKBONE = 0
     RIVER = 1
@@ -85,7 +85,7 @@ class StepTable:
         self.exit_layer: npt.NDArray[np.int32] = np.full(groups, -1, dtype=np.int32)
         """Backbone layers that the group ran before it left; −1 while it has not left."""
         self.limit = num_layers
-        """Backbone layers after which every row leaves, whatever its floor."""
+        """Backbone layers after which every row leaves, regardless of its floor."""
         self.path = Path.BACKBONE
         self.river_rows: torch.Tensor | None = None
         """Rows on the river, int64; set where ``path`` is ``MIXED``."""

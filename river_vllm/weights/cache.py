@@ -1,8 +1,8 @@
-"""Where 4-bit weights are kept between starts.
+"""The folders that keep 4-bit weights between starts.
 
 Weights made at load have one file each, named by a hash of the weight's values, the quantiser's
-code and its arguments. So nothing is found for a changed checkpoint, setting or tensor-parallel
-shard, and several engines can share a folder: two that write the same name write the same bytes.
+code and its arguments. So a changed checkpoint, setting or tensor-parallel shard finds no file.
+Engines can share a folder: two that write the same name write the same bytes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
     if config.cache_dir == "off":
         cure = f"'{command} --output DIR', and give --river-weights DIR"
     else:
-        # It writes to the first place of "auto".
+        # The command writes to the first place of "auto".
         cure = f"'{command}{'' if config.cache_dir == 'auto' else f' --output {places[0]}'}'"
     raise RiverError(
         f"no weights of quantizer '{config.quantizer}' in {looked}: make them with {cure}"

@@ -161,7 +161,7 @@ settings that it does not read."""
 
 
 def format_of(folder: CheckpointFolder) -> WeightFormat:
-    """The format that a checkpoint says it has.
+    """The format that a checkpoint's configuration names.
 
     Raises:
         RiverError: it is not quantised, or not in a way that a river can take.

@@ -1,6 +1,6 @@
 """A 4-bit weight as tensors of a file: two codes a byte, with a checksum over all of it.
 
-The layout is no kernel's, so that every kernel can pack what an earlier start has saved.
+The layout is no kernel's, so every kernel can pack a weight that an earlier start has saved.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the groups of a projection come from: made at load, saved and found again, or read."""
+"""Sources of a projection's 4-bit groups: made at load, saved and found again, or read."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class QuantizedAtLoad:
     """
 
     integer_zeros = True
-    """Whether groups with integer zero points can be had."""
+    """Whether the source can give integer zero points."""
 
     def __init__(self, quantizer: str, group_size: int, cache: WeightCache) -> None:
         self.quantizer = quantizer

@@ -50,8 +50,8 @@ class Backend(ctypes.Structure):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A ``Reading`` of the cosine (``criterion.py``).
 
-        A row's result does not depend on the other rows. torch's operators read states of other
-        types than bfloat16: some models keep their residual stream so.
+        A row's result does not depend on the other rows. States that are not bfloat16, such as some
+        models' residual streams, are left to torch's operators.
         """
         others = hidden.dtype if residual is None else residual.dtype
         if hidden.dtype != torch.bfloat16 or others != torch.bfloat16:

@@ -33,7 +33,7 @@ def signed_depth(exit_layer: int, decode: bool, held: bool = False) -> int:
 class ExitMode:
     """Answers with exits: fast and approximate, tuned by the threshold τ.
 
-    It also answers requests on the backbone alone, in which no token leaves.
+    Requests on the backbone alone have this mode too: none of their tokens leaves.
     """
 
     exact: ClassVar[bool] = True

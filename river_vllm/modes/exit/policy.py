@@ -1,4 +1,4 @@
-"""Which rows of a step may leave the backbone, and how deep each ran."""
+"""Decides which rows of a step may leave the backbone, and records how deep each ran."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ MARK = 1 << 13
 """Added to each number: more than any number of an exit layer."""
 
 RECENT = 300
-"""Drafted tokens that an acceptance rate needs to say something about a server."""
+"""Drafted tokens that a meaningful acceptance rate of a server needs."""
 
 
 class VerifiedMode:
