@@ -274,7 +274,7 @@ class Costs:
         return pays if sure else pays ^ self._start_probe(ways[1], usual, -usual)
 
     def try_drafts(self, rows: int, added: int, exact: bool) -> bool:
-        """Whether a step of ``rows`` drafts ``added`` tokens as a probe: that seems not to pay."""
+        """Whether a step of ``rows`` probes: drafts ``added`` tokens that seem not to pay."""
         usual = self.verifying(rows, exact)
         return self._start_probe("draft", usual, self.verifying(rows + added, exact) - usual)
 

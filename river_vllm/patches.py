@@ -216,7 +216,7 @@ def graphs_are_kept_by_vector_width() -> None:
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     found = pick_vec_isa()
-    # No instruction set has vectors of one bit, so torch writes plain loops, as without 1.
+    # No instruction set has vectors of one bit: torch writes plain loops, as without any set.
     config.cpp.simdlen = found.bit_width() if found else 1
 
 

@@ -132,8 +132,8 @@ class Calibrator:
         return predictions(similarity, forced)
 
     def _scale(self, pilot: Sequence[Text], predicted: Sequence[Prediction]) -> float:
-        """Measured loss / predicted loss on the pilot, on average: a token that stays on the
-        backbone reads the K/V of tokens that left."""
+        """Mean of measured loss / predicted loss on the pilot. Measured losses are larger: a token
+        that stays on the backbone reads the K/V of tokens that left."""
         ratios = []
         for number, prediction in enumerate(predicted, 1):
             measured = self.measure(f"pilot: candidate {number}", prediction.policy, pilot, 0)

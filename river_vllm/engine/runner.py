@@ -133,7 +133,7 @@ class RiverRunnerMixin(WarmUpMixin):
         return common_attn_metadata is not None
 
     def _sample(self: Any, logits: torch.Tensor | None, spec_decode_metadata: Any) -> Any:
-        """Sample without vLLM's rejection sampler if there are no drafts, or ``logprob_token_ids``.
+        """Sample; without the rejection sampler if no drafts or any ``logprob_token_ids`` exist.
 
         vLLM 0.32 calls it without drafts too. On the CPU it then fails at ``top_k`` for zero rows
         (``v1/sample/ops/topk_topp_sampler.py``, ``apply_top_k_only``). It also leaves out the

@@ -60,7 +60,7 @@ def trim() -> None:
 
 
 def _file_mappings() -> list[tuple[int, int]]:
-    """Address ranges that map a ``.safetensors`` file; a hub's cache names it by its hash."""
+    """Address ranges that map ``.safetensors`` files; a hub's cache names them by hash."""
     try:
         lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:

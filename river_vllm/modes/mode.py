@@ -1,8 +1,8 @@
 """The interface of a mode, which answers a request and reports on the answer.
 
-A step gives each token one number (int16), which its mode can read. The numbers travel in vLLM's
-per-step ``routed_experts`` array. vLLM's front end concatenates it over a choice's life, trims it
-at stop strings and hands it over when the choice finishes.
+A step gives each token one number (int16), whose meaning depends on the mode. The numbers travel in
+vLLM's per-step ``routed_experts`` array. vLLM's front end concatenates these arrays over a choice's
+life, trims them at stop strings and returns them when the choice finishes.
 """
 
 from __future__ import annotations

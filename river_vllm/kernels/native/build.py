@@ -6,9 +6,9 @@ Plain C++ with a C interface: it needs g++, and no headers of torch. Each back e
 its own instruction set, on any CPU. Back ends that the compiler does not know are left out.
 ``library.py`` chooses the best one for the CPU at load. No server start calls a compiler for it.
 
-The library names ``libgomp.so.1`` alone, so in a process with torch it shares torch's OpenMP
-runtime. A second runtime would run threads of its own on the same cores. Clang links a runtime of
-another name, so it is refused.
+The library is linked against ``libgomp.so.1`` by name alone, so it shares torch's OpenMP runtime in
+a process with torch. A second runtime would run threads of its own on the same cores. Clang links
+a runtime of another name, so it is refused.
 """
 
 from __future__ import annotations
