@@ -46,13 +46,13 @@ def attach(
     """Attach a river to ``model``, whose weights have not been loaded yet.
 
     Args:
-        heads: what makes logits in the modes of the engine.
+        heads: LM heads that the engine's modes use beside the bf16 one.
 
     Returns:
         The river, and what ``GET /river`` reports of it.
 
     Raises:
-        RiverError: the model has no place for one, or its 4-bit weights are of no use.
+        RiverError: the model cannot have a river, or its 4-bit weights are unusable.
     """
     model_config = vllm_config.model_config
     layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
@@ -113,12 +113,12 @@ def attach(
 
 
 def from_first_rank(values: torch.Tensor) -> torch.Tensor:
-    """Rank 0's values: equal decisions on every rank, however each one rounds."""
+    """Rank 0's values: every rank decides alike, however it rounds."""
     return get_tp_group().broadcast(values.contiguous(), src=0)
 
 
 def _refuse_mixed_cpus(isa: str) -> None:
-    """Ranks on CPUs of two kinds would time other passes at the start, and wait for ever."""
+    """Raise if the ranks' CPUs differ: they would time different passes, and wait for ever."""
     own = isa, torch.backends.cpu.get_cpu_capability()
     first = get_tp_group().broadcast_object(own, src=0)
     if own != first:
@@ -129,7 +129,6 @@ def _refuse_mixed_cpus(isa: str) -> None:
 
 
 def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Backend | None:
-    """The back end for the similarity and the candidates' logits; None on another device, or where
-    another kernel is asked for."""
+    """River's native back end; None on another device or dtype, or with another kernel."""
     usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
     return backend() if usable and config.kernel in ("auto", "native") else None

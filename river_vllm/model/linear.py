@@ -96,7 +96,7 @@ class RiverLinearMethod(LinearMethodBase):
         self._inner.create_weights(*args, **kwargs)
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
-        """Pack before vLLM's method repacks: it may drop the weight as it was loaded."""
+        """Pack before vLLM's method repacks, which may drop the loaded weight."""
         # vLLM calls this when the weight is complete, and once more for every module.
         if getattr(layer, _PROCESSED, False):
             return
@@ -117,14 +117,13 @@ class RiverLinearMethod(LinearMethodBase):
             self.drop_backbone(layer)
 
     def plain_weight(self, layer: nn.Module) -> torch.Tensor | None:
-        """The backbone's weight ``[N, K]`` in memory as the checkpoint has it; None where vLLM's
-        method keeps another form."""
+        """The backbone's weight ``[N, K]`` as in the checkpoint; None if memory lacks that form."""
         weight: torch.Tensor = layer.weight
         plain = isinstance(self._inner, UnquantizedLinearMethod) and weight.numel() > 0
         return weight if plain else None
 
     def drop_backbone(self, layer: nn.Module) -> None:
-        """Let go of the backbone's weight, as loaded or as vLLM repacked it; 4 bit stays."""
+        """Free the backbone's weight, as loaded or as vLLM repacked it; the 4-bit weight stays."""
         self.has_backbone = False
         layer.cpu_linear = None
         for name, parameter in list(_weights(layer)):

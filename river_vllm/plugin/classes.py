@@ -1,7 +1,7 @@
 """``River<Architecture>`` for every supported architecture, as attributes of this module.
 
 vLLM's registry resolves ``"river_vllm.plugin.classes:RiverLlamaForCausalLM"`` by import and
-``getattr``; the class is made then, from whatever class vLLM has for the architecture.
+``getattr``; the class is made then, from vLLM's class for the architecture.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
 def _name_both(hf_config: Any, name: str) -> None:
     """Add the architecture's own name to a configuration that names River's.
 
-    vLLM's Transformers backend looks up by it how transformers renames a checkpoint's weights
+    By this name vLLM's Transformers backend finds how transformers renames a checkpoint's weights
     (``models/transformers/base.py``, ``_create_hf_to_vllm_mapper``).
     """
     architectures = getattr(hf_config, "architectures", None) or [name]

@@ -1,7 +1,7 @@
-"""vLLM's drafter seam (runner V1): asked after every step for the tokens to verify in the next.
+"""vLLM's drafter (runner V1): proposes after every step the tokens to verify in the next.
 
-The runner takes a ``DraftModelProposer`` by its type (``v1/worker/gpu_model_runner.py``); this one
-has no model, no K/V cache and no attention layers of its own.
+The runner accepts a ``DraftModelProposer`` (``v1/worker/gpu_model_runner.py``). This one has no
+model, no K/V cache and no attention layers of its own.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ class RiverProposer(DraftModelProposer):
     def initialize_attn_backend(
         self, kv_cache_config: Any, kernel_block_sizes: list[int] | None = None
     ) -> None:
-        """It has no attention layers of its own."""
+        """Do nothing: the drafter has no attention layers of its own."""
 
     def initialize_cudagraph_keys(self, cudagraph_mode: Any) -> None:
-        """Draft steps are never captured."""
+        """Do nothing: draft passes are never captured."""
 
     def dummy_run(self, *args: Any, **kwargs: Any) -> None:
-        """The target's own dummy run is all there is to warm up."""
+        """Do nothing: the target's own dummy run warms up everything."""
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """Drop requests that have ended."""
@@ -83,7 +83,7 @@ class RiverProposer(DraftModelProposer):
             self._pending.pop(request_id, None)
 
     def withdraw(self) -> None:
-        """The drafts under way are thrown away unread: nothing is learnt of them."""
+        """Forget the drafts under way, which are discarded: learn nothing from them."""
         self._pending.clear()
 
     def propose(
@@ -103,7 +103,7 @@ class RiverProposer(DraftModelProposer):
         """The tokens to verify in the next step, for each request of this one.
 
         ``common_attn_metadata`` describes the step that has just run; ``next_token_ids`` are the
-        tokens that it sampled, one per request, whose K/V nobody has computed.
+        tokens that it sampled, one per request, not yet with K/V.
         """
         runner = self._river_runner
         lengths = common_attn_metadata.seq_lens.tolist()
@@ -134,7 +134,7 @@ class RiverProposer(DraftModelProposer):
         """Learn from the request's last draft, if this step verified it.
 
         Returns:
-            Whether it has ended the answer.
+            Whether the draft has ended the answer.
         """
         draft = self._pending.pop(request_id, None)
         if draft is None or draft.position != position or not 0 < checked <= len(draft.tokens):
@@ -155,7 +155,7 @@ class RiverProposer(DraftModelProposer):
             if params.max_tokens is not None:
                 left = min(left, params.max_tokens - said)
             if said < params.min_tokens:
-                # vLLM forbids an end after the drafts by what was said before them
+                # To forbid an end vLLM counts the tokens before the drafts only
                 # (``MinTokensLogitsProcessor.apply``): no step may cross the minimum.
                 left = min(left, params.min_tokens - said)
             limit = max(0, min(self._most, left - 1))
@@ -174,21 +174,21 @@ class RiverProposer(DraftModelProposer):
         )
 
     def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
-        """Draft.
+        """Draft for the requests of a step.
 
         Returns:
-            What the tokens were sampled from, float32 ``[requests, drafted, vocabulary]``; None
-            where none was sampled.
+            The distributions of the drafted tokens, float32 ``[requests, drafted, vocabulary]``;
+            None if no token was sampled.
         """
         costs, exact = self._costs, self._river_runner.river_exact
         if metadata.logprob_token_ids:
-            # The next step would throw drafts away (``RiverRunnerMixin._sample``).
+            # The next step would discard drafts (``RiverRunnerMixin._sample``).
             return None
         if not self._adaptive:
             depth = fixed_depth(len(drafts))
         elif any(draft.first and draft.limit for draft in drafts):
-            # Requests often come together. Prompts that come after the first do not wait for its
-            # drafts. A request that never drafts (``max_tokens: 1``, beam search) stops nobody.
+            # Requests often arrive together: later prompts must not wait for drafts of the first.
+            # A request that never drafts (``max_tokens: 1``, beam search) has no effect here.
             return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
@@ -266,11 +266,11 @@ class RiverProposer(DraftModelProposer):
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
-    """What rejection sampling is to take a token as drawn from, float32 ``[vocabulary]``.
+    """The distribution of a drafted token for rejection sampling, float32 ``[vocabulary]``.
 
-    A grammar cuts a draft by the very tokens that were drawn, so those that are left were drawn
-    otherwise than by the river. A token that is given as certain is checked exactly whatever chose
-    it: it stays with the backbone's probability.
+    A grammar cuts a draft depending on its tokens. The remaining tokens then no longer follow the
+    river's distribution. A token declared certain is accepted with the backbone's probability,
+    which is exact for every way to choose it.
     """
     assert picked.probabilities is not None
     probabilities = picked.probabilities[row]

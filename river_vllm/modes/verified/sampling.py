@@ -1,4 +1,4 @@
-"""A drafted token out of the river's logits, and how sure the river was."""
+"""Picks drafted tokens from the river's logits, with the river's confidence in each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Picked:
     """One draft step's tokens.
 
     Attributes:
-        tokens: int64 ``[rows]``, those that were picked.
+        tokens: int64 ``[rows]``, the picked tokens.
         confidence: float32 ``[rows]``, the river's probability of its likeliest token.
         probabilities: float32 ``[rows, vocabulary]`` that the picks were sampled from; None where
             every row is greedy.
@@ -29,18 +29,17 @@ class Picked:
     probabilities: torch.Tensor | None
 
     def agreed(self, broadcast: Callable[[torch.Tensor], torch.Tensor]) -> Picked:
-        """One rank's picks and confidences, on every rank. They decide how long drafts are, and the
-        ranks meet in each draft pass."""
+        """One rank's picks and confidences, on every rank: all ranks run the same draft passes."""
         both = torch.stack((self.tokens.double(), self.confidence.double()))
         tokens, confidence = broadcast(both)
         return replace(self, tokens=tokens.long(), confidence=confidence.float())
 
 
 def pick(logits: torch.Tensor, rows: torch.Tensor, metadata: Any) -> Picked:
-    """Greedy where the request is; else sampled at its temperature, top-k and top-p.
+    """Pick a token for each row: greedy, or sampled at temperature, top-k and top-p.
 
-    Rejection sampling is exact for whatever distribution a draft came from (Leviathan et al.
-    2023), so the request's other settings, which the backbone's logits get, can be left out.
+    Rejection sampling is exact for every distribution of drafts (Leviathan et al. 2023). So the
+    request's other settings apply to the backbone's logits only.
 
     Args:
         logits: ``[rows, vocabulary]``, not kept.
@@ -57,7 +56,7 @@ def pick(logits: torch.Tensor, rows: torch.Tensor, metadata: Any) -> Picked:
     if not sampled.any():
         return Picked(tokens, confidence, None)
     logits /= torch.where(sampled, temperature, 1.0).unsqueeze(1)
-    # Who asks for no top-k has the size of the whole vocabulary there.
+    # Without a top-k the value is the size of the whole vocabulary.
     top_k = None if metadata.top_k is None else metadata.top_k[rows].clamp(max=logits.shape[1])
     top_p = None if metadata.top_p is None else metadata.top_p[rows]
     probabilities = apply_top_k_top_p(logits, top_k, top_p).softmax(dim=-1, dtype=torch.float32)
