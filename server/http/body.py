@@ -7,18 +7,18 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
 
 MAX_BODY_BYTES = 16 << 20
-"""As ``client_max_body_size`` of ``deploy/nginx``: a body takes many times its length in memory."""
+"""Equals ``client_max_body_size`` in ``deploy/nginx``: a body takes many times its length."""
 
 
 class BodyTooLongError(HTTPException):
-    """Raised where a body is read; answered by the application's own handler."""
+    """Status 413: a request body is longer than ``MAX_BODY_BYTES``."""
 
     def __init__(self) -> None:
         super().__init__(413, f"body: must have at most {MAX_BODY_BYTES} bytes")
 
 
 def bounded(scope: Scope, receive: Receive) -> Receive:
-    """A ``receive`` that raises ``BodyTooLongError`` in place of reading more than is taken."""
+    """A ``receive`` that raises ``BodyTooLongError`` for a body above ``MAX_BODY_BYTES``."""
     announced = Headers(scope=scope).get("content-length", "")
     too_long = announced.isdecimal() and int(announced) > MAX_BODY_BYTES
     count = 0
@@ -52,7 +52,7 @@ async def read_body(receive: Receive) -> bytes | None:
 def replay(body: bytes, receive: Receive) -> Receive:
     """A ``receive`` that yields ``body`` once and then whatever the client does next.
 
-    The rest has to be passed through: vLLM learns of a disconnect from it.
+    Later messages pass through: vLLM learns of a disconnect from them.
     """
     left = [body]
 
