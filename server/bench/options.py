@@ -25,7 +25,7 @@ API_PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/compl
 MetricName = Literal["ttft", "tpot", "e2e", "requests", "tokens"]
 
 OWN_FIELDS = {"model", "messages", "prompt", "max_tokens", "stream", "stream_options", "n", "river"}
-"""Of a request: the client sets them itself."""
+"""Fields of a request that the client sets itself."""
 
 
 def _gate(value: Any) -> Any:
@@ -36,7 +36,7 @@ def _gate(value: Any) -> Any:
 
 
 class Gate(Options):
-    """The least median ratio of a figure with which a comparison succeeds."""
+    """Lowest median ratio of a figure for a successful comparison."""
 
     metric: MetricName
     least: PositiveFloat
@@ -128,7 +128,7 @@ class Output(Options):
     json_file: OutputFile | None = Field(default=None, alias="json")
     """settings, figures, ratios of every round, warnings"""
     html: OutputFile | None = None
-    """what the terminal shows, as a page"""
+    """the terminal's output as a page"""
     no_progress: bool = False
     """no progress bar on a terminal either"""
 

@@ -80,7 +80,7 @@ class CalibrateOptions(Options):
 
     @property
     def longest_prompt(self) -> int:
-        """Tokens that leave room for the answer."""
+        """Most tokens of a prompt that leave room for the answer."""
         return self.engine.max_model_len - self.text.tokens
 
     @model_validator(mode="after")

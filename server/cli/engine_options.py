@@ -1,4 +1,4 @@
-"""Options of an engine that is started to measure."""
+"""Options of an engine for measurements."""
 
 from __future__ import annotations
 

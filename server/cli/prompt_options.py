@@ -1,4 +1,4 @@
-"""The options that name prompts, of every command that runs a model over some."""
+"""Options for the prompts of commands that run a model over them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.cli.arguments import Options, Shown
 
 
 class PromptFiles(Options):
-    """Which prompts, and which of their answers."""
+    """Files of prompts and their answers."""
 
     prompts: list[Path] = Field(default=[])
     """JSONL rows with messages, question or prompt, or one prompt per line; more than once mixes

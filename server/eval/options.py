@@ -12,7 +12,7 @@ from server.cli.files import OutputFile
 from server.cli.values import JsonObject, Url
 
 OF_SAMPLES = {"samples", "confidence", "max_loss", "json_file"}
-"""What can be asked of runs that were made before."""
+"""Options that apply to the samples of earlier runs."""
 
 
 class EvalOptions(Options):

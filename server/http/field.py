@@ -26,7 +26,7 @@ OTHERS = (
     "/cohere/v2/chat",
     *(f"{path}/render" for path in (*GENERATING, "/v1/messages", "/cohere/v2/chat")),
 )
-"""Endpoints that refuse the field: they generate with the server's defaults or render."""
+"""Endpoints that refuse the field: they generate with server defaults or render a request."""
 
 
 def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverExchange | None:

@@ -181,8 +181,8 @@ def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Meth
 
     While the engine drains, vLLM's HTTP server goes on listening; it answers aborted requests with
     an empty text and status 200. Without a drain the engine ends at once; vLLM leaves its requests
-    waiting, and its HTTP server waits for them. A proxy sends a request again, to another server, after status 503. Requests of
-    a failed engine get another status: one of them may be the cause.
+    waiting, and its HTTP server waits for them. After status 503 a proxy sends a request to another
+    server. Requests of a failed engine get another status: one of them may be the cause.
     """
 
     def river_shutdown(timeout: float | None = None) -> Any:

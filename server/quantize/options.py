@@ -21,8 +21,8 @@ class TextOptions(PromptFiles):
     answer_tokens: NonNegativeInt = 128
     """of each answer at most"""
     list_tokens: NonNegativeInt = 65536
-    """length of the answers, those of the text and more, on which the tokens are counted that
-    drafts are picked from; 0: no such list"""
+    """tokens of answers, the text's and more, from which the list of tokens for drafts is counted;
+    0: no list"""
 
 
 class EngineOptions(EngineLimits):
@@ -46,7 +46,7 @@ class QuantizeOptions(Options):
     output: Annotated[Path | None, Shown("DIR")] = None
     """folder for the weights (default: where 'serve' looks for them, beside the model)"""
     json_file: OutputFile | None = Field(default=None, alias="json")
-    """what was done, with the error of each layer"""
+    """settings, folder, and the error of each layer"""
     no_progress: bool = False
     """no progress bar on a terminal either"""
     text: TextOptions

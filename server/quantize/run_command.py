@@ -1,4 +1,4 @@
-"""The command's work: engine, text, weights, files."""
+"""Runs ``river-vllm quantize``: engine, text, weights, files."""
 
 from __future__ import annotations
 
@@ -102,8 +102,7 @@ def _found_before(folder: Path, places: Sequence[Path]) -> str | None:
 def _list(
     options: QuantizeOptions, engine: Any, texts: Sequence[Text], source: str
 ) -> TokenList | None:
-    """The tokens that drafts are picked from; None where nobody asks for a list, or the answers are
-    too few to choose one."""
+    """The list of tokens that drafts are picked from; None if not wanted or without enough text."""
     if not options.text.list_tokens:
         return None
     model = fingerprint(options.model, options.engine.revision)
