@@ -1,11 +1,11 @@
-"""Makes a list of the tokens that models really use, for River's ``modes/verified/token_lists``.
+"""Make a list of the tokens in models' answers, for River's ``modes/verified/token_lists``.
 
     python experiments/token_lists.py answers MODEL --prompts FILE… --texts FILE [--seconds 400]
     python experiments/token_lists.py list --texts FILE… --output FOLDER/NAME.json
 
-``answers`` appends the model's own answers, greedy, to the prompts of the files, and to some that
-it makes up itself, until the time is over; ``--start`` goes on where it stopped. ``list`` counts
-the tokens of all of them: models that share a tokenizer share a list.
+``answers`` appends the model's greedy answers to the prompts of the files, and to prompts of its
+own, until ``--seconds`` are over. ``--start`` continues an earlier run. ``list`` counts the tokens
+of all answers; models with the same tokenizer share a list.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def answers(args: argparse.Namespace) -> None:
 
 
 def ordinary_counts(files: list[Path], model: Path, vocabulary: int) -> Any:
-    """How often text files have each token."""
+    """Counts of each token in text files."""
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     counts = np.zeros(vocabulary, dtype=np.int64)
     for file in files:

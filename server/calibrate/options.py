@@ -57,9 +57,9 @@ class OutputOptions(Options):
     output: OutputFile | None = None
     """river config (YAML) for 'serve'"""
     json_file: OutputFile | None = Field(default=None, alias="json")
-    """everything that was measured"""
+    """all measured figures"""
     no_progress: bool = False
-    """no progress bar on a terminal either"""
+    """show no progress bar"""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:

@@ -31,7 +31,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class FieldsOf:
-    """Options for some fields of another model; the given ones are a ``dict`` field."""
+    """Options for some fields of another model; the given values form a ``dict``."""
 
     model: type[BaseModel]
     names: tuple[str, ...]

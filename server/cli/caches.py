@@ -35,7 +35,7 @@ def folders() -> dict[str, Path]:
 
 @contextmanager
 def writable_caches() -> Iterator[None]:
-    """Let variables name temporary folders in place of those that cannot be written to."""
+    """Point the variables of unwritable folders to temporary ones inside the block."""
     refused = {name: (path, why) for name, path in folders().items() if (why := unwritable(path))}
     if not refused:
         yield

@@ -31,7 +31,7 @@ STAGES = {
 }
 """Text of each stage for the user, in order."""
 EVERY = 8.0
-"""Seconds between two lines within a stage: a busy machine may wake the thread two late."""
+"""Seconds between two lines within a stage: a busy machine may wake the thread 2 s late."""
 POLL = 0.25
 SERVE_SECONDS = 60.0
 """Time for the HTTP server to listen; a later one counts as unreachable from here, and the lines
@@ -47,7 +47,7 @@ class Narration:
 
     Args:
         begun: monotonic seconds when the command began.
-        say: takes a line.
+        say: called with each line.
     """
 
     def __init__(self, begun: float, say: Callable[[str], None]) -> None:

@@ -81,7 +81,7 @@ def find_sides(options: EvalOptions) -> dict[str, Side]:
 
 
 def _side(option: str, base: str, model: str | None, river: dict[str, Any] | None) -> Side:
-    key = read_key(None, None)  # from lm-eval's variable
+    key = read_key(None, None)  # lm-eval reads the same variable
     endpoint = find_endpoint(base, model, key, option)
     if model is not None and model not in (listed := list_models(base, endpoint.headers)):
         raise RiverError(f"{option} = {model!r}: expected one of {', '.join(listed)}")

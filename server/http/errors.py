@@ -14,7 +14,7 @@ SHUTTING_DOWN = "the server is shutting down: send the request to another one"
 
 
 class FieldError(Exception):
-    """A request that is refused because of one field.
+    """Refusal of a request because of one field.
 
     Args:
         param: the field, dotted (``river.threshold``).

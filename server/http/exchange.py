@@ -40,7 +40,7 @@ class RiverExchange:
         self._choices.setdefault(choice, []).extend(depths.tolist())
 
     def stream(self, choice: int, layers: Sequence[int]) -> None:
-        """Queue the exit layers of a choice's next tokens for the stream, if it wants a trace."""
+        """Queue the exit layers of a choice's next tokens for a stream with ``trace``."""
         if self.trace and layers:
             self._unsent.setdefault(choice, []).extend(layers)
 
@@ -49,7 +49,7 @@ class RiverExchange:
         return self._unsent.pop(choice, [])
 
     def trace_of(self, choice: int) -> list[int]:
-        """One number per token of a choice: its exit layer, or 1 for a drafted token."""
+        """One number per token of a choice: its exit layer; if verified, 1 if drafted, else 0."""
         return mode_of(self.settings).trace(self._depths(choice))
 
     def whole_trace(self) -> list[int]:

@@ -111,9 +111,9 @@ def _request(add: _Method, processor: Any) -> _Method:
 def _arrival(get_output: _Method, source: _Source, state: RiverState) -> _Method:
     """Hook: note progress, and end quietly at a shutdown.
 
-    vLLM stops its engine client in a thread, and releases the engine before it cancels the task
-    that waits for outputs. If the task sees the dead engine first, it logs a traceback and fails
-    the requests that ``_shutdown`` answers. Here the task is cancelled instead."""
+    vLLM releases the engine, in a thread, before it cancels the task that waits for outputs. A task
+    that sees the dead engine would log a traceback and fail the requests that ``_shutdown``
+    answers; it ends here."""
 
     async def river_get_output_async() -> Any:
         try:

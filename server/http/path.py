@@ -1,7 +1,7 @@
 """The path of a request, read exactly as the router reads it.
 
-A guard that reads paths differently can miss a route: ``/river`` without the prefix of
-``--root-path /`` as text is ``river``, which no list of guarded paths holds.
+A guard that reads paths differently can miss a route. With ``--root-path /`` taken off as text,
+``/river`` is ``river``: the router finds the route, a list of guarded paths does not.
 """
 
 from __future__ import annotations

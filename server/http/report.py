@@ -93,7 +93,7 @@ class StreamReport:
         return before + event + b"\n\n"
 
     def _responses_event(self, event: bytes) -> bytes:
-        """``event``; the Responses API's final one, with the whole response, gets the report."""
+        """``event``, with the report if it is the Responses API's final one, the whole response."""
         name, _, data = event.partition(b"\n")
         if name.strip() not in _FINISHED_RESPONSES:
             return event

@@ -1,4 +1,4 @@
-"""The summary for the operator when the server is ready, one log record."""
+"""Logs a summary for the operator when the server is ready, as one record."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class TextOptions(PromptFiles):
     tokens: int = Field(default=8192, ge=64)
     """length of the text, prompts and answers together"""
     answer_tokens: NonNegativeInt = 128
-    """of each answer at most"""
+    """longest answer in tokens"""
     list_tokens: NonNegativeInt = 65536
     """tokens of answers, the text's and more, from which the list of tokens for drafts is counted;
     0: no list"""
@@ -48,7 +48,7 @@ class QuantizeOptions(Options):
     json_file: OutputFile | None = Field(default=None, alias="json")
     """settings, folder, and the error of each layer"""
     no_progress: bool = False
-    """no progress bar on a terminal either"""
+    """show no progress bar"""
     text: TextOptions
     engine: EngineOptions
 

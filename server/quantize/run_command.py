@@ -102,7 +102,7 @@ def _found_before(folder: Path, places: Sequence[Path]) -> str | None:
 def _list(
     options: QuantizeOptions, engine: Any, texts: Sequence[Text], source: str
 ) -> TokenList | None:
-    """The list of tokens that drafts are picked from; None if not wanted or without enough text."""
+    """The tokens that drafts are picked from; None if not wanted or with too few answers."""
     if not options.text.list_tokens:
         return None
     model = fingerprint(options.model, options.engine.revision)

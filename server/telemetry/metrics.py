@@ -89,7 +89,7 @@ class RiverMetrics:
         self._set(self._threshold, threshold)
 
     def _set(self, gauge: Gauge, value: float) -> None:
-        """Set a gauge for every engine: a server's engines share their settings."""
+        """Set a gauge for every engine, as all share their settings; an unset one has no series."""
         for values in self._labels.values():
             gauge.labels(*values).set(value)
 

@@ -58,7 +58,7 @@ def wants_signin(scope: Scope, path: str, console: str) -> bool:
 
 @cache
 def _signin() -> tuple[str, str]:
-    """The page and its policy, which names the page's own script and style by their hashes."""
+    """The page and its content policy, with the hashes of its own script and style."""
     style, script, page = (
         (_SIGNIN / name).read_text(encoding="utf-8")
         for name in ("signin.css", "signin.js", "signin.html")
