@@ -141,13 +141,13 @@ def arguments() -> argparse.Namespace:
         "--data", nargs="+", metavar="FILE:FIELD", default=[""], help="prompts; else random words"
     )
     parser.add_argument("--users", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--rounds", type=int, default=10, help="with one user")
-    parser.add_argument("--load-rounds", type=int, default=6, help="with more")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds with one user")
+    parser.add_argument("--load-rounds", type=int, default=6, help="rounds with more users")
     parser.add_argument(
-        "--first-rounds", type=int, default=20, help="of one token, for TTFT with one user"
+        "--first-rounds", type=int, default=20, help="rounds of one token, for TTFT with one user"
     )
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--prompt-words", type=int, default=48, help="of random prompts")
+    parser.add_argument("--prompt-words", type=int, default=48, help="length of random prompts")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="settings by their label")
     parser.add_argument(
         "--peer",

@@ -29,7 +29,7 @@ def main() -> None:
         nargs="+",
         default=[],
         metavar="SETTING=FILE",
-        help="what 'river-vllm eval --json' has written for a setting, stock its A: a plot more",
+        help="report of 'river-vllm eval --json' for a setting, with stock as A; adds a plot",
     )
     args = parser.parse_args()
     quality = dict(entry.split("=", 1) for entry in args.quality)

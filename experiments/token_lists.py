@@ -89,7 +89,7 @@ def main() -> None:
     one.add_argument("--answer-tokens", type=int, default=256)
     one.add_argument("--max-model-len", type=int, default=1024)
     one.add_argument("--kv-cache-gib", type=float, default=1.0)
-    one.add_argument("--start", type=int, default=0, help="rows that earlier runs have had")
+    one.add_argument("--start", type=int, default=0, help="rows that earlier runs have answered")
     one.set_defaults(run=answers)
     other = commands.add_parser("list")
     other.add_argument("--texts", type=Path, action="append", required=True)
@@ -105,7 +105,7 @@ def main() -> None:
         type=Path,
         nargs="*",
         default=[],
-        help="text files by which tokens are ranked that no answer has",
+        help="text files that rank the tokens without an answer",
     )
     other.add_argument("--output", type=Path, required=True)
     other.set_defaults(run=make_list)

@@ -212,7 +212,7 @@ def main() -> int:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--extras", default="cpu,models", help="comma list (default %(default)s)")
-    what.add_argument("--requirements", type=Path, metavar="FILE", help="not River but these")
+    what.add_argument("--requirements", type=Path, metavar="FILE", help="list in place of River")
     args = parser.parse_args()
     try:
         if args.requirements is not None:
