@@ -1,8 +1,8 @@
 """Write a 4-bit copy of a checkpoint that stock vLLM loads (compressed-tensors, pack-quantized).
 
-The decoder layers' projections become W4A16 by the quantiser that River uses, with integer zero
-points; embeddings, norms and the LM head stay bf16. It is what a user of fully 4-bit vLLM would
-serve, and the baseline of River's benchmark.
+River's quantiser turns the decoder layers' projections into W4A16, with integer zero points;
+embeddings, norms and the LM head stay bf16. The copy is the baseline "fully 4-bit vLLM" of River's
+benchmark.
 
     python experiments/make_w4a16.py MODEL OUT [--group-size 64] [--quantizer hqq]
 """

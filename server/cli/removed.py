@@ -1,4 +1,4 @@
-"""Options and tasks of earlier versions, and what to use in their place."""
+"""Options and tasks of earlier versions, with their replacements."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ REMOVED_TASKS = dict.fromkeys(
     ("river_humaneval", "river_humaneval_chat"),
     "use lm-eval's humaneval with --confirm-run-unsafe-code",
 )
-"""Of ``river-vllm eval``."""
+"""Removed tasks of ``river-vllm eval``."""

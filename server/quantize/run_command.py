@@ -1,4 +1,4 @@
-"""The command's work: engine, text, weights, files."""
+"""Runs ``river-vllm quantize``: engine, text, weights, files."""
 
 from __future__ import annotations
 

@@ -10,18 +10,18 @@ from server.cli.prompts import Prompts, from_files, self_made
 from server.quantize.options import QuantizeOptions, TextOptions
 
 TEXT_TOKENS = 128
-"""Of a prompt that the model makes up, with its answer: about."""
+"""Approximate length of a prompt that the model writes, with its answer."""
 
 
 def find_prompts(options: QuantizeOptions, llm: Any) -> Prompts:
-    """Those of the files, or as many of the model's own making as it takes."""
+    """The prompts of the files, or enough prompts that the model writes."""
     text = options.text
     longest = options.engine.max_model_len - text.answer_tokens - 1
     if text.prompts:
         tokenizer = llm.get_tokenizer()
         return from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
     count = max(1, text.tokens // TEXT_TOKENS)
-    # Odd seeds: a calibration of these weights takes the even ones.
+    # Odd seeds: 'calibrate' uses the even ones.
     return self_made(llm, count, longest, 2 * text.seed + 1)
 
 
@@ -29,7 +29,7 @@ def answered(options: TextOptions, engine: Any, prompts: Prompts) -> list[list[i
     """As many prompts as ``--tokens`` takes, or all, each followed by its answer."""
     most, given = options.answer_tokens, prompts.answers
     if given is None:
-        # The model has not answered yet; most of its answers are as long as they may be.
+        # There are no answers yet; most of them will reach the limit.
         lengths = [most] * len(prompts.tokens)
     else:
         lengths = [min(len(answer), most) for answer in given]
@@ -40,6 +40,6 @@ def answered(options: TextOptions, engine: Any, prompts: Prompts) -> list[list[i
 
 
 def _reached(lengths: Sequence[int], wanted: int) -> int:
-    """How many of ``lengths`` have ``wanted`` together; all, where they have less."""
+    """How many of the first ``lengths`` add up to ``wanted``; all if their sum is less."""
     sums = enumerate(accumulate(lengths, initial=0))
     return next((count for count, total in sums if total >= wanted), len(lengths))
