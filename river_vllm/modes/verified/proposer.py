@@ -257,9 +257,7 @@ class RiverProposer(DraftModelProposer):
             spans.append(Span(draft.row, draft.next_position, 1 + len(some)))
             tokens += [draft.token, *some]
             owners += [draft.row] * (1 + len(some))
-        due = self._forward.decode(
-            spans, torch.tensor(tokens, device=self.device), 0, "draft"
-        )
+        due = self._forward.decode(spans, torch.tensor(tokens, device=self.device), 0, "draft")
         logits = self._forward.logits(due)
         picked = pick(logits, torch.tensor(owners, device=self.device), metadata)
         return picked.agreed(self._forward.river.agreed)
