@@ -98,7 +98,7 @@ def test_every_draft_is_counted_once(drafting: RiverServer) -> None:
     assert totals["drafted"] == total(after, "river_drafted_tokens_total")
 
 
-def test_what_is_in_force(drafting: RiverServer, tiny_qwen2: Path) -> None:
+def test_what_is_in_force(drafting: RiverServer) -> None:
     river = drafting.get("/river").json()
     assert (river["mode"], river["threshold"]) == ("verified", 0.9)
     assert river["verify"] == {"max_tokens": 3, "adaptive": False}
