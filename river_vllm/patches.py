@@ -509,21 +509,23 @@ def engine_client_is_heard(
     processor.process_outputs = process_outputs(processor.process_outputs)
 
 
-WORKER = "VllmWorker"
-"""Prefix of the names of vLLM's worker processes."""
+LEFT_TO_THE_SERVER = ("VllmWorker", "EngineCore")
+"""How the names of the processes of vLLM's workers and engines begin."""
 
 
-def a_workers_engine_answers_ctrl_c() -> None:
-    """In a worker's own process, SIGINT is ignored; elsewhere nothing changes.
+def the_server_answers_ctrl_c() -> None:
+    """In a process of a worker or an engine, SIGINT is ignored; elsewhere nothing changes.
 
     A terminal sends SIGINT to every process of a server. vLLM 0.32's worker then ends within a step
     (``worker_main``). Its engine treats that as a failure: open requests fail, with a traceback in
-    the log. Without the signal the engine ends its workers itself.
+    the log. The engine itself cleans up at SIGINT, and the server's SIGTERM ends it in the middle
+    (``v1/engine/core.py``, ``run_engine_core``): its shared memory is left behind. Without the
+    signal the server stops its engine, and the engine its workers.
 
-    Ends with the vLLM release whose workers leave SIGINT to their engine. Upstream:
+    Ends with the vLLM release in which both leave SIGINT to the server. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/executor/multiproc_executor.py
     """
-    if multiprocessing.current_process().name.startswith(WORKER):
+    if multiprocessing.current_process().name.startswith(LEFT_TO_THE_SERVER):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -34,6 +34,7 @@ class RiverSchedulerMixin:
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        patches.the_server_answers_ctrl_c()
         self._river_config = river_config_of(kwargs["vllm_config"])
         model_config = kwargs["vllm_config"].model_config
         self._river_layers = model_config.get_total_num_hidden_layers()

@@ -49,7 +49,7 @@ class RiverWorkerMixin:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]
         mark(Stage.MEASURE)
         self.model_runner.river_begin()
-        patches.a_workers_engine_answers_ctrl_c()
+        patches.the_server_answers_ctrl_c()
         mark(Stage.SERVE)
         return times
 
