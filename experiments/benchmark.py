@@ -1,10 +1,9 @@
 """Compare every shipped setting with stock vLLM, interleaved; prints a Markdown table.
 
-Stock vLLM runs all the time and one other server beside it: River, vLLM's own speculative methods,
+Stock vLLM runs all the time with one other server beside it: River, vLLM's own speculative methods,
 fully 4-bit vLLM, or a peer such as llama.cpp. ``river-vllm bench compare`` sends requests to both
-by turns. Each line has the median ratios with their intervals, and for settings that draft the
-share of accepted drafts and tokens per step. ``benchmark_report.py`` makes tables and plots of the
-file of ``--json``.
+in turn. Each line has median ratios with intervals; settings that draft also have the acceptance
+rate and tokens per step. ``benchmark_report.py`` makes tables and plots of the ``--json`` file.
 
     python experiments/benchmark.py MODEL --users 1 4 --data gsm8k.jsonl:question [--json FILE]
     python experiments/benchmark.py MODEL --draft-model SMALL --only "vLLM, draft model"
@@ -44,17 +43,17 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table: a server, and what its requests say."""
+    """One row of the table: a server, and the river field of its requests."""
 
     label: str
     server: str
     river: dict[str, Any] | None = None
     load: bool = False
-    """Whether it is measured with more than one user too."""
+    """Whether the setting is measured with several users too."""
 
     @property
     def exact(self) -> bool:
-        """Whether its answers are the backbone's."""
+        """Whether the setting's answers are the backbone's."""
         approximate = self.server in ("calibrated", "w4a16")
         return not approximate and self.river in (None, {"enabled": False})
 
@@ -126,7 +125,7 @@ def main() -> None:
         for result in measure(args, settings, stock, folder, report["memory_mib"]):
             report["results"].append(result)
             print(row(result), flush=True)
-            write(args.json, report)  # what is there when somebody stops it
+            write(args.json, report)  # for an interrupted run
         report["memory_mib"]["stock"] = stock.memory_mib()
     write(args.json, report)
     memory = ", ".join(f"{kind} {mib:.0f}" for kind, mib in report["memory_mib"].items())
@@ -142,13 +141,13 @@ def arguments() -> argparse.Namespace:
         "--data", nargs="+", metavar="FILE:FIELD", default=[""], help="prompts; else random words"
     )
     parser.add_argument("--users", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--rounds", type=int, default=10, help="with one user")
-    parser.add_argument("--load-rounds", type=int, default=6, help="with more")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds with one user")
+    parser.add_argument("--load-rounds", type=int, default=6, help="rounds with more users")
     parser.add_argument(
-        "--first-rounds", type=int, default=20, help="of one token, for TTFT with one user"
+        "--first-rounds", type=int, default=20, help="rounds of one token, for TTFT with one user"
     )
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--prompt-words", type=int, default=48, help="of random prompts")
+    parser.add_argument("--prompt-words", type=int, default=48, help="length of random prompts")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="settings by their label")
     parser.add_argument(
         "--peer",
@@ -167,8 +166,8 @@ def arguments() -> argparse.Namespace:
 
 
 def known(args: argparse.Namespace) -> list[Setting]:
-    """The settings for which everything is there."""
-    # vLLM's suffix method wants that package.
+    """The settings whose models and packages are present."""
+    # vLLM's suffix method needs arctic_inference.
     there: dict[str, Any] = {
         "suffix": find_spec("arctic_inference"),
         "draft model": args.draft_model,
@@ -185,7 +184,7 @@ def measure(
     folder: Path,
     memory: dict[str, float],
 ) -> Iterator[dict[str, Any]]:
-    """Each comparison with its setting; one server beside stock at a time."""
+    """Yield the result of each comparison; one server at a time runs beside stock."""
     peers = dict(args.peer)
     for kind in dict.fromkeys(s.server for s in settings):
         model, options = args.model, RIVER.get(kind, ())
@@ -218,9 +217,9 @@ def compare(
     users: int,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """The JSON report of ``bench compare``; with one user the first token's figures are its own.
+    """The JSON report of ``bench compare``; one user's time to first token has its own rounds.
 
-    A whole answer gives one sample of TTFT, so answers of one token are asked for besides.
+    A whole answer gives one sample of it, so these rounds ask for answers of one token.
     """
     before = server.metrics()
     file, _, field = data.partition(":")
@@ -255,24 +254,24 @@ def compare(
 
 
 def drafts(result: dict[str, Any]) -> tuple[str, str]:
-    """How much was kept of what was drafted, and tokens per step; empty where nothing drafts."""
+    """Acceptance rate and tokens per step; empty for settings that do not draft."""
     counts = result["counts"]
     if not counts[DRAFTED]:
         return "", ""
     kept = f"{100 * counts[ACCEPTED] / counts[DRAFTED]:.0f} %"
-    # Every step of a request brings one token of the backbone's beside the accepted ones.
+    # Every step of a request adds one token of the backbone to the accepted ones.
     return kept, f"{counts[TOKENS] / (counts[TOKENS] - counts[ACCEPTED]):.1f}"
 
 
 def row(result: dict[str, Any]) -> str:
-    """A line of the table."""
+    """The table's line for ``result``."""
     ratios = {ratio["metric"]: ratio for ratio in result["report"]["ratios"]}
 
     def cell(metric: str) -> str:
         entry = ratios[metric]
         if entry["median"] is None:
             return "-"
-        if entry["low"] is None:  # of one round
+        if entry["low"] is None:  # one round has no interval
             return f"{entry['median']:.2f}x"
         return f"{entry['median']:.2f}x ({entry['low']:.2f}–{entry['high']:.2f})"
 

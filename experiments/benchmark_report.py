@@ -29,7 +29,7 @@ def main() -> None:
         nargs="+",
         default=[],
         metavar="SETTING=FILE",
-        help="what 'river-vllm eval --json' has written for a setting, stock its A: a plot more",
+        help="report of 'river-vllm eval --json' for a setting, with stock as A; adds a plot",
     )
     args = parser.parse_args()
     quality = dict(entry.split("=", 1) for entry in args.quality)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def merged(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One report per model and machine; its command is all of theirs, one on each line."""
+    """One report per model and machine, with the commands of its parts on one line each."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for report in reports:
         whole = found.setdefault((report["model"], report["machine"]), report)
@@ -81,7 +81,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def speeds(report: dict[str, Any], path: Path) -> None:
-    """Speed-up by users, one panel for each set of prompts; one user only: a point."""
+    """Plot the speed-up by number of users, one panel per set of prompts."""
     kinds = list(dict.fromkeys(r["prompts"] for r in report["results"]))
     figure, panels = plt.subplots(
         1, len(kinds), figsize=(5 * len(kinds), 5), sharey=True, squeeze=False
@@ -108,13 +108,13 @@ def speeds(report: dict[str, Any], path: Path) -> None:
 
 
 def trade(report: dict[str, Any], quality: dict[str, Path], path: Path) -> None:
-    """Speed with one user, on the first prompts of the report, against the share of right answers.
+    """Plot one user's speed, on the report's first prompts, against the share of right answers.
 
-    Exact settings have the backbone's answers; approximate ones without a file are left out. Bars
-    are the intervals of the paired difference.
+    Exact settings have the backbone's answers; approximate settings without a file are left out.
+    Bars are the intervals of the paired difference.
 
     Args:
-        quality: what ``river-vllm eval --json`` has written, by setting; stock is its A.
+        quality: files of ``river-vllm eval --json`` by setting; stock is their side A.
     """
     evaluations = {label: json.loads(file.read_text()) for label, file in quality.items()}
     figures = {label: found["figures"][0] for label, found in evaluations.items()}

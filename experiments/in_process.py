@@ -1,4 +1,4 @@
-"""vLLM inside this process, on all of its cores; to be imported before vLLM."""
+"""Sets up vLLM inside this process, on all of its cores; import it before vLLM."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ ENGINE: dict[str, Any] = {
     "enable_prefix_caching": False,
     "disable_log_stats": True,
 }
-"""Settings that engines which are compared share."""
+"""Settings shared by the compared engines."""

@@ -2,8 +2,8 @@
 
 Cells are ratios to vLLM's own bf16 product of the same shape. Weights rotate through copies larger
 than the cache, the products take turns, and each time is a median. The last column is the share of
-the machine's read bandwidth that one row reaches. The sum of a large tensor, in the same turns,
-gives that bandwidth.
+the read bandwidth that one row reaches. The sum of a large tensor, in the same turns, gives the
+bandwidth.
 
     python experiments/kernel_table.py --shapes 1536x17920 8960x1536 --rows 1 2 4 8 16 32
 
@@ -44,14 +44,14 @@ from river_vllm.weights.quantizers import QUANTIZERS
 CACHE = 256 << 20
 """Bytes of 4-bit weights to rotate through."""
 READ = 512 << 20
-"""Bytes of the tensor whose sum tells the bandwidth."""
+"""Bytes of the tensor whose sum gives the bandwidth."""
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
 class Column:
-    """One product: a copy of its weight after the other, and the bytes that it reads."""
+    """One product with several copies of its weight, and the bytes that it reads."""
 
     products: list[Product]
     nbytes: int
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def native_kernels(running: list[Backend], prefix: str = "") -> dict[str, Int4Kernel]:
-    """Both products of every back end; of two with one name the worse one is numbered."""
+    """Both products of every back end; later ones of the same name are numbered."""
     found: dict[str, Int4Kernel] = {}
     seen: Counter[str] = Counter()
     for backend in running:
@@ -110,7 +110,7 @@ def table(shape: str, kernels: dict[str, Int4Kernel], args: argparse.Namespace) 
             packed = [kernel.pack(made[kernel.integer_zeros], spec) for _ in range(copies)]
             products: list[Product] = [lambda x, p=p: p.apply(x, None) for p in packed]
             columns[name] = Column(products, packed[0].nbytes)
-    # In huge pages, as the packed weights are.
+    # In huge pages, like the packed weights.
     buffer = HugePages().hold(torch.ones(READ // 8, dtype=torch.int64))
     times: dict[int, dict[str, float]] = {}
     bandwidth = 0.0
@@ -134,7 +134,7 @@ def table(shape: str, kernels: dict[str, Int4Kernel], args: argparse.Namespace) 
 
 
 def medians(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each call; the calls take turns, so that a busy moment meets all."""
+    """Median seconds of each call; the calls take turns, so a busy moment affects all."""
     taken: list[list[float]] = [[] for _ in calls]
     for _ in range(1 + repeats):
         for call, seconds in zip(calls, taken, strict=True):
@@ -149,7 +149,7 @@ def rotate(products: Iterator[Product], x: torch.Tensor) -> torch.Tensor:
 
 
 def backbone(weight: torch.Tensor) -> Product:
-    """vLLM's own product, in the form into which it repacks a weight on this platform."""
+    """vLLM's own product, with the weight repacked for this platform."""
     layer = torch.nn.Module()
     layer.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
     method = UnquantizedLinearMethod()

@@ -1,9 +1,9 @@
 """Measure the peak memory of stock vLLM, fully 4-bit vLLM, River, and River with few bf16 layers.
 
-Each server starts by itself. A thread samples the memory of its processes while it loads and while
-it answers. Memory is the proportional set size (PSS): pages that processes share are divided among
-them. "File" is the part that maps files (libraries, the checkpoint while it is read), which the
-system can drop.
+One server runs at a time. A thread samples the memory of its processes while it loads and while it
+answers. Memory is the proportional set size (PSS): each of n processes counts 1/n of a shared page.
+"File" is the part that maps files (libraries, the checkpoint during its load); the system can drop
+it.
 
     python experiments/memory.py MODEL [--resident 4] [--only "stock vLLM" …] [--json FILE]
 """
@@ -53,7 +53,7 @@ class Result:
 
 
 class Sampler:
-    """Watches the processes of a group from a thread, five times a second, until they end."""
+    """Samples the memory of a process group in a thread, five times a second, until it ends."""
 
     def __init__(self, group: int) -> None:
         self._group = group
@@ -61,7 +61,7 @@ class Sampler:
         threading.Thread(target=self._run, daemon=True).start()
 
     def phase(self) -> Usage:
-        """The usage so far; a new phase begins."""
+        """End the current phase; returns its usage."""
         done, self._usage = self._usage, Usage()
         return done
 
@@ -82,7 +82,7 @@ def group_memory(group: int) -> tuple[float, float]:
                 continue
             text = (folder / "smaps_rollup").read_text()
         except OSError:
-            continue  # it has just ended
+            continue  # the process has just ended
         fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         total += int(fields.get("Pss", "0 kB").split()[0])
         file += int(fields.get("Pss_File", "0 kB").split()[0])
@@ -108,7 +108,7 @@ def measure(label: str, model: str, options: tuple[str, ...], logs: Path) -> Res
 
 
 def ask(url: str, index: int) -> None:
-    """Send one request of some 600 tokens."""
+    """Send one request of about 600 tokens."""
     prompt = f"{index} " + "The quick brown fox jumps over the lazy dog. " * 60
     body = {"model": NAME, "prompt": prompt, "max_tokens": 24, "temperature": 0, "ignore_eos": True}
     httpx.post(f"{url}/v1/completions", json=body, timeout=300).raise_for_status()
@@ -149,7 +149,7 @@ def main() -> None:
 
 
 def compared(label: str, results: dict[str, Result]) -> str:
-    """The peak as a share of that of the server it is compared with."""
+    """The peak relative to the peak of stock or fully 4-bit vLLM, as a text."""
     found = results[label]
     if label == OFFLOADED and FULL in results and found.backbone is not None:
         share = (found.worst.peak - found.backbone) / results[FULL].worst.peak

@@ -1,4 +1,4 @@
-"""Servers side by side for a measurement: each on a free port, with the same engine settings."""
+"""Starts servers for a measurement, each on a free port, with the same engine settings."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ START_SECONDS = 1800.0
 
 
 class Server:
-    """A server process, from ``wait`` on ready, until the block ends.
+    """A server process that runs until the block ends; ready after ``wait``.
 
     Args:
-        label: names its log.
+        label: name of the log.
         model: folder of the checkpoint.
         logs: folder of the logs.
-        options: of the command line.
-        river: River's own command; else vLLM's.
-        other: the command of another server, which takes ``--host`` and ``--port``, in place of
-            theirs.
-        module: what runs vLLM's server.
+        options: more options of the command line.
+        river: whether to run ``river-vllm serve``; else vLLM's server.
+        other: command of another server; it gets ``--host`` and ``--port``.
+        module: the module that runs vLLM's server.
         environment: variables besides those of this process.
     """
 
@@ -86,10 +85,10 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def wait(self, poll: float = 1.0) -> None:
-        """Until it answers; ``poll`` seconds between two looks.
+        """Wait until the server answers, asking every ``poll`` seconds.
 
         Raises:
-            RuntimeError: it ended or was not ready in time; shows the end of its log.
+            RuntimeError: the server ended or was not ready in time; shows the end of its log.
         """
         deadline = time.monotonic() + START_SECONDS
         with httpx.Client(timeout=5) as client:
@@ -105,7 +104,7 @@ class Server:
         raise RuntimeError(f"the server was not ready in time:\n{self._tail()}")
 
     def metrics(self) -> dict[str, float]:
-        """Samples of ``/metrics`` by name, summed over labels; a peer may have none."""
+        """Samples of ``/metrics`` by name, summed over labels; empty for a peer without them."""
         found: dict[str, float] = {}
         answer = httpx.get(f"{self.url}/metrics", timeout=30)
         for line in answer.text.splitlines() if answer.is_success else ():
@@ -116,7 +115,7 @@ class Server:
         return found
 
     def memory_mib(self) -> float:
-        """Resident memory of the server's processes, peak of each, summed."""
+        """Sum of the peak resident memory of the server's processes."""
         total = 0
         for status in Path("/proc").glob("[0-9]*/status"):
             try:
@@ -134,16 +133,16 @@ class Server:
 
 
 def compare(a: str, b: str, *options: str) -> Any:
-    """The JSON report of ``bench compare`` of two servers, which take turns.
+    """The JSON report of ``bench compare`` on two servers.
 
     Raises:
-        RuntimeError: it failed; shows what it printed.
+        RuntimeError: the command failed; shows its output.
     """
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [
             *(sys.executable, "-m", "server.cli.main", "bench", "compare", a, b),
             *("--api", "completions", "--ignore-eos", "--cache-salt", "--no-progress"),
-            # One server was idle while the other answered: its first answer is late.
+            # The first answer of a server that was idle is late: wake it.
             *("--warmup", "2", "--wake", "1", "--json", file.name, *options),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -153,7 +152,7 @@ def compare(a: str, b: str, *options: str) -> Any:
 
 
 def machine() -> str:
-    """The cores that this process may use."""
+    """Number and model of the cores that this process may use."""
     names = [
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

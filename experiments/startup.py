@@ -1,8 +1,8 @@
 """Measure the seconds from the command to the first token: stock vLLM and River, by turns.
 
-Both servers get the same engine settings, and stock vLLM the patch with which it reads back its
-compiled forward. A first start finds empty cache folders, a second one those of the first. It
-takes minutes per turn and wants a quiet machine.
+Both servers get the same engine settings, and stock vLLM the patch to read back its compiled
+forward. A first start has empty cache folders, a second start those of the first. A turn takes
+minutes; run nothing else on the machine.
 
     python experiments/startup.py models/smollm2-135m --json startup.json
 """
@@ -22,7 +22,7 @@ import httpx
 from servers import NAME, Server, machine
 
 LIMITS = {"first": 1.5, "second": 1.15}
-"""River's time over stock's, at most."""
+"""Highest ratio of River's time to stock's."""
 KINDS = ("stock", "river")
 POLL = 0.2
 
@@ -65,7 +65,7 @@ def measure(kind: str, start: str, model: str, folder: Path, river: list[str]) -
 
     Raises:
         RuntimeError: the server does not start.
-        httpx.HTTPStatusError: it refuses the request.
+        httpx.HTTPStatusError: the server refuses the request.
     """
     own = folder / kind
     environment = {
@@ -73,7 +73,7 @@ def measure(kind: str, start: str, model: str, folder: Path, river: list[str]) -
         "TORCHINDUCTOR_CACHE_DIR": str(own / "inductor"),
         "RIVER_CACHE_DIR": str(own / "river"),
         "XDG_CACHE_HOME": str(own / "cache"),
-        # A model of the hub is not fetched again.
+        # The user's folder: a hub model is not fetched again.
         "HF_HOME": os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface")),
     }
     options: list[str] = []
@@ -81,7 +81,7 @@ def measure(kind: str, start: str, model: str, folder: Path, river: list[str]) -
         # An earlier start may have left weights beside the checkpoint.
         options = ["--river-cache-dir", str(own / "weights"), *river]
     else:
-        environment["VLLM_PLUGINS"] = ""  # River is installed, and would register itself
+        environment["VLLM_PLUGINS"] = ""  # else River registers itself
         here = [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, here))
     begun = time.monotonic()

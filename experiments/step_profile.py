@@ -1,8 +1,8 @@
 """Show where the time of a decode step goes, in one process, by kind of operator.
 
-One request at a time (``--rows``: more), forced to leave after each of ``--layers``. A run without
-the profiler gives milliseconds a step, a second one under ``torch.profiler`` the shares. A step
-cannot be faster than the machine reads its weights; the second line has that rate.
+One request at a time (``--rows``: more) is forced to exit after each of ``--layers``. A run without
+the profiler gives milliseconds a step, and one under ``torch.profiler`` gives the shares. The read
+bandwidth, in the second line, bounds the speed of a step.
 
     python experiments/step_profile.py MODEL [--layers 4 2] [--lm-head river] [--activations int8]
 """
@@ -32,7 +32,7 @@ KINDS = (
     ("compiled operators", r"CompiledFxGraph|Pregraph|cpp_fused"),
     ("sampling and other operators", r"."),
 )
-"""Kinds of operators by name, first match."""
+"""Kinds of operators by a pattern of their names; the first match counts."""
 
 
 def seconds(engine: Any, rows: int, tokens: int, river: dict[str, Any] | None) -> float:
@@ -45,7 +45,7 @@ def seconds(engine: Any, rows: int, tokens: int, river: dict[str, Any] | None) -
 
 
 def step_ms(engine: Any, rows: int, tokens: int, river: dict[str, Any] | None) -> float:
-    """Milliseconds of a decode step: the difference of a long and a short answer."""
+    """Milliseconds of a decode step, from the difference of a long and a short answer."""
     seconds(engine, rows, 4, river)
     found = [
         seconds(engine, rows, 2 + tokens, river) - seconds(engine, rows, 2, river) for _ in range(5)
@@ -65,7 +65,7 @@ def shares(engine: Any, rows: int, tokens: int, river: dict[str, Any] | None) ->
 
 
 def bandwidth() -> float:
-    """Bytes a second that a sum over a tensor of 1 GiB reads."""
+    """Bytes per second read by a sum over a tensor of 1 GiB."""
     tensor = torch.ones(1 << 28, dtype=torch.float32)
     times = []
     for _ in range(7):

@@ -1,7 +1,7 @@
-"""vLLM's own server with one patch, for a fair comparison of starts: it too reads back what it has
-compiled (``river_vllm/patches.py``). Takes the options of vLLM's server.
+"""vLLM's own server, patched to read back its compiled forward (``river_vllm/patches.py``), for a
+fair comparison of starts. It takes the options of vLLM's server.
 
-The patch is applied at import: vLLM spawns its engine and workers, and each imports this again.
+The patch is applied at import: the processes that vLLM spawns import this module again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Count the speculative answers that differ from stock vLLM's: River's, and vLLM's own n-gram's.
+"""Count the answers of River and of vLLM's n-gram method that differ from stock vLLM's.
 
 A verifying pass has more rows than a step without drafts, and a CPU's products may round otherwise
-at another number of rows. Two likeliest tokens that are neighbours in bf16 can then change places,
-with any method. The table has each first difference with stock's gap between the two tokens, also
-for stock vLLM against itself in another batch.
+at another number of rows. With any method, two likeliest tokens that are neighbours in bf16 can
+then change places. The table has stock's gap between the two tokens at each first difference. It
+also compares stock vLLM with itself in another batch.
 
     python experiments/verified_exact.py MODEL --data gsm8k.jsonl:question --prompts 50
 """
@@ -82,7 +82,7 @@ def main() -> None:
             (f"River, always {k}", engine_args(args.model, RiverConfig(verify=k, draft="fixed")))
             for k in args.verify
         ),
-        # The last: it imports numba, and vLLM 0.32 cannot start an engine in a process that has
+        # Last: it imports numba, and vLLM 0.32 then cannot start another engine in this process
         # (triton_utils/dispatcher.py, ``_rebind_kernels``, looks into every module).
         ("n-gram, 4", {"speculative_config": NGRAM}),
     ]

@@ -1,7 +1,7 @@
 """River: early exit for vLLM with one K/V cache and two precisions of the weights.
 
-Importing this package imports neither torch nor vLLM, so that vLLM can load the
-plugin in every process for nothing, and the load-test client needs no GPU stack.
+Importing this package imports neither torch nor vLLM. So vLLM can load the plugin in
+every process at no cost, and the load-test client needs no GPU stack.
 """
 
 from __future__ import annotations

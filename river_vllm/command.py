@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run it; where another package named ``server`` is found before River's, say so and stop."""
+    """Run the command; stop with an error if Python finds another package named ``server``."""
     found = find_spec("server")
     places = list(found.submodule_search_locations or [found.origin or ""]) if found else []
     if not any(Path(place, "http", "middleware.py").exists() for place in places):

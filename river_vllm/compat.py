@@ -1,8 +1,7 @@
-"""Every import from vLLM that may move between releases; written for vLLM 0.32.
+"""Names from vLLM that may move between releases; written for vLLM 0.32.
 
-What is used in passing comes through here; names keep vLLM's own spelling. What is subclassed or
-would be heavy to import everywhere (workers, runners, schedulers, the registry, the ``serve``
-command, the CPU cache's layout) is imported in the one file that stands on it.
+Names keep vLLM's own spelling. Modules that are slow to import (workers, runners, schedulers, the
+``serve`` command) are imported in the files that need them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether torch's compiler finds a C++ compiler that works; asked before an engine is built."""
+"""Checks, before an engine is built, whether torch's compiler finds a working C++ compiler."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ extern "C" int river_trial(const std::vector<float>& x) {
 }
 """
 FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fopenmp", "-shared")
-"""Some of those that torch's inductor passes (``torch/_inductor/cpp_builder.py``)."""
+"""Some of the flags that torch's inductor passes (``torch/_inductor/cpp_builder.py``)."""
 SECONDS = 60.0
 
 
 def cannot_compile() -> str | None:
     """Why torch cannot compile for the CPU here; None where it can.
 
-    A compiler that has passed is remembered in River's cache folder; one that has not is tried
-    again at the next start.
+    River's cache folder remembers a compiler that has passed; others are tried at every start.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
@@ -75,8 +74,7 @@ def _trial(compiler: str) -> str | None:
 
 
 def _passed(compiler: str) -> Path | None:
-    """The file that is there once a compiler has passed with these headers of Python's; None: it
-    is tried every time."""
+    """The file that records that ``compiler`` works; None if it or Python.h cannot be read."""
     path = Path(shutil.which(compiler) or compiler).resolve()
     with suppress(OSError):
         header = Path(sysconfig.get_path("include"), "Python.h")

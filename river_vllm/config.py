@@ -20,7 +20,7 @@ CHECKPOINT_KEY = "river_config"
 """River's key in a checkpoint's ``config.json``."""
 
 PREFIX = "River"
-"""Stands before an architecture's name in the name of River's class for it."""
+"""Prefix of the names of River's model classes, before the architecture's name."""
 
 PLUGIN = "river"
 """The name of River's entry points, one for every group: ``VLLM_PLUGINS`` is a flat list."""
@@ -28,14 +28,14 @@ PLUGIN = "river"
 Scope = Literal["token", "step", "batch"]
 
 DRAFTS = 4
-"""K where nobody says otherwise."""
+"""The default K, where no setting of exits is given."""
 
 
 class RiverConfig(Settings):
-    """Everything about the river that is fixed when the engine starts.
+    """River's settings, fixed when the engine starts.
 
-    ``threshold`` and ``min_layers`` are defaults; each request may bring its own. The docstrings
-    of the fields are the help of the command line's options.
+    ``threshold`` and ``min_layers`` are defaults that a request may override. The docstrings of
+    the fields are the help of the command line's options.
     """
 
     threshold: Annotated[float, Field(ge=-1.0, le=1.0), Affects.EXITS] = 0.9
@@ -47,17 +47,16 @@ class RiverConfig(Settings):
     ] = "backbone"
     """Prompts on the backbone, or the paper's sequence-level exit."""
     scope: Annotated[Scope, Affects.EXITS | Affects.KV | Affects.GUARANTEE] = "step"
-    """Which tokens leave together. ``token``: each on its own similarity, whatever the other rows
-    of the step do. ``step``: all of a step, once each has settled, and none beside a row that has
-    to run the backbone: its weights are then read anyway, and the other rows run it at no extra
-    cost. ``batch``: all, at a layer where all settle at once (the paper's minimum over the
-    batch)."""
+    """Which tokens leave together. ``token``: each token by its own similarity. ``step``: all
+    tokens of a step, once each has settled; none if a row must run the backbone, since the other
+    rows then run it at no extra cost. ``batch``: all tokens, at a layer where all settle at once
+    (the paper's minimum over the batch)."""
     quantizer: Annotated[
         Literal["hqq", "rtn", "gptq"], Affects.KV | Affects.COST | Affects.GUARANTEE
     ] = "hqq"
     """How the 4-bit weights are made: ``hqq`` or ``rtn`` at load, ``gptq`` beforehand by
-    ``river-vllm quantize``. With ``weights`` it need not be given; if it is, that checkpoint has to
-    be of this kind."""
+    ``river-vllm quantize``. With ``weights`` it may be left out; if given, it must be that
+    checkpoint's kind."""
     weights: Annotated[
         str | None, Field(min_length=1), Affects.KV | Affects.GUARANTEE | Affects.PLACE
     ] = None
@@ -67,8 +66,8 @@ class RiverConfig(Settings):
     max_rows: Annotated[
         Literal["all", "auto"] | Annotated[int, Field(ge=0)], Affects.EXITS | Affects.KV
     ] = "auto"
-    """Up to how many tokens of a step may leave the backbone; ``auto``: as long as whole steps are
-    faster with them, as measured at load and by the steps themselves."""
+    """The most decode tokens in a step with which tokens may leave the backbone. ``auto``: while
+    exits make whole steps faster, by times measured at load and while serving."""
     resident_layers: Annotated[
         Literal["all"] | Annotated[int, Field(ge=1)],
         Affects.EXITS | Affects.KV | Affects.GRAPH | Affects.COST,
@@ -77,19 +76,19 @@ class RiverConfig(Settings):
     deep: Annotated[
         Literal["exit", "fetch"], Affects.EXITS | Affects.KV | Affects.GRAPH | Affects.COST
     ] = "exit"
-    """Where a token would go deeper than the resident layers: it leaves after the last of them,
-    or the layer's weights are read from the checkpoint again."""
+    """A token that would run deeper than the resident layers leaves after the last of them
+    (``exit``), or the layer's weights are read from the checkpoint again (``fetch``)."""
     activations: Annotated[
         Literal["bf16", "int8"],
         Affects.EXITS | Affects.KV | Affects.COST | Affects.GUARANTEE,
     ] = "bf16"
-    """What the 4-bit products of exits multiply by; int8 is faster, most of all with many rows.
-    Drafts take int8 where the kernel has it."""
+    """Type of the activations in the 4-bit products of exits; int8 is faster, most of all with
+    many rows. Drafts use int8 where the kernel has it."""
     lm_head: Annotated[
         Literal["backbone", "river"], Affects.EXITS | Affects.COST | Affects.GUARANTEE
     ] = "backbone"
-    """Of exits: the bf16 LM head, or 4-bit candidates with exact logits for the best of them.
-    Drafts are ranked in 4 bit wherever the model's head allows it."""
+    """LM head of exits: bf16, or 4 bit with exact logits for the best candidates. Drafts use 4 bit
+    wherever the model's head allows it."""
     cache_dir: Annotated[str, Field(min_length=1), Affects.PLACE] = "auto"
     """Where 4-bit weights are kept between starts: ``auto`` (beside a local checkpoint if it can
     be written to, else the user's cache), ``off``, or a folder."""
@@ -100,12 +99,12 @@ class RiverConfig(Settings):
     shape), one of them alone, or weights expanded to bf16 for each product (hundreds of rows a
     step, as in ``river-vllm calibrate``)."""
     verify: Annotated[Annotated[int, Field(ge=0, le=16)] | None, Affects.COST] = None
-    """K: tokens that the river may draft for one pass of the backbone to check; 0 turns drafts off.
-    Without it 4, or 0 where a setting of exits is given."""
+    """K: the most tokens that the river drafts for one pass of the backbone to check; 0 turns
+    drafts off. Without it: 4, or 0 where a setting of exits is given."""
     draft: Annotated[Literal["adaptive", "fixed"], Affects.NOTHING] = "adaptive"
-    """As many tokens as pay, up to K; or always K."""
+    """Draft as many tokens as pay, up to K; or always K."""
     calibration: Annotated[Calibration | None, Affects.EXITS | Affects.FILE] = None
-    """What the settings were chosen from; written by ``river-vllm calibrate``."""
+    """How the settings were chosen and tested; written by ``river-vllm calibrate``."""
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
@@ -139,15 +138,14 @@ class RiverConfig(Settings):
 
     @property
     def drafts(self) -> int:
-        """K as it is in force. Where it is above 0 a request that says nothing is verified."""
+        """K as it is in force; above 0, requests are answered in verified mode by default."""
         if self.verify is not None:
             return self.verify
         return 0 if self.model_fields_set & self.affecting(Affects.EXITS) else DRAFTS
 
     @property
     def ends_early(self) -> bool:
-        """Whether every token, of exact requests and prompts too, leaves after the last resident
-        layer, where that is not the model's last."""
+        """Whether no token runs deeper than the resident layers, even of prompts."""
         return self.deep == "exit" and self.resident_layers != "all"
 
     def offloads(self, num_layers: int) -> bool:
@@ -155,8 +153,8 @@ class RiverConfig(Settings):
         return self.resident_layers not in ("all", num_layers)
 
     def reachable_layers(self, num_layers: int) -> int:
-        """Backbone layers that a token can run if its request asks for them: all, or, where tokens
-        leave after the last resident layer, the resident ones."""
+        """The most backbone layers that a token can run: the resident ones if it must leave after
+        them, else all."""
         if self.deep == "fetch" or not self.offloads(num_layers):
             return num_layers
         return int(self.resident_layers)
@@ -192,7 +190,7 @@ def combined(layers: Mapping[str, object]) -> RiverConfig:
         return RiverConfig.model_validate(settings)
     except ValidationError as error:
         fields = {str(item["loc"][0]) for item in error.errors() if item["loc"]} & set(sources)
-        # Without a field, settings do not go together: they may come from several sources.
+        # An error without a field is a conflict of settings, which may have several sources.
         wrong = {sources[name] for name in fields or sources}
         where = ", ".join(source for source in layers if source in wrong)
         raise RiverError(f"{where}: {describe_errors(error, RiverConfig)}") from None
@@ -263,6 +261,6 @@ def serves_river(vllm_config: Any) -> bool:
 
 
 def asks_for_river(vllm_config: Any) -> bool:
-    """Whether an engine's settings have a place for River's, be it an empty one."""
+    """Whether ``additional_config`` has River's key, even without any setting in it."""
     additional = vllm_config.additional_config
     return isinstance(additional, Mapping) and CONFIG_KEY in additional

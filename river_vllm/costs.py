@@ -35,7 +35,7 @@ Runs = Mapping[Kind, Callable[[int], object]]
 """By kind, a function that runs a pass of so many rows to its end."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probe = tuple[Kind, float, float]
-"""A kind of pass, the seconds of its step as usual, and those to add to the pass's for its loss."""
+"""A kind of pass, the seconds of the usual step, and those to add to the pass's for its loss."""
 
 ROWS = (1, 2, 4, 8, 16, 32)
 REPEATS = 5
@@ -56,8 +56,8 @@ equal answers."""
 STALE = 10_000
 """Steps without an observation after which a sure speed-up is probed too."""
 PROBE_SHARE, LEAST_LOSS = 0.01, 0.5
-"""Part of the time that probes may cost; part of a step that each counts as costing at least. So
-there are 50 steps between two."""
+"""Share of the time that probes may cost; share of a step that each counts as costing at least. So
+at least 50 steps follow a probe that gained nothing."""
 SHARED = 64
 """Passes between two exchanges of tensor-parallel ranks."""
 
@@ -112,9 +112,9 @@ class CostCurve:
 
     @property
     def outdated(self) -> bool:
-        """Whether real passes take less than half the time of the start's: it was a busy moment.
+        """Whether real passes take less than half the time measured at start, in a busy moment.
 
-        Slower ones prove nothing: long contexts and other load make them so.
+        Slower passes prove nothing: long contexts and other load slow them down.
         """
         return any(SURPRISE * now < at for now, at in zip(self._seconds, self._start, strict=True))
 
@@ -152,7 +152,7 @@ class Costs:
         key: what the times depend on beside the CPU and ``most``.
         most: the most rows that a pass of each kind can have.
         share: returns rank 0's value on every tensor-parallel rank. All ranks then have rank 0's
-            times, and decide alike; they meet once in ``SHARED`` passes.
+        times and decide alike; they exchange once in ``SHARED`` passes.
         clock: seconds for measuring.
     """
 
@@ -185,7 +185,7 @@ class Costs:
 
     @classmethod
     def fixed(cls, points: Mapping[Kind, Mapping[int, float]]) -> Costs:
-        """Curves through these seconds by rows, whatever is observed."""
+        """Curves through these seconds by rows, which real passes do not change."""
         costs = cls(most={kind: max(curve) for kind, curve in points.items()})
         costs._take(points, "given", time.time())
         costs._learns = False
@@ -205,12 +205,11 @@ class Costs:
         return self.seconds("verify" if own else "backbone", rows)
 
     def measure(self, runs: Runs) -> None:
-        """Time whole passes of each kind, in place of what was known.
+        """Time whole passes of each kind, and replace the curves.
 
-        Each round runs all passes in turn, so a busy moment meets one repeat of many. The second
-        fastest repeat counts: one wrong reading of a clock decides nothing. Where rows cost in
-        proportion, as on a CPU without bf16 instructions, the curve goes straight on from the
-        passes that are not too long.
+        Each round runs all passes in turn, so a busy moment affects one repeat of many. The second
+        fastest repeat counts: one wrong reading of a clock decides nothing. Where time grows with
+        the rows, as on a CPU without bf16 instructions, long passes are extrapolated.
         """
         taken: dict[Kind, dict[int, list[float]]] = {kind: {} for kind in runs}
         ended = set()
@@ -231,7 +230,7 @@ class Costs:
         self._take(points, "measured at start", time.time())
 
     def observe(self, kind: Kind, rows: int, seconds: float) -> None:
-        """Learn from a real pass; nothing where passes of its kind were not measured."""
+        """Learn from a real pass, if passes of its kind were measured."""
         if not self._learns or kind not in self._curves or rows <= 0:
             return
         probe = self._probe if self._probe is not None and self._probe[0] == kind else None
@@ -243,8 +242,8 @@ class Costs:
                 self._learn(*one)
 
     def speedup(self, rows: int) -> float:
-        """Seconds of a backbone step over those of a step in 4 bit: one whose rows leave or, in an
-        engine without exits, a draft pass."""
+        """Time of a backbone step / time of a step with exits, or of a draft pass where exits were
+        not timed."""
         return self.seconds("backbone", rows) / self.seconds(self._in_4_bit, rows)
 
     def pays(self, rows: int) -> bool:
@@ -261,8 +260,8 @@ class Costs:
     def choose(self, rows: int) -> bool:
         """Whether exits are allowed in the coming step, all of whose ``rows`` may leave.
 
-        As ``pays`` says, but for probes: without them, nothing would be known of steps that do not
-        seem to pay. A speed-up that is ``SURE`` is probed only once it is ``STALE``.
+        As ``pays`` says, except in probes, which time the kind of step that does not seem to pay.
+        A speed-up that is ``SURE`` is probed only once it is ``STALE``.
         """
         pays = self.pays(rows)
         self._probe = None
@@ -275,13 +274,12 @@ class Costs:
         return pays if sure else pays ^ self._start_probe(ways[1], usual, -usual)
 
     def try_drafts(self, rows: int, added: int, exact: bool) -> bool:
-        """Whether a step of ``rows`` drafts ``added`` tokens though that does not seem to pay."""
+        """Whether a step of ``rows`` probes: drafts ``added`` tokens that seem not to pay."""
         usual = self.verifying(rows, exact)
         return self._start_probe("draft", usual, self.verifying(rows + added, exact) - usual)
 
     def describe(self, now: float) -> dict[str, Any]:
-        """Of each kind milliseconds by rows, where and when they were measured, and how many real
-        passes have corrected them.
+        """For each kind: milliseconds by rows, their source and age, the number of corrections.
 
         Args:
             now: seconds since the epoch.
@@ -297,7 +295,7 @@ class Costs:
         }
 
     def crossover(self) -> dict[str, Any]:
-        """Up to how many rows exits pay, and the speed-up by rows."""
+        """The most rows with which exits pay, and the speed-up by rows."""
         rows = self._curves[self._in_4_bit].rows if self._compares else ()
         return {
             "pays_up_to_rows": self.max_rows,

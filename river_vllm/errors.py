@@ -23,10 +23,10 @@ class RiverError(ValueError):
 
 
 class UnsupportedModelError(RiverError):
-    """The model or the engine mode has no place for a river.
+    """River does not support the model or the engine mode.
 
     Args:
-        message: what it is that River cannot carry.
+        message: the unsupported model or feature.
         cure: what to do instead, unless the message says so.
     """
 
@@ -42,7 +42,7 @@ MAX_VALUE = 100
 
 
 _REPR = reprlib.Repr()
-"""Looks at the first values of a list and no further in than six levels."""
+"""Shows the first values of a list only, and six levels of nesting at most."""
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 2 * MAX_VALUE
 
 

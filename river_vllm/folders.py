@@ -1,4 +1,4 @@
-"""Where River writes: its cache folder, and whether a folder can be written to."""
+"""River's cache folder, and safe writing to folders."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def user_cache() -> Path:
 
 
 def base(variable: str, default: str) -> Path:
-    """A folder of the XDG Base Directory specification, which has relative values ignored."""
+    """A folder of the XDG Base Directory specification, which ignores relative values."""
     given = Path(os.environ.get(variable, ""))
     return given if given.is_absolute() else expanded(default)
 
 
 def expanded(path: str) -> Path:
-    """``path`` with its ``~`` replaced; for a user without a home folder, where
-    ``Path.expanduser`` raises, a place that holds nothing and cannot be written to."""
+    """``path`` with its ``~`` replaced. For a user without a home folder, a place that holds
+    nothing and cannot be written to; ``Path.expanduser`` would raise."""
     found = Path(os.path.expanduser(path))  # noqa: PTH111
     return Path(os.devnull) / found if str(found).startswith("~") else found
 
@@ -32,7 +32,7 @@ def expanded(path: str) -> Path:
 def unwritable(folder: Path) -> str | None:
     """Why ``folder``, made if it is not there, cannot be written to; None where it can.
 
-    It is tried: permissions say nothing to root, and file systems refuse for reasons of their own.
+    A write is tried: permissions do not bind root, and file systems may refuse for other reasons.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def unwritable(folder: Path) -> str | None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Make ``path`` hold ``data``, whole or not at all, whoever else writes the same name.
+    """Write ``data`` to ``path``, whole or not at all, even if others write the same name.
 
     Raises:
         OSError: it cannot be written.

@@ -1,9 +1,9 @@
-"""What River adds to the key under which vLLM keeps its compiled forwards.
+"""River's part of the key under which vLLM keeps its compiled forwards.
 
-vLLM puts ``additional_config`` into that key as a whole, unless it is an object that has a hash of
-its own (``config/vllm.py``, ``VllmConfig.compute_hash``). Most of River's settings change nothing
-that is traced: decisions and 4-bit products are operators, which read them when a step runs. This
-hash holds the settings that do, and what vLLM's key lacks: River's own source, torch and the CPU.
+vLLM puts ``additional_config`` into that key as a whole, unless it is an object with a hash of its
+own (``config/vllm.py``, ``VllmConfig.compute_hash``). Most of River's settings change no trace:
+decisions and 4-bit products are operators, which read settings when a step runs. This hash holds
+the settings that change a trace, River's source, the version of torch and the CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RiverAdditionalConfig(Mapping[str, Any]):
 
     Args:
         settings: as the engine was given them; River's key is the only one.
-        checkpoint: the checkpoint's own river settings, which ``settings`` go over.
+        checkpoint: the checkpoint's own river settings, which ``settings`` override.
     """
 
     def __init__(self, settings: Mapping[str, Any], checkpoint: object = None) -> None:
@@ -44,7 +44,7 @@ class RiverAdditionalConfig(Mapping[str, Any]):
         return len(self._settings)
 
     def __bool__(self) -> bool:
-        """True without settings too: vLLM leaves what is falsy out of its key."""
+        """True without settings too: vLLM leaves a falsy object out of its key."""
         return True
 
     def __repr__(self) -> str:
@@ -73,7 +73,7 @@ def sources() -> str:
 
 @cache
 def machine() -> list[Any]:
-    """What the compiler, and vLLM's choice among its CPU products, see of the CPU."""
+    """CPU features on which the compiler and vLLM's choice of a CPU product depend."""
     asked = [name for name in dir(torch.cpu) if name.startswith("_is_")]
     return [
         platform.machine(),

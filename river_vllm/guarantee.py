@@ -17,7 +17,7 @@ class _Part(BaseModel):
 
 
 class ModelRecord(_Part):
-    """A checkpoint by what tells it from others: the commit of a hub checkpoint, and the hashes of
+    """The identity of a checkpoint: the commit of a hub checkpoint, and the hashes of
     ``config.json`` and of the weight files (``fingerprint.py``)."""
 
     name: str
@@ -66,7 +66,7 @@ class TargetRecord(_Part):
 
 
 class AchievedRecord(_Part):
-    """What the chosen settings gave on the test's prompts."""
+    """Results of the chosen settings on the test's prompts."""
 
     agreement: float
     mean_exit_layer: float
@@ -81,12 +81,12 @@ class DialRecord(_Part):
 
 
 class Calibration(_Part):
-    """What was chosen, and everything that its guarantee depends on.
+    """The chosen settings, and everything that their guarantee depends on.
 
     Attributes:
         weights: the folder of the river's 4-bit weights, where they are not made at load.
         settings: the engine's settings that the guarantee holds for (``calibrated_settings``).
-        tested: what else it depends on, as the engine of the test reported it.
+        tested: other values that it depends on, as reported by the test's engine.
         guarantee: in words.
         date: of the test.
         river, vllm: versions.
@@ -136,15 +136,15 @@ class Calibration(_Part):
 
 
 REPORTED = ("group_sizes", "zero_points", "dtype", "kv_cache_dtype")
-"""What an engine reports that changes the same; ``max_rows`` does too. Groups are smaller than the
-setting where a projection's share of the inputs needs it, as on several ranks."""
+"""Values that an engine reports and its agreement depends on, as on ``max_rows``. Groups are
+smaller than the setting if a projection's share of the inputs needs it, as on several ranks."""
 
 
 def calibrated_settings(config: Settings) -> dict[str, Any]:
     """The settings that a calibration with ``config``, a ``RiverConfig``, holds for."""
     found = config.model_dump(mode="json", include=set(config.affecting(Affects.GUARANTEE)))
     if found["weights"] is not None:
-        # How the weights of a folder were made is read from it, whether or not it is set too.
+        # The folder itself tells how its weights were made.
         del found["quantizer"], found["group_size"]
     return found
 
@@ -158,7 +158,7 @@ def recorded_settings(config: Settings, engine: Mapping[str, Any]) -> dict[str, 
         engine: what the worker reports (``river_info``).
     """
     found = calibrated_settings(config)
-    # The name of a folder says nothing: the weights in it are known by their hash.
+    # The folder's name proves nothing: the hash of its weights identifies them.
     del found["weights"]
     found |= {name: engine[name] for name in REPORTED}
     limit = engine["crossover"]["max_rows"]

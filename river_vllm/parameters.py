@@ -1,4 +1,4 @@
-"""What each of vLLM's sampling parameters leaves of drafts, and of the 4-bit LM head."""
+"""The sampling parameters of vLLM that rule out drafts or the 4-bit LM head."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Parameter:
         every_logit: values with which a token outside the likeliest few can be picked or reported.
             Masks and raised logits can make a token win that the 4-bit head ranks low;
             log-probabilities are normalised over the whole vocabulary. Penalties that only lower
-            what was seen leave the pick among the likeliest.
+            logits of seen tokens leave the pick among the likeliest.
     """
 
     undrafted: _Values | None = None

@@ -1,9 +1,8 @@
-"""What River replaces of vLLM and torch: why, where upstream, and what ends it.
+"""Patches of vLLM and torch: the reason for each, its place upstream, and when it can go.
 
-``install`` replaces a function for a whole process, once, where an engine that serves a river is
-built: the functions that are marked with a place. The process may hold another engine, which is to
-stay as it was. The other functions replace something of one object, or for the length of a block,
-and say so.
+``install`` applies the patches that are marked with a place to the whole process, once, where an
+engine with a river is built. Other engines of the process must stay as they were. The other patches
+change one object, or hold for the length of a block.
 
 ``tests/unit/test_patches.py`` has a test for each that fails once vLLM no longer needs it.
 """
@@ -57,10 +56,10 @@ def install(place: Place) -> None:
 def compiled_forwards_are_read_back() -> None:
     """A compiled forward that an earlier start has saved is read, on the CPU too.
 
-    vLLM 0.32 calls ``finalize_loading`` on what it has read (``compilation/decorators.py``,
-    ``_try_load_aot_compiled_fn``). Only what its own backend compiles has it; the CPU build
-    compiles with inductor alone, whose result is complete as it is. The call fails, and every
-    start compiles again ("Compiling model again due to a load failure").
+    vLLM 0.32 calls ``finalize_loading`` on the forward that it has read
+    (``compilation/decorators.py``, ``_try_load_aot_compiled_fn``). On the CPU, inductor alone
+    compiles a forward: it is complete, without this method. The call fails, and every start
+    compiles again ("Compiling model again due to a load failure").
 
     Ends with the vLLM release that asks before it calls. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/compilation/decorators.py#L315
@@ -69,17 +68,16 @@ def compiled_forwards_are_read_back() -> None:
 
 
 def under_rivers_key(vllm_config: Any) -> bool:
-    """Whether an engine keeps its forwards under all that they depend on (``graph_key.py``).
+    """Whether the key of an engine's forwards holds all that they depend on (``graph_key.py``).
 
-    Beside settings of vLLM's own its key lacks River's source and the CPU: what is kept there may
-    be another's.
+    With settings of vLLM's own in ``additional_config`` it lacks River's source and the CPU.
     """
     own = isinstance(vllm_config.additional_config, RiverAdditionalConfig)
     return own and serves_river(vllm_config)
 
 
 def read_compiled_forwards(applies: Callable[[Any], bool]) -> None:
-    """The patch above for the engines of whose ``VllmConfig`` ``applies`` is true."""
+    """Apply the patch above to engines for whose ``VllmConfig`` ``applies`` returns true."""
     from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Inductors
     from vllm.compilation import decorators
 
@@ -102,7 +100,7 @@ def read_compiled_forwards(applies: Callable[[Any], bool]) -> None:
 
 
 def _complete(_: object, vllm_config: Any) -> None:
-    """What inductor saves needs nothing more after it was read."""
+    """Do nothing: a forward that inductor has saved is complete once it is read."""
 
 
 class NotStored(Exception):
@@ -121,8 +119,8 @@ def reads_compiled_forwards(vllm_config: Any) -> bool:
 
 @contextmanager
 def stored_forwards_only() -> Iterator[None]:
-    """Inside, a forward of a river's engine is read as an earlier start has saved it, or
-    ``NotStored`` is raised. Only where ``reads_compiled_forwards``."""
+    """Inside, a river engine reads a forward that an earlier start has saved, or raises
+    ``NotStored``. Only for engines with ``reads_compiled_forwards``."""
     _stored_only.append(True)
     try:
         yield
@@ -134,10 +132,10 @@ def stored_forwards_only() -> Iterator[None]:
 def budgets_end_with_their_requests() -> None:
     """The state of a thinking budget ends with its request.
 
-    vLLM 0.32 keeps that state by a request's row of the batch. A request without a budget that
-    moves to the row of an ended one takes over its state (``v1/sample/thinking_budget_state.py``,
-    ``sync_batch``): ends of thoughts are then forced into an answer that asked for none. The
-    replacement does what vLLM's function promises, so it may serve any engine of the process.
+    vLLM 0.32 keeps that state by a request's row of the batch. A request without a budget takes
+    over the state of an ended request if it moves to its row
+    (``v1/sample/thinking_budget_state.py``, ``sync_batch``): vLLM then forces ends of thoughts into
+    its answer. The replacement does what vLLM's function promises, so it suits every engine.
 
     Ends with the vLLM release that drops the state of a row that another request moves to.
     Upstream: https://github.com/vllm-project/vllm/pull/51890 is the same for two rows that swap.
@@ -162,7 +160,7 @@ def budgets_end_with_their_requests() -> None:
 
 @_patch("front end")
 def sampling_without_drafts_is_taken() -> None:
-    """A request with ``min_p`` or ``logit_bias`` is taken by an engine that drafts: without drafts.
+    """An engine that drafts accepts ``min_p`` and ``logit_bias``; such requests have no drafts.
 
     vLLM 0.32 refuses both for the whole engine where its configuration speculates
     (``SamplingParams._validate_spec_decode``), since its rejection sampler leaves them out.
@@ -188,8 +186,8 @@ def every_logits_processor_is_there(runner: Any) -> None:
     """A V1 runner that speculates applies ``min_p`` and ``logit_bias`` too.
 
     vLLM 0.32 makes neither processor where its configuration speculates
-    (``v1/sample/logits_processor``, ``build_logitsprocs``). A request without drafts is sampled
-    through the row of the token after them, by all processors that there are.
+    (``v1/sample/logits_processor``, ``build_logitsprocs``). A request without drafts is sampled as
+    a bonus token, by all of the runner's processors.
 
     Ends with the vLLM release that makes them there. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/sample/logits_processor/__init__.py
@@ -207,9 +205,9 @@ def graphs_are_kept_by_vector_width() -> None:
     """Code that torch has compiled for one vector width is not read on a CPU with another.
 
     torch 2.13 keeps generated C++ under a key that lacks the instruction set
-    (``torch/_inductor/codecache.py``, ``FxGraphHashDetails``). A cache folder that moves from a
-    CPU with AVX-512 to one without it yields loops that step over 16 numbers and write eight, and
-    wrong answers without an error. torch's own setting of the width is in the key.
+    (``torch/_inductor/codecache.py``, ``FxGraphHashDetails``). With a cache folder from a CPU with
+    AVX-512, another CPU gets loops that step over 16 numbers and write eight: wrong answers, no
+    error. The key does hold torch's setting of the vector width.
 
     Ends with the torch release whose key has the instruction set. Upstream:
     https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_inductor/codecache.py
@@ -218,7 +216,7 @@ def graphs_are_kept_by_vector_width() -> None:
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     found = pick_vec_isa()
-    # No instruction set has vectors of one bit: torch then writes plain loops, as it would.
+    # No instruction set has vectors of one bit: torch writes plain loops, as without any set.
     config.cpp.simdlen = found.bit_width() if found else 1
 
 
@@ -226,11 +224,10 @@ def graphs_are_kept_by_vector_width() -> None:
 def drafted_tokens_keep_their_sampling_settings() -> None:
     """Each drafted token is checked at the temperature, top-k and top-p of its request.
 
-    vLLM 0.32's stand-in for a Triton kernel on the CPU (``utils/cpu_triton_utils.py``,
-    ``_expand_kernel_impl``) hands the C++ kernel a copy of its result in int64 wherever the result
-    has another type, and drops that copy: the settings of sampled drafts are then whatever lay in
-    memory, and nearly every draft is rejected. What takes its place returns what vLLM's function
-    promises, so it may serve any engine of the process.
+    On the CPU vLLM 0.32 replaces a Triton kernel by C++ (``utils/cpu_triton_utils.py``,
+    ``_expand_kernel_impl``). If the result is not int64, the C++ kernel writes to a copy that is
+    dropped. Sampled drafts then get arbitrary settings, and nearly all are rejected. The
+    replacement returns what vLLM's function promises, so it suits every engine.
 
     Ends with the vLLM release whose kernel writes into its argument. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/utils/cpu_triton_utils.py
@@ -251,7 +248,7 @@ def expand_batch_to_tokens(
 
     Args:
         x: ``[requests]``.
-        cu_num_tokens: int ``[requests]``, tokens of the requests up to each.
+        cu_num_tokens: int ``[requests]``, cumulative tokens of the requests.
         num_tokens: of all requests.
         replace_from: a value of ``x`` that becomes ``replace_to``.
 
@@ -265,13 +262,12 @@ def expand_batch_to_tokens(
 
 @_patch("front end")
 def rivers_routes_need_no_naming() -> None:
-    """The HTTP server of an engine with a river has River's routes and takes its field.
+    """The HTTP server of an engine with a river has River's routes and takes the ``river`` field.
 
-    vLLM 0.32 loads an endpoint plugin only where ``VLLM_PLUGINS`` names it, and where that is set
-    it loads nothing else of any group. A list that names River and whatever is installed beside it
-    would load endpoint plugins of others too, for which nobody has asked. So River is named for the
-    length of the one call that loads them. A list that is given stays as it is: River is on it, or
-    it would not run here.
+    vLLM 0.32 loads an endpoint plugin only if ``VLLM_PLUGINS`` names it, and then loads no plugin
+    of any group that is not named. A list of all installed plugins would also load endpoint plugins
+    that the user has not asked for. So the variable names River during the one call that loads
+    endpoint plugins. A user's list stays as it is: River is on it, or would not run here.
 
     Ends with the vLLM release in which a general plugin can bring its endpoint plugin along.
     Upstream: https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/__init__.py
@@ -302,10 +298,10 @@ UNREAD_FIELD = (
 
 @_patch("front end")
 def unread_fields_are_refused() -> None:
-    """A request whose ``river`` field nothing has taken is refused, with status 400.
+    """A request whose ``river`` field no middleware has taken is refused, with status 400.
 
-    vLLM 0.32 ignores fields that it does not know. River's middleware takes this one out of a
-    body; a front end without it would answer with the engine's settings as if they were asked for.
+    vLLM 0.32 ignores unknown fields. River's middleware takes this one out of a body; a front end
+    without the middleware would ignore it, and answer with the engine's settings.
 
     Ends with the vLLM release that lets a plugin see a request's fields, or refuses unknown ones.
     Upstream: https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/entrypoints/serve/engine/protocol.py
@@ -338,8 +334,7 @@ def _refusing(inner: Callable[..., Any]) -> Callable[..., Any]:
 def cpu_worker_makes(runner: type) -> Iterator[None]:
     """Inside, a CPU worker's ``init_device`` makes a ``runner`` in the place of vLLM's own class.
 
-    vLLM 0.32's GPU worker has a method for it that a subclass overrides; its CPU worker names the
-    class.
+    vLLM 0.32's GPU worker makes it in a method that a subclass overrides; its CPU worker does not.
 
     Ends with the vLLM release whose CPU worker has that method too. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/cpu_worker.py
@@ -351,7 +346,7 @@ def cpu_worker_makes(runner: type) -> Iterator[None]:
 
 
 def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:
-    """Calls of this module go to ``call(inner, …)``, where ``inner(…)`` is what they were.
+    """Calls of ``module`` go to ``call(inner, …)``; ``inner(…)`` is the original call.
 
     vLLM 0.32 compiles one forward of a module and calls it in every step; River has a second one.
     Python looks for ``__call__`` in an object's class, so the module gets a class of its own.
@@ -375,10 +370,10 @@ def layers_are_regions(layers: Sequence[nn.Module]) -> Iterator[None]:
     vLLM 0.32 hands torch a model's layers as one graph: each is traced and compiled again. Python
     looks for ``__call__`` in an object's class, so the layers get other classes.
 
-    torch 2.13 finds out which are alike, with one mistake: where layers share a module or a tensor
-    it takes that of the layer that it has traced for all of them (``DUPLICATE_INPUT`` in
-    ``_dynamo/guards.py`` is skipped). It does compare classes, so layers that share different
-    things, such as one rotary embedding for windows and one for the rest, get different ones.
+    torch 2.13 checks which layers are alike, with one mistake: it uses the traced layer's shared
+    modules and tensors for all of them (``DUPLICATE_INPUT`` in ``_dynamo/guards.py`` is skipped).
+    It does compare classes. So layers that share different things, such as one rotary embedding for
+    windows and one for the rest, get different classes.
 
     Ends with the vLLM release that marks its layers as regions. Upstream:
     https://github.com/vllm-project/vllm/pull/41397
@@ -396,7 +391,7 @@ def layers_are_regions(layers: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _shared(layers: Sequence[nn.Module]) -> list[frozenset[int]]:
-    """Of each layer the modules and tensors that it shares with another one, by their ids."""
+    """For each layer, the ids of the modules and tensors that it shares with another layer."""
     parts = [
         {id(part) for part in (*layer.modules(), *layer.parameters(), *layer.buffers())}
         for layer in layers
@@ -411,12 +406,12 @@ def _call_layer(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 @contextmanager
 def a_written_argument_may_be_none() -> Iterator[None]:
-    """Inside, torch takes a region with an operator that is given None for what it may write.
+    """Inside, torch compiles a region with an operator that gets None for an output argument.
 
-    vLLM's attention has such an argument (``output_block_scale``). torch 2.13 asks which of a
-    region's inputs are written, and takes each argument that may be written for a tensor.
+    vLLM's attention has such an argument (``output_block_scale``). torch 2.13 checks which inputs a
+    region writes, and assumes that every output argument is a tensor.
 
-    Ends with the torch release that asks whether it is one. Upstream:
+    Ends with the torch release that checks whether it is one. Upstream:
     https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_higher_order_ops/utils.py
     (``check_input_alias_and_mutation_return_outputs``).
     """
@@ -434,10 +429,10 @@ def a_written_argument_may_be_none() -> Iterator[None]:
 
 @contextmanager
 def a_region_takes_any_name() -> Iterator[None]:
-    """Inside, torch takes a region whose calls differ in an object that it cannot look into.
+    """Inside, torch compiles a region whose calls differ in an opaque object.
 
     vLLM hands each layer's name to its attention in such an object. torch 2.13's compiler updates
-    a region's arguments, and takes another object for another kind of argument.
+    a region's arguments, and treats a different object as a different kind of argument.
 
     Ends with the torch release that compares the types of such objects. Upstream:
     https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_inductor/fx_utils.py
@@ -468,10 +463,10 @@ def _replaced(module: object, name: str, by: Callable[..., Any]) -> Iterator[Non
 
 
 def block_hashes_come_from(request: Request, hasher: Callable[[Any], list[bytes]]) -> None:
-    """The blocks of one of the scheduler's requests are hashed by ``hasher``, from the first on.
+    """``hasher`` hashes all blocks of one of the scheduler's requests, from the first on.
 
-    vLLM 0.32 can salt all of a request's blocks (``cache_salt``), not those from a certain token
-    on: prompts of requests that exit would be shared with nobody.
+    vLLM 0.32 can salt all of a request's blocks (``cache_salt``), but not only those from a token
+    on. Requests that exit could then not share their prompts.
 
     Ends with the vLLM release that takes a key for a part of a request's blocks. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/core/kv_cache_utils.py
@@ -500,8 +495,8 @@ def engine_client_is_heard(
     Args:
         client: this one; others of the process stay as they were.
         generate, get_output_async, add_request, process_outputs, shutdown: each takes the method
-            of that name, of the client, its engine core or its output processor, and returns what
-            replaces it.
+            of that name (of the client, its engine core or its output processor) and returns the
+            replacement.
 
     Ends with the vLLM release that shows them to an endpoint plugin. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/endpoint_plugins/interface.py
@@ -514,21 +509,23 @@ def engine_client_is_heard(
     processor.process_outputs = process_outputs(processor.process_outputs)
 
 
-WORKER = "VllmWorker"
-"""How the names of the processes of vLLM's workers begin."""
+LEFT_TO_THE_SERVER = ("VllmWorker", "EngineCore")
+"""How the names of the processes of vLLM's workers and engines begin."""
 
 
-def a_workers_engine_answers_ctrl_c() -> None:
-    """In a worker's own process, SIGINT is ignored; elsewhere nothing changes.
+def the_server_answers_ctrl_c() -> None:
+    """In a process of a worker or an engine, SIGINT is ignored; elsewhere nothing changes.
 
-    A terminal sends it to every process of a server. vLLM 0.32's worker then ends in the middle of
-    a step (``worker_main``), and its engine takes that for a failure: open requests fail, and the
-    log has a traceback. Without the signal the engine ends its workers itself.
+    A terminal sends SIGINT to every process of a server. vLLM 0.32's worker then ends within a step
+    (``worker_main``). Its engine treats that as a failure: open requests fail, with a traceback in
+    the log. The engine itself cleans up at SIGINT, and the server's SIGTERM ends it in the middle
+    (``v1/engine/core.py``, ``run_engine_core``): its shared memory is left behind. Without the
+    signal the server stops its engine, and the engine its workers.
 
-    Ends with the vLLM release whose workers leave SIGINT to their engine. Upstream:
+    Ends with the vLLM release in which both leave SIGINT to the server. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/executor/multiproc_executor.py
     """
-    if multiprocessing.current_process().name.startswith(WORKER):
+    if multiprocessing.current_process().name.startswith(LEFT_TO_THE_SERVER):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -536,11 +533,10 @@ def a_workers_engine_answers_ctrl_c() -> None:
 def sigterm_is_heard_while_loading(end: Callable[[int, Any], object]) -> Iterator[None]:
     """Inside, a SIGTERM that reaches vLLM's server before it serves goes to the handler ``end``.
 
-    vLLM 0.32 raises KeyboardInterrupt from the handler that is in force until uvicorn sets its own
-    (``entrypoints/launchers/api_server/entry.py``, ``run_server``), and the context in which it
-    waits for its engine takes a KeyboardInterrupt for the end of the wait
-    (``utils/network_utils.py``, ``zmq_socket_ctx``): the signal is lost, the server goes on loading
-    and serves.
+    Until uvicorn sets its handler, vLLM 0.32's own raises KeyboardInterrupt
+    (``entrypoints/launchers/api_server/entry.py``, ``run_server``). While the server waits for its
+    engine, a KeyboardInterrupt only ends the wait (``utils/network_utils.py``, ``zmq_socket_ctx``).
+    The signal is lost: the server goes on loading and serves.
 
     Ends with the vLLM release in which a server that loads can be told to stop. Upstream:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/utils/network_utils.py

@@ -1,4 +1,4 @@
-"""What one request may say about the river, and how it travels to the worker.
+"""A request's ``river`` field and resolved settings, and their way to the worker.
 
 The front end resolves a request's ``river`` field against the defaults when the request
 arrives and stores the result in ``SamplingParams.extra_args``; the worker reads it there.
@@ -23,7 +23,7 @@ EXTRA_ARGS_KEY = "river"
 
 
 OF_EXITS = ("threshold", "min_layers")
-"""Fields that only exits have a use for."""
+"""Fields that apply to exits only."""
 
 
 class RiverField(BaseModel):
@@ -61,7 +61,7 @@ class RiverSettings:
     Attributes:
         enabled: False: the backbone alone.
         threshold, min_layers: of exits.
-        mode: how it is answered where it is enabled.
+        mode: the mode that answers it, if ``enabled``.
     """
 
     enabled: bool
@@ -76,31 +76,31 @@ class RiverSettings:
 
     @property
     def may_draft(self) -> bool:
-        """Whether the river drafts for it."""
+        """Whether the river drafts for the request."""
         return self.enabled and self.mode == "verified"
 
     @property
     def answered_by(self) -> str:
-        """What a response calls it."""
+        """The name of the mode in a response."""
         return self.mode if self.enabled else "backbone"
 
     def as_extra_arg(self) -> dict[str, Any]:
-        """What ``settings_of`` reads back, whatever the engine's own defaults are."""
+        """The value in ``extra_args`` from which ``settings_of`` restores these settings."""
         return asdict(self)
 
 
 def default_settings(config: RiverConfig) -> RiverSettings:
-    """What holds for a request that says nothing."""
+    """The settings of a request without a ``river`` field."""
     mode: ModeName = "verified" if config.drafts else "exit"
     return RiverSettings(True, config.threshold, config.min_layers, mode)
 
 
 class UnreachableError(RiverError):
-    """A request asks for what the engine cannot do.
+    """A request has a setting that the engine cannot serve.
 
     Args:
-        field: which of its settings does.
-        message: its value, what is allowed, and why.
+        field: the name of that setting.
+        message: its value, the allowed ones, and the reason.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -111,10 +111,10 @@ class UnreachableError(RiverError):
 def unreachable(
     settings: RiverSettings, config: RiverConfig, num_layers: int
 ) -> UnreachableError | None:
-    """Why an engine cannot do what ``settings`` say, None where it can.
+    """Why an engine cannot serve ``settings``; None if it can.
 
-    With ``resident_layers`` and ``deep="exit"`` every token leaves after the last resident layer,
-    so nothing is exact and no floor can lie below it.
+    With ``resident_layers`` and ``deep="exit"`` every token leaves after the last resident layer.
+    So no answer is exact, and ``min_layers`` cannot exceed the resident layers.
     """
     reachable = config.reachable_layers(num_layers)
     if reachable == num_layers:
@@ -144,8 +144,7 @@ def resolve(
     """``field`` with the defaults filled in.
 
     Raises:
-        UnreachableError: the engine does not have the backbone layers that it asks for, or drafts
-            nothing.
+        UnreachableError: a setting does not go with the engine, the model or the mode.
     """
     if field.min_layers is not None and field.min_layers > num_layers:
         raise UnreachableError(
@@ -177,7 +176,7 @@ def resolve(
 
 
 def settings_of(params: Any, defaults: RiverSettings) -> RiverSettings:
-    """The settings with which a request is run.
+    """The settings with which a request runs.
 
     Args:
         params: its ``SamplingParams``, or None.
@@ -188,8 +187,8 @@ def settings_of(params: Any, defaults: RiverSettings) -> RiverSettings:
 
 
 def as_sampled(settings: RiverSettings, params: Any) -> RiverSettings:
-    """``settings``, adjusted for a request's sampling parameters: one that would be drafted for is
-    the backbone's alone where vLLM's rejection sampler does not sample as they say."""
+    """``settings``, adjusted for a request's sampling parameters: without drafts, on the backbone
+    alone, if vLLM's rejection sampler does not support them."""
     if settings.may_draft and not may_be_drafted(params):
         return replace(settings, enabled=False)
     return settings
@@ -198,8 +197,7 @@ def as_sampled(settings: RiverSettings, params: Any) -> RiverSettings:
 def _given(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> RiverSettings:
     """The settings a request carries, or the engine's defaults (requests made in Python).
 
-    What is not well-formed is answered by the backbone: a worker must not fail a step because of
-    one request's argument.
+    The backbone answers a request with malformed settings: one request must not fail a step.
     """
     raw = (extra_args or {}).get(EXTRA_ARGS_KEY)
     if raw is None:

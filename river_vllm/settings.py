@@ -1,4 +1,4 @@
-"""What a setting is, and what it affects: declared once, where the setting is."""
+"""Base class of settings whose fields declare the parts of River that they affect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Affects(Flag):
-    """What a setting changes. Each field of ``RiverConfig`` declares it."""
+    """The parts of River that a setting changes, declared by each field of ``RiverConfig``."""
 
     NOTHING = 0
     EXITS = auto()
@@ -17,9 +17,9 @@ class Affects(Flag):
     KV = auto()
     """K and V that the river writes: part of the hash of such a block."""
     GRAPH = auto()
-    """What is traced: part of the key of compiled forwards."""
+    """Traces of the model: part of the key of compiled forwards."""
     COST = auto()
-    """What a pass takes: part of the key of saved costs."""
+    """The time of a pass: part of the key of saved costs."""
     GUARANTEE = auto()
     """How often a token differs from the backbone's: part of a calibration's guarantee."""
     FILE = auto()
@@ -29,7 +29,7 @@ class Affects(Flag):
 
 
 class Settings(BaseModel):
-    """Fields that declare what they affect, as ``Annotated[…, Affects.KV | Affects.COST]``."""
+    """Settings whose fields declare their effects: ``Annotated[…, Affects.KV | Affects.COST]``."""
 
     model_config = ConfigDict(
         frozen=True,

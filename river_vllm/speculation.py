@@ -7,27 +7,25 @@ from river_vllm.errors import UnsupportedModelError
 
 
 class RiverSpeculativeConfig(SpeculativeConfig):
-    """Its type tells it from a configuration that a user asked for."""
+    """River's configuration, told by its type from a user's."""
 
     def compute_hash(self) -> str:
-        """The hash of no speculation (``VllmConfig.compute_hash``): drafting with the target itself
-        changes nothing in its forward, so an engine that verifies reads the compiled forwards of
-        one that exits."""
+        """The hash of no speculation (``VllmConfig.compute_hash``). Drafts do not change the
+        target's forward, so engines with and without them share compiled forwards."""
         return "None"
 
     @property
     def max_num_new_slots_for_drafting(self) -> int:
-        """None: drafts are passes of their own and no rows of vLLM's batch, which takes as many
-        tokens of prompts as without them."""
+        """0: drafts run in passes of their own, and take no rows of vLLM's batch from prompts."""
         return 0
 
 
 def install(vllm_config: VllmConfig, tokens: int) -> None:
     """Have vLLM allocate look-ahead slots, verify drafts and count them.
 
-    The method ``draft_model`` brings all three; ``engine/runner.py`` puts River's drafter in the
-    place of the one that would load a second model. vLLM's asynchronous scheduling is switched off:
-    it needs as many drafts for every request, on the device, before any is known on the host.
+    The method ``draft_model`` does all three. ``engine/worker.py`` replaces its drafter, which
+    would load a second model, by River's. vLLM's asynchronous scheduling is switched off: it needs
+    equally many drafts for every request, on the device, before the host knows any.
 
     Args:
         tokens: the most that may be drafted for one pass of the backbone.
@@ -44,8 +42,8 @@ def install(vllm_config: VllmConfig, tokens: int) -> None:
             cure="",
         )
     if not current_platform.is_cpu():
-        # On the CPU vLLM turns it off itself, later. Until then it decides other settings by it,
-        # which are in the key of its compiled forwards.
+        # On the CPU vLLM turns it off itself, after it has derived other settings from it, which
+        # are in the key of its compiled forwards.
         vllm_config.scheduler_config.async_scheduling = False
     vllm_config.speculative_config = RiverSpeculativeConfig(
         method="draft_model",

@@ -1,9 +1,8 @@
-"""What an engine's processes tell the command that started the server: stages, and refusals.
+"""Messages from an engine's processes to the command of the server: stages and refusals.
 
-vLLM's parent process learns only that an engine did not start, not why, and nothing of how far it
-is. The command names two files in the environment: into one the engine's processes write a line
-whenever they come to another stage, in the other a worker that refuses leaves its reason. Where no
-file is named nothing is written.
+vLLM's parent process learns neither the progress of a start nor the reason of a failure. So the
+command names two files in the environment. The engine's processes write a line to one at each new
+stage. A worker that refuses to start writes its reason to the other.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ class Stage(StrEnum):
 
 
 def mark(stage: Stage) -> None:
-    """Say that this stage begins now."""
+    """Record that this stage begins now."""
     path = os.environ.get(STAGES_FILE)
     if path:
-        # A start must not end over what it says about itself.
+        # A failed write must not end a start.
         with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
             file.write(f"{time.monotonic()} {stage.value}\n")
 
 
 def marks(path: Path) -> list[tuple[float, Stage]]:
-    """Monotonic seconds and stage of every mark so far; of lines that are whole."""
+    """Monotonic seconds and stage of every mark so far, without a partial last line."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError:
@@ -61,7 +60,7 @@ def marks(path: Path) -> list[tuple[float, Stage]]:
 
 @contextmanager
 def refusals_left() -> Iterator[None]:
-    """In a worker: what refuses inside the block leaves its reason, and goes on as an error."""
+    """In a worker: write the message of a ``RiverError`` to the command's file; raise it again."""
     try:
         yield
     except RiverError as error:
@@ -74,8 +73,7 @@ def refusals_left() -> Iterator[None]:
 
 @contextmanager
 def file_named_by(variable: str) -> Iterator[Path]:
-    """An empty file that exists inside the block, where ``variable`` of the environment names it
-    to the processes that are started there."""
+    """An empty file that exists inside the block; there an environment variable names it."""
     number, name = tempfile.mkstemp(prefix="river-")
     os.close(number)
     os.environ[variable] = name
@@ -83,19 +81,18 @@ def file_named_by(variable: str) -> Iterator[Path]:
         yield Path(name)
     finally:
         os.environ.pop(variable, None)
-        # The system clears old files away, of a server that has run for days too.
+        # The system may have cleared the file away, if the server has run for days.
         Path(name).unlink(missing_ok=True)
 
 
 WAITING = "No available shared memory broadcast block found"
-"""The beginning of what vLLM logs while an engine waits for its worker."""
+"""The beginning of vLLM's log line while an engine waits for its worker."""
 WAITING_LOGGER = "vllm.distributed.device_communicators.shm_broadcast"
 
 
 def is_no_false_alarm(record: logging.LogRecord) -> bool:
-    """Drops vLLM's record of a long wait while a worker loads and compiles: it speaks of hanging
-    processes, and would be the last line on the terminal for minutes. Once the server is ready it
-    passes."""
+    """Whether to log a record: not vLLM's on a long wait, while a worker loads and compiles. That
+    line speaks of hanging processes, and would be the terminal's last one for minutes."""
     path = os.environ.get(STAGES_FILE)
     if not path or not str(record.msg).startswith(WAITING):
         return True

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Run a command, and say every few seconds that it is at work and about how long it takes.
+"""Run a command, and print every few seconds its time so far and the time to go.
 
     alive.py "installing vLLM (3.4 GB)" 200 COMMAND ...
 
-pip says nothing for minutes while it unpacks. The command keeps its terminal, its output and its
-exit status. It usually takes 200 seconds here.
+pip prints nothing for minutes while it unpacks. The command keeps its terminal, its output and its
+exit status. The example's command usually takes 200 seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 EVERY = 8.0
-"""Seconds between two lines; a busy machine may be two late."""
+"""Seconds between two lines; a busy machine may be 2 s late."""
 
 
 def line(doing: str, usual: float, passed: float) -> str:
@@ -32,7 +32,7 @@ def run(
     say: Callable[[str], None],
     every: float = EVERY,
 ) -> int:
-    """Its exit status, 128 and the signal where one ended it."""
+    """Run ``command``; its exit status, or 128 plus the signal that ended it."""
     begun = time.monotonic()
     process = subprocess.Popen(command)
     while True:
@@ -41,7 +41,7 @@ def run(
         except subprocess.TimeoutExpired:
             say(line(doing, usual, time.monotonic() - begun))
         except KeyboardInterrupt:
-            # Ctrl-C reaches both; the command says how it ends.
+            # Ctrl-C reaches the command too, which ends by itself.
             process.wait()
             return 130
         else:

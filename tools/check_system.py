@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Check for what vLLM's CPU build needs of the system and no Python package brings.
+"""Check for the system libraries and tools that vLLM's CPU build needs.
 
-Without ``libnuma`` vLLM imports, but its kernels are silently missing; without a C++ compiler and
-Python's headers ``torch.compile`` cannot work. Both are cheaper to learn before the installation.
+No Python package brings them. Without ``libnuma`` vLLM imports, but its kernels are silently
+missing. Without a C++ compiler and Python's headers ``torch.compile`` cannot work.
 
-Exit status: 1 without ``libnuma`` on Linux; what the compiler lacks is reported only, because
+Exit status: 1 without ``libnuma`` on Linux. A missing compiler or header is only a warning:
 ``river-vllm serve`` then runs the model without compiling it.
 """
 
@@ -31,12 +31,12 @@ def loads(library: str) -> bool:
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler where torch looks for one."""
+    """Whether torch finds a C++ compiler."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS))
 
 
 def has_headers() -> bool:
-    """Whether this Python's headers are there."""
+    """Whether this Python's headers are installed."""
     return Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 

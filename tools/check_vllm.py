@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""List what River imports from vLLM and another vLLM lacks.
+"""List River's imports from vLLM that another vLLM lacks.
 
     python tools/check_vllm.py vllm-0.33.0-….whl   a wheel: pip download --no-deps vllm==0.33.0
     python tools/check_vllm.py FOLDER              a source tree that holds the folder "vllm"
 
-The script imports no vLLM. It reads the import statements of ``river_vllm`` and ``server``, and it
-looks for each module and name in the other vLLM's source. It sees no changed arguments, attributes
-or behaviour, and none of the methods and functions that River overrides or replaces. The tests see
-those (``.github/workflows/next-vllm.yml``).
+The script imports no vLLM. It reads the imports of ``river_vllm`` and ``server``, and looks for
+each module and name in the other vLLM's source. Changed arguments, attributes and
+behaviour need the tests (``.github/workflows/next-vllm.yml``), as do methods and functions that
+River overrides or replaces.
 
 Exit status: 0 if everything is there, 1 if something is gone, 2 if there is no vLLM to read.
 """
@@ -27,7 +27,7 @@ PACKAGES = ("river_vllm", "server")
 
 
 def imports(root: Path) -> dict[tuple[str, str], list[str]]:
-    """Places of River's imports from vLLM, by module and name; of ``import a.b`` the name is ""."""
+    """Places of River's imports from vLLM, by module and name; ``import a.b`` has the name ""."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

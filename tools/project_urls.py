@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Make the links of what goes to PyPI absolute: those of README.md, and ``[project.urls]``.
+"""Make the links for PyPI absolute: README.md's, and ``[project.urls]``.
 
     tools/project_urls.py https://github.com/OWNER/NAME v0.1.0   changes both in this checkout
     tools/project_urls.py --version                              prints the project's version
 
-The release workflow calls it before it builds, since only there the repository's address is known.
+The release workflow runs this before its build: only there the repository's address is known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LINK = re.compile(r"(!?)(\[[^\]]*\])\((?!\w+:|#)([^)\s]+)\)")
 
 
 def absolute(markdown: str, home: str, tag: str) -> str:
-    """``markdown`` with links to files of the repository leading to ``home`` at ``tag``."""
+    """``markdown`` with links to the repository's files made absolute: ``home`` at ``tag``."""
 
     def replaced(match: re.Match[str]) -> str:
         image, text, path = match.groups()

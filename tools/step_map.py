@@ -3,10 +3,10 @@
 
     python tools/step_map.py [--compiled]
 
-A random model of six layers runs a step of exact requests and one of exits (two forced, one by its
-similarity). It does so in an engine without drafts and in one with drafts, where a step of verified
-requests follows. A class counts if a method that it defines is called, or its constructor. A
-generator that goes on counts as a call.
+A random model of six layers runs a step of exact requests and a step of exits (two forced, one by
+similarity), in an engine without drafts and in one with drafts. With drafts a step of verified
+requests follows. A class counts if one of its own methods or its constructor is called. Resuming a
+generator counts as a call.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ KINDS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 """The ``river`` field of the requests of each step."""
 BEFORE = 6
-"""Steps before the one that is looked at: the prompts, and work that is done only once."""
+"""Steps before the profiled one: the prompts, and work that is done only once."""
 INLINE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
-"""Parts of a function that have frames of their own, most of them until Python 3.12."""
+"""Parts of a function with frames of their own, most of them until Python 3.12."""
 
 
 class StepMap:
     """A profile function (``sys.setprofile``) that counts the calls into one package.
 
     Args:
-        package: its name.
+        package: the package's name.
     """
 
     def __init__(self, package: str) -> None:
@@ -70,7 +70,7 @@ class StepMap:
         return module.split(".")[0] == self._package
 
     def lines(self) -> list[str]:
-        """One for each file, its classes below it."""
+        """One line per file, followed by its classes."""
         found = []
         for module, calls in self.files.items():
             found.append(f"{module:48}{calls:6}")
@@ -85,7 +85,7 @@ def _defining_class(frame: FrameType) -> tuple[str, str] | None:
     if "<locals>" not in code.co_qualname:
         name = code.co_qualname.rpartition(".")[0]
         return (str(frame.f_globals.get("__name__")), name) if name else None
-    # A function has made the method: a constructor of a dataclass, a class made at run time.
+    # A method made in a function: a dataclass's constructor, a class made at run time.
     first = code.co_varnames[0] if code.co_argcount else ""
     if first not in ("self", "cls", "_cls"):
         return None
@@ -95,7 +95,7 @@ def _defining_class(frame: FrameType) -> tuple[str, str] | None:
 
 
 def look(engine: Any, settings: tuple[dict[str, Any], ...]) -> StepMap:
-    """The calls of one decode step of such requests."""
+    """The calls of one decode step of requests with ``settings``."""
     from tests.support.engines import greedy
 
     llm = engine.llm_engine
@@ -123,7 +123,7 @@ def main() -> int:
     )
     parser.add_argument("--compiled", action="store_true", help="with vLLM's compilation on")
     options = parser.parse_args()
-    # The profile is of this process alone. vLLM reads all of them at import.
+    # The profile covers this process only. vLLM reads all of these variables at import.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

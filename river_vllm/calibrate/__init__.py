@@ -1,7 +1,7 @@
-"""What exits cost, measured in the engine, and settings that are chosen and tested for a target.
+"""Measures exits in the engine, and chooses and tests settings for a target agreement.
 
-The measurement is teacher-forced: a text that the backbone has written is fed as one prompt whose
-tail counts as generated (``TeacherForced``). The rows of a forward pass run layer by layer, and
-each writes its K/V on its own path before later rows attend to it. So one pass gives what decoding
-with the same settings would have given along that text: exit layers, K/V and logits.
+The measurement is teacher-forced: a text that the backbone has written is one prompt whose tail
+counts as generated (``ForcedRequests``). A forward pass runs its rows layer by layer. Each row
+writes its K/V on its own path before later rows attend to it. So one pass gives the exit layers,
+K/V and logits that decoding this text with the same settings would give.
 """

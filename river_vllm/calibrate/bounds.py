@@ -1,11 +1,10 @@
-"""How surely the mean of losses in [0, 1] lies below a limit, from a finite sample.
+"""Bounds, from a finite sample, on the mean of losses in [0, 1].
 
 Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting" (JRSS B 2024).
-Losses are drawn one after the other, and a bettor stakes a share of the capital on each being
-below the limit: a bet λ multiplies the capital by 1 + λ·(limit − loss). If the mean loss is the
-limit or more, no bet that is made before the loss is seen gains in expectation, so by Ville's
-inequality the capital ever reaches 1/p with probability p at most. A large capital is therefore
-evidence that the mean is below the limit, and it may be looked at after every loss.
+Losses are drawn one by one. Before each, a bettor stakes a share of the capital on a loss below the
+limit: a bet λ multiplies the capital by 1 + λ·(limit − loss). If the mean loss is at least the
+limit, no bet gains in expectation. By Ville's inequality the capital then ever reaches 1/p with
+probability p at most. So a large capital is evidence that the mean is below the limit, at any time.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 LARGEST_BET = 0.95
-"""Of 1/(1 − limit), the bet that one loss of 1 would lose everything with."""
+"""Share of 1/(1 − limit), a bet with which one loss of 1 would lose all of the capital."""
 
 
 def p_value(losses: npt.ArrayLike, limit: float) -> float:
-    """Of the hypothesis "the mean loss is at least ``limit``": one over the largest capital.
+    """The p-value of "the mean loss is at least ``limit``": one over the largest capital.
 
-    Valid for a number of losses that is fixed beforehand, and for stopping whenever one likes. The
-    bets are the paper's "aGRAPA" (approximate growth-rate-adaptive, section B.3):
+    Valid for a number of losses fixed beforehand, and for stopping at any time. The bets are the
+    paper's "aGRAPA" (approximate growth-rate-adaptive, section B.3):
     (limit − mean)/(variance + (limit − mean)²) of the losses so far, to which one of half the limit
     is added at the start.
 
@@ -44,7 +43,7 @@ def p_value(losses: npt.ArrayLike, limit: float) -> float:
 
 
 def _bets(losses: npt.NDArray[np.float64], limit: float) -> npt.NDArray[np.float64]:
-    """Each from the losses before it."""
+    """The bets, each from the losses before it."""
     first = limit / 2
     count = np.arange(1, losses.size + 1)
     mean = (first + np.concatenate(([0.0], np.cumsum(losses)[:-1]))) / count
@@ -71,8 +70,8 @@ def upper_bound(losses: npt.ArrayLike, delta: float) -> float:
 def prompts_needed(limit: float, share: float, delta: float) -> int:
     """About how many losses show at level δ that a mean loss of ``share · limit`` is below it.
 
-    At best each multiplies the capital of the largest bet by (1 − mean)/(1 − limit); a quarter is
-    added, since losses vary.
+    At best each loss multiplies the capital by (1 − mean)/(1 − limit), with the largest bet. A
+    quarter is added, since losses vary.
     """
     growth = log((1.0 - share * limit) / (1.0 - limit))
     return ceil(ceil(log(1.0 / delta) / growth) * 5 / 4)

@@ -2,9 +2,9 @@
 
 Angelopoulos et al., "Learn then Test: calibrating predictive algorithms to achieve risk control"
 (2021): the hypotheses "this candidate misses the target" are tested one after another at level δ,
-up to the first that cannot be rejected. However many candidates there are, the probability that a
-true hypothesis is rejected is at most δ, so any of those that passed may be chosen. The candidates
-and their order must not depend on the texts that they are tested on.
+up to the first that cannot be rejected. For any number of candidates, a true hypothesis is rejected
+with probability δ at most, so each candidate that passed may be chosen. The candidates and their
+order must not depend on the texts of the test.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Trial:
         losses: of the texts that were measured, in their order.
         p_value: of the hypothesis "the expected loss is at least the limit".
         passed: whether that is rejected.
-        measured: what the passes gave, token by token.
+        measured: results of the passes, token by token.
     """
 
     policy: Policy
@@ -53,7 +53,7 @@ class Trial:
 
 
 def text_losses(measured: Measured) -> list[float]:
-    """Of each text the share of its tokens that differ from the backbone's."""
+    """For each text, the share of its tokens that differ from the backbone's."""
     _, index = np.unique(measured.tokens[:, 0], return_inverse=True)
     losses: list[float] = (np.bincount(index, ~measured.agrees) / np.bincount(index)).tolist()
     return losses
@@ -70,8 +70,8 @@ def run_test(
 ) -> Trial:
     """Test one candidate on ``texts`` texts, ``batch`` at a time.
 
-    It ends as soon as the hypothesis is rejected, which this p-value allows, or after half of the
-    texts if their mean loss is above the limit, which counts as not passed. With ``to_the_end`` all
+    The test ends once the hypothesis is rejected, as this p-value allows. It also ends after half
+    of the texts, as not passed, if their mean loss is not below the limit. With ``to_the_end`` all
     texts are measured.
     """
     test = Trial(policy, [], 1.0, False, [])

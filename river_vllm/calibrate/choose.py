@@ -1,4 +1,4 @@
-"""Candidates for a target: policies that are predicted to keep it, from the safest on.
+"""Chooses candidates for a target: policies that are predicted to keep it, safest first.
 
 Policies are of two kinds: one exit layer for all tokens, and one τ.
 """
@@ -16,13 +16,13 @@ from river_vllm.calibrate.observer import Measured
 from river_vllm.request import RiverSettings
 
 QUANTILES = np.concatenate((np.linspace(0.02, 0.98, 25), [0.99, 0.995, 0.999]))
-"""Of the similarities, where thresholds are tried."""
+"""Quantiles of the similarities that are tried as thresholds."""
 SHARES = (0.4, 0.6, 0.8, 0.95)
-"""Of the limit, losses that candidates are predicted to have, safest first."""
+"""Predicted losses of the candidates, as shares of the limit, safest first."""
 LOWEST_SHARE = 0.1
 NEVER = 1.0 - 1e-9
-"""A τ below 1 that no similarity exceeds (as float32 it is 1.0). With it the rows of the backbone's
-own pass are routed, and so observed, and none leaves."""
+"""A τ below 1 that no similarity exceeds (as float32 it is 1.0). Rows of the backbone's own pass
+are then routed and so observed, but none leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,7 @@ class Policy:
     def exit_layers(self, similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
         """Exit layers of tokens with these similarities, L where a token never leaves.
 
-        An exit changes the K/V that later tokens read, and so their similarities; this leaves that
-        out.
+        The effect of an exit's K/V on the similarities of later tokens is left out.
 
         Args:
             similarity: s after 1 … L−1 layers on the backbone, float32 ``[tokens, L − 1]``.
@@ -60,8 +59,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a policy would have given: its mean exit layer, and its share of tokens that differ
-    from the backbone's."""
+    """A policy's predicted mean exit layer, and share of tokens unlike the backbone's."""
 
     policy: Policy
     mean_exit_layer: float
@@ -71,10 +69,10 @@ class Prediction:
 def predictions(
     similarity: npt.NDArray[np.float32], forced: Mapping[int, Measured]
 ) -> list[Prediction]:
-    """What each policy would have given, from passes in which all tokens leave after one layer.
+    """Predict the result of each policy from passes in which all tokens leave after one layer.
 
-    The loss of a token includes the effect of the K/V of its predecessors, which left after that
-    layer too. Between the measured layers it is interpolated, and after the last layer it is 0.
+    The loss of a token includes the effect of its predecessors' K/V, since they left after the same
+    layer. Losses are interpolated between the measured layers, and 0 after the last layer.
 
     Args:
         similarity: of the backbone's pass, ``[tokens, L − 1]``.
@@ -98,8 +96,8 @@ def predictions(
 def limit_shares(limit: float, texts: int, delta: float) -> tuple[float, ...]:
     """The shares of the limit for a test on ``texts`` texts.
 
-    The test ends at the first candidate that does not pass, so where the texts are too few to show
-    that the first share is below the limit, smaller ones come before it.
+    The test ends at the first candidate that does not pass. If the texts are too few to show that
+    the first share is below the limit, smaller shares come before it.
     """
     found = list(SHARES)
     while found[0] > LOWEST_SHARE and texts < prompts_needed(limit, found[0], delta):
@@ -110,8 +108,8 @@ def limit_shares(limit: float, texts: int, delta: float) -> tuple[float, ...]:
 def candidates(
     predicted: Sequence[Prediction], limit: float, shares: Sequence[float], scale: float = 1.0
 ) -> list[Prediction]:
-    """Candidates in the order in which they are to be tested: for each share of the limit the
-    shallowest policy that is predicted to lose no more.
+    """Candidates in the order of the test: for each share of the limit, the shallowest policy that
+    is predicted to lose no more.
 
     Args:
         scale: the factor by which measured losses exceeded predicted ones.

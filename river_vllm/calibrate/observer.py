@@ -22,7 +22,7 @@ TEACHER_KEY = "river_teacher"
 """Key in ``SamplingParams.extra_args`` for the number of a text and where its answer starts."""
 
 LOGIT_ROWS = 256
-"""Rows whose logits over the vocabulary exist at one time."""
+"""Rows whose logits over the vocabulary are computed at a time."""
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class ForcedRequests(Requests):
 
 @dataclass(slots=True)
 class Measured:
-    """What a pass gave, one entry per teacher-forced token in the order of computation.
+    """The results of a pass, one entry per teacher-forced token in the order of computation.
 
     Attributes:
         tokens: text and position of each, int32 ``[tokens, 2]``.

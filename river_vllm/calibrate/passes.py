@@ -16,7 +16,7 @@ _salts = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A prompt and the answer that the backbone gave, or that was given, as tokens."""
+    """A prompt and its answer, of the backbone or given, as tokens."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]

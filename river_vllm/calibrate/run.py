@@ -20,7 +20,7 @@ DEPTHS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
 """Exit layers of the pilot's passes, as shares of the layers."""
 
 Step = Callable[[str, int], None]
-"""Called at the start of each part, with its name and the number of texts that it is over."""
+"""Called at the start of each part, with its name and its number of texts."""
 
 Advance = Callable[[int], None]
 """Called with the number of texts that have been done since the last call."""
@@ -83,7 +83,7 @@ class Calibrator:
     def measure(
         self, name: str, policy: Policy | None, texts: Sequence[Text], first: int
     ) -> Measured:
-        """``TeacherForcedEngine.run`` in batches; ``name`` is what the progress calls it."""
+        """``TeacherForcedEngine.run`` in batches; ``name`` is shown with the progress."""
         self._step(name, len(texts))
         parts = []
         for start in range(0, len(texts), BATCH):
@@ -132,8 +132,8 @@ class Calibrator:
         return predictions(similarity, forced)
 
     def _scale(self, pilot: Sequence[Text], predicted: Sequence[Prediction]) -> float:
-        """How much more policies lose on the pilot than predicted: a token that stays on the
-        backbone still reads the K/V of those that left."""
+        """Mean of measured loss / predicted loss on the pilot. Measured losses are larger: a token
+        that stays on the backbone reads the K/V of tokens that left."""
         ratios = []
         for number, prediction in enumerate(predicted, 1):
             measured = self.measure(f"pilot: candidate {number}", prediction.policy, pilot, 0)

@@ -1,4 +1,4 @@
-"""River configs by ``river-vllm calibrate`` that are shipped, each for one checkpoint."""
+"""The shipped river configs of ``river-vllm calibrate``, each for one checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from river_vllm.errors import RiverError
 from river_vllm.weights.fingerprint import fingerprint
 
 AUTO = "auto"
-"""Given in place of a file's name: the one that is shipped for the checkpoint."""
+"""Stands for the file that is shipped for the checkpoint."""
 
 
 def shipped() -> dict[str, Path]:
@@ -18,13 +18,13 @@ def shipped() -> dict[str, Path]:
 
 
 def shipped_for(model: str) -> Path:
-    """The file for a checkpoint, which is found by the hashes of its configuration and weights.
+    """The file for a checkpoint, found by the hashes of its configuration and weights.
 
     Args:
         model: its folder; of a hub checkpoint no hash of the weights is known.
 
     Raises:
-        RiverError: there is none; names those that there are.
+        RiverError: there is none; names the shipped files.
     """
     found = fingerprint(model)
     for file in shipped().values():

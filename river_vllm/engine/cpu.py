@@ -31,13 +31,12 @@ class RiverCPUModelRunner(RiverRunnerMixin, CPUModelRunner):
 
 @contextmanager
 def unfinished_prompts_unseeded(runner: Any) -> Iterator[None]:
-    """Inside, rows whose sample is thrown away draw from the common generator, not from their own.
+    """Inside, rows whose sample is discarded draw from the common generator, not from their own.
 
-    vLLM samples in every step, and where a step ends within a prompt it takes the sample back by
-    setting the offset of the request's generator (``v1/worker/gpu_model_runner.py``,
-    ``_bookkeeping_sync``; the comment in https://github.com/vllm-project/vllm/pull/10097 says that
-    this relies on CUDA). A CPU generator has no offset: the worker raises, and one request with a
-    ``seed`` and a long prompt ends the engine for everybody.
+    vLLM samples in every step. Within a prompt it undoes the sample by setting the offset of the
+    request's generator (``v1/worker/gpu_model_runner.py``, ``_bookkeeping_sync``), which relies on
+    CUDA (a comment in https://github.com/vllm-project/vllm/pull/10097). A CPU generator has no
+    offset: the worker raises. One request with a ``seed`` and a long prompt ends the engine.
 
     To be removed once stock vLLM answers such a request on the CPU;
     ``tests/reliability/test_stock.py`` fails then.
@@ -63,8 +62,8 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
         if self.vllm_config.compilation_config.mode:
             patches.install("compiling CPU worker")
         elif cannot_compile():
-            # A few functions of vLLM's are compiled in an eager engine too, at their first call:
-            # that of log-probabilities, say (v1/sample/ops/logprobs.py).
+            # An eager engine compiles a few of vLLM's functions too, at their first call, such as
+            # that of log-probabilities (v1/sample/ops/logprobs.py).
             torch.compiler.set_stance("force_eager")
         if self.vllm_config.speculative_config is not None:
             patches.install("verifying CPU worker")
@@ -72,7 +71,7 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
     def execute_model(self, scheduler_output: Any) -> Any:
         output = super().execute_model(scheduler_output)
         if output is None and not scheduler_output.has_structured_output_requests:
-            # vLLM's second call brings a grammar's mask; without one it is a round trip to the
-            # engine's process for nothing (docs/experiments.md).
+            # vLLM's second call brings a grammar's mask. Without a grammar it would be a useless
+            # round trip to the engine's process (docs/experiments.md).
             output = self.sample_tokens(None)
         return output

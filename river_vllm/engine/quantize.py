@@ -1,4 +1,4 @@
-"""What ``river-vllm quantize`` asks of a stock vLLM worker (``worker_extension_cls``)."""
+"""Extension of a stock vLLM worker for ``river-vllm quantize`` (``worker_extension_cls``)."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class QuantizeExtension:
             group_size: the largest wanted.
 
         Returns:
-            ``tokens`` that were recorded, and ``output_error``: the error of the projections'
-            outputs, root mean square, relative to that of the outputs.
+            ``tokens``, the number recorded, and ``output_error``: the root mean square error of the
+            projections' outputs, relative to the outputs.
         """
         hessians = self._river_hessians
         hessians.close()

@@ -26,7 +26,7 @@ from river_vllm.step.requests import Request, Requests
 
 
 class RiverRunnerMixin(WarmUpMixin):
-    """Goes before vLLM's V1 runner class; ``river_begin`` is called once the engine is warm."""
+    """Mixin of vLLM's V1 runner class; ``river_begin`` is called once the engine is warm."""
 
     river_forward: Forward
     river_requests: Requests
@@ -41,7 +41,7 @@ class RiverRunnerMixin(WarmUpMixin):
     """Makes the drafts of the step that has run last."""
 
     def river_begin(self: Any) -> None:
-        """Time passes, and be ready for requests."""
+        """Time passes, and set up the runner for requests."""
         config = river_config_of(self.vllm_config)
         drafter = getattr(self, "drafter", None)
         custom = any(
@@ -50,7 +50,7 @@ class RiverRunnerMixin(WarmUpMixin):
         )
 
         def every_logit(request: Request) -> bool:
-            # Of an operator's own processors nothing is known.
+            # An operator's own processor may read any logit.
             return custom or (request.params is not None and needs_every_logit(request.params))
 
         self.river_forward = forward = Forward(self)
@@ -65,7 +65,7 @@ class RiverRunnerMixin(WarmUpMixin):
             drafter.begin(forward, costs)
 
     def river_info(self: Any) -> dict[str, Any]:
-        """What decisions go by, for operators."""
+        """Limits and costs that decide about exits and drafts, for operators."""
         drafter = getattr(self, "drafter", None)
         return {
             **(drafter.info() if drafter is not None else {}),
@@ -101,8 +101,8 @@ class RiverRunnerMixin(WarmUpMixin):
     def sample_tokens(self: Any, grammar_output: Any) -> Any:
         self.river_forward.river.rest()
         output = super().sample_tokens(grammar_output)  # type: ignore[misc]
-        # An accelerator has ended once the sampled tokens are on the host: vLLM waits for them here
-        # unless it schedules asynchronously. A grammar's mask may have been waited for as well.
+        # Without asynchronous scheduling vLLM has waited here for an accelerator's tokens. With a
+        # grammar, the time may include a wait for its mask.
         if grammar_output is None and not self.use_async_scheduling:
             self._river_ended()
         return put_depths(output, self._river_depths)
@@ -116,8 +116,8 @@ class RiverRunnerMixin(WarmUpMixin):
                 self.river_costs.observe(kind, done.table.num_rows, time.perf_counter() - start)
 
     def propose_draft_token_ids(self: Any, *args: Any, **kwargs: Any) -> list[list[int]]:
-        """None yet. The engine takes a step's drafts once it has sent the step's tokens
-        (``v1/engine/core.py``, ``post_step``): made then, they keep no token waiting."""
+        """Return no drafts yet: ``take_draft_token_ids`` makes them once the step's tokens are sent
+        (``v1/engine/core.py``, ``post_step``), so no token waits for drafts."""
         self._river_draft = partial(super().propose_draft_token_ids, *args, **kwargs)  # type: ignore[misc]
         return []
 
@@ -129,15 +129,15 @@ class RiverRunnerMixin(WarmUpMixin):
         return super().take_draft_token_ids()  # type: ignore[misc]
 
     def _input_fits_in_drafter(self: Any, common_attn_metadata: Any) -> bool:
-        """Each request has a limit of its own; vLLM's stops all of them near the longest's end."""
+        """Each request has its own limit; vLLM's check stops all near the end of the longest."""
         return common_attn_metadata is not None
 
     def _sample(self: Any, logits: torch.Tensor | None, spec_decode_metadata: Any) -> Any:
-        """Without drafts, as in a step of prompts, there is nothing to reject. vLLM 0.32 asks its
-        rejection sampler all the same, which on the CPU fails at ``top_k`` for no rows at all
-        (``v1/sample/ops/topk_topp_sampler.py``, ``apply_top_k_only``). Nor does it return the
-        log-probabilities of ``logprob_token_ids``: beside a request that asks for them each takes
-        the backbone's next token, and drafts are thrown away."""
+        """Sample; without the rejection sampler if no drafts or any ``logprob_token_ids`` exist.
+
+        vLLM 0.32 calls it without drafts too. On the CPU it then fails at ``top_k`` for zero rows
+        (``v1/sample/ops/topk_topp_sampler.py``, ``apply_top_k_only``). It also leaves out the
+        log-probabilities of ``logprob_token_ids``: drafts of such a step are discarded."""
         sampling = self.input_batch.sampling_metadata
         drafted = spec_decode_metadata is not None and any(spec_decode_metadata.num_draft_tokens)
         if spec_decode_metadata is None or (drafted and not sampling.logprob_token_ids):
@@ -150,14 +150,13 @@ class RiverRunnerMixin(WarmUpMixin):
                 ends = spec_decode_metadata.cu_num_sampled_tokens
                 logits = logits[ends - torch.tensor(rows, device=ends.device)]
                 sampling = replace(sampling, spec_token_ids=[[] for _ in rows])
-            # One row for each request: what vLLM calls a bonus token.
+            # One row for each request, as for vLLM's bonus tokens.
             output = self.sampler(
                 logits=logits, sampling_metadata=sampling, predict_bonus_token=True
             )
         if (thinking := sampling.thinking_budget_state_holder) is not None:
-            # vLLM remembers that it forced an end, for the drafted tokens of the same request and
-            # step, and would not force the end of a second thought. No request with a budget has
-            # drafts (``river_vllm/parameters.py``).
+            # vLLM remembers a forced end for the drafts of its step, and would not force the end of
+            # a second thought. Requests with a budget have no drafts (``parameters.py``).
             for state in thinking._state.values():
                 state["bonus_token_forced"] = False
         return output

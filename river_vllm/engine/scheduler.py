@@ -1,8 +1,8 @@
 """vLLM's scheduler with exit layers on its outputs, and exits' K/V kept from exact requests.
 
 vLLM finds reusable blocks by a hash over their tokens (``v1/core/kv_cache_utils.py``). Blocks that
-the river may have written get a hash of their own kind: only a request with the same settings
-computes it. Prompt blocks stay shared by all where they come from the backbone.
+the river may have written get a salted hash: only a request with the same settings computes it.
+Prompt blocks from the backbone stay shared by all requests.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ class RiverSchedulerMixin:
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        patches.the_server_answers_ctrl_c()
         self._river_config = river_config_of(kwargs["vllm_config"])
         model_config = kwargs["vllm_config"].model_config
         self._river_layers = model_config.get_total_num_hidden_layers()
         self._river_defaults = default_settings(self._river_config)
         if self.num_spec_tokens:
-            # For CUDA graphs' sake vLLM gives a request of one new token K rows of placeholder
-            # drafts, whoever it is and whatever it asks for; not where the number of drafts follows
-            # that of the requests.
+            # For CUDA graphs vLLM gives every request of one new token K placeholder drafts, unless
+            # the number of drafts depends on the batch size.
             self.dynamic_sd_lookup = [self.num_spec_tokens] * (self.max_num_running_reqs + 1)
 
     def add_request(self: Any, request: Any) -> None:
         params = request.sampling_params
         session = self.requests.get(request.request_id)
         if session is not None:
-            # Streamed input: blocks are hashed as its first part asked.
+            # Streamed input: blocks are hashed by the river field of its first part, so it holds.
             later, first = params.extra_args or {}, session.sampling_params.extra_args or {}
             extra = {key: value for key, value in later.items() if key != EXTRA_ARGS_KEY}
             extra |= {key: value for key, value in first.items() if key == EXTRA_ARGS_KEY}
             params.extra_args = extra or None
         settings = settings_of(params, self._river_defaults)
         if error := unreachable(settings, self._river_config, self._river_layers):
-            # The server has refused such a request; one made in Python is answered and said so.
+            # The server refuses such a request; one made in Python is answered, with a warning.
             logger.warning("request %s: %s", request.request_id, error)
         request.river_mode = mode_of(settings)
         isolate(request, settings, self._river_config, self.hash_block_size)
@@ -63,11 +63,11 @@ class RiverSchedulerMixin:
 
     def _update_request_as_session(self: Any, session: Any, update: Any) -> None:
         super()._update_request_as_session(session, update)  # type: ignore[misc]
-        # Its own parameters may keep it from drafting, or no longer do.
+        # The new parameters may forbid drafts, or allow them again.
         session.river_mode = mode_of(settings_of(update.sampling_params, self._river_defaults))
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
-        # Before vLLM takes the step in: it forgets requests that have ended.
+        # Read before vLLM's update, which forgets requests that have ended.
         numbers = dict(self._numbers(scheduler_output, model_runner_output))
         outputs = super().update_from_output(  # type: ignore[misc]
             scheduler_output, model_runner_output
@@ -80,8 +80,8 @@ class RiverSchedulerMixin:
         return outputs
 
     def _handle_stopped_request(self: Any, request: Any) -> bool:
-        # Streamed input goes on from what is computed, which vLLM takes to end before the last
-        # token. Kept drafts are computed, and some may stand behind the answer's end.
+        # Streamed input continues from the computed tokens; vLLM assumes that the last token is
+        # not computed. Accepted drafts are, and may lie behind the answer's end.
         if request.resumable and self.num_spec_tokens:
             request.num_computed_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
         stopped: bool = super()._handle_stopped_request(request)  # type: ignore[misc]
@@ -90,7 +90,7 @@ class RiverSchedulerMixin:
     def _numbers(
         self: Any, scheduler_output: Any, model_runner_output: Any
     ) -> Iterator[tuple[str, Callable[[int], Numbers]]]:
-        """Of each request of the step that has not ended: what travels with so many tokens."""
+        """Id of each unfinished request of the step, and a function: token count → numbers."""
         sampled = model_runner_output.sampled_token_ids
         drafts = scheduler_output.scheduled_spec_decode_tokens
         for request_id, depth in depths_of(model_runner_output).items():
@@ -111,7 +111,7 @@ class RiverSchedulerMixin:
 
 
 class RiverScheduler:
-    """What ``scheduler_cls`` names: makes the scheduler that the engine's mode needs."""
+    """Named by ``scheduler_cls``; makes River's synchronous or asynchronous scheduler."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         asynchronous = kwargs["vllm_config"].scheduler_config.async_scheduling
@@ -148,16 +148,16 @@ def isolate(
 
 
 def salt(settings: RiverSettings, config: RiverConfig) -> bytes:
-    """What the hash of a block that the river may have written depends on, beside its tokens.
+    """The settings that the river's K/V depends on, as bytes to hash.
 
-    A connector's store may be shared with an engine whose river is another one.
+    The engine's settings are part of them: engines may share a connector's store.
     """
     dial = f"river:{settings.threshold!r}:{settings.min_layers}"
     return f"{dial}:{config.what_affects(Affects.KV)}".encode()
 
 
 class SaltedHasher:
-    """A request's block hasher whose hashes differ from block ``exact_blocks`` on.
+    """Hashes a request's blocks as vLLM does, and salts the hashes from block ``exact_blocks`` on.
 
     Holds no reference to the request (vLLM relies on reference counting to free it).
     """
@@ -171,8 +171,8 @@ class SaltedHasher:
     def __call__(self, request: Any) -> list[bytes]:
         salted = request.block_hashes
         done = len(salted)
-        # vLLM chains a block's hash on the one before: on the plain one, so that a block's hash
-        # does not depend on how many tokens arrived at once.
+        # vLLM chains a block's hash on the previous one. The plain hash is chained here, so that
+        # a block's hash does not depend on how many tokens arrived at once.
         del self._plain[done:]
         request.block_hashes = self._plain
         try:

@@ -1,4 +1,4 @@
-"""What passes take: an earlier start's file says it, or they are timed now, on no request."""
+"""Costs of passes: read from an earlier start's file, or timed now, on no request."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ logger = init_logger("vllm.river")
 
 
 def costs_of_start(runner: Any, forward: Forward, timed: Mapping[Kind, Timed]) -> Costs:
-    """The costs of passes, the same on every rank; none where no decision goes by them.
+    """The costs of passes, the same on every rank; empty if no decision needs them.
 
     Args:
         runner: vLLM's V1 runner, warmed up and with its K/V cache.
-        timed: passes whose times decide; they are compared with those of the backbone.
+        timed: passes whose times decide; the backbone's are added.
     """
     if not timed:
         return Costs()
@@ -58,7 +58,7 @@ def costs_of_start(runner: Any, forward: Forward, timed: Mapping[Kind, Timed]) -
 
 
 def _runs(forward: Forward, timed: Timed) -> Any:
-    """Runs a pass of so many rows to its end."""
+    """A function that runs a pass of the given number of rows to its end."""
     return lambda rows: forward.logits(timed.make(rows)).float().argmax(dim=-1).tolist()
 
 

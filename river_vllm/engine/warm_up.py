@@ -1,4 +1,4 @@
-"""Warm-up of both compiled forwards, over no more rows than it takes."""
+"""Warm-up of both compiled forwards, over as few rows as possible."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ logger = init_logger("vllm.river")
 
 
 class WarmUpMixin:
-    """Goes before vLLM's V1 runner class. vLLM warms up over the rows of the longest prompt, on the
+    """Mixin of vLLM's V1 runner class, which warms up over the rows of the longest prompt; on the
     CPU by ``warming_up_model``."""
 
     _warm_up_rows: int | None = None
-    """Rows of a warm-up that is under way, where they are not vLLM's own."""
+    """Rows of the warm-up under way; None: as many as vLLM wants."""
 
     def warming_up_model(self: Any) -> None:
         rows = self._river_graph_rows()
         mark(Stage.GRAPH)
-        # Without a size for the K/V cache, vLLM's warm-up is to show what memory is left for it.
+        # Without a size for the K/V cache, vLLM's warm-up measures the memory left for it.
         few_do = self.cache_config.kv_cache_memory_bytes is not None
         if not (few_do and self._river_read_back(rows)):
-            # A forward that is compiled now sees as many rows as in stock vLLM: their number is a
-            # hint to the compiler, and exact requests must get the bits of the same machine code.
+            # Compile over as many rows as stock vLLM does: their number is a hint to the compiler,
+            # and exact requests must get the bits of the same machine code.
             mark(Stage.COMPILE)
             super().warming_up_model()  # type: ignore[misc]
         routed = self.get_model().river.routed
@@ -37,7 +37,7 @@ class WarmUpMixin:
                     self._river_compile(rows)
 
     def profile_run(self: Any, *args: Any, **kwargs: Any) -> None:
-        """vLLM's, or over the rows that ``_river_warm_up`` has set."""
+        """Run over the rows that ``_river_warm_up`` has set, else as vLLM does."""
         if self._warm_up_rows is None:
             super().profile_run(*args, **kwargs)  # type: ignore[misc]
             return
@@ -47,7 +47,7 @@ class WarmUpMixin:
     def _river_read_back(self: Any, rows: int) -> bool:
         """Warm up the current forward over ``rows`` if an earlier start has compiled it."""
         parallel = self.vllm_config.parallel_config
-        # Ranks meet in every pass: one that lacks a file would wait in another than the others.
+        # Ranks meet in every pass: a rank without the file would wait in another pass.
         one_rank = parallel.world_size * parallel.data_parallel_size == 1
         if not (one_rank and reads_compiled_forwards(self.vllm_config)):
             return False
@@ -59,13 +59,13 @@ class WarmUpMixin:
         return True
 
     def _river_compile(self: Any, rows: int) -> None:
-        """Compile River's forward: one layer for all that are alike, where torch manages to."""
+        """Compile River's forward: equal layers once for all, or each by itself if torch fails."""
         routed = self.get_model().river.routed
         try:
             with routed.one_layer_for_all():
                 self._river_warm_up(rows)
         except Exception as error:
-            # What is no matter of the layers fails once more.
+            # An error of another cause comes up again in the second attempt.
             logger.info("River: each layer is compiled by itself (%r)", error)
             routed.forget()
             self._river_warm_up(rows)

@@ -1,4 +1,4 @@
-"""What River adds to a vLLM worker, on every platform."""
+"""Mixin that makes a vLLM worker River's, on every platform."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class RiverWorkerMixin:
         trim()
 
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:
-        """vLLM's, where every layer is in memory.
+        """Reload as vLLM does.
 
         Raises:
-            RiverError: some are read from the checkpoint of the start whenever a row needs them.
+            RiverError: some layers are without their bf16 weights (``resident_layers``).
         """
         layers = self.vllm_config.model_config.get_total_num_hidden_layers()
         if river_config_of(self.vllm_config).offloads(layers):
@@ -49,12 +49,12 @@ class RiverWorkerMixin:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]
         mark(Stage.MEASURE)
         self.model_runner.river_begin()
-        patches.a_workers_engine_answers_ctrl_c()
+        patches.the_server_answers_ctrl_c()
         mark(Stage.SERVE)
         return times
 
     def river_info(self) -> dict[str, Any]:
-        """RPC: what is in force. That a worker answers is the proof that River is active."""
+        """RPC: the settings in force. An answer proves that River is active."""
         return {
             **self.model_runner.get_model().river_info(),
             "dtype": str(self.vllm_config.model_config.dtype).removeprefix("torch."),

@@ -1,4 +1,4 @@
-"""What a 4-bit kernel offers."""
+"""The interface of a 4-bit kernel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PackedLinear(ABC):
         """``x [rows, K] -> [rows, N]`` in ``x``'s dtype."""
 
     def draft(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """As ``apply``, and faster where it can be: activations may be rounded to 8 bits."""
+        """As ``apply``, but faster if possible: activations may be rounded to 8 bits."""
         return self.apply(x, bias)
 
     @property

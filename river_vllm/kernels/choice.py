@@ -22,13 +22,13 @@ Maker = Callable[[bool], GroupedWeight]
 class KernelChooser:
     """Packs weights, each with the first kernel that takes its shape.
 
-    The order is that of their speed for one to a few rows: River's own on every CPU that has a back
-    end, torch's where the library could not be built, vLLM's on GPUs. Nothing is timed, so equal
+    Kernels are ordered by speed for a few rows: River's own on every CPU that has a back end,
+    torch's where the library could not be built, vLLM's on GPUs. Nothing is timed, so equal
     machines make equal choices, and so do the ranks of one engine.
 
     Args:
         name: ``auto``, or the only kernel to use.
-        activations: ``bf16``; or ``int8``, by the kernels that round them, where there is one.
+        activations: ``bf16``; or ``int8``, if a kernel rounds them.
         integer_zeros: whether the weights' source can give integer zero points.
     """
 
@@ -54,7 +54,7 @@ class KernelChooser:
 
     @property
     def activations(self) -> str:
-        """What the kernels in use multiply by; ``int8`` only where each of them rounds."""
+        """Type of the activations in products; ``int8`` only if every kernel in use rounds them."""
         rounds = self._int8 and all(k.rounds_activations for k in self._chosen.values())
         return "int8" if rounds else "bf16"
 

@@ -1,8 +1,8 @@
 """4-bit weights expanded to the activations' type for each product: for steps of many rows.
 
-The other kernels are made for one to a few rows, where the time goes into reading the weight. With
-hundreds of rows it goes into arithmetic, which a bf16 product does several times as fast. A code
-takes a byte here.
+The other kernels are made for a few rows, for which reading the weight takes most of the time. For
+hundreds of rows arithmetic does, in which a bf16 product is several times as fast. A code takes a
+byte here.
 """
 
 from __future__ import annotations

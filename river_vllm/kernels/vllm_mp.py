@@ -17,7 +17,7 @@ from river_vllm.kernels.groups import GroupedWeight
 
 
 class VllmMixedPrecisionKernel(Int4Kernel):
-    """Whatever ``choose_mp_linear_kernel`` picks for the platform, through vLLM's own scheme.
+    """The kernel that ``choose_mp_linear_kernel`` picks here, through vLLM's own scheme.
 
     On CPUs with AMX vLLM's kernel rounds the activations to 8 bits unless
     ``VLLM_CPU_INT4_W4A8=0`` (``kernels/linear/mixed_precision/cpu.py``), so it serves one of
@@ -110,7 +110,7 @@ def pack_int4_into_int32(codes: torch.Tensor, dim: int) -> torch.Tensor:
 def has_cpu_int4_product() -> bool:
     """Whether the kernel library that vLLM has loaded for this CPU holds its 4-bit product.
 
-    The one for AVX2 does not (vLLM issue 55613), and vLLM's choice of a kernel does not ask.
+    The AVX2 library does not (vLLM issue 55613), and vLLM's choice of a kernel does not check.
     """
     return hasattr(torch.ops._C, "cpu_gemm_wna16")
 

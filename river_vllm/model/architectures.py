@@ -1,7 +1,7 @@
 """The architectures that River carries, by the name in a checkpoint's ``config.json``.
 
-One mechanism serves them all; this table says what is tested, and the one thing that a decoder
-layer's structure does not show: whether its ``residual`` argument is part of the state.
+One mechanism serves them all. The table holds the tested ones, and whether a decoder layer's
+``residual`` argument is part of its state, which the layer's structure does not show.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Family:
     Attributes:
         architecture: as in a checkpoint's ``config.json``.
         models: checkpoints of this architecture, for people.
-        notes: what is special about its layers.
+        notes: special features of its layers.
         stale_residual: whether the decoder layers take a ``residual`` that they never read:
             their hidden states are the whole residual stream.
     """
@@ -83,7 +83,7 @@ def river_architecture(architecture: str, config: Any = None) -> str:
     """``LlamaForCausalLM`` → ``RiverLlamaForCausalLM``.
 
     Args:
-        config: the checkpoint's transformers configuration, where it was read; tells why not.
+        config: the checkpoint's transformers configuration, if known, for the error's reason.
 
     Raises:
         UnsupportedModelError: River does not carry the architecture; says why.
@@ -109,7 +109,7 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 
 
 def why_not(config: Any) -> str:
-    """Why River does not carry a model that its table does not name, as far as its shape tells.
+    """Why River does not carry a model, as far as the model's configuration tells.
 
     Args:
         config: the model's transformers configuration, or None where it is not known.

@@ -25,12 +25,7 @@ from river_vllm.model.find import (
     state_arguments,
 )
 from river_vllm.model.forward import Decision, River
-from river_vllm.model.head import (
-    has_a_head_by_tokens,
-    has_plain_head,
-    install_river_head,
-    some_outputs,
-)
+from river_vllm.model.head import has_plain_head, install_river_head, some_outputs
 from river_vllm.model.layer_files import CheckpointLayers, checkpoint_files
 from river_vllm.model.linear import RiverLinearMethod, carries, form_of, hold_on_meta
 from river_vllm.model.passes import Current, Head
@@ -47,19 +42,17 @@ def attach(
     config: RiverConfig,
     vllm_config: VllmConfig,
     heads: Collection[Head | None],
-    listed: Callable[[], torch.Tensor | None],
 ) -> tuple[River, Info]:
     """Attach a river to ``model``, whose weights have not been loaded yet.
 
     Args:
-        heads: what makes logits in the modes of the engine.
-        listed: gives the tokens that drafts are picked from, int64; None: from all of them.
+        heads: LM heads that the engine's modes use beside the bf16 one.
 
     Returns:
         The river, and what ``GET /river`` reports of it.
 
     Raises:
-        RiverError: the model has no place for one, or its 4-bit weights are of no use.
+        RiverError: the model cannot have a river, or its 4-bit weights are unusable.
     """
     model_config = vllm_config.model_config
     layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
@@ -93,10 +86,8 @@ def attach(
     )
     packing = Packing(config, model_config, getattr(model, "packed_modules_mapping", {}))
     if "river" in heads or ("draft" in heads and has_plain_head(model)):
-        if "draft" in heads and not many and has_a_head_by_tokens(model, model_config):
-            river.listed = listed()
         outputs = native.candidates if native else some_outputs
-        install_river_head(model, current, packing.expect, outputs, river.listed)
+        install_river_head(model, current, packing.expect, outputs)
     family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
     arguments = state_arguments(layers[0], family.stale_residual)
     for depth, layer in enumerate(layers):
@@ -123,12 +114,12 @@ def attach(
 
 
 def from_first_rank(values: torch.Tensor) -> torch.Tensor:
-    """Rank 0's values: equal decisions on every rank, however each one rounds."""
+    """Rank 0's values: every rank decides alike, however it rounds."""
     return get_tp_group().broadcast(values.contiguous(), src=0)
 
 
 def _refuse_mixed_cpus(isa: str) -> None:
-    """Ranks on CPUs of two kinds would time other passes at the start, and wait for ever."""
+    """Raise if the ranks' CPUs differ: they would time different passes, and wait for ever."""
     own = isa, torch.backends.cpu.get_cpu_capability()
     first = get_tp_group().broadcast_object(own, src=0)
     if own != first:
@@ -139,7 +130,6 @@ def _refuse_mixed_cpus(isa: str) -> None:
 
 
 def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Backend | None:
-    """The back end for the similarity and the candidates' logits; None on another device, or where
-    another kernel is asked for."""
+    """River's native back end; None on another device or dtype, or with another kernel."""
     usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
     return backend() if usable and config.kernel in ("auto", "native") else None

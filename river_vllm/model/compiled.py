@@ -1,14 +1,13 @@
 """A second compiled forward of the model, for the steps in which a row may leave.
 
-vLLM's own compiled forward cannot branch on data, and what it fuses decides what it rounds; the
-steps that must have stock vLLM's bits keep it as it is. Here the same modules are compiled once
-more by the same decorator. A decision between layers and a projection are operators there, which
-the compiler cannot look into: one graph serves every step, whoever leaves in it and where.
+vLLM's own compiled forward cannot branch on data, and its fusions decide its rounding. Steps that
+need stock vLLM's bits keep it. Here the same decorator compiles the same modules once more.
+Decisions between layers and projections are opaque operators there, so one graph serves every step.
 
-The compiler orders operators by their data alone. A decision looks at what the layer before it
-made, so it comes after that layer's projections; it hands the hidden states on to its own layer, so
-that layer's projections come after it. So neither has to be told its layer: the decisions of a pass
-count them. Layers whose graphs are the same are compiled once for all of them.
+The compiler orders operators by their data alone. A decision reads the previous layer's output, so
+it runs after that layer's projections. It returns the hidden states for its own layer, so that
+layer's projections run after it. No operator is told its layer: the decisions of a pass count the
+layers. Layers with equal graphs are compiled once for all of them.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ from river_vllm.compat import (
 from river_vllm.model.passes import Current
 
 CONTEXT = "river"
-"""Where vLLM's forward context finds the model's river, among its attention layers."""
+"""Key of the model's river among the attention layers of vLLM's forward context."""
 
 _LIBRARY = torch.library.Library("river", "FRAGMENT")
 
 
 def _route(hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
     get_forward_context().no_compile_layers[CONTEXT].route_next(hidden, residual)
-    # An operator may not return what it was given.
+    # An operator may not return its argument.
     return hidden.clone()
 
 
@@ -88,7 +87,7 @@ class RoutedForward:
         inner = _compiled_module(model, layers)
         self.within_compiled = inner is not None
         """Whether vLLM compiles a forward that holds the layers."""
-        # Where the whole model is what vLLM compiles, routed steps run as they are written.
+        # If vLLM compiles the whole model, routed steps run uncompiled.
         self._skips = inner is model
         self.compiles = self.within_compiled and not self._skips
         """Whether there is a second compiled forward."""
@@ -97,7 +96,7 @@ class RoutedForward:
             patches.calls_pass_through(inner, self._chosen)
 
     def __call__(self) -> AbstractContextManager[Any]:
-        """Around a forward pass that may route rows."""
+        """The context for a forward pass that may route rows."""
         stack = ExitStack()
         if self.compiles:
             self._current.routed = True
@@ -108,7 +107,7 @@ class RoutedForward:
 
     @contextmanager
     def one_layer_for_all(self) -> Iterator[None]:
-        """Around a pass that compiles: layers that are alike are compiled once for all of them."""
+        """Inside, a pass that compiles treats equal layers once for all of them."""
         with (
             patches.layers_are_regions(self._layers),
             patches.a_written_argument_may_be_none(),
@@ -117,10 +116,10 @@ class RoutedForward:
             yield
 
     def forget(self) -> None:
-        """What was compiled fails: the next pass compiles anew, and no other start reads it."""
+        """Discard a compiled forward that fails: the next pass and later starts compile anew."""
         graph: Any = self._graph
         graph.aot_compiled_fn = None
-        # Where vLLM has saved it, and it was not the compiler that failed.
+        # vLLM has saved it, unless the compiler itself failed.
         if saved := getattr(graph, "_aot_compilation_path", None):
             Path(saved).unlink(missing_ok=True)
 
@@ -143,7 +142,7 @@ def _compiled_module(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module
 
 
 def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
-    """A module of its own whose compiled forward is that of ``inner``."""
+    """A separate module that compiles the forward of ``inner``."""
     base = type(inner)
 
     @functools.wraps(base.forward)
@@ -155,7 +154,7 @@ def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
         # In a tuple: the inner module is no part of this one.
         self.inner = (inner,)
 
-    # The name is part of the key under which vLLM keeps what it has compiled.
+    # The name is part of the key under which vLLM keeps the compiled forward.
     forward.__qualname__ = f"River{base.__qualname__}.forward"
     cls = type(f"River{base.__name__}", (nn.Module,), {"__init__": __init__, "forward": forward})
     decorated = support_torch_compile(dynamic_arg_dims=inner._dynamic_arg_dims)(cls)
@@ -165,7 +164,7 @@ def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
 
 @contextmanager
 def _skipping_compiled() -> Iterator[None]:
-    """Inside, the model runs as it is written (a switch of ``compilation/decorators.py``)."""
+    """Inside, the model runs uncompiled (a switch of ``compilation/decorators.py``)."""
     context = get_forward_context()
     before, context.skip_compiled = context.skip_compiled, True
     try:

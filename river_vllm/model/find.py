@@ -1,4 +1,4 @@
-"""Where a vLLM model has its decoder layers, found by their structure and not by their names."""
+"""Finds a vLLM model's decoder layers by their structure, not by their names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from river_vllm.errors import UnsupportedModelError
 
 @dataclass(frozen=True, slots=True)
 class StateArguments:
-    """Where a decoder layer's ``forward`` takes the residual stream."""
+    """The residual stream's places among the arguments of a decoder layer's ``forward``."""
 
     hidden: int
     residual: int | None
@@ -74,7 +74,7 @@ def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:
 
 
 def state_arguments(layer: nn.Module, stale_residual: bool = False) -> StateArguments:
-    """Where ``layer.forward`` takes its hidden states and its residual.
+    """The places of hidden states and residual among the arguments of ``layer.forward``.
 
     Args:
         stale_residual: the layer takes a ``residual`` that is no part of its state.

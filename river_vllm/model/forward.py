@@ -1,4 +1,4 @@
-"""The one door through which every forward pass goes.
+"""Runs every forward pass of a model with a river.
 
 ``Forward.run`` builds the attention metadata of a pass, chooses its forward (vLLM's own, the routed
 one, or both) and tells an observer.
@@ -40,13 +40,13 @@ class Observer(Protocol):
 
 
 class River:
-    """What a model's decoder layers ask during a pass: who runs them, and in which precision.
+    """Decides for a model's decoder layers, during a pass, which rows run in which precision.
 
-    It is not a module: the model's own tree stays as it was.
+    A river is no module, so the model's module tree stays as it was.
 
     Args:
         current: the pass under way.
-        router: decides who leaves.
+        router: decides which rows leave.
         routed: the forward in which rows may leave.
         residency: which layers hold their backbone weights.
         linears: the projections of each decoder layer.
@@ -70,7 +70,6 @@ class River:
         self.router = router
         self._linears = linears
         self._dense = dense
-        self.listed: torch.Tensor | None = None
         """The tokens that drafts are picked from, beside those of a request's own text: int64,
         ascending. Without them drafts are picked from every token."""
         self.rest()
@@ -84,7 +83,7 @@ class River:
         self.current.rest(self.residency.resident)
 
     def route(self, index: int, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
-        """Decide who runs layer ``index`` in which precision; both tensors ``[rows, hidden]``."""
+        """Decide the precision of each row in layer ``index``; both tensors ``[rows, hidden]``."""
         table = self.current.due.table
         if index == 0:
             table.path = Path.BACKBONE
@@ -95,12 +94,12 @@ class River:
             self.residency.need(index)
 
     def route_next(self, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
-        """``route``, for the layer that a compiled pass comes to."""
+        """``route`` for the next layer of a compiled pass."""
         self.routed.layer += 1
         self.route(self.routed.layer, hidden, residual)
 
     def linear(self, index: int, x: torch.Tensor, biased: bool) -> torch.Tensor:
-        """Projection ``index`` of the layer that a compiled pass is in, on ``x``.
+        """The product of ``x`` and projection ``index`` of a compiled pass's current layer.
 
         Args:
             biased: whether the projection adds its bias itself.
@@ -115,9 +114,8 @@ class River:
     def dense(self) -> Dense | None:
         """River's own bf16 product, for passes that need not have stock vLLM's bits.
 
-        None where vLLM has a product that serves several rows at once: vLLM has then packed the
-        weights its own way and let go of the plain ones (``layers/utils.py``,
-        ``dispatch_cpu_unquantized_gemm``).
+        None if vLLM has a product for several rows at once: it then keeps packed weights instead of
+        plain ones (``layers/utils.py``, ``dispatch_cpu_unquantized_gemm``).
         """
         held = self._linears[: self.residency.resident]
         plain = all(
@@ -129,9 +127,9 @@ class River:
 
 
 class Decision:
-    """A pre-hook of decoder layer ``depth``: decides who runs it in which precision.
+    """Pre-hook of decoder layer ``depth``: decides which rows run it in which precision.
 
-    Traced, it reads nothing that differs between layers, so that one trace serves all of them.
+    While traced, it reads nothing that differs between layers, so one trace serves all of them.
     """
 
     def __init__(self, river: River, depth: int, arguments: StateArguments) -> None:
@@ -166,14 +164,13 @@ class Forward:
     def run(self, due: Pass) -> torch.Tensor:
         """Run a pass, in the forward that it needs.
 
-        Where no row may leave, vLLM's own forward runs, as in stock vLLM. Where all may, where
-        nothing is compiled, and where River's own bf16 product serves the pass, the routed forward
-        runs. Otherwise both do: a compiled forward with stock's bits cannot branch, so vLLM's runs
-        all rows, and the rows that may leave run again in the routed one. Their K/V goes over what
-        the first left in their slots; the other rows have other slots.
+        If no row may leave, vLLM's own forward runs, as in stock vLLM. The routed forward runs if
+        all rows may leave, if nothing is compiled, or if River's own bf16 product serves the pass.
+        Otherwise both run. A compiled forward with stock's bits cannot branch, so vLLM's runs all
+        rows, and rows that may leave run again in the routed one, over their own K/V slots.
 
         Returns:
-            ``[rows, hidden]``; the table says how deep each row ran.
+            ``[rows, hidden]``; the table holds the depth of each row.
         """
         river, table = self.river, due.table
         free = table.free
@@ -198,8 +195,7 @@ class Forward:
         return hidden
 
     def logits(self, due: Pass) -> torch.Tensor:
-        """Run a pass of River's own and make the logits of each row, ``[rows, vocabulary]`` or
-        ``[rows, columns]``."""
+        """Run a pass of River's own and make the logits of each row, ``[rows, vocabulary]``."""
         logits: torch.Tensor = self._model.compute_logits(self.run(due))
         self.river.rest()
         return logits
@@ -212,12 +208,11 @@ class Forward:
         head: Head,
         *,
         exact: bool = True,
-        columns: torch.Tensor | None = None,
     ) -> Pass:
         """A pass of River's own over tokens that all leave after ``layers`` backbone layers.
 
         Args:
-            spans: where the tokens stand; their K/V slots are allocated.
+            spans: positions of the tokens; their K/V slots are allocated.
             tokens: integers ``[rows]``.
         """
         runner, river = self._runner, self.river
@@ -227,7 +222,7 @@ class Forward:
         positions = _positions(spans, tokens.device).to(runner.positions.dtype)
         inputs = self._embedded(tokens.to(runner.input_ids.gpu.dtype))
         inputs["positions"] = positions
-        return Pass(table, spans, inputs, head=head, exact=exact, columns=columns)
+        return Pass(table, spans, inputs, head=head, exact=exact)
 
     def idle(
         self,
@@ -236,12 +231,11 @@ class Forward:
         head: Head,
         *,
         exact: bool = True,
-        columns: torch.Tensor | None = None,
     ) -> Pass:
         """A pass on no request; it writes to vLLM's null block."""
         tokens = torch.zeros(rows, dtype=torch.int64, device=self._runner.device)
         spans = [Span(0, 0, 1)] * rows
-        return self.decode(spans, tokens, layers, head, exact=exact, columns=columns)
+        return self.decode(spans, tokens, layers, head, exact=exact)
 
     def _embedded(self, tokens: torch.Tensor) -> dict[str, Any]:
         """Tokens as vLLM feeds them to its model (``v1/worker/gpu_model_runner.py``,
@@ -283,7 +277,7 @@ class Forward:
             yield
 
     def _attention(self, due: Pass, block_table: Any) -> CommonAttentionMetadata:
-        """What the attention metadata of a K/V cache group is built from."""
+        """The input for the attention metadata of a K/V cache group."""
         device, spans = self._runner.device, due.spans
         counts = torch.tensor([span.rows for span in spans], dtype=torch.int32)
         ends = torch.cumsum(counts, dim=0, dtype=torch.int32)

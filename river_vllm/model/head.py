@@ -6,8 +6,7 @@ logits of the best ``CANDIDATES`` are computed again from the bf16 rows, so gree
 sampling see exact logits for what they can pick. The rest of the vocabulary keeps its 4-bit
 logits. Steps that need every logit exact take the bf16 head.
 
-Drafts take the 4-bit logits as they are, where there is a list of tokens (``token_lists/``) only
-those of the list, and, from the bf16 rows, those of the tokens in the requests' own text.
+Drafts take the 4-bit logits as they are.
 """
 
 from __future__ import annotations
@@ -41,8 +40,6 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         current: the pass under way, which names the head that makes its logits.
         packer: quantises and packs the head's weight.
         outputs: makes the logits of the candidates exact.
-        listed: tokens that get a 4-bit head of their own for drafts, int64.
-        list_packer: quantises and packs the weight of that head.
     """
 
     supports_pre_processed_weights = False
@@ -52,29 +49,21 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         current: Current,
         packer: Packer,
         outputs: Outputs,
-        listed: torch.Tensor | None = None,
-        list_packer: Packer | None = None,
     ) -> None:
         super().__init__()
         self._current = current
         self._packer = packer
-        self._listed = listed
-        self._list_packer = list_packer
         self._outputs = outputs
         self._packed: PackedLinear | None = None
-        self._packed_list: PackedLinear | None = None
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
-        weight = layer.weight.detach()
-        self._packed = self._packer(weight)
-        if self._list_packer is not None:
-            self._packed_list = self._list_packer(weight[self._listed])
+        self._packed = self._packer(layer.weight.detach())
         super().process_weights_after_loading(layer)
 
     def apply(
         self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """``x [rows, hidden] -> [rows, vocabulary of this rank]``, or of the pass's columns."""
+        """``x [rows, hidden] -> [rows, vocabulary of this rank]``."""
         due = self._current.due
         head = due.head
         if head == "backbone" and due.dense is not None:
@@ -82,11 +71,7 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         if head == "backbone" or bias is not None or self._packed is None:
             return super().apply(layer, x, bias)
         if head == "draft":
-            if due.columns is None or self._packed_list is None:
-                return self._packed.draft(x, None)
-            listed = self._packed_list.draft(x, None)
-            added = due.columns[listed.shape[1] :].expand(len(x), -1)
-            return torch.cat([listed, self._outputs(x, layer.weight, added)], dim=1)
+            return self._packed.draft(x, None)
         logits = self._packed.apply(x, None)
         best = largest(logits, min(CANDIDATES, logits.shape[1]))
         return logits.scatter_(1, best, self._outputs(x, layer.weight, best))
@@ -131,26 +116,13 @@ def has_plain_head(model: nn.Module) -> bool:
     return type(getattr(head, "quant_method", None)) is UnquantizedEmbeddingMethod
 
 
-def has_a_head_by_tokens(model: nn.Module, model_config: Any) -> bool:
-    """Whether drafts can have the logits of some tokens only: vLLM makes them by the head's
-    ``quant_method`` (not where they are of another dtype than the model), in 4 bit (not where there
-    is a bias), and takes them as they are.
-
-    Args:
-        model_config: vLLM's.
-    """
-    plain = has_plain_head(model) and getattr(lm_head(model), "bias", None) is None
-    return plain and bool(model_config.head_dtype == model_config.dtype)
-
-
 def install_river_head(
     model: nn.Module,
     current: Current,
     packers: Callable[[nn.Module], Packer],
     outputs: Outputs = some_outputs,
-    listed: torch.Tensor | None = None,
 ) -> None:
-    """Give the model's LM head a 4-bit twin, and one of the ``listed`` tokens alone.
+    """Give the model's LM head a 4-bit twin.
 
     Args:
         packers: gives a packer for a weight of a module.
@@ -164,5 +136,4 @@ def install_river_head(
             f"{type(model).__name__} has no plain LM head: --river-lm-head must be 'backbone'",
             cure="",
         )
-    list_packer = None if listed is None else packers(head)
-    head.quant_method = RiverHeadMethod(current, packers(head), outputs, listed, list_packer)
+    head.quant_method = RiverHeadMethod(current, packers(head), outputs)

@@ -19,7 +19,7 @@ layers of its own, which nothing evicts."""
 
 
 class CheckpointLayers:
-    """Which tensors of a safetensors checkpoint belong to which decoder layer.
+    """Finds the tensors of each decoder layer in a safetensors checkpoint.
 
     Args:
         files: the checkpoint's files; only their headers are read.

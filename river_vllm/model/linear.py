@@ -123,7 +123,7 @@ class RiverLinearMethod(LinearMethodBase):
         self._inner.create_weights(*args, **kwargs)
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
-        """Pack before vLLM's method repacks: it may drop the weight as it was loaded."""
+        """Pack before vLLM's method repacks, which may drop the loaded weight."""
         # vLLM calls this when the weight is complete, and once more for every module.
         if getattr(layer, _PROCESSED, False):
             return
@@ -144,15 +144,14 @@ class RiverLinearMethod(LinearMethodBase):
             self.drop_backbone(layer)
 
     def plain_weight(self, layer: nn.Module) -> torch.Tensor | None:
-        """The backbone's weight ``[N, K]`` in memory as the checkpoint has it; None where vLLM's
-        method keeps another form."""
+        """The backbone's weight ``[N, K]`` as in the checkpoint; None if memory lacks that form."""
         if not isinstance(self._inner, UnquantizedLinearMethod):
             return None
         weight: torch.Tensor = layer.weight
         return weight if weight.numel() > 0 else None
 
     def drop_backbone(self, layer: nn.Module) -> None:
-        """Let go of the backbone's weight, as loaded or as vLLM repacked it; 4 bit stays."""
+        """Free the backbone's weight, as loaded or as vLLM repacked it; the 4-bit weight stays."""
         self.has_backbone = False
         layer.cpu_linear = None
         # Of an INT8 projection the only copy of the weight is in oneDNN's own form.

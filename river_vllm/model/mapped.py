@@ -1,4 +1,4 @@
-"""Memory that loading leaves behind, given back to the system."""
+"""Gives memory that loading leaves behind back to the system."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MADV_DONTNEED = 4
 def releasing(
     weights: Iterable[tuple[str, torch.Tensor]],
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """``weights`` as they come; what was read is given back to the system on the way.
+    """Yield ``weights``, and give the pages of earlier ones back to the system on the way.
 
-    vLLM's loader maps the file and copies out of the mapping, so that each page is in memory twice
-    until the file is closed. A page that is given back too early is read again on access.
+    vLLM's loader maps the file and copies out of the mapping, so each page is in memory twice until
+    the file is closed. A page that is given back too early is read again on access.
     """
     ranges: list[tuple[int, int]] = []
     before: list[tuple[int, int]] = []
@@ -50,7 +50,7 @@ def release(ranges: Iterable[tuple[int, int]]) -> None:
 
 
 def trim() -> None:
-    """Return what allocators keep of freed memory (torch's, glibc's) once much has been freed."""
+    """Return freed memory that the allocators of torch and glibc keep."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -60,8 +60,7 @@ def trim() -> None:
 
 
 def _file_mappings() -> list[tuple[int, int]]:
-    """Address ranges of this process that map a ``.safetensors`` file, which a hub's cache keeps
-    under the name of its hash."""
+    """Address ranges that map ``.safetensors`` files; a hub's cache names them by hash."""
     try:
         lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:

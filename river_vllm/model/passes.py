@@ -1,4 +1,4 @@
-"""A forward pass as a value, and the one that is under way.
+"""The description of a forward pass, and the pass under way.
 
 A step of vLLM's, its rows that run again, drafts, timing, warm-up and calibration are all passes.
 ``forward.py`` runs them.
@@ -16,7 +16,7 @@ import torch
 from river_vllm.step.table import Flags, StepTable
 
 Head = Literal["backbone", "river", "draft"]
-"""What makes a pass's logits: the bf16 LM head, 4-bit candidates made exact, or 4 bit alone."""
+"""The LM head of a pass: bf16, 4-bit candidates made exact, or 4 bit alone."""
 
 Dense: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """``x [..., K]``, ``weight [N, K]``, ``bias [N]`` → ``[..., N]``, all bfloat16."""
@@ -41,16 +41,15 @@ class Span(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Pass:
-    """One forward pass: its rows, where they stand, and what is to become of them.
+    """One forward pass: its rows, their positions, and how to run them.
 
     Attributes:
         table: its groups of rows; after the pass, how deep each ran.
         spans: the requests of its rows, in order.
         inputs: the model's arguments.
-        in_step: whether vLLM's forward context, of these very rows, is in force.
-        head: what makes the logits.
+        in_step: whether vLLM's forward context for exactly these rows is in force.
+        head: the LM head that makes the logits.
         exact: whether a row needs stock vLLM's bits; otherwise any rounding will do.
-        columns: of a draft with a list of tokens: the tokens that have logits, int64.
         dense: River's own bf16 product, where it replaces vLLM's in this pass.
     """
 
@@ -60,14 +59,13 @@ class Pass:
     in_step: bool = False
     head: Head = "backbone"
     exact: bool = True
-    columns: torch.Tensor | None = None
     dense: Dense | None = None
 
     def leaving_part(self) -> tuple[Flags, Pass]:
         """The groups that run again where the pass is split, and the pass that runs them.
 
-        They are those from a request's first free group on, since attention takes the last rows of
-        a sequence.
+        A request's groups run again from its first free one on, since attention takes the last rows
+        of a sequence.
         """
         table = self.table
         groups = np.zeros(len(table.rows), dtype=np.bool_)
@@ -88,7 +86,7 @@ class Pass:
 
 
 class Current:
-    """What the projections and the LM head of a model read: the pass under way.
+    """The pass under way, for a model's projections and LM head.
 
     Args:
         num_layers: decoder layers of the model.
@@ -102,7 +100,7 @@ class Current:
         """Whether the routed forward runs or is being traced, where vLLM compiles another one."""
 
     def rest(self, resident: int) -> None:
-        """End the pass, its logits too: what comes next is no request's.
+        """End the pass, its logits too; runs before the next pass serve no request.
 
         Args:
             resident: leading layers that hold their backbone weights.

@@ -56,7 +56,7 @@ class Residency:
         return self.num_layers if self._fetches else self.resident
 
     def need(self, index: int) -> None:
-        """Have the backbone weights of layer ``index``, reading them if they are not there.
+        """Read the backbone weights of layer ``index``, unless they are in memory.
 
         Raises:
             RuntimeError: tokens should have left before this layer.
@@ -73,7 +73,7 @@ class Residency:
         self._fetched[index] = None
 
     def info(self) -> dict[str, Any]:
-        """What is in force, for operators."""
+        """The settings and memory in use, for operators."""
         methods = [_method(linear) for layer in self._layers for linear in layer]
         return {
             "resident_layers": self.resident,

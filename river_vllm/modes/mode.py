@@ -1,8 +1,8 @@
-"""What a mode is: how one request is answered, and what its response says of that.
+"""The interface of a mode, which answers a request and reports on the answer.
 
-A step gives each token one number (int16), whose meaning its mode knows. The numbers ride in vLLM's
-per-step ``routed_experts`` array, which vLLM's front end concatenates over a choice's life, trims
-at stop strings and hands over when the choice finishes. River has no other use for that array.
+A step gives each token one number (int16), whose meaning depends on the mode. The numbers travel in
+vLLM's per-step ``routed_experts`` array. vLLM's front end concatenates these arrays over a choice's
+life, trims them at stop strings and returns them when the choice finishes.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def depths_of(output: Any) -> dict[str, int]:
 
 
 class Timed(NamedTuple):
-    """A kind of pass whose time decides.
+    """A kind of pass whose time decides about exits or drafts.
 
     Attributes:
-        make: makes a pass of so many rows.
-        most: rows that such a pass can have.
+        make: makes a pass of the given number of rows.
+        most: the most rows of such a pass.
     """
 
     make: Callable[[int], Pass]
@@ -56,9 +56,9 @@ class Summary(Protocol):
     """Counts over the tokens of one or more choices.
 
     Attributes:
-        held: tokens that ran on only because leaving would not have paid.
+        held: tokens kept on the backbone only because leaving would not have paid.
         drafted: tokens that the river drafted and the backbone checked.
-        accepted: how many of them are in an answer.
+        accepted: drafted tokens that are in an answer.
     """
 
     held: int
@@ -80,14 +80,14 @@ class Mode(Protocol):
 
     Attributes:
         exact: whether its rows on the backbone need stock vLLM's bits.
-        schema: of its report, for the API's description.
+        schema: JSON schema of its report, for the API's description.
     """
 
     exact: ClassVar[bool]
     schema: ClassVar[dict[str, Any]]
 
     def head(self, config: RiverConfig) -> Head | None:
-        """What makes logits for it in an engine, beside the bf16 LM head."""
+        """The LM head that the mode uses beside the bf16 one; None: no other."""
 
     def leaves_kv(self, settings: RiverSettings) -> bool:
         """Whether K and V that the river wrote stay in the cache."""
@@ -96,9 +96,9 @@ class Mode(Protocol):
         """The numbers of the ``tokens`` that a step brought for a request.
 
         Args:
-            depth: signed, of the request's last row (``exit.py``).
+            depth: signed, of the request's last row (``exit/__init__.py``).
             drafted: tokens that the backbone checked.
-            kept: how many of them stayed; they come first, the backbone's own token last.
+            kept: accepted drafts; they come first, the backbone's own token last.
             decode: False where the token came out of the prompt's last row.
         """
 

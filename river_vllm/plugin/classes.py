@@ -1,12 +1,12 @@
 """``River<Architecture>`` for every supported architecture, as attributes of this module.
 
 vLLM's registry resolves ``"river_vllm.plugin.classes:RiverLlamaForCausalLM"`` by import and
-``getattr``; the class is made then, from whatever class vLLM has for the architecture.
+``getattr``; the class is made then, from vLLM's class for the architecture.
 """
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -16,7 +16,6 @@ from river_vllm.config import PREFIX, river_config_of
 from river_vllm.model.attach import attach
 from river_vllm.model.mapped import releasing
 from river_vllm.modes import MODES
-from river_vllm.modes.verified.token_list import tokens_of_drafts
 
 
 @cache
@@ -36,9 +35,8 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
         _name_both(vllm_config.model_config.hf_config, name)
         base.__init__(self, vllm_config=vllm_config, prefix=prefix)
         config = river_config_of(vllm_config)
-        listed = partial(tokens_of_drafts, config, vllm_config)
         heads = {mode.head(config) for mode in MODES}
-        self.river, self.river_info = attach(self, config, vllm_config, heads, listed)
+        self.river, self.river_info = attach(self, config, vllm_config, heads)
 
     def load_weights(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
         return base.load_weights(self, releasing(weights), *args, **kwargs)
@@ -56,7 +54,7 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
 def _name_both(hf_config: Any, name: str) -> None:
     """Add the architecture's own name to a configuration that names River's.
 
-    vLLM's Transformers backend looks up by it how transformers renames a checkpoint's weights
+    By this name vLLM's Transformers backend finds how transformers renames a checkpoint's weights
     (``models/transformers/base.py``, ``_create_hf_to_vllm_mapper``).
     """
     architectures = getattr(hf_config, "architectures", None) or [name]

@@ -1,11 +1,10 @@
-"""Which of vLLM's K/V connectors keep the river's K/V away from exact requests.
+"""Checks that vLLM's K/V connector keeps the river's K/V away from exact requests.
 
-A connector may bring K/V blocks from another store or another engine. ``scheduler.isolate``
-gives blocks that the river may have written a hash of their own kind, so a connector that finds
-blocks by ``Request.block_hashes``, and by nothing else, never gives such a block to an exact
-request. One that finds them by tokens, by a request's name or in a way that is not known here
-would; and one that hands a request's blocks to another engine gives it whatever the request has
-written. Read in vLLM 0.32, ``distributed/kv_transfer/kv_connector``; what is not listed is refused.
+A connector may bring K/V blocks from another store or another engine. ``scheduler.isolate`` salts
+the hashes of blocks that the river may have written. A connector that finds blocks by
+``Request.block_hashes`` alone never gives such a block to an exact request. A connector that finds
+blocks by tokens or by a request's name may, and so may one that hands a request's blocks to another
+engine. Other connectors are refused. Read in vLLM 0.32, ``distributed/kv_transfer/kv_connector``.
 """
 
 from __future__ import annotations
@@ -35,16 +34,15 @@ REFUSED: dict[str, str] = {
     "DecodeBenchConnector": _NO_CACHE,
     "ExampleHiddenStatesConnector": _NO_CACHE,
 }
-"""Connectors of vLLM that River does not go with, and why."""
+"""Connectors of vLLM that River refuses, and why."""
 
 MULTI = "MultiConnector"
 OFFLOADING_SPECS = (None, "CPUOffloadingSpec")
-"""Stores of ``OffloadingConnector`` that were read: the host's memory, of this engine alone."""
+"""Allowed stores of ``OffloadingConnector``: the host's memory, for this engine alone."""
 
 
 def refused_connector(transfer: Any) -> str | None:
-    """The first connector of a ``KVTransferConfig`` that River does not go with, and why; None
-    where there is none."""
+    """The first connector of a ``KVTransferConfig`` that River refuses, and why; else None."""
     if transfer is None or transfer.kv_connector is None:
         return None
     return _refused(

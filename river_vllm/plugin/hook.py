@@ -1,4 +1,4 @@
-"""vLLM's configuration hook for River architectures: settle the engine, refuse what cannot be."""
+"""vLLM's configuration hook for River architectures: sets up the engine, refuses conflicts."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _check_offloading(config: RiverConfig, layers: int, load_format: str) -> Non
 
 
 def _refuse(vllm_config: VllmConfig) -> None:
-    """One line for the first thing that River does not go with."""
+    """Raise, with one line, for the first feature that River does not support."""
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     scheduler = vllm_config.scheduler_config
     dtype = str(model.dtype).removeprefix("torch.")
@@ -148,7 +148,7 @@ def _refuse(vllm_config: VllmConfig) -> None:
 
 
 def _drafts_refused(vllm_config: VllmConfig) -> dict[str, bool]:
-    """What vLLM leaves out, or fails at, where it speculates."""
+    """Features that vLLM ignores, or fails at, where it speculates."""
     installed = sorted(found.name for found in entry_points(group="vllm.logits_processors"))
     drafts = river_config_of(vllm_config).drafts > 0
     return {
@@ -162,7 +162,7 @@ def _drafts_refused(vllm_config: VllmConfig) -> dict[str, bool]:
 
 
 def _runner_v2_refused(vllm_config: VllmConfig) -> dict[str, bool]:
-    """What asks for vLLM's model runner V2, or needs it. River runs on V1."""
+    """Settings that choose vLLM's model runner V2, or need it. River runs on V1."""
     return {
         f"vLLM's model runner V2 (leave out {RUNNER_V2}=1)": (
             vllm_envs.VLLM_USE_V2_MODEL_RUNNER is True
@@ -176,8 +176,7 @@ def _runner_v2_refused(vllm_config: VllmConfig) -> dict[str, bool]:
 
 
 def _memory_refused(vllm_config: VllmConfig) -> dict[str, bool]:
-    """Ways to move K/V or weights out of the engine's memory that River was not run with, or that
-    would give an exact request K/V that the river wrote."""
+    """Memory settings not tried with River, or that would give exact requests the river's K/V."""
     cache, offload = vllm_config.cache_config, vllm_config.offload_config
     cpu = current_platform.is_cpu()
     dtypes = KV_DTYPES["cpu" if cpu else "gpu"]
@@ -204,10 +203,10 @@ def _memory_refused(vllm_config: VllmConfig) -> dict[str, bool]:
 def _choose_runner_v1(vllm_config: VllmConfig) -> None:
     """Have vLLM run the engine on its model runner V1; on CUDA it would take V2.
 
-    It reads the choice from the environment wherever it needs it, in processes that inherit it.
+    vLLM reads the choice from the environment, which its processes inherit.
 
     Raises:
-        UnsupportedModelError: this process has settled on another.
+        UnsupportedModelError: this process has settled on V2.
     """
     if vllm_config.use_v2_model_runner:
         os.environ[RUNNER_V2] = "0"
@@ -224,18 +223,18 @@ def _install(vllm_config: VllmConfig) -> None:
     vllm_config.parallel_config.worker_cls = CPU_WORKER if current_platform.is_cpu() else GPU_WORKER
     layers = vllm_config.model_config.get_total_num_hidden_layers()
     if river_config_of(vllm_config).offloads(layers):
-        # A compiled forward holds every layer's backbone; here some have none.
+        # A compiled forward holds every layer's backbone, and here some layers have none.
         vllm_config.model_config.enforce_eager = True
     if current_platform.is_cpu():
         _run_eager_without_compiler(vllm_config)
     else:
-        # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU vLLM's
-        # compiled forward serves the steps in which nothing can exit (``River.run``).
+        # An exit is a branch on data, and a CUDA graph never runs Python. On the CPU steps with
+        # exits have a compiled forward of their own (``model/compiled.py``).
         vllm_config.model_config.enforce_eager = True
 
 
 def _run_eager_without_compiler(vllm_config: VllmConfig) -> None:
-    """vLLM would compile, and end with pages of the compiler's errors."""
+    """Run uncompiled if torch cannot compile: vLLM would end with pages of compiler errors."""
     wanted = vllm_config.compilation_config.mode != CompilationMode.NONE
     if vllm_config.model_config.enforce_eager or not wanted:
         return
@@ -250,9 +249,9 @@ def _run_eager_without_compiler(vllm_config: VllmConfig) -> None:
 
 
 def _name_graphs(vllm_config: VllmConfig) -> None:
-    """Have vLLM keep its compiled forwards under what they depend on (``graph_key.py``)."""
+    """Have vLLM key its compiled forwards by all that they depend on (``graph_key.py``)."""
     given = vllm_config.additional_config
-    # vLLM reads settings of its own from a dict only; beside them all of River's are in the key.
+    # vLLM reads settings of its own from a dict only. A dict goes into the key as a whole.
     if isinstance(given, dict) and set(given) <= {CONFIG_KEY}:
         checkpoint = getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None)
         vllm_config.additional_config = RiverAdditionalConfig(given, checkpoint)

@@ -1,8 +1,8 @@
-"""River by one setting: an engine of any architecture serves with it where it is asked for.
+"""Serves a model with River if ``additional_config["river"]`` is set, without other options.
 
-vLLM looks up a configuration hook by the architecture's name. Under every name stands one that
-does what was there before, and for an engine with ``additional_config["river"]`` puts River's class
-in the place of vLLM's, as ``hf_overrides`` with ``River<Architecture>`` does from the start.
+vLLM looks up a configuration hook by the architecture's name. River wraps every hook. For an engine
+with this setting the wrapper replaces vLLM's model class by River's, as ``hf_overrides`` with
+``River<Architecture>`` does. For other engines it calls the wrapped hook.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def opt_in(own: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
     """The hook for an architecture of vLLM's or of another plugin.
 
     Args:
-        own: the hook that stands under its name, or vLLM's base class, which does nothing.
+        own: the architecture's hook so far, or vLLM's base class, which does nothing.
     """
 
     def verify_and_update_config(vllm_config: VllmConfig) -> None:
@@ -33,7 +33,7 @@ def opt_in(own: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
         """
         if asks_for_river(vllm_config) and not serves_river(vllm_config):
             _take_rivers_class(vllm_config.model_config)
-            # It calls the hook of the architecture itself, and so comes back to ``own``.
+            # River's hook calls this one again, which then calls ``own``.
             RiverConfigHook.verify_and_update_config(vllm_config)
         else:
             own.verify_and_update_config(vllm_config)
@@ -47,8 +47,8 @@ def opt_in(own: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
 
 
 def _take_rivers_class(model: ModelConfig) -> None:
-    """Every field that comes from the architecture's name comes from River's from now on, as
-    ``SpeculativeConfig.update_arch_`` of vLLM does it for a draft model."""
+    """Set every field that depends on the architecture's name to that of River's class, as vLLM's
+    ``SpeculativeConfig.update_arch_`` does for a draft model."""
     name = river_architecture(model.architecture, model.hf_config)
     model.hf_config.architectures = [name]
     model.model_arch_config = model.get_model_arch_config()

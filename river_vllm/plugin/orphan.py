@@ -1,9 +1,8 @@
-"""An engine that ends with the process that started it, whatever both are doing.
+"""Ends an engine with its parent process, in any state of both.
 
-A server that is killed with SIGKILL leaves vLLM 0.32's engine and workers behind: a quarter of an
-hour later still if the model was being loaded, and longer than 40 s if a request was running.
-SIGTERM alone is no help while it loads, the engine keeps it for the end of its construction
-(``v1/engine/core.py``, ``run_engine_core``).
+A server that is killed with SIGKILL leaves vLLM 0.32's engine and workers behind: for more than a
+quarter of an hour while the model loads, and for more than 40 s while a request runs. While it
+loads, the engine defers SIGTERM (``v1/engine/core.py``, ``run_engine_core``).
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import time
 from multiprocessing.process import BaseProcess
 
 ENGINE = "EngineCore"
-"""How the names of vLLM's engine processes begin (``v1/engine/utils.py``)."""
+"""Prefix of the names of vLLM's engine processes (``v1/engine/utils.py``)."""
 GRACE_SECONDS = 10.0
-"""For vLLM to end by itself, as a serving engine does on SIGTERM."""
+"""Time in which vLLM may end by itself, as a serving engine does on SIGTERM."""
 WATCH = "river-parent-watch"
 
 
 def end_with_parent(grace: float = GRACE_SECONDS) -> None:
-    """In an engine's process, watch the one that started it; elsewhere do nothing.
+    """In an engine's process, watch the parent process; elsewhere do nothing.
 
     Args:
         grace: seconds between SIGTERM and the hard end of the engine and its workers.

@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
 
 def register_all() -> None:
-    """Tell vLLM about every River class, and have it ask River wherever it settles an engine.
+    """Register every River class with vLLM, and a configuration hook for every architecture.
 
-    Idempotent; imports no model code. An engine process that serves a river also ends with the
-    process that started it, and does not log an alarm about a normal start; any other engine is
-    left as it was.
+    Idempotent; imports no model code. An engine process that serves a river also ends with its
+    parent process, and logs no alarm about a normal start. Other engines stay as they were.
 
     Raises:
-        UnsupportedModelError: the engine of this process was to have a river and has none.
+        UnsupportedModelError: the engine of this process asks for a river and has none.
     """
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
     from vllm.model_executor.models.registry import ModelRegistry
@@ -44,9 +43,9 @@ def register_all() -> None:
 
 
 def _see_to_the_engine() -> None:
-    """What the process of an engine needs before its model is loaded; in others nothing.
+    """Set up the process of an engine before its model is loaded; do nothing in others.
 
-    vLLM tells a plugin nothing about the engine that loads it; the engine's configuration is an
+    vLLM tells a plugin nothing about the engine that loads it. The engine's configuration is an
     argument of the process (``v1/engine/utils.py``, ``CoreEngineProcManager``).
     """
     from river_vllm.plugin.hook import SCHEDULER
@@ -69,7 +68,7 @@ def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) 
     """vLLM engine arguments with River's architecture and settings merged in.
 
     Raises:
-        RiverError: the options already say something else in River's place.
+        RiverError: an option has a value that cannot be merged, or River lacks the architecture.
     """
     overrides = options.get("hf_overrides") or {}
     if not isinstance(overrides, Mapping):
@@ -98,7 +97,7 @@ def checkpoint_architecture(model: str, options: Mapping[str, Any]) -> tuple[str
         options: vLLM engine arguments that say how to read it (``revision`` and the like).
 
     Raises:
-        RiverError: it cannot be read.
+        RiverError: the configuration cannot be read.
     """
     from river_vllm.compat import get_config
 

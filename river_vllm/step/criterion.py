@@ -1,6 +1,6 @@
-"""The exit criterion: a number for each row, compared with its τ.
+"""The exit criterion: a number for each row, which is compared with the row's τ.
 
-It is the paper's state transition similarity s = cos(h^(l−1), h^(l)).
+River uses the paper's state transition similarity s = cos(h^(l−1), h^(l)).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Reading = Callable[
     [torch.Tensor | None, torch.Tensor, torch.Tensor | None],
     tuple[torch.Tensor, torch.Tensor | None],
 ]
-"""Reads the rows between two layers: from their states before the last layer (float32
-``[rows, hidden]``, None where no value is needed) and what the next layer is called with, to their
-states now and their values."""
+"""Reads the rows between two layers. Arguments: their states before the last layer, float32
+``[rows, hidden]`` or None, and the next layer's hidden states and residual. Result: their states
+now, and their values or None."""
 
 
 def residual_stream(hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
     """The true residual stream between two layers, a new tensor ``[rows, hidden]`` in float32.
 
     vLLM's layers return their last output and the residual un-added
-    (``models/llama.py``, ``LlamaDecoderLayer.forward``), and the next norm adds them in place,
-    so what is kept must not alias either. The sum is rounded as the model rounds it.
+    (``models/llama.py``, ``LlamaDecoderLayer.forward``). The next norm adds them in place, so the
+    result must not alias either. The sum is rounded as the model rounds it.
     """
     if residual is None:
         return hidden.to(torch.float32, copy=True)
@@ -63,4 +63,4 @@ def transition_similarity(before: torch.Tensor, after: torch.Tensor) -> torch.Te
 
 
 CRITERION: Criterion = transition_similarity
-"""What decides. ``model/attach.py`` takes the native form of the similarity where there is one."""
+"""The criterion in use; ``model/attach.py`` takes its native form where there is one."""

@@ -1,4 +1,4 @@
-"""What a worker remembers of each request, from its first step to its last."""
+"""A worker's record of each request, from its first step to its last."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Request:
 
     Attributes:
         settings: of its ``river`` field.
-        sent: tokens that it came with.
+        sent: number of tokens that it came with.
         prompt: how many of them are its prompt; in a calibration, a known answer follows.
         params: its ``SamplingParams``.
         depths: exit layer of each generated token, in order.
@@ -97,7 +97,7 @@ class Requests:
     def continued(self, before: Request, state: Any, computed: int) -> Request:
         """A request with streamed input, whose earlier output has become part of its prompt.
 
-        That part leaves where it left before, should it be computed again.
+        If that part is computed again, its tokens leave after the same layers.
         """
         request = self.first_met(state)
         said = before.depths[: max(0, computed - before.sent)]

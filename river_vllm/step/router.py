@@ -49,7 +49,7 @@ class Router:
         if layers_run >= table.limit:
             table.all_river()
             return None
-        # One layer before the first decision the states are kept, to be compared with.
+        # From one layer before the first decision on, states are kept for comparison.
         if not table.has_active or layers_run + 1 < table.first:
             return None
         values = None

@@ -1,7 +1,7 @@
 """The rows of one forward pass as a table: a line for each group of rows that decides together.
 
-The router writes exit layers into it, and the projections read from it who runs in which precision.
-After the pass it says how deep each group ran.
+The router writes exit layers into it; the projections read the precision of each row from it.
+After the pass it holds the depth of each group.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Product: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Path(IntEnum):
-    """Where the rows of the current layer run."""
+    """The weights with which the rows of the current layer run."""
 
     BACKBONE = 0
     RIVER = 1
@@ -85,7 +85,7 @@ class StepTable:
         self.exit_layer: npt.NDArray[np.int32] = np.full(groups, -1, dtype=np.int32)
         """Backbone layers that the group ran before it left; −1 while it has not left."""
         self.limit = num_layers
-        """Backbone layers after which every row leaves, whatever its floor."""
+        """Backbone layers after which every row leaves, regardless of its floor."""
         self.path = Path.BACKBONE
         self.river_rows: torch.Tensor | None = None
         """Rows on the river, int64; set where ``path`` is ``MIXED``."""
@@ -127,7 +127,7 @@ class StepTable:
     def active_rows(
         self, hidden: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The rows of ``[rows, hidden]``, which may end in padding, that may still leave."""
+        """The rows that may still leave, out of ``[rows, hidden]``, which may end in padding."""
         rows: torch.Tensor | slice | None = self._rows
         if rows is None:
             if len(hidden) == self.num_rows:
@@ -221,8 +221,8 @@ class StepTable:
         )
 
     def _activate(self, groups: Indices) -> None:
-        """Gather what decides about these groups, once for all decisions until one of them leaves:
-        a decision stands between two layers of a few milliseconds, and its calls are its cost."""
+        """Prepare all decisions about these groups until one of them leaves: a decision stands
+        between two layers of a few milliseconds, and its calls are its cost."""
         self._active = groups
         if not groups.size:
             return

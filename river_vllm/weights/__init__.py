@@ -1,1 +1,1 @@
-"""Where the river's 4-bit groups come from: made at load, saved and found again, or read."""
+"""The river's 4-bit weights: made at load, saved and found again, or read."""

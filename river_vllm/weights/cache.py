@@ -1,8 +1,8 @@
-"""Where 4-bit weights are kept between starts.
+"""The folders that keep 4-bit weights between starts.
 
 Weights made at load have one file each, named by a hash of the weight's values, the quantiser's
-code and its arguments. So nothing is found for a changed checkpoint, setting or tensor-parallel
-shard, and several engines can share a folder: two that write the same name write the same bytes.
+code and its arguments. So a changed checkpoint, setting or tensor-parallel shard finds no file.
+Engines can share a folder: two that write the same name write the same bytes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
     if config.cache_dir == "off":
         cure = f"'{command} --output DIR', and give --river-weights DIR"
     else:
-        # It writes to the first place of "auto".
+        # The command writes to the first place of "auto".
         cure = f"'{command}{'' if config.cache_dir == 'auto' else f' --output {places[0]}'}'"
     raise RiverError(
         f"no weights of quantizer '{config.quantizer}' in {looked}: make them with {cure}"
@@ -69,15 +69,15 @@ def weights_folder(config: RiverConfig, model: str) -> Path | None:
 
 
 def first_made(places: Sequence[Path]) -> Path | None:
-    """The first of ``gptq_folders`` that holds weights: those that an engine reads."""
+    """The first of ``gptq_folders`` that holds weights, which an engine then reads."""
     # Path.is_file raises where a folder on the way may not be entered.
     made = (place for place in places if os.path.isfile(place / "config.json"))  # noqa: PTH113
     return next(made, None)
 
 
 def gptq_folders(config: RiverConfig, model: str) -> list[Path]:
-    """Where GPTQ's weights are looked for, and by default written."""
-    # A folder has one name, whatever it is called by.
+    """The folders in which GPTQ's weights are searched, and by default written."""
+    # All paths to a folder give one name.
     name = str(Path(model).resolve()) if os.path.isdir(model) else model  # noqa: PTH112
     beside, own = Path(model) / BESIDE, name.strip("/").replace("/", "--")
     return [

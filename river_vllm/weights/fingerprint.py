@@ -15,12 +15,12 @@ SAMPLE_BYTES = 1 << 16
 
 
 def fingerprint(model: str, revision: str | None = None) -> ModelRecord:
-    """What is known of a checkpoint.
+    """The identity of a checkpoint, as far as it is known.
 
-    Of a folder that is the hash of its configuration, and one of its weight files' names and sizes
-    and of 16 samples of each file: two fine-tunes of one model differ in nearly every byte. Of a
-    hub checkpoint it is the commit and the hash of its configuration, as far as its files are on
-    this machine; the hub is not asked.
+    For a folder: the hash of its configuration, and a hash of its weight files' names, sizes and 16
+    samples of each. Samples suffice: two fine-tunes of a model differ in nearly every byte. For a
+    hub checkpoint: the commit and the hash of its configuration, if they are on this machine; the
+    hub is not asked.
 
     Args:
         model: a folder, or the name of a hub checkpoint.

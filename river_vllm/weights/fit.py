@@ -3,8 +3,8 @@
 Round-to-nearest spreads its sixteen levels over a group's whole range, and HQQ moves only the zero
 point. Here each group starts from several clipped ranges and alternates nearest codes with the
 least-squares scale and zero point of those codes, which have a closed form. Errors may be weighted
-by input feature. With the mean square of each input, the diagonal of GPTQ's Hessian, the weighted
-error is that of the output for inputs whose features do not correlate.
+by input feature. Weighted by each input's mean square, the diagonal of GPTQ's Hessian, they are the
+output's error if the inputs' features do not correlate.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class WeightFormat(Protocol):
     """Reads projections of one checkpoint."""
 
     name: str
-    """What made the weights, as far as the format tells; ``RiverConfig.quantizer`` may name it."""
+    """The quantiser, as far as the format tells; ``RiverConfig.quantizer`` may name it."""
     group_size: int
     """Input features that share a scale; −1 for all of them."""
     integer_zeros: bool
@@ -161,7 +161,7 @@ settings that it does not read."""
 
 
 def format_of(folder: CheckpointFolder) -> WeightFormat:
-    """The format that a checkpoint says it has.
+    """The format that a checkpoint's configuration names.
 
     Raises:
         RiverError: it is not quantised, or not in a way that a river can take.

@@ -1,10 +1,10 @@
-"""GPTQ: codes that make up for each other's errors on the inputs that a calibration text produces.
+"""GPTQ: codes that compensate each other's errors on the inputs of a calibration text.
 
-Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
-Transformers" (ICLR 2023), algorithm 1, with the features in the order of falling Hessian diagonal
-and the groups' scales and zero points fixed beforehand (``act_order`` with ``static_groups`` in the
-authors' code), so that the stored weight needs no permutation. Each diagonal block of the Hessian
-is worked on by itself (``hessian.py``).
+Algorithm 1 of Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative
+Pre-trained Transformers" (ICLR 2023). Features are in the order of falling Hessian diagonal. Scales
+and zero points of the groups are fixed beforehand, so the stored weight needs no permutation
+(``act_order`` with ``static_groups`` in the authors' code). Each diagonal block of the Hessian is
+worked on by itself (``hessian.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A 4-bit weight as tensors of a file: two codes a byte, with a checksum over all of it.
 
-The layout is no kernel's, so that every kernel can pack what an earlier start has saved.
+The layout is no kernel's, so every kernel can pack a weight that an earlier start has saved.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def to_tensors(weight: GroupedWeight, key: str) -> dict[str, torch.Tensor]:
 
 
 def from_tensors(tensors: dict[str, torch.Tensor], key: str) -> GroupedWeight:
-    """What ``to_tensors`` was given, to the bit.
+    """The weight that ``to_tensors`` was given, bit for bit.
 
     Raises:
         RiverError: the tensors are not those that were made for ``key``.
@@ -61,7 +61,7 @@ def from_tensors(tensors: dict[str, torch.Tensor], key: str) -> GroupedWeight:
 
 
 def _check_shapes(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> None:
-    """Kernels read by these: a file that was made on purpose has a right checksum too."""
+    """Check the shapes that kernels rely on: a forged file has a right checksum too."""
     kinds = (codes, torch.uint8), (scales, torch.bfloat16), (zeros, torch.float32)
     if any(tensor.dim() != 2 or tensor.dtype != dtype for tensor, dtype in kinds):
         raise RiverError("codes, scales or zero points are of another type")

@@ -1,4 +1,4 @@
-"""Makes the 4-bit twin of each projection, and tells how far it is."""
+"""Makes the 4-bit twin of each projection, and reports the progress."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Packing:
         self._progress = PackingProgress(logger.info, shown=get_tp_group().is_first_rank)
 
     def expect(self, layer: nn.Module) -> Packer:
-        """What will pack the weight of ``layer``, a projection or an LM head."""
+        """The packer for the weight of ``layer``, a projection or an LM head."""
         self._progress.expect()
         return partial(self._pack, layer)
 
     def info(self) -> dict[str, Any]:
-        """What was made, for operators."""
+        """The packed weights and their source, for operators."""
         return {
             "quantizer": self._source.quantizer,
             "activations": self._chooser.activations,
@@ -95,7 +95,7 @@ class PackingProgress:
 
     Args:
         log: takes a line for a log.
-        shown: whether this process tells (one rank does).
+        shown: whether this process reports the progress (one rank does).
         stream: where a bar would be drawn, if it is a terminal.
         clock: monotonic seconds.
     """

@@ -1,4 +1,4 @@
-"""From the projections of a checkpoint to the fused and sharded one of a vLLM module.
+"""Turns a checkpoint's projections into the fused and sharded one of a vLLM module.
 
 vLLM's own weight loaders do the work: they know the order of fused projections, tensor-parallel
 shards and replicated K/V heads. Codes, scales and zero points are all ``[outputs, inputs]``, so
@@ -24,7 +24,7 @@ class Part:
 
     Attributes:
         name: in the checkpoint, without ``.weight``.
-        shard: what vLLM's loader calls it; None for the whole module.
+        shard: its name in vLLM's loader; None for the whole module.
         shape: outputs and inputs, over all ranks.
     """
 

@@ -1,4 +1,4 @@
-"""Where the groups of a projection come from: made at load, saved and found again, or read."""
+"""Sources of a projection's 4-bit groups: made at load, saved and found again, or read."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
 from river_vllm.weights.shards import Part, assemble, parts_of
 
 DATA_FREE = "hqq"
-"""Quantises what the checkpoint does not have: the LM head."""
+"""Quantiser of the LM head, which a 4-bit checkpoint does not have."""
 LARGEST = 128
 """Input features of the largest group that every kernel takes; larger ones are split."""
 TOLERANCE = 0.35
-"""Largest relative error that is taken; 4 bits make 0.05 to 0.2, another model's weight about 1."""
+"""Largest accepted relative error; 4 bits make 0.05 to 0.2, another model's weight about 1."""
 SAMPLE = 512
 """Outputs that are compared with the backbone's."""
 SAME = (
@@ -53,8 +53,7 @@ def weight_source(
         packed_modules: the model class's ``packed_modules_mapping``.
 
     Raises:
-        RiverError: there are no such weights, or they are of another model or not what the
-            configuration says.
+        RiverError: there are no such weights, or they do not fit the model or the configuration.
     """
     model = model_config.model
     folder = weights_folder(config, model)
@@ -84,11 +83,11 @@ class QuantizedAtLoad:
     """
 
     integer_zeros = True
-    """Whether groups with integer zero points can be had."""
+    """Whether the source can give integer zero points."""
 
     def __init__(self, quantizer: str, group_size: int, cache: WeightCache) -> None:
         self.quantizer = quantizer
-        """The name of what made the groups."""
+        """The name of the quantiser that made the groups."""
         self._quantize = QUANTIZERS[quantizer]
         self._group_size = group_size
         self._cache = cache
@@ -178,7 +177,7 @@ class FromCheckpoint(QuantizedAtLoad):
             )
 
     def group_size(self, layer: nn.Module, in_features: int) -> int:
-        """The checkpoint's; smaller where the layer's width or the kernels need it."""
+        """The checkpoint's group size; smaller where the layer's width or the kernels need it."""
         if not isinstance(layer, LinearBase):
             return super().group_size(layer, in_features)
         stored = self._format.group_size
@@ -249,5 +248,5 @@ def difference(weight: GroupedWeight, backbone: torch.Tensor) -> float:
 
 
 def _fits(found: GroupedWeight, weight: torch.Tensor, group_size: int) -> bool:
-    """Whether a saved weight is one of this size: a checkpoint's folder may bring others."""
+    """Whether a saved weight has this size: a checkpoint's folder may hold others."""
     return found.codes.shape == weight.shape and found.group_size == group_size

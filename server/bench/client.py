@@ -7,14 +7,14 @@ import httpx
 _CONNECT_SECONDS = 30.0
 
 _IDLE_SECONDS = 2.0
-"""Unused connections close after this. Common servers close theirs after 5 s; reusing one at
-that very moment would look like a failure of the server."""
+"""Unused connections close after this time. Common servers close theirs after 5 s, and a request
+at that moment would fail."""
 
 
 def make_client() -> httpx.AsyncClient:
-    """A client that never queues requests on its own: httpx's 100 connections are lifted.
+    """A client that never queues requests: httpx's limit of 100 connections is lifted.
 
-    It has no time-out for reading, since whole requests have their own.
+    It has no read timeout, since whole requests have their own.
     """
     return httpx.AsyncClient(
         timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),

@@ -1,4 +1,4 @@
-"""From rounds to figures: each side's, their ratios with intervals, and the verdict."""
+"""Figures of a comparison: each side's, their ratios with intervals, and the verdict."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from server.bench.request import Answer, Depths
 from server.bench.rounds import SIDES, Comparison, Turn
 
 RESAMPLES = 9999
-"""Draws; the quantiles then vary by well under the width of an interval."""
+"""Bootstrap draws; the quantiles then vary by well under the width of an interval."""
 
 FEW_ROUNDS = 10
 
 LENGTH_SHARE = 0.02
-"""Answers that differ more than this in length make E2E and requests/s compare unequal work."""
+"""Above this difference in answer length, E2E and requests/s compare unequal work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Metric:
     of_turn: Callable[[Turn], float | None] | None = None
 
     def values(self, turns: Sequence[Turn]) -> list[float]:
-        """What was measured: one of each completed request, or one of each turn."""
+        """The measured values: one per completed request, or one per turn."""
         if self.of_turn is not None:
             found = [self.of_turn(turn) for turn in turns]
         else:
@@ -43,7 +43,7 @@ class Metric:
         return [scale * value for value in found if value is not None]
 
     def ratio(self, a: Turn, b: Turn) -> float | None:
-        """How many times faster B is: the medians of the two turns, times A / B, rates B / A."""
+        """Speed-up of B by the medians of the two turns: A / B for times, B / A for rates."""
         first, second = self.values([a]), self.values([b])
         if not first or not second:
             return None
@@ -78,12 +78,12 @@ assert set(METRICS) == set(get_args(MetricName))
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Above 1, B is faster."""
+    """Ratio of one metric; above 1, B is faster."""
 
     metric: MetricName
     unit: str
     a: float | None
-    """Median of the side, in ``unit``: of its completed requests, or of its turns."""
+    """Median of the side in ``unit``, over its completed requests or its turns."""
     b: float | None
     median: float | None
     low: float | None
@@ -93,28 +93,28 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class River:
-    """What the answers of a side say about the river, added up."""
+    """Sums of the river reports in one side's answers."""
 
     num_layers: int | None
     tokens: int
-    """Decode tokens, after the answers' own count."""
+    """Decode tokens, as the answers count them."""
     mean_exit_layer: float | None
     held: int
     acceptance: float | None
-    """In verified mode: accepted of drafted."""
+    """Acceptance rate in verified mode: accepted / drafted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side over all rounds that were finished."""
+    """Results of one side over all finished rounds."""
 
     sent: int
     completed: int
     errors: dict[str, int]
-    """Why requests did not complete → how many."""
+    """Number of incomplete requests by reason."""
     output_tokens: int
     percentiles: dict[MetricName, dict[str, float]]
-    """p50, p90 and p99 of each figure that was measured."""
+    """p50, p90 and p99 of each measured figure."""
     river: River | None
 
     @property
@@ -124,13 +124,13 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The two sides, their ratios, and what to think of them."""
+    """The two sides, their ratios, the verdict and warnings."""
 
     sides: dict[str, Side]
     ratios: list[Ratio]
     rounds: int
     rounds_counted: int
-    """Those in which every request of both sides completed."""
+    """Rounds in which every request of both sides completed."""
     verdicts: list[str]
     """Why the comparison failed; empty if it did not."""
     warnings: list[str]
@@ -139,7 +139,7 @@ class Report:
 def interval(
     values: Sequence[float], confidence: float, seed: int
 ) -> tuple[float, float] | tuple[None, None]:
-    """Percentile bootstrap of the median; none below two values."""
+    """Percentile bootstrap interval of the median; None below two values."""
     if len(values) < 2:
         return None, None
     found = bootstrap(

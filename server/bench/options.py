@@ -25,7 +25,7 @@ API_PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/compl
 MetricName = Literal["ttft", "tpot", "e2e", "requests", "tokens"]
 
 OWN_FIELDS = {"model", "messages", "prompt", "max_tokens", "stream", "stream_options", "n", "river"}
-"""Of a request: the client sets them itself."""
+"""Fields of a request that the client sets itself."""
 
 
 def _gate(value: Any) -> Any:
@@ -36,7 +36,7 @@ def _gate(value: Any) -> Any:
 
 
 class Gate(Options):
-    """The least median ratio of a figure with which a comparison succeeds."""
+    """Lowest median ratio of a figure for a successful comparison."""
 
     metric: MetricName
     least: PositiveFloat
@@ -46,7 +46,7 @@ class Rounds(Options):
     """Comparison."""
 
     rounds: PositiveInt = 20
-    """A and B each"""
+    """rounds; each sends requests to A and to B"""
     concurrency: PositiveInt = 1
     """requests in flight"""
     block: PositiveInt | None = None
@@ -56,7 +56,7 @@ class Rounds(Options):
     wake: NonNegativeInt = 0
     """short requests to a side before each of its turns, which are not measured"""
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    """of the intervals"""
+    """confidence level of the intervals"""
     fail_below: list[Annotated[Gate, BeforeValidator(_gate), Shown("[METRIC:]RATIO")]] = Field(
         default=[]
     )
@@ -72,9 +72,9 @@ class Sides(Options):
     model_b: str | None = None
     """model of B, likewise"""
     river_a: JsonObject | None = None
-    """River's request field, for A"""
+    """``river`` field of A's requests"""
     river_b: JsonObject | None = None
-    """River's request field, for B"""
+    """``river`` field of B's requests"""
     api_key_env: str | None = None
     """variable that holds the API key (default: OPENAI_API_KEY, if set)"""
     api_key_file: Path | None = None
@@ -100,7 +100,7 @@ class Requests(Options):
     output_tokens: PositiveInt = 64
     """``max_tokens`` of a request"""
     temperature: NonNegativeFloat = 0.0
-    """of a request"""
+    """temperature of a request"""
     ignore_eos: bool = False
     """generate all of ``max_tokens`` (vLLM, SGLang)"""
     cache_salt: bool = False
@@ -110,7 +110,7 @@ class Requests(Options):
     timeout: PositiveFloat = 600.0
     """seconds for a whole request"""
     seed: NonNegativeInt = 0
-    """of the prompts and the bootstrap"""
+    """seed of the prompts and the bootstrap"""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -128,9 +128,9 @@ class Output(Options):
     json_file: OutputFile | None = Field(default=None, alias="json")
     """settings, figures, ratios of every round, warnings"""
     html: OutputFile | None = None
-    """what the terminal shows, as a page"""
+    """the terminal's output as a page"""
     no_progress: bool = False
-    """no progress bar on a terminal either"""
+    """show no progress bar"""
 
     @model_validator(mode="after")
     def _two_files(self) -> Self:

@@ -1,4 +1,4 @@
-"""What is asked: random words, or the rows of a file."""
+"""Prompts of a comparison: random words, or the rows of a file."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from server.cli.rows import prompt_of, read_rows
 
 WARM_UP = "warm-up"
 WAKE = "wake"
-"""The ``part`` of prompts that are not measured: before the first round, and before a turn."""
+"""The ``part`` of unmeasured prompts: before the first round, and before a turn."""
 
 
 class Prompts(Protocol):
-    """Prompts by number, the same for the same seed whoever asks first."""
+    """Prompts by number; a seed gives the same prompts in any order of calls."""
 
     def __call__(self, index: int, part: str) -> str | list[Any]:
-        """Text or messages: the prompt number ``index`` of ``part`` of the comparison."""
+        """Prompt number ``index`` of ``part``, as text or messages."""
         ...
 
     def repeats(self, count: int) -> bool:
-        """Whether some prompt is asked twice among ``count``."""
+        """Whether the first ``count`` prompts have a duplicate."""
         ...
 
 
 class RandomWords:
-    """Random words; those that are not measured are others, so that no prefix cache holds a prompt
-    that is."""
+    """Random words, different for each part, so that no prefix cache holds a measured prompt."""
 
     def __init__(self, words: int, seed: int) -> None:
         self._words = words
@@ -44,13 +43,13 @@ class RandomWords:
 
 
 class Rows:
-    """Rows of a file, in order, and from the top again when they run out.
+    """Rows of a file in order, from the top again after the last.
 
-    What is not measured takes them from the bottom, waking above warm-up: no prefix cache holds a
-    measured prompt, unless the file is short.
+    Unmeasured prompts come from the bottom, waking above warm-up. No prefix cache holds a measured
+    prompt, unless the file is short.
 
     Args:
-        warm_up: how many rows warm-up takes.
+        warm_up: number of rows for the warm-up.
     """
 
     def __init__(self, rows: list[str | list[Any]], warm_up: int) -> None:
@@ -67,7 +66,7 @@ class Rows:
 
 
 def prompts_of(options: Requests, warm_up: int) -> Prompts:
-    """The prompts that ``options`` ask for, where warm-up takes as many.
+    """The prompts of ``options``, ``warm_up`` of them for the warm-up.
 
     Raises:
         RiverError: the file is not as expected; names the line.

@@ -20,13 +20,13 @@ from server.bench.rounds import Comparison
 from server.cli.files import number
 
 FORMAT = 2
-"""Raised when a field of the document changes its meaning."""
+"""Version of the document, raised when a field changes its meaning."""
 
 
 def print_report(
     console: Console, options: CompareOptions, comparison: Comparison, report: Report
 ) -> None:
-    """Both sides with their failures, the ratios, the verdict."""
+    """Print both sides with their failures, the ratios, the verdict."""
     for name, side in report.sides.items():
         endpoint = comparison.endpoints[name]
         console.print(f"{name}: {endpoint.base} · model {endpoint.model}", markup=False)
@@ -78,7 +78,7 @@ def _side_lines(side: Side) -> Iterator[str]:
 def document(
     options: CompareOptions, comparison: Comparison, report: Report, started: datetime
 ) -> dict[str, Any]:
-    """Everything but the single requests. Keys never stand on a command line, so it can be told."""
+    """The comparison as JSON, without single requests; its command line never holds keys."""
     return {
         "kind": "compare",
         "format": FORMAT,

@@ -1,4 +1,4 @@
-"""One streamed request and what became of it."""
+"""Sends one streamed request and measures its answer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DONE = "[DONE]"
 """The data of the event that ends an OpenAI stream."""
 
 BAD_FINISH = frozenset({"abort", "error"})
-"""Finish reasons by which servers say that the answer is not whole."""
+"""Finish reasons of incomplete answers."""
 
 OUTPUT_FIELDS = ("content", "reasoning", "reasoning_content", "refusal", "tool_calls")
-"""Of a delta: what a model has generated. A chunk that only announces the role has none."""
+"""Fields of a delta with generated output; a chunk that only announces the role has none."""
 
 
 class _Choice(BaseModel):
@@ -38,7 +38,7 @@ class _Usage(BaseModel):
 
 
 class Depths(BaseModel):
-    """The ``river`` object of an answer, as far as a comparison adds it up."""
+    """The fields of an answer's ``river`` object that a comparison adds up."""
 
     num_layers: int | None = None
     tokens: int = 0
@@ -57,14 +57,14 @@ class _Chunk(BaseModel):
 
 @dataclass(slots=True)
 class Answer:
-    """One request; seconds since it was sent."""
+    """The answer to one request; times are seconds since the request was sent."""
 
     error: str | None = "interrupted"
-    """Why the answer is not whole; ``None`` if it is."""
+    """Why the answer is incomplete; ``None`` if it is complete."""
     first: float | None = None
-    """Of the first chunk that carries output; of the last one, where none does."""
+    """Time of the first chunk with output; ``finished`` if none has any."""
     finished: float | None = None
-    """Of the chunk with ``finish_reason``."""
+    """Time of the chunk with ``finish_reason``."""
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -72,8 +72,8 @@ class Answer:
 
     @property
     def tpot(self) -> float | None:
-        """Seconds of an output token after the first; ``None`` below two, without usage, or where
-        no chunk carried output."""
+        """Time per output token in seconds, without the first token; ``None`` below two tokens,
+        without usage, or if no chunk carried output."""
         if self.first is None or self.finished is None or (self.completion_tokens or 0) < 2:
             return None
         if self.first >= self.finished:
@@ -90,7 +90,7 @@ async def ask(
 ) -> Answer:
     """Send a request and follow its stream to the end.
 
-    What the server does wrong is told by the answer, never by an exception.
+    A failure of the server is the answer's ``error``, never an exception.
 
     Args:
         timeout: seconds for the whole request.
@@ -117,12 +117,12 @@ async def ask(
 
 
 async def _follow(source: EventSource, answer: Answer, sent: float) -> str | None:
-    """Fill ``answer`` from the stream; why it is not whole, or ``None``."""
+    """Fill ``answer`` from the stream; why it is incomplete, or ``None``."""
     done = False
     async for event in source.aiter_sse():
         if event.data == DONE:
             done = True
-            continue  # the rest of the body is read, so that its connection can be used again
+            continue  # read the rest of the body, so that the connection can be reused
         seconds = perf_counter() - sent
         chunk = _Chunk.model_validate_json(event.data)
         if chunk.error is not None:
@@ -146,7 +146,7 @@ async def _follow(source: EventSource, answer: Answer, sent: float) -> str | Non
 
 
 def _message(text: str) -> str:
-    """The message of an OpenAI error object, or the beginning of whatever it is."""
+    """The message of an OpenAI error object, or the beginning of ``text``."""
     try:
         error = json.loads(text)["error"]
         return str(error["message"] if isinstance(error, dict) else error)

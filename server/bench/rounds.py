@@ -1,4 +1,4 @@
-"""Asking both sides, round after round, in alternating order."""
+"""Sends requests to both sides, round after round, in alternating order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.cli.progress import Steps
 
 MEASURED = "compare"
 LENGTHS = ("min_tokens", "max_completion_tokens")
-"""Fields that may say another length than the two tokens of a request that only wakes."""
+"""Fields that could override the two tokens of a wake request."""
 WAKE_TOKENS = 2
 SIDES = ("A", "B")
 
@@ -28,30 +28,30 @@ class Turn:
 
     answers: list[Answer]
     seconds: float
-    """From the first request sent to the last one ended."""
+    """From the start of the first request to the end of the last."""
 
     @property
     def whole(self) -> bool:
-        """Every request completed."""
+        """Whether every request completed."""
         return all(answer.error is None for answer in self.answers)
 
 
 @dataclass(slots=True)
 class Comparison:
-    """What was measured."""
+    """The measured rounds of two endpoints."""
 
     endpoints: dict[str, Endpoint]
     rounds: list[dict[str, Turn]] = field(default_factory=list)
-    """Both sides' turns of each round that was finished."""
+    """Both sides' turns of each finished round."""
     unmeasured_failed: int = 0
-    """Requests of warm-up and waking that did not complete."""
+    """Incomplete requests of warm-up and waking."""
     interrupted: bool = False
     repeats: bool = False
-    """Some prompt was asked more than once."""
+    """Whether some prompt was sent more than once."""
 
 
 class Comparer:
-    """Runs the rounds that ``options`` ask for.
+    """Runs the rounds of a comparison.
 
     Raises:
         RiverError: a file of prompts, or of a key, is not as expected.
@@ -62,7 +62,7 @@ class Comparer:
         sides = options.sides
         self._options = options
         self._steps = steps
-        # Of this run alone: a server that stayed up has the prompts of an earlier one in its cache.
+        # Unique to this run: a running server may have an earlier run's prompts in its cache.
         self._run = uuid4().hex
         self._prompts = prompts_of(options.requests, options.comparison.warmup)
         key = read_key(sides.api_key_env, sides.api_key_file)
@@ -79,7 +79,7 @@ class Comparer:
         self._block = options.comparison.block or options.comparison.concurrency
 
     async def run(self) -> Comparison:
-        """Ask both sides; Ctrl-C, a cancelled task, keeps the rounds that were finished."""
+        """Run the rounds; Ctrl-C (a cancelled task) keeps the finished ones."""
         found = self._found
         async with make_client() as self._client:
             try:
@@ -112,7 +112,7 @@ class Comparer:
         self._found.unmeasured_failed += sum(a.error is not None for a in turn.answers)
 
     async def _turn(self, side: str, part: str, first: int, count: int) -> Turn:
-        """``count`` requests, as many in flight as were asked for."""
+        """Send ``count`` requests, with ``concurrency`` of them in flight."""
         numbers = iter(range(first, first + count))
         answers: list[Answer] = []
 

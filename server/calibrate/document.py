@@ -1,4 +1,4 @@
-"""The outcome as a river config and as JSON."""
+"""The outcome of a calibration as river config and as JSON."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from server.cli.prompts import Prompts
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a calibration was made with.
+    """The inputs and the engine of a calibration.
 
     Attributes:
-        river: the folder of the river's 4-bit weights; None where they are made at load.
-        longest: tokens of a prompt, at most.
-        tokens: of each answer, at most.
-        engine: what the worker of the test reported (``river_info``).
-        vllm: its version.
+        river: the folder of the river's 4-bit weights; None if they are made at load.
+        longest: most tokens of a prompt.
+        tokens: most tokens of an answer.
+        engine: report of the test's worker (``river_info``).
+        vllm: version of vLLM.
     """
 
     model: ModelRecord
@@ -109,7 +109,7 @@ def as_yaml(config: RiverConfig, command: list[str]) -> str:
 
 
 def as_json(outcome: Outcome, made: Circumstances, seconds: float) -> dict[str, Any]:
-    """Everything that was measured."""
+    """All measured figures."""
     chosen = outcome.chosen
     return {
         "command": made.command,

@@ -57,9 +57,9 @@ class OutputOptions(Options):
     output: OutputFile | None = None
     """river config (YAML) for 'serve'"""
     json_file: OutputFile | None = Field(default=None, alias="json")
-    """everything that was measured"""
+    """all measured figures"""
     no_progress: bool = False
-    """no progress bar on a terminal either"""
+    """show no progress bar"""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
@@ -80,7 +80,7 @@ class CalibrateOptions(Options):
 
     @property
     def longest_prompt(self) -> int:
-        """Tokens that leave room for the answer."""
+        """Most tokens of a prompt that leave room for the answer."""
         return self.engine.max_model_len - self.text.tokens
 
     @model_validator(mode="after")

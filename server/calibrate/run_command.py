@@ -1,4 +1,4 @@
-"""The command's work: engine, prompts, calibration, files."""
+"""Runs ``river-vllm calibrate``: engine, prompts, calibration, files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_command(options: CalibrateOptions) -> int:
 
 
 def _config(options: CalibrateOptions) -> RiverConfig:
-    """The settings of ``--check`` or ``--river-config``, and the command line's on top."""
+    """The settings of ``--check`` or ``--river-config``, overridden by the command line."""
     check = options.target.check
     path = check or options.engine.river_config
     data: dict[str, Any] = {} if path is None else load_config_file(path)
@@ -105,7 +105,7 @@ def _measure(
     engine = llm.collective_rpc("river_info")[0]
     ranks = llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size
     head = 2 * model_config.get_vocab_size() * model_config.get_hidden_size() / ranks
-    # In the test every row leaves on its own similarity, so the file has to say it.
+    # Rows of the test exit on their own similarity; the file must set the same.
     config = config.merged({"scope": "token", "max_rows": "all"}, "calibrate")
     made = Circumstances(
         model=served_checkpoint(model_config),
@@ -131,7 +131,7 @@ def _prompts(options: CalibrateOptions, llm: Any, pilot: int) -> Prompts:
         tokenizer = llm.get_tokenizer()
         found = from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
     else:
-        # Even seeds: those that the weights were made with have odd ones.
+        # Even seeds: 'quantize' uses the odd ones.
         found = self_made(llm, pilot + wanted, longest, 2 * text.seed)
     if asked.check is not None and text.prompts and text.test_prompts is None:
         wanted = len(found.tokens)
@@ -147,7 +147,7 @@ def _prompts(options: CalibrateOptions, llm: Any, pilot: int) -> Prompts:
 
 
 def _for_test(count: int, pilot: int, kind: str) -> int:
-    """How many are left beside the pilot's."""
+    """Number of prompts left for the test."""
     if count - pilot < 8:
         raise RiverError(
             f"--prompts: {count} {kind}, of which {pilot} are for the pilot: expected at least 8 "

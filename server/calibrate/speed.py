@@ -1,4 +1,4 @@
-"""The speed-up of a mean exit layer, as far as the bytes of weights that a token reads bound it."""
+"""Upper bound of the speed-up of a mean exit layer, by the bytes of weights that a token reads."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class WeightBytes:
-    """Bytes of one decoder layer in both precisions, of the LM head, of the one that serves with
-    the river, and the number of layers.
+    """Bytes of one decoder layer and of the LM head, each for the backbone and for the river.
 
     With one token a step the time goes into reading weights, so the ratio of bytes bounds the
-    speed-up; norms, attention and the engine's own work come on top.
+    speed-up. Norms, attention and the engine's own work add to the time.
     """
 
     backbone: float
@@ -23,10 +22,10 @@ class WeightBytes:
 
     @classmethod
     def of(cls, engine: dict[str, Any], head: float, group_size: int) -> WeightBytes:
-        """In 4 bits each group has a bf16 scale and zero point.
+        """The bytes in ``engine``; in 4 bits each group has a bf16 scale and zero point.
 
         Args:
-            engine: what its worker reports (``river_info``).
+            engine: its worker's report (``river_info``).
             head: bytes of the LM head on that worker.
             group_size: weights that share a scale.
         """
@@ -37,7 +36,7 @@ class WeightBytes:
         return cls(backbone, backbone * share, head, river_head, engine["num_layers"])
 
     def speedup(self, mean_exit_layer: float) -> float:
-        """Over the backbone alone."""
+        """Bound of the speed-up over the backbone alone."""
         whole = self.num_layers * self.backbone + self.head
         rest = self.num_layers - mean_exit_layer
         return whole / (mean_exit_layer * self.backbone + rest * self.river + self.river_head)

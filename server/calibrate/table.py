@@ -1,4 +1,4 @@
-"""The outcome on the terminal."""
+"""Prints the outcome of a calibration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def target(outcome: Outcome) -> str:
 
 
 def print_outcome(console: Console, outcome: Outcome, made: Circumstances) -> None:
-    """Print what exits cost on the pilot, and the tests."""
+    """Print the agreement of forced exits on the pilot, and the tests."""
     if outcome.forced:
         console.print(_forced_table(outcome))
     console.print(_tests_table(outcome, made))

@@ -9,11 +9,11 @@ from server.cli.prompts import Prompts
 
 
 def seen_by_weights(folder: Path, prompts: Prompts, half: str | None) -> str | None:
-    """What to tell people where ``river-vllm quantize`` made the weights in ``folder`` with rows of
-    one of the same files; None where it did not, or had the other half.
+    """A note if ``river-vllm quantize`` made the weights in ``folder`` with rows of the same files;
+    None if it used other files or the other half.
 
     Args:
-        half: of the files' rows, that ``prompts`` are from.
+        half: half of the files' rows that ``prompts`` are from.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

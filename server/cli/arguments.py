@@ -23,7 +23,7 @@ Commands = argparse._SubParsersAction
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """How a field appears on the command line, where its type does not say it."""
+    """A field's form on the command line, where its type does not give it."""
 
     metavar: str
     positional: bool = False
@@ -31,21 +31,21 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class FieldsOf:
-    """What a ``dict`` of options holds: some fields of another model, where they were given."""
+    """Options for some fields of another model; the given values form a ``dict``."""
 
     model: type[BaseModel]
     names: tuple[str, ...]
     prefix: str
-    """Of the options' names, without the two dashes."""
+    """Start of the options' names, without the two dashes."""
 
     def add(self, parser: argparse._ActionsContainer, at: str = "") -> None:
-        """Their options."""
+        """Add an option for each field to ``parser``."""
         for name in self.names:
             flag = f"--{self.prefix}{name.replace('_', '-')}"
             add_option(parser, flag, self.model.model_fields[name], self._dest(name, at))
 
     def given(self, args: argparse.Namespace, at: str = "") -> dict[str, Any]:
-        """The values of those that were given."""
+        """The values of the options that were given, by field."""
         places = {name: self._dest(name, at) for name in self.names}
         return {name: getattr(args, dest) for name, dest in places.items() if hasattr(args, dest)}
 
@@ -54,8 +54,8 @@ class FieldsOf:
 
 
 class Options(BaseModel):
-    """The options of a command. A field that is ``Options`` itself is a group of them, under the
-    docstring of its class."""
+    """The options of a command. A field of type ``Options`` is a group, titled by the docstring of
+    its class."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -66,10 +66,10 @@ M = TypeVar("M", bound=Options)
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage before it; exit status 2."""
+    """A parser that reports an error in one line without the usage; exit status 2."""
 
     model: type[Options] | None = None
-    """Of its options; the parsed namespace's ``options`` is one."""
+    """Model of its options; the parsed namespace's ``options`` is an instance."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -77,7 +77,7 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Nothing unknown is left to parsers above, which would answer in their own way."""
+        """Refuse unknown arguments here; parsers above would report them differently."""
         found, unknown = super().parse_known_args(args, namespace)
         for name in (word.partition("=")[0] for word in unknown):
             if name in REMOVED_OPTIONS:
@@ -105,11 +105,12 @@ def add_command(
     run: Callable[[M], int],
     about: str = "",
 ) -> None:
-    """Register the command ``name``: its options are the fields of ``model``, whose docstring is
-    its summary. The parsed namespace's ``run`` takes the namespace, and returns an exit status.
+    """Register the command ``name`` with the fields and summary of ``model``.
+
+    The parsed namespace's ``run`` takes the namespace and returns an exit status.
 
     Args:
-        about: more of its description, shown as it is written.
+        about: rest of the command's description, shown as written.
     """
     summary = (model.__doc__ or "").strip().rstrip(".")
     parser = commands.add_parser(
@@ -124,7 +125,7 @@ def add_command(
 
 
 def add_options(parser: OneLineParser, model: type[Options]) -> None:
-    """Every field of ``model`` as an option, and a parser that validates them together."""
+    """Add every field of ``model`` as an option; ``parser`` validates them together."""
     _add_fields(parser, model, "")
     parser.model = model
 
@@ -142,11 +143,10 @@ def _add_fields(parser: argparse._ActionsContainer, model: type[Options], at: st
 
 
 def add_option(parser: argparse._ActionsContainer, flag: str, field: FieldInfo, dest: str) -> None:
-    """One field as an option; what is not given is not in the namespace.
+    """Add one field as an option; the namespace lacks an option that is not given.
 
     A list is an option that may be repeated, or any number of positional words; a tuple is an
-    option with a word for each of its types. Its default is told where the docstring does not tell
-    one.
+    option with a word per type. The help names the default, unless the docstring does.
     """
     whole, metadata = _unwrapped(field.annotation, field.metadata)
     kind, origin = whole, get_origin(whole)
@@ -179,7 +179,7 @@ def add_option(parser: argparse._ActionsContainer, flag: str, field: FieldInfo, 
 
 
 def _unwrapped(kind: Any, metadata: Sequence[Any] = ()) -> tuple[Any, list[Any]]:
-    """A type without ``None``, and everything that it is annotated with."""
+    """A type without ``None``, and all of its annotations."""
     found = list(metadata)
     if get_origin(kind) in (Union, UnionType):
         parts = [part for part in get_args(kind) if part is not type(None)]
@@ -206,7 +206,7 @@ def _reader(kind: Any) -> Callable[[str], Any]:
         try:
             return adapter.validate_python(text)
         except ValidationError as error:
-            # Of a union one for each of its types.
+            # A union has one error per type.
             reasons = " or ".join(map(_message, error.errors()))
             raise argparse.ArgumentTypeError(f"{text!r}: {reasons}") from None
 
@@ -214,7 +214,7 @@ def _reader(kind: Any) -> Callable[[str], Any]:
 
 
 def _reason(error: ValidationError) -> str:
-    """The first of the errors."""
+    """The message of the first error."""
     return _message(error.errors()[0])
 
 
@@ -225,7 +225,7 @@ def _message(error: Any) -> str:
 
 
 def _given(model: type[Options], args: argparse.Namespace, at: str = "") -> dict[str, Any]:
-    """What the command line said, in the shape of ``model``."""
+    """The values given on the command line, in the shape of ``model``."""
     found: dict[str, Any] = {}
     for name, field in _fields(model):
         group = _group(field)
@@ -253,5 +253,5 @@ def _others(field: FieldInfo) -> FieldsOf | None:
 
 
 def _text(field: FieldInfo) -> str:
-    """The docstring without its marks."""
+    """A field's help: its docstring without marks."""
     return " ".join((field.description or "").split()).replace("``", "")

@@ -1,4 +1,4 @@
-"""A server starts where no cache folder can be written to: what it would keep goes elsewhere."""
+"""Temporary cache folders for a server that cannot write to the usual ones."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from river_vllm.folders import FOLDER_VARIABLE, base, expanded, unwritable, user
 
 
 def folders() -> dict[str, Path]:
-    """By the variable that names each: what River, vLLM and torch write to, as things stand.
+    """The folders that River, vLLM and torch write to, by their environment variables.
 
-    Hugging Face's is among them only where it is not there: one that cannot be written to may hold
-    the model.
+    Hugging Face's folder is included only if it is missing: a read-only one may hold the model.
     """
     cache, config = base("XDG_CACHE_HOME", "~/.cache"), base("XDG_CONFIG_HOME", "~/.config")
     usual = {
@@ -26,7 +25,7 @@ def folders() -> dict[str, Path]:
         "HF_HOME": cache / "huggingface",
     }
     found = {name: expanded(os.environ.get(name) or str(path)) for name, path in usual.items()}
-    # Path.is_dir raises where a folder on the way may not be entered.
+    # Path.is_dir raises if a parent folder may not be entered.
     if os.path.isdir(found["HF_HOME"]):  # noqa: PTH112
         del found["HF_HOME"]
     if inductor := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
@@ -36,7 +35,7 @@ def folders() -> dict[str, Path]:
 
 @contextmanager
 def writable_caches() -> Iterator[None]:
-    """Inside, variables name a temporary folder in place of each that cannot be written to."""
+    """Point the variables of unwritable folders to temporary ones inside the block."""
     refused = {name: (path, why) for name, path in folders().items() if (why := unwritable(path))}
     if not refused:
         yield

@@ -1,4 +1,4 @@
-"""Where requests of a command go: address, key, model."""
+"""The server that a command sends requests to: address, key, model."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from river_vllm.errors import RiverError
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
 _SECONDS = 30.0
-"""For an answer that needs no engine."""
+"""Timeout of requests that need no engine."""
 
 
 class EndpointError(RiverError):
-    """The endpoint cannot be used at all: unreachable, refuses the key, serves no model."""
+    """An endpoint is unusable: unreachable, refuses the key, or serves no model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An OpenAI-compatible server, ready to be asked."""
+    """An OpenAI-compatible server with its model and request headers."""
 
     base: str
-    """With the version prefix, without a slash at the end."""
+    """URL with the version prefix, without a slash at the end."""
     model: str
     headers: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -33,10 +33,10 @@ class Endpoint:
 def read_key(variable: str | None, file: Path | None) -> str | None:
     """The API key from ``file``, else from the environment variable, else ``None``.
 
-    ``variable=None`` means the usual one, which may be unset.
+    ``variable=None`` means ``OPENAI_API_KEY``, which may be unset.
 
     Raises:
-        RiverError: what was asked for is missing or empty.
+        RiverError: the file or the named variable is missing or empty.
     """
     if file is not None:
         try:
@@ -54,10 +54,10 @@ def read_key(variable: str | None, file: Path | None) -> str | None:
 
 
 def list_models(base: str, headers: dict[str, str]) -> list[str]:
-    """What the server at ``base`` serves.
+    """The models that the server at ``base`` lists.
 
     Raises:
-        EndpointError: it cannot be reached, refuses, or answers something else.
+        EndpointError: the server is unreachable, refuses, or answers something else.
     """
     try:
         response = httpx.get(f"{base}/models", headers=headers, timeout=_SECONDS)
@@ -78,13 +78,13 @@ def list_models(base: str, headers: dict[str, str]) -> list[str]:
 
 
 def find_endpoint(base: str, model: str | None, key: str | None, option: str) -> Endpoint:
-    """The endpoint at ``base``; without ``model``, the only one that it lists.
+    """The endpoint at ``base``, by default with the only model that it lists.
 
     Args:
-        option: that names the model, for errors.
+        option: the option that names the model, for errors.
 
     Raises:
-        EndpointError: the model has to be named, or cannot be asked for.
+        EndpointError: the server lists several models or none, or cannot be used.
     """
     headers = {"authorization": f"Bearer {key}"} if key else {}
     if model is None:

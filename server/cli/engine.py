@@ -1,4 +1,4 @@
-"""An engine that measures: in this process, not compiled, set up for many rows a step."""
+"""An engine for measurements: in this process, not compiled, with many rows a step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from river_vllm.config import RiverConfig
 
 ENVIRONMENT = {
-    # Exit layers, logits and K/V are read where they are computed.
+    # Exit layers, logits and K/V are read in the process that computes them.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",
@@ -27,16 +27,16 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = ENVIRONMENT["VLLM_ENABLE_V1_MULTIPROCESSING"]
     prepare_environment()
-    # On the CPU it would override ``kv_cache_memory_bytes`` (vLLM's platforms/cpu.py).
+    # This overrides ``kv_cache_memory_bytes`` on the CPU (vLLM's platforms/cpu.py).
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
 
 
 def start(
     model: str, config: RiverConfig, revision: str | None, max_model_len: int, kv_cache_gib: float
 ) -> Any:
-    """vLLM's ``LLM`` with a river that computes what a server with ``config`` will.
+    """vLLM's ``LLM`` with a river that computes the same as a server with ``config``.
 
-    Where they give the same, it takes the 4-bit products that are fast for many rows.
+    Where the result is the same, it uses 4-bit products that are fast for many rows.
     """
     from vllm import LLM
 
@@ -46,7 +46,7 @@ def start(
 
     settings = config.model_dump(exclude_unset=True, exclude={"calibration"})
     if config.activations == "bf16" and config.kernel != VllmMixedPrecisionKernel.name:
-        # That one has integer zero points; all others compute what expanded weights give.
+        # vLLM's kernel has integer zero points; all others compute as with expanded weights.
         settings["kernel"] = "dequantize"
     settings |= {"scope": "token", "max_rows": "all"}
     options: dict[str, Any] = {

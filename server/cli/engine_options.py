@@ -1,4 +1,4 @@
-"""Options of an engine that is started to measure."""
+"""Options of an engine for measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class EngineLimits(Options):
     """Engine: the text it reads, the memory it takes."""
 
     revision: str | None = None
-    """of a hub checkpoint"""
+    """revision of a hub checkpoint"""
     max_model_len: int = Field(default=1024, ge=64)
     """longest text in tokens; longer prompts are left out"""
     kv_cache_gib: PositiveFloat = 2.0

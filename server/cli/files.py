@@ -1,4 +1,4 @@
-"""Files and tables that commands write: checked when the command line is read."""
+"""Files and tables that commands write; files are checked with the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from server.cli.arguments import Shown
 
 _WIDTH = 150
-"""Columns where the output is no terminal: those of the widest table, eval's."""
+"""Columns if the output is no terminal: the width of the widest table, eval's."""
 
 
 def _writable(path: Path) -> Path:
@@ -28,26 +28,26 @@ def _writable(path: Path) -> Path:
 
 
 OutputFile = Annotated[Path, AfterValidator(_writable), Shown("FILE")]
-"""Found out now, and not after minutes of work."""
+"""A writable file, checked before minutes of work."""
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Standard JSON: what is not known is ``null``; there is no NaN."""
+    """Write standard JSON: unknown values are ``null``, never NaN."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8; halves of surrogate pairs, which a server may send, become JSON escapes."""
+    """Write UTF-8; lone surrogates, which a server may send, become JSON escapes."""
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def make_console(record: bool = False) -> Console:
-    """For tables on standard output; ``record`` keeps them for ``save_html``."""
+    """A console for tables on standard output; ``record`` keeps them for ``save_html``."""
     width = None if sys.stdout.isatty() else _WIDTH
     return Console(width=width, highlight=False, soft_wrap=True, record=record)
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """For people: a dash where there is no figure."""
+    """A figure for people; a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}"

@@ -19,7 +19,7 @@ SERVE_HELP = "serve a model with River over the OpenAI API (takes every option o
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command; ``serve`` is parsed by vLLM's own."""
+    """The parser of every command; vLLM's parser reads the options of ``serve``."""
     parser: argparse.ArgumentParser = OneLineParser(
         prog="river-vllm",
         description="Early exit for vLLM on stock checkpoints.",

@@ -1,7 +1,7 @@
-"""While a server starts: what it is doing, line by line.
+"""Prints the stages of a starting server, line by line.
 
-The engine's processes say which stage they are in (``river_vllm/startup.py``); the lines come from
-a thread of the command that the user started.
+The engine's processes mark their stages (``river_vllm/startup.py``); a thread of the user's command
+prints the lines.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ STAGES = {
     Stage.MEASURE: "measuring what a step costs",
     Stage.SERVE: "starting the HTTP server",
 }
-"""What the user reads of each, in their order."""
+"""Text of each stage for the user, in order."""
 EVERY = 8.0
-"""Seconds between two lines within a stage: a busy machine may wake the thread two late."""
+"""Seconds between two lines within a stage: a busy machine may wake the thread 2 s late."""
 POLL = 0.25
 SERVE_SECONDS = 60.0
-"""How long the HTTP server may take to listen; later it is taken for one that this machine cannot
-reach, and nothing more is said."""
+"""Time for the HTTP server to listen; a later one counts as unreachable from here, and the lines
+end."""
 EXAMPLE = (
     "curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
     '-d \'{{"messages": [{{"role": "user", "content": "Hello"}}]}}\''
@@ -47,7 +47,7 @@ class Narration:
 
     Args:
         begun: monotonic seconds when the command began.
-        say: takes a line.
+        say: called with each line.
     """
 
     def __init__(self, begun: float, say: Callable[[str], None]) -> None:
@@ -56,10 +56,10 @@ class Narration:
         self._said: tuple[Stage, float] | None = None
 
     def look(self, found: list[tuple[float, Stage]], now: float) -> None:
-        """Say what is going on if it is new, or if nothing was said for a while."""
+        """Print the current stage if it is new, or if ``EVERY`` seconds have passed."""
         if not found:
             return
-        # Every rank of an engine marks its stages, and a stage begins with the first.
+        # Every rank marks its stages; a stage begins with the first rank.
         stage = max((stage for _, stage in found), key=list(Stage).index)
         if stage not in STAGES:
             return
@@ -79,7 +79,7 @@ class Narration:
 
 
 class Narrator:
-    """The thread; it ends when the server is ready, or with ``stop``."""
+    """Thread that prints the lines until the server is ready, or until ``stop``."""
 
     def __init__(
         self, file: Path, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
@@ -100,7 +100,7 @@ class Narrator:
         self._thread.join()
 
     def watch(self, args: Namespace) -> None:
-        """The server's arguments are known, and with them where it will listen."""
+        """Set the server's arguments, which give its address."""
         self._args = args
 
     def _say(self, text: str) -> None:
@@ -130,7 +130,7 @@ class Narrator:
 
 @contextmanager
 def narrated() -> Iterator[Narrator]:
-    """A start inside is told about until it is ready."""
+    """Print the stages of a start inside the block until the server is ready."""
     with file_named_by(STAGES_FILE) as file:
         narrator = Narrator(file)
         mark(Stage.IMPORT)
@@ -147,7 +147,7 @@ def has_server(args: Namespace) -> bool:
 
 
 def address(args: Namespace, host: str) -> str:
-    """Where a server with these arguments is, by one of the names of its ``host``."""
+    """Address of a server with these arguments, with ``host`` as its name."""
     if args.uds:
         return f"unix:{args.uds}"
     scheme = "https" if args.ssl_keyfile and args.ssl_certfile else "http"
@@ -169,7 +169,7 @@ def listens(args: Namespace) -> bool:
 
 
 def _reachable(host: str | None) -> str:
-    """For a client on this machine."""
+    """The host name for a client on this machine."""
     return {None: "127.0.0.1", "": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(
         host, host or "127.0.0.1"
     )

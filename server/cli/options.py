@@ -1,4 +1,4 @@
-"""River's options of ``serve``, and the settings that they amount to."""
+"""River's options of ``serve``, and the settings and keys that they give."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METRICS_KEY_FILE_VARIABLE = "RIVER_METRICS_KEY_FILE"
 
 
 def options_of(settings: type[RiverConfig]) -> FieldsOf:
-    """Every setting but what ``river-vllm calibrate`` writes."""
+    """Options for all settings except those that only ``river-vllm calibrate`` writes."""
     written = settings.affecting(Affects.FILE)
     return FieldsOf(settings, tuple(n for n in settings.model_fields if n not in written), "river-")
 
@@ -30,7 +30,7 @@ RIVER_OPTIONS = options_of(RiverConfig)
 
 
 def add_river_options(parser: argparse.ArgumentParser) -> None:
-    """River's group in ``serve --help``."""
+    """Add River's group of ``serve --help``."""
     group = parser.add_argument_group("River", "the exit river")
     RIVER_OPTIONS.add(group)
     group.add_argument(
@@ -67,14 +67,14 @@ def add_river_options(parser: argparse.ArgumentParser) -> None:
 
 
 def river_parser() -> argparse.ArgumentParser:
-    """River's own options of ``serve`` by themselves, for the reference; vLLM's join them there."""
+    """A parser of River's own options of ``serve``, without vLLM's, for the reference."""
     parser = argparse.ArgumentParser(prog="river-vllm serve", add_help=False)
     add_river_options(parser)
     return parser
 
 
 def river_config(args: argparse.Namespace) -> RiverConfig:
-    """The file's settings, then the command line's.
+    """The settings of the file, overridden by the command line.
 
     Raises:
         RiverError: names the source, the field, the value and what is allowed.
@@ -113,7 +113,7 @@ def metrics_keys(args: argparse.Namespace) -> list[str]:
         args: ``api_key`` holds the API keys.
 
     Raises:
-        RiverError: the file is wrong as one of API keys can be, or a key protects nothing.
+        RiverError: the file cannot be used, no API key is set, or a key is an API key too.
     """
     keys = _keys_in_file("--metrics-key-file", args.metrics_key_file, METRICS_KEY_FILE_VARIABLE)
     if keys is None:
@@ -131,7 +131,7 @@ def metrics_keys(args: argparse.Namespace) -> list[str]:
 
 
 def _keys_in_file(option: str, path: str | None, variable: str) -> list[str] | None:
-    """The keys in the file that the option names, else the variable; None where neither does.
+    """The keys in the file named by the option, else by the variable; None without a file.
 
     Raises:
         RiverError: the file cannot be read, has an empty name, or holds no key.

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Steps(Progress):
-    """A bar for each part of the work, on standard error, and none where that is no terminal."""
+    """A bar for each part of the work, on standard error if that is a terminal."""
 
     def __init__(self, shown: bool) -> None:
         console = Console(stderr=True)
@@ -21,7 +21,7 @@ class Steps(Progress):
         )
 
     def step(self, name: str, total: int) -> None:
-        """Begin a part of the work; one that was begun before goes on with its bar."""
+        """Begin a part of the work; an earlier part of the same name continues its bar."""
         for task in self.tasks:
             if task.description == name:
                 self.update(task.id, total=(task.total or 0) + total)
@@ -30,5 +30,5 @@ class Steps(Progress):
         self._current = self.add_task(name, total=total)
 
     def done(self, count: int = 1) -> None:
-        """Of the part that was begun last."""
+        """Advance the bar of the current part."""
         self.advance(self._current, count)

@@ -1,4 +1,4 @@
-"""The options that name prompts, of every command that runs a model over some."""
+"""Options for the prompts of commands that run a model over them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from server.cli.arguments import Options, Shown
 
 
 class PromptFiles(Options):
-    """Which prompts, and which of their answers."""
+    """Files of prompts and their answers."""
 
     prompts: list[Path] = Field(default=[])
     """JSONL rows with messages, question or prompt, or one prompt per line; more than once mixes
     files (default: the model makes up its own)"""
     answers: Annotated[str | None, Shown("FIELD")] = None
-    """of the JSONL rows: take these texts as answers (default: the model's own, greedy)"""
+    """field of the JSONL rows that holds the answer (default: the model's own, greedy)"""
     half: Literal["first", "second"] | None = None
     """take the rows with odd, or with even line numbers, and leave the others unseen"""
     seed: NonNegativeInt = 0
-    """of the prompts' order"""
+    """seed of the prompts' order"""
 
     @model_validator(mode="after")
     def _rows(self) -> Self:

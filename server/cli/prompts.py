@@ -1,4 +1,4 @@
-"""Prompts as tokens: from files, or made up by the model."""
+"""Prompts as tokens, from files or written by the model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from server.cli.rows import prompt_of, read_rows
 SELF_MADE = "made by the model"
 _MARK = "\N{SYMBOL FOR SUBSTITUTE}"
 SHORTEST_MESSAGE, LONGEST_MESSAGE = 4, 64
-"""Tokens of a message that the model makes up."""
+"""Tokens of a message that the model writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompts in the order in which they are used.
+    """Prompts in their order of use.
 
     Attributes:
-        source: names of the files, or that the model made them.
-        sha256: of the files' bytes, one file after the other.
-        files: the same of each file.
-        tokens: each prompt's.
-        answers: each answer's tokens, where the rows give it.
-        too_long: how many the files have beside these that are too long.
+        source: names of the files, or ``SELF_MADE``.
+        sha256: hash of all files' bytes in order.
+        files: hash of each file.
+        tokens: tokens of each prompt.
+        answers: tokens of each answer, if the rows have answers.
+        too_long: number of prompts left out because they are too long.
     """
 
     source: str
@@ -39,7 +39,7 @@ class Prompts:
     files: tuple[str, ...] = ()
 
     def head(self, count: int) -> Prompts:
-        """The first ``count``."""
+        """The first ``count`` prompts."""
         answers = None if self.answers is None else self.answers[:count]
         return replace(self, tokens=self.tokens[:count], answers=answers)
 
@@ -52,7 +52,7 @@ def from_files(
     half: str | None = None,
     answer_field: str | None = None,
 ) -> Prompts:
-    """All prompts of the files that are not too long, shuffled.
+    """The prompts of the files, shuffled, without those that are too long.
 
     Args:
         longest: tokens of the longest prompt taken.
@@ -60,7 +60,7 @@ def from_files(
         answer_field: field of a row with the text of its answer.
 
     Raises:
-        RiverError: a file or a row is not as expected; names the file and the line.
+        RiverError: a file or a row is not as expected; the message names file and line.
     """
     digest = hashlib.sha256()
     files = []
@@ -94,9 +94,9 @@ def from_files(
 
 
 def self_made(llm: Any, count: int, longest: int, seed: int) -> Prompts:
-    """What the model writes where a user's message is expected (Xu et al., "Magpie", 2024).
+    """Prompts that the model writes in place of a user (Xu et al., "Magpie", 2024).
 
-    A model without a chat template writes the beginning of a text instead.
+    A model without a chat template writes the beginning of a text.
 
     Args:
         longest: tokens of the longest prompt.
@@ -169,7 +169,7 @@ def _encode(place: str, row: Any, tokenizer: Any) -> list[int]:
         return encoded
     try:
         text = tokenizer.apply_chat_template(value, add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # whatever the template raises for what it does not understand
+    except Exception as error:  # templates raise anything for bad messages
         raise RiverError(f"{place}: 'messages': {error}") from None
     encoded = tokenizer.encode(text, add_special_tokens=False)
     return encoded

@@ -1,4 +1,4 @@
-"""What ``serve`` cannot do, in one line with the cure; anything else keeps its traceback."""
+"""Errors of ``serve`` with a known cure, in one line; others keep their traceback."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pydantic import ValidationError
 from river_vllm.errors import RiverError
 
 ENGINE_FAILED = "Engine core initialization failed"
-"""How vLLM's parent process says that an engine process ended at its start."""
+"""vLLM's message when an engine process ended at its start."""
 
 
 def refusal(error: Exception, args: Namespace, left: Path) -> str | None:
-    """The line for ``error``; None where it is no refusal.
+    """The line for ``error``; None if its traceback should be shown.
 
     Args:
-        error: what vLLM's start-up raised.
+        error: the exception of vLLM's start-up.
         args: the server's arguments.
-        left: the file in which a worker leaves its reason.
+        left: the file to which a worker writes its reason.
     """
     for cause in _causes(error):
         if isinstance(cause, RiverError):
@@ -41,7 +41,7 @@ def refusal(error: Exception, args: Namespace, left: Path) -> str | None:
 
 
 def _address(error: OSError, args: Namespace) -> str | None:
-    """What a socket that cannot be bound says; unlike a file's error its own has no name."""
+    """The line for a socket that cannot be bound; its error, unlike a file's, has no name."""
     if args.uds:
         if error.errno == errno.EADDRINUSE:
             return (
@@ -66,7 +66,7 @@ def _one_line(text: str) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what pydantic wrapped in it, and what it was raised from."""
+    """An error, the errors that pydantic wrapped in it, and its causes."""
     seen: list[BaseException] = [error]
     while seen:
         current = seen.pop()

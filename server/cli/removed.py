@@ -1,4 +1,4 @@
-"""Options and tasks of earlier versions, and what to use in their place."""
+"""Options and tasks of earlier versions, with their replacements."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from river_vllm.errors import REMOVED
 
 REMOVED_OPTIONS = {
     **{f"--river-{name.replace('_', '-')}": instead for name, instead in REMOVED.items()},
+    "--list-tokens": "leave it out: drafts are picked from every token",
     "--target-kl": "use --target-agreement",
     "--target-depth": "use --target-agreement, or --check FILE with settings of that depth",
 }
@@ -14,4 +15,4 @@ REMOVED_TASKS = dict.fromkeys(
     ("river_humaneval", "river_humaneval_chat"),
     "use lm-eval's humaneval with --confirm-run-unsafe-code",
 )
-"""Of ``river-vllm eval``."""
+"""Removed tasks of ``river-vllm eval``."""

@@ -1,4 +1,4 @@
-"""Prompts or problems in a file: a row per line, JSON objects or plain text."""
+"""Reads prompts or problems from a file: a row per line, JSON objects or plain text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pydantic_core import from_json
 from river_vllm.errors import RiverError
 
 KEYS = ("messages", "question", "prompt")
-"""Fields of a row that may hold its prompt: a conversation, one message of the user, or text to
-continue. The first of them that a row has is taken."""
+"""Fields that may hold a row's prompt, the first one counts: a conversation, one message of the
+user, or text to continue."""
 
 
 def read_rows(path: Path, option: str) -> tuple[bytes, list[tuple[int, Any]]]:
-    """The file's bytes; the number of each line that is not empty, and its object or text.
+    """The file's bytes, and each non-empty line's number with its object or text.
 
-    A file whose first line is no object holds plain text.
+    If the first line is no object, all lines are plain text.
 
     Args:
-        option: that named the file, for errors.
+        option: the option that named the file, for errors.
 
     Raises:
         RiverError: the file cannot be read or has no row, or a line is not JSON.
@@ -51,10 +51,10 @@ def prompt_of(row: Any, place: str, field: str | None = None) -> tuple[str, Any]
     """The name and the value of the field that holds a row's prompt; plain text is ``prompt``.
 
     Args:
-        field: that holds it, where it is none of ``KEYS``.
+        field: name of the field, if it is not one of ``KEYS``.
 
     Raises:
-        RiverError: at ``place``, there is none, or it is no text.
+        RiverError: the row at ``place`` has no prompt, or its prompt is no text.
     """
     if isinstance(row, str):
         return "prompt", row

@@ -26,19 +26,19 @@ HOST = "127.0.0.1"
 ENVIRONMENT = {
     # vLLM keeps one CPU core for its front end by default; on a small machine that is half.
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-    # As vLLM's own command sets it (cli_env_setup); here a thread may hold locks at a fork too.
+    # vLLM's own command sets it too (cli_env_setup); a fork could copy a thread's held locks.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 CPU_KV_CACHE = ("VLLM_CPU_KVCACHE_SPACE", "4")
-"""GiB; without it vLLM's CPU build takes most of the machine's memory for the K/V cache. Where it
-is set it goes over --kv-cache-memory-bytes (vLLM ``platforms/cpu.py``)."""
+"""GiB; without it vLLM's CPU build takes most of the machine's memory for the K/V cache. The
+variable overrides --kv-cache-memory-bytes (vLLM ``platforms/cpu.py``)."""
 
 
 def serve(argv: Sequence[str]) -> int:
-    """Start the server and run it until it is told to stop."""
+    """Start the server and run it until a signal stops it; the exit status."""
     if any(a in ("-h", "--help") or a.startswith("--help=") for a in argv):
         parse(argv)  # prints the help and exits
-    # A process that is alone in its container gets no signal that it has no handler for.
+    # The only process of a container gets no signal without a handler for it.
     with ended_by_sigterm(), writable_caches(), narrated() as narrator:
         prepare_environment()
         args = parse(argv)
@@ -49,7 +49,7 @@ def serve(argv: Sequence[str]) -> int:
 
 
 def prepare_environment() -> None:
-    """Variables that vLLM reads at import; what the user has set stays.
+    """Set variables that vLLM reads at import; the user's own values stay.
 
     Raises:
         RiverError: vLLM is not installed, or would not load River's plugin.
@@ -63,10 +63,10 @@ def prepare_environment() -> None:
 
 
 def check_plugins() -> None:
-    """vLLM logs a plugin that fails to load and goes on without it; River does not.
+    """Refuse to start without River's plugin; vLLM would log the failure and go on.
 
     Raises:
-        RiverError: says which entry point is missing or broken.
+        RiverError: vLLM cannot be imported, or an entry point is missing or broken.
     """
     try:
         import vllm  # noqa: F401
@@ -88,7 +88,7 @@ def check_plugins() -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse with vLLM's parser of ``vllm serve`` and River's options beside it."""
+    """Parse with vLLM's parser of ``vllm serve``, extended by River's options."""
     from server.cli.vllm_cli import ServeParser, make_arg_parser
 
     parser = ServeParser(
@@ -104,7 +104,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def configure(args: argparse.Namespace) -> None:
-    """Put River's architecture, settings and middleware into the arguments.
+    """Add River's architecture, settings and middleware to the arguments.
 
     Raises:
         RiverError: a setting is wrong; nothing has been started yet.
@@ -145,7 +145,7 @@ def _refuse_other_front_ends(args: argparse.Namespace) -> None:
 
 
 def _refuse_unreadable(args: argparse.Namespace) -> None:
-    """TLS files are read when the server listens, which is after the model has loaded."""
+    """Check TLS files before the model loads; the server reads them only when it listens."""
     for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
         if path := getattr(args, name):
             try:
@@ -156,7 +156,7 @@ def _refuse_unreadable(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """vLLM's own start-up; a refusal is one line and exit status 1."""
+    """Run vLLM's own start-up; a refusal is one line and exit status 1."""
     from river_vllm.patches import sigterm_is_heard_while_loading
     from server.cli.vllm_cli import ServeSubcommand
 
@@ -176,7 +176,7 @@ def run(args: argparse.Namespace) -> int:
         finally:
             mark(Stage.STOPPED)
     if ending.failed:
-        # vLLM itself ends with status 0 then, and a supervisor would think that all is well.
+        # vLLM ends with status 0 here, which a supervisor would take for a success.
         print("river-vllm: error: the server has failed, see the log above", file=sys.stderr)
         return 1
     print("River: the server has stopped", flush=True)
@@ -184,10 +184,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _validate(command: Any, args: argparse.Namespace) -> None:
-    """vLLM's own look at the arguments.
+    """Let vLLM check the arguments.
 
     Raises:
-        RiverError: what it says of them.
+        RiverError: vLLM refuses them; has its message.
     """
     try:
         command.validate(args)
@@ -196,7 +196,7 @@ def _validate(command: Any, args: argparse.Namespace) -> None:
 
 
 def _end_while_loading(number: int, frame: object) -> None:
-    """A signal handler: vLLM stops its engine and workers on the way out."""
+    """Signal handler while loading: vLLM stops its engine and workers on the way out."""
     mark(Stage.STOPPED)
     print("river-vllm: told to stop while the model was loading", file=sys.stderr, flush=True)
     end(number, frame)

@@ -1,4 +1,4 @@
-"""A signal as an exception, so that what a command has begun is cleaned up."""
+"""Turns SIGTERM into an exception, so that a command cleans up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM ends the process by way of its ``finally`` blocks, with status 143."""
+    """Let SIGTERM end the process through its ``finally`` blocks, with status 143."""
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
@@ -18,7 +18,7 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def end(number: int, _frame: object) -> None:
-    """A signal handler: ``SystemExit`` with the status of a process that the signal has ended."""
-    # Once is enough: what cleans up must not be interrupted.
+    """Signal handler: raise ``SystemExit`` with the status of a process ended by it."""
+    # Ignore further signals: the clean-up must not be interrupted.
     signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""Values that options of several commands have."""
+"""Types of values that several commands' options share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.cli.arguments import Shown
 
 
 def _base_url(text: str) -> str:
-    """``text`` with ``/v1`` where it has no path of its own."""
+    """The URL ``text``, with the path ``/v1`` if it has none."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
@@ -39,5 +39,5 @@ def _object(value: Any) -> Any:
 
 
 Url = Annotated[str, AfterValidator(_base_url)]
-"""Of a server: with the version prefix, without a slash at the end."""
+"""URL of a server with the version prefix, without a slash at the end."""
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_object), Shown("JSON")]

@@ -1,4 +1,4 @@
-"""vLLM's own ``serve`` command, for River's to stand on (vLLM ``entrypoints/cli/serve.py``)."""
+"""Parts of vLLM's ``serve`` command that River's uses (vLLM ``entrypoints/cli/serve.py``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""lm-eval on one side after the other, with a look at ``/river/stats`` before and after."""
+"""Runs lm-eval on both sides in turn, reading ``/river/stats`` before and after each."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from server.eval.sides import Depth, Side, find_sides
 
 
 class HarnessError(Exception):
-    """lm-eval has failed, and has said why; carries its exit status."""
+    """lm-eval failed and printed the reason; carries its exit status."""
 
 
 def ask(options: EvalOptions, folders: tuple[Path, Path]) -> dict[str, dict[str, Any]]:
-    """Leave lm-eval's results and samples in ``folders``.
+    """Run lm-eval on both sides; its results and samples go to ``folders``.
 
     Returns:
-        What is known of each side, its depths among it.
+        Each side's server, model, river settings and exit depth.
 
     Raises:
         RiverError: a server cannot be used.
@@ -67,13 +67,13 @@ def _run_harness(options: EvalOptions, side: Side, folder: Path) -> None:
     }
     environment = dict(os.environ)
     if options.confirm_run_unsafe_code:
-        environment["HF_ALLOW_CODE_EVAL"] = "1"  # asked for by the metric of such tasks
+        environment["HF_ALLOW_CODE_EVAL"] = "1"  # the metric of such tasks requires it
     if not sys.stderr.isatty():
         environment["TQDM_DISABLE"] = "1"
     done = subprocess.run(
         [sys.executable, "-m", "server.eval.harness"],
         input=json.dumps(job).encode(),
-        stdout=subprocess.DEVNULL,  # lm-eval's table, without the other side
+        stdout=subprocess.DEVNULL,  # lm-eval's table has one side only
         env=environment,
     )
     if done.returncode:

@@ -1,4 +1,4 @@
-"""``river-vllm eval``: lm-eval on each side, then what changes from A to B."""
+"""``river-vllm eval``: lm-eval on each side, then the paired differences from A to B."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run_command(options: EvalOptions) -> int:
-    """Do what ``options`` say; the exit status.
+    """Run the evaluation; the exit status.
 
     Raises:
-        RiverError: what an option names cannot be used.
+        RiverError: the value of an option cannot be used.
     """
     if find_spec("lm_eval") is None:
         raise RiverError("eval needs lm-evaluation-harness: pip install 'river-vllm[eval]'")

@@ -1,6 +1,6 @@
-"""lm-evaluation-harness on one side, in a process of its own: a job on standard input.
+"""Runs lm-evaluation-harness on one side; reads its job from standard input.
 
-The process keeps torch, which lm-eval imports, and all that its tasks load out of the command.
+A process of its own keeps torch and other imports of lm-eval out of the command.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from server.cli.removed import REMOVED_TASKS
 TASKS = Path(__file__).with_name("tasks")
 
 OWN = "river_"
-"""How the names of River's own tasks begin."""
+"""Prefix of the names of River's own tasks."""
 
 
 def main() -> int:
-    """The exit status: 1 if lm-eval or a request failed, 2 for tasks that cannot be asked."""
+    """Run the job; the exit status: 1 if lm-eval or a request failed, 2 for unusable tasks."""
     from lm_eval.utils import setup_logging
 
     setup_logging(logging.ERROR)
     requests = logging.getLogger("lm_eval.models.api_models")
-    requests.setLevel(logging.WARNING)  # says why the server refused one
-    requests.addFilter(lambda record: "EOS string" not in str(record.msg))  # vLLM knows its own
+    requests.setLevel(logging.WARNING)  # logs why the server refused a request
+    requests.addFilter(lambda record: "EOS string" not in str(record.msg))  # vLLM has its own EOS
     try:
         run(**json.load(sys.stdin))
     except RiverError as error:
@@ -50,14 +50,14 @@ def run(
     output: str,
     arguments: dict[str, Any],
 ) -> None:
-    """Ask, judge, and leave lm-eval's results and samples in the folder ``output``.
+    """Run and score the tasks; lm-eval's results and samples go to the folder ``output``.
 
     Args:
         data: the file that River's own tasks read.
-        arguments: more of ``lm_eval.simple_evaluate``.
+        arguments: further arguments of ``lm_eval.simple_evaluate``.
 
     Raises:
-        RiverError: a task that there is not, or one that says nothing about a river.
+        RiverError: a task is unknown, generates no text, or does not fit the arguments.
     """
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker

@@ -12,7 +12,7 @@ from server.cli.files import OutputFile
 from server.cli.values import JsonObject, Url
 
 OF_SAMPLES = {"samples", "confidence", "max_loss", "json_file"}
-"""What can be asked of runs that were made before."""
+"""Options that apply to the samples of earlier runs."""
 
 
 class EvalOptions(Options):
@@ -26,13 +26,13 @@ class EvalOptions(Options):
     against: Annotated[Url | None, Shown("URL")] = None
     """server of side B (default: A's)"""
     river: JsonObject | None = None
-    """River's request field of A"""
+    """``river`` field of A's requests"""
     against_river: JsonObject | None = None
-    """that of B"""
+    """``river`` field of B's requests"""
     model: str | None = None
     """model of A (default: the one that ``/v1/models`` lists)"""
     against_model: str | None = None
-    """that of B (default: A's)"""
+    """model of B (default: A's)"""
     data: Path | None = None
     """problems of River's tasks, as JSONL"""
     limit: PositiveInt | None = None
@@ -40,7 +40,7 @@ class EvalOptions(Options):
     num_fewshot: NonNegativeInt | None = None
     """solved examples before a problem (default: the task's)"""
     chat: bool = False
-    """ask by ``/v1/chat/completions``, with the chat template"""
+    """send requests to ``/v1/chat/completions``, with the chat template"""
     gen_kwargs: JsonObject | None = None
     """more fields of every request, max_gen_toks among them"""
     concurrency: PositiveInt = 1
@@ -54,10 +54,10 @@ class EvalOptions(Options):
     output: Annotated[Path | None, Shown("DIR")] = None
     """keep lm-eval's results and samples, in DIR/A and DIR/B"""
     samples: Annotated[tuple[Path, Path] | None, Shown("DIR")] = None
-    """ask nothing: compare what --output or lm-eval's --log_samples --output_path has left in two
-    folders"""
+    """send no requests: compare two folders of --output, or of lm-eval's --log_samples
+    --output_path"""
     confidence: Annotated[float, Shown("C")] = Field(default=0.95, gt=0, lt=1)
-    """of intervals"""
+    """confidence level of the intervals"""
     max_loss: Annotated[NonNegativeFloat | None, Shown("POINTS")] = None
     """exit status 1 if B loses more percentage points"""
     json_file: OutputFile | None = Field(default=None, alias="json")

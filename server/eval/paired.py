@@ -1,4 +1,4 @@
-"""Two sides on the same problems."""
+"""Paired comparison of two sides on the same problems."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ METHODS = {
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """A metric of a task, as a filter of lm-eval reads the answers."""
+    """Both sides' values of one metric of a task, with one filter of lm-eval."""
 
     task: str
     filter: str
     metric: str
     problems: int
     is_share: bool
-    """Each problem counts 0 or 1."""
+    """Whether each problem counts 0 or 1."""
     a: float
     b: float
     difference: float
-    """B less A."""
+    """B minus A."""
     low: float
     high: float
     only_a: list[str]
@@ -42,10 +42,10 @@ class Paired:
 
 
 def pair(a: Samples, b: Samples, confidence: float) -> list[Paired]:
-    """Every metric that both sides have for each problem.
+    """One comparison per task, filter and metric that both sides have for each problem.
 
     Raises:
-        RiverError: the sides were not asked the same, or no metric has a value for each problem.
+        RiverError: the sides' problems or prompts differ, or no metric covers each problem.
     """
     found = []
     for key in sorted(a.keys() | b.keys()):
@@ -107,7 +107,7 @@ def _interval_of_shares(
 ) -> tuple[float, float]:
     """p − q ± z·√((p + q − (p − q)²)/(n + 2)), with p = (only_b + 1)/(n + 2) and q likewise of A.
 
-    Without any flip it still has a width.
+    Without a flip the interval still has a width.
     """
     n = pairs + 2
     p, q = (only_b + 1) / n, (only_a + 1) / n

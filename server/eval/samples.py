@@ -1,4 +1,4 @@
-"""What lm-eval has left of a run: a line for each problem and filter."""
+"""Reads the samples of an lm-eval run: one line per problem and filter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILE = re.compile(r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[^_]+\.jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One problem, judged."""
+    """One problem with its answer and metrics."""
 
     id: str
     asked: tuple[str, str]
@@ -30,10 +30,10 @@ Samples = dict[tuple[str, str], dict[int, Sample]]
 
 
 def read_samples(folder: Path) -> Samples:
-    """The one run that is in ``folder`` or below it.
+    """The samples of the only run in ``folder`` or below it.
 
     Raises:
-        RiverError: there is none, or a task has two, or a file is not lm-eval's.
+        RiverError: there is no run, a task has two, or a file is not lm-eval's.
     """
     found: Samples = {}
     tasks: set[str] = set()
@@ -44,7 +44,7 @@ def read_samples(folder: Path) -> Samples:
         if match["task"] in tasks:
             raise RiverError(f"{str(folder)!r}: expected one run of {match['task']}, found two")
         tasks.add(match["task"])
-        # Its own lines, not splitlines(): an answer may hold what Unicode calls the end of one.
+        # Not splitlines(): an answer may hold Unicode's other line separators.
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 try:

@@ -1,4 +1,4 @@
-"""Who is asked: address, model, river, and what the server counts meanwhile."""
+"""The sides of an evaluation: address, model, river settings and the server's counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A server, ready to be asked."""
+    """A server with its model and river settings."""
 
     endpoint: Endpoint
     river: dict[str, Any] | None
@@ -38,17 +38,17 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Decode tokens between two looks at ``/river/stats``."""
+    """Exit depth of the decode tokens between two readings of ``/river/stats``."""
 
     tokens: int
     num_layers: int
     mean_exit_layer: float
     held: int
-    """Tokens that had settled and stayed, since leaving would not have paid."""
+    """Tokens held on the backbone because leaving would not have paid."""
 
     @classmethod
     def between(cls, before: dict[str, Any], after: dict[str, Any]) -> Self | None:
-        """None where a server tells nothing, or was started anew meanwhile."""
+        """The difference of two readings; None without counts or after a restart."""
         if before.get("server") != after.get("server"):
             return None
         tokens, layers, held = (
@@ -67,7 +67,7 @@ class Depth:
 
 
 def find_sides(options: EvalOptions) -> dict[str, Side]:
-    """A and B; each has answered.
+    """Sides A and B, whose servers have answered.
 
     Raises:
         RiverError: a server cannot be used, or does not serve the model.
@@ -81,7 +81,7 @@ def find_sides(options: EvalOptions) -> dict[str, Side]:
 
 
 def _side(option: str, base: str, model: str | None, river: dict[str, Any] | None) -> Side:
-    key = read_key(None, None)  # where lm-eval looks for it too
+    key = read_key(None, None)  # lm-eval reads the same variable
     endpoint = find_endpoint(base, model, key, option)
     if model is not None and model not in (listed := list_models(base, endpoint.headers)):
         raise RiverError(f"{option} = {model!r}: expected one of {', '.join(listed)}")

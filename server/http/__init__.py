@@ -1,1 +1,1 @@
-"""What River adds to vLLM's OpenAI app, and nothing that vLLM has already."""
+"""River's additions to vLLM's OpenAI app."""

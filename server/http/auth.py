@@ -1,4 +1,4 @@
-"""Keys for every route. vLLM guards only some prefixes, and answers without an error object."""
+"""Keys for every route: vLLM guards only some prefixes and answers without an error object."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ INACTIVE = "River is not active in this server: its plugin did not load"
 
 
 class RiverAuthMiddleware:
-    """The outermost middleware of River's server (added through vLLM's ``--middleware``).
+    """Outermost middleware (vLLM's ``--middleware``): refuses requests without a key.
 
-    Without a key every route is open. It also refuses to start an app that River's plugin has
-    not reached: vLLM only logs a plugin that fails to load.
+    Without configured keys every route is open. An app without River's plugin does not start:
+    vLLM only logs a plugin that fails to load.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -38,7 +38,7 @@ class RiverAuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             if getattr(scope["app"].state, "river", None) is None:
-                # uvicorn takes an exception for an app that has no lifespan, and serves it.
+                # uvicorn would read an exception as an app without lifespan, and serve it.
                 ending.begin(failed=True)
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": INACTIVE})
@@ -62,13 +62,13 @@ class RiverAuthMiddleware:
 
 
 def keys_of(args: Namespace) -> list[str]:
-    """The API keys of a server, however it was started; as vLLM finds them, empty ones left out
-    (``entrypoints/serve/middleware/register.py``)."""
+    """A server's API keys, found as vLLM finds them (``entrypoints/serve/middleware/register.py``);
+    empty ones are left out."""
     return [key for key in args.api_key or [vllm_envs.VLLM_API_KEY] if key]
 
 
 def opens(scope: Scope, args: Namespace) -> bool:
-    """Whether a request brings a key that opens its route, or asks for what needs none."""
+    """Whether a request has a key for its route, or needs none."""
     headers = Headers(scope=scope)
     path, keys = path_of(scope), keys_of(args)
     if _is_preflight(scope, headers) or opens_console(scope, path, keys, PATH):
@@ -79,7 +79,7 @@ def opens(scope: Scope, args: Namespace) -> bool:
     if scheme.lower() != "bearer":
         return False
     digest = _digest(given.strip())
-    # Every key is compared, so that the time tells nothing about which one was close.
+    # Every key is compared: the response time must not tell which key was close.
     allowed = False
     for key in keys:
         allowed |= secrets.compare_digest(digest, _digest(key))
@@ -87,8 +87,8 @@ def opens(scope: Scope, args: Namespace) -> bool:
 
 
 def _is_preflight(scope: Scope, headers: Headers) -> bool:
-    """A browser's question before a request of another origin: it brings no key, and vLLM's CORS
-    middleware answers it. Any other OPTIONS is a request; mounted applications answer it as GET."""
+    """Whether a request is a CORS preflight: a browser sends no key with it, and vLLM's CORS
+    middleware answers it. Mounted applications answer any other OPTIONS request as GET."""
     asks = "origin" in headers and "access-control-request-method" in headers
     return scope.get("method") == "OPTIONS" and asks
 

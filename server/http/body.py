@@ -1,4 +1,4 @@
-"""Reading a request body and giving it back, changed, to the application behind."""
+"""Reads a request body and passes it, changed, to the next application."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
 
 MAX_BODY_BYTES = 16 << 20
-"""As ``client_max_body_size`` of ``deploy/nginx``: a body takes many times its length in memory."""
+"""As ``client_max_body_size`` in ``deploy/nginx``; a body takes many times its length in memory."""
 
 
 class BodyTooLongError(HTTPException):
-    """Raised where a body is read; answered by the application's own handler."""
+    """Status 413: a request body is longer than ``MAX_BODY_BYTES``."""
 
     def __init__(self) -> None:
         super().__init__(413, f"body: must have at most {MAX_BODY_BYTES} bytes")
 
 
 def bounded(scope: Scope, receive: Receive) -> Receive:
-    """A ``receive`` that raises ``BodyTooLongError`` in place of reading more than is taken."""
+    """A ``receive`` that raises ``BodyTooLongError`` for a body above ``MAX_BODY_BYTES``."""
     announced = Headers(scope=scope).get("content-length", "")
     too_long = announced.isdecimal() and int(announced) > MAX_BODY_BYTES
     count = 0
@@ -37,7 +37,7 @@ def bounded(scope: Scope, receive: Receive) -> Receive:
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    """The whole request body; None where the client left before sending it."""
+    """The whole request body; None if the client disconnected before its end."""
     # Not a list of parts: a client may send two bytes at a time.
     body = bytearray()
     while True:
@@ -50,9 +50,9 @@ async def read_body(receive: Receive) -> bytes | None:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that yields ``body`` once and then whatever the client does next.
+    """A ``receive`` that yields ``body`` once, then the client's later messages.
 
-    The rest has to be passed through: vLLM learns of a disconnect from it.
+    vLLM learns of a disconnect from them.
     """
     left = [body]
 

@@ -1,4 +1,4 @@
-"""What the worker reports, asked for at the start and again, since it changes while it runs."""
+"""Asks the worker for its report, at the start and while the server runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from server.http.state import RiverState
 
 FOLLOW_SECONDS = 15.0
-"""How often the metrics take in what the worker reports, at most."""
+"""Longest pause between two questions to the worker."""
 PATIENCE_SECONDS = 5.0
-"""How long a description waits for a busy engine."""
+"""How long ``GET /river`` waits for a busy engine."""
 
 
 async def engine_info(engine_client: Any) -> dict[str, Any]:
     """The worker's report.
 
     Raises:
-        RuntimeError: the worker does not answer as River's.
+        RuntimeError: the worker does not answer ``river_info``.
     """
     try:
         answers = await engine_client.collective_rpc("river_info")
@@ -28,7 +28,7 @@ async def engine_info(engine_client: Any) -> dict[str, Any]:
 
 
 async def refresh(engine_client: Any, state: RiverState) -> None:
-    """Bring ``state`` up to date; an engine that fails or is busy leaves it as it was."""
+    """Update ``state`` from the worker; unchanged if the engine fails or stays busy."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             state.update(await engine_info(engine_client))
@@ -37,12 +37,12 @@ async def refresh(engine_client: Any, state: RiverState) -> None:
 
 
 async def follow(engine_client: Any, state: RiverState) -> None:
-    """Keep ``state`` up to date until the server ends; an answer is a sign of life too.
+    """Update ``state`` while the engine is alive; each answer also counts as progress.
 
-    The engine answers between two steps. Of several API server processes each sees the outputs of
-    its own requests only: a request may wait there while the engine works for others, and a process
-    without requests would not learn that the engine hangs. So there a question counts as work. One
-    that fails on its way is asked again.
+    The engine answers between two steps. Each of several API server processes sees the outputs of
+    its own requests only. Its request may wait while the engine works for another process, and
+    without requests it would not notice a hanging engine. So there a question counts as work. A
+    failed question is repeated.
     """
     progress = state.progress
     while not engine_client.errored:

@@ -14,11 +14,11 @@ SHUTTING_DOWN = "the server is shutting down: send the request to another one"
 
 
 class FieldError(Exception):
-    """A request that is refused because of one field.
+    """Refusal of a request because of one field.
 
     Args:
         param: the field, dotted (``river.threshold``).
-        message: what is wrong with it, and what is allowed.
+        message: the field's error and its allowed values.
     """
 
     def __init__(self, param: str, message: str) -> None:
@@ -41,6 +41,6 @@ def error_response(
     kind = "".join(word.capitalize() for word in status.phrase.split()) + "Error"
     body = {"message": message, "type": kind, "param": param, "code": int(status)}
     headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
-    # In ASCII: a name that is repeated may hold half a character, which no UTF-8 can.
+    # ASCII: a quoted name may hold half a surrogate pair, which UTF-8 cannot encode.
     content = json.dumps({"error": body})
     return Response(content, int(status), headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""One HTTP request's river: what it asked for, and the exit layers of its choices."""
+"""River data of one HTTP request: its settings, and the exit layers of its choices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from river_vllm.request import RiverSettings
 
 @dataclass(slots=True)
 class RiverExchange:
-    """Carried by a context variable from the middleware to the engine client and back."""
+    """One request's data, shared by middleware and engine client through a context variable."""
 
     settings: RiverSettings
     num_layers: int
@@ -28,19 +28,19 @@ class RiverExchange:
     def next_call(self, choices: int) -> int:
         """The index of the first choice of the next engine call.
 
-        One HTTP request is one call, or one for each prompt of a list, in their order, or one for
-        each turn between the Responses API's own tools.
+        An HTTP request makes one call, one per prompt of a list in order, or one per turn between
+        the Responses API's own tools.
         """
         first = self._calls
         self._calls += choices
         return first
 
     def add(self, choice: int, depths: Numbers) -> None:
-        """Take what became of a choice's next tokens."""
+        """Add the depths of a choice's next tokens."""
         self._choices.setdefault(choice, []).extend(depths.tolist())
 
     def stream(self, choice: int, layers: Sequence[int]) -> None:
-        """Take the exit layers of tokens that are on their way to the client."""
+        """Queue the exit layers of a choice's next tokens for a stream with ``trace``."""
         if self.trace and layers:
             self._unsent.setdefault(choice, []).extend(layers)
 
@@ -49,12 +49,12 @@ class RiverExchange:
         return self._unsent.pop(choice, [])
 
     def trace_of(self, choice: int) -> list[int]:
-        """One exit layer per token of a choice, or whether it was drafted."""
+        """One number per token of a choice: its exit layer; if verified, 1 if drafted, else 0."""
         return mode_of(self.settings).trace(self._depths(choice))
 
     def whole_trace(self) -> list[int]:
-        """The traces of every engine call, in their order: a response without choices may have
-        taken several, one before each call of a tool and one after the last."""
+        """The traces of all engine calls, in order. A response without choices may take several
+        calls: one before each tool call and one after the last."""
         return [depth for choice in sorted(self._choices) for depth in self.trace_of(choice)]
 
     def _depths(self, choice: int) -> Numbers:

@@ -26,16 +26,15 @@ OTHERS = (
     "/cohere/v2/chat",
     *(f"{path}/render" for path in (*GENERATING, "/v1/messages", "/cohere/v2/chat")),
 )
-"""Endpoints that generate with the server's defaults, or write the request for one that does, and
-must not swallow the field."""
+"""Endpoints that refuse the field: they generate with server defaults or render a request."""
 
 
 def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverExchange | None:
     """Remove ``river`` from ``body`` and return the request's exchange.
 
     Returns:
-        None where the endpoint neither takes the field nor was given one, and for beam search,
-        whose steps are requests of their own to the engine.
+        None for endpoints without the field, and for beam search, whose steps are separate engine
+        requests.
 
     Raises:
         FieldError: names the field, the value and what is allowed.
@@ -46,7 +45,7 @@ def take_exchange(path: str, body: dict[str, Any], state: RiverState) -> RiverEx
     params = body.get("sampling_params")
     extra = params.get("extra_args") if isinstance(params, dict) else None
     if isinstance(extra, dict) and FIELD in extra:
-        # Of /inference/v1/generate, which takes vLLM's own parameters and not the field.
+        # /inference/v1/generate takes vLLM's own parameters, not the field.
         raise FieldError(
             "sampling_params.extra_args.river",
             f"sampling_params.extra_args.river is not taken by {path} (the 'river' field is taken "
@@ -79,7 +78,7 @@ def _parse(raw: Any) -> RiverField:
             FIELD, f"'{FIELD}' must be an object with {', '.join(RiverField.model_fields)}"
         )
     if len(raw) > len(RiverField.model_fields):
-        # One error, where a million unknown names would make a million.
+        # Report one unknown name: a body may hold a million.
         raw = {next(name for name in raw if name not in RiverField.model_fields): None}
     try:
         return RiverField.model_validate(raw)

@@ -1,8 +1,8 @@
-"""Who may use River's own routes, however the server was started.
+"""Guards River's own routes, however the server was started.
 
-vLLM's middleware asks for a key under ``/v1`` and a few other prefixes; a plugin's routes are open
-beside it. Where there is no key at all, a server on the loopback address is still in reach of every
-web page that its user opens, so what changes something must not come from one.
+vLLM's middleware asks for a key under ``/v1`` and a few other prefixes, not on a plugin's routes.
+Every web page that a user opens can reach a server on the loopback address. Without a key, a
+request from such a page must not change anything.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from server.http.errors import error_response
 from server.http.path import is_within, path_of
 
 ROUTES = "/river"
-"""All of River's routes but the public ``/ready``."""
+"""Prefix of River's routes, except the public ``/ready``."""
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443}
 
 
 class RiverGuard:
-    """Added by the plugin, so that it is there where ``--middleware`` names nothing of River's."""
+    """Middleware added by the plugin, so that it needs no ``--middleware`` option."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -48,11 +48,11 @@ class RiverGuard:
 
 
 def stranger(scope: Scope, args: Namespace) -> str | None:
-    """Why a request without a key may change nothing, None where it may.
+    """The reason to refuse a change by a request without a key, or None.
 
-    A name in ``Host`` that is not this machine's may be one that a web page has had resolved to
-    the loopback address; an address can't. A page of another origin sends its own as ``Origin``;
-    clients that are no browsers send none.
+    DNS rebinding: a web page can let its own host name resolve to the loopback address. So ``Host``
+    must be an address or a name of this machine. Browsers send a page's origin as ``Origin``; other
+    clients send none.
 
     Args:
         args: the server's arguments; ``host`` is the address or name that it was bound to.
@@ -84,7 +84,7 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _place(parts: SplitResult, scheme: str) -> tuple[str | None, int | None]:
-    """Host and port, where a proxy may have taken TLS off in between."""
+    """Host and port, by default that of ``scheme``, since a proxy may end TLS."""
     return parts.hostname, parts.port or _PORTS.get(scheme)
 
 
@@ -93,7 +93,7 @@ def _is_known(name: str | None, bound: str | None) -> bool:
         return False
     if _is_address(name) or name in ("localhost", (bound or "").lower()):
         return True
-    # Who is bound to more than the loopback address is asked for by the machine's name too.
+    # Clients may use the machine's name unless only the loopback address is bound.
     return not _is_loopback(bound) and name == socket.gethostname().lower()
 
 

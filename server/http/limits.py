@@ -1,9 +1,9 @@
-"""What JSON text can spell and an engine cannot take: refused by name before it travels.
+"""Refuses JSON values that an engine cannot take, and names the field.
 
 Python's JSON reader accepts ``NaN`` and ``Infinity``, reads ``1e999`` as infinity, and has integers
-of any size. vLLM checks some of its fields for them; others reach the sampler, or fail with status
-500 on the way to the engine, whose transport takes 64 bits (``top_k`` in vLLM 0.32). Lists and
-objects may hold each other deeper than what reads, checks and writes them can follow.
+of any size. vLLM checks only some fields; other values reach the sampler. Integers above 64 bits
+fail with status 500 in the transport to the engine (``top_k`` in vLLM 0.32). Lists and objects may
+be nested deeper than later readers can follow.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from river_vllm.errors import shortened
 from server.http.errors import FieldError
 
 MAX_DEPTH = 200
-"""Lists and objects inside each other; pydantic's JSON reader has the same bound."""
+"""Levels of lists and objects; pydantic's JSON reader has the same bound."""
 _SUSPICIOUS = re.compile(rb"NaN|Infinity|[eE]\+?[0-9]{3}|[0-9]{19}")
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 _PARAMETER_DEPTH = 2
-"""Parameters, and what stands in a list of them; integers further in are data, such as a schema's
-bounds, and never leave their text."""
+"""Integers nested this deep are data, such as a schema's bounds, and stay JSON text."""
 _PASSED_ON = frozenset(("vllm_xargs", "kv_transfer_params", "ec_transfer_params"))
-"""Objects that go to the engine as they are."""
+"""Objects that vLLM passes to the engine unchanged."""
 
 
 def refuse_impossible_values(raw: bytes, body: dict[str, Any]) -> None:
-    """Look at every value of a request body, if its text holds anything unusual.
+    """Check every value of a request body, if its text holds anything unusual.
 
-    One pass over the values; beside them it holds the way to the value at hand and no other.
+    One pass; its only memory is the path to the current value.
 
     Args:
         raw: the text of ``body``.
@@ -38,8 +37,8 @@ def refuse_impossible_values(raw: bytes, body: dict[str, Any]) -> None:
     Raises:
         FieldError: names the field.
     """
-    # In UTF-16 and UTF-32, which Python's reader takes too, each of these characters has NUL bytes;
-    # in UTF-8 JSON there is none.
+    # Python's reader also takes UTF-16 and UTF-32, where these characters have NUL bytes; UTF-8
+    # JSON has none.
     plain = b"\0" not in raw and not _SUSPICIOUS.search(raw)
     if plain and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return

@@ -1,6 +1,6 @@
-"""What River does with the requests and outputs of vLLM's engine client, and at its end.
+"""River's hooks in vLLM's engine client: requests, outputs and shutdown.
 
-``patches.engine_client_is_heard`` puts it in, when the server starts.
+``patches.engine_client_is_heard`` installs them when the server starts.
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ from server.http.state import RiverState
 STEPS = "river_steps"
 """Extra attribute of vLLM's request states and choices: exit layers not yet given to a client."""
 CALL = "river_call"
-"""Extra attribute of vLLM's request states: whose they are, see ``_call``."""
+"""Extra attribute of vLLM's request states: the value of ``_call``."""
 _call: ContextVar[tuple[RiverExchange, int] | None] = ContextVar("river_call", default=None)
 """The exchange that calls the engine, and the index of the call's first choice in it."""
 
 END_SECONDS = 15.0
-"""For an engine that drains nothing to abort its requests and clean up; what vLLM gives on ROCm.
-The engine itself gives its workers 9."""
+"""Time for an engine without a drain to abort requests and clean up, as vLLM gives it on ROCm. The
+engine gives its workers 9 s."""
 
 _Method = Callable[..., Any]
 
 
 @dataclass(slots=True)
 class _Source:
-    """Whose outputs are processed: vLLM takes in those of one engine after the other."""
+    """Index of the engine whose outputs are processed: vLLM handles one engine at a time."""
 
     engine: int
 
 
 def listen(engine_client: Any, state: RiverState) -> None:
-    """Give every request its river settings, collect exit layers, count tokens, note progress
-    and the end."""
-    # vLLM may already wait for the first outputs, which then pass unseen.
+    """Install the hooks: request settings, exit layers, token counts, progress, shutdown."""
+    # The first engine by default: vLLM may already wait for outputs that the hook does not see.
     source = _Source(engine_client.engine_core.engine_ranks_managed[0])
     patches.engine_client_is_heard(
         engine_client,
@@ -92,7 +91,7 @@ async def _collect(
         async for output in outputs:
             for choice in output.outputs:
                 if state.ending.begun and choice.finish_reason == "abort":
-                    # It arrived during the engine's last step before the end.
+                    # The request arrived during the engine's last step before the shutdown.
                     raise EngineStopped
                 choice.routed_experts = None
                 if exchange is not None:
@@ -110,9 +109,11 @@ def _request(add: _Method, processor: Any) -> _Method:
 
 
 def _arrival(get_output: _Method, source: _Source, state: RiverState) -> _Method:
-    """vLLM stops its engine client in a thread, and lets go of the engine before it cancels the
-    task that waits for outputs: now and then the task sees a dead engine first. It would log a
-    traceback and fail the requests that ``_shutdown`` answers; here it ends."""
+    """Hook: note progress, and end quietly at a shutdown.
+
+    vLLM releases the engine, in a thread, before it cancels the task that waits for outputs. A task
+    that sees the dead engine would log a traceback and fail the requests that ``_shutdown``
+    answers; it ends here."""
 
     async def river_get_output_async() -> Any:
         try:
@@ -122,7 +123,7 @@ def _arrival(get_output: _Method, source: _Source, state: RiverState) -> _Method
                 raise asyncio.CancelledError from None
             raise
         source.engine = outputs.engine_index
-        # A long prompt takes many steps before its first token, and none of them has an output.
+        # Counted without an output too: a long prompt takes many steps before its first token.
         state.progress.step()
         return outputs
 
@@ -146,7 +147,7 @@ def _outputs(process: _Method, processor: Any, state: RiverState, source: _Sourc
                 if call := getattr(request, CALL, None):
                     exchange, first = call
                     exchange.add(first + request.request_index, depths)
-        # Counted at once: with many users this runs between two steps' tokens.
+        # One call per step and mode: with many users this runs between two steps' tokens.
         for mode, numbers in step.items():
             summary = mode.summary()
             summary.add(np.concatenate(numbers))
@@ -158,11 +159,11 @@ def _outputs(process: _Method, processor: Any, state: RiverState, source: _Sourc
 
 
 def _hand_over(request: Any, layers: list[int]) -> None:
-    """Put a step's exit layers beside its tokens, in the output that waits for the client.
+    """Attach a step's exit layers to the output that waits for the client.
 
-    vLLM hands the whole array over when a choice finishes; a stream wants each token's at once.
-    An output that the client has not fetched yet takes in the next one, and with
-    ``stream_interval`` a step may have none: its layers then wait for the next.
+    vLLM hands over the whole array when a choice finishes; a stream needs each token's layer with
+    it. vLLM merges an output into an earlier one that was not fetched. With ``stream_interval`` a
+    step may have no output: its layers wait for the next one.
     """
     queue = getattr(request, "queue", None)
     if queue is None:
@@ -176,19 +177,20 @@ def _hand_over(request: Any, layers: list[int]) -> None:
 
 
 def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Method:
-    """vLLM's HTTP server goes on listening while its engine drains, and answers what it then
-    aborts with an empty text and status 200. Without a drain the engine ends at once, and vLLM
-    leaves its requests waiting, and its HTTP server for them; they get an error here. A proxy sends
-    what status 503 answers to another server, so an engine that has failed has another status: one
-    of its requests may have been the cause.
+    """Hook: note the shutdown, and answer the remaining requests with an error.
+
+    While the engine drains, vLLM's HTTP server goes on listening; it answers aborted requests with
+    an empty text and status 200. Without a drain the engine ends at once; vLLM leaves its requests
+    waiting, and its HTTP server waits for them. After status 503 a proxy sends a request to another
+    server. Requests of a failed engine get another status: one of them may be the cause.
     """
 
     def river_shutdown(timeout: float | None = None) -> Any:
         state.ending.begin(failed=bool(engine_client.errored))
-        # There is none before the first request; vLLM may call this from another thread.
+        # Missing before the first request; vLLM may call this from another thread.
         handler = getattr(engine_client, "output_handler", None)
         try:
-            # With 0, which means no draining, vLLM kills the engine before it has cleaned up.
+            # With 0 (no drain) vLLM kills the engine before it has cleaned up.
             return shutdown(timeout=END_SECONDS if timeout == 0 else timeout)
         finally:
             if handler is not None and not (loop := handler.get_loop()).is_closed():
@@ -200,10 +202,10 @@ def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Meth
 
 
 class EngineStopped(GracefulHTTPError, RetryableRequestError):
-    """To requests that a server which shuts down has not answered: status 503.
+    """Status 503 for requests that are unanswered at a shutdown.
 
-    vLLM's engine client passes the first kind of error on, and its streams log a traceback for any
-    but the second.
+    vLLM's engine client passes ``GracefulHTTPError`` on; its streams log a traceback for any error
+    but ``RetryableRequestError``.
     """
 
     def __init__(self) -> None:

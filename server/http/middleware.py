@@ -22,7 +22,7 @@ _PATHS = frozenset(GENERATING + OTHERS)
 
 
 class RiverMiddleware:
-    """The innermost of all middlewares, before vLLM's routes; streams pass event by event."""
+    """The innermost middleware, before vLLM's routes; streams pass event by event."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -66,7 +66,7 @@ class RiverMiddleware:
             return
         if body is not raw:
             scope = with_length(scope, len(body))
-        # The answer may take minutes, and what was sent is not needed for it.
+        # Free the body: the answer may take minutes.
         receive = replay(body, receive)
         del raw, body
         if state is None or exchange is None:
@@ -85,7 +85,7 @@ class RiverMiddleware:
 
 
 def _leaving(send: Send, ending: Ending) -> Send:
-    """A ``send`` by which each answer of a server that ends closes its connection.
+    """A ``send`` that closes each connection after its answer, once the server shuts down.
 
     The next connection of the client or proxy may lead to another server.
     """
@@ -100,7 +100,7 @@ def _leaving(send: Send, ending: Ending) -> Send:
 
 
 def _take(path: str, raw: bytes, state: RiverState | None) -> tuple[bytes, RiverExchange | None]:
-    """The body for vLLM, which is ``raw`` itself but for the field, and the request's exchange.
+    """The body for vLLM, without the field, and the request's exchange.
 
     Raises:
         FieldError: something in the body is not allowed.
@@ -108,10 +108,10 @@ def _take(path: str, raw: bytes, state: RiverState | None) -> tuple[bytes, River
     try:
         body = json.loads(raw)
     except json.JSONDecodeError:
-        return raw, None  # vLLM answers what is wrong with it
+        return raw, None  # vLLM reports the error
     except (ValueError, RecursionError) as error:
-        # Not UTF-8, too deep, a number of thousands of digits: vLLM's answer to these has
-        # status 400 and no error object.
+        # Not UTF-8, too deep, a number of thousands of digits: vLLM answers these with status 400
+        # and no error object.
         raise FieldError("body", f"the body cannot be read: {error}") from None
     if not isinstance(body, dict):
         return raw, None

@@ -14,7 +14,7 @@ RESPONSES = ("ChatCompletionResponse", "CompletionResponse", "ResponsesResponse"
 
 
 def describe_river(app: FastAPI) -> None:
-    """Extend ``app.openapi``; computed once, as FastAPI does."""
+    """Add River's fields to the schemas that ``app.openapi`` returns."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What a request asks for, as the router reads it: who guards a path must not read it otherwise.
+"""The path of a request, read exactly as the router reads it.
 
-With ``--root-path /`` and that prefix taken off as text, ``/river`` would be ``river``: the router
-finds the route, and a list of guarded paths does not.
+A guard that reads paths differently can miss a route. With ``--root-path /`` taken off as text,
+``/river`` is ``river``: the router finds the route, a list of guarded paths does not.
 """
 
 from __future__ import annotations

@@ -31,8 +31,7 @@ logger = init_logger("vllm.river")
 
 
 class RiverEndpointPlugin:
-    """Loaded where the engine has a river, or ``VLLM_PLUGINS`` names it; the same for every way of
-    serving."""
+    """Adds River to vLLM's app, if the engine has a river or ``VLLM_PLUGINS`` names the plugin."""
 
     name = PLUGIN
     required_tasks = ("generate",)
@@ -40,17 +39,17 @@ class RiverEndpointPlugin:
     def attach_router(self, app: FastAPI) -> None:
         app.include_router(router)
         attach_console(app)
-        # Inside vLLM's count of requests by status, which must see what clients get.
+        # Inside vLLM's count of requests by status, which then sees the final status.
         app.user_middleware.append(Middleware(RiverMiddleware))
         app.add_middleware(RiverGuard)
         describe_river(app)
         announce_when_ready(app)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Ask the worker what is in force, and listen to the engine client.
+        """Make ``state.river`` from the worker's report, and hook the engine client.
 
         Raises:
-            RuntimeError: the model is River's and its worker does not answer as River's.
+            RuntimeError: the model has a river, but its worker does not answer as River's.
         """
         state.river = None
         if engine_client is None:

@@ -17,7 +17,7 @@ def add_to_json(body: bytes, exchange: RiverExchange) -> bytes:
     if not isinstance(payload, dict) or ("error" in payload and payload.get("object") is None):
         return body
     if payload.get("status") in ("queued", "in_progress"):
-        return body  # a response that is made in the background
+        return body  # a background response, still to be made
     _add(payload, exchange)
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -37,11 +37,10 @@ def _add_traces(payload: dict[str, Any], exchange: RiverExchange) -> None:
 
 
 def _add_deltas(payload: dict[str, Any], exchange: RiverExchange) -> bool:
-    """Give a chunk the exit layers of the tokens that came since the choice's last one."""
+    """Add the exit layers of new tokens to a chunk's choices; whether there were any."""
     added = False
     for choice in payload["choices"]:
-        # vLLM leaves the key out of a chat's first chunks, of which one names the role and one
-        # echoes a message: they hold no token.
+        # A chat's first chunks (role, echoed message) hold no token; vLLM leaves the key out.
         layers = exchange.take_unsent(choice["index"]) if "token_ids" in choice else []
         if layers:
             choice["river_trace_delta"] = layers
@@ -52,9 +51,9 @@ def _add_deltas(payload: dict[str, Any], exchange: RiverExchange) -> bool:
 class StreamReport:
     """Rewrites a server-sent event stream: the last chunk before ``[DONE]`` gets the report.
 
-    Only chunks that may be the last one (a choice has finished, or there are none: the usage
-    chunk) wait for their successor; tokens pass without delay. With ``trace`` each chunk also
-    carries the exit layers of its own tokens, ``river_trace_delta``.
+    A chunk waits for its successor only if it may be the last: a choice has finished, or there is
+    none (the usage chunk). Tokens pass without delay. With ``trace`` each chunk also carries the
+    exit layers of its own tokens, ``river_trace_delta``.
     """
 
     def __init__(self, exchange: RiverExchange) -> None:
@@ -63,12 +62,12 @@ class StreamReport:
         self._held: dict[str, Any] | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """What to send on for the bytes that came in; only whole events are looked at."""
+        """The bytes to send on after ``data``; an incomplete event waits for its rest."""
         *events, self._rest = (self._rest + data).split(b"\n\n")
         return b"".join(self._event(event) for event in events)
 
     def close(self) -> bytes:
-        """What is left when the stream ends, with or without ``[DONE]``."""
+        """The remaining bytes when the stream ends, with or without ``[DONE]``."""
         rest, self._rest = self._rest, b""
         return self._release(last=True) + rest
 
@@ -94,7 +93,7 @@ class StreamReport:
         return before + event + b"\n\n"
 
     def _responses_event(self, event: bytes) -> bytes:
-        """The Responses API ends with an event of its own that holds the whole response."""
+        """``event``, with the report if it is the Responses API's final one, the whole response."""
         name, _, data = event.partition(b"\n")
         if name.strip() not in _FINISHED_RESPONSES:
             return event

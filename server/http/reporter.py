@@ -1,4 +1,4 @@
-"""The ``send`` of a generating request: the report in, and a status that tells the truth."""
+"""The ``send`` of a generating request: adds the report and corrects the status of refusals."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _ERROR = b'data: {"error":'
 _OPENINGS = (b"event: response.created\n", b"event: response.in_progress\n")
 """The Responses API's first events: vLLM sends them before it asks the engine."""
 _STARTED = "Caught handled exception, but response already started."
-"""Starlette's words where an exception comes too late for its handler."""
+"""Starlette's message for an exception that comes too late for its handler."""
 
 
 class Reporter:
     """Adds the report to a successful response.
 
-    vLLM starts a stream before its engine has looked at the request, so a refusal comes as the
-    first event of a stream with status 200, or in a stream of the Responses API as an exception
-    after its opening events. The start is held until then, and such a refusal becomes the plain
-    error response that it is without ``stream``.
+    vLLM starts a stream before its engine has checked the request. A refusal is then the first
+    event of a stream with status 200; in the Responses API it is an exception after the opening
+    events. The start is held until then, so a refusal becomes the same plain error response as
+    without ``stream``.
     """
 
     def __init__(self, exchange: RiverExchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,10 +95,10 @@ class Reporter:
         await self._send({**message, "body": body})
 
     async def refuse(self, error: Exception) -> None:
-        """Answer an error that came while the start was held, as it is answered without ``stream``.
+        """Answer an error that came before the response started, as without ``stream``.
 
         Raises:
-            Exception: ``error``, where the client has part of an answer or nobody would answer it.
+            Exception: ``error``, if the response has started or no handler answers it.
         """
         cause = _kept_back(error)
         if cause is None or self._stream is None or self._start is None:
@@ -110,17 +110,17 @@ class Reporter:
 
 
 def _kept_back(error: Exception) -> Exception | None:
-    """What Starlette has a handler for, which the start of the response kept from answering."""
+    """The cause of ``error``, if its handler in Starlette could no longer answer."""
     cause = error.__cause__
     if str(error) != _STARTED or not isinstance(cause, Exception):
         return None
-    # vLLM cannot write an engine's error as an event of the Responses API and fails in trying: that
-    # is no fault of the request.
+    # A ValidationError is vLLM's failure to write an engine's error as a Responses API event, not a
+    # fault of the request.
     return None if isinstance(cause, ValidationError) else cause
 
 
 def _error(body: bytes) -> dict[str, Any] | None:
-    """The error object of a stream's first event, where it is one with an HTTP status."""
+    """The error object of a stream's first event; None unless it has an HTTP status."""
     if not body.startswith(_ERROR) and not body.startswith(_ERROR.replace(b'":', b'": ')):
         return None
     try:

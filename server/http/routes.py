@@ -1,4 +1,4 @@
-"""River's own routes: configuration, totals, the live dial, readiness."""
+"""River's own routes: configuration, totals, default threshold, readiness."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ router = APIRouter(tags=["river"])
 
 
 class RiverPatch(BaseModel):
-    """What can be changed while the server runs."""
+    """Settings that can be changed while the server runs."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -37,7 +37,7 @@ async def _small_body(request: Request) -> bytes:
     """The body of a change.
 
     Raises:
-        FieldError: it is longer than any change; the rest is not read.
+        FieldError: it exceeds ``MAX_PATCH_BYTES``; the rest is not read.
     """
     body = bytearray()
     async for part in request.stream():

@@ -1,4 +1,4 @@
-"""What the HTTP side knows about the running engine, kept on ``app.state.river``."""
+"""The HTTP side's view of the running engine, kept on ``app.state.river``."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from server.telemetry.progress import Progress
 
 
 def _identity() -> str:
-    # vLLM gives the processes of one server a folder of their own for metrics.
+    # vLLM's metrics folder, the same for all API server processes of one server.
     shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or uuid4().hex
     return sha256(shared.encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True)
 class RiverState:
-    """Defaults in force, and where the totals are."""
+    """Defaults in force, the worker's report, and the metrics."""
 
     model: str
     config: RiverConfig
     engine: dict[str, Any]
-    """What the worker reports: layers, quantiser, kernels, memory."""
+    """The worker's report: layers, quantiser, kernels, memory."""
     defaults: RiverSettings
     metrics: RiverMetrics
     progress: Progress
     single_process: bool
     """Whether this is the only API server process of the engine."""
     first_process: bool = True
-    """Whether this process speaks for all of them on the terminal."""
+    """Whether this process writes the summary for all API server processes."""
     checkpoint: ModelRecord = field(default_factory=lambda: ModelRecord(name=""))
-    """Which one is served, as far as its files tell."""
+    """The served checkpoint, as far as its files tell."""
     ending: Ending = field(default_factory=Ending)
     tracer: Tracer | None = None
-    """Makes the requests' spans, where vLLM exports its own."""
+    """Makes the requests' spans; None unless vLLM exports its own."""
     identity: str = field(default_factory=_identity)
-    """Of this start of the server, the same in all of its processes: whose totals are whose."""
+    """Identifies this start of the server in its totals; the same in all of its processes."""
 
     @property
     def num_layers(self) -> int:
         return int(self.engine["num_layers"])
 
     def update(self, engine: dict[str, Any]) -> None:
-        """Take a new report of the worker's."""
+        """Store the worker's new report."""
         self.engine = engine
         self.metrics.set_resident_layers(int(engine["resident_layers"]))
         if (max_rows := engine["crossover"]["max_rows"]) is not None:
@@ -64,7 +64,7 @@ class RiverState:
         self.metrics.set_threshold(threshold)
 
     def _calibration(self) -> dict[str, Any] | None:
-        """What the defaults were calibrated on, and whether its guarantee covers this server."""
+        """The calibration of the defaults, and whether its guarantee covers this server."""
         calibration = self.config.calibration
         if calibration is None:
             return None

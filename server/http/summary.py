@@ -1,4 +1,4 @@
-"""What the operator reads when the server is ready: one record, on the log and on the terminal."""
+"""Logs a summary for the operator when the server is ready, as one record."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def announce_when_ready(app: FastAPI) -> None:
             river: RiverState | None = getattr(app.state, "river", None)
             if river is not None and river.first_process:
                 args = app.state.args
-                # Where it listens, as vLLM writes it (``entrypoints/launchers/launcher.py``).
+                # The address as vLLM writes it (``entrypoints/launchers/launcher.py``).
                 logger.info("%s", summary(river, address(args, args.host or "0.0.0.0")))
             yield state
-        # vLLM freezes the heap at the start, and the exit then frees nothing of it. Triton would
-        # report its objects as leaked.
+        # vLLM freezes the heap at the start. The exit would not free it, and Triton would report
+        # its objects as leaked.
         gc.unfreeze()
 
     app.router.lifespan_context = lifespan

@@ -1,5 +1,4 @@
-"""``models`` as a subcommand of ``river-vllm``, and its table: for the terminal, for programs and
-for docs/models.md."""
+"""``river-vllm models``: the table for the terminal, as JSON and for docs/models.md."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ COLUMNS = ("architecture", "models", "notes")
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Register ``models``; the parsed namespace's ``run`` takes it and returns an exit status."""
+    """Register ``models``; its ``run`` takes the parsed namespace and returns an exit status."""
     description = f"{_HELP[:1].upper()}{_HELP[1:]}."
     parser = commands.add_parser("models", help=_HELP, description=description)
     form = parser.add_mutually_exclusive_group()

@@ -1,4 +1,4 @@
-"""A stock vLLM engine whose worker can take the Hessians of its projections and quantise them."""
+"""A stock vLLM engine whose worker records Hessians of its projections and quantises them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class QuantizingEngine:
             model,
             worker_extension_cls=EXTENSION,
             enforce_eager=True,
-            # Each reading of the text has to compute all of it.
+            # Every pass over the text must compute all of it.
             enable_prefix_caching=False,
             max_model_len=max_model_len,
             max_num_seqs=64,
@@ -47,19 +47,6 @@ class QuantizingEngine:
         """The model's own greedy answers, ``tokens`` long at most."""
         return self._generate(prompts, tokens) if tokens else [[] for _ in prompts]
 
-    @property
-    def vocabulary(self) -> int:
-        """Tokens that the LM head has outputs for."""
-        size: int = self.llm.llm_engine.model_config.get_vocab_size()
-        return size
-
-    @property
-    def beside_text(self) -> list[int]:
-        """Tokens that no text is made of: what ends an answer, roles, tools."""
-        tokenizer = self.llm.get_tokenizer()
-        found = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-        return sorted(token for token in found if token < self.vocabulary)
-
     def quantize(
         self,
         texts: Sequence[Sequence[int]],
@@ -70,7 +57,7 @@ class QuantizingEngine:
     ) -> Iterator[dict[str, Any]]:
         """Write every decoder layer's weights to ``out``; yields the report of each layer.
 
-        The texts are read once for as many layers as ``hessian_gib`` has room for.
+        One pass over the texts serves as many layers as ``hessian_gib`` has room for.
         """
         settings = (str(self._folder), str(out), group_size, integer_zeros)
         for layers in _batches(self._call("river_hessian_bytes"), hessian_gib * GIB):
@@ -92,7 +79,7 @@ class QuantizingEngine:
 
 
 def checkpoint_folder(model: str, revision: str | None) -> Path:
-    """Where a checkpoint's files are, once an engine has loaded it."""
+    """The folder of a checkpoint's files, once an engine has loaded it."""
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download

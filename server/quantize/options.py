@@ -19,10 +19,7 @@ class TextOptions(PromptFiles):
     tokens: int = Field(default=8192, ge=64)
     """length of the text, prompts and answers together"""
     answer_tokens: NonNegativeInt = 128
-    """of each answer at most"""
-    list_tokens: NonNegativeInt = 65536
-    """length of the answers, those of the text and more, on which the tokens are counted that
-    drafts are picked from; 0: no such list"""
+    """longest answer in tokens"""
 
 
 class EngineOptions(EngineLimits):
@@ -46,9 +43,9 @@ class QuantizeOptions(Options):
     output: Annotated[Path | None, Shown("DIR")] = None
     """folder for the weights (default: where 'serve' looks for them, beside the model)"""
     json_file: OutputFile | None = Field(default=None, alias="json")
-    """what was done, with the error of each layer"""
+    """settings, folder, and the error of each layer"""
     no_progress: bool = False
-    """no progress bar on a terminal either"""
+    """show no progress bar"""
     text: TextOptions
     engine: EngineOptions
 

@@ -19,23 +19,22 @@ from river_vllm.errors import RiverError
 
 UNFINISHED = ".unfinished"
 REPLACED = ".replaced"
-"""Suffixes of the hidden folders: what is being written, and older weights while new ones take
-their place."""
+"""Suffixes of the hidden folders: unfinished weights, and older ones during their replacement."""
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 """Errors of ``flock`` on a file system without locks."""
 
 
 class WeightsFolder:
-    """Written in a hidden folder beside its final place, and moved there by ``finish``.
+    """A folder of weights, written in a hidden folder beside its place and moved by ``finish``.
 
-    What killed runs have left there is removed first. A run that is alive holds a lock on its
-    hidden folder, which the system releases when the process ends.
+    Hidden folders of killed runs are removed first. A live run holds a lock on its hidden folder;
+    the system releases the lock when the process ends.
 
     Args:
-        places: the first that can be written to is taken.
+        places: possible places; the first writable one is taken.
 
     Raises:
-        RiverError: none can, or it holds something else.
+        RiverError: no place is writable, or it holds something else.
     """
 
     def __init__(self, places: Sequence[Path]) -> None:
@@ -57,19 +56,19 @@ class WeightsFolder:
             raise RiverError(f"--output '{place}': exists and holds something else")
 
     def finish(self, model: Path, settings: dict[str, Any], record: dict[str, Any]) -> None:
-        """Describe what was written, and put it in its place; an older one is replaced.
+        """Write the config, and move the folder to its place; older weights are replaced.
 
         Args:
             model: folder of the backbone.
             settings: ``group_size`` and ``integer_zeros``.
-            record: prompts and tokens that it was made with, for people.
+            record: prompts and tokens of the calibration text; ``calibrate`` reads it.
         """
         from river_vllm.weights.formats import own_config
 
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         config["quantization_config"] = {**own_config(**settings), "made_with": record}
         text = json.dumps(config, indent=1)
-        # Last: a folder without it is no checkpoint.
+        # Written last: a folder without it is no checkpoint.
         (self.unfinished / "config.json").write_text(text, encoding="utf-8")
         if self.folder.exists():
             replaced = self.unfinished.with_suffix(REPLACED)
@@ -97,11 +96,11 @@ class WeightsFolder:
 
 
 def _begin(place: Path) -> tuple[Path, int]:
-    """A new unfinished folder, and the file descriptor that holds its lock, if there are any."""
+    """A new unfinished folder, and a file descriptor with its lock, where locks exist."""
     while True:
         folder = place.with_name(f".{place.name}.{uuid.uuid4().hex}{UNFINISHED}")
         folder.mkdir()
-        # Another run may remove it before it is locked.
+        # Another run may remove the folder before it is locked.
         with suppress(FileNotFoundError):
             try:
                 lock = _locked(folder)
@@ -117,8 +116,8 @@ def _begin(place: Path) -> tuple[Path, int]:
 
 
 def _clear(place: Path) -> None:
-    """Remove what killed runs have left. Older weights that were moved away when the run died, and
-    the new ones not yet moved in, go back to their place."""
+    """Remove hidden folders of killed runs. Older weights return to their place if the run died
+    before it moved the new ones in."""
     for folder in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 32}.*"):
         if folder.suffix == REPLACED:
             running = folder.with_suffix(UNFINISHED)
@@ -136,8 +135,7 @@ def _clear(place: Path) -> None:
 
 @contextmanager
 def _unless_alive(folder: Path) -> Iterator[bool]:
-    """Yields whether it is certain that no process writes to an unfinished folder, nor begins to
-    before the block ends."""
+    """Yields whether certainly no process writes to an unfinished folder until the block ends."""
     try:
         lock = _locked(folder)
     except OSError as error:
@@ -167,7 +165,7 @@ def _locked(folder: Path) -> int | None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """An empty folder, or weights that this command has made."""
+    """Whether ``folder`` is empty or holds weights of this command."""
     if not folder.is_dir():
         return False
     if not any(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""The command's work: engine, text, weights, files."""
+"""Runs ``river-vllm quantize``: engine, text, weights, files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from river_vllm.config import RiverConfig
-from river_vllm.modes.verified.token_list import FILE_NAME, Text, TokenList, counted
-from river_vllm.weights.fingerprint import fingerprint
 from server.cli.engine import prepare
 from server.cli.files import make_console, write_json
 from server.cli.progress import Steps
 from server.cli.stopping import ended_by_sigterm
 from server.quantize.options import QuantizeOptions
 from server.quantize.output import WeightsFolder
-from server.quantize.text import answered, find_prompts, head
+from server.quantize.text import answered, find_prompts
 
 
 def run_command(options: QuantizeOptions) -> int:
@@ -37,7 +35,6 @@ def run_command(options: QuantizeOptions) -> int:
         f"{max(errors):.1%} in the worst: {report['folder']} ({report['seconds']:.0f} s)",
         markup=False,
     )
-    make_console().print(_drafts(report["draft_tokens"]), markup=False)
     if report["hidden_by"] is not None:
         print(
             f"note: '{report['hidden_by']}' holds older weights of this model, and a server finds "
@@ -61,11 +58,7 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
             options.model, limits.revision, limits.max_model_len, limits.kv_cache_gib
         )
         prompts = find_prompts(options, engine.llm)
-        known = answered(options.text, engine, prompts)
-        texts = [[*prompt, *answer] for prompt, answer in head(known, options.text.tokens)]
-        found = _list(options, engine, known, prompts.source)
-        if found is not None:
-            found.write(output.unfinished / FILE_NAME)
+        texts = answered(options.text, engine, prompts)
         layers = []
         steps.step("layers", engine.llm.llm_engine.model_config.get_total_num_hidden_layers())
         for layer in engine.quantize(
@@ -86,7 +79,6 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
         "hidden_by": _found_before(output.folder, places),
         **settings,
         **record,
-        "draft_tokens": None if found is None else found.model_dump(include={"tokens", "counted"}),
         "layers": layers,
     }
 
@@ -97,24 +89,3 @@ def _found_before(folder: Path, places: Sequence[Path]) -> str | None:
 
     found = first_made(places[: places.index(folder)]) if folder in places else None
     return None if found is None else str(found)
-
-
-def _list(
-    options: QuantizeOptions, engine: Any, texts: Sequence[Text], source: str
-) -> TokenList | None:
-    """The tokens that drafts are picked from; None where nobody asks for a list, or the answers are
-    too few to choose one."""
-    if not options.text.list_tokens:
-        return None
-    model = fingerprint(options.model, options.engine.revision)
-    return counted(texts, engine.vocabulary, engine.beside_text, [model], source)
-
-
-def _drafts(made: dict[str, Any] | None) -> str:
-    if made is None:
-        return "drafts are picked from every token: no list, or too few answers to choose one"
-    on = made["counted"]
-    return (
-        f"drafts are picked from {made['tokens']} tokens, which cover {on['coverage']:.2%} of "
-        f"answers that were not counted ({on['tokens']} tokens of answers)"
-    )

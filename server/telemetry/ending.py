@@ -1,4 +1,4 @@
-"""How the server is ending: set once, read by the routes and by the command's exit status."""
+"""The server's shutdown: set once, read by the routes and by the command's exit status."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Ending:
-    """Whether the engine is being shut down, and whether that is because it has failed."""
+    """Whether the engine is shutting down, and whether a failure is the reason."""
 
     begun: bool = False
     failed: bool = False
 
     def begin(self, failed: bool) -> None:
-        """The first call says why; vLLM shuts its client down more than once."""
+        """Set the reason; later calls do nothing, since vLLM shuts its client down repeatedly."""
         if not self.begun:
             self.begun, self.failed = True, failed
 
 
 ending = Ending()
-"""This process's."""
+"""The shutdown of this process."""

@@ -1,4 +1,4 @@
-"""River's Prometheus metrics: every decode token once, where vLLM counts its own tokens."""
+"""River's Prometheus metrics: each decode token counts once, where vLLM counts its own tokens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from river_vllm.modes.mode import Summary
 from river_vllm.modes.verified import RECENT, RecentDrafts
 
 _LABELS = ["model_name", "engine"]
-"""Those of vLLM's own series (``v1/metrics/loggers.py``)."""
+"""The labels of vLLM's own series (``v1/metrics/loggers.py``)."""
 
 
 class RiverMetrics:
-    """Counters over decode tokens; a prompt's first token comes out of its prefill.
+    """Counters over decode tokens; an answer's first token comes from the prefill.
 
     Args:
         num_layers: L, the depth of a token that never left the backbone.
@@ -89,12 +89,12 @@ class RiverMetrics:
         self._set(self._threshold, threshold)
 
     def _set(self, gauge: Gauge, value: float) -> None:
-        """What is in force is the same in every engine of a server; what is not has no series."""
+        """Set a gauge for every engine, as all share their settings; an unset one has no series."""
         for values in self._labels.values():
             gauge.labels(*values).set(value)
 
     def count(self, summary: Summary, engine: int) -> None:
-        """Add what became of more tokens of one engine."""
+        """Add the counts of one engine's new tokens."""
         for layer, count in summary.by_layer(self._num_layers).items():
             for _ in range(count):
                 self._depth[engine].observe(layer)

@@ -1,4 +1,4 @@
-"""Whether the engine makes progress: a green health check says nothing about that."""
+"""Whether the engine makes progress, which vLLM's health check does not tell."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ class Progress:
         self._asked = False
 
     def watch(self, work_waiting: Callable[[], bool]) -> None:
-        """``work_waiting`` tells whether any request is unfinished."""
+        """Set the function that tells whether any request is unfinished."""
         self._unfinished = work_waiting
 
     def _waiting(self) -> bool:
         return self._asked or self._unfinished()
 
     def ask(self) -> None:
-        """The engine is asked for a sign of life, which is work too."""
+        """Note a question to the engine; it is work until its answer."""
         self.arrival()
         self._asked = True
 
     def answered(self) -> None:
-        """It has given one."""
+        """Note the engine's answer to the question."""
         self._asked = False
         self.step()
 
     def step(self) -> None:
-        """The engine finished a step, or work arrived at an idle engine."""
+        """Note that the engine finished a step, or that work arrived at an idle engine."""
         self._last = self._clock()
 
     def arrival(self) -> None:
-        """A request arrives; the clock starts with it if nothing was waiting before."""
+        """Note a request's arrival; the clock starts with it if nothing was waiting."""
         if not self._waiting():
             self.step()
 

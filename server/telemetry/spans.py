@@ -1,8 +1,8 @@
-"""River's span of a request, for OpenTelemetry: what became of its tokens.
+"""River's OpenTelemetry span of a request, with the request's river report.
 
-vLLM makes its own span of a request (``llm_request``) and ends it in one call inside its output
-processor, so nothing can be added to it; but its parent is the one that the request's
-``traceparent`` header names. River's span takes that place, and has the header's as its own parent.
+vLLM makes and ends its own span of a request (``llm_request``) in one call inside its output
+processor, so nothing can be added to it. Its parent is the span named in the ``traceparent``
+header. River's span takes that place, and the header's span becomes the parent of River's.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Scope
 
 NAME = "river_request"
-_W3C = TraceContextTextMapPropagator()  # what vLLM reads
+_W3C = TraceContextTextMapPropagator()  # the format that vLLM reads
 
 
 @contextmanager
 def request_span(
     tracer: Tracer | None, scope: Scope, report: Callable[[], dict[str, Any]]
 ) -> Iterator[Scope]:
-    """Inside, the span of one request; yields the ASGI scope that names it as the parent.
+    """Open the span of one request; yields the ASGI scope that names it as the parent.
 
     Args:
         tracer: None where vLLM exports no spans; the scope is then ``scope`` itself.
-        report: gives the response's ``river`` object, whose values the span has when it ends, each
-            as ``river.NAME``.
+        report: returns the response's ``river`` object; its values become the span's attributes
+            ``river.NAME``.
     """
     if tracer is None:
         yield scope
@@ -47,7 +47,7 @@ def request_span(
 
 
 def _attributes(report: dict[str, Any]) -> dict[str, Any]:
-    """A report in an attribute's types: no None, and no object but as two lists."""
+    """The span attributes of a report: without None, and its exit layers as two lists."""
     flat = {name: value for name, value in report.items() if value is not None}
     if (layers := flat.pop("exit_layers", None)) is not None:
         flat["exit_layers"] = [int(layer) for layer in layers]

@@ -8,15 +8,12 @@ those with which it reads the answer as a prompt.
 
 from __future__ import annotations
 
-import json
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
@@ -24,11 +21,9 @@ from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsPar
 from river_vllm import RiverConfig
 from river_vllm.calibrate.shipped import shipped_for
 from river_vllm.config import load_config_file, parse_config
-from river_vllm.guarantee import ModelRecord
 from river_vllm.modes import mode_that_made
 from river_vllm.modes.exit import ExitSummary
-from river_vllm.modes.verified import DraftSummary, VerifiedMode, token_list, vocabulary
-from river_vllm.modes.verified.token_list import CountedRecord, TokenList
+from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from tests.support import engines
 from tests.support.engines import (
     Generated,
@@ -46,7 +41,6 @@ pytestmark = pytest.mark.engine
 K = 3
 OFF = {"enabled": False}
 BUDGET = "thinking_token_budget"
-LISTED = range(300, 364)
 # With torch's kernel verified steps have vLLM's products, and so its rounding, on every CPU.
 DRAFTS = RiverConfig(verify=K, draft="fixed", scope="token", max_rows="all", kernel="torch")
 
@@ -98,25 +92,9 @@ def verified_qwen2(tiny_qwen2: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def listed_smollm2(smollm2: Any) -> Any:
-    """Drafts from 64 of the 49,152 tokens, and those of a request's own text."""
-    counted = CountedRecord(prompts="none", answers=0, tokens=0, coverage=0.0)
-    made = TokenList.of(np.array(LISTED), 49152, [ModelRecord(name="any")], counted)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_list, "list_for", lambda *_: made)
-        return engines.river_engine(smollm2, DRAFTS)
-
-
-@pytest.fixture(scope="session")
 def default_qwen2(tiny_qwen2: Any) -> Any:
     """As a server that nobody has told anything: as many drafts as pay."""
     return engines.river_engine(tiny_qwen2, RiverConfig())
-
-
-@pytest.fixture
-def always_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often the drafts' LM head lacks the backbone's token."""
-    monkeypatch.setattr(vocabulary, "MISSES", math.inf)
 
 
 @pytest.fixture(params=["smollm2", "qwen2"])
@@ -169,10 +147,9 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
 def test_what_is_shipped_is_for_the_checkpoint_that_the_tool_writes(
     smollm2: Path, verified_smollm2: Any
 ) -> None:
-    """Both are found by hashes: of other bytes there would be none."""
+    """It is found by hashes: of other bytes there would be none."""
     assert shipped_for(str(smollm2)).stem == "smollm2-135m"
     (info,) = verified_smollm2.collective_rpc("river_info")
-    assert info["verify"]["head_tokens"] == 20_416
     record = parse_config(load_config_file(shipped_for(str(smollm2))), "shipped").calibration
     assert record is not None
     assert record.tested["group_sizes"] == info["group_sizes"]
@@ -354,15 +331,11 @@ def likeness(a: Counter[tuple[int, ...]], b: Counter[tuple[int, ...]]) -> float:
     return float(torch.special.gammaincc(freedom / 2, statistic / 2))
 
 
-@pytest.fixture(scope="session")
-def stocks_distribution(stock_smollm2: Any) -> Counter[tuple[int, ...]]:
-    return sampled(stock_smollm2, 1.0)
-
-
 def test_sampled_answers_have_stocks_distribution(
-    verified_smollm2: Any, stocks_distribution: Counter[tuple[int, ...]]
+    stock_smollm2: Any, verified_smollm2: Any
 ) -> None:
     """And a distribution that is a little sharper does not pass for it."""
+    stocks_distribution = sampled(stock_smollm2, 1.0)
     assert likeness(sampled(verified_smollm2, 1.0), stocks_distribution) > 0.001
     assert likeness(sampled(verified_smollm2, 0.6), stocks_distribution) < 0.001
 
@@ -374,55 +347,6 @@ def test_sampled_answers_by_a_grammar_have_stocks_distribution(
     options = {"structured_outputs": StructuredOutputsParams(regex="( [a-z]+){20}")}
     found = sampled(verified_smollm2, 1.0, **options)
     assert likeness(found, sampled(stock_smollm2, 1.0, **options)) > 0.001
-
-
-def unforeseen(engine: Any, prompt: str, choice: Any) -> list[int]:
-    """Places of drafted tokens that are neither listed nor earlier in the text."""
-    seen, found = {*LISTED, *engine.get_tokenizer().encode(prompt)}, []
-    drafted = VerifiedMode().trace(choice.routed_experts)
-    for place, (token, kept) in enumerate(zip(choice.token_ids, drafted, strict=True)):
-        if kept and token not in seen:
-            found.append(place)
-        seen.add(token)
-    return found
-
-
-@pytest.mark.usefixtures("always_short")
-def test_a_short_list_changes_no_answer(
-    stock_smollm2: Any, listed_smollm2: Any, near_smollm2: float
-) -> None:
-    """And what a prompt names is drafted though it is not listed."""
-    engine = listed_smollm2
-    assert engine.collective_rpc("river_info")[0]["verify"]["head_tokens"] == len(LISTED)
-    prompts = ["One apple, two pears, three plums, " * 4 + "one apple, two", *PROMPTS[::4]]
-    found = []
-    for prompt in prompts:
-        # Alone: requests of a step draft each other's tokens too.
-        (choice,), summary = answers(engine, [prompt], greedy(48))
-        assert summary.drafted > 0
-        assert unforeseen(engine, prompt, choice) == []
-        found.append(choice)
-    assert_stocks(stock_smollm2, prompts, found, near_smollm2)
-    named = set(engine.get_tokenizer().encode(prompts[0])) - set(LISTED)
-    drafted = VerifiedMode().trace(found[0].routed_experts)
-    assert sum(d and t in named for t, d in zip(found[0].token_ids, drafted, strict=True)) >= 8
-
-
-@pytest.mark.usefixtures("always_short")
-def test_a_short_list_changes_no_distribution(
-    listed_smollm2: Any, stocks_distribution: Counter[tuple[int, ...]]
-) -> None:
-    """What is never drafted is sampled as often as ever."""
-    assert likeness(sampled(listed_smollm2, 1.0), stocks_distribution) > 0.001
-
-
-def test_an_answer_that_the_list_does_not_serve_is_drafted_from_every_token(
-    listed_smollm2: Any,
-) -> None:
-    (choice,), _ = answers(listed_smollm2, PROMPTS[2:3], greedy(96))
-    places = unforeseen(listed_smollm2, PROMPTS[2], choice)
-    assert len(places) > 10
-    assert min(places) > vocabulary.MISSES
 
 
 def test_a_seed_decides(verified_smollm2: Any) -> None:
@@ -464,16 +388,6 @@ def test_log_probabilities_of_named_tokens(
         assert max(abs(ours[t] - theirs[t]) for t in ours) <= near_smollm2
 
 
-def test_penalties_and_bad_words(
-    stock_smollm2: Any, verified_smollm2: Any, near_smollm2: float
-) -> None:
-    for options in ({"frequency_penalty": 0.8}, {"bad_words": [" the"]}, {"min_tokens": 24}):
-        expected = generate_alone(stock_smollm2, PROMPTS[:2], greedy(32, logprobs=2, **options))
-        for prompt, theirs in zip(PROMPTS[:2], expected, strict=True):
-            found, _ = answers(verified_smollm2, [prompt], greedy(32, **options))
-            assert_same(found, [theirs], near_smollm2)
-
-
 def test_an_answer_ends_where_it_may_first(
     stock_smollm2: Any, verified_smollm2: Any, near_smollm2: float
 ) -> None:
@@ -496,19 +410,6 @@ def test_stop_strings(verified_smollm2: Any) -> None:
         assert found.finish_reason == "stop"
         assert found.text == whole.text[: whole.text.index(word)]
         assert summary.tokens == len(found.token_ids) - 1
-
-
-def test_structured_output(verified_smollm2: Any) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"enum": [20, 40]}},
-        "required": ["name", "age"],
-        "additionalProperties": False,
-    }
-    params = greedy(64, structured_outputs=StructuredOutputsParams(json=schema))
-    params.ignore_eos = False
-    (choice,), _ = answers(verified_smollm2, ["A person as JSON: "], params)
-    assert set(json.loads(choice.text)) == {"name", "age"}
 
 
 @pytest.mark.parametrize("options", [{"min_p": 0.9}, {"logit_bias": {5: 100.0}}])

@@ -50,8 +50,8 @@ class Backend(ctypes.Structure):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A ``Reading`` of the cosine (``criterion.py``).
 
-        A row's result does not depend on the other rows. States of another type than bfloat16, as
-        some models keep their residual stream, are read by torch's operators.
+        A row's result does not depend on the other rows. States that are not bfloat16, such as some
+        models' residual streams, are left to torch's operators.
         """
         others = hidden.dtype if residual is None else residual.dtype
         if hidden.dtype != torch.bfloat16 or others != torch.bfloat16:
@@ -77,8 +77,8 @@ class Backend(ctypes.Structure):
     def candidates(
         self, x: torch.Tensor, weight: torch.Tensor, chosen: torch.Tensor
     ) -> torch.Tensor:
-        """As ``river_head.some_outputs``, summed in float32, and the chosen rows of the weight are
-        not copied."""
+        """As ``some_outputs`` (``model/head.py``), summed in float32, without a copy of the chosen
+        rows."""
         x, chosen = x.contiguous(), chosen.contiguous()
         if weight.stride(1) != 1:
             weight = weight.contiguous()
@@ -98,9 +98,9 @@ class Backend(ctypes.Structure):
     def dense(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        """As ``F.linear``, summed in float32, for a few rows at once, where torch's own product
-        takes each row by itself: ``x [..., K]``, ``weight [N, K]``, contiguous ``bias [N]`` →
-        ``[..., N]``."""
+        """As ``F.linear``, summed in float32, over a few rows at once; torch takes each by itself.
+
+        ``x [..., K]``, ``weight [N, K]``, contiguous ``bias [N]`` → ``[..., N]``."""
         x, weight = x.contiguous(), weight.contiguous()
         outputs, width = weight.shape
         y = x.new_empty(*x.shape[:-1], outputs)

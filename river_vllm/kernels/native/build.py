@@ -3,13 +3,12 @@
     python -m river_vllm.kernels.native.build
 
 Plain C++ with a C interface: it needs g++, and no headers of torch. Each back end is compiled for
-its own instruction set, whatever CPU this is, and left out where the compiler does not know it. The
-best that the CPU has is chosen when the library is loaded (``library.py``). No server start calls
-a compiler for it.
+its own instruction set, on any CPU. Back ends that the compiler does not know are left out.
+``library.py`` chooses the best one for the CPU at load. No server start calls a compiler for it.
 
-The library is linked against ``libgomp.so.1`` by name alone, so that in a process with torch it
-shares the OpenMP runtime that torch has loaded; a second runtime would run threads of its own on
-the same cores. Clang links a runtime of another name, so it is refused.
+The library is linked against ``libgomp.so.1`` by name alone, so it shares torch's OpenMP runtime in
+a process with torch. A second runtime would run threads of its own on the same cores. Clang links
+a runtime of another name, so it is refused.
 """
 
 from __future__ import annotations
@@ -125,8 +124,8 @@ def compile_objects(
         made = dict(zip(backends, tried, strict=True))
     for name, found in made.items():
         if isinstance(found, BuildError):
-            # What failed beside the others may have lacked memory; what fails alone is unknown to
-            # the compiler.
+            # Among others it may have lacked memory. A back end that fails alone is unknown to the
+            # compiler.
             made[name] = _compile(compiler, folder, f"{name}.cpp", backends[name])
     if isinstance(made["scalar"], BuildError):
         raise made["scalar"]
@@ -144,7 +143,7 @@ def compile_objects(
 
 
 def find_compiler() -> list[str]:
-    """g++, or what ``CXX`` names, with the options that stand there.
+    """g++, or the compiler and the options that ``CXX`` names.
 
     Raises:
         BuildError: there is none, it does not run, or it is clang.

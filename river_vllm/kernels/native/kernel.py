@@ -1,9 +1,9 @@
 """River's own 4-bit products for CPUs, faster than bf16 for many rows too.
 
-There are two over one packed form. ``bf16`` multiplies by the activations as they are. ``int8``
-rounds them to 8 bits in each group, which is a second approximation beside the 4-bit weights: it
-serves drafts, and steps where it is asked for (``activations="int8"``). In both, a row's result
-does not depend on the other rows.
+Two products share one packed form. ``bf16`` multiplies by the activations as they are. ``int8``
+rounds them to 8 bits in each group, a second approximation beside the 4-bit weights. It serves
+drafts, and exits with ``activations="int8"``. In both, a row's result does not depend on the other
+rows.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def _by_block(values: torch.Tensor) -> torch.Tensor:
 
 
 def _in_pairs(blocks: torch.Tensor) -> torch.Tensor:
-    """``[B, items, width]`` → flat: blocks are interleaved in pairs, item by item; a last one
-    without a partner follows as it is."""
+    """``[B, items, width]`` → flat: blocks are interleaved in pairs, item by item; an odd last one
+    follows as it is."""
     even = len(blocks) // 2 * 2
     pairs = blocks[:even].unflatten(0, (-1, 2)).transpose(1, 2)
     return torch.cat([pairs.flatten(), blocks[even:].flatten()])

@@ -1,7 +1,7 @@
 """The compiled kernels: the back end for this CPU, or why there is none.
 
-``build.py`` makes the library when River is installed. Whatever is wrong with it costs speed, never
-a start: River then runs on another kernel and says once what to do.
+``build.py`` makes the library when River is installed. A faulty library never stops a start: River
+runs on a slower kernel, and logs once how to repair it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ logger = init_logger("vllm.river")
 
 CAP = "RIVER_CPU_ISA"
 ORDER = ("scalar", "neon", "avx2", "avxvnni", "avx512", "vnni", "amx")
-"""The back ends' names (``vnni_bf16.cpp`` is ``vnni`` too); of two that a CPU runs the later one is
-faster."""
+"""Names of the back ends, slowest first (``vnni_bf16.cpp`` is ``vnni`` too)."""
 
 
 class Unavailable(Exception):
@@ -75,7 +74,7 @@ def load(path: Path) -> list[Backend]:
 
 
 def cap() -> str:
-    """The best instruction set that may be used, by ``RIVER_CPU_ISA``; without it any.
+    """The best instruction set that ``RIVER_CPU_ISA`` allows; without it every one is allowed.
 
     Raises:
         RiverError: the variable names none.
@@ -110,7 +109,7 @@ def backend() -> Backend | None:
 
 def _openmp_runtimes() -> set[str]:
     """Files of OpenMP runtimes in this process."""
-    assert torch  # its runtime is the one that is loaded first
+    assert torch  # its runtime is loaded first
     try:
         lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:

@@ -18,8 +18,7 @@ CACHE_LINE = 64
 
 
 class HugePages:
-    """Puts tensors one after the other into chunks of memory; a chunk is freed with the last of its
-    tensors."""
+    """Packs tensors into chunks of memory; a chunk is freed with the last of its tensors."""
 
     def __init__(self) -> None:
         self._chunk: mmap.mmap | None = None

@@ -1,8 +1,8 @@
 """Exit mode: a token leaves the backbone when its state has settled.
 
-A step reports one signed number for each request: ``+l`` where its token came out of a decode step
-that ran *l* backbone layers, ``-l`` where it came out of the prompt's last row. A mark says that
-the token was held on the backbone because leaving would not have paid.
+A step reports one signed number for each request. ``+l``: its token comes from a decode step that
+ran *l* backbone layers. ``-l``: it comes from the prompt's last row. ``HELD`` marks a token held on
+the backbone because leaving would not have paid.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def signed_depth(exit_layer: int, decode: bool, held: bool = False) -> int:
 
 
 class ExitMode:
-    """Fast and approximate, with a dial: the threshold τ.
+    """Answers with exits: fast and approximate, tuned by the threshold τ.
 
-    An answer of the backbone alone is one in which no token leaves.
+    Requests on the backbone alone have this mode too: none of their tokens leaves.
     """
 
     exact: ClassVar[bool] = True
@@ -106,7 +106,7 @@ class ExitSummary:
 
     @property
     def backbone_layers(self) -> int:
-        """Backbone layers that those tokens ran, summed."""
+        """Sum of the backbone layers that these tokens ran."""
         return sum(layer * count for layer, count in self.layers.items())
 
     @property

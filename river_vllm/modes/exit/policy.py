@@ -1,4 +1,4 @@
-"""Which rows of a step may leave the backbone, and how deep each ran."""
+"""Decides which rows of a step may leave the backbone, and records how deep each ran."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from river_vllm.step.requests import Request, Scheduled
 from river_vllm.step.table import StepTable
 
 USUAL_LAYERS = 4
-"""Backbone layers of a token that leaves where no setting asks for more (the paper: 3 to 4)."""
+"""Backbone layers of an early exit, if no setting asks for more (the paper: 3 to 4)."""
 NEVER = np.iinfo(np.int32).max
 """The floor of rows that stay on the backbone."""
 
 
 def usual_layers(config: RiverConfig) -> int:
-    """Backbone layers of a step in which leaving is early."""
+    """The most backbone layers that a step with early exits runs."""
     return max(config.min_layers, USUAL_LAYERS)
 
 
@@ -57,14 +57,14 @@ class Line(NamedTuple):
 class Exits:
     """Decides which rows of a step may leave the backbone, and remembers how deep each ran.
 
-    A request that vLLM preempts is computed again from its start. Its tokens then leave after the
-    layers that they ran the first time, so that its K/V and its answer stay the same.
+    vLLM computes a preempted request again from its start. Its tokens leave after the same layers
+    as the first time, so its K/V and its answer stay the same.
 
     Args:
         config: scope, prefill, and the limit on rows.
         num_layers: decoder layers L of the model.
         costs: whether leaving pays.
-        every_logit: whether sampling looks at more of a request than its likeliest tokens.
+        every_logit: whether sampling a request needs more logits than those of likely tokens.
         device: of the hidden states.
     """
 
@@ -110,7 +110,7 @@ class Exits:
         )
 
     def head(self, table: StepTable) -> Head:
-        """What makes the logits of the step: the 4-bit head only where all its rows may leave."""
+        """The LM head of the step: the 4-bit one only if all rows may leave."""
         if self._config.lm_head == "backbone" or not table.free.all():
             return "backbone"
         generating = all(s.start + s.rows > s.request.prompt for s in self._step)
@@ -118,7 +118,7 @@ class Exits:
         return "river" if generating and not every else "backbone"
 
     def spans(self) -> list[Span]:
-        """Where the rows of the step stand."""
+        """The positions of the step's rows, by request."""
         return [Span(i, s.start, s.rows) for i, s in enumerate(self._step)]
 
     def groups(self) -> Iterator[tuple[Line, Request]]:
@@ -142,9 +142,9 @@ class Exits:
         return found
 
     def kind(self, done: Pass) -> Kind | None:
-        """The kind of pass that a step was; None where its time says nothing about a kind.
+        """The kind of pass of a step; None if its time says nothing about a kind.
 
-        Only decode steps count, and among those with exits only steps that left early.
+        Only decode steps count; of those with exits, only steps that left early.
         """
         if any(scheduled.prompt_rows for scheduled in self._step):
             return None
@@ -155,7 +155,7 @@ class Exits:
         return "river" if early else None
 
     def info(self) -> dict[str, Any]:
-        """Up to how many rows tokens leave, for operators."""
+        """The most rows with which tokens leave, for operators."""
         limit: int | str | None = self._limit
         if limit == "auto":
             limit = self._costs.max_rows
@@ -163,11 +163,11 @@ class Exits:
         return {"crossover": {"max_rows": most, **self._costs.crossover()}}
 
     def _may_leave_now(self) -> bool:
-        """Whether tokens may leave in this step: not where that would make it longer.
+        """Whether tokens may leave in this step: not if that would make it longer.
 
-        With few rows a layer takes as long as reading its weights. A row that has to run the whole
-        backbone reads them for all: where a step leaves together the other rows then stay too, and
-        their work in 4 bit would come on top.
+        With few rows a layer takes as long as reading its weights. A row that must run the whole
+        backbone reads them in any case, and other rows in 4 bit would add time. With scope ``step``
+        they then stay too.
         """
         generated, whole = 0, True
         for scheduled in self._step:
@@ -210,12 +210,11 @@ class Exits:
             yield line._replace(start=position, rows=1)
 
     def _replayed(self, index: int, depth: int) -> Line:
-        """A group that leaves where it left before."""
+        """A group that leaves after ``depth`` layers, as it did before."""
         return Line(index, 0, 0, -1.0, depth, replayed=True)
 
     def _prompt_runs(self, request: Request, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Runs of prompt rows that left after the same layer, 0 where none is known: that layer
-        and the number of rows."""
+        """Layer and length of each run of prompt rows that left after one layer; 0: unknown."""
         if request.prompt_depths is None:
             if end > start:
                 yield 0, end - start

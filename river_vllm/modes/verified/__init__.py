@@ -1,8 +1,8 @@
 """Verified mode: the river drafts and the backbone checks; the answer is the backbone's own.
 
-One number travels with each token (``modes/mode.py``): bit 0 says that it was drafted and kept,
-bit 1 that it is the first of a decode step, bit 12 that it came out of the prompt, and what is
-between how many tokens that step had drafted. ``MARK`` tells it from an exit layer.
+One number travels with each token (``modes/mode.py``). Bit 0: the token was drafted and accepted.
+Bit 1: it is the first of a decode step. Bits 2 to 11: tokens drafted in that step. Bit 12: it comes
+from the prompt. ``MARK``: the number is no exit layer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MARK = 1 << 13
 """Added to each number: more than any number of an exit layer."""
 
 RECENT = 300
-"""Drafted tokens after which their acceptance says something about a server."""
+"""Drafted tokens that a meaningful acceptance rate of a server needs."""
 
 
 class VerifiedMode:
@@ -52,7 +52,7 @@ class VerifiedMode:
         return "draft" if config.drafts else None
 
     def leaves_kv(self, settings: RiverSettings) -> bool:
-        """The backbone writes over the K and V of every draft."""
+        """False: the backbone overwrites the K and V of every draft."""
         return False
 
     def numbers(self, tokens: int, *, depth: int, drafted: int, kept: int, decode: bool) -> Numbers:
@@ -80,15 +80,15 @@ class DraftSummary:
     steps: int = 0
     """Decode steps: passes of the backbone."""
     tokens: int = 0
-    """Tokens that they made."""
+    """Tokens that decode steps made."""
     drafted: int = 0
     accepted: int = 0
-    """Drafted tokens in the answer; what a stop cut off does not count."""
+    """Drafted tokens in the answer, without those that a stop has cut off."""
     held: int = 0
     """No token exits, so none is held."""
 
     def add(self, tally: Numbers) -> None:
-        """Numbers of any choices, in any order."""
+        """Count tokens of any choices, in any order."""
         first = tally & _STEP != 0
         self.steps += int(first.sum())
         self.drafted += int(((tally[first] & ~MARK) >> _DRAFTED).sum())
@@ -96,12 +96,11 @@ class DraftSummary:
         self.tokens += int((tally & _PROMPT == 0).sum())
 
     def by_layer(self, num_layers: int) -> dict[int, int]:
-        """Tokens of decode steps by the backbone layers that they ran: all ran all."""
+        """Tokens of decode steps by the backbone layers that they ran: each ran all of them."""
         return {num_layers: self.tokens} if self.tokens else {}
 
     def report(self, settings: RiverSettings, num_layers: int) -> dict[str, Any]:
-        """What the ``river`` object of a response says of them; the two ratios are None where
-        nothing was counted."""
+        """The counts for the ``river`` object of a response; a ratio over nothing is None."""
         return {
             "num_layers": num_layers,
             "tokens": self.tokens,
@@ -115,13 +114,13 @@ class DraftSummary:
 
 @dataclass(slots=True)
 class RecentDrafts:
-    """Tokens that were drafted lately, and those of them that were kept."""
+    """Recently drafted tokens, and how many of them were accepted."""
 
     drafted: float = 0.0
     kept: float = 0.0
 
     def add(self, drafted: int, kept: int) -> float | None:
-        """The share that was kept, these included; None before ``RECENT`` tokens were drafted."""
+        """Count a draft; returns the acceptance rate, None before ``RECENT`` drafted tokens."""
         self.drafted += drafted
         self.kept += kept
         if self.drafted >= 2 * RECENT:

@@ -1,7 +1,7 @@
-"""Acceptance rates of drafted tokens and of guesses, learnt from those that were verified.
+"""Acceptance rates of drafted tokens and of guesses, learnt from verified ones.
 
-Every rate is learnt in one way. It starts at a prior, moves with each verified token, and fades
-back towards its prior with each step. A draft that has become unlikely is so tried again.
+Every rate starts at a prior, moves with each verified token, and fades back towards its prior with
+each step. So a draft that has become unlikely is tried again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from river_vllm.modes.verified import RecentDrafts
 logger = init_logger("vllm.river")
 
 PRIOR, GUESS_PRIOR = 0.85, 0.5
-"""The rates that are assumed of drafts and of guesses before any was verified."""
+"""Acceptance rates of drafts and of guesses before any was verified."""
 EDGES = np.array([0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
 CONFIDENCE_PRIOR = (0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98, 0.995)
 """As ``PRIOR``, by the river's probability of its token: one for each interval of ``EDGES``."""
@@ -30,7 +30,7 @@ FADE = 0.99
 """Factor by which every count decays with each step that could draft."""
 
 LEAST_KEPT = 0.2
-"""Share of recent drafts: where fewer are kept, something is wrong with the river."""
+"""Acceptance rate of recent drafts below which something is wrong with the river."""
 
 
 @dataclass(slots=True)
@@ -62,13 +62,11 @@ class Acceptance:
         self._warned = False
 
     def rate(self, request_id: str) -> float:
-        """The probability that the request's next drafted token is accepted, if those before it
-        are."""
+        """The acceptance rate of the request's next drafted token, if those before are accepted."""
         return self._requests.get(request_id, _Count()).rate(self._all.rate(PRIOR))
 
     def likelihood(self, confidence: float) -> float:
-        """The probability that the backbone accepts a greedy token of this probability in the
-        river."""
+        """The acceptance rate of a greedy token to which the river gives this probability."""
         place = int(np.searchsorted(EDGES, confidence, side="right"))
         return self._by_confidence[place].rate(CONFIDENCE_PRIOR[place])
 
@@ -77,7 +75,7 @@ class Acceptance:
         return self._guesses.get(request_id, _Count()).rate(GUESS_PRIOR)
 
     def fade(self) -> None:
-        """A step comes that could draft: all that was learnt counts for less."""
+        """Let every count decay, before a step that could draft."""
         counts = (*self._requests.values(), *self._guesses.values(), *self._by_confidence)
         for count in (self._all, *counts):
             count.fade()
@@ -86,9 +84,9 @@ class Acceptance:
         """Learn from a request's draft that was verified.
 
         Args:
-            confidences: the river's, of each token that was verified, in order; None where the
-                token was sampled, since acceptance then does not go by its probability.
-            kept: how many of them were accepted; the one after them was the first rejected.
+            confidences: the river's confidence in each verified token, in order; None for a sampled
+                token, whose acceptance does not depend on it.
+            kept: how many tokens were accepted; the next one, if any, was rejected.
         """
         for index, confidence in enumerate(confidences[: kept + 1]):
             stayed = index < kept

@@ -1,10 +1,10 @@
-"""How far to draft: as long as another token is expected to save more time than it costs.
+"""Decides how far to draft: while another token should save more time than it costs.
 
-A step of R requests that drafts k tokens for each costs ``k`` draft steps and one verifying pass
-over ``R (k + 1)`` rows, and brings ``1 + a + … + a^k`` tokens per request at acceptance a
-(Leviathan et al. 2023, eq. 1). The k with the fewest seconds a token fixes the price of a token;
-within a draft each further token is then worth that price times the probability that it is
-accepted, which the river's confidence in the tokens before it predicts.
+A step of R requests that drafts k tokens for each takes ``k`` draft passes and one verifying pass
+over ``R (k + 1)`` rows. It yields ``1 + a + … + a^k`` tokens per request at acceptance rate a
+(Leviathan et al. 2023, eq. 1). The least time per token over all k is the price of a token. A
+further token of a draft is worth that price times its probability of acceptance, which the river's
+confidence predicts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from river_vllm.costs import Costs
 
 GAIN = 1.03
-"""Speed-up that drafting must promise: less would be within the noise of the timings."""
+"""Minimum predicted speed-up of drafting; less is within the noise of the timings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Depth:
     """Decides how far one step drafts.
 
     Attributes:
-        rows: of the verifying pass, before anything is drafted.
+        rows: of the verifying pass, without drafts.
         price: seconds that a token costs at the best depth; 0 where drafting does not pay.
         exact: whether a row of the verifying pass is to have stock vLLM's bits.
     """
@@ -41,7 +41,7 @@ class Depth:
         return reach * self.price > self._more(drafted, 1)
 
     def worth_drafting(self, drafted: int, reaches: Sequence[float]) -> bool:
-        """Whether a draft pass pays for requests whose next tokens are accepted so likely."""
+        """Whether a draft pass pays for requests with these acceptance rates of the next token."""
         draft = self.costs.seconds("draft", len(reaches))
         return sum(reaches) * self.price > draft + self._more(drafted, len(reaches))
 
@@ -70,18 +70,18 @@ class Depth:
 
 
 FREE = Costs.fixed({"backbone": {1: 0.0}, "draft": {1: 1.0, 1 << 16: 1.0}})
-"""Costs with which a row takes no time, and a draft pass the same however many rows it has."""
+"""Costs with which a row takes no time, and every draft pass the same time."""
 
 
 def fixed_depth(requests: int) -> Depth:
-    """Has each request draft as many tokens as it may."""
+    """The depth at which each request drafts as many tokens as it may."""
     return Depth(FREE, requests, math.inf)
 
 
 def best_depth(
     costs: Costs, rates: Sequence[float], limits: Sequence[int], exact: bool = False
 ) -> Depth:
-    """At the number of drafts, the same for every request, that takes the fewest seconds a token.
+    """The depth with the least time per token, if all requests draft equally many tokens.
 
     Args:
         rates: acceptance rate of each request of the step.

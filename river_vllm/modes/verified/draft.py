@@ -1,4 +1,4 @@
-"""One step's drafts: pass by pass, each request for as long as it pays."""
+"""Makes a step's drafts pass by pass, for each request as long as it pays."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from river_vllm.modes.verified.lookup import continuation
 
 @dataclass(slots=True)
 class Draft:
-    """What is drafted for one request.
+    """The draft of one request.
 
     Attributes:
         row: the request's row in the batch.
-        position: where its last token stands.
+        position: of its last token.
         token: its last token, sampled by the backbone; then the last drafted one.
-        limit: tokens that may be drafted at most.
+        limit: the most tokens that may be drafted.
         greedy: whether the request takes the likeliest token.
-        rate: that a drafted token of it stays, by what became of those before.
+        rate: acceptance rate of its drafted tokens.
         ends: tokens that end the answer.
         first: whether ``token`` is the first of its answer.
         constrained: whether a grammar cuts the draft at the first token that it forbids.
@@ -43,9 +43,9 @@ class Draft:
     known: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     tokens: list[int] = field(default_factory=list)
     confidences: list[float | None] = field(default_factory=list)
-    """Of each drafted token; None where it was sampled."""
+    """The river's confidence in each drafted token; None where it was sampled."""
     reach: float = 1.0
-    """That all of ``tokens`` stay."""
+    """Probability that all of ``tokens`` are accepted."""
     first_token: int = field(init=False)
     """The token that the draft begins with."""
 
@@ -54,7 +54,7 @@ class Draft:
 
     @property
     def next_position(self) -> int:
-        """Of the token that the next draft step reads."""
+        """Position of the token that the next draft pass reads."""
         return self.position + len(self.tokens)
 
     @property
@@ -62,8 +62,7 @@ class Draft:
         return len(self.tokens) >= self.limit or self.token in self.ends
 
     def guesses(self, most: int) -> list[int]:
-        """What the river is likely to say next (``lookup.py``); with its own token after them no
-        more than may still be drafted."""
+        """Likely next tokens (``lookup.py``), fewer than may still be drafted."""
         room = self.limit - len(self.tokens) - 1
         if room <= 0:
             return []
@@ -77,26 +76,26 @@ class Draft:
         self.token = token
 
     def drop(self) -> None:
-        """Take back the last token, which would not pay for its row, and end here."""
+        """Remove the last token, which does not pay for its row, and end the draft."""
         self.tokens.pop()
         self.confidences.pop()
         self.limit = len(self.tokens)
 
 
 Pass = Callable[[Sequence[Draft]], Sequence[Sequence[tuple[int, float]]]]
-"""Runs one draft pass: each draft's next tokens, one or more, and how sure the river is of each."""
+"""Runs one draft pass: returns each draft's next tokens, with the river's confidence in each."""
 
 
 def run(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance, draft_pass: Pass) -> None:
-    """Fill ``drafts``, which are requests of one step, by repeated calls of ``draft_pass``."""
+    """Fill the ``drafts`` of one step by repeated calls of ``draft_pass``."""
     if not depth.price:
         return
     going = [draft for draft in drafts if not draft.full]
     drafted = 0
     while going:
         going = [d for d in going if depth.worth_verifying(drafted, d.reach * d.rate)]
-        # The best depth has weighed the first draft pass. Each further one is weighed again, with
-        # the confidence that the river has had in the tokens before it.
+        # ``best_depth`` has weighed the first draft pass. Each further pass is weighed by the
+        # river's confidence in the tokens so far.
         if drafted and not depth.worth_drafting(drafted, [d.reach * d.rate for d in going]):
             return
         if not going:

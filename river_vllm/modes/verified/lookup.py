@@ -1,7 +1,7 @@
-"""Guesses for the river by prompt lookup: what followed the text's last tokens earlier in it.
+"""Guesses by prompt lookup: the tokens after an earlier occurrence of a text's last tokens.
 
-Saxena 2023, as in vLLM's ``v1/spec_decode/ngram_proposer.py``. Guesses are further rows of a draft
-pass that the river makes anyway, so a wrong one costs next to nothing.
+Saxena 2023, as in vLLM's ``v1/spec_decode/ngram_proposer.py``. Guesses are additional rows of a
+draft pass that runs in any case, so a wrong guess costs next to nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 LENGTHS = (3, 2)
-"""How many of the last tokens are looked for, the most first."""
+"""Numbers of last tokens to search for, in this order."""
 
 
 def continuation(tokens: npt.NDArray[np.int32], most: int) -> list[int]:

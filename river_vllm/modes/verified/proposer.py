@@ -1,7 +1,7 @@
-"""vLLM's drafter seam (runner V1): asked after every step for the tokens to verify in the next.
+"""vLLM's drafter (runner V1): proposes after every step the tokens to verify in the next.
 
-The runner takes a ``DraftModelProposer`` by its type (``v1/worker/gpu_model_runner.py``); this one
-has no model, no K/V cache and no attention layers of its own.
+The runner accepts a ``DraftModelProposer`` (``v1/worker/gpu_model_runner.py``). This one has no
+model, no K/V cache and no attention layers of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from river_vllm.modes.verified.acceptance import Acceptance
 from river_vllm.modes.verified.depth import Depth, best_depth, fixed_depth
 from river_vllm.modes.verified.draft import Draft, run
 from river_vllm.modes.verified.sampling import GREEDY, Picked, pick
-from river_vllm.modes.verified.vocabulary import Vocabulary
 
 
 class RiverProposer(DraftModelProposer):
@@ -38,7 +37,6 @@ class RiverProposer(DraftModelProposer):
         self._adaptive = river_config_of(vllm_config).draft == "adaptive"
         self._costs = Costs()
         self._forward: Forward | None = None
-        self._vocabulary: Vocabulary | None = None
 
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""
@@ -51,8 +49,6 @@ class RiverProposer(DraftModelProposer):
             costs: how far drafts pay.
         """
         self._forward, self._costs = forward, costs
-        if (listed := forward.river.listed) is not None:
-            self._vocabulary = Vocabulary(listed, self._size)
 
     def timed(self, forward: Forward, requests: int) -> dict[Kind, Timed]:
         """The kinds of passes whose times decide on drafts for up to ``requests`` requests."""
@@ -60,43 +56,34 @@ class RiverProposer(DraftModelProposer):
             return {}
         river = forward.river
         most = min(requests * (1 + self._most), int(self._river_runner.max_num_tokens))
-        draft = Timed(lambda rows: forward.idle(rows, 0, "draft", columns=river.listed), most)
+        draft = Timed(lambda rows: forward.idle(rows, 0, "draft"), most)
         layers = river.num_layers
         verify = Timed(lambda rows: forward.idle(rows, layers, "backbone", exact=False), most)
         return {"draft": draft, **({"verify": verify} if river.dense is not None else {})}
 
     def info(self) -> dict[str, Any]:
-        """How much is drafted, and from which tokens, for operators."""
-        listed = self._vocabulary and self._vocabulary.size
-        return {
-            "verify": {
-                "max_tokens": self._most,
-                "adaptive": self._adaptive,
-                "head_tokens": listed or self._size,
-            }
-        }
+        """How much is drafted, for operators."""
+        return {"verify": {"max_tokens": self._most, "adaptive": self._adaptive}}
 
     def initialize_attn_backend(
         self, kv_cache_config: Any, kernel_block_sizes: list[int] | None = None
     ) -> None:
-        """It has no attention layers of its own."""
+        """Do nothing: the drafter has no attention layers of its own."""
 
     def initialize_cudagraph_keys(self, cudagraph_mode: Any) -> None:
-        """Draft steps are never captured."""
+        """Do nothing: draft passes are never captured."""
 
     def dummy_run(self, *args: Any, **kwargs: Any) -> None:
-        """The target's own dummy run is all there is to warm up."""
+        """Do nothing: the target's own dummy run warms up everything."""
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """Drop requests that have ended."""
         for request_id in request_ids:
             self._acceptance.forget([request_id])
             self._pending.pop(request_id, None)
-            if self._vocabulary is not None:
-                self._vocabulary.forget([request_id])
 
     def withdraw(self) -> None:
-        """The drafts under way are thrown away unread: nothing is learnt of them."""
+        """Forget the drafts under way, which are discarded: learn nothing from them."""
         self._pending.clear()
 
     def propose(
@@ -116,7 +103,7 @@ class RiverProposer(DraftModelProposer):
         """The tokens to verify in the next step, for each request of this one.
 
         ``common_attn_metadata`` describes the step that has just run; ``next_token_ids`` are the
-        tokens that it sampled, one per request, whose K/V nobody has computed.
+        tokens that it sampled, one per request, not yet with K/V.
         """
         runner = self._river_runner
         lengths = common_attn_metadata.seq_lens.tolist()
@@ -147,7 +134,7 @@ class RiverProposer(DraftModelProposer):
         """Learn from the request's last draft, if this step verified it.
 
         Returns:
-            Whether it has ended the answer.
+            Whether the draft has ended the answer.
         """
         draft = self._pending.pop(request_id, None)
         if draft is None or draft.position != position or not 0 < checked <= len(draft.tokens):
@@ -168,7 +155,7 @@ class RiverProposer(DraftModelProposer):
             if params.max_tokens is not None:
                 left = min(left, params.max_tokens - said)
             if said < params.min_tokens:
-                # vLLM forbids an end after the drafts by what was said before them
+                # To forbid an end vLLM counts the tokens before the drafts only
                 # (``MinTokensLogitsProcessor.apply``): no step may cross the minimum.
                 left = min(left, params.min_tokens - said)
             limit = max(0, min(self._most, left - 1))
@@ -187,21 +174,21 @@ class RiverProposer(DraftModelProposer):
         )
 
     def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
-        """Draft.
+        """Draft for the requests of a step.
 
         Returns:
-            What the tokens were sampled from, float32 ``[requests, drafted, vocabulary]``; None
-            where none was sampled.
+            The distributions of the drafted tokens, float32 ``[requests, drafted, vocabulary]``;
+            None if no token was sampled.
         """
         costs, exact = self._costs, self._river_runner.river_exact
         if metadata.logprob_token_ids:
-            # The next step would throw drafts away (``RiverRunnerMixin._sample``).
+            # The next step would discard drafts (``RiverRunnerMixin._sample``).
             return None
         if not self._adaptive:
             depth = fixed_depth(len(drafts))
         elif any(draft.first and draft.limit for draft in drafts):
-            # Requests often come together. Prompts that come after the first do not wait for its
-            # drafts. A request that never drafts (``max_tokens: 1``, beam search) stops nobody.
+            # Requests often arrive together: later prompts must not wait for drafts of the first.
+            # A request that never drafts (``max_tokens: 1``, beam search) has no effect here.
             return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
@@ -212,15 +199,12 @@ class RiverProposer(DraftModelProposer):
                     draft.limit = min(draft.limit, 1)
                 depth = fixed_depth(len(drafts))
         drawn: dict[tuple[int, int], torch.Tensor] = {}
-        # Column i of the drafts' logits is of token ``columns[i]``.
-        columns = None if self._vocabulary is None else self._vocabulary.tokens(drafts)
 
         def draft_pass(going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
             start = time.perf_counter()
             guesses = self._guesses(going, depth)
-            picked = self._pass(going, guesses, metadata, columns)
-            best = picked.columns if columns is None else columns[picked.columns]
-            tokens, sure = best.tolist(), picked.confidence.tolist()
+            picked = self._pass(going, guesses, metadata)
+            tokens, sure = picked.tokens.tolist(), picked.confidence.tolist()
             found, row = [], 0
             for draft, guessed in zip(going, guesses, strict=True):
                 mine = tokens[row : row + 1 + len(guessed)]
@@ -244,9 +228,8 @@ class RiverProposer(DraftModelProposer):
         most = max(most, 1 + max(place for _, place in drawn))
         requests = self._river_runner.input_batch.num_reqs
         stacked = torch.zeros(requests, most, self._size, device=self.device)
-        which: Any = slice(None) if columns is None else columns
         for (request, place), probabilities in drawn.items():
-            stacked[request, place, which] = probabilities
+            stacked[request, place] = probabilities
         return stacked
 
     def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[list[int]]:
@@ -266,7 +249,6 @@ class RiverProposer(DraftModelProposer):
         going: Sequence[Draft],
         guesses: Sequence[Sequence[int]],
         metadata: Any,
-        columns: torch.Tensor | None,
     ) -> Picked:
         """One river pass over each draft's last token and its guesses."""
         assert self._forward is not None
@@ -275,27 +257,25 @@ class RiverProposer(DraftModelProposer):
             spans.append(Span(draft.row, draft.next_position, 1 + len(some)))
             tokens += [draft.token, *some]
             owners += [draft.row] * (1 + len(some))
-        due = self._forward.decode(
-            spans, torch.tensor(tokens, device=self.device), 0, "draft", columns=columns
-        )
+        due = self._forward.decode(spans, torch.tensor(tokens, device=self.device), 0, "draft")
         logits = self._forward.logits(due)
         picked = pick(logits, torch.tensor(owners, device=self.device), metadata)
         return picked.agreed(self._forward.river.agreed)
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
-    """What rejection sampling is to take a token as drawn from, float32 ``[columns]``.
+    """The distribution of a drafted token for rejection sampling, float32 ``[vocabulary]``.
 
-    A grammar cuts a draft by the very tokens that were drawn, so those that are left were drawn
-    otherwise than by the river. A token that is given as certain is checked exactly whatever chose
-    it: it stays with the backbone's probability.
+    A grammar cuts a draft depending on its tokens. The remaining tokens then no longer follow the
+    river's distribution. A token declared certain is accepted with the backbone's probability,
+    which is exact for every way to choose it.
     """
     assert picked.probabilities is not None
     probabilities = picked.probabilities[row]
     if not draft.constrained:
         return probabilities
     certain = torch.zeros_like(probabilities)
-    certain[picked.columns[row]] = 1.0
+    certain[picked.tokens[row]] = 1.0
     return certain
 
 

@@ -1,4 +1,4 @@
-"""A drafted token out of the river's logits, and how sure the river was."""
+"""Picks drafted tokens from the river's logits, with the river's confidence in each."""
 
 from __future__ import annotations
 
@@ -18,51 +18,50 @@ class Picked:
     """One draft step's tokens.
 
     Attributes:
-        columns: int64 ``[rows]``, of the logits that were picked: tokens, or places in a list.
+        tokens: int64 ``[rows]``, the picked tokens.
         confidence: float32 ``[rows]``, the river's probability of its likeliest token.
-        probabilities: float32 ``[rows, columns]`` that the picks were sampled from; None where
+        probabilities: float32 ``[rows, vocabulary]`` that the picks were sampled from; None where
             every row is greedy.
     """
 
-    columns: torch.Tensor
+    tokens: torch.Tensor
     confidence: torch.Tensor
     probabilities: torch.Tensor | None
 
     def agreed(self, broadcast: Callable[[torch.Tensor], torch.Tensor]) -> Picked:
-        """One rank's picks and confidences, on every rank. They decide how long drafts are, and the
-        ranks meet in each draft pass."""
-        both = torch.stack((self.columns.double(), self.confidence.double()))
-        columns, confidence = broadcast(both)
-        return replace(self, columns=columns.long(), confidence=confidence.float())
+        """One rank's picks and confidences, on every rank: all ranks run the same draft passes."""
+        both = torch.stack((self.tokens.double(), self.confidence.double()))
+        tokens, confidence = broadcast(both)
+        return replace(self, tokens=tokens.long(), confidence=confidence.float())
 
 
 def pick(logits: torch.Tensor, rows: torch.Tensor, metadata: Any) -> Picked:
-    """Greedy where the request is; else sampled at its temperature, top-k and top-p.
+    """Pick a token for each row: greedy, or sampled at temperature, top-k and top-p.
 
-    Rejection sampling is exact for whatever distribution a draft came from (Leviathan et al.
-    2023), so the request's other settings, which the backbone's logits get, can be left out.
+    Rejection sampling is exact for every distribution of drafts (Leviathan et al. 2023). So the
+    request's other settings apply to the backbone's logits only.
 
     Args:
-        logits: ``[rows, columns]``, not kept.
+        logits: ``[rows, vocabulary]``, not kept.
         rows: int64, the requests' rows in the batch.
         metadata: vLLM's ``SamplingMetadata`` of the batch.
     """
     logits = logits.float()
-    best, columns = logits.max(dim=-1)
+    best, tokens = logits.max(dim=-1)
     confidence = torch.exp(best - logits.logsumexp(dim=-1))
     if metadata.all_greedy:
-        return Picked(columns, confidence, None)
+        return Picked(tokens, confidence, None)
     temperature = metadata.temperature[rows]
     sampled = temperature >= GREEDY
     if not sampled.any():
-        return Picked(columns, confidence, None)
+        return Picked(tokens, confidence, None)
     logits /= torch.where(sampled, temperature, 1.0).unsqueeze(1)
-    # Who asks for no top-k has the size of the whole vocabulary there.
+    # Without a top-k the value is the size of the whole vocabulary.
     top_k = None if metadata.top_k is None else metadata.top_k[rows].clamp(max=logits.shape[1])
     top_p = None if metadata.top_p is None else metadata.top_p[rows]
     probabilities = apply_top_k_top_p(logits, top_k, top_p).softmax(dim=-1, dtype=torch.float32)
     drawn = _draw(probabilities, rows.tolist(), metadata.generators)
-    return Picked(torch.where(sampled, drawn, columns), confidence, probabilities)
+    return Picked(torch.where(sampled, drawn, tokens), confidence, probabilities)
 
 
 def _draw(

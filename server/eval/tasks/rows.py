@@ -1,4 +1,4 @@
-"""Problems out of a JSONL file, as lm-eval takes them."""
+"""Reads problems from a JSONL file for lm-eval."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def load(
     num_fewshot: int | None = None,
     **_: object,
 ) -> dict[str, Any]:
-    """``examples``, the first rows, and ``test``, those that are asked.
+    """The data sets ``examples`` (the first rows) and ``test`` (all others).
 
     Args:
-        fields: texts that each row must have; ``id`` is added, a row's ``task_id`` or its line.
-        examples: how many stand before a question, unless ``num_fewshot`` says so.
+        fields: text fields of every row; ``id`` is added, the row's ``task_id`` or line number.
+        examples: number of examples before a question, unless ``num_fewshot`` is given.
         data: the file.
 
     Raises:

@@ -1,1 +1,1 @@
-"""The page for people at ``/river/console``, and how a browser is let in to it."""
+"""The console at ``/river/console``, and a browser's sign-in to it."""

@@ -1,9 +1,9 @@
-"""A browser cannot put a key on the request for a page. It signs in instead.
+"""Sign-in to the console: a browser cannot send a key with its request for a page.
 
-Without a key the console answers 401 like every route; to a browser the body is a page that asks
-for the key and sends it once, as any client does, in the ``Authorization`` header. The answer sets
-a cookie that opens the console's own files and nothing else: no other route looks at it, so a
-foreign page can do nothing with it.
+Without a key the console answers 401 like every route; for a browser the body is a sign-in page.
+This page asks for the key and sends it once, in the ``Authorization`` header. The answer sets a
+cookie that opens the console's own files. No other route reads the cookie, so a foreign page gains
+nothing from it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _SIGNIN = Path(__file__).parent / "signin"
 
 
 def token(key: str) -> str:
-    """The cookie's value: proves the key, does not reveal it, and ends with it.
+    """The cookie's value: it proves the key, does not reveal it, and is valid while the key is.
 
-    The same in every process and replica that has the key, so that none has to remember it.
+    Every process and replica with the key computes the same value, so none stores it.
     """
     return hmac.new(key.encode(), b"river console", hashlib.sha256).hexdigest()
 
@@ -42,7 +42,7 @@ def opens_console(scope: Scope, path: str, keys: Iterable[str], console: str) ->
     if not is_within(path, console):
         return False
     given = HTTPConnection(scope).cookies.get(COOKIE, "").encode()
-    # Every key is compared, so that the time tells nothing about which one was close.
+    # Every key is compared: the response time must not tell which key was close.
     allowed = False
     for key in keys:
         allowed |= hmac.compare_digest(given, token(key).encode())
@@ -58,7 +58,7 @@ def wants_signin(scope: Scope, path: str, console: str) -> bool:
 
 @cache
 def _signin() -> tuple[str, str]:
-    """The page and its policy, which names the page's own script and style by their hashes."""
+    """The page and its content policy, with the hashes of its own script and style."""
     style, script, page = (
         (_SIGNIN / name).read_text(encoding="utf-8")
         for name in ("signin.css", "signin.js", "signin.html")
@@ -88,7 +88,7 @@ def signin_page() -> Response:
 
 
 def open_session(request: Request) -> Response:
-    """Reached with a right key only; gives the browser its cookie."""
+    """Set the console's cookie for the key of the request."""
     response = Response(status_code=HTTPStatus.NO_CONTENT)
     _, _, key = request.headers.get("authorization", "").partition(" ")
     if key.strip():
@@ -97,7 +97,7 @@ def open_session(request: Request) -> Response:
 
 
 def close_session(request: Request) -> Response:
-    """Takes the cookie back."""
+    """Delete the console's cookie."""
     response = Response(status_code=HTTPStatus.NO_CONTENT)
     response.delete_cookie(COOKIE, **_scope(request))
     return response
