@@ -27,7 +27,7 @@ from river_vllm.model.find import (
 from river_vllm.model.forward import Decision, River
 from river_vllm.model.head import has_plain_head, install_river_head, some_outputs
 from river_vllm.model.layer_files import CheckpointLayers, checkpoint_files
-from river_vllm.model.linear import RiverLinearMethod, carries, form_of, hold_on_meta
+from river_vllm.model.linear import RiverLinearMethod, carries, form_of, has_shared_scale, hold_on_meta
 from river_vllm.model.passes import Current, Head
 from river_vllm.model.residency import Residency
 from river_vllm.step.criterion import CRITERION, by_torch, transition_similarity
@@ -96,7 +96,14 @@ def attach(
             linear.quant_method = RiverLinearMethod(
                 linear.quant_method, packing.expect(linear), current, index, kept
             )
-            hold_on_meta(linear)
+            if not has_shared_scale(linear):
+                hold_on_meta(linear)
+            elif config.deep == "fetch":
+                raise UnsupportedModelError(
+                    f"'deep' = 'fetch': the projections that '{linear.prefix}' joins share a scale "
+                    "of their activations, which cannot be read layer by layer; use 'exit'",
+                    cure="",
+                )
         layer.register_forward_pre_hook(Decision(river, depth, arguments), with_kwargs=True)
     # Where River's operators find it, inside a compiled forward (``compiled.py``).
     vllm_config.compilation_config.static_forward_context[CONTEXT] = river

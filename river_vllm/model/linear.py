@@ -205,6 +205,15 @@ class RiverLinearMethod(LinearMethodBase):
         return out.view(*x.shape[:-1], -1)
 
 
+def has_shared_scale(layer: nn.Module) -> bool:
+    """Whether the parts of a projection load one scale of its activations one after the other.
+
+    vLLM's layer-wise loading counts elements (``model_loader/reload/layerwise.py``): it takes such a
+    projection for complete before all of its parts are read.
+    """
+    return getattr(layer, "input_scale", None) is not None
+
+
 def hold_on_meta(layer: nn.Module) -> None:
     """Give the weight of ``layer`` no memory before its parts are loaded and processed."""
     for name, parameter in list(_weights(layer)):
