@@ -17,6 +17,7 @@ from river_vllm.compat import (
     restore_layer_on_meta,
     to_meta_tensor,
 )
+from river_vllm.errors import RiverError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.model.passes import Current
 from river_vllm.step.table import Path
@@ -130,6 +131,7 @@ class RiverLinearMethod(LinearMethodBase):
         setattr(layer, _PROCESSED, True)
         restoring, self._restoring = self._restoring, False
         if not restoring:
+            _check_complete(layer)
             weight = _FLOATS[form_of(self._inner, layer)](layer)
             self.backbone_nbytes = sum(parameter.nbytes for _, parameter in _weights(layer))
             self.out_features = weight.shape[0]
@@ -203,6 +205,23 @@ class RiverLinearMethod(LinearMethodBase):
                 lambda some: self.packed.apply(some, river_bias),
             )
         return out.view(*x.shape[:-1], -1)
+
+
+def _check_complete(layer: nn.Module) -> None:
+    """Refuse a projection of which the checkpoint has only a part.
+
+    vLLM takes what was not read for padding, and leaves it as the memory was
+    (``model_loader/reload/layerwise.py``, ``finalize_layerwise_processing``).
+    """
+    info = get_layerwise_info(layer)
+    if info.load_numel_total is None or not 0 < info.load_numel < info.load_numel_total:
+        return
+    read = {name for name, _ in info.loaded_weights}
+    lacks = next((name for name, _ in _weights(layer) if name not in read), "weight")
+    raise RiverError(
+        f"the checkpoint lacks '{lacks}' of projection '{getattr(layer, 'prefix', '')}', "
+        "or a part of it"
+    )
 
 
 def has_shared_scale(layer: nn.Module) -> bool:

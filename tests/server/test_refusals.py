@@ -26,7 +26,7 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     "context": ("plain", ["--max-model-len", "1000000"], "max_model_len (1000000) is greater"),
     "tools": ("plain", ["--enable-auto-tool-choice"], "tool-call-parser"),
     "option": ("plain", ["--river-treshold", "1"], "--river-treshold 1 (did you mean --river-"),
-    "quantised": ("quantised", [], "an already quantised checkpoint"),
+    "quantised": ("quantised", [], "a checkpoint quantised by fp8"),
     "experts": ("experts", [], "'MixtralForCausalLM' is not supported: mixture of experts"),
     "hybrid": ("hybrid", [], "'JambaForCausalLM' is not supported: state-space"),
     "embedding": ("embedding", [], "'Qwen2Model' is not supported"),

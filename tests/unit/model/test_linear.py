@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from river_vllm.compat import get_layerwise_info
+from river_vllm.errors import RiverError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.model.linear import RiverLinearMethod
 from river_vllm.model.passes import Current, Pass
@@ -134,3 +136,13 @@ def test_rivers_own_product_serves_a_pass_that_names_it() -> None:
     assert torch.equal(twin.run(), twin.bias.expand(ROWS, -1)), "the bias as loaded"
     twin.leave(1)
     assert torch.equal(twin.run()[1], twin.four_bit[1])
+
+
+def test_a_projection_that_the_checkpoint_lacks_a_part_of_is_refused() -> None:
+    """vLLM would leave that part as the memory was."""
+    layer = linear(K, N)
+    method = RiverLinearMethod(layer.quant_method, Packed, Current(2), 0)
+    info = get_layerwise_info(layer)
+    info.load_numel, info.load_numel_total = K, K * N
+    with pytest.raises(RiverError, match="lacks 'weight' of projection"):
+        method.process_weights_after_loading(layer)

@@ -139,7 +139,7 @@ def test_what_it_names_can_be_imported() -> None:
         ("parallel_config__distributed_executor_backend", "ray", "Ray on the CPU.* --nnodes"),
         ("parallel_config__enable_dbo", True, "--enable-dbo"),
         ("parallel_config__decode_context_parallel_size", 2, "decode context parallelism"),
-        ("model_config__quantization", "awq", "already quantised"),
+        ("model_config__quantization", "awq", "quantised by awq"),
         ("model_config__dtype", torch.float16, "dtype float16 on the CPU"),
         ("speculative_config", object(), "speculative decoding"),
         ("model_config__runner_type", "pooling", "pooling models"),
