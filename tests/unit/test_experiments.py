@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
+assert EXPERIMENTS
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.name)
@@ -21,7 +22,3 @@ def test_imports_of_river_exist(file: Path) -> None:
         module = import_module(node.module)
         for name in node.names:
             assert hasattr(module, name.name) or import_module(f"{node.module}.{name.name}")
-
-
-def test_there_are_experiments() -> None:
-    assert EXPERIMENTS

@@ -43,7 +43,6 @@ def test_the_documentation_has_the_same_table() -> None:
         {"logit_bias": {3: 1.0}},
         {"logprob_token_ids": [3, 4]},
         {"thinking_token_budget": 0},
-        {"thinking_token_budget": 5, "top_p": 0.9},
     ],
 )
 def test_what_the_rejection_sampler_leaves_out_ends_drafts(options: dict[str, Any]) -> None:
@@ -69,7 +68,6 @@ def test_what_it_samples_by_does_not(options: dict[str, Any]) -> None:
     [
         {},
         {"temperature": 0.0},
-        {"top_k": 40, "top_p": 0.9, "min_p": 0.05},
         {"repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": 0.5},
         {"min_tokens": 4, "stop": ["x"]},
     ],

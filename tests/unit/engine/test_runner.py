@@ -108,6 +108,9 @@ def test_a_step_is_a_pass_and_its_depths_are_on_the_output(runner: Runner) -> No
     assert runner.output == {"input_ids": "ids", "positions": "p", "extra": 1}
     due = runner.current
     assert (due.head, due.in_step, due.exact, runner.river_exact) == ("river", True, True, True)
+    runner.modes = ["verified", "verified"]  # they need no stock bits
+    runner.execute_model(scheduled, "step")
+    assert runner.current.exact is runner.river_exact is False
     sampled = runner.sample_tokens("grammar")
     assert sampled.grammar == "grammar"
     assert depths_of(sampled) == {"b": -L, "a": 6}
@@ -134,31 +137,14 @@ def test_a_call_without_a_step_hands_no_depths_over(runner: Runner) -> None:
     assert depths_of(sampled) == {}
 
 
-@pytest.mark.parametrize("modes", [["verified", "verified"], ["verified", "exit"]])
-def test_a_step_of_verified_requests_alone_needs_no_stock_bits(
-    runner: Runner, modes: list[str]
-) -> None:
-    runner.modes = modes
-    runner.execute_model(SimpleNamespace(finished_req_ids=set()), "step")
-    assert runner.current.exact is runner.river_exact is ("exit" in modes)
-
-
 class OperatorsProcessor:
-    """May allow what the 4-bit head ranks low."""
+    """May allow what the 4-bit head ranks low; of an operator's own nothing is known."""
 
 
-@pytest.mark.parametrize(
-    ("params", "more", "head"),
-    [
-        ({}, [], "river"),
-        ({"logprobs": 2}, [], "backbone"),
-        ({}, [OperatorsProcessor()], "backbone"),
-    ],
-)
+@pytest.mark.parametrize(("more", "head"), [([], "river"), ([OperatorsProcessor()], "backbone")])
 def test_rivers_head_makes_no_logits_that_are_all_looked_at(
-    runner: Any, params: Any, more: list[Any], head: str
+    runner: Any, more: list[Any], head: str
 ) -> None:
-    """Of an operator's own processors nothing is known."""
     scheduler: Any = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=1))
     stock = MinPLogitsProcessor(scheduler, torch.device("cpu"), False)
     runner.input_batch.logitsprocs = SimpleNamespace(all=[stock, *more])
@@ -171,10 +157,8 @@ def test_rivers_head_makes_no_logits_that_are_all_looked_at(
     runner.get_model, runner.max_num_reqs = lambda: model, 1
     runner.river_begin()
     batch = Batch()
-    batch.ask("a", **params)
     batch.begin(("a", 1, 4))
-    table = runner.river_exits.table(batch.scheduled)
-    assert runner.river_exits.head(table) == head
+    assert runner.river_exits.head(runner.river_exits.table(batch.scheduled)) == head
     assert runner.river_info()["costs"] == {}, "no decision goes by times, so none were taken"
 
 

@@ -6,14 +6,12 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from vllm import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
-from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from river_vllm.config import RiverConfig
-from river_vllm.engine.scheduler import RiverScheduler, RiverSchedulerMixin
+from river_vllm.engine.scheduler import RiverSchedulerMixin
 from river_vllm.modes.mode import put_depths
 from river_vllm.modes.verified import MARK
 from river_vllm.request import RiverSettings
@@ -49,13 +47,12 @@ class Scheduler(RiverSchedulerMixin, FakeScheduler):
     pass
 
 
-def vllm_config(river: dict[str, Any] | None = None, asynchronous: bool = False) -> Any:
+def vllm_config(river: dict[str, Any]) -> Any:
     return SimpleNamespace(
-        additional_config={"river": river} if river else {},
+        additional_config={"river": river},
         model_config=SimpleNamespace(
             hf_config=SimpleNamespace(), get_total_num_hidden_layers=lambda: 12
         ),
-        scheduler_config=SimpleNamespace(async_scheduling=asynchronous),
     )
 
 
@@ -119,17 +116,6 @@ def test_outputs_without_tokens_or_depths_stay_as_they_are(scheduler: Scheduler)
     assert update(scheduler, None) == {"a": None, "b": None}
 
 
-def test_depths_survive_the_way_to_the_front_end(scheduler: Scheduler) -> None:
-    arrive(scheduler, "a")
-    scheduler.outputs = {0: outputs(a=[7])}
-    update(scheduler, {"a": -30})
-    sent = MsgpackEncoder().encode(scheduler.outputs[0])
-    received = MsgpackDecoder(EngineCoreOutputs).decode(sent)
-    depths = received.outputs[0].routed_experts
-    assert depths.dtype == np.int16
-    assert depths.tolist() == [-30]
-
-
 def test_each_request_is_counted_in_its_own_mode() -> None:
     """Drafts of one, the depth of another; a stop has cut the last kept token off."""
     scheduler = Scheduler(vllm_config=vllm_config({"verify": 4}))
@@ -169,13 +155,7 @@ def test_a_new_request_is_isolated_with_its_own_settings(
 
 
 def test_streamed_input_goes_on_as_its_first_part_asked(scheduler: Scheduler) -> None:
-    first = arrive(scheduler, "session", threshold=0.5)
-    later = arrive(scheduler, "session", enabled=False)
-    assert later.sampling_params.extra_args == first.sampling_params.extra_args
-
-
-def test_streamed_input_keeps_what_is_not_rivers(scheduler: Scheduler) -> None:
-    """A logits processor of the operator's may read it."""
+    """And keeps what is not River's: a logits processor of the operator's may read it."""
     arrive(scheduler, "session", threshold=0.5)
     later = SimpleNamespace(
         request_id="session",
@@ -208,23 +188,6 @@ def test_streamed_input_goes_on_before_what_was_drafted_behind_the_end(
     request = SimpleNamespace(resumable=resumable, num_computed_tokens=12, num_tokens=10)
     assert scheduler._handle_stopped_request(request) is not resumable
     assert request.num_computed_tokens == computed
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_the_scheduler_of_the_engines_mode_is_made(
-    asynchronous: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vllm.v1.core.sched import async_scheduler
-    from vllm.v1.core.sched import scheduler as plain
-
-    for cls in (plain.Scheduler, async_scheduler.AsyncScheduler):
-        monkeypatch.setattr(cls, "__init__", lambda self, *a, **k: None)
-        monkeypatch.setattr(cls, "num_spec_tokens", 0, raising=False)
-    made = RiverScheduler(vllm_config=vllm_config({"threshold": 0.5}, asynchronous))
-    assert isinstance(made, RiverSchedulerMixin)
-    assert isinstance(made, plain.Scheduler)
-    assert isinstance(made, async_scheduler.AsyncScheduler) is asynchronous
-    assert made._river_defaults.threshold == 0.5
 
 
 def test_a_request_made_in_python_hears_that_it_is_not_exact(

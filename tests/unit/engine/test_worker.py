@@ -14,8 +14,6 @@ from river_vllm.engine import worker as module
 from river_vllm.engine.worker import RiverWorkerMixin
 from river_vllm.errors import RiverError
 
-INFO = {"num_layers": 12}
-
 
 class FakeWorker:
     """A worker of vLLM's, whose model is there once it has been loaded."""
@@ -25,18 +23,12 @@ class FakeWorker:
         self.vllm_config: Any = SimpleNamespace(
             additional_config={"river": river},
             model_config=SimpleNamespace(dtype=torch.bfloat16, hf_config=SimpleNamespace()),
-            cache_config=SimpleNamespace(cache_dtype="fp8"),
             speculative_config=None,
         )
         self.loaded: list[Any] = []
 
-    def load_model(self, *args: Any, **kwargs: Any) -> None:
-        self.loaded.append((args, kwargs, getattr(self.model_runner, "drafter", None)))
-        model = SimpleNamespace(river_info=lambda: dict(INFO))
-        self.model_runner.get_model = lambda: model
-
-    def compile_or_warm_up_model(self) -> str:
-        return "times"
+    def load_model(self) -> None:
+        self.loaded.append(getattr(self.model_runner, "drafter", None))
 
 
 class Worker(RiverWorkerMixin, FakeWorker):
@@ -51,24 +43,7 @@ def test_an_engine_that_verifies_drafts_with_the_river(monkeypatch: pytest.Monke
     worker.device = "cuda:0"
     worker.vllm_config.speculative_config = object()
     worker.load_model()
-    assert worker.loaded == [((), {}, (worker.vllm_config, "cuda:0", worker.model_runner))]
-
-
-def test_passes_are_timed_once_the_engine_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches, "a_workers_engine_answers_ctrl_c", lambda: None)
-    worker, asked = Worker({"verify": 4}), []
-    worker.load_model()
-    worker.model_runner.river_begin = lambda: asked.append("costs")
-    assert worker.compile_or_warm_up_model() == "times"
-    assert asked == ["costs"]
-
-
-def test_info_is_the_models_and_the_runners() -> None:
-    worker = Worker({})
-    worker.load_model()
-    worker.model_runner.river_info = lambda: {"verify": {"a": 1}}
-    types = {"dtype": "bfloat16", "kv_cache_dtype": "fp8"}
-    assert worker.river_info() == {**INFO, **types, "verify": {"a": 1}}
+    assert worker.loaded == [(worker.vllm_config, "cuda:0", worker.model_runner)]
 
 
 @pytest.mark.parametrize(("layers", "reloads"), [("all", True), (4, False)])
