@@ -210,12 +210,3 @@ def test_arm(cpu: str, expected: list[str], arm: str, cases: list[Case]) -> None
     command = ["qemu-aarch64", "-cpu", cpu, arm]
     assert _run(command).decode().split() == expected
     _agrees(command, expected[0], cases)
-
-
-@_needs("g++")
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the driver is for x86-64")
-def test_this_machine_runs_the_same_cases(x86: str, cases: list[Case]) -> None:
-    names = [backend.name for backend in running_backends()]
-    assert _run([x86]).decode().split() == names
-    for name in dict.fromkeys(names):
-        _agrees([x86], name, cases)

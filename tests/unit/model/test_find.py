@@ -43,26 +43,19 @@ def attention_layer(count: int) -> nn.Module:
     return layer
 
 
-def test_a_wrong_number_of_layers_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"Model: expected one list of 4 .* found 0"):
-        decoder_layers(Model(3, 32), 4)
-
-
-def test_two_stacks_of_layers_are_refused() -> None:
-    model = Oddity([attention_layer(1)] * 3, [attention_layer(1)] * 3)
-    with pytest.raises(UnsupportedModelError, match=r"Oddity: expected one list of 3 .* found 2"):
-        decoder_layers(model, 3)
-
-
-def test_layers_without_attention_are_refused() -> None:
-    model = Oddity([attention_layer(1), attention_layer(0), attention_layer(1)])
-    with pytest.raises(UnsupportedModelError, match=r"Oddity.* found 0"):
-        decoder_layers(model, 3)
-
-
-def test_two_attentions_in_one_layer_are_refused_with_its_index() -> None:
-    model = Oddity([attention_layer(1), attention_layer(2), attention_layer(1)])
-    with pytest.raises(UnsupportedModelError, match="Oddity: layer 1 has 2 attention modules"):
+@pytest.mark.parametrize(
+    ("lists", "reason"),
+    [
+        ([[1, 1]], "expected one list of 3 .* found 0"),
+        ([[1, 1, 1], [1, 1, 1]], "expected one list of 3 .* found 2"),
+        ([[1, 0, 1]], "found 0"),
+        ([[1, 2, 1]], "layer 1 has 2 attention modules"),
+    ],
+)
+def test_a_model_of_another_shape_is_refused_by_name(lists: list[list[int]], reason: str) -> None:
+    """Here by the numbers of attention modules in its layers."""
+    model = Oddity(*([attention_layer(count) for count in counts] for counts in lists))
+    with pytest.raises(UnsupportedModelError, match=f"Oddity: {reason}"):
         decoder_layers(model, 3)
 
 
@@ -82,6 +75,7 @@ def test_state_arguments_come_from_the_signature() -> None:
     assert state_arguments(Layer(32, 0)) == StateArguments(hidden=1, residual=2)
     assert state_arguments(ResidualFirst()) == StateArguments(hidden=1, residual=0)
     assert state_arguments(NoResidual()) == StateArguments(hidden=0, residual=None)
+    assert state_arguments(Layer(32, 0), stale_residual=True) == StateArguments(1, None)
     with pytest.raises(UnsupportedModelError, match=r"NoHidden.*'hidden_states'.*'x'"):
         state_arguments(NoHidden())
 
@@ -115,10 +109,6 @@ def test_a_batch_of_one_sequence_is_read_as_rows() -> None:
     assert torch.equal(args[0], torch.full((1, 5, 3), 2.0))
 
 
-def test_a_residual_that_is_no_state_is_not_read() -> None:
-    assert state_arguments(Layer(32, 0), stale_residual=True) == StateArguments(1, None)
-
-
 def test_the_lm_head_may_be_inside_a_language_model() -> None:
     text, image = nn.Module(), nn.Module()
     assert lm_head(text) is None
@@ -130,9 +120,6 @@ def test_the_lm_head_may_be_inside_a_language_model() -> None:
 def test_every_linear_of_a_layer_is_a_projection() -> None:
     layer = Layer(32, 0)
     layer.mlp = nn.ModuleDict({"up": linear(32, 64)})
-    assert projections(layer) == [("proj", layer.proj), ("mlp.up", layer.mlp["up"])]
-
-
-def test_a_layer_without_linears_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="NoHidden has no linear projections"):
         projections(NoHidden())
+    assert projections(layer) == [("proj", layer.proj), ("mlp.up", layer.mlp["up"])]

@@ -115,35 +115,26 @@ def own_context(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Runner, "input_batch", SimpleNamespace(block_table=[]), raising=False)
 
 
-@pytest.mark.parametrize("compiles", [False, True])
 @pytest.mark.parametrize(
-    ("floors", "depths", "passes"),
+    ("compiles", "floors", "depths", "passes"),
     [
-        ((NEVER, L), [L, L], [("vLLM's", 2)]),
-        ((1, 1), [1, 1], [("routed", 2)]),
+        # Rows of one kind run once.
+        (False, (NEVER, L), [L, L], [("vLLM's", 2)]),
+        (True, (NEVER, L), [L, L], [("vLLM's", 2)]),
+        (True, (1, 1), [1, 1], [("routed", 2)]),
+        # Without a compiler one forward serves both kinds.
+        (False, (NEVER, 1, NEVER), [L, 1, L], [("routed", 3)]),
+        # vLLM's compiled forward runs all rows, and the routed one some again.
+        (True, (NEVER, 1, NEVER, 1), [L, 1, L, 1], [("vLLM's", 4), ("routed", 2)]),
     ],
 )
-def test_rows_of_one_kind_run_once(
+def test_which_forward_runs_over_which_rows(
     compiles: bool, floors: Any, depths: list[int], passes: Any
 ) -> None:
     runner, due = Runner(compiles), step(*floors)
     assert runner.run(due) == depths
     assert runner.passes == passes
     assert due.table.exit_layer.tolist() == depths
-
-
-def test_without_a_compiler_one_forward_serves_both_kinds() -> None:
-    runner, due = Runner(), step(NEVER, 1, NEVER)
-    assert runner.run(due) == [L, 1, L]
-    assert runner.passes == [("routed", 3)]
-    assert due.table.exit_layer.tolist() == [L, 1, L]
-
-
-def test_vllms_compiled_forward_runs_all_rows_and_the_routed_one_some_again() -> None:
-    runner, due = Runner(compiles=True), step(NEVER, 1, NEVER, 1)
-    assert runner.run(due) == [L, 1, L, 1]
-    assert runner.passes == [("vLLM's", 4), ("routed", 2)]
-    assert due.table.exit_layer.tolist() == [L, 1, L, 1]
     assert runner.river.current.due is due, "the LM head reads the whole step's"
 
 
@@ -224,14 +215,6 @@ def test_rivers_own_product_serves_passes_that_may_round_otherwise(
     assert runner.run(due) == [L, L]
     assert runner.passes == [(taken, 2)]
     assert (due.dense is not None) is (taken == "routed")
-
-
-def test_an_observer_is_told_of_each_pass() -> None:
-    runner, due, seen = Runner(), step(1, 1), []
-    runner.river.observer = SimpleNamespace(ran=lambda *told: seen.append(told))  # type: ignore[assignment]
-    runner.run(due)
-    assert seen[0][0] is due
-    assert seen[0][1].flatten().tolist() == [1, 1]
 
 
 class Group:

@@ -38,11 +38,6 @@ def test_rounding_never_lifts_it_above_one() -> None:
     assert float(result.min()) > 1.0 - 1e-5
 
 
-def test_opposite_states_are_minus_one() -> None:
-    before = states(8, 3)
-    torch.testing.assert_close(transition_similarity(before, -before), -torch.ones(8))
-
-
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
 def test_no_threshold_admits_a_state_that_is_zero_or_not_finite(bad: float) -> None:
     good = states(1, 4)

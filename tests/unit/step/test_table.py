@@ -12,14 +12,6 @@ from tests.unit.support import L, tokens
 NEVER = 1 << 30
 
 
-def test_a_draft_leaves_as_a_whole() -> None:
-    table = StepTable.forced(L, [0, 0, 1], 2)
-    assert (table.num_rows, table.measured) == (3, False)
-    assert table.leaving(1, None) is None
-    leave = table.leaving(2, None)
-    assert leave is not None and leave.all()
-
-
 def test_rows_leave_one_after_the_other() -> None:
     table = StepTable(L, [2, 1, 1], [0.5] * 3, [1] * 3)
     table.leave(np.array([False, True, False]), 1)

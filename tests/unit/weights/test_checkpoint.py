@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
@@ -92,16 +91,6 @@ def test_products_are_those_of_the_dequantised_checkpoint(module: str, tmp_path:
     assert float((out - expected).norm() / expected.norm()) < TOLERANCE
 
 
-def test_larger_groups_are_split(tmp_path: Path) -> None:
-    weight = QUANTIZERS["rtn"](backbone()["m.0.down_proj"], 128)
-    config = quantized.compressed_tensors_config(-1)
-    tensors = quantized.compressed_tensors("m.0.down_proj", weight)
-    quantized.write(tmp_path, tensors, CONFIG, config)
-    _, found = groups(tmp_path, "down_proj")
-    assert found.group_size == 128
-    assert torch.equal(weight.regrouped(32).dequantize(), weight.dequantize())
-
-
 @pytest.mark.parametrize(("stored", "width", "expected"), [(96, 384, 32), (192, 384, 64)])
 def test_any_multiple_of_32_is_split_to_what_fits(
     tmp_path: Path, stored: int, width: int, expected: int
@@ -113,22 +102,11 @@ def test_any_multiple_of_32_is_split_to_what_fits(
     assert stored % expected == 0
 
 
-def test_what_is_no_projection_comes_from_elsewhere(tmp_path: Path) -> None:
-    checkpoint(tmp_path)
-    head, weight = torch.nn.Module(), backbone()["m.0.q_proj"]
-    found = source(tmp_path)
-    assert found.group_size(head, HIDDEN) == 64
-    expected = QUANTIZERS["hqq"](weight, 64).dequantize()
-    assert torch.equal(found.groups(head, weight, 64, False).dequantize(), expected)
-    assert found.report()["made"] == 1
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"architectures": ["Qwen2ForCausalLM"]}, "architecture = 'Qwen2ForCausalLM'"),
-        ({"hidden_size": 128}, "hidden_size = 128, the backbone has 64"),
-        ({"num_hidden_layers": 2}, "num_hidden_layers = 2"),
+        ({"hidden_size": 128}, "hidden_size = 128"),
         ({"quantization_config": quantized.compressed_tensors_config(48)}, "groups of 48"),
     ],
     ids=str,
@@ -155,15 +133,6 @@ def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
     checkpoint(tmp_path, weights)
     with pytest.raises(RiverError, match=r"'m.0.k_proj' is 32 x 64, the backbone's 16 x 64"):
         groups(tmp_path, "qkv_proj")
-
-
-def test_a_missing_projection_is_named(tmp_path: Path) -> None:
-    checkpoint(tmp_path)
-    file = tmp_path / "model.safetensors"
-    tensors = {k: v for k, v in load_file(file).items() if "up_proj" not in k}
-    save_file(tensors, file)
-    with pytest.raises(RiverError, match=r"no tensor 'm.0.up_proj.weight_"):
-        groups(tmp_path, "gate_up_proj")
 
 
 def test_settings_that_contradict_the_checkpoint(tmp_path: Path) -> None:

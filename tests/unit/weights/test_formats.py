@@ -102,12 +102,9 @@ def test_groups_in_another_order_are_refused(tmp_path: Path) -> None:
     ("config", "words"),
     [
         (None, "not a quantised checkpoint"),
-        ({"quant_method": "awq"}, "quant_method = 'awq' (allowed: 'compressed-tensors', which"),
+        ({"quant_method": "awq"}, "quant_method = 'awq' (allowed: 'compressed-tensors'"),
         ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "'format' ="),
-        (
-            {"quant_method": "compressed-tensors", "format": "pack-quantized"},
-            "one entry in 'config_groups', found 0",
-        ),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "'config_groups'"),
         ({**own_config(32, False), "format": 99}, "'format' = 99 (allowed: 1)"),
         ({**own_config(32, False), "quantizer": "awq"}, "'quantizer' = 'awq' (allowed: 'gptq')"),
     ],
@@ -128,16 +125,12 @@ def test_shapes_that_do_not_go_together(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_scale_that_is_no_number_is_named(value: float, tmp_path: Path) -> None:
+def test_a_missing_tensor_and_a_scale_that_is_no_number_are_named(tmp_path: Path) -> None:
     tensors = quantized.compressed_tensors(NAME, QUANTIZERS["rtn"](weights(24, 128), 32))
-    tensors[f"{NAME}.weight_scale"][20, 1] = value
+    tensors[f"{NAME}.weight_scale"][20, 1] = float("inf")
     quantized.write(tmp_path, tensors, {}, quantized.compressed_tensors_config(32))
     with pytest.raises(RiverError, match=r"packed' in .*not a finite number"):
         read(tmp_path)
-
-
-def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     quantized.write(tmp_path, {"a": torch.zeros(1)}, {}, quantized.compressed_tensors_config(32))
     with pytest.raises(RiverError, match=f"no tensor '{NAME}"):
         read(tmp_path)

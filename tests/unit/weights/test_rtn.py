@@ -42,11 +42,6 @@ def test_every_code_is_the_nearest_point_of_its_groups_grid(group: int) -> None:
             np.testing.assert_allclose(chosen, nearest, atol=1e-5 * scale, rtol=1e-5)
 
 
-def test_scales_are_what_a_bfloat16_kernel_holds() -> None:
-    scales = quantize_rtn(weights(4, 128), 32).scales
-    assert torch.equal(scales, scales.bfloat16().float())
-
-
 def test_weights_on_a_grid_come_back_exactly() -> None:
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(0, 16, (8, 4, 32), generator=generator)
@@ -57,27 +52,3 @@ def test_weights_on_a_grid_come_back_exactly() -> None:
     packed = quantize_rtn(weight, 32)
     assert torch.equal(packed.dequantize(), weight)
     assert torch.equal(packed.codes.view(8, 4, 32), codes.to(torch.uint8))
-
-
-@pytest.mark.parametrize("value", [0.0, 0.75, -0.75])
-def test_constant_groups(value: float) -> None:
-    packed = quantize_rtn(torch.full((2, 64), value, dtype=torch.bfloat16), 32)
-    expected = torch.full((2, 64), value)
-    # The scale's own rounding to bfloat16 is all that can be lost.
-    torch.testing.assert_close(packed.dequantize(), expected, rtol=2**-8, atol=1e-7)
-
-
-def test_integer_zeros_change_nothing() -> None:
-    weight = weights(4, 64)
-    plain, integer = quantize_rtn(weight, 32), quantize_rtn(weight, 32, integer_zeros=True)
-    assert torch.equal(plain.codes, integer.codes)
-    assert torch.equal(plain.zeros, integer.zeros)
-    assert torch.equal(plain.zeros, plain.zeros.round())
-
-
-def test_groups_do_not_see_their_neighbours() -> None:
-    weight = weights(4, 128)
-    whole = quantize_rtn(weight, 32)
-    alone = quantize_rtn(weight[2:3, 64:96].contiguous(), 32)
-    assert torch.equal(whole.codes[2:3, 64:96], alone.codes)
-    assert torch.equal(whole.scales[2:3, 2:3], alone.scales)

@@ -16,7 +16,6 @@ from vllm.model_executor.layers.linear import (
 
 from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from river_vllm.weights.shards import Part, assemble, parts_of
-from tests.unit.weights.test_cache import same
 from tests.unit.weights.test_rtn import weights
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
@@ -96,11 +95,3 @@ def test_each_rank_gets_the_shard_of_its_bf16_weight(
             linear.weight.weight_loader(linear.weight, weight.dequantize().bfloat16(), *shard)
         whole = assemble(linear, parts, GROUP)
         assert torch.equal(whole.dequantize().bfloat16(), linear.weight.data)
-
-
-def test_the_modules_own_weight_is_left_alone() -> None:
-    linear = row()
-    linear.weight.data.fill_(3)
-    parts = made(parts_of(linear, PACKED))
-    assert same(assemble(linear, parts, GROUP), parts[0][1])
-    assert float(linear.weight.min()) == 3
