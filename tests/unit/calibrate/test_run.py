@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
-from river_vllm.calibrate.choose import Policy
-from river_vllm.calibrate.run import Calibrator, joined, pilot_layers
+from river_vllm.calibrate.run import Calibrator, pilot_layers
 from tests.unit.calibrate.support import TEXTS, Engine, World
 
 
@@ -31,13 +29,3 @@ def test_a_token_of_the_pilot_always_leaves() -> None:
         assert found[-1] < layers
     assert pilot_layers(6) == [1, 2, 3, 4, 5]
     assert pilot_layers(30) == [1, 3, 9, 15, 21, 26, 28]
-
-
-def test_parts_are_joined_and_what_one_lacks_is_left_out() -> None:
-    world = World(20)
-    parts = [world.measure(None, slice(start, start + 10)) for start in (0, 10)]
-    whole = joined(parts)
-    assert np.array_equal(whole.similarity, world.measure(None).similarity)
-    assert np.array_equal(whole.tokens, world.measure(None).tokens)
-    policy = Policy(-1.0, 1)
-    assert joined([world.measure(policy, slice(0, 20))]).similarity is None

@@ -15,9 +15,7 @@ from river_vllm.calibrate.choose import (
     Policy,
     Prediction,
     candidates,
-    floors,
     limit_shares,
-    policies,
     predictions,
 )
 from river_vllm.calibrate.observer import Measured
@@ -69,13 +67,6 @@ def test_choosing_hardly_flatters() -> None:
     assert 0.85 < np.mean(ratios) < 1.25
 
 
-def test_candidates_are_of_both_kinds_and_valid(pilot: World) -> None:
-    found = list(policies(pilot.similarity))
-    assert {policy.min_layers for policy in found} > {1, 2, LAYERS - 1}
-    assert all(-1.0 <= policy.threshold < 1.0 for policy in found)
-    assert floors(LAYERS)[:3] == [1, 2, 3]
-
-
 def test_candidates_go_from_safe_to_shallow(predicted: list[Prediction]) -> None:
     found = candidates(predicted, LIMIT, SHARES)
     assert 2 <= len(found) <= len(SHARES)
@@ -95,15 +86,6 @@ def test_few_texts_begin_with_more_careful_candidates(predicted: list[Prediction
     assert careful.mean_exit_layer >= candidates(predicted, strict, SHARES)[0].mean_exit_layer
 
 
-def test_similarity_is_used_where_it_tells_something(predicted: list[Prediction]) -> None:
-    """In this model settled states are cheap to let go: some candidate beats every fixed layer."""
-    fixed = [p for p in predicted if p.policy.threshold == -1.0]
-    assert any(
-        all(f.loss > one.loss or f.mean_exit_layer > one.mean_exit_layer for f in fixed)
-        for one in candidates(predicted, LIMIT, SHARES)
-    )
-
-
 def _run(world: World, policy: Policy) -> Trial:
     return run_test(policy, world.measure, 320, 64, LIMIT, 0.1)
 
@@ -118,15 +100,6 @@ def test_a_good_policy_passes_early_and_a_bad_one_stops_half_way() -> None:
     assert len(bad.losses) == 192
     assert bad.loss > LIMIT
     assert good.p_value <= 0.1 < bad.p_value
-
-
-def test_all_texts_if_asked() -> None:
-    world = World(320, seed=1)
-    policy = Policy(-1.0, LAYERS - 1)
-    whole = run_test(policy, world.measure, 320, 64, LIMIT, 0.1, to_the_end=True)
-    assert len(whole.losses) == 320
-    assert whole.mean_exit_layer == LAYERS - 1
-    assert whole.losses == pytest.approx(text_losses(world.measure(policy)))
 
 
 def test_a_text_counts_once() -> None:

@@ -39,25 +39,12 @@ def test_a_token_that_may_not_leave_stays(batch: Batch, river: Any) -> None:
     assert batch.finish(table) == [L]
 
 
-def test_a_request_without_sampling_parameters_takes_the_defaults(batch: Batch) -> None:
-    batch.ask("a")
-    batch.runner.requests["a"].sampling_params = None
-    table = batch.begin(("a", 1, 4))
-    assert (groups(table), table.floor.tolist()) == (["1 decide"], [2])
-
-
 def test_settings_are_read_when_a_request_is_first_met(batch: Batch) -> None:
     batch.step(("a", 4, 0))
     batch.ask("a", OFF)
     assert groups(batch.begin(("a", 1, 4))) == ["1 decide"]
     batch.requests.forget(["a", "never met"])
     assert groups(batch.begin(("a", 1, 4))) == ["1 stay"]
-
-
-def test_an_empty_step(batch: Batch) -> None:
-    table = batch.begin()
-    assert (table.num_rows, groups(table)) == (0, [])
-    assert batch.finish(table) == []
 
 
 def test_past_the_limit_a_step_is_no_deeper() -> None:
@@ -93,17 +80,13 @@ def test_the_rivers_head_serves_steps_of_tokens_that_may_leave(rows: Any, head: 
     batch.ask("exact", OFF)
     batch.ask("scored", logprobs=2)
     assert batch.head(*rows) == head
+    assert Batch(verify=4).head(("a", 1, 4)) == "backbone", "only drafts have the head"
 
 
 def test_the_rivers_head_makes_no_prompts_first_token() -> None:
     batch = Batch(prefill="sequence", lm_head="river")
-    assert batch.head(("a", 4, 0)) == "backbone"
     assert batch.head(("a", 1, 4), ("b", 4, 0)) == "backbone"
     assert batch.head(("a", 5, 0)) == "river"
-
-
-def test_a_head_that_only_drafts_have_serves_no_exits() -> None:
-    assert Batch(verify=4).head(("a", 1, 4)) == "backbone"
 
 
 def test_a_request_that_is_drafted_for_is_the_backbones() -> None:
@@ -115,12 +98,3 @@ def test_a_request_that_is_drafted_for_is_the_backbones() -> None:
     table = batch.begin(("drafted", 5, 14), ("exits now", 1, 9))
     assert groups(table) == ["5 stay", "1 decide"]
     assert batch.finish(table, 3) == [L, 3]
-
-
-def test_streamed_input_is_a_prompt_each_time(batch: Batch) -> None:
-    """vLLM takes what a session has said so far into its next prompt, under the same name."""
-    batch.step(("a", 4, 0))
-    batch.step(("a", 1, 4), left=(3,))
-    batch.ask("a", prompt=9)
-    assert groups(batch.begin(("a", 4, 5))) == ["4 stay"]
-    assert groups(batch.begin(("a", 1, 9))) == ["1 decide"]

@@ -89,13 +89,9 @@ def test_what_has_left_once_leaves_again() -> None:
     assert groups(table) == ["4 stay", "1 at 3", "1 held", "4 stay"]
 
 
-def test_prompts_that_leave_hold_nobody_and_are_not_counted() -> None:
+def test_prompts_that_leave_hold_nobody_and_stay_where_the_backbone_runs() -> None:
+    """It would run them twice."""
     batch = Batch(scope="step", prefill="sequence", max_rows=1)
     assert groups(batch.begin(("a", 1, 4), ("b", 4, 0))) == ["1 decide", "4 decide"]
-
-
-def test_prompts_stay_where_a_step_has_to_run_the_backbone() -> None:
-    """It would run them twice."""
-    batch = Batch(scope="step", prefill="sequence")
     batch.ask("exact", OFF)
-    assert groups(batch.begin(("exact", 1, 4), ("b", 4, 0))) == ["1 stay", "4 stay"]
+    assert groups(batch.begin(("exact", 1, 4), ("c", 4, 0))) == ["1 stay", "4 stay"]

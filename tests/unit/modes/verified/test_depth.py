@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from river_vllm.costs import Costs
-from river_vllm.modes.verified.depth import best_depth, fixed_depth
+from river_vllm.modes.verified.depth import best_depth
 
 FLAT = Costs.fixed({"draft": {1: 0.03, 32: 0.04}, "backbone": {1: 0.09, 8: 0.1}})
 """As measured: a draft step is a third of the backbone's, rows of a pass are almost free."""
@@ -37,18 +37,6 @@ def test_many_rows_end_it() -> None:
     loaded = Costs.fixed({"draft": {1: 0.03, 32: 0.9}, "backbone": {1: 0.09, 8: 0.1, 32: 0.4}})
     assert best_depth(loaded, [0.96] * 2, [4] * 2).price > 0
     assert best_depth(loaded, [0.96] * 32, [4] * 32).price == 0.0
-
-
-def test_limits_are_each_requests_own() -> None:
-    one = best_depth(FLAT, [0.9, 0.9], [4, 0])
-    both = best_depth(FLAT, [0.9, 0.9], [4, 4])
-    assert 0 < both.price < one.price
-
-
-def test_fixed() -> None:
-    depth = fixed_depth(3)
-    assert depth.worth_verifying(40, 1e-9)
-    assert depth.worth_drafting(40, [1e-9])
 
 
 def test_what_is_worth_a_row_and_what_a_step() -> None:

@@ -53,12 +53,6 @@ def test_limits_and_ends() -> None:
     assert [[row for row, _ in call] for call in river.calls] == [[0, 1, 3], [0, 1, 3], [0], [0]]
 
 
-def test_no_price_no_draft() -> None:
-    river = River()
-    go([draft()], river, price=0.0)
-    assert river.calls == []
-
-
 def test_an_unsure_river_stops() -> None:
     river, one = River(t9=0.2), draft()
     go([one], river)
@@ -72,13 +66,6 @@ def test_a_token_that_does_not_pay_for_its_row_is_taken_back() -> None:
     run([one], Depth(dear, 1, 0.05), Acceptance(), river)
     assert one.tokens == [8]
     assert one.confidences == [0.999]
-
-
-def test_a_request_that_is_never_believed_does_not_draft() -> None:
-    dear = Costs.fixed({"draft": {1: 0.001}, "backbone": {1: 0.09, 2: 0.12}})
-    river, drafts = River(), [draft(0), draft(1, rate=0.1)]
-    run(drafts, Depth(dear, 2, 0.05), Acceptance(), river)
-    assert drafts[0].tokens and not drafts[1].tokens
 
 
 def test_sampled_tokens_are_believed_by_the_requests_own_rate() -> None:

@@ -33,11 +33,6 @@ def test_greedy() -> None:
     assert picked.probabilities is None
 
 
-def test_a_step_of_greedy_rows_beside_sampled_requests() -> None:
-    picked = pick(LOGITS.clone(), ROWS, metadata([0.0, 1.0, 0.0]))
-    assert picked.probabilities is None
-
-
 def test_each_row_takes_its_own_requests_settings() -> None:
     """Row 0 of the logits is the batch's row 2."""
     settings = metadata([0.0, 1.0, 0.5], top_k=torch.tensor([4, 4, 2]))
