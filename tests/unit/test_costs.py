@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import random
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -239,12 +237,6 @@ def test_up_to_how_many_rows_exits_pay_is_said_for_operators() -> None:
     assert measured(TRUTHS["it never pays"]).max_rows == 0
 
 
-def test_drafts_stand_for_the_river_where_nothing_exits() -> None:
-    costs = Costs.fixed({"backbone": {1: 0.9, 4: 1.0}, "draft": {1: 0.3, 4: 0.5}})
-    assert costs.speedup(1) == pytest.approx(3.0)
-    assert costs.max_rows == 4
-
-
 def test_without_measurements_nothing_speaks_against_exits() -> None:
     costs = Costs()
     costs.observe("river", 1, 0.1)
@@ -381,37 +373,7 @@ def test_ranks_decide_alike_and_learn_from_the_first() -> None:
     assert len(meetings) == 80 * 50 // SHARED
 
 
-# What operators read
-
-
-def test_description_says_how_much_from_where_and_how_old() -> None:
-    costs = measured(PAYING, 2)
-    costs.observe("river", 1, 0.031)
-    found = costs.describe(time.time() + 60)
-    assert list(found) == ["backbone", "river"]
-    assert found["river"]["age_seconds"] == pytest.approx(60, abs=30)
-    assert found["river"] | {"age_seconds": 0} == {
-        "ms": {"1": 31.0, "2": 32.0},
-        "from": "measured at start",
-        "age_seconds": 0,
-        "corrected_by": 1,
-    }
-    assert found["backbone"]["corrected_by"] == 0
-    assert json.loads(json.dumps(found)) == found
-
-
 # Between two starts
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """Warnings of River's; vLLM's loggers do not propagate."""
-    found: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
-    module.logger.addHandler(handler)
-    yield found
-    module.logger.removeHandler(handler)
 
 
 KEY: dict[str, str | int] = {"model": "tiny", "layers": 12, "isa": "avx2", "threads": 2}
@@ -428,7 +390,7 @@ def empty(key: Mapping[str, str | int] = KEY, most: int = 8) -> Costs:
     return Costs(key, {"backbone": most, "river": most})
 
 
-def test_the_next_start_finds_the_curves(tmp_path: Path, lines: list[str]) -> None:
+def test_the_next_start_finds_the_curves(tmp_path: Path, warnings: list[str]) -> None:
     before, path = saved(tmp_path)
     after = empty(dict(reversed(KEY.items())))
     assert after.file_name == path.name and after.load(path)
@@ -438,11 +400,11 @@ def test_the_next_start_finds_the_curves(tmp_path: Path, lines: list[str]) -> No
     assert (found["from"], found["age_seconds"]) == ("an earlier start", 30.0)
     assert found["ms"] == before.describe(0.0)["river"]["ms"]
     assert not empty().load(tmp_path / "none.json"), "what is not there is measured without a word"
-    assert lines == []
+    assert warnings == []
 
 
 def test_another_key_has_another_file_and_does_not_take_this_one(
-    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, path = saved(tmp_path)
     others = [empty({**KEY, name: 99}) for name in KEY] + [empty({**KEY, "more": 1}), empty({})]
@@ -452,7 +414,7 @@ def test_another_key_has_another_file_and_does_not_take_this_one(
     for other in others:
         assert other.file_name != path.name
         assert not other.load(path) and other.describe(0.0) == {}
-    assert lines == []
+    assert warnings == []
 
 
 def test_a_file_of_a_busy_start_is_not_used_again(tmp_path: Path) -> None:
@@ -486,13 +448,13 @@ def damage(change: Callable[[Any], object]) -> Callable[[bytes], bytes]:
     ],
 )
 def test_a_damaged_file_is_said_and_not_taken(
-    tmp_path: Path, lines: list[str], change: Callable[[bytes], bytes]
+    tmp_path: Path, warnings: list[str], change: Callable[[bytes], bytes]
 ) -> None:
     _, path = saved(tmp_path)
     path.write_bytes(change(path.read_bytes()))
     after = empty()
     assert not after.load(path) and after.describe(0.0) == {}
-    assert len(lines) == 1 and str(path) in lines[0] and "\n" not in lines[0]
+    assert len(warnings) == 1 and str(path) in warnings[0] and "\n" not in warnings[0]
 
 
 def test_cpus_without_a_name_have_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

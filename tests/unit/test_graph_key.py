@@ -98,16 +98,6 @@ def test_stock_vllm_reads_none_of_rivers(model: Path) -> None:
     assert str(aot_compile_hash_factors(stock)) != key(model)
 
 
-def test_beside_settings_of_vllms_own_all_are_in_the_key(model: Path) -> None:
-    """vLLM reads them from a dict only."""
-    options = {"additional_config": {"gdn_prefill_backend": "auto"}}
-    config = built(model, **options)
-    assert isinstance(config.additional_config, dict)
-    assert config.additional_config["gdn_prefill_backend"] == "auto"
-    assert key(model, **options) != key(model)
-    assert key(model, RiverConfig(threshold=0.5), **options) != key(model, **options)
-
-
 def test_without_additional_config_rivers_key_is_vllms_too(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

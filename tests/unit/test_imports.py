@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,38 @@ def test_only_patches_replaces_something_of_vllms() -> None:
     files = [path for name in ("river_vllm", "server") for path in (ROOT / name).rglob("*.py")]
     found = {path: list(replaced(ast.parse(path.read_text("utf-8")))) for path in files}
     assert [path.name for path, what in found.items() if what] == ["patches.py"]
+
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
+assert EXPERIMENTS
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.name)
+def test_imports_of_river_exist(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        if node.module.partition(".")[0] not in ("river_vllm", "server"):
+            continue
+        module = import_module(node.module)
+        for name in node.names:
+            assert hasattr(module, name.name) or import_module(f"{node.module}.{name.name}")
+
+
+RUN = "import sys; from river_vllm.command import main; sys.exit(main())"
+
+
+def command(*path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(p) for p in path]}; {RUN}"]
+    return subprocess.run(
+        [*command, "--version"], cwd=path[0], capture_output=True, text=True, check=False
+    )
+
+
+def test_another_server_package_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "__init__.py").touch()
+    found = command(tmp_path, ROOT)
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1
+    assert str(tmp_path / "server") in found.stderr

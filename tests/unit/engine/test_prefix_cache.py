@@ -93,14 +93,6 @@ def test_the_same_settings_share_everything_up_to_another_token() -> None:
     assert mine[:3] == other[:3] and not set(mine[3:]) & set(other[3:])
 
 
-def test_prompt_blocks_are_salted_where_the_prompt_may_exit() -> None:
-    sequence = RiverConfig(prefill="sequence")
-    mine, exact = river(config=sequence), stock()
-    assert len(mine.block_hashes) == PROMPT_BLOCKS
-    assert not set(mine.block_hashes) & set(exact.block_hashes)
-    assert mine.block_hashes == river(config=sequence).block_hashes
-
-
 def test_a_prompt_of_whole_blocks_is_exact_to_its_last_one() -> None:
     prompt = PROMPT[: 2 * BLOCK]
     mine, exact = answer(river(prompt=prompt)), answer(stock(prompt))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from vllm import SamplingParams
-from vllm.v1.sample.logits_processor import BatchUpdate, MinPLogitsProcessor
-from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
+from vllm.v1.sample.logits_processor import MinPLogitsProcessor
 
 from river_vllm.engine.runner import RiverRunnerMixin
 from river_vllm.model.passes import Pass
@@ -162,41 +159,6 @@ def test_rivers_head_makes_no_logits_that_are_all_looked_at(
     assert runner.river_info()["costs"] == {}, "no decision goes by times, so none were taken"
 
 
-@dataclass
-class Sampling:
-    logprob_token_ids: dict[int, list[int]]
-    spec_token_ids: list[list[int]]
-    thinking_budget_state_holder: Any = None
-
-
-@pytest.mark.parametrize("drafted", [[0, 0], [2, 1]])
-@pytest.mark.parametrize("named", [{}, {1: [5, 6]}])
-def test_what_the_rejection_sampler_cannot_do_is_the_samplers(
-    runner: Any, drafted: list[int], named: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step without drafts, and one with log-probabilities of named tokens, which drafts lose."""
-    withdrawn: list[bool] = []
-    monkeypatch.setattr(FakeRunner, "_sample", lambda self, *given: given, raising=False)
-    runner.sampler = lambda **given: given
-    runner.drafter = SimpleNamespace(withdraw=lambda: withdrawn.append(True))
-    sampling = Sampling(named, [[9] * drafts for drafts in drafted])
-    runner.input_batch.sampling_metadata = sampling
-    rows = [1 + drafts for drafts in drafted]
-    logits = torch.arange(sum(rows)).unsqueeze(1)
-    drafts = SimpleNamespace(
-        num_draft_tokens=drafted, cu_num_sampled_tokens=torch.tensor(rows).cumsum(0)
-    )
-    found = runner._sample(logits, drafts)
-    if any(drafted) and not named:
-        assert found == (logits, drafts)
-    else:
-        assert found["predict_bonus_token"], "one row a request, whatever it drafted"
-        assert found["logits"].flatten().tolist() == [0, rows[0]]
-        assert found["sampling_metadata"] == Sampling(named, [[], []])
-    assert withdrawn == [True] * (any(drafted) and bool(named))
-    assert runner._sample(logits, None) == (logits, None)
-
-
 def test_drafts_are_made_when_the_engine_takes_them_and_only_once(runner: Any) -> None:
     """By then it has sent the step's tokens."""
     runner._draft_token_ids = runner.propose_draft_token_ids("step", sampled="tokens")
@@ -204,43 +166,3 @@ def test_drafts_are_made_when_the_engine_takes_them_and_only_once(runner: Any) -
     assert runner.take_draft_token_ids() == [["step", "tokens"]]
     runner._draft_token_ids = None
     assert runner.take_draft_token_ids() is None
-
-
-@pytest.mark.parametrize("beside", [0, 2], ids=["alone", "beside drafts"])
-def test_a_second_thought_ends_in_time(
-    runner: Any, beside: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """vLLM's own state of a thinking budget, in an engine that drafts, for a request without
-    drafts: the end is forced once N tokens were thought, each time."""
-    start, end, budget = 1, 2, 2
-    config: Any = SimpleNamespace(reasoning_start_token_ids=[start], reasoning_end_token_ids=[end])
-    holder = ThinkingBudgetStateHolder(config, 2, 4, torch.device("cpu"), False)
-    said: list[int] = []
-    params = SamplingParams(thinking_token_budget=budget)
-    update = BatchUpdate(batch_size=1, removed=[], moved=[], added=[(0, params, [], said)])
-    holder.sync_batch(update)
-    drafts = [[], [9] * beside]
-
-    def sampler(logits: torch.Tensor, sampling_metadata: Any, predict_bonus_token: bool) -> Any:
-        holder.update_state([said, []], drafts, repeat_indices=None)
-        return holder.apply_to_logits(logits, predict_bonus_token, drafts)
-
-    def rejection_sampler(self: Any, logits: torch.Tensor, metadata: Any) -> torch.Tensor:
-        """The order of ``vllm/v1/sample/rejection_sampler.py``: last rows, then drafted ones."""
-        last = sampler(logits[metadata.cu_num_sampled_tokens - 1], None, predict_bonus_token=True)
-        drafted = holder.apply_to_logits(logits[-1 - beside : -1].clone(), False, drafts)
-        assert not drafted.any(), "the end of one request is not another's"
-        return last
-
-    runner.sampler = sampler
-    monkeypatch.setattr(FakeRunner, "_sample", rejection_sampler, raising=False)
-    runner.input_batch.sampling_metadata = Sampling({}, drafts, holder)
-    metadata = SimpleNamespace(
-        num_draft_tokens=[0, beside], cu_num_sampled_tokens=torch.tensor([1, 2 + beside])
-    )
-    forced = []
-    for token in (start, 7, 7, end, start, 7, 7, end):
-        logits = runner._sample(torch.zeros(2 + beside, 10), metadata)
-        forced.append(int(logits[0].argmax()) == end)
-        said.append(token)
-    assert forced == [False, False, False, True, False, False, False, True]

@@ -10,11 +10,9 @@ import pytest
 from vllm import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 
-from river_vllm.config import RiverConfig
 from river_vllm.engine.scheduler import RiverSchedulerMixin
 from river_vllm.modes.mode import put_depths
 from river_vllm.modes.verified import MARK
-from river_vllm.request import RiverSettings
 
 
 class FakeScheduler:
@@ -101,21 +99,6 @@ def update(
     }
 
 
-def test_every_new_token_gets_its_requests_depth(scheduler: Scheduler) -> None:
-    for name in "abc":
-        arrive(scheduler, name)
-    scheduler.outputs = {0: outputs(a=[7], b=[8, 9]), 1: outputs(c=[10])}
-    found = update(scheduler, {"a": 3, "b": 5, "c": -12, "other": 4})
-    assert found == {"a": [3], "b": [5, 5], "c": [-12]}
-
-
-def test_outputs_without_tokens_or_depths_stay_as_they_are(scheduler: Scheduler) -> None:
-    arrive(scheduler, "a")
-    scheduler.outputs = {0: outputs(a=[], b=[8])}
-    assert update(scheduler, {"a": 3}) == {"a": None, "b": None}
-    assert update(scheduler, None) == {"a": None, "b": None}
-
-
 def test_each_request_is_counted_in_its_own_mode() -> None:
     """Drafts of one, the depth of another; a stop has cut the last kept token off."""
     scheduler = Scheduler(vllm_config=vllm_config({"verify": 4}))
@@ -137,21 +120,6 @@ def test_each_request_is_counted_in_its_own_mode() -> None:
         "exits": [3],
         "off": [12],
     }
-
-
-def test_a_new_request_is_isolated_with_its_own_settings(
-    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[Any] = []
-    monkeypatch.setattr("river_vllm.engine.scheduler.isolate", lambda *args: calls.append(args))
-    mine = arrive(scheduler, "mine", threshold=0.5, min_layers=4)
-    default = arrive(scheduler, "default")
-    config = RiverConfig(threshold=0.25, prefill="sequence")
-    assert calls == [
-        (mine, RiverSettings(True, 0.5, 4), config, 16),
-        (default, RiverSettings(True, 0.25, 1), config, 16),
-    ]
-    assert scheduler.added == [mine, default]
 
 
 def test_streamed_input_goes_on_as_its_first_part_asked(scheduler: Scheduler) -> None:

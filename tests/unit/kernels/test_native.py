@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 
 import pytest
 import torch
 
 from river_vllm.kernels.base import LinearSpec
+from river_vllm.kernels.native import pages
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.kernel import NativeKernel
+from river_vllm.kernels.native.pages import CACHE_LINE, HugePages
 from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from tests.unit.kernels.support import (
     TOLERANCE,
@@ -172,3 +175,27 @@ def test_other_types_and_shapes_are_refused(int8: bool) -> None:
     half = LinearSpec(64, 32, 32, torch.float16, torch.device("cpu"))
     assert "bfloat16" in str(kernel.unsupported(half))
     assert "multiple of 16" in str(kernel.unsupported(spec_of(64, 24, 32)))
+
+
+def test_values_and_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "CHUNK", 1 << 16)
+    held = HugePages()
+    # The last two do not fit into what is left of a chunk, and into a chunk at all.
+    sizes = [1, 63, 64, 65, 30_000, 50_000, 3 << 20]
+    values = [torch.randint(0, 255, (size,), dtype=torch.uint8) for size in sizes]
+    kept = [held.hold(value) for value in values]
+    for found, expected in zip(kept, values, strict=True):
+        assert torch.equal(found, expected)
+        assert found.data_ptr() % CACHE_LINE == 0
+    kept[1].fill_(7)
+    assert torch.equal(kept[0], values[0])
+    assert torch.equal(kept[2], values[2])
+
+
+def test_a_tensor_outlives_what_handed_it_out() -> None:
+    held = HugePages()
+    values = torch.arange(1000)
+    found = held.hold(values)
+    del held
+    gc.collect()
+    assert torch.equal(found, values)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from river_vllm.errors import UnsupportedModelError
+from river_vllm.compat import CompilationMode
+from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.kernels.native.library import backend
+from river_vllm.model import attach as module
+from river_vllm.model.attach import attach
 from river_vllm.model.find import (
     StateArguments,
     decoder_layers,
@@ -123,3 +130,52 @@ def test_every_linear_of_a_layer_is_a_projection() -> None:
     with pytest.raises(UnsupportedModelError, match="NoHidden has no linear projections"):
         projections(NoHidden())
     assert projections(layer) == [("proj", layer.proj), ("mlp.up", layer.mlp["up"])]
+
+
+LAYERS, WIDTH = 3, 64
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model(LAYERS, WIDTH)
+
+
+def build(model: Model, folder: Path, **settings: Any) -> None:
+    vllm_config: Any = SimpleNamespace(
+        model_config=SimpleNamespace(
+            dtype=torch.bfloat16,
+            get_total_num_hidden_layers=lambda: LAYERS,
+            model=str(folder),
+            architecture="RiverLlamaForCausalLM",
+            hf_config=SimpleNamespace(),
+        ),
+        device_config=SimpleNamespace(device="cpu"),
+        compilation_config=SimpleNamespace(static_forward_context={}, mode=CompilationMode.NONE),
+    )
+    config = RiverConfig(**{"quantizer": "rtn", "kernel": "torch", **settings})
+    attach(model, config, vllm_config, (), lambda: None)
+
+
+def test_a_quantised_projection_is_refused_by_name(model: Model, tmp_path: Path) -> None:
+    class Fp8Method:
+        pass
+
+    model.layers[1].proj.prefix = "layers.1.proj"
+    model.layers[1].proj.quant_method = Fp8Method()
+    with pytest.raises(UnsupportedModelError, match=r"'layers\.1\.proj' uses Fp8Method"):
+        build(model, tmp_path)
+
+
+@pytest.mark.skipif(backend() is None, reason="the kernel library is not built")
+def test_ranks_on_cpus_of_two_kinds_are_refused(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "get_tensor_model_parallel_world_size", lambda: 2)
+    said = []
+    group = SimpleNamespace(broadcast_object=lambda own, src: said.append(own) or own)
+    monkeypatch.setattr(module, "get_tp_group", lambda: group)
+    build(model, tmp_path, kernel="auto")
+    first = ("scalar", *said[0][1:])
+    group.broadcast_object = lambda own, src: first
+    with pytest.raises(RiverError, match=f"rank 0 has {'/'.join(first)} .*{'/'.join(said[0])}"):
+        build(Model(LAYERS, WIDTH), tmp_path, kernel="auto")

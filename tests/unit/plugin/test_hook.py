@@ -286,30 +286,34 @@ def test_v2_that_is_asked_for_or_settled_is_refused(environment: pytest.MonkeyPa
         hook(engine())
 
 
-@pytest.mark.parametrize("cpu", [True, False])
 def test_asynchronous_scheduling_is_off_where_drafts_are_verified(
-    cpu: bool, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """On the CPU vLLM turns it off itself; where tokens exit it is vLLM's to decide."""
+
     class Speculation(SimpleNamespace):
         """Plays ``RiverSpeculativeConfig``."""
 
-    monkeypatch.setattr(module, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
-    monkeypatch.setattr(speculation, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
     for place in (module, speculation):
+        monkeypatch.setattr(place, "current_platform", SimpleNamespace(is_cpu=lambda: False))
         monkeypatch.setattr(place, "RiverSpeculativeConfig", Speculation)
-    verifying = {
-        "river": {"verify": 4},
-        "model_config__revision": None,
-        "model_config__code_revision": None,
-    }
-    config = hook(hook(engine(**verifying)))
+    revisions = {"model_config__revision": None, "model_config__code_revision": None}
+    config = hook(hook(engine({"verify": 4}, **revisions)))
     assert config.speculative_config.num_speculative_tokens == 4
-    # On the CPU vLLM turns it off itself.
-    assert config.scheduler_config.async_scheduling is (None if cpu else False)
-    # Where tokens exit it is vLLM's to decide.
+    assert config.scheduler_config.async_scheduling is False
     assert hook(engine()).scheduler_config.async_scheduling is None
-    with pytest.raises(UnsupportedModelError, match="leave out --async-scheduling"):
-        hook(engine(**verifying, scheduler_config__async_scheduling=True))
+
+
+def test_the_hook_of_the_architecture_itself_runs_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+
+    def own(config: Any) -> None:
+        ran.append(config.scheduler_config.scheduler_cls)
+
+    hooks = SimpleNamespace(verify_and_update_config=own)
+    monkeypatch.setitem(module.MODELS_CONFIG_MAP, "LlamaForCausalLM", hooks)
+    hook(engine())
+    assert ran == [None]
 
 
 def test_vllms_configuration_has_every_field_that_is_looked_at() -> None:

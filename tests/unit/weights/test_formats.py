@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from river_vllm.kernels.vllm_mp import pack_int4_into_int32
 from river_vllm.weights.formats import CheckpointFolder, format_of, own_config, own_tensors
 from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from tests.support import quantized
-from tests.support.checkpoints import ROOT
-from tests.unit.weights.test_rtn import weights
+from tests.unit.weights.support import weights
 
 NAME = "model.layers.0.mlp.up_proj"
 
@@ -43,19 +41,6 @@ def test_the_packers_of_the_tests_are_vllms(tmp_path: Path) -> None:
     """vLLM's own packing, from which its kernels read compressed-tensors."""
     codes = torch.randint(0, 16, (8, 64))
     assert torch.equal(quantized.pack_columns(codes), pack_int4_into_int32(codes, 1))
-
-
-def test_the_benchmarks_4_bit_checkpoints_are_read(tmp_path: Path) -> None:
-    """``experiments/make_w4a16.py`` writes what stock vLLM serves."""
-    path = ROOT / "experiments" / "make_w4a16.py"
-    spec = importlib.util.spec_from_file_location("make_w4a16", path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    weight = weights(24, 128)
-    tensors = script.quantized(f"{NAME}.weight", weight, 32, "rtn")
-    quantized.write(tmp_path, tensors, {}, script.quantization_config(32))
-    assert_same(read(tmp_path), QUANTIZERS["rtn"](weight, 32))
 
 
 @pytest.mark.parametrize("channel", [False, True])

@@ -14,7 +14,7 @@ from torch import nn
 from river_vllm.compat import LinearBase
 from river_vllm.config import RiverConfig
 from river_vllm.weights.packing import Packing, PackingProgress
-from tests.unit.weights.test_rtn import weights
+from tests.unit.weights.support import weights
 
 
 class Linear(LinearBase):

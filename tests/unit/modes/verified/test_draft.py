@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from river_vllm.costs import Costs
 from river_vllm.modes.verified.acceptance import Acceptance
 from river_vllm.modes.verified.depth import Depth
 from river_vllm.modes.verified.draft import Draft, run
+from river_vllm.modes.verified.lookup import continuation
 
 CHEAP = Costs.fixed({"draft": {1: 0.03}, "backbone": {1: 0.09, 64: 0.1}})
 
@@ -92,3 +94,22 @@ def test_what_a_text_repeats_is_guessed_with_room_for_the_rivers_own_token() -> 
     assert one.guesses(1) == [8]
     one.add(1, 0.9, Acceptance())
     assert one.guesses(9) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "expected"),
+    [
+        ([1, 2, 3, 4, 5, 1, 2, 3], 4, [4, 5, 1, 2]),
+        ([1, 2, 3, 4, 5, 1, 2, 3], 1, [4]),
+        ([1, 2, 3, 4, 5, 1, 2, 3], 0, []),
+        ([1, 2, 3, 7, 1, 2, 3, 8, 1, 2, 3], 1, [8]),  # the last place, not the first
+        ([9, 2, 3, 7, 8, 2, 3], 2, [7, 8]),  # two tokens, where three are nowhere
+        ([1, 2, 3, 9, 5, 2, 3, 8, 1, 2, 3], 1, [9]),  # three before two
+        ([6, 6, 6, 6], 3, [6]),
+        ([1, 2, 3, 4], 3, []),
+        ([1, 2], 3, []),
+        ([], 3, []),
+    ],
+)
+def test_continuation(text: list[int], most: int, expected: list[int]) -> None:
+    assert continuation(np.array(text, dtype=np.int32), most) == expected
