@@ -64,14 +64,6 @@ def test_a_compiler_that_fails_may_be_mended(
     assert cannot_compile() is None
 
 
-def test_without_a_cache_folder_the_answer_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RIVER_CACHE_DIR", "/proc/none/x")
-    use("exit 0", tmp_path, monkeypatch)
-    assert cannot_compile() is None
-
-
 def test_where_there_is_none_the_answer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def search() -> str:
         raise InvalidCxxCompiler

@@ -35,7 +35,6 @@ from vllm.v1.request import Request
 from vllm.v1.sample.logits_processor import (
     BatchUpdate,
     MoveDirectionality,
-    build_logitsprocs,
 )
 from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
@@ -88,7 +87,7 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def model(architecture: str = "RiverLlamaForCausalLM", additional: Any = None) -> Any:
-    from vllm.config import CompilationConfig, VllmConfig
+    from vllm.config import CompilationConfig
 
     config = VllmConfig(compilation_config=CompilationConfig())
     config.additional_config = RiverAdditionalConfig({}) if additional is None else additional
@@ -456,17 +455,3 @@ def test_sampling_without_drafts_is_taken_by_rivers_engines_only(
     params._validate_spec_decode(object.__new__(RiverSpeculativeConfig))
     with pytest.raises(VLLMValidationError, match="not yet supported with speculative decoding"):
         params._validate_spec_decode(object.__new__(SpeculativeConfig))
-
-
-def test_every_logits_processor_is_there() -> None:
-    """The second half fails once vLLM makes them itself: the patch can go then."""
-    config = VllmConfig()
-    runner = SimpleNamespace(
-        vllm_config=config, device=torch.device("cpu"), input_batch=SimpleNamespace()
-    )
-    patches.every_logits_processor_is_there(runner)
-    named = {type(processor).__name__ for processor in runner.input_batch.logitsprocs.all}
-    assert named >= {"MinPLogitsProcessor", "LogitBiasLogitsProcessor", "MinTokensLogitsProcessor"}
-    config.speculative_config = object.__new__(SpeculativeConfig)
-    own = build_logitsprocs(config, torch.device("cpu"), False, False)
-    assert {type(p).__name__ for p in own.all} == {"MinTokensLogitsProcessor"}

@@ -15,7 +15,6 @@ from river_vllm.request import (
     UnreachableError,
     default_settings,
     resolve,
-    unreachable,
 )
 from river_vllm.request import settings_of as settings_of_params
 
@@ -66,38 +65,8 @@ def test_what_needs_layers_that_are_not_there_is_refused(field: dict[str, Any], 
         resolve(RiverField.model_validate(field), DEFAULTS, config, LAYERS)
     assert caught.value.field == name
     assert str(caught.value).startswith(f"'{name}' = ")
-
-
-@pytest.mark.parametrize(
-    ("config", "sure"),
-    [
-        (RiverConfig(), LAYERS),
-        (RiverConfig(resident_layers=LAYERS), LAYERS),
-        (RiverConfig(resident_layers=4), 4),
-        (RiverConfig(resident_layers=4, deep="fetch"), LAYERS),
-    ],
-    ids=str,
-)
-def test_a_request_may_go_as_deep_as_is_sure(config: RiverConfig, sure: int) -> None:
-    assert config.reachable_layers(LAYERS) == sure
-    assert unreachable(RiverSettings(True, 0.9, sure), config, LAYERS) is None
-    exact = unreachable(RiverSettings(False, 0.9, 1), config, LAYERS)
-    assert (exact is None) is (sure == LAYERS)
-    deeper = unreachable(RiverSettings(True, 0.9, sure + 1), config, LAYERS)
-    assert (deeper is None) is (sure == LAYERS)
-
-
-@pytest.mark.parametrize(
-    ("settings", "may_exit"),
-    [
-        (RiverSettings(True, 0.99, 1), True),
-        (RiverSettings(True, -1.0, 1), True),
-        (RiverSettings(True, 1.0, 1), False),
-        (RiverSettings(False, 0.5, 1), False),
-    ],
-)
-def test_may_exit(settings: RiverSettings, may_exit: bool) -> None:
-    assert settings.may_exit is may_exit
+    fetching = RiverConfig(resident_layers=4, deep="fetch")
+    resolve(RiverField.model_validate(field), DEFAULTS, fetching, LAYERS)
 
 
 @pytest.mark.parametrize("extra_args", [None, {}, {"river": None}, {"other": {"enabled": False}}])

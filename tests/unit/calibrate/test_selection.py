@@ -10,12 +10,10 @@ import pytest
 
 from river_vllm.calibrate.certify import Trial, run_test, text_losses
 from river_vllm.calibrate.choose import (
-    LOWEST_SHARE,
     SHARES,
     Policy,
     Prediction,
     candidates,
-    limit_shares,
     predictions,
 )
 from river_vllm.calibrate.observer import Measured
@@ -44,17 +42,6 @@ def predicted(pilot: World) -> list[Prediction]:
     return _predicted(pilot)
 
 
-def test_prediction_of_a_measured_layer_is_the_measurement(
-    pilot: World, predicted: list[Prediction]
-) -> None:
-    loss = {p.policy.min_layers: p.loss for p in predicted if p.policy.threshold == -1.0}
-    for layer in MEASURED:
-        assert loss[layer] == pytest.approx(1 - pilot.measure(Policy(-1.0, layer)).agrees.mean())
-    # Between two of them on a line, and after the last layer nothing is lost.
-    assert loss[2] == pytest.approx((loss[1] + loss[3]) / 2)
-    assert loss[11] == pytest.approx(loss[9] / 3)
-
-
 def test_choosing_hardly_flatters() -> None:
     """The best of hundreds of candidates on a small pilot costs elsewhere little more than what was
     predicted, in the mean over pilots."""
@@ -73,17 +60,6 @@ def test_candidates_go_from_safe_to_shallow(predicted: list[Prediction]) -> None
     for a, b in itertools.pairwise(found):
         assert a.loss <= b.loss <= LIMIT
         assert a.mean_exit_layer >= b.mean_exit_layer
-
-
-def test_few_texts_begin_with_more_careful_candidates(predicted: list[Prediction]) -> None:
-    strict = 1 - 0.98
-    assert limit_shares(strict, 1000, 0.1) == SHARES
-    few = limit_shares(strict, 227, 0.1)
-    assert few == (0.2, *SHARES)
-    assert min(limit_shares(strict, 20, 0.1)) == LOWEST_SHARE
-    careful = candidates(predicted, strict, few)[0]
-    assert careful.loss <= 0.2 * strict
-    assert careful.mean_exit_layer >= candidates(predicted, strict, SHARES)[0].mean_exit_layer
 
 
 def _run(world: World, policy: Policy) -> Trial:

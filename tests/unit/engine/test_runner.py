@@ -54,19 +54,12 @@ class FakeRunner:
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> Any:
         if tensors == "step":
-            self.output = self._model_forward(input_ids="ids", positions="p", extra=1)
+            self._model_forward(input_ids="ids", positions="p")
         return tensors
 
     def sample_tokens(self, grammar: Any) -> Any:
         assert self.current is None, "what is sampled or drafted is no part of the step"
         return SimpleNamespace(grammar=grammar)
-
-    def propose_draft_token_ids(self, *args: Any, **kwargs: Any) -> list[list[int]]:
-        assert torch.is_inference_mode_enabled()
-        return [[*args, *kwargs.values()]]
-
-    def take_draft_token_ids(self) -> Any:
-        return self._draft_token_ids
 
 
 class Policy:
@@ -75,17 +68,10 @@ class Policy:
     def table(self, step: Any) -> StepTable:
         return StepTable(L, [4, 1, 1], [1.0, 0.5, 0.5], [L, 1, 1], request=[0, 1, 1])
 
-    def head(self, table: StepTable) -> str:
-        return "river"
-
-    def spans(self) -> list[Any]:
-        return []
-
-    def depths(self, table: StepTable) -> list[int]:
-        return [-L, 6]
-
-    def kind(self, done: Pass) -> str:
-        return "backbone"
+    head = staticmethod(lambda table: "river")
+    spans = staticmethod(list)
+    depths = staticmethod(lambda table: [-L, 6])
+    kind = staticmethod(lambda done: "backbone")
 
 
 class Runner(RiverRunnerMixin, FakeRunner):
@@ -102,7 +88,6 @@ def test_a_step_is_a_pass_and_its_depths_are_on_the_output(runner: Runner) -> No
     assert runner.execute_model(scheduled, "step") == "step"
     assert runner.forgotten == ["gone"]
     assert runner.learnt == [("backbone", ROWS)]
-    assert runner.output == {"input_ids": "ids", "positions": "p", "extra": 1}
     due = runner.current
     assert (due.head, due.in_step, due.exact, runner.river_exact) == ("river", True, True, True)
     runner.modes = ["verified", "verified"]  # they need no stock bits
@@ -111,6 +96,8 @@ def test_a_step_is_a_pass_and_its_depths_are_on_the_output(runner: Runner) -> No
     sampled = runner.sample_tokens("grammar")
     assert sampled.grammar == "grammar"
     assert depths_of(sampled) == {"b": -L, "a": 6}
+    runner.execute_model(scheduled, None)
+    assert depths_of(runner.sample_tokens(None)) == {}, "a call without a step has none"
 
 
 @pytest.mark.parametrize(
@@ -125,13 +112,6 @@ def test_an_accelerators_step_ends_where_its_tokens_are_on_the_host(
     assert runner.learnt == [], "it has only been launched"
     runner.sample_tokens(grammar)
     assert runner.learnt == [("backbone", ROWS)] * learns
-
-
-def test_a_call_without_a_step_hands_no_depths_over(runner: Runner) -> None:
-    for tensors in ("step", None):
-        runner.execute_model(SimpleNamespace(finished_req_ids=set()), tensors)
-        sampled = runner.sample_tokens(None)
-    assert depths_of(sampled) == {}
 
 
 class OperatorsProcessor:
@@ -157,12 +137,3 @@ def test_rivers_head_makes_no_logits_that_are_all_looked_at(
     batch.begin(("a", 1, 4))
     assert runner.river_exits.head(runner.river_exits.table(batch.scheduled)) == head
     assert runner.river_info()["costs"] == {}, "no decision goes by times, so none were taken"
-
-
-def test_drafts_are_made_when_the_engine_takes_them_and_only_once(runner: Any) -> None:
-    """By then it has sent the step's tokens."""
-    runner._draft_token_ids = runner.propose_draft_token_ids("step", sampled="tokens")
-    assert runner._draft_token_ids == []
-    assert runner.take_draft_token_ids() == [["step", "tokens"]]
-    runner._draft_token_ids = None
-    assert runner.take_draft_token_ids() is None

@@ -19,8 +19,9 @@ PROMPT_ROWS = 2048
 class Routed:
     """Stands for the second compiled forward."""
 
+    compiles = True
+
     def __init__(self) -> None:
-        self.compiles = True
         self.entered = False
         self.at_once = False
         """Whether layers that are alike are to be compiled once."""

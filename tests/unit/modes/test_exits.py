@@ -51,16 +51,6 @@ def test_settings_are_read_when_a_request_is_first_met(batch: Batch) -> None:
     assert groups(batch.begin(("a", 1, 4))) == ["1 stay"]
 
 
-def test_past_the_limit_a_step_is_no_deeper() -> None:
-    """Where later layers hold no backbone weights."""
-    batch = Batch(prefill="sequence")
-    batch.ask("c", OFF)
-    table = batch.begin(("a", 4, 0), ("b", 1, 9), ("c", 1, 9))
-    table.limit = 3
-    table.close()
-    assert batch.exits.depths(table) == [-3, 3, 3]
-
-
 @pytest.mark.parametrize("river", [OFF, {"threshold": 1.0}])
 def test_prompts_leave_as_a_whole_under_sequence_prefill(river: Any) -> None:
     batch = Batch(prefill="sequence")
@@ -85,12 +75,8 @@ def test_the_rivers_head_serves_steps_of_tokens_that_may_leave(rows: Any, head: 
     batch.ask("scored", logprobs=2)
     assert batch.head(*rows) == head
     assert Batch(verify=4).head(("a", 1, 4)) == "backbone", "only drafts have the head"
-
-
-def test_the_rivers_head_makes_no_prompts_first_token() -> None:
-    batch = Batch(prefill="sequence", lm_head="river")
-    assert batch.head(("a", 1, 4), ("b", 4, 0)) == "backbone"
-    assert batch.head(("a", 5, 0)) == "river"
+    prompts = Batch(prefill="sequence", lm_head="river")
+    assert prompts.head(("a", 1, 4), ("b", 4, 0)) == "backbone", "nor has a prompt's first token"
 
 
 def test_a_request_that_is_drafted_for_is_the_backbones() -> None:
@@ -198,14 +184,6 @@ def test_tokens_leave_where_they_left(batch: Batch) -> None:
     assert batch.finish(table, 3, 5, 8) == [8]
     # The new depth is the one that is kept next time.
     assert groups(batch.begin(("a", 4, 5))) == ["1 stay", "1 at 5", "1 at 8", "1 decide"]
-
-
-def test_chunks_start_where_they_start(batch: Batch) -> None:
-    for position, depth in ((4, 3), (5, 4), (6, 5)):
-        batch.step(("a", 1, position), left=(depth,))
-    assert batch.step(("a", 5, 0), left=(3,)) == [3]
-    assert groups(table := batch.begin(("a", 2, 5))) == ["1 at 4", "1 at 5"]
-    assert batch.finish(table, 4, 5) == [5]
 
 
 def test_what_of_a_prompt_was_cached_has_no_depth() -> None:

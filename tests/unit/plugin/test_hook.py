@@ -364,31 +364,23 @@ def test_fetching_needs_a_checkpoint_of_safetensors() -> None:
         hook(engine(river, load_config__load_format="dummy"))
 
 
-@pytest.mark.parametrize(("layers", "eager"), [("all", False), (LAYERS, False), (4, True)])
-def test_nothing_is_compiled_where_layers_may_be_gone(
-    layers: Any, eager: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    platform = SimpleNamespace(is_cpu=lambda: True)
-    monkeypatch.setattr(module, "current_platform", platform)
-    config = hook(engine({"resident_layers": layers}))
-    assert config.model_config.enforce_eager is eager
+NONE = "there is no C++ compiler (g++)"
 
 
 @pytest.mark.parametrize(
     ("wrong", "changes", "eager", "warned"),
     [
         (None, {}, False, 0),
-        ("there is no C++ compiler (g++)", {}, True, 1),
-        ("there is no C++ compiler (g++)", {"model_config__enforce_eager": True}, True, 0),
-        (
-            "there is no C++ compiler (g++)",
-            {"compilation_config__mode": CompilationMode.NONE},
-            False,
-            0,
-        ),
+        (NONE, {}, True, 1),
+        # Who asks for none is not warned.
+        (NONE, {"model_config__enforce_eager": True}, True, 0),
+        (NONE, {"compilation_config__mode": CompilationMode.NONE}, False, 0),
+        # Where layers may be gone nothing is compiled.
+        (None, {"river": {"resident_layers": LAYERS}}, False, 0),
+        (None, {"river": {"resident_layers": 4}}, True, 0),
     ],
 )
-def test_without_a_compiler_the_model_runs_eager_with_one_warning(
+def test_what_is_compiled(
     wrong: str | None,
     changes: dict[str, Any],
     eager: bool,
@@ -396,9 +388,9 @@ def test_without_a_compiler_the_model_runs_eager_with_one_warning(
     compiler: list[str | None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And who asks for none is not warned."""
     said: list[str] = []
-    monkeypatch.setattr(module.logger, "warning", lambda text, *_: said.append(text))
+    logger = SimpleNamespace(warning=lambda text, *_: said.append(text))
+    monkeypatch.setattr(module, "logger", logger)
     compiler[0] = wrong
     config = engine(**changes)
     hook(hook(config))

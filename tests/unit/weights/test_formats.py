@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from river_vllm.errors import RiverError
-from river_vllm.kernels.vllm_mp import pack_int4_into_int32
 from river_vllm.weights.formats import CheckpointFolder, format_of, own_config, own_tensors
 from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from tests.support import quantized
@@ -35,12 +34,6 @@ def test_what_was_packed_is_read(tmp_path: Path) -> None:
     tensors = quantized.compressed_tensors(NAME, weight)
     quantized.write(tmp_path, tensors, {}, quantized.compressed_tensors_config(32))
     assert_same(read(tmp_path), weight)
-
-
-def test_the_packers_of_the_tests_are_vllms(tmp_path: Path) -> None:
-    """vLLM's own packing, from which its kernels read compressed-tensors."""
-    codes = torch.randint(0, 16, (8, 64))
-    assert torch.equal(quantized.pack_columns(codes), pack_int4_into_int32(codes, 1))
 
 
 @pytest.mark.parametrize("channel", [False, True])

@@ -128,18 +128,6 @@ def test_every_code_is_the_nearest_point_of_its_groups_grid(group: int) -> None:
             np.testing.assert_allclose(chosen, nearest, atol=1e-5 * scale, rtol=1e-5)
 
 
-def test_weights_on_a_grid_come_back_exactly() -> None:
-    generator = torch.Generator().manual_seed(1)
-    codes = torch.randint(0, 16, (8, 4, 32), generator=generator)
-    codes[..., 0], codes[..., 1] = 0, 15
-    zeros = torch.randint(0, 16, (8, 4, 1), generator=generator)
-    scales = 2.0 ** torch.randint(-8, 3, (8, 4, 1), generator=generator)
-    weight = ((codes - zeros) * scales).view(8, 128)
-    packed = quantize_rtn(weight, 32)
-    assert torch.equal(packed.dequantize(), weight)
-    assert torch.equal(packed.codes.view(8, 4, 32), codes.to(torch.uint8))
-
-
 def group_errors(
     weight: torch.Tensor, packed: GroupedWeight, features: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -223,15 +211,6 @@ def test_weighting_lowers_the_weighted_error() -> None:
     plain = group_errors(WEIGHT, fitted(WEIGHT), features).sum()
     weighted = group_errors(WEIGHT, fitted(WEIGHT, features=features), features).sum()
     assert float(weighted) < 0.8 * float(plain)
-
-
-def test_only_ratios_within_a_group_matter() -> None:
-    features = importance()
-    scaled = (features.view(-1, 64) * torch.tensor([[1e-3], [1.0], [7.0], [1e4]])).flatten()
-    a = fitted(WEIGHT, features=features)
-    b = fitted(WEIGHT, features=scaled)
-    # Sums of differently scaled numbers round differently: a code in a thousand may differ.
-    assert float((a.codes != b.codes).float().mean()) < 1e-3
 
 
 def test_a_group_that_no_input_reaches_counts_equally() -> None:

@@ -40,13 +40,6 @@ def go(drafts: list[Draft], river: River, price: float = 0.05) -> None:
     run(drafts, Depth(CHEAP, len(drafts), price), Acceptance(), river)
 
 
-def test_each_step_reads_the_token_before_at_the_next_position() -> None:
-    river, one = River(), draft()
-    go([one], river)
-    assert one.tokens == [8, 9, 10, 11]
-    assert river.calls == [[(0, 10)], [(0, 11)], [(0, 12)], [(0, 13)]]
-
-
 def test_limits_and_ends() -> None:
     river = River()
     drafts = [draft(0, 4), draft(1, 2), draft(2, 0), draft(3, 4, ends=(9,)), draft(4, ends=(7,))]

@@ -1,4 +1,4 @@
-"""Products without River's library: torch's of 4 bit, and the one for many rows by expanding the
+"""Products without River's library: torch's and vLLM's of 4 bit, and the one that expands the
 weight."""
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from river_vllm.compat import current_platform
 from river_vllm.kernels import torch_int4
 from river_vllm.kernels.base import Int4Kernel
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.dequantize import DequantizeKernel
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
-from tests.unit.kernels.support import assert_product, grouped_weight, inputs, spec_of
+from river_vllm.kernels.vllm_mp import (
+    VllmMixedPrecisionKernel,
+    has_cpu_int4_product,
+)
+from tests.unit.kernels.support import TOLERANCE, assert_product, grouped_weight, inputs, spec_of
 
 
 @pytest.mark.parametrize("kernel", [TorchInt4Kernel(), DequantizeKernel()])
@@ -65,3 +70,57 @@ def test_expanding_is_taken_by_name_only() -> None:
     chooser.pack(spec, make)
     assert chooser.names == ["dequantize"]
     assert made == [False]
+
+
+of_vllm = pytest.mark.skipif(
+    not (current_platform.is_cpu() and has_cpu_int4_product()),
+    reason="this build of vLLM has no 4-bit product for this CPU",
+)
+INT8_TOLERANCE = 2**-5
+"""One int8 scale per row: half a step of 1/127 of its largest value, about three times its norm's
+share, on random codes whose groups differ widely."""
+amx = pytest.mark.skipif(
+    not torch.cpu._is_amx_tile_supported(), reason="vLLM rounds activations on AMX only"
+)
+
+
+SWITCH = "VLLM_CPU_INT4_W4A8"
+"""vLLM's; without it a CPU with AMX takes 8-bit activations."""
+
+
+@of_vllm
+@pytest.mark.usefixtures("vllm_world")
+@pytest.mark.parametrize("int8", [False, pytest.param(True, marks=amx)])
+@pytest.mark.parametrize("shape", [(64, 32, 32), (160, 64, 32), (576, 192, 64), (384, 96, 128)])
+def test_vllms_product_is_that_of_the_dequantised_weight(
+    int8: bool, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not int8:
+        monkeypatch.setenv(SWITCH, "0")
+    spec = spec_of(*shape)
+    kernel = VllmMixedPrecisionKernel(int8)
+    assert kernel.unsupported(spec) is None
+    weight = grouped_weight(spec, kernel.integer_zeros)
+    packed = kernel.pack(weight, spec)
+    tolerance = INT8_TOLERANCE if int8 else TOLERANCE
+    for rows in (1, 2, 5, 17):
+        for bias in (None, torch.randn(shape[1]).to(spec.dtype) * 5):
+            assert_product(packed, weight, inputs(rows, spec), bias, tolerance=tolerance)
+
+
+@of_vllm
+@amx
+@pytest.mark.usefixtures("vllm_world")
+def test_rounded_activations_are_taken_only_where_they_are_wanted() -> None:
+    spec = spec_of(64, 32, 32)
+    assert "8-bit activations" in str(VllmMixedPrecisionKernel().unsupported(spec))
+
+
+@of_vllm
+@pytest.mark.usefixtures("vllm_world")
+def test_activations_that_are_not_rounded_do_not_pass_for_int8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(SWITCH, "0")
+    reason = VllmMixedPrecisionKernel(int8=True).unsupported(spec_of(64, 32, 32))
+    assert "16-bit activations" in str(reason)
