@@ -109,7 +109,7 @@ def test_settings_must_be_an_object(data: object) -> None:
 )
 def test_settings_of_all_sources_have_to_go_together(settings: Any, reason: str) -> None:
     (name, value), *rest = settings.items()
-    with pytest.raises(RiverError, match=reason):
+    with pytest.raises(RiverError, match=f"^river_config.*: .*{reason}"):
         layered_config({name: value}, dict(rest))
     assert layered_config({"deep": "fetch"}, {"resident_layers": 2}).offloads(4)
 
