@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from vllm.compilation.caching import aot_compile_hash_factors
+from vllm.engine.arg_utils import EngineArgs
 
-from river_vllm import RiverConfig, engine_args, graph_key
+from river_vllm import engine_args, graph_key
 from river_vllm.graph_key import RiverAdditionalConfig
 
 LLAMA = {
@@ -33,44 +35,15 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def built(model: Path, config: RiverConfig | None = None, **options: Any) -> Any:
-    """The configuration as a worker gets it: from another process."""
-    from vllm.engine.arg_utils import EngineArgs
-
-    made = EngineArgs(
-        model=str(model), **engine_args(str(model), config, skip_tokenizer_init=True, **options)
-    ).create_engine_config()
-    return pickle.loads(pickle.dumps(made))
+def key_of(model: Path, **options: Any) -> tuple[Any, str]:
+    """The configuration as a worker gets it, from another process; and vLLM's key for it."""
+    made = EngineArgs(model=str(model), skip_tokenizer_init=True, **options).create_engine_config()
+    config = pickle.loads(pickle.dumps(made))
+    return config, str(aot_compile_hash_factors(config))
 
 
-def key(model: Path, config: RiverConfig | None = None, **options: Any) -> str:
-    from vllm.compilation.caching import aot_compile_hash_factors
-
-    return str(aot_compile_hash_factors(built(model, config, **options)))
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"threshold": 0.5, "min_layers": 3, "prefill": "sequence", "scope": "batch"},
-        {
-            "max_rows": "all",
-            "quantizer": "rtn",
-            "group_size": 32,
-            "activations": "int8",
-            "kernel": "dequantize",
-        },
-        {"lm_head": "river", "cache_dir": "/elsewhere", "verify": 2, "draft": "fixed"},
-        {"resident_layers": "all", "deep": "exit"},  # defaults that are spelled out
-    ],
-    ids=lambda settings: "-".join(settings),
-)
-def test_another_setting_reads_the_same_graphs(model: Path, settings: dict[str, Any]) -> None:
-    assert key(model, RiverConfig.model_validate(settings)) == key(model)
-
-
-def test_a_setting_that_is_not_known_to_stay_outside_is_in_the_key(model: Path) -> None:
-    assert key(model, RiverConfig(resident_layers=2)) != key(model)
+def key(model: Path) -> str:
+    return key_of(model, **engine_args(str(model)))[1]
 
 
 @pytest.mark.parametrize("part", ["sources", "machine"])
@@ -91,31 +64,19 @@ def test_a_cpu_that_is_said_to_lack_instructions_is_another(
 
 
 def test_stock_vllm_reads_none_of_rivers(model: Path) -> None:
-    from vllm.compilation.caching import aot_compile_hash_factors
-    from vllm.engine.arg_utils import EngineArgs
-
-    stock = EngineArgs(model=str(model), skip_tokenizer_init=True).create_engine_config()
-    assert str(aot_compile_hash_factors(stock)) != key(model)
+    assert key_of(model)[1] != key(model)
 
 
 def test_without_additional_config_rivers_key_is_vllms_too(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As ``vllm serve`` with the architecture alone makes it."""
-    from vllm.compilation.caching import aot_compile_hash_factors
-    from vllm.engine.arg_utils import EngineArgs
-
-    def of_architecture() -> tuple[Any, str]:
-        overrides = {"architectures": ["RiverLlamaForCausalLM"]}
-        made = EngineArgs(model=str(model), hf_overrides=overrides, skip_tokenizer_init=True)
-        config = pickle.loads(pickle.dumps(made.create_engine_config()))
-        return config, str(aot_compile_hash_factors(config))
-
-    config, before = of_architecture()
+    overrides = {"architectures": ["RiverLlamaForCausalLM"]}
+    config, before = key_of(model, hf_overrides=overrides)
     assert isinstance(config.additional_config, RiverAdditionalConfig)
     assert dict(config.additional_config) == {}
     monkeypatch.setattr(graph_key, "sources", lambda: "another")
-    assert of_architecture()[1] != before
+    assert key_of(model, hf_overrides=overrides)[1] != before
 
 
 def test_a_checkpoints_own_settings_count_where_they_are_in_graphs() -> None:

@@ -1,4 +1,4 @@
-"""Which module may import which, what an import costs, and who may replace something of vLLM's."""
+"""Which module may import which, what an import costs, and whether it finds River's own."""
 
 from __future__ import annotations
 
@@ -94,62 +94,29 @@ def test_a_module_imports_only_what_is_below_it() -> None:
     TopologicalSorter(graph).prepare()  # raises where there is a cycle, and names it
 
 
-def replaced(tree: ast.Module) -> Iterator[str]:
-    """Attributes that a module sets on what it imports from vLLM, and classes that it gives to
-    objects."""
-    imported = {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vllm"
-        for alias in node.names
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            owner, name = node.value, node.attr
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
-            owner, name = node.args[0], ast.unparse(node.args[1])
-        else:
-            continue
-        if name == "__class__" or (isinstance(owner, ast.Name) and owner.id in imported):
-            yield f"{ast.unparse(owner)}.{name}"
-
-
-def test_only_patches_replaces_something_of_vllms() -> None:
-    files = [path for name in ("river_vllm", "server") for path in (ROOT / name).rglob("*.py")]
-    found = {path: list(replaced(ast.parse(path.read_text("utf-8")))) for path in files}
-    assert [path.name for path, what in found.items() if what] == ["patches.py"]
-
-
-EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 assert EXPERIMENTS
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.name)
 def test_imports_of_river_exist(file: Path) -> None:
+    """Of the experiments, which no other test runs."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ImportFrom) or node.module is None:
-            continue
-        if node.module.partition(".")[0] not in ("river_vllm", "server"):
-            continue
-        module = import_module(node.module)
-        for name in node.names:
-            assert hasattr(module, name.name) or import_module(f"{node.module}.{name.name}")
-
-
-RUN = "import sys; from river_vllm.command import main; sys.exit(main())"
-
-
-def command(*path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(p) for p in path]}; {RUN}"]
-    return subprocess.run(
-        [*command, "--version"], cwd=path[0], capture_output=True, text=True, check=False
-    )
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module.partition(".")[0] not in ("river_vllm", "server"):
+                continue
+            module = import_module(node.module)
+            for name in node.names:
+                assert hasattr(module, name.name) or import_module(f"{node.module}.{name.name}")
 
 
 def test_another_server_package_is_named_in_one_line(tmp_path: Path) -> None:
+    """By the installed command, where another ``server`` comes first."""
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "__init__.py").touch()
-    found = command(tmp_path, ROOT)
-    assert found.returncode == 2
-    assert found.stderr.count("\n") == 1
+    code = f"import sys; sys.path[:0] = {[str(tmp_path), str(ROOT)]}; "
+    code += "from river_vllm.command import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "--version"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
     assert str(tmp_path / "server") in found.stderr

@@ -104,12 +104,9 @@ def load(model: Any, path: str) -> Any:
     return decorators._try_load_aot_compiled_fn(model, path)
 
 
-def test_without_the_patch_vllm_reads_no_compiled_forward_back(saved: str) -> None:
-    """Fails once vLLM asks before it calls: ``compiled_forwards_are_read_back`` can go then."""
+def test_a_rivers_compiled_forward_is_read_back_and_torch_stays_as_it_was(saved: str) -> None:
+    """The first line fails once vLLM reads it: ``compiled_forwards_are_read_back`` can go then."""
     assert load(model(), saved) is None
-
-
-def test_with_the_patch_a_rivers_forward_is_and_torch_stays_as_it_was(saved: str) -> None:
     read_compiled_forwards(under_rivers_key)
     assert load(model(), saved) is not None
     assert load(model("LlamaForCausalLM"), saved) is None
@@ -207,15 +204,11 @@ def test_rivers_routes_are_attached_unless_a_list_of_plugins_is_given(
         endpoints.delenv("VLLM_PLUGINS", raising=False)
     else:
         endpoints.setenv("VLLM_PLUGINS", given)
+    # The first line fails once vLLM wants none named: ``rivers_routes_need_no_naming`` can go.
+    assert given or attached() == []
     patches.rivers_routes_need_no_naming()
     assert sorted(attached()) == sorted((given or "river").split(","))
     assert os.environ.get("VLLM_PLUGINS") == given, "every other group is loaded as before"
-
-
-def test_vllm_still_wants_an_endpoint_plugin_named(endpoints: pytest.MonkeyPatch) -> None:
-    """Once this fails, ``rivers_routes_need_no_naming`` can go."""
-    endpoints.delenv("VLLM_PLUGINS", raising=False)
-    assert attached() == []
 
 
 BODIES: list[tuple[Any, dict[str, Any]]] = [

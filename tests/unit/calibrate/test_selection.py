@@ -115,13 +115,3 @@ def test_models_of_any_depth(layers: int) -> None:
     assert outcome.chosen is not None
     assert 1.0 <= outcome.chosen.mean_exit_layer < layers
     assert len(outcome.similarity_quantiles) == layers - 1
-
-
-def test_a_token_of_the_pilot_always_leaves() -> None:
-    for layers in range(2, 100):
-        found = pilot_layers(layers)
-        assert found == sorted(set(found))
-        assert found[0] == 1
-        assert found[-1] < layers
-    assert pilot_layers(6) == [1, 2, 3, 4, 5]
-    assert pilot_layers(30) == [1, 3, 9, 15, 21, 26, 28]

@@ -15,7 +15,7 @@ from river_vllm.config import RiverConfig
 from river_vllm.model.passes import Pass
 from river_vllm.request import default_settings
 from river_vllm.step.table import StepTable
-from tests.unit.modes.support import OFF, Batch, L, groups
+from tests.unit.modes.support import Batch, L, groups
 
 
 def forced(**config: Any) -> Batch:
@@ -67,14 +67,6 @@ def test_each_token_of_an_answer_decides_for_itself_in_every_chunk(
     chunk = batch.begin(("b", 1, 4), ("a", 2, 8))
     assert groups(chunk) == ["1 decide"] * 3
     assert measured(batch, chunk) == [([5, 8], 1), ([5, 9], 2)]
-
-
-@pytest.mark.parametrize(("river", "again"), [(OFF, False), (None, True)])
-def test_what_does_not_decide_is_not_measured(river: Any, again: bool) -> None:
-    batch = batch_with(river)
-    if again:
-        batch.step(("a", 8, 0), left=(3, 4))
-    assert measured(batch, batch.begin(("a", 8, 0))) == []
 
 
 def test_an_answer_that_is_not_there_leaves_a_prompt() -> None:

@@ -79,18 +79,6 @@ def test_a_library_that_cannot_be_used_is_not_loaded(wrong: str, tmp_path: Path)
         backends(path)
 
 
-def test_a_library_that_is_of_no_use_costs_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(library.logger, "warning", lambda text, why: said.append(text % why))
-    monkeypatch.setattr(library, "backends", lambda: backends(tmp_path / "libriver.so"))
-    assert backend() is None
-    assert backend() is None
-    assert len(said) == 1
-    assert "build it again" in said[0]
-
-
 _LOAD = """
 import json, sys
 from pathlib import Path

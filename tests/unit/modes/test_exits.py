@@ -13,6 +13,12 @@ from river_vllm.modes.exit import signed_depth
 from tests.unit.modes.support import OFF, Batch, L, groups
 
 
+@pytest.fixture
+def batch() -> Batch:
+    """Of an engine in which each token leaves on its own."""
+    return Batch()
+
+
 def test_a_prompt_stays_chunk_by_chunk_and_its_tokens_decide(batch: Batch) -> None:
     batch.ask("a", prompt=8)
     assert groups(chunk := batch.begin(("a", 3, 0))) == ["3 stay"]

@@ -201,20 +201,6 @@ def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(
 
 
 @pytest.mark.parametrize(
-    "transfer",
-    [
-        connector("OffloadingConnector", cpu_bytes_to_use=1),
-        connector("SimpleCPUOffloadConnector"),
-        connector("MultiConnector", connectors=[{"kv_connector": "OffloadingConnector"}]),
-        SimpleNamespace(kv_connector=None),
-    ],
-    ids=lambda transfer: str(transfer.kv_connector),
-)
-def test_connectors_that_find_kv_by_block_hashes_are_taken(transfer: Any) -> None:
-    assert hook(engine(kv_transfer_config=transfer)).scheduler_config.scheduler_cls == SCHEDULER
-
-
-@pytest.mark.parametrize(
     ("transfer", "reason"),
     [
         *((connector(name), f"'{name}'") for name in connectors.REFUSED),

@@ -6,17 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch import nn
 
 import river_vllm
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.plugin import classes
-from river_vllm.plugin.classes import river_class
 from river_vllm.plugin.registration import merge_engine_args
 
 REGISTER = """
@@ -167,24 +163,3 @@ def test_an_engine_without_a_river_is_left_as_it_was() -> None:
     assert stock == [0, []]
     assert river[0] == 1
     assert "'LateForCausalLM' is not supported: the plugin that brings it" in late[0]
-
-
-class Base(nn.Module):
-    """Plays a model class of vLLM's."""
-
-    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        super().__init__()
-
-
-def test_the_models_configuration_names_both_architectures(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """vLLM's Transformers backend renames weights by the name that transformers knows."""
-    monkeypatch.setattr(classes, "attach", lambda *_: (None, lambda: None))
-    hf_config = SimpleNamespace(architectures=["RiverBase"])
-    config: Any = SimpleNamespace(
-        additional_config={}, model_config=SimpleNamespace(hf_config=hf_config)
-    )
-    for _ in range(2):
-        river_class("RiverBase", Base)(vllm_config=config)  # type: ignore[call-arg]
-        assert hf_config.architectures == ["RiverBase", "Base"]

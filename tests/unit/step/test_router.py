@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 import torch
 
@@ -147,21 +146,3 @@ def test_a_step_without_rows_stays_on_the_backbone() -> None:
     for layer, (hidden, residual) in enumerate(states(spelt("hhhhhh", "hhhhhh"))):
         router().decide(table, layer, hidden, residual)
         assert (table.path, river_rows(table)) == (Path.BACKBONE, set())
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (1, 4, 3)])
-def test_where_rows_are_on_both_paths_the_backbone_runs_over_all(shape: tuple[int, ...]) -> None:
-    """vLLM's Transformers backend puts a dimension of one before the rows."""
-    table = tokens(*[0.5] * 4)
-    table.leave(np.array([False, True, False, True]), 1)
-    x = torch.arange(12.0).view(shape)
-    given: list[list[int]] = []
-
-    def times(factor: float, rows: torch.Tensor) -> torch.Tensor:
-        given.append(list(rows.shape))
-        return rows * factor
-
-    out = table.mixed(x, lambda rows: times(2, rows), lambda rows: times(-1, rows))
-    assert given == [list(shape), [2, 3]]
-    factors = torch.tensor([[2.0], [-1.0], [2.0], [-1.0]])
-    assert torch.equal(out, x.view(4, 3) * factors)

@@ -13,7 +13,6 @@ from vllm.model_executor.layers import linear as vllm_linear
 from vllm.model_executor.layers.linear import (
     MergedColumnParallelLinear,
     QKVParallelLinear,
-    ReplicatedLinear,
     RowParallelLinear,
 )
 
@@ -59,23 +58,6 @@ def made(parts: list[Part]) -> list[tuple[Part, GroupedWeight]]:
         (part, QUANTIZERS["hqq"](weights(*part.shape, seed=index), GROUP))
         for index, part in enumerate(parts)
     ]
-
-
-def test_parts_have_the_checkpoints_names_and_shapes() -> None:
-    assert parts_of(qkv(), PACKED) == [
-        Part("m.0.q_proj", "q", (64, HIDDEN)),
-        Part("m.0.k_proj", "k", (16, HIDDEN)),
-        Part("m.0.v_proj", "v", (16, HIDDEN)),
-    ]
-    assert parts_of(gate_up(), PACKED) == [
-        Part("m.0.gate_proj", 0, (96, HIDDEN)),
-        Part("m.0.up_proj", 1, (96, HIDDEN)),
-    ]
-    assert parts_of(row(), PACKED) == [Part("m.0.down_proj", None, (HIDDEN, 128))]
-    # A checkpoint that has them fused already.
-    assert parts_of(qkv(), {}) == [Part("m.0.qkv_proj", None, (96, HIDDEN))]
-    plain = ReplicatedLinear(32, 16, bias=False, prefix="m.x")
-    assert parts_of(plain, PACKED) == [Part("m.x", None, (16, 32))]
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -68,16 +68,6 @@ def test_codes_are_those_of_the_plain_loop(group: int, integer: bool) -> None:
     assert made.codes.dtype == torch.uint8 and made.codes.is_contiguous()
 
 
-@pytest.mark.parametrize("integer", [False, True], ids=["real", "integer"])
-@pytest.mark.parametrize("group", [32, 64, 128])
-def test_outputs_are_closer_than_with_the_nearest_codes(group: int, integer: bool) -> None:
-    inputs = hessian()
-    ours = output_error(quantize_gptq(WEIGHT, group, [inputs], integer), inputs)
-    assert torch.equal(inputs, hessian()), "it is not changed"
-    nearest = fitted(WEIGHT, group, integer, inputs.diagonal())
-    assert ours < 0.6 * output_error(nearest, inputs)
-
-
 def test_fewer_tokens_than_features_and_features_that_are_never_used() -> None:
     inputs = hessian(tokens=64)
     inputs[:10] = inputs[:, :10] = 0

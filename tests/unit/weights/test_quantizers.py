@@ -111,21 +111,17 @@ def test_every_code_is_the_nearest_point_of_its_groups_grid(group: int) -> None:
     assert packed.codes.shape == (6, 256) and packed.codes.dtype == torch.uint8
     assert packed.scales.shape == packed.zeros.shape == (6, 256 // group)
     assert packed.group_size == group
-    values = weight.double().numpy()
-    for row in range(6):
-        for g in range(256 // group):
-            span = slice(g * group, (g + 1) * group)
-            w = values[row, span]
-            low, high = min(w.min(), 0.0), max(w.max(), 0.0)
-            scale, zero = float(packed.scales[row, g]), float(packed.zeros[row, g])
-            # bfloat16 has eight significant bits, so rounding moves a scale by at most 2^-9.
-            assert scale == pytest.approx((high - low) / 15, rel=2**-8)
-            assert zero == np.clip(np.round(-low / scale), 0, 15)
-            grid = (np.arange(16) - zero) * scale
-            nearest = np.abs(w[:, None] - grid).min(axis=1)
-            chosen = np.abs(w - grid[packed.codes[row, span].numpy()])
-            # Codes are found in float32: half-way points may fall to either side.
-            np.testing.assert_allclose(chosen, nearest, atol=1e-5 * scale, rtol=1e-5)
+    values = weight.double().view(6, -1, group)
+    low, high = values.amin(dim=-1).clamp(max=0), values.amax(dim=-1).clamp(min=0)
+    scales, zeros = packed.scales.double(), packed.zeros.double()
+    # bfloat16 has eight significant bits, so rounding moves a scale by at most 2^-9.
+    torch.testing.assert_close(scales, (high - low) / 15, rtol=2**-8, atol=0)
+    assert torch.equal(zeros, (-low / scales).round().clamp(0, 15))
+    grid = (torch.arange(16) - zeros[..., None]) * scales[..., None]
+    missed = (values[..., None] - grid[..., None, :]).abs()
+    chosen = missed.gather(-1, packed.codes.view(values.shape)[..., None].long())[..., 0]
+    # Codes are found in float32: half-way points may fall to either side.
+    torch.testing.assert_close(chosen, missed.amin(dim=-1), rtol=1e-5, atol=1e-5)
 
 
 def group_errors(

@@ -220,18 +220,6 @@ def test_after_a_drafted_end_nothing_is_drafted() -> None:
     assert engine.propose({"b": ending}, [10], [3], [30], rejected=[1]) == [[31, 32, 33]]
 
 
-def test_there_are_probabilities_for_every_drafted_token() -> None:
-    """vLLM takes as many rows of a greedy request too: with fewer, those behind it shift."""
-    engine = Engine()
-    requests = {"greedy": request(4), "sampled": request(4, temperature=1.0, max_tokens=3)}
-    found = engine.propose(requests, [4, 4], [4, 4], [10, 20])
-    assert [len(tokens) for tokens in found] == [K, 1]
-    probabilities = engine.probabilities()
-    assert probabilities.shape == (2, K, VOCABULARY)
-    assert probabilities[1, 0].sum() == pytest.approx(1.0)
-    assert probabilities[1, 0, found[1][0]] > 0.9
-
-
 @pytest.mark.parametrize(("rejected", "warned"), [(K, 1), (0, 0)])
 def test_a_river_that_never_agrees_is_warned_of_once(
     warnings: list[str], rejected: int, warned: int
