@@ -161,19 +161,18 @@ def test_prompt_embeddings_go_with_exits_alone() -> None:
         hook(config)
 
 
-def test_an_instruction_set_that_there_is_not_is_refused_before_anything_starts(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("RIVER_CPU_ISA", "sse2", "RIVER_CPU_ISA = 'sse2': must be one of scalar, neon"),
+        ("VLLM_USE_RUST_FRONTEND", "1", "Rust front end"),  # it would ignore the field
+    ],
+)
+def test_a_variable_that_cannot_be_served_is_refused_before_anything_starts(
+    variable: str, value: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RIVER_CPU_ISA", "sse2")
-    with pytest.raises(RiverError, match="RIVER_CPU_ISA = 'sse2': must be one of scalar, neon"):
-        hook(engine())
-
-
-def test_a_front_end_that_would_ignore_the_field_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
-    with pytest.raises(UnsupportedModelError, match="Rust front end"):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(RiverError, match=reason):
         hook(engine())
 
 
