@@ -87,25 +87,15 @@ def test_state_arguments_come_from_the_signature() -> None:
         state_arguments(NoHidden())
 
 
-def test_state_is_read_from_either_kind_of_argument() -> None:
+def test_state_is_read_and_replaced_in_either_kind_of_argument() -> None:
     where = StateArguments(hidden=1, residual=2)
-    p, h, r = torch.zeros(1), torch.ones(1, 1), torch.full((1, 1), 2.0)
-    assert where.read((p, h, r), {}) == (h, r)
-    assert where.read((p,), {"hidden_states": h, "residual": r}) == (h, r)
+    p, h, r, other = torch.zeros(1), torch.ones(1, 1), torch.full((1, 1), 2.0), torch.zeros(1, 1)
+    for args, kwargs in (((p, h, r), {}), ((p,), {"hidden_states": h, "residual": r})):
+        assert where.read(args, kwargs) == (h, r)
+        assert where.read(*where.replace(args, kwargs, other)) == (other, r)
     assert where.read((p, h), {"residual": r}) == (h, r)
     assert where.read((p, h), {}) == (h, None)
     assert StateArguments(0, None).read((h, r), {"residual": r}) == (h, None)
-
-
-def test_other_states_take_the_place_of_the_layers_own() -> None:
-    where = StateArguments(hidden=1, residual=2)
-    p, h, r, other = torch.zeros(1), torch.ones(1, 1), torch.full((1, 1), 2.0), torch.zeros(1, 1)
-    args, kwargs = where.replace((p, h, r), {}, other)
-    assert args[0] is p and args[2] is r and kwargs == {}
-    assert torch.equal(args[1], other)
-    args, kwargs = where.replace((p,), {"hidden_states": h, "residual": r}, other)
-    assert args == (p,) and kwargs["residual"] is r
-    assert torch.equal(kwargs["hidden_states"], other)
 
 
 def test_a_batch_of_one_sequence_is_read_as_rows() -> None:
