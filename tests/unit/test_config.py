@@ -164,13 +164,7 @@ def test_who_asks_for_exits_gets_no_drafts_unless_they_are_asked_for_too(
     settings: dict[str, Any], drafts: int
 ) -> None:
     assert parse_config(settings, "here").drafts == drafts
-
-
-def test_a_checkpoint_that_was_calibrated_for_exits_can_draft_too() -> None:
-    exits = {"threshold": 0.8, "max_rows": 4, "min_layers": 2, "group_size": 64}
-    assert layered_config(exits, None).drafts == 0
-    both = layered_config(exits, {"verify": 3})
-    assert (both.drafts, both.threshold, both.min_layers) == (3, 0.8, 2)
+    assert layered_config({**settings, "threshold": 0.8}, {"verify": 3}).drafts == 3
 
 
 SETTINGS = {"threshold": 0.25, "scope": "batch"}

@@ -62,7 +62,7 @@ def attention_layer(count: int) -> nn.Module:
 def test_a_model_of_another_shape_is_refused_by_name(lists: list[list[int]], reason: str) -> None:
     """Here by the numbers of attention modules in its layers."""
     model = Oddity(*([attention_layer(count) for count in counts] for counts in lists))
-    with pytest.raises(UnsupportedModelError, match=f"Oddity: {reason}"):
+    with pytest.raises(UnsupportedModelError, match=f"Oddity: .*{reason}"):
         decoder_layers(model, 3)
 
 

@@ -267,7 +267,7 @@ def test_v2_that_is_asked_for_or_settled_is_refused(environment: pytest.MonkeyPa
         hook(engine())
     environment.delenv(RUNNER_V2)
     environment.setattr(Config, "use_v2_model_runner", True)
-    with pytest.raises(UnsupportedModelError, match="model runner V2"):
+    with pytest.raises(UnsupportedModelError, match="settled on V2"):
         hook(engine())
 
 

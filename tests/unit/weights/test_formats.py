@@ -95,22 +95,25 @@ def test_what_is_not_read_is_said(config: Any, words: str, tmp_path: Path) -> No
     assert words in str(error.value) and str(tmp_path) in str(error.value)
 
 
-def test_shapes_that_do_not_go_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda scales: scales[:-8].contiguous(),
+            r"packed' in .*shape \(16, 4\).*24 x 128",
+        ),
+        (lambda scales: scales * float("inf"), r"packed' in .*not a finite number"),
+        (None, f"no tensor '{NAME}"),
+    ],
+)
+def test_tensors_that_are_no_weight_are_named(change: Any, words: str, tmp_path: Path) -> None:
     tensors = quantized.compressed_tensors(NAME, QUANTIZERS["rtn"](weights(24, 128), 32))
-    tensors[f"{NAME}.weight_scale"] = tensors[f"{NAME}.weight_scale"][:-8].contiguous()
+    if change is None:
+        tensors = {"a": torch.zeros(1)}
+    else:
+        tensors[f"{NAME}.weight_scale"] = change(tensors[f"{NAME}.weight_scale"])
     quantized.write(tmp_path, tensors, {}, quantized.compressed_tensors_config(32))
-    with pytest.raises(RiverError, match=r"packed' in .*scales of shape \(16, 4\).*24 x 128"):
-        read(tmp_path)
-
-
-def test_a_missing_tensor_and_a_scale_that_is_no_number_are_named(tmp_path: Path) -> None:
-    tensors = quantized.compressed_tensors(NAME, QUANTIZERS["rtn"](weights(24, 128), 32))
-    tensors[f"{NAME}.weight_scale"][20, 1] = float("inf")
-    quantized.write(tmp_path, tensors, {}, quantized.compressed_tensors_config(32))
-    with pytest.raises(RiverError, match=r"packed' in .*not a finite number"):
-        read(tmp_path)
-    quantized.write(tmp_path, {"a": torch.zeros(1)}, {}, quantized.compressed_tensors_config(32))
-    with pytest.raises(RiverError, match=f"no tensor '{NAME}"):
+    with pytest.raises(RiverError, match=words):
         read(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,43 +48,23 @@ class Terminal(io.StringIO):
         return True
 
 
-def pack(progress: PackingProgress, count: int) -> list[bool]:
-    for _ in range(count):
+@pytest.mark.parametrize("first_rank", [True, False])
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_log_gets_a_line_every_few_seconds_and_a_terminal_a_bar(
+    stream: type[io.StringIO], first_rank: bool
+) -> None:
+    """Of the first rank alone."""
+    lines: list[str] = []
+    shown, clock = stream(), itertools.count()
+    progress = PackingProgress(lines.append, first_rank, shown, clock=clock.__next__)
+    for _ in range(12):
         progress.expect()
     last = []
-    for _ in range(count):
+    for _ in range(12):
         progress.start()
         last.append(progress.step())
-    return last
-
-
-def test_a_log_gets_a_line_every_few_seconds() -> None:
-    lines: list[str] = []
-    now = [0.0]
-
-    def clock() -> float:
-        now[0] += 1.0
-        return now[0]
-
-    assert pack(PackingProgress(lines.append, stream=io.StringIO(), clock=clock), 12) == [
-        *[False] * 11,
-        True,
-    ]
-    assert ["5 of 12" in lines[0], "10 of 12" in lines[1], len(lines)] == [True, True, 2]
-
-
-def test_a_terminal_gets_a_bar_and_the_log_nothing() -> None:
-    lines: list[str] = []
-    terminal = Terminal()
-    pack(PackingProgress(lines.append, stream=terminal), 8)
-    assert "8/8" in terminal.getvalue()
-    assert lines == []
-
-
-def test_other_ranks_are_silent() -> None:
-    lines: list[str] = []
-    terminal = Terminal()
-    progress = PackingProgress(lines.append, False, terminal, clock=iter(range(0, 999, 9)).__next__)
-    assert pack(progress, 3)[-1]
-    assert terminal.getvalue() == ""
-    assert lines == []
+    assert last == [*[False] * 11, True]
+    counts = ["5 of 12", "10 of 12"] if first_rank and stream is io.StringIO else []
+    assert len(lines) == len(counts)
+    assert all(count in line for count, line in zip(counts, lines, strict=True))
+    assert ("12/12" in shown.getvalue()) is (first_rank and stream is Terminal)
