@@ -15,13 +15,12 @@ from river_vllm.compiler import cannot_compile
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIVER_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def use(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A compiler of which ``script`` is the program; it leaves a line for each run."""
+    """A compiler of which ``script`` is the program; where it leaves a line for each run."""
     path = folder / "c++"
     path.write_text(f'#!/bin/sh\necho run >> "{folder}/runs"\n{script}\n')
     path.chmod(0o755)
@@ -36,16 +35,6 @@ def test_a_compiler_that_passes_is_asked_once(
     assert cannot_compile() is None
     assert cannot_compile() is None
     assert runs.read_text() == "run\n"
-
-
-def test_a_compiler_that_changes_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use("exit 0", tmp_path, monkeypatch)
-    assert cannot_compile() is None
-    use("echo 'c.cpp: fatal error: Python.h: No such file' >&2; exit 1", tmp_path, monkeypatch)
-    reason = cannot_compile()
-    assert reason is not None and reason.endswith("fatal error: Python.h: No such file")
 
 
 def test_pythons_headers_are_part_of_what_is_remembered(
@@ -67,33 +56,21 @@ def test_pythons_headers_are_part_of_what_is_remembered(
 def test_a_compiler_that_fails_may_be_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = use("exit 3", tmp_path, monkeypatch)
-    assert str(cannot_compile()).endswith("fails: exit status 3")
-    assert cannot_compile() is not None
+    runs = use("echo 'c.cpp: fatal error: Python.h' >&2; exit 1", tmp_path, monkeypatch)
+    for _ in range(2):
+        assert str(cannot_compile()).endswith("fatal error: Python.h")
     assert runs.read_text() == "run\nrun\n"
-
-
-def test_without_a_cache_folder_the_answer_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RIVER_CACHE_DIR", "/proc/none/x")
-    use("exit 0", tmp_path, monkeypatch)
+    use("exit 0 # mended", tmp_path, monkeypatch)
     assert cannot_compile() is None
 
 
-@pytest.mark.parametrize(
-    ("cxx", "words"), [(None, "there is no C++ compiler"), ("/bin/false", "CXX=/bin/false is no")]
-)
-def test_no_compiler(monkeypatch: pytest.MonkeyPatch, cxx: str | None, words: str) -> None:
+def test_where_there_is_none_the_answer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def search() -> str:
         raise InvalidCxxCompiler
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", search)
-    if cxx is None:
-        monkeypatch.delenv("CXX", raising=False)
-    else:
-        monkeypatch.setenv("CXX", cxx)
-    assert words in str(cannot_compile())
+    monkeypatch.setenv("CXX", "/bin/false")
+    assert "CXX=/bin/false" in str(cannot_compile())
 
 
 def test_a_compiler_that_hangs_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

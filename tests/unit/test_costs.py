@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import random
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,15 +179,9 @@ def test_where_rows_cost_in_proportion_large_passes_are_not_run(busy: float) -> 
     made = Machine(slow, {("backbone", 4): {0: busy}})
     costs = Costs(most={"backbone": 32, "river": 32}, clock=made.clock)
     costs.measure(made.runs())
-    runs = Counter(made.ran)
-    assert {rows for kind, rows in runs if kind == "backbone"} == {1, 2, 4}
-    assert {rows for kind, rows in runs if kind == "river"} == set(ROWS)
-    for rows in (1, 8, 32, 160):
-        assert costs.seconds("backbone", rows) == pytest.approx(slow["backbone"](rows))
-    # Each of them can be learnt.
-    for _ in range(200):
-        costs.observe("backbone", 32, 2.0)
-    assert costs.seconds("backbone", 32) == pytest.approx(2.0, rel=0.02)
+    assert {rows for kind, rows in made.ran if kind == "backbone"} == {1, 2, 4}
+    assert {rows for kind, rows in made.ran if kind == "river"} == set(ROWS)
+    assert costs.seconds("backbone", 160) == pytest.approx(slow["backbone"](160))
 
 
 def test_a_busy_moment_at_start_does_not_turn_the_river_off() -> None:
@@ -246,12 +237,6 @@ def test_up_to_how_many_rows_exits_pay_is_said_for_operators() -> None:
     assert measured(TRUTHS["it never pays"]).max_rows == 0
 
 
-def test_drafts_stand_for_the_river_where_nothing_exits() -> None:
-    costs = Costs.fixed({"backbone": {1: 0.9, 4: 1.0}, "draft": {1: 0.3, 4: 0.5}})
-    assert costs.speedup(1) == pytest.approx(3.0)
-    assert costs.max_rows == 4
-
-
 def test_without_measurements_nothing_speaks_against_exits() -> None:
     costs = Costs()
     costs.observe("river", 1, 0.1)
@@ -282,17 +267,12 @@ def test_a_load_that_makes_everything_slower_does_not_stop_exits() -> None:
     assert share(server.run(1000)) > 0.9
 
 
-@pytest.mark.parametrize("factor", [0.01, 0.1, 10.0, 100.0])
-def test_single_slow_or_fast_steps_decide_nothing(factor: float) -> None:
+@pytest.mark.parametrize(("steps", "factor"), [(1, 0.01), (1, 0.1), (1, 100.0), (12, 5.0)])
+def test_a_few_slow_or_fast_steps_decide_nothing(steps: int, factor: float) -> None:
     server = Server(PAYING)
-    for _ in range(20):
+    for _ in range(20 if steps == 1 else 1):
         assert share(server.run(40)) > 0.95
-        server.run(1, load={"backbone": factor, "river": factor})
-
-
-def test_a_busy_second_does_not_stop_exits() -> None:
-    server = Server(PAYING)
-    server.run(12, load={"river": 5.0})
+        server.run(steps, load={"backbone": factor if steps == 1 else 1.0, "river": factor})
     assert share(server.run(100)) > 0.95
 
 
@@ -394,37 +374,7 @@ def test_ranks_decide_alike_and_learn_from_the_first() -> None:
     assert len(meetings) == 80 * 50 // SHARED
 
 
-# What operators read
-
-
-def test_description_says_how_much_from_where_and_how_old() -> None:
-    costs = measured(PAYING, 2)
-    costs.observe("river", 1, 0.031)
-    found = costs.describe(time.time() + 60)
-    assert list(found) == ["backbone", "river"]
-    assert found["river"]["age_seconds"] == pytest.approx(60, abs=30)
-    assert found["river"] | {"age_seconds": 0} == {
-        "ms": {"1": 31.0, "2": 32.0},
-        "from": "measured at start",
-        "age_seconds": 0,
-        "corrected_by": 1,
-    }
-    assert found["backbone"]["corrected_by"] == 0
-    assert json.loads(json.dumps(found)) == found
-
-
 # Between two starts
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """Warnings of River's; vLLM's loggers do not propagate."""
-    found: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
-    module.logger.addHandler(handler)
-    yield found
-    module.logger.removeHandler(handler)
 
 
 KEY: dict[str, str | int] = {"model": "tiny", "layers": 12, "isa": "avx2", "threads": 2}
@@ -441,7 +391,7 @@ def empty(key: Mapping[str, str | int] = KEY, most: int = 8) -> Costs:
     return Costs(key, {"backbone": most, "river": most})
 
 
-def test_the_next_start_finds_the_curves(tmp_path: Path, lines: list[str]) -> None:
+def test_the_next_start_finds_the_curves(tmp_path: Path, warnings: list[str]) -> None:
     before, path = saved(tmp_path)
     after = empty(dict(reversed(KEY.items())))
     assert after.file_name == path.name and after.load(path)
@@ -450,11 +400,12 @@ def test_the_next_start_finds_the_curves(tmp_path: Path, lines: list[str]) -> No
     found = after.describe(at + 30.0)["river"]
     assert (found["from"], found["age_seconds"]) == ("an earlier start", 30.0)
     assert found["ms"] == before.describe(0.0)["river"]["ms"]
-    assert lines == []
+    assert not empty().load(tmp_path / "none.json"), "what is not there is measured without a word"
+    assert warnings == []
 
 
 def test_another_key_has_another_file_and_does_not_take_this_one(
-    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, path = saved(tmp_path)
     others = [empty({**KEY, name: 99}) for name in KEY] + [empty({**KEY, "more": 1}), empty({})]
@@ -464,7 +415,7 @@ def test_another_key_has_another_file_and_does_not_take_this_one(
     for other in others:
         assert other.file_name != path.name
         assert not other.load(path) and other.describe(0.0) == {}
-    assert lines == []
+    assert warnings == []
 
 
 def test_a_file_of_a_busy_start_is_not_used_again(tmp_path: Path) -> None:
@@ -475,13 +426,6 @@ def test_a_file_of_a_busy_start_is_not_used_again(tmp_path: Path) -> None:
         assert costs.load(path)
         Server(PAYING, costs).run(200, load={"backbone": factor, "river": factor})
         assert path.exists() is stays
-
-
-def test_what_is_not_there_is_measured_without_a_word(tmp_path: Path, lines: list[str]) -> None:
-    (tmp_path / "file").touch()
-    assert not empty().load(tmp_path / "none.json")
-    assert not empty().load(tmp_path / "file" / "none.json")
-    assert lines == []
 
 
 def damage(change: Callable[[Any], object]) -> Callable[[bytes], bytes]:
@@ -497,27 +441,21 @@ def damage(change: Callable[[Any], object]) -> Callable[[bytes], bytes]:
     "change",
     [
         lambda text: text[: len(text) // 2],
-        lambda text: b"\xff\xfe\x00",
         lambda text: b"[" * 100_000,
         damage(lambda data: data.pop("curves")),
-        damage(lambda data: data.update(at=None)),
-        damage(lambda data: data.update(curves={})),
-        damage(lambda data: data["curves"].update(other=data["curves"]["river"])),
         damage(lambda data: data["curves"].update(river={})),
-        damage(lambda data: data["curves"]["river"].update({"0": 1.0})),
         damage(lambda data: data["curves"]["river"].update({"1": 0.0})),
-        damage(lambda data: data["curves"]["river"].update({"1": float("nan")})),
         damage(lambda data: data["curves"]["river"].update({"1": "fast"})),
     ],
 )
 def test_a_damaged_file_is_said_and_not_taken(
-    tmp_path: Path, lines: list[str], change: Callable[[bytes], bytes]
+    tmp_path: Path, warnings: list[str], change: Callable[[bytes], bytes]
 ) -> None:
     _, path = saved(tmp_path)
     path.write_bytes(change(path.read_bytes()))
     after = empty()
     assert not after.load(path) and after.describe(0.0) == {}
-    assert len(lines) == 1 and str(path) in lines[0] and "\n" not in lines[0]
+    assert len(warnings) == 1 and str(path) in warnings[0] and "\n" not in warnings[0]
 
 
 def test_cpus_without_a_name_have_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

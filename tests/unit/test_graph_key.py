@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from vllm.compilation.caching import aot_compile_hash_factors
+from vllm.engine.arg_utils import EngineArgs
 
-from river_vllm import RiverConfig, engine_args, graph_key
+from river_vllm import engine_args, graph_key
 from river_vllm.graph_key import RiverAdditionalConfig
 
 LLAMA = {
@@ -32,51 +35,15 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def built(model: Path, config: RiverConfig | None = None, **options: Any) -> Any:
-    """The configuration as a worker gets it: from another process."""
-    from vllm.engine.arg_utils import EngineArgs
-
-    made = EngineArgs(
-        model=str(model), **engine_args(str(model), config, skip_tokenizer_init=True, **options)
-    ).create_engine_config()
-    return pickle.loads(pickle.dumps(made))
+def key_of(model: Path, **options: Any) -> tuple[Any, str]:
+    """The configuration as a worker gets it, from another process; and vLLM's key for it."""
+    made = EngineArgs(model=str(model), skip_tokenizer_init=True, **options).create_engine_config()
+    config = pickle.loads(pickle.dumps(made))
+    return config, str(aot_compile_hash_factors(config))
 
 
-def key(model: Path, config: RiverConfig | None = None, **options: Any) -> str:
-    from vllm.compilation.caching import aot_compile_hash_factors
-
-    return str(aot_compile_hash_factors(built(model, config, **options)))
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"threshold": 0.5, "min_layers": 3},
-        {"prefill": "sequence", "scope": "batch", "max_rows": "all"},
-        {"quantizer": "rtn", "group_size": 32, "activations": "int8", "kernel": "dequantize"},
-        {"lm_head": "river"},
-        {"cache_dir": "/elsewhere"},
-        {"verify": 4},
-        {"verify": 2, "draft": "fixed"},
-    ],
-    ids=lambda settings: "-".join(settings),
-)
-def test_another_setting_reads_the_same_graphs(model: Path, settings: dict[str, Any]) -> None:
-    assert key(model, RiverConfig.model_validate(settings)) == key(model)
-
-
-def test_a_default_that_is_spelled_out_changes_nothing(model: Path) -> None:
-    assert key(model, RiverConfig(resident_layers="all", deep="exit")) == key(model)
-
-
-def test_a_setting_that_is_not_known_to_stay_outside_is_in_the_key(model: Path) -> None:
-    assert key(model, RiverConfig(resident_layers=2)) != key(model)
-
-
-def test_another_model_reads_other_graphs(model: Path) -> None:
-    before = key(model)
-    (model / "config.json").write_text(json.dumps({**LLAMA, "intermediate_size": 256}))
-    assert key(model) != before
+def key(model: Path) -> str:
+    return key_of(model, **engine_args(str(model)))[1]
 
 
 @pytest.mark.parametrize("part", ["sources", "machine"])
@@ -91,62 +58,25 @@ def test_another_river_or_another_cpu_reads_other_graphs(
 def test_a_cpu_that_is_said_to_lack_instructions_is_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import torch
-
-    graph_key.machine.cache_clear()
-    before = graph_key.machine()
-    graph_key.machine.cache_clear()
-    there = torch.cpu._is_avx512_supported()
+    before, there = graph_key.machine.__wrapped__(), torch.cpu._is_avx512_supported()
     monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: not there)
-    assert graph_key.machine() != before
-    graph_key.machine.cache_clear()
+    assert graph_key.machine.__wrapped__() != before
 
 
 def test_stock_vllm_reads_none_of_rivers(model: Path) -> None:
-    from vllm.compilation.caching import aot_compile_hash_factors
-    from vllm.engine.arg_utils import EngineArgs
-
-    stock = EngineArgs(model=str(model), skip_tokenizer_init=True).create_engine_config()
-    assert str(aot_compile_hash_factors(stock)) != key(model)
-
-
-def test_beside_settings_of_vllms_own_all_are_in_the_key(model: Path) -> None:
-    """vLLM reads them from a dict only."""
-    options = {"additional_config": {"gdn_prefill_backend": "auto"}}
-    config = built(model, **options)
-    assert isinstance(config.additional_config, dict)
-    assert config.additional_config["gdn_prefill_backend"] == "auto"
-    assert key(model, **options) != key(model)
-    assert key(model, RiverConfig(threshold=0.5), **options) != key(model, **options)
-
-
-def test_the_settings_stay_what_they_were(model: Path) -> None:
-    from river_vllm.config import river_config_of
-
-    config = built(model, RiverConfig(threshold=0.25))
-    assert isinstance(config.additional_config, RiverAdditionalConfig)
-    assert dict(config.additional_config) == {"river": {"threshold": 0.25}}
-    assert river_config_of(config).threshold == 0.25
+    assert key_of(model)[1] != key(model)
 
 
 def test_without_additional_config_rivers_key_is_vllms_too(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As ``vllm serve`` with the architecture alone makes it."""
-    from vllm.compilation.caching import aot_compile_hash_factors
-    from vllm.engine.arg_utils import EngineArgs
-
-    def of_architecture() -> tuple[Any, str]:
-        overrides = {"architectures": ["RiverLlamaForCausalLM"]}
-        made = EngineArgs(model=str(model), hf_overrides=overrides, skip_tokenizer_init=True)
-        config = pickle.loads(pickle.dumps(made.create_engine_config()))
-        return config, str(aot_compile_hash_factors(config))
-
-    config, before = of_architecture()
+    overrides = {"architectures": ["RiverLlamaForCausalLM"]}
+    config, before = key_of(model, hf_overrides=overrides)
     assert isinstance(config.additional_config, RiverAdditionalConfig)
     assert dict(config.additional_config) == {}
     monkeypatch.setattr(graph_key, "sources", lambda: "another")
-    assert of_architecture()[1] != before
+    assert key_of(model, hf_overrides=overrides)[1] != before
 
 
 def test_a_checkpoints_own_settings_count_where_they_are_in_graphs() -> None:

@@ -1,4 +1,4 @@
-"""Which module may import which, and what an import costs."""
+"""Which module may import which, what an import costs, and whether it finds River's own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -34,30 +35,21 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "module",
-    [
-        "river_vllm",
-        "river_vllm.request",
-        "river_vllm.plugin.registration",
-        "server.cli.main",
-        "server.cli.serve",
-        "server.bench.command",
-    ],
+    ["river_vllm.request", "river_vllm.plugin.registration", "server.cli.serve"],
 )
 def test_the_light_side_imports_neither_torch_nor_vllm(module: str) -> None:
     done = run(f"import {module}\n")
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["bench", "--help"]], ids=" ".join)
-def test_help_imports_neither_torch_nor_vllm(argv: list[str]) -> None:
-    code = f"""
+def test_help_imports_neither_torch_nor_vllm() -> None:
+    done = run("""
 from server.cli.main import main
 try:
-    main({argv!r})
+    main(["bench", "--help"])
 except SystemExit as stop:
     assert stop.code == 0, stop.code
-"""
-    done = run(code)
+""")
     assert done.returncode == 0, done.stderr
     assert "usage: river-vllm" in done.stdout
 
@@ -100,3 +92,31 @@ def test_a_module_imports_only_what_is_below_it() -> None:
     graph = {module: found & files.keys() for module, found in below.items()}
     assert [(a, b) for a in graph for b in graph[a] if layer(b) > layer(a)] == []
     TopologicalSorter(graph).prepare()  # raises where there is a cycle, and names it
+
+
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+assert EXPERIMENTS
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.name)
+def test_imports_of_river_exist(file: Path) -> None:
+    """Of the experiments, which no other test runs."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module.partition(".")[0] not in ("river_vllm", "server"):
+                continue
+            module = import_module(node.module)
+            for name in node.names:
+                assert hasattr(module, name.name) or import_module(f"{node.module}.{name.name}")
+
+
+def test_another_server_package_is_named_in_one_line(tmp_path: Path) -> None:
+    """By the installed command, where another ``server`` comes first."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "__init__.py").touch()
+    code = f"import sys; sys.path[:0] = {[str(tmp_path), str(ROOT)]}; "
+    code += "from river_vllm.command import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "--version"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+    assert str(tmp_path / "server") in found.stderr

@@ -37,61 +37,41 @@ def test_the_documentation_has_the_same_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "drafted"),
     [
-        {"min_p": 0.1},
-        {"logit_bias": {3: 1.0}},
-        {"logprob_token_ids": [3, 4]},
-        {"thinking_token_budget": 0},
-        {"thinking_token_budget": 5, "top_p": 0.9},
+        ({"min_p": 0.1}, False),
+        ({"logit_bias": {3: 1.0}}, False),
+        ({"logprob_token_ids": [3, 4]}, False),
+        ({"thinking_token_budget": 0}, False),
+        ({"thinking_token_budget": -1}, True),  # vLLM: no limit
+        ({"min_p": 0.1, "temperature": 0.0}, True),
+        ({"top_k": 40, "top_p": 0.9, "seed": 3}, True),
+        ({"logprobs": 2, "bad_words": ["no"], "min_tokens": 4, "frequency_penalty": 0.5}, True),
     ],
 )
-def test_what_the_rejection_sampler_leaves_out_ends_drafts(options: dict[str, Any]) -> None:
-    assert not may_be_drafted(SamplingParams(**options))
+def test_what_the_rejection_sampler_leaves_out_ends_drafts(
+    options: dict[str, Any], drafted: bool
+) -> None:
+    assert may_be_drafted(SamplingParams(**options)) is drafted
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "every"),
     [
-        {},
-        {"thinking_token_budget": -1},  # vLLM: no limit
-        {"min_p": 0.1, "temperature": 0.0},
-        {"top_k": 40, "top_p": 0.9, "seed": 3},
-        {"logprobs": 2, "bad_words": ["no"], "min_tokens": 4, "frequency_penalty": 0.5},
+        ({"top_k": 40, "top_p": 0.9, "min_p": 0.05, "min_tokens": 4, "stop": ["x"]}, False),
+        ({"repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": 0.5}, False),
+        ({"logprobs": 0}, True),
+        ({"prompt_logprobs": 1}, True),
+        ({"logit_bias": {5: 10.0}}, True),
+        ({"allowed_token_ids": [1, 2]}, True),
+        ({"bad_words": ["no"]}, True),
+        ({"structured_outputs": StructuredOutputsParams(regex="a+")}, True),
+        ({"repetition_penalty": 0.9}, True),
+        ({"presence_penalty": -0.5}, True),
+        ({"frequency_penalty": -0.5}, True),
     ],
 )
-def test_what_it_samples_by_does_not(options: dict[str, Any]) -> None:
-    assert may_be_drafted(SamplingParams(**options))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"temperature": 0.0},
-        {"top_k": 40, "top_p": 0.9, "min_p": 0.05},
-        {"repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": 0.5},
-        {"min_tokens": 4, "stop": ["x"]},
-    ],
-)
-def test_the_likeliest_are_enough(options: dict[str, Any]) -> None:
-    assert not needs_every_logit(SamplingParams(**options))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"logprobs": 0},
-        {"prompt_logprobs": 1},
-        {"logit_bias": {5: 10.0}},
-        {"logprob_token_ids": [3]},
-        {"allowed_token_ids": [1, 2]},
-        {"bad_words": ["no"]},
-        {"structured_outputs": StructuredOutputsParams(regex="a+")},
-        {"repetition_penalty": 0.9},
-        {"presence_penalty": -0.5},
-        {"frequency_penalty": -0.5},
-    ],
-)
-def test_a_token_outside_the_likeliest_can_win_or_be_reported(options: dict[str, Any]) -> None:
-    assert needs_every_logit(SamplingParams(**options))
+def test_every_logit_is_needed_where_a_token_outside_the_likeliest_can_win_or_be_reported(
+    options: dict[str, Any], every: bool
+) -> None:
+    assert needs_every_logit(SamplingParams(**options)) is every

@@ -20,7 +20,7 @@ from river_vllm.startup import (
 )
 
 
-def test_marks_come_back_in_their_order() -> None:
+def test_marks_come_back_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     with file_named_by(STAGES_FILE) as file:
         mark(Stage.IMPORT)
         mark(Stage.ENGINE)
@@ -29,11 +29,6 @@ def test_marks_come_back_in_their_order() -> None:
     assert found[0][0] <= found[1][0]
     assert STAGES_FILE not in os.environ
     assert marks(file) == []
-
-
-def test_a_mark_without_a_file_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(STAGES_FILE, raising=False)
-    mark(Stage.ENGINE)
     monkeypatch.setenv(STAGES_FILE, "/proc/none/x")
     mark(Stage.ENGINE)
 
@@ -63,14 +58,6 @@ def test_a_long_wait_is_an_alarm_only_once_the_server_is_ready() -> None:
         assert is_no_false_alarm(record(WAIT))
         file.unlink()  # as systemd does with files of /tmp that are ten days old
         assert is_no_false_alarm(record(WAIT))
-
-
-def test_it_is_vllms_own_record() -> None:
-    """Fails when vLLM words it otherwise."""
-    from vllm.distributed.device_communicators import shm_broadcast
-
-    assert shm_broadcast.logger.name == WAITING_LOGGER
-    assert shm_broadcast.LONG_WAIT_TIME_LOG_MSG.startswith(WAIT)
 
 
 def test_only_a_server_of_rivers_command_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:

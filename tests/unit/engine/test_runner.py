@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from vllm import SamplingParams
-from vllm.v1.sample.logits_processor import BatchUpdate, MinPLogitsProcessor
-from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
+from vllm.v1.sample.logits_processor import MinPLogitsProcessor
 
 from river_vllm.engine.runner import RiverRunnerMixin
 from river_vllm.model.passes import Pass
@@ -57,19 +54,12 @@ class FakeRunner:
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> Any:
         if tensors == "step":
-            self.output = self._model_forward(input_ids="ids", positions="p", extra=1)
+            self._model_forward(input_ids="ids", positions="p")
         return tensors
 
     def sample_tokens(self, grammar: Any) -> Any:
         assert self.current is None, "what is sampled or drafted is no part of the step"
         return SimpleNamespace(grammar=grammar)
-
-    def propose_draft_token_ids(self, *args: Any, **kwargs: Any) -> list[list[int]]:
-        assert torch.is_inference_mode_enabled()
-        return [[*args, *kwargs.values()]]
-
-    def take_draft_token_ids(self) -> Any:
-        return self._draft_token_ids
 
 
 class Policy:
@@ -78,17 +68,10 @@ class Policy:
     def table(self, step: Any) -> StepTable:
         return StepTable(L, [4, 1, 1], [1.0, 0.5, 0.5], [L, 1, 1], request=[0, 1, 1])
 
-    def head(self, table: StepTable) -> str:
-        return "river"
-
-    def spans(self) -> list[Any]:
-        return []
-
-    def depths(self, table: StepTable) -> list[int]:
-        return [-L, 6]
-
-    def kind(self, done: Pass) -> str:
-        return "backbone"
+    head = staticmethod(lambda table: "river")
+    spans = staticmethod(list)
+    depths = staticmethod(lambda table: [-L, 6])
+    kind = staticmethod(lambda done: "backbone")
 
 
 class Runner(RiverRunnerMixin, FakeRunner):
@@ -105,12 +88,16 @@ def test_a_step_is_a_pass_and_its_depths_are_on_the_output(runner: Runner) -> No
     assert runner.execute_model(scheduled, "step") == "step"
     assert runner.forgotten == ["gone"]
     assert runner.learnt == [("backbone", ROWS)]
-    assert runner.output == {"input_ids": "ids", "positions": "p", "extra": 1}
     due = runner.current
     assert (due.head, due.in_step, due.exact, runner.river_exact) == ("river", True, True, True)
+    runner.modes = ["verified", "verified"]  # they need no stock bits
+    runner.execute_model(scheduled, "step")
+    assert runner.current.exact is runner.river_exact is False
     sampled = runner.sample_tokens("grammar")
     assert sampled.grammar == "grammar"
     assert depths_of(sampled) == {"b": -L, "a": 6}
+    runner.execute_model(scheduled, None)
+    assert depths_of(runner.sample_tokens(None)) == {}, "a call without a step has none"
 
 
 @pytest.mark.parametrize(
@@ -127,38 +114,14 @@ def test_an_accelerators_step_ends_where_its_tokens_are_on_the_host(
     assert runner.learnt == [("backbone", ROWS)] * learns
 
 
-def test_a_call_without_a_step_hands_no_depths_over(runner: Runner) -> None:
-    for tensors in ("step", None):
-        runner.execute_model(SimpleNamespace(finished_req_ids=set()), tensors)
-        sampled = runner.sample_tokens(None)
-    assert depths_of(sampled) == {}
-
-
-@pytest.mark.parametrize("modes", [["verified", "verified"], ["verified", "exit"]])
-def test_a_step_of_verified_requests_alone_needs_no_stock_bits(
-    runner: Runner, modes: list[str]
-) -> None:
-    runner.modes = modes
-    runner.execute_model(SimpleNamespace(finished_req_ids=set()), "step")
-    assert runner.current.exact is runner.river_exact is ("exit" in modes)
-
-
 class OperatorsProcessor:
-    """May allow what the 4-bit head ranks low."""
+    """May allow what the 4-bit head ranks low; of an operator's own nothing is known."""
 
 
-@pytest.mark.parametrize(
-    ("params", "more", "head"),
-    [
-        ({}, [], "river"),
-        ({"logprobs": 2}, [], "backbone"),
-        ({}, [OperatorsProcessor()], "backbone"),
-    ],
-)
+@pytest.mark.parametrize(("more", "head"), [([], "river"), ([OperatorsProcessor()], "backbone")])
 def test_rivers_head_makes_no_logits_that_are_all_looked_at(
-    runner: Any, params: Any, more: list[Any], head: str
+    runner: Any, more: list[Any], head: str
 ) -> None:
-    """Of an operator's own processors nothing is known."""
     scheduler: Any = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=1))
     stock = MinPLogitsProcessor(scheduler, torch.device("cpu"), False)
     runner.input_batch.logitsprocs = SimpleNamespace(all=[stock, *more])
@@ -171,92 +134,6 @@ def test_rivers_head_makes_no_logits_that_are_all_looked_at(
     runner.get_model, runner.max_num_reqs = lambda: model, 1
     runner.river_begin()
     batch = Batch()
-    batch.ask("a", **params)
     batch.begin(("a", 1, 4))
-    table = runner.river_exits.table(batch.scheduled)
-    assert runner.river_exits.head(table) == head
+    assert runner.river_exits.head(runner.river_exits.table(batch.scheduled)) == head
     assert runner.river_info()["costs"] == {}, "no decision goes by times, so none were taken"
-
-
-@dataclass
-class Sampling:
-    logprob_token_ids: dict[int, list[int]]
-    spec_token_ids: list[list[int]]
-    thinking_budget_state_holder: Any = None
-
-
-@pytest.mark.parametrize("drafted", [[0, 0], [2, 1]])
-@pytest.mark.parametrize("named", [{}, {1: [5, 6]}])
-def test_what_the_rejection_sampler_cannot_do_is_the_samplers(
-    runner: Any, drafted: list[int], named: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step without drafts, and one with log-probabilities of named tokens, which drafts lose."""
-    withdrawn: list[bool] = []
-    monkeypatch.setattr(FakeRunner, "_sample", lambda self, *given: given, raising=False)
-    runner.sampler = lambda **given: given
-    runner.drafter = SimpleNamespace(withdraw=lambda: withdrawn.append(True))
-    sampling = Sampling(named, [[9] * drafts for drafts in drafted])
-    runner.input_batch.sampling_metadata = sampling
-    rows = [1 + drafts for drafts in drafted]
-    logits = torch.arange(sum(rows)).unsqueeze(1)
-    drafts = SimpleNamespace(
-        num_draft_tokens=drafted, cu_num_sampled_tokens=torch.tensor(rows).cumsum(0)
-    )
-    found = runner._sample(logits, drafts)
-    if any(drafted) and not named:
-        assert found == (logits, drafts)
-    else:
-        assert found["predict_bonus_token"], "one row a request, whatever it drafted"
-        assert found["logits"].flatten().tolist() == [0, rows[0]]
-        assert found["sampling_metadata"] == Sampling(named, [[], []])
-    assert withdrawn == [True] * (any(drafted) and bool(named))
-    assert runner._sample(logits, None) == (logits, None)
-
-
-def test_drafts_are_made_when_the_engine_takes_them_and_only_once(runner: Any) -> None:
-    """By then it has sent the step's tokens."""
-    runner._draft_token_ids = runner.propose_draft_token_ids("step", sampled="tokens")
-    assert runner._draft_token_ids == []
-    assert runner.take_draft_token_ids() == [["step", "tokens"]]
-    runner._draft_token_ids = None
-    assert runner.take_draft_token_ids() is None
-
-
-@pytest.mark.parametrize("beside", [0, 2], ids=["alone", "beside drafts"])
-def test_a_second_thought_ends_in_time(
-    runner: Any, beside: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """vLLM's own state of a thinking budget, in an engine that drafts, for a request without
-    drafts: the end is forced once N tokens were thought, each time."""
-    start, end, budget = 1, 2, 2
-    config: Any = SimpleNamespace(reasoning_start_token_ids=[start], reasoning_end_token_ids=[end])
-    holder = ThinkingBudgetStateHolder(config, 2, 4, torch.device("cpu"), False)
-    said: list[int] = []
-    params = SamplingParams(thinking_token_budget=budget)
-    update = BatchUpdate(batch_size=1, removed=[], moved=[], added=[(0, params, [], said)])
-    holder.sync_batch(update)
-    drafts = [[], [9] * beside]
-
-    def sampler(logits: torch.Tensor, sampling_metadata: Any, predict_bonus_token: bool) -> Any:
-        holder.update_state([said, []], drafts, repeat_indices=None)
-        return holder.apply_to_logits(logits, predict_bonus_token, drafts)
-
-    def rejection_sampler(self: Any, logits: torch.Tensor, metadata: Any) -> torch.Tensor:
-        """The order of ``vllm/v1/sample/rejection_sampler.py``: last rows, then drafted ones."""
-        last = sampler(logits[metadata.cu_num_sampled_tokens - 1], None, predict_bonus_token=True)
-        drafted = holder.apply_to_logits(logits[-1 - beside : -1].clone(), False, drafts)
-        assert not drafted.any(), "the end of one request is not another's"
-        return last
-
-    runner.sampler = sampler
-    monkeypatch.setattr(FakeRunner, "_sample", rejection_sampler, raising=False)
-    runner.input_batch.sampling_metadata = Sampling({}, drafts, holder)
-    metadata = SimpleNamespace(
-        num_draft_tokens=[0, beside], cu_num_sampled_tokens=torch.tensor([1, 2 + beside])
-    )
-    forced = []
-    for token in (start, 7, 7, end, start, 7, 7, end):
-        logits = runner._sample(torch.zeros(2 + beside, 10), metadata)
-        forced.append(int(logits[0].argmax()) == end)
-        said.append(token)
-    assert forced == [False, False, False, True, False, False, False, True]

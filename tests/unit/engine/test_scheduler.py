@@ -1,22 +1,132 @@
-"""The scheduler's part, on a fake of vLLM's class and with vLLM's own outputs."""
+"""Block hashes of requests that may exit, with vLLM's own requests and hasher."""
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from vllm import SamplingParams
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
-from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.request import Request
 
 from river_vllm.config import RiverConfig
-from river_vllm.engine.scheduler import RiverScheduler, RiverSchedulerMixin
-from river_vllm.modes.mode import put_depths
-from river_vllm.modes.verified import MARK
+from river_vllm.engine.scheduler import RiverSchedulerMixin, isolate
 from river_vllm.request import RiverSettings
+
+BLOCK = 4
+PROMPT = list(range(10))
+ANSWER = list(range(100, 111))
+FULL_BLOCKS = (len(PROMPT) + len(ANSWER)) // BLOCK
+PROMPT_BLOCKS = len(PROMPT) // BLOCK
+SETTINGS = RiverSettings(True, 0.9, 2)
+EXACT = (RiverSettings(False, 0.9, 2), RiverSettings(True, 1.0, 2))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _seed() -> None:
+    init_none_hash(sha256)
+
+
+def stock(prompt: Sequence[int] = PROMPT) -> Request:
+    hasher = get_request_block_hasher(BLOCK, sha256)
+    return Request("id", list(prompt), SamplingParams(max_tokens=100), None, block_hasher=hasher)
+
+
+def river(
+    settings: RiverSettings = SETTINGS,
+    config: RiverConfig | None = None,
+    prompt: Sequence[int] = PROMPT,
+) -> Request:
+    request = stock(prompt)
+    isolate(request, settings, config or RiverConfig(), BLOCK)
+    return request
+
+
+def answer(request: Request, tokens: Sequence[int] = ANSWER) -> list[bytes]:
+    """Generate ``tokens`` one by one; returns every block's hash."""
+    for token in tokens:
+        request.append_output_token_ids(token)
+    return list(request.block_hashes)
+
+
+def test_blocks_past_the_prompt_are_not_those_of_an_exact_request() -> None:
+    """Which the follow-up of a conversation is: the answer is part of its prompt."""
+    mine, exact = answer(river()), answer(stock())
+    assert list(stock(PROMPT + ANSWER).block_hashes) == exact
+    assert len(mine) == len(exact) == FULL_BLOCKS
+    assert mine[:PROMPT_BLOCKS] == exact[:PROMPT_BLOCKS]
+    assert not set(mine[PROMPT_BLOCKS:]) & set(exact)
+
+
+@pytest.mark.parametrize("settings", EXACT, ids=["off", "never"])
+def test_exact_requests_are_as_in_stock_vllm(settings: RiverSettings) -> None:
+    assert answer(river(settings)) == answer(stock())
+    config = RiverConfig(prefill="sequence")
+    assert answer(river(settings, config)) == answer(stock())
+
+
+@pytest.mark.parametrize(
+    ("settings", "config"),
+    [
+        (RiverSettings(True, 0.8, 2), RiverConfig()),
+        (RiverSettings(True, 0.9, 3), RiverConfig()),
+        (SETTINGS, RiverConfig(scope="batch")),
+        (SETTINGS, RiverConfig(quantizer="rtn")),
+    ],
+    ids=["threshold", "min_layers", "scope", "quantizer"],
+)
+def test_other_settings_share_the_prompt_only(settings: RiverSettings, config: RiverConfig) -> None:
+    mine, other = answer(river()), answer(river(settings, config))
+    assert mine[:PROMPT_BLOCKS] == other[:PROMPT_BLOCKS]
+    assert not set(mine[PROMPT_BLOCKS:]) & set(other[PROMPT_BLOCKS:])
+
+
+def test_the_same_settings_share_everything_up_to_another_token() -> None:
+    together = river()
+    together.append_output_token_ids(ANSWER)
+    mine, other = answer(river()), answer(river(), [*ANSWER[:3], 999, *ANSWER[4:]])
+    assert list(together.block_hashes) == mine
+    assert mine[:3] == other[:3] and not set(mine[3:]) & set(other[3:])
+
+
+def test_a_prompt_of_whole_blocks_is_exact_to_its_last_one() -> None:
+    prompt = PROMPT[: 2 * BLOCK]
+    mine, exact = answer(river(prompt=prompt)), answer(stock(prompt))
+    assert mine[:2] == exact[:2]
+    assert not set(mine[2:]) & set(exact)
+
+
+def test_a_conversation_finds_its_own_blocks_again_where_the_prompt_may_exit() -> None:
+    sequence = RiverConfig(prefill="sequence")
+    mine = answer(river(config=sequence))
+    assert list(river(config=sequence, prompt=PROMPT + ANSWER).block_hashes) == mine
+
+
+def test_an_engine_without_later_layers_shares_no_block_with_one_that_has_them() -> None:
+    """By a connector's store, say: there a prompt, of an exact request too, ends in 4 bit."""
+    shallow = RiverConfig(resident_layers=4, min_layers=2)
+    for settings in (SETTINGS, replace(SETTINGS, enabled=False)):
+        assert not set(river(settings, shallow).block_hashes) & set(stock().block_hashes)
+    fetching = RiverConfig(resident_layers=4, min_layers=2, deep="fetch")
+    assert river(replace(SETTINGS, enabled=False), fetching).block_hashes == stock().block_hashes
+
+
+def test_the_request_is_freed_by_reference_counting() -> None:
+    request = river()
+    gone = weakref.ref(request)
+    gc.disable()
+    try:
+        del request
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 class FakeScheduler:
@@ -26,7 +136,6 @@ class FakeScheduler:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.added: list[Any] = []
-        self.outputs: dict[int, EngineCoreOutputs] = {}
         self.requests: dict[str, Any] = {}
         self.num_spec_tokens = 0
         self.max_num_running_reqs = 8
@@ -38,9 +147,6 @@ class FakeScheduler:
         self.added.append(request)
         self.requests[request.request_id] = request
 
-    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
-        return self.outputs
-
     def _update_request_as_session(self, session: Any, update: Any) -> None:
         session.sampling_params = update.sampling_params
 
@@ -49,151 +155,38 @@ class Scheduler(RiverSchedulerMixin, FakeScheduler):
     pass
 
 
-def vllm_config(river: dict[str, Any] | None = None, asynchronous: bool = False) -> Any:
+def scheduler(**river: Any) -> Scheduler:
+    model_config = SimpleNamespace(
+        hf_config=SimpleNamespace(), get_total_num_hidden_layers=lambda: 12
+    )
+    config = SimpleNamespace(additional_config={"river": river}, model_config=model_config)
+    return Scheduler(vllm_config=config)
+
+
+def request(request_id: str, **extra: Any) -> Any:
+    params = SamplingParams(extra_args=extra)
     return SimpleNamespace(
-        additional_config={"river": river} if river else {},
-        model_config=SimpleNamespace(
-            hf_config=SimpleNamespace(), get_total_num_hidden_layers=lambda: 12
-        ),
-        scheduler_config=SimpleNamespace(async_scheduling=asynchronous),
+        request_id=request_id, num_output_tokens=1, sampling_params=params, _block_hasher=None
     )
 
 
-@pytest.fixture
-def scheduler() -> Scheduler:
-    return Scheduler(vllm_config=vllm_config({"threshold": 0.25, "prefill": "sequence"}))
-
-
-def arrive(scheduler: Scheduler, request_id: str, made: int = 1, **river: Any) -> Any:
-    """A request that has ``made`` output tokens."""
-    request = SimpleNamespace(
-        request_id=request_id,
-        num_output_tokens=made,
-        sampling_params=SamplingParams(extra_args={"river": river} if river else None),
-        _block_hasher=None,
-    )
-    scheduler.add_request(request)
-    return request
-
-
-def outputs(**tokens: list[int]) -> EngineCoreOutputs:
-    return EngineCoreOutputs(outputs=[EngineCoreOutput(i, t) for i, t in tokens.items()])
-
-
-def update(
-    scheduler: Scheduler,
-    depths: dict[str, int] | None,
-    sampled: dict[str, list[int]] | None = None,
-    drafts: dict[str, list[int]] | None = None,
-) -> dict[str, list[int] | None]:
-    """A step in which the worker sampled one token for each request, or ``sampled``."""
-    ids = list(depths or {})
-    runner_output = SimpleNamespace(
-        req_id_to_index={request_id: index for index, request_id in enumerate(ids)},
-        sampled_token_ids=[(sampled or {}).get(request_id, [1]) for request_id in ids],
-    )
-    if depths is not None:
-        put_depths(runner_output, depths)
-    scheduled = SimpleNamespace(scheduled_spec_decode_tokens=drafts or {})
-    result = scheduler.update_from_output(scheduled, runner_output)
-    assert result is scheduler.outputs
-    return {
-        output.request_id: None if output.routed_experts is None else output.routed_experts.tolist()
-        for client in result.values()
-        for output in client.outputs
-    }
-
-
-def test_every_new_token_gets_its_requests_depth(scheduler: Scheduler) -> None:
-    for name in "abc":
-        arrive(scheduler, name)
-    scheduler.outputs = {0: outputs(a=[7], b=[8, 9]), 1: outputs(c=[10])}
-    found = update(scheduler, {"a": 3, "b": 5, "c": -12, "other": 4})
-    assert found == {"a": [3], "b": [5, 5], "c": [-12]}
-
-
-def test_outputs_without_tokens_or_depths_stay_as_they_are(scheduler: Scheduler) -> None:
-    arrive(scheduler, "a")
-    scheduler.outputs = {0: outputs(a=[], b=[8])}
-    assert update(scheduler, {"a": 3}) == {"a": None, "b": None}
-    assert update(scheduler, None) == {"a": None, "b": None}
-
-
-def test_depths_survive_the_way_to_the_front_end(scheduler: Scheduler) -> None:
-    arrive(scheduler, "a")
-    scheduler.outputs = {0: outputs(a=[7])}
-    update(scheduler, {"a": -30})
-    sent = MsgpackEncoder().encode(scheduler.outputs[0])
-    received = MsgpackDecoder(EngineCoreOutputs).decode(sent)
-    depths = received.outputs[0].routed_experts
-    assert depths.dtype == np.int16
-    assert depths.tolist() == [-30]
-
-
-def test_each_request_is_counted_in_its_own_mode() -> None:
-    """Drafts of one, the depth of another; a stop has cut the last kept token off."""
-    scheduler = Scheduler(vllm_config=vllm_config({"verify": 4}))
-    arrive(scheduler, "new", made=0)
-    arrive(scheduler, "drafted")
-    arrive(scheduler, "cut")
-    arrive(scheduler, "exits", threshold=0.5)
-    arrive(scheduler, "off", enabled=False)
-    sampled = {"drafted": [5, 6, 9], "cut": [5, 6, 9]}
-    drafts = {"drafted": [5, 6, 7], "cut": [5, 6]}
-    depths = {"new": -12, "drafted": 12, "cut": 12, "exits": 3, "off": 12}
-    scheduler.outputs = {
-        0: outputs(new=[1], drafted=[5, 6, 9], cut=[5, 6], exits=[1], off=[1]),
-    }
-    assert update(scheduler, depths, sampled, drafts) == {
-        "new": [MARK | 1 << 12],
-        "drafted": [MARK | 1 | 2 | 3 << 2, MARK | 1, MARK],
-        "cut": [MARK | 1 | 2 | 2 << 2, MARK | 1],
-        "exits": [3],
-        "off": [12],
-    }
-
-
-def test_a_new_request_is_isolated_with_its_own_settings(
-    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[Any] = []
-    monkeypatch.setattr("river_vllm.engine.scheduler.isolate", lambda *args: calls.append(args))
-    mine = arrive(scheduler, "mine", threshold=0.5, min_layers=4)
-    default = arrive(scheduler, "default")
-    config = RiverConfig(threshold=0.25, prefill="sequence")
-    assert calls == [
-        (mine, RiverSettings(True, 0.5, 4), config, 16),
-        (default, RiverSettings(True, 0.25, 1), config, 16),
-    ]
-    assert scheduler.added == [mine, default]
-
-
-def test_streamed_input_goes_on_as_its_first_part_asked(scheduler: Scheduler) -> None:
-    first = arrive(scheduler, "session", threshold=0.5)
-    later = arrive(scheduler, "session", enabled=False)
-    assert later.sampling_params.extra_args == first.sampling_params.extra_args
-
-
-def test_streamed_input_keeps_what_is_not_rivers(scheduler: Scheduler) -> None:
-    """A logits processor of the operator's may read it."""
-    arrive(scheduler, "session", threshold=0.5)
-    later = SimpleNamespace(
-        request_id="session",
-        sampling_params=SamplingParams(extra_args={"own": 1, "river": {"enabled": False}}),
-        _block_hasher=None,
-    )
-    scheduler.add_request(later)
+def test_streamed_input_goes_on_as_its_first_part_asked() -> None:
+    """And keeps what is not River's: a logits processor of the operator's may read it."""
+    made = scheduler()
+    made.add_request(request("session", river={"threshold": 0.5}))
+    later = request("session", own=1, river={"enabled": False})
+    made.add_request(later)
     assert later.sampling_params.extra_args == {"own": 1, "river": {"threshold": 0.5}}
 
 
 def test_streamed_input_is_counted_as_its_own_parameters_have_it_answered() -> None:
-    scheduler = Scheduler(vllm_config=vllm_config({"verify": 4}))
-    session = arrive(scheduler, "session")
+    made, session = scheduler(verify=4), request("session")
+    made.add_request(session)
     drafted = session.river_mode
     biased = SimpleNamespace(sampling_params=SamplingParams(logit_bias={5: 1.0}))
-    scheduler._update_request_as_session(session, biased)
+    made._update_request_as_session(session, biased)
     assert session.river_mode is not drafted
-    scheduler._update_request_as_session(session, SimpleNamespace(sampling_params=SamplingParams()))
+    made._update_request_as_session(session, SimpleNamespace(sampling_params=SamplingParams()))
     assert session.river_mode is drafted
 
 
@@ -201,30 +194,14 @@ def test_streamed_input_is_counted_as_its_own_parameters_have_it_answered() -> N
     ("drafts", "resumable", "computed"), [(4, True, 9), (4, False, 12), (0, True, 12)]
 )
 def test_streamed_input_goes_on_before_what_was_drafted_behind_the_end(
-    scheduler: Scheduler, drafts: int, resumable: bool, computed: int
+    drafts: int, resumable: bool, computed: int
 ) -> None:
     """The answer ended after 10 tokens of 12 that are computed: its last one is vLLM's to drop."""
-    scheduler.num_spec_tokens = drafts
-    request = SimpleNamespace(resumable=resumable, num_computed_tokens=12, num_tokens=10)
-    assert scheduler._handle_stopped_request(request) is not resumable
-    assert request.num_computed_tokens == computed
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_the_scheduler_of_the_engines_mode_is_made(
-    asynchronous: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vllm.v1.core.sched import async_scheduler
-    from vllm.v1.core.sched import scheduler as plain
-
-    for cls in (plain.Scheduler, async_scheduler.AsyncScheduler):
-        monkeypatch.setattr(cls, "__init__", lambda self, *a, **k: None)
-        monkeypatch.setattr(cls, "num_spec_tokens", 0, raising=False)
-    made = RiverScheduler(vllm_config=vllm_config({"threshold": 0.5}, asynchronous))
-    assert isinstance(made, RiverSchedulerMixin)
-    assert isinstance(made, plain.Scheduler)
-    assert isinstance(made, async_scheduler.AsyncScheduler) is asynchronous
-    assert made._river_defaults.threshold == 0.5
+    made = scheduler()
+    made.num_spec_tokens = drafts
+    ended = SimpleNamespace(resumable=resumable, num_computed_tokens=12, num_tokens=10)
+    assert made._handle_stopped_request(ended) is not resumable
+    assert ended.num_computed_tokens == computed
 
 
 def test_a_request_made_in_python_hears_that_it_is_not_exact(
@@ -232,10 +209,9 @@ def test_a_request_made_in_python_hears_that_it_is_not_exact(
 ) -> None:
     monkeypatch.setattr("river_vllm.engine.scheduler.isolate", lambda *args: None)
     monkeypatch.setattr("river_vllm.engine.scheduler.logger", logging.getLogger("test"))
-    scheduler = Scheduler(vllm_config=vllm_config({"resident_layers": 4}))
-    for request_id, settings in (("a", {"enabled": False}), ("b", {"min_layers": 4})):
-        params = SimpleNamespace(extra_args={"river": settings})
-        scheduler.add_request(SimpleNamespace(sampling_params=params, request_id=request_id))
-    assert len(scheduler.added) == 2
+    made = scheduler(resident_layers=4)
+    made.add_request(request("a", river={"enabled": False}))
+    made.add_request(request("b", river={"min_layers": 4}))
+    assert len(made.added) == 2
     (record,) = caplog.records
     assert record.getMessage().startswith("request a: 'enabled' = false: must be true")

@@ -32,23 +32,14 @@ def start(folder: Path, most: int = 4, **settings: Any) -> tuple[Costs, list[int
         parallel_config=SimpleNamespace(nnodes=1),
         additional_config={"river": config.model_dump(exclude_unset=True)},
     )
-    info = {
-        **{"num_layers": 3, "isa": None, "kernels": ["torch"]},
-        **{"river_bytes": 1, "backbone_bytes": 2},
-    }
+    info = {"num_layers": 3, "isa": None, "kernels": [], "river_bytes": 1, "backbone_bytes": 2}
     model = SimpleNamespace(river_info=lambda: info)
     runner = SimpleNamespace(vllm_config=vllm_config, get_model=lambda: model)
     ran: list[int] = []
-
-    def logits(due: tuple[str, int]) -> torch.Tensor:
-        if due[0] == "backbone":
-            ran.append(due[1])
-        return torch.zeros(1, 1)
-
     forward: Any = SimpleNamespace(
         river=SimpleNamespace(num_layers=3),
-        idle=lambda rows, layers, head: ("backbone" if layers == 3 else "draft", rows),
-        logits=logits,
+        idle=lambda rows, layers, head: [rows] * (layers == 3),
+        logits=lambda due: ran.extend(due) or torch.zeros(1, 1),
     )
     timed = {
         "draft": Timed(lambda rows: forward.idle(rows, 0, "draft"), 1),

@@ -19,8 +19,9 @@ PROMPT_ROWS = 2048
 class Routed:
     """Stands for the second compiled forward."""
 
+    compiles = True
+
     def __init__(self) -> None:
-        self.compiles = True
         self.entered = False
         self.at_once = False
         """Whether layers that are alike are to be compiled once."""
@@ -61,7 +62,6 @@ class FakeRunner:
         self.stored = {"vllm": True, "river": True}
         self.passes: list[tuple[str, int]] = []
         self.compiled: list[tuple[str, int]] = []
-        self.sampled: list[str] = []
         self.at_once: list[bool] = []
         self.fails = False
 
@@ -89,7 +89,7 @@ class FakeRunner:
         return "hidden", "last"
 
     def _dummy_sampler_run(self, last: str) -> None:
-        self.sampled.append(last)
+        pass
 
 
 class Runner(WarmUpMixin, FakeRunner):
@@ -102,25 +102,29 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     return Runner()
 
 
-def test_what_is_read_back_is_warmed_up_over_decode_rows(runner: Runner) -> None:
+@pytest.mark.parametrize(
+    ("stored", "passes", "compiled"),
+    [
+        ({}, [("vllm", 16), ("river", 16)], []),
+        # The number of rows is a hint to the compiler: with others vLLM's own code could round
+        # differently.
+        (
+            {"vllm": False, "river": False},
+            [("vllm", PROMPT_ROWS), ("river", 16)],
+            [("vllm", PROMPT_ROWS), ("river", 16)],
+        ),
+        ({"river": False}, [("vllm", 16), ("river", 16)], [("river", 16)]),
+    ],
+)
+def test_what_is_read_back_is_warmed_up_over_decode_rows(
+    runner: Runner, stored: dict[str, bool], passes: Any, compiled: Any
+) -> None:
+    runner.stored |= stored
     runner.warming_up_model()
-    assert runner.passes == [("vllm", 16), ("river", 16)]
-    assert runner.compiled == []
-    assert runner.sampled == ["last", "last"]
-
-
-def test_vllms_forward_is_compiled_with_vllms_own_rows(runner: Runner) -> None:
-    """Their number is a hint to the compiler: with others its code could round differently."""
-    runner.stored = {"vllm": False, "river": False}
-    runner.warming_up_model()
-    assert runner.compiled == [("vllm", PROMPT_ROWS), ("river", 16)]
-
-
-def test_only_the_forward_that_is_not_there_is_compiled(runner: Runner) -> None:
-    runner.stored["river"] = False
-    runner.warming_up_model()
-    assert runner.compiled == [("river", 16)]
-    assert runner.passes == [("vllm", 16), ("river", 16)]
+    assert (runner.passes, runner.compiled) == (passes, compiled)
+    runner.passes.clear()
+    runner.profile_run()
+    assert runner.passes == [("vllm", PROMPT_ROWS)], "a later profile run is vLLM's own"
 
 
 @pytest.mark.parametrize(("fails", "at_once"), [(False, [True]), (True, [True, False])])
@@ -130,55 +134,38 @@ def test_where_layers_cannot_be_compiled_at_once_each_is(
     runner.stored["river"] = False
     runner.fails = fails
     runner.warming_up_model()
-    assert runner.at_once == at_once
-    assert runner.compiled == [("river", 16)]
+    assert (runner.at_once, runner.compiled) == (at_once, [("river", 16)])
     assert runner.routed.forgotten is fails
 
 
-def test_where_nothing_is_read_back_vllms_pass_is_its_own(
-    runner: Runner, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "why", ["nothing is read back", "ranks meet in a pass", "it shows the memory in use"]
+)
+def test_a_first_pass_that_has_to_be_is_vllms_own(
+    runner: Runner, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_up, "reads_compiled_forwards", lambda config: False)
+    if why == "nothing is read back":
+        monkeypatch.setattr(warm_up, "reads_compiled_forwards", lambda config: False)
+    elif why == "ranks meet in a pass":
+        runner.vllm_config.parallel_config.world_size = 2
+    else:
+        runner.cache_config.kv_cache_memory_bytes = None
     runner.warming_up_model()
     assert runner.passes == [("vllm", PROMPT_ROWS), ("river", 16)]
 
 
-@pytest.mark.parametrize("field", ["world_size", "data_parallel_size"])
-def test_ranks_that_meet_in_a_pass_all_run_the_same_one(runner: Runner, field: str) -> None:
-    """Whether or not the file of each is there."""
-    setattr(runner.vllm_config.parallel_config, field, 2)
-    runner.warming_up_model()
-    assert runner.passes == [("vllm", PROMPT_ROWS), ("river", 16)]
-
-
-def test_a_pass_that_shows_the_memory_in_use_is_vllms_own(runner: Runner) -> None:
-    runner.cache_config.kv_cache_memory_bytes = None
-    runner.warming_up_model()
-    assert runner.passes == [("vllm", PROMPT_ROWS), ("river", 16)]
-
-
-def test_prompts_that_may_exit_are_rows_of_rivers_graph(runner: Runner) -> None:
-    runner.settings["prefill"] = "sequence"
+@pytest.mark.parametrize(
+    ("settings", "requests", "rows"),
+    [
+        ({"prefill": "sequence"}, 16, PROMPT_ROWS),  # prompts may exit
+        ({}, 1, 2),  # still for any number of rows
+    ],
+)
+def test_rivers_graph_is_compiled_for_the_rows_that_may_exit(
+    runner: Runner, settings: dict[str, str], requests: int, rows: int
+) -> None:
+    runner.settings |= settings
+    runner.max_num_reqs = requests
     runner.stored["river"] = False
     runner.warming_up_model()
-    assert runner.compiled == [("river", PROMPT_ROWS)]
-
-
-def test_one_request_at_a_time_still_compiles_for_any_number_of_rows(runner: Runner) -> None:
-    runner.max_num_reqs = 1
-    runner.stored["river"] = False
-    runner.warming_up_model()
-    assert runner.compiled == [("river", 2)]
-
-
-def test_without_a_second_compiled_forward_there_is_one_pass(runner: Runner) -> None:
-    runner.routed.compiles = False
-    runner.warming_up_model()
-    assert runner.passes == [("vllm", 16)]
-
-
-def test_a_later_profile_run_is_vllms_own(runner: Runner) -> None:
-    runner.warming_up_model()
-    runner.passes.clear()
-    runner.profile_run()
-    assert runner.passes == [("vllm", PROMPT_ROWS)]
+    assert runner.compiled == [("river", rows)]

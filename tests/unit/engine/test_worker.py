@@ -7,81 +7,37 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
-from river_vllm import patches
-from river_vllm.engine import worker as module
 from river_vllm.engine.worker import RiverWorkerMixin
 from river_vllm.errors import RiverError
 
-INFO = {"num_layers": 12}
-
 
 class FakeWorker:
-    """A worker of vLLM's, whose model is there once it has been loaded."""
+    """What the mixin uses of a worker of vLLM's."""
 
     def __init__(self, river: dict[str, Any]) -> None:
-        self.model_runner: Any = SimpleNamespace()
-        self.vllm_config: Any = SimpleNamespace(
-            additional_config={"river": river},
-            model_config=SimpleNamespace(dtype=torch.bfloat16, hf_config=SimpleNamespace()),
-            cache_config=SimpleNamespace(cache_dtype="fp8"),
-            speculative_config=None,
+        model_config = SimpleNamespace(
+            hf_config=SimpleNamespace(), get_total_num_hidden_layers=lambda: 12
         )
-        self.loaded: list[Any] = []
+        self.vllm_config: Any = SimpleNamespace(
+            additional_config={"river": river}, model_config=model_config
+        )
+        self.reloaded: list[dict[str, Any]] = []
 
-    def load_model(self, *args: Any, **kwargs: Any) -> None:
-        self.loaded.append((args, kwargs, getattr(self.model_runner, "drafter", None)))
-        model = SimpleNamespace(river_info=lambda: dict(INFO))
-        self.model_runner.get_model = lambda: model
-
-    def compile_or_warm_up_model(self) -> str:
-        return "times"
+    def reload_weights(self, **how: Any) -> None:
+        self.reloaded.append(how)
 
 
 class Worker(RiverWorkerMixin, FakeWorker):
     pass
 
 
-def test_an_engine_that_verifies_drafts_with_the_river(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM's own drafter would load a second model, so River's is there before it loads one."""
-    monkeypatch.setattr(module, "RiverProposer", lambda *made_with: made_with)
-    monkeypatch.setattr(patches, "every_logits_processor_is_there", lambda runner: None)
-    worker: Any = Worker({"verify": 4})
-    worker.device = "cuda:0"
-    worker.vllm_config.speculative_config = object()
-    worker.load_model()
-    assert worker.loaded == [((), {}, (worker.vllm_config, "cuda:0", worker.model_runner))]
-
-
-def test_passes_are_timed_once_the_engine_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches, "a_workers_engine_answers_ctrl_c", lambda: None)
-    worker, asked = Worker({"verify": 4}), []
-    worker.load_model()
-    worker.model_runner.river_begin = lambda: asked.append("costs")
-    assert worker.compile_or_warm_up_model() == "times"
-    assert asked == ["costs"]
-
-
-def test_info_is_the_models_and_the_runners() -> None:
-    worker = Worker({})
-    worker.load_model()
-    worker.model_runner.river_info = lambda: {"verify": {"a": 1}}
-    types = {"dtype": "bfloat16", "kv_cache_dtype": "fp8"}
-    assert worker.river_info() == {**INFO, **types, "verify": {"a": 1}}
-
-
 @pytest.mark.parametrize(("layers", "reloads"), [("all", True), (4, False)])
 def test_weights_that_are_read_as_they_are_needed_cannot_be_reloaded(
-    layers: Any, reloads: bool, monkeypatch: pytest.MonkeyPatch
+    layers: Any, reloads: bool
 ) -> None:
     """An answer would mix new layers with old ones."""
-    reloaded: list[dict[str, Any]] = []
-    monkeypatch.setattr(
-        FakeWorker, "reload_weights", lambda self, **how: reloaded.append(how), raising=False
-    )
     worker = Worker({"resident_layers": layers, "min_layers": 2})
-    worker.vllm_config.model_config.get_total_num_hidden_layers = lambda: 12
     with nullcontext() if reloads else pytest.raises(RiverError, match="restart River"):
         worker.reload_weights(weights_path="new")
-    assert reloaded == [{"weights_path": "new"}] * reloads
+    assert worker.reloaded == [{"weights_path": "new"}] * reloads

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 
 import pytest
 import torch
 
 from river_vllm.kernels.base import LinearSpec
+from river_vllm.kernels.native import pages
 from river_vllm.kernels.native.backend import Backend
 from river_vllm.kernels.native.kernel import NativeKernel
+from river_vllm.kernels.native.pages import CACHE_LINE, HugePages
 from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from tests.unit.kernels.support import (
     TOLERANCE,
@@ -91,6 +94,8 @@ def test_a_row_does_not_depend_on_its_neighbours(backend: Backend, int8: bool) -
     packed = NativeKernel(int8, backend).pack(grouped_weight(spec, integer=False), spec)
     x = inputs(70, spec)
     together = packed.apply(x, None)
+    wide = torch.stack([x, x + 1], dim=2).view(70, -1)
+    assert torch.equal(packed.apply(wide[:, ::2], None), together), "rows may be a view with gaps"
     for rows in ROWS:
         for first in {0, min(3, 70 - rows), 70 - rows}:
             span = slice(first, first + rows)
@@ -114,20 +119,10 @@ def test_a_product_of_some_outputs_has_the_bits_of_the_whole(backend: Backend, i
         assert torch.equal(listed.draft(x, None), whole.draft(x, None)[:, chosen])
 
 
-@pytest.mark.parametrize("quantizer", ["rtn", "hqq"])
-def test_an_output_is_quantised_whatever_is_beside_it(quantizer: str) -> None:
-    weight = torch.randn(4096, 256, generator=seeded()).bfloat16()
-    chosen = torch.randperm(4096, generator=seeded())[:192].sort().values
-    whole, part = (QUANTIZERS[quantizer](w, 128) for w in (weight, weight[chosen]))
-    assert torch.equal(part.codes, whole.codes[chosen])
-    assert torch.equal(part.scales, whole.scales[chosen])
-    assert torch.equal(part.zeros, whole.zeros[chosen])
-
-
 @every_backend
 @both_products
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("rows", [3, 20, 40])
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
+@pytest.mark.parametrize("rows", [3, 40])
 def test_what_is_not_finite_stays_in_its_row(
     backend: Backend, int8: bool, bad: float, rows: int
 ) -> None:
@@ -145,8 +140,8 @@ def test_what_is_not_finite_stays_in_its_row(
 
 @every_backend
 @both_products
-@pytest.mark.parametrize("rows", [1, 5, 20])
-def test_a_zero_row_is_zero(backend: Backend, int8: bool, rows: int) -> None:
+def test_a_zero_row_is_zero(backend: Backend, int8: bool) -> None:
+    rows = 5
     spec = spec_of(64, 48, 32)
     packed = NativeKernel(int8, backend).pack(grouped_weight(spec, integer=False), spec)
     x = inputs(rows, spec)
@@ -155,16 +150,6 @@ def test_a_zero_row_is_zero(backend: Backend, int8: bool, rows: int) -> None:
     assert torch.equal(out[-1], torch.zeros(48).bfloat16())
     bias = torch.randn(48).bfloat16()
     assert torch.equal(packed.apply(x, bias)[-1], bias)
-
-
-@every_backend
-@both_products
-def test_rows_may_be_a_view_with_gaps(backend: Backend, int8: bool) -> None:
-    spec = spec_of(64, 32, 32)
-    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, integer=False), spec)
-    wide = inputs(6, spec_of(128, 32, 32))
-    view = wide[::2, ::2]
-    assert torch.equal(packed.apply(view, None), packed.apply(view.clone(), None))
 
 
 @both_products
@@ -184,18 +169,33 @@ def test_one_thread_or_two_give_the_same_bits(int8: bool) -> None:
     assert torch.equal(*outputs)
 
 
-@every_backend
-@both_products
-def test_memory_is_half_a_byte_per_weight_and_its_groups(backend: Backend, int8: bool) -> None:
-    packed = NativeKernel(int8, backend).pack(
-        QUANTIZERS["rtn"](torch.randn(64, 256), 64), spec_of(256, 64, 64)
-    )
-    assert packed.nbytes == 64 * 256 // 2 + 2 * 2 * 64 * 4
-
-
 @both_products
 def test_other_types_and_shapes_are_refused(int8: bool) -> None:
     kernel = NativeKernel(int8)
     half = LinearSpec(64, 32, 32, torch.float16, torch.device("cpu"))
     assert "bfloat16" in str(kernel.unsupported(half))
     assert "multiple of 16" in str(kernel.unsupported(spec_of(64, 24, 32)))
+
+
+def test_values_and_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "CHUNK", 1 << 16)
+    held = HugePages()
+    # The last two do not fit into what is left of a chunk, and into a chunk at all.
+    sizes = [1, 63, 64, 65, 30_000, 50_000, 3 << 20]
+    values = [torch.randint(0, 255, (size,), dtype=torch.uint8) for size in sizes]
+    kept = [held.hold(value) for value in values]
+    for found, expected in zip(kept, values, strict=True):
+        assert torch.equal(found, expected)
+        assert found.data_ptr() % CACHE_LINE == 0
+    kept[1].fill_(7)
+    assert torch.equal(kept[0], values[0])
+    assert torch.equal(kept[2], values[2])
+
+
+def test_a_tensor_outlives_what_handed_it_out() -> None:
+    held = HugePages()
+    values = torch.arange(1000)
+    found = held.hold(values)
+    del held
+    gc.collect()
+    assert torch.equal(found, values)

@@ -81,27 +81,6 @@ def test_a_state_that_is_zero_or_not_finite_has_none(native: Reading, bad: float
         assert similarity.isnan().tolist() == [False, True]
 
 
-def test_a_row_does_not_depend_on_its_neighbours(native: Reading) -> None:
-    before, hidden, residual = states(70, 5).float(), states(70, 6), states(70, 7)
-    together = native(before, hidden, residual)
-    for row in (0, 33, 69):
-        span = slice(row, row + 1)
-        alone = native(before[span], hidden[span], residual[span])
-        for one, many in zip(alone, together, strict=True):
-            assert one is not None and many is not None
-            assert torch.equal(one[0], many[row])
-
-
-def test_strides_are_none_of_its_business(native: Reading) -> None:
-    wide, other = states(6, 8, 1152), states(6, 9, 1152)
-    before = states(6, 10).float()
-    found = native(before, wide[:, ::2], other[:, 1::2])
-    expected = native(before, wide[:, ::2].contiguous(), other[:, 1::2].contiguous())
-    for one, many in zip(found, expected, strict=True):
-        assert one is not None and many is not None
-        assert torch.equal(one, many)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("other", ["hidden", "residual", "both"])
 def test_states_of_another_type_are_read_by_torch(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from river_vllm.errors import UnsupportedModelError
+from river_vllm.compat import CompilationMode
+from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.kernels.native.library import backend
+from river_vllm.model import attach as module
+from river_vllm.model.attach import attach
 from river_vllm.model.find import (
     StateArguments,
     decoder_layers,
@@ -43,26 +50,19 @@ def attention_layer(count: int) -> nn.Module:
     return layer
 
 
-def test_a_wrong_number_of_layers_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"Model: expected one list of 4 .* found 0"):
-        decoder_layers(Model(3, 32), 4)
-
-
-def test_two_stacks_of_layers_are_refused() -> None:
-    model = Oddity([attention_layer(1)] * 3, [attention_layer(1)] * 3)
-    with pytest.raises(UnsupportedModelError, match=r"Oddity: expected one list of 3 .* found 2"):
-        decoder_layers(model, 3)
-
-
-def test_layers_without_attention_are_refused() -> None:
-    model = Oddity([attention_layer(1), attention_layer(0), attention_layer(1)])
-    with pytest.raises(UnsupportedModelError, match=r"Oddity.* found 0"):
-        decoder_layers(model, 3)
-
-
-def test_two_attentions_in_one_layer_are_refused_with_its_index() -> None:
-    model = Oddity([attention_layer(1), attention_layer(2), attention_layer(1)])
-    with pytest.raises(UnsupportedModelError, match="Oddity: layer 1 has 2 attention modules"):
+@pytest.mark.parametrize(
+    ("lists", "reason"),
+    [
+        ([[1, 1]], "expected one list of 3 .* found 0"),
+        ([[1, 1, 1], [1, 1, 1]], "expected one list of 3 .* found 2"),
+        ([[1, 0, 1]], "found 0"),
+        ([[1, 2, 1]], "layer 1 has 2 attention modules"),
+    ],
+)
+def test_a_model_of_another_shape_is_refused_by_name(lists: list[list[int]], reason: str) -> None:
+    """Here by the numbers of attention modules in its layers."""
+    model = Oddity(*([attention_layer(count) for count in counts] for counts in lists))
+    with pytest.raises(UnsupportedModelError, match=f"Oddity: .*{reason}"):
         decoder_layers(model, 3)
 
 
@@ -82,29 +82,20 @@ def test_state_arguments_come_from_the_signature() -> None:
     assert state_arguments(Layer(32, 0)) == StateArguments(hidden=1, residual=2)
     assert state_arguments(ResidualFirst()) == StateArguments(hidden=1, residual=0)
     assert state_arguments(NoResidual()) == StateArguments(hidden=0, residual=None)
+    assert state_arguments(Layer(32, 0), stale_residual=True) == StateArguments(1, None)
     with pytest.raises(UnsupportedModelError, match=r"NoHidden.*'hidden_states'.*'x'"):
         state_arguments(NoHidden())
 
 
-def test_state_is_read_from_either_kind_of_argument() -> None:
+def test_state_is_read_and_replaced_in_either_kind_of_argument() -> None:
     where = StateArguments(hidden=1, residual=2)
-    p, h, r = torch.zeros(1), torch.ones(1, 1), torch.full((1, 1), 2.0)
-    assert where.read((p, h, r), {}) == (h, r)
-    assert where.read((p,), {"hidden_states": h, "residual": r}) == (h, r)
+    p, h, r, other = torch.zeros(1), torch.ones(1, 1), torch.full((1, 1), 2.0), torch.zeros(1, 1)
+    for args, kwargs in (((p, h, r), {}), ((p,), {"hidden_states": h, "residual": r})):
+        assert where.read(args, kwargs) == (h, r)
+        assert where.read(*where.replace(args, kwargs, other)) == (other, r)
     assert where.read((p, h), {"residual": r}) == (h, r)
     assert where.read((p, h), {}) == (h, None)
     assert StateArguments(0, None).read((h, r), {"residual": r}) == (h, None)
-
-
-def test_other_states_take_the_place_of_the_layers_own() -> None:
-    where = StateArguments(hidden=1, residual=2)
-    p, h, r, other = torch.zeros(1), torch.ones(1, 1), torch.full((1, 1), 2.0), torch.zeros(1, 1)
-    args, kwargs = where.replace((p, h, r), {}, other)
-    assert args[0] is p and args[2] is r and kwargs == {}
-    assert torch.equal(args[1], other)
-    args, kwargs = where.replace((p,), {"hidden_states": h, "residual": r}, other)
-    assert args == (p,) and kwargs["residual"] is r
-    assert torch.equal(kwargs["hidden_states"], other)
 
 
 def test_a_batch_of_one_sequence_is_read_as_rows() -> None:
@@ -113,10 +104,6 @@ def test_a_batch_of_one_sequence_is_read_as_rows() -> None:
     assert (hidden.shape, residual) == ((5, 3), None)
     args, _ = where.replace((torch.ones(1, 5, 3),), {}, hidden + 1)
     assert torch.equal(args[0], torch.full((1, 5, 3), 2.0))
-
-
-def test_a_residual_that_is_no_state_is_not_read() -> None:
-    assert state_arguments(Layer(32, 0), stale_residual=True) == StateArguments(1, None)
 
 
 def test_the_lm_head_may_be_inside_a_language_model() -> None:
@@ -130,9 +117,55 @@ def test_the_lm_head_may_be_inside_a_language_model() -> None:
 def test_every_linear_of_a_layer_is_a_projection() -> None:
     layer = Layer(32, 0)
     layer.mlp = nn.ModuleDict({"up": linear(32, 64)})
+    with pytest.raises(UnsupportedModelError, match="NoHidden has no linear projections"):
+        projections(NoHidden())
     assert projections(layer) == [("proj", layer.proj), ("mlp.up", layer.mlp["up"])]
 
 
-def test_a_layer_without_linears_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="NoHidden has no linear projections"):
-        projections(NoHidden())
+LAYERS, WIDTH = 3, 64
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model(LAYERS, WIDTH)
+
+
+def build(model: Model, folder: Path, **settings: Any) -> None:
+    vllm_config: Any = SimpleNamespace(
+        model_config=SimpleNamespace(
+            dtype=torch.bfloat16,
+            get_total_num_hidden_layers=lambda: LAYERS,
+            model=str(folder),
+            architecture="RiverLlamaForCausalLM",
+            hf_config=SimpleNamespace(),
+        ),
+        device_config=SimpleNamespace(device="cpu"),
+        compilation_config=SimpleNamespace(static_forward_context={}, mode=CompilationMode.NONE),
+    )
+    config = RiverConfig(**{"quantizer": "rtn", "kernel": "torch", **settings})
+    attach(model, config, vllm_config, (), lambda: None)
+
+
+def test_a_quantised_projection_is_refused_by_name(model: Model, tmp_path: Path) -> None:
+    class Fp8Method:
+        pass
+
+    model.layers[1].proj.prefix = "layers.1.proj"
+    model.layers[1].proj.quant_method = Fp8Method()
+    with pytest.raises(UnsupportedModelError, match=r"'layers\.1\.proj' uses Fp8Method"):
+        build(model, tmp_path)
+
+
+@pytest.mark.skipif(backend() is None, reason="the kernel library is not built")
+def test_ranks_on_cpus_of_two_kinds_are_refused(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "get_tensor_model_parallel_world_size", lambda: 2)
+    said = []
+    group = SimpleNamespace(broadcast_object=lambda own, src: said.append(own) or own)
+    monkeypatch.setattr(module, "get_tp_group", lambda: group)
+    build(model, tmp_path, kernel="auto")
+    first = ("scalar", *said[0][1:])
+    group.broadcast_object = lambda own, src: first
+    with pytest.raises(RiverError, match=f"rank 0 has {'/'.join(first)} .*{'/'.join(said[0])}"):
+        build(Model(LAYERS, WIDTH), tmp_path, kernel="auto")

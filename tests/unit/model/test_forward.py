@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.compat import get_forward_context
 from river_vllm.model import forward as module
 from river_vllm.model.forward import Forward, River
 from river_vllm.model.passes import Current, Pass, Span
@@ -42,25 +41,13 @@ class Runner:
     vllm_config = "config"
     attn_groups: Any = ()
 
-    def __init__(
-        self,
-        compiles: bool = False,
-        resident: int = L,
-        fetches: bool = False,
-        dense: Any = None,
-        linears: Any = (),
-    ) -> None:
+    def __init__(self, compiles: bool = False, dense: Any = None, linears: Any = ()) -> None:
         self.passes: list[tuple[str, int]] = []
         """The forward of each pass, and its rows."""
-        self.needed: list[int] = []
         self.routed: Any = Routed()
         self.routed.within_compiled = compiles
         residency: Any = SimpleNamespace(
-            num_layers=L,
-            resident=resident,
-            offloads=resident < L,
-            limit=L if fetches else resident,
-            need=self.needed.append,
+            num_layers=L, resident=L, offloads=False, limit=L, need=lambda layer: None
         )
         router: Any = SimpleNamespace(decide=self.decide)
         self.river = River(Current(L), router, self.routed, residency, linears, dense)
@@ -70,9 +57,7 @@ class Runner:
         return self
 
     def decide(self, table: StepTable, layers_run: int, *_: Any) -> None:
-        if layers_run >= table.limit:
-            table.all_river()
-        elif layers_run == 1 and table.has_active:
+        if layers_run == 1 and table.has_active:
             table.leave(np.full(int(table.free.sum()), True), layers_run)
 
     def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -115,35 +100,26 @@ def own_context(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Runner, "input_batch", SimpleNamespace(block_table=[]), raising=False)
 
 
-@pytest.mark.parametrize("compiles", [False, True])
 @pytest.mark.parametrize(
-    ("floors", "depths", "passes"),
+    ("compiles", "floors", "depths", "passes"),
     [
-        ((NEVER, L), [L, L], [("vLLM's", 2)]),
-        ((1, 1), [1, 1], [("routed", 2)]),
+        # Rows of one kind run once.
+        (False, (NEVER, L), [L, L], [("vLLM's", 2)]),
+        (True, (NEVER, L), [L, L], [("vLLM's", 2)]),
+        (True, (1, 1), [1, 1], [("routed", 2)]),
+        # Without a compiler one forward serves both kinds.
+        (False, (NEVER, 1, NEVER), [L, 1, L], [("routed", 3)]),
+        # vLLM's compiled forward runs all rows, and the routed one some again.
+        (True, (NEVER, 1, NEVER, 1), [L, 1, L, 1], [("vLLM's", 4), ("routed", 2)]),
     ],
 )
-def test_rows_of_one_kind_run_once(
+def test_which_forward_runs_over_which_rows(
     compiles: bool, floors: Any, depths: list[int], passes: Any
 ) -> None:
     runner, due = Runner(compiles), step(*floors)
     assert runner.run(due) == depths
     assert runner.passes == passes
     assert due.table.exit_layer.tolist() == depths
-
-
-def test_without_a_compiler_one_forward_serves_both_kinds() -> None:
-    runner, due = Runner(), step(NEVER, 1, NEVER)
-    assert runner.run(due) == [L, 1, L]
-    assert runner.passes == [("routed", 3)]
-    assert due.table.exit_layer.tolist() == [L, 1, L]
-
-
-def test_vllms_compiled_forward_runs_all_rows_and_the_routed_one_some_again() -> None:
-    runner, due = Runner(compiles=True), step(NEVER, 1, NEVER, 1)
-    assert runner.run(due) == [L, 1, L, 1]
-    assert runner.passes == [("vLLM's", 4), ("routed", 2)]
-    assert due.table.exit_layer.tolist() == [L, 1, L, 1]
     assert runner.river.current.due is due, "the LM head reads the whole step's"
 
 
@@ -174,32 +150,6 @@ def test_a_request_runs_again_from_its_first_exit_on() -> None:
     assert part.table.floor.tolist() == [1, 3, 2]
 
 
-def test_with_layers_out_of_memory_every_pass_is_routed() -> None:
-    runner, due = Runner(resident=2), step(NEVER, 1)
-    assert runner.run(due) == [2, 1]
-    assert runner.passes == [("routed", 2)]
-    assert (due.table.exit_layer.tolist(), runner.needed) == ([2, 1], [])
-
-
-def test_a_layer_that_a_row_needs_is_fetched() -> None:
-    runner = Runner(resident=2, fetches=True)
-    assert runner.run(step(NEVER, 1)) == [L, 1]
-    assert runner.needed == [2, 3]
-    runner.run(step(1, 1))
-    assert runner.needed == [2, 3], "with all rows on the river nobody needs it"
-
-
-@pytest.mark.parametrize("fetches", [False, True])
-def test_passes_of_no_request_leave_after_the_resident_layers(fetches: bool) -> None:
-    """Warm-up and dummy runs: they fetch nothing, however many there are."""
-    runner = Runner(resident=2, fetches=fetches)
-    runner.run(step(1))
-    runner.river.rest()
-    for _ in range(2):
-        assert runner.model(torch.zeros(1, dtype=int)).flatten().tolist() == [2]
-    assert runner.needed == []
-
-
 def test_a_pass_that_fails_leaves_nothing_behind_for_the_next() -> None:
     runner = Runner(compiles=True)
     runner.fails = True
@@ -224,72 +174,3 @@ def test_rivers_own_product_serves_passes_that_may_round_otherwise(
     assert runner.run(due) == [L, L]
     assert runner.passes == [(taken, 2)]
     assert (due.dense is not None) is (taken == "routed")
-
-
-def test_an_observer_is_told_of_each_pass() -> None:
-    runner, due, seen = Runner(), step(1, 1), []
-    runner.river.observer = SimpleNamespace(ran=lambda *told: seen.append(told))  # type: ignore[assignment]
-    runner.run(due)
-    assert seen[0][0] is due
-    assert seen[0][1].flatten().tolist() == [1, 1]
-
-
-class Group:
-    """Layers of one K/V cache."""
-
-    def __init__(self, *layers: str) -> None:
-        self.layer_names = layers
-
-    def build_metadata(self, common: Any) -> Any:
-        self.common = common
-        return f"metadata of {self.layer_names[0]}"
-
-
-class AttentionRunner(Runner):
-    """Blocks of 4 and of 8 tokens; block j of request i is 10 i + j, and 100 more."""
-
-    supports_mm_inputs = enable_prompt_embeds = False
-    input_ids = SimpleNamespace(gpu=torch.empty(0, dtype=torch.int32))
-    positions = torch.empty(0, dtype=torch.int64)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attn_groups = [[Group("a", "b")], [Group("c")]]
-        blocks = torch.arange(4, dtype=torch.int32) + 10 * torch.arange(3).unsqueeze(1)
-        blocks = blocks.int()
-        self.input_batch = SimpleNamespace(
-            block_table=[
-                SimpleNamespace(block_size=4, block_table=SimpleNamespace(gpu=blocks)),
-                SimpleNamespace(block_size=8, block_table=SimpleNamespace(gpu=blocks + 100)),
-            ]
-        )
-        self.contexts: list[Any] = []
-
-    def __call__(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        self.contexts.append(get_forward_context())
-        self.told = input_ids, positions
-        return self.model(input_ids)
-
-
-def test_attention_is_told_of_the_rows_of_a_pass_of_rivers_own() -> None:
-    runner = AttentionRunner()
-    forward = Forward(runner)
-    spans = [Span(2, 5, 2), Span(0, 9, 1)]
-    due = forward.decode(spans, torch.tensor([3, 4, 5]), 0, "draft")
-    assert forward.run(due).shape == (3, 1)
-    tokens, positions = runner.told
-    assert (tokens.tolist(), tokens.dtype) == ([3, 4, 5], torch.int32)
-    assert positions.tolist() == [5, 6, 9]
-    (context,) = runner.contexts
-    assert context.attn_metadata == {
-        "a": "metadata of a",
-        "b": "metadata of a",
-        "c": "metadata of c",
-    }
-    assert context.slots["a"].tolist() == [21 * 4 + 1, 21 * 4 + 2, 2 * 4 + 1]
-    assert context.slots["c"].tolist() == [120 * 8 + 5, 120 * 8 + 6, 101 * 8 + 1]
-    common = runner.attn_groups[0][0].common
-    assert common.query_start_loc.tolist() == common.query_start_loc_cpu.tolist() == [0, 2, 3]
-    assert (common.num_reqs, common.num_actual_tokens, common.max_query_len) == (2, 3, 2)
-    assert (common.seq_lens.tolist(), common.max_seq_len) == ([7, 10], 10)
-    assert common.block_table_tensor.tolist() == [[20, 21, 22, 23], [0, 1, 2, 3]]

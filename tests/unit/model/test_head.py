@@ -56,7 +56,7 @@ def test_the_pass_says_which_head_makes_the_logits(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_model_without_a_plain_head_has_no_place_for_it() -> None:
-    with pytest.raises(UnsupportedModelError, match="--river-lm-head must be 'backbone'"):
+    with pytest.raises(UnsupportedModelError, match="--river-lm-head"):
         install_river_head(nn.Module(), Current(2), lambda _: Packed)
 
 
@@ -98,11 +98,9 @@ def test_where_vllm_does_not_take_logits_as_they_are_there_is_no_list(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("size", [40, 64 * DEEP, 200 * DEEP + 7, 3000 * DEEP - 1])
-@pytest.mark.parametrize("rows", [1, 5])
-def test_it_finds_what_a_search_of_everything_finds(
-    rows: int, size: int, dtype: torch.dtype
-) -> None:
+@pytest.mark.parametrize("size", [40, 64 * DEEP, 200 * DEEP + 7])
+def test_it_finds_what_a_search_of_everything_finds(size: int, dtype: torch.dtype) -> None:
+    rows = 5
     logits = torch.randn(rows, size, generator=torch.Generator().manual_seed(size)).to(dtype)
     found = largest(logits, 32)
     assert found.shape == (rows, 32)

@@ -97,12 +97,6 @@ def test_a_batch_of_one_sequence_keeps_its_shape(twin: Twin, rows: list[int]) ->
     assert torch.equal(twin.dual(twin.x[None])[0], expected[None])
 
 
-def test_the_packer_gets_the_loaded_weight_before_vllm_repacks_it(twin: Twin) -> None:
-    assert isinstance(twin.method.packed, Packed)
-    assert torch.equal(twin.method.packed.weight, twin.weight * -3)
-    assert twin.method.out_features == N
-
-
 def test_the_river_keeps_the_bias_as_loaded() -> None:
     """vLLM's CPU path may turn the module's bias into float32; bf16 kernels take bf16."""
     twin = Twin(bias=True)
@@ -116,16 +110,6 @@ def test_a_rank_that_does_not_add_the_bias_adds_none_on_the_river(twin: Twin) ->
     twin.leave(*range(ROWS))
     out = twin.method.apply(twin.dual, twin.x, None)
     assert torch.equal(out, Packed(twin.weight).apply(twin.x, None))
-
-
-def test_use_before_loading_is_an_error() -> None:
-    method = RiverLinearMethod(linear(K, N).quant_method, Packed, Current(2), 0)
-    with pytest.raises(RuntimeError, match="after the checkpoint is loaded"):
-        _ = method.packed
-
-
-def test_vllm_may_not_skip_the_packing_with_cached_weights() -> None:
-    assert not RiverLinearMethod.supports_pre_processed_weights
 
 
 def test_rivers_own_product_serves_a_pass_that_names_it() -> None:

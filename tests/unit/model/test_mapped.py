@@ -47,12 +47,6 @@ def test_read_pages_go_and_come_back(file: Path) -> None:
         assert [int(t.sum()) for t in tensors] == sums
 
 
-def test_memory_that_maps_no_checkpoint_is_left_alone() -> None:
-    tensor = torch.full((4 * MIB,), 7, dtype=torch.uint8)
-    release([(tensor.data_ptr(), tensor.nbytes)])
-    assert int(tensor.sum()) == 7 * 4 * MIB
-
-
 def test_a_window_stays_while_loading(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mapped, "WINDOW", 4 * MIB)
     most, seen = 0, []

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from vllm.v1.outputs import ModelRunnerOutput
 
 from river_vllm.config import RiverConfig
 from river_vllm.modes import mode_of, mode_that_made
-from river_vllm.modes.exit import ExitSummary, signed_depth
+from river_vllm.modes.exit import ExitMode, ExitSummary, signed_depth
+from river_vllm.modes.mode import depths_of, put_depths
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from river_vllm.request import RiverSettings, default_settings
 
@@ -19,26 +24,18 @@ def drafted(drafted: int, kept: int, tokens: int, decode: bool = True) -> np.nda
 
 
 @pytest.mark.parametrize(
-    ("settings", "summary"),
+    ("settings", "summary", "exact"),
     [
-        (default_settings(RiverConfig(threshold=0.9)), ExitSummary),
-        (default_settings(RiverConfig()), DraftSummary),
-        (RiverSettings(False, 0.9, 1, mode="verified"), ExitSummary),
+        (default_settings(RiverConfig(threshold=0.9)), ExitSummary, True),
+        (default_settings(RiverConfig()), DraftSummary, False),  # any rounding will do
+        (RiverSettings(False, 0.9, 1, mode="verified"), ExitSummary, True),
     ],
 )
-def test_a_request_is_answered_in_its_own_mode(settings: RiverSettings, summary: type) -> None:
+def test_a_request_is_answered_in_its_own_mode(
+    settings: RiverSettings, summary: type, exact: bool
+) -> None:
     assert type(mode_of(settings).summary()) is summary
-
-
-def test_only_verified_requests_need_no_stock_bits() -> None:
-    """Their rows run on the backbone, and any rounding will do."""
-    verified, exits = SETTINGS, default_settings(RiverConfig(threshold=0.9))
-    backbone = RiverSettings(False, 0.9, 1, mode="verified")
-    assert [mode_of(settings).exact for settings in (verified, exits, backbone)] == [
-        False,
-        True,
-        True,
-    ]
+    assert mode_of(settings).exact is exact
 
 
 @pytest.mark.parametrize("depth", [-12, -1, 1, 12, signed_depth(12, True, held=True)])
@@ -59,7 +56,8 @@ def test_a_choices_life() -> None:
         drafted(4, 4, 2),  # a stop cut the rest off
     ]
     summary = DraftSummary()
-    summary.add(np.concatenate(parts))
+    for part in parts:
+        summary.add(part)
     assert summary.report(SETTINGS, 12) == {
         "num_layers": 12,
         "tokens": 10,
@@ -76,16 +74,33 @@ def test_which_tokens_were_drafted() -> None:
     assert mode_of(SETTINGS).trace(np.concatenate(parts)) == [0, 1, 1, 0]
 
 
-def test_steps_add_up_as_they_come() -> None:
-    summary = DraftSummary()
-    for part in (drafted(0, 0, 1, decode=False), drafted(2, 1, 2)):
-        summary.add(part)
-    assert (summary.tokens, summary.steps, summary.drafted, summary.accepted) == (2, 1, 2, 1)
-
-
-def test_nothing_yet() -> None:
-    summary = DraftSummary()
-    summary.add(np.empty(0, dtype=np.int16))
-    report = summary.report(SETTINGS, 12)
+def test_without_a_step_there_are_no_means() -> None:
+    drafts, exits = DraftSummary(), ExitSummary()
+    drafts.add(np.empty(0, dtype=np.int16))
+    exits.add(np.array([-12], dtype=np.int16))
+    report = drafts.report(SETTINGS, 12)
     assert report["acceptance"] is None and report["tokens_per_step"] is None
-    assert report["tokens"] == report["drafted"] == 0
+    assert (exits.tokens, exits.mean_exit_layer) == (0, None)
+
+
+def test_exits_count_decode_tokens_only_and_those_that_were_held_apart() -> None:
+    """The sign tells decode steps from the prompt."""
+    held, prompt = signed_depth(30, True, held=True), signed_depth(30, False)
+    depths = np.array([prompt, held, signed_depth(4, True), held], dtype=np.int16)
+    summary = ExitSummary()
+    summary.add(depths)
+    summary.add(np.array([-7, 4], dtype=np.int16))
+    assert (dict(summary.layers), summary.held, summary.tokens) == ({4: 2, 30: 2}, 2, 4)
+    assert (summary.backbone_layers, summary.mean_exit_layer) == (68, 17.0)
+    trace = ExitMode().trace(depths)
+    assert trace == [30, 30, 4, 30]
+    assert {type(layer) for layer in [*trace, *summary.layers]} == {int}, "JSON takes it"
+
+
+def test_vllms_output_carries_the_depths_across_processes() -> None:
+    """An asynchronous one on the final output; a step without a forward pass has none."""
+    depths = {"a": 3, "b": -12}
+    final = ModelRunnerOutput(req_ids=["a", "b"], req_id_to_index={"a": 0, "b": 1})
+    assert depths_of(final) == depths_of(None) == {}
+    put_depths(SimpleNamespace(_model_runner_output=final), depths)
+    assert depths_of(pickle.loads(pickle.dumps(final))) == depths

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm import patches, speculation
+from river_vllm import speculation
 from river_vllm.compat import CompilationMode, vllm_envs
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.plugin import connectors
@@ -125,31 +125,16 @@ def test_the_engine_gets_rivers_worker_and_scheduler(
     assert hook(config).parallel_config.worker_cls == worker
 
 
-def test_what_it_names_can_be_imported() -> None:
-    from vllm.utils.import_utils import resolve_obj_by_qualname
-
-    for name in (SCHEDULER, CPU_WORKER, GPU_WORKER):
-        assert resolve_obj_by_qualname(name).__name__ == name.rpartition(".")[2]
-
-
 @pytest.mark.parametrize(
     ("change", "value", "reason"),
     [
-        ("parallel_config__pipeline_parallel_size", 2, "pipeline parallelism"),
         ("parallel_config__distributed_executor_backend", "ray", "Ray on the CPU.* --nnodes"),
         ("parallel_config__enable_dbo", True, "--enable-dbo"),
         ("parallel_config__decode_context_parallel_size", 2, "decode context parallelism"),
         ("model_config__quantization", "awq", "quantised by awq"),
         ("model_config__dtype", torch.float16, "dtype float16 on the CPU"),
-        ("speculative_config", object(), "speculative decoding"),
-        ("model_config__runner_type", "pooling", "pooling models"),
-        ("lora_config", object(), "LoRA"),
         ("aux_output_config__enable_return_routed_experts", True, "routed-experts"),
-        ("scheduler_config__scheduler_cls", "my.Scheduler", "my.Scheduler"),
-        ("parallel_config__worker_cls", "my.Worker", "my.Worker"),
         ("model_config__enable_sleep_mode", True, "--enable-sleep-mode"),
-        ("watermark_config", object(), "watermarking.* --watermark-config"),
-        ("attention_config__hisparse_config", object(), "HiSparse.* --attention-config"),
         ("cache_config__cache_dtype", "nvfp4", "--kv-cache-dtype nvfp4 .*tried: auto, bfloat16"),
         (
             "cache_config",
@@ -162,8 +147,9 @@ def test_what_it_names_can_be_imported() -> None:
     ],
 )
 def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reason: str) -> None:
+    """Others, on a configuration of vLLM's own: tests/engine/test_refusals.py."""
     config = engine(**{change: value})
-    with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
+    with pytest.raises(UnsupportedModelError, match=reason):
         hook(config)
     assert config.scheduler_config.scheduler_cls != SCHEDULER
 
@@ -175,26 +161,18 @@ def test_prompt_embeddings_go_with_exits_alone() -> None:
         hook(config)
 
 
-def test_an_instruction_set_that_there_is_not_is_refused_before_anything_starts(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("RIVER_CPU_ISA", "sse2", "RIVER_CPU_ISA = 'sse2': must be one of scalar, neon"),
+        ("VLLM_USE_RUST_FRONTEND", "1", "Rust front end"),  # it would ignore the field
+    ],
+)
+def test_a_variable_that_cannot_be_served_is_refused_before_anything_starts(
+    variable: str, value: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RIVER_CPU_ISA", "sse2")
-    with pytest.raises(RiverError, match="RIVER_CPU_ISA = 'sse2': must be one of scalar, neon"):
-        hook(engine())
-
-
-def test_an_engine_with_a_river_has_vllm_patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[str] = []
-    monkeypatch.setattr(patches, "install", called.append)
-    hook(engine())
-    assert called == ["front end"]
-
-
-def test_a_front_end_that_would_ignore_the_field_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
-    with pytest.raises(UnsupportedModelError, match="Rust front end"):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(RiverError, match=reason):
         hook(engine())
 
 
@@ -219,22 +197,6 @@ def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(
     monkeypatch.setattr(module, "current_platform", SimpleNamespace(is_cpu=lambda: False))
     with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
         hook(engine(**{change: value}))
-
-
-@pytest.mark.parametrize(
-    "transfer",
-    [
-        connector("OffloadingConnector", cpu_bytes_to_use=1),
-        connector("OffloadingConnector", spec_name="CPUOffloadingSpec"),
-        connector("SimpleCPUOffloadConnector"),
-        connector("MooncakeStoreConnector"),
-        connector("MultiConnector", connectors=[{"kv_connector": "OffloadingConnector"}]),
-        SimpleNamespace(kv_connector=None),
-    ],
-    ids=lambda transfer: str(transfer.kv_connector),
-)
-def test_connectors_that_find_kv_by_block_hashes_are_taken(transfer: Any) -> None:
-    assert hook(engine(kv_transfer_config=transfer)).scheduler_config.scheduler_cls == SCHEDULER
 
 
 @pytest.mark.parametrize(
@@ -283,95 +245,60 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_an_engine_that_would_run_on_v2_runs_on_v1(environment: pytest.MonkeyPatch) -> None:
-    config = engine(has_triton=True)
-    assert config.use_v2_model_runner
+@pytest.mark.parametrize(
+    ("triton", "given", "left"), [(True, None, "0"), (False, None, None), (False, "0", "0")]
+)
+def test_an_engine_that_would_run_on_v2_runs_on_v1(
+    triton: bool, given: str | None, left: str | None, environment: pytest.MonkeyPatch
+) -> None:
+    """A process that is started now inherits it; where V1 would run anyway nothing is changed."""
+    if given is not None:
+        environment.setenv(RUNNER_V2, given)
+    config = engine(has_triton=triton)
     hook(hook(config))
-    # A process that is started now inherits it.
-    assert os.environ[RUNNER_V2] == "0"
+    assert os.environ.get(RUNNER_V2) == left
     assert not config.use_v2_model_runner
 
 
-@pytest.mark.parametrize("given", [None, "0"])
-def test_the_environment_of_an_engine_on_v1_stays(
-    given: str | None, environment: pytest.MonkeyPatch
-) -> None:
-    if given is not None:
-        environment.setenv(RUNNER_V2, given)
-    hook(engine())
-    assert os.environ.get(RUNNER_V2) == given
-
-
-def test_who_asks_for_v2_is_refused(environment: pytest.MonkeyPatch) -> None:
+def test_v2_that_is_asked_for_or_settled_is_refused(environment: pytest.MonkeyPatch) -> None:
+    """vLLM freezes its environment once an engine runs in the process."""
     environment.setenv(RUNNER_V2, "1")
     with pytest.raises(UnsupportedModelError, match=f"model runner V2 .leave out {RUNNER_V2}=1"):
         hook(engine())
-
-
-def test_a_process_that_has_settled_on_v2_is_refused(environment: pytest.MonkeyPatch) -> None:
-    """vLLM freezes its environment once an engine runs in the process."""
+    environment.delenv(RUNNER_V2)
     environment.setattr(Config, "use_v2_model_runner", True)
-    with pytest.raises(UnsupportedModelError, match=f"set {RUNNER_V2}=0 before it starts"):
+    with pytest.raises(UnsupportedModelError, match="settled on V2"):
         hook(engine())
 
 
-def test_vllm_chooses_the_runner_by_the_environment(environment: pytest.MonkeyPatch) -> None:
-    import vllm.config.vllm as module
-    from vllm.config import VllmConfig
-
-    config = VllmConfig()
-    environment.setattr(module, "HAS_TRITON", True)
-    assert config.use_v2_model_runner
-    environment.setenv(RUNNER_V2, "0")
-    assert not config.use_v2_model_runner
-
-
-@pytest.mark.parametrize("cpu", [True, False])
 def test_asynchronous_scheduling_is_off_where_drafts_are_verified(
-    cpu: bool, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """On the CPU vLLM turns it off itself; where tokens exit it is vLLM's to decide."""
+
     class Speculation(SimpleNamespace):
         """Plays ``RiverSpeculativeConfig``."""
 
-    monkeypatch.setattr(module, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
-    monkeypatch.setattr(speculation, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
     for place in (module, speculation):
+        monkeypatch.setattr(place, "current_platform", SimpleNamespace(is_cpu=lambda: False))
         monkeypatch.setattr(place, "RiverSpeculativeConfig", Speculation)
-    verifying = {
-        "river": {"verify": 4},
-        "model_config__revision": None,
-        "model_config__code_revision": None,
-    }
-    config = hook(hook(engine(**verifying)))
+    revisions = {"model_config__revision": None, "model_config__code_revision": None}
+    config = hook(hook(engine({"verify": 4}, **revisions)))
     assert config.speculative_config.num_speculative_tokens == 4
-    # On the CPU vLLM turns it off itself.
-    assert config.scheduler_config.async_scheduling is (None if cpu else False)
-    # Where tokens exit it is vLLM's to decide.
+    assert config.scheduler_config.async_scheduling is False
     assert hook(engine()).scheduler_config.async_scheduling is None
-    with pytest.raises(UnsupportedModelError, match="leave out --async-scheduling"):
-        hook(engine(**verifying, scheduler_config__async_scheduling=True))
-
-
-def test_wrong_settings_stop_the_engine() -> None:
-    with pytest.raises(RiverError, match="'threshold' = 3"):
-        hook(engine({"threshold": 3}))
-    with pytest.raises(RiverError, match="'min_layers' = 13: must be between 1 and 12"):
-        hook(engine({"min_layers": LAYERS + 1}))
-    hook(engine({"min_layers": LAYERS}))
 
 
 def test_the_hook_of_the_architecture_itself_runs_first(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Any] = []
 
-    class Own:
-        @staticmethod
-        def verify_and_update_config(config: Any) -> None:
-            assert config.scheduler_config.scheduler_cls is None
-            ran.append(config)
+    def own(config: Any) -> None:
+        ran.append(config.scheduler_config.scheduler_cls)
 
-    monkeypatch.setitem(module.MODELS_CONFIG_MAP, "LlamaForCausalLM", Own)
-    config = hook(engine())
-    assert ran == [config]
+    hooks = SimpleNamespace(verify_and_update_config=own)
+    monkeypatch.setitem(module.MODELS_CONFIG_MAP, "LlamaForCausalLM", hooks)
+    hook(engine())
+    assert ran == [None]
 
 
 def test_vllms_configuration_has_every_field_that_is_looked_at() -> None:
@@ -410,24 +337,9 @@ def test_weights_other_than_the_calibrated_ones_are_refused(tmp_path: Path) -> N
         hook(engine(river))
 
 
-def test_weights_that_are_not_there_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(RiverError, match="river-vllm quantize someone/some-model --group-size"):
-        hook(engine({"quantizer": "gptq", "cache_dir": str(tmp_path)}))
-    with pytest.raises(RiverError, match=f"'{tmp_path}/config.json'"):
-        hook(engine({"weights": str(tmp_path)}))
-
-
-@pytest.mark.parametrize(
-    ("river", "words"),
-    [
-        ({"resident_layers": 13}, r"'resident_layers' = 13: must be .* between 1 and 12"),
-        ({"resident_layers": 4, "min_layers": 5}, r"'min_layers' = 5: must be between 1 and 4"),
-        ({"resident_layers": 4, "threshold": 1.0}, r"'threshold' = 1\.0: must be below 1\.0"),
-    ],
-)
-def test_what_the_resident_layers_cannot_do_is_refused(river: dict[str, Any], words: str) -> None:
-    with pytest.raises(RiverError, match=words):
-        hook(engine(river))
+def test_exits_that_cannot_be_had_without_later_layers_are_refused() -> None:
+    with pytest.raises(RiverError, match=r"'threshold' = 1\.0: must be below 1\.0"):
+        hook(engine({"resident_layers": 4, "threshold": 1.0}))
 
 
 def test_fetching_needs_a_checkpoint_of_safetensors() -> None:
@@ -437,51 +349,35 @@ def test_fetching_needs_a_checkpoint_of_safetensors() -> None:
         hook(engine(river, load_config__load_format="dummy"))
 
 
-@pytest.mark.parametrize(("layers", "eager"), [("all", False), (LAYERS, False), (4, True)])
-def test_nothing_is_compiled_where_layers_may_be_gone(
-    layers: Any, eager: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    platform = SimpleNamespace(is_cpu=lambda: True)
-    monkeypatch.setattr(module, "current_platform", platform)
-    config = hook(engine({"resident_layers": layers}))
-    assert config.model_config.enforce_eager is eager
-
-
-@pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    said: list[str] = []
-    logger = SimpleNamespace(warning=lambda text, *words: said.append(text % words))
-    monkeypatch.setattr(module, "logger", logger)
-    return said
-
-
-def test_without_a_compiler_the_model_runs_eager_with_one_warning(
-    compiler: list[str | None], warnings: list[str]
-) -> None:
-    compiler[0] = "there is no C++ compiler (g++)"
-    config = engine()
-    hook(hook(config))
-    assert config.model_config.enforce_eager
-    assert len(warnings) == 1
-    assert "there is no C++ compiler" in warnings[0] and "apt install g++" in warnings[0]
+NONE = "there is no C++ compiler (g++)"
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("wrong", "changes", "eager", "warned"),
     [
-        {"model_config__enforce_eager": True},
-        {"compilation_config__mode": CompilationMode.NONE},
+        (None, {}, False, 0),
+        (NONE, {}, True, 1),
+        # Who asks for none is not warned.
+        (NONE, {"model_config__enforce_eager": True}, True, 0),
+        (NONE, {"compilation_config__mode": CompilationMode.NONE}, False, 0),
+        # Where layers may be gone nothing is compiled.
+        (None, {"river": {"resident_layers": LAYERS}}, False, 0),
+        (None, {"river": {"resident_layers": 4}}, True, 0),
     ],
-    ids=["eager", "none"],
 )
-def test_who_asks_for_no_compiler_is_not_warned(
-    compiler: list[str | None], warnings: list[str], changes: dict[str, Any]
+def test_what_is_compiled(
+    wrong: str | None,
+    changes: dict[str, Any],
+    eager: bool,
+    warned: int,
+    compiler: list[str | None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    compiler[0] = "there is no C++ compiler (g++)"
-    hook(engine(**changes))
-    assert warnings == []
-
-
-def test_with_a_compiler_the_model_is_compiled(warnings: list[str]) -> None:
-    assert not hook(engine()).model_config.enforce_eager
-    assert warnings == []
+    said: list[str] = []
+    logger = SimpleNamespace(warning=lambda text, *_: said.append(text))
+    monkeypatch.setattr(module, "logger", logger)
+    compiler[0] = wrong
+    config = engine(**changes)
+    hook(hook(config))
+    assert config.model_config.enforce_eager is eager
+    assert len(said) == warned

@@ -20,8 +20,8 @@ from river_vllm.weights.formats import CheckpointFolder, format_of, own_tensors
 from river_vllm.weights.quantizers import QUANTIZERS
 from server.quantize import output
 from server.quantize.output import WeightsFolder
+from tests.unit.weights.support import weights
 from tests.unit.weights.test_cache import blocked, same
-from tests.unit.weights.test_rtn import weights
 
 SETTINGS = {"group_size": 32, "integer_zeros": False}
 WEIGHT = QUANTIZERS["hqq"](weights(16, 64), 32)

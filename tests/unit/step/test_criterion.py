@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from river_vllm.step.criterion import (
-    by_torch,
-    residual_stream,
     transition_similarity,
 )
 
@@ -38,11 +36,6 @@ def test_rounding_never_lifts_it_above_one() -> None:
     assert float(result.min()) > 1.0 - 1e-5
 
 
-def test_opposite_states_are_minus_one() -> None:
-    before = states(8, 3)
-    torch.testing.assert_close(transition_similarity(before, -before), -torch.ones(8))
-
-
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
 def test_no_threshold_admits_a_state_that_is_zero_or_not_finite(bad: float) -> None:
     good = states(1, 4)
@@ -50,25 +43,3 @@ def test_no_threshold_admits_a_state_that_is_zero_or_not_finite(bad: float) -> N
         value = transition_similarity(*pair)
         assert bool(value.isnan().all())
         assert not bool((value > -1.0).any())
-
-
-def test_residual_stream_is_the_sum_and_a_tensor_of_its_own() -> None:
-    hidden, residual = states(2, 5), states(2, 6)
-    total = residual_stream(hidden, residual)
-    alone = residual_stream(hidden, None)
-    expected, kept = hidden + residual, hidden.clone()
-    hidden.zero_()
-    residual.zero_()
-    assert torch.equal(total, expected)
-    assert torch.equal(alone, kept)
-
-
-def test_without_a_state_before_there_is_no_value() -> None:
-    hidden, residual = states(2, 8), states(2, 9)
-    read = by_torch(transition_similarity)
-    first, nothing = read(None, hidden, residual)
-    assert nothing is None
-    second, values = read(first, residual, None)
-    assert values is not None
-    assert torch.equal(values, transition_similarity(hidden + residual, residual))
-    assert torch.equal(second, residual)

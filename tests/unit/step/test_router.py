@@ -71,12 +71,6 @@ def random_step(rng: random.Random, scope: Scope) -> tuple[StepTable, Similariti
     return StepTable(L, rows, threshold, floor, replayed=replayed, scope=scope), similarities
 
 
-def test_rows_join_those_on_the_river() -> None:
-    table = tokens(0.9, 0.9, 0.5, 0.99)
-    river = drive(router(), table, spelt("lllhll", "lhllll", "llmlll", "hhhhhh"))
-    assert river == [set(), {1}, {1, 2}, {0, 1, 2}, {0, 1, 2}, {0, 1, 2}]
-
-
 def test_a_similarity_at_the_threshold_does_not_leave() -> None:
     """An exit takes a similarity above τ, so identical states stay at τ = 1."""
     table = tokens(1.0)
@@ -84,12 +78,6 @@ def test_a_similarity_at_the_threshold_does_not_leave() -> None:
         router().decide(table, layer, torch.ones(1, 8), None)
     table.close()
     assert table.exit_layer.tolist() == [L]
-
-
-def test_floors_hold_even_where_the_state_has_settled() -> None:
-    table = tokens(0.5, 0.5, floor=4)
-    drive(router(), table, spelt("hhhhhh", "hhhhll"))
-    assert table.exit_layer.tolist() == [4, L]
 
 
 def test_layers_below_every_floor_cost_nothing() -> None:
@@ -100,25 +88,6 @@ def test_layers_below_every_floor_cost_nothing() -> None:
         hidden = torch.ones(1, 8) if looked_at else nothing
         router().decide(table, layer, hidden, None)
     assert table.exit_layer.tolist() == [4]
-
-
-def test_a_group_of_several_rows_takes_their_minimum() -> None:
-    table = StepTable(L, [3, 2], [0.9, 0.9], [1, 1])
-    river = drive(router(), table, spelt("lhhhll", "lllhll", "lhhhhl", "lhhhhl", "lhhhhl"))
-    assert table.exit_layer.tolist() == [3, 1]
-    assert river[1:4] == [{3, 4}, {3, 4}, {0, 1, 2, 3, 4}]
-
-
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("depth", [0, 1, 3, 5])
-def test_what_is_replayed_leaves_where_it_left_before(depth: int, scope: Scope) -> None:
-    """Whatever its similarity and its neighbours: those wait for one another only."""
-    table = StepTable(
-        L, [1, 1, 1], [-1.0, 0.9, 0.9], [depth, 1, 1], replayed=[1, 0, 0], scope=scope
-    )
-    river = drive(router(), table, spelt("hhhhhh", "llllhl", "llllhl"))
-    assert table.exit_layer.tolist() == [depth, 4, 4]
-    assert [0 in rows for rows in river] == [layer >= depth for layer in range(L)]
 
 
 def test_tau_of_minus_one_is_not_measured() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from river_vllm.costs import Costs
-from river_vllm.modes.verified.depth import best_depth, fixed_depth
+from river_vllm.modes.verified.acceptance import CONFIDENCE_PRIOR, GUESS_PRIOR, PRIOR, Acceptance
+from river_vllm.modes.verified.depth import best_depth
 
 FLAT = Costs.fixed({"draft": {1: 0.03, 32: 0.04}, "backbone": {1: 0.09, 8: 0.1}})
 """As measured: a draft step is a third of the backbone's, rows of a pass are almost free."""
@@ -39,18 +40,6 @@ def test_many_rows_end_it() -> None:
     assert best_depth(loaded, [0.96] * 32, [4] * 32).price == 0.0
 
 
-def test_limits_are_each_requests_own() -> None:
-    one = best_depth(FLAT, [0.9, 0.9], [4, 0])
-    both = best_depth(FLAT, [0.9, 0.9], [4, 4])
-    assert 0 < both.price < one.price
-
-
-def test_fixed() -> None:
-    depth = fixed_depth(3)
-    assert depth.worth_verifying(40, 1e-9)
-    assert depth.worth_drafting(40, [1e-9])
-
-
 def test_what_is_worth_a_row_and_what_a_step() -> None:
     depth = best_depth(FLAT, [0.9], [4])
     assert depth.worth_verifying(0, 0.9)
@@ -70,3 +59,46 @@ def test_a_verifying_pass_of_another_kind_is_what_counts() -> None:
     assert depth.worth_verifying(1, 0.9)
     # Beside a request that is to have stock vLLM's bits the pass is stock's.
     assert best_depth(both, [0.9, 0.9], [4, 0], exact=True).price == 0.0
+
+
+def test_a_request_that_rejects_is_told_from_one_that_keeps() -> None:
+    acceptance = Acceptance()
+    for _ in range(20):
+        acceptance.verified("bad", [0.6, 0.6, 0.6], kept=0)
+        acceptance.verified("good", [0.999, 0.999], kept=2)
+    assert acceptance.rate("bad") < 0.2
+    assert acceptance.rate("good") > 0.9
+    assert 0.2 < acceptance.rate("new") < 0.9
+    assert acceptance.likelihood(0.6) < 0.4
+    assert acceptance.likelihood(0.999) > 0.99
+
+
+def test_tokens_after_the_first_rejected_one_say_nothing() -> None:
+    """The backbone never judged them: their own context was wrong."""
+    one, other = Acceptance(), Acceptance()
+    one.verified("a", [0.6, 0.6], kept=1)
+    other.verified("a", [0.6, 0.6, 0.1, 0.1], kept=1)
+    assert one.rate("a") == other.rate("a")
+    assert other.likelihood(0.1) == CONFIDENCE_PRIOR[0]
+    one.verified("b", [None, None], kept=1)
+    assert one.likelihood(0.75) == pytest.approx(CONFIDENCE_PRIOR[3]), "nor sampled ones of it"
+
+
+def test_all_that_was_learnt_fades() -> None:
+    acceptance = Acceptance()
+    for _ in range(100):
+        acceptance.verified("a", [0.6], kept=0)
+        acceptance.guessed("a", tried=1, right=0)
+    assert acceptance.rate("a") < 0.1 and acceptance.likelihood(0.6) < 0.1
+    for _ in range(1000):
+        acceptance.fade()
+    assert acceptance.rate("a") == pytest.approx(PRIOR, abs=0.01)
+    assert acceptance.likelihood(0.6) == pytest.approx(CONFIDENCE_PRIOR[2], abs=0.01)
+    assert acceptance.guess_rate("a") == pytest.approx(GUESS_PRIOR, abs=0.01)
+
+
+def test_ended_requests_leave_nothing() -> None:
+    acceptance = Acceptance()
+    acceptance.verified("a", [0.6] * 3, kept=0)
+    acceptance.forget(["a", "never seen"])
+    assert acceptance.rate("a") == acceptance.rate("new")

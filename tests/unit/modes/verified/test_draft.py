@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from river_vllm.costs import Costs
 from river_vllm.modes.verified.acceptance import Acceptance
 from river_vllm.modes.verified.depth import Depth
 from river_vllm.modes.verified.draft import Draft, run
+from river_vllm.modes.verified.lookup import continuation
 
 CHEAP = Costs.fixed({"draft": {1: 0.03}, "backbone": {1: 0.09, 64: 0.1}})
 
@@ -38,25 +40,12 @@ def go(drafts: list[Draft], river: River, price: float = 0.05) -> None:
     run(drafts, Depth(CHEAP, len(drafts), price), Acceptance(), river)
 
 
-def test_each_step_reads_the_token_before_at_the_next_position() -> None:
-    river, one = River(), draft()
-    go([one], river)
-    assert one.tokens == [8, 9, 10, 11]
-    assert river.calls == [[(0, 10)], [(0, 11)], [(0, 12)], [(0, 13)]]
-
-
 def test_limits_and_ends() -> None:
     river = River()
     drafts = [draft(0, 4), draft(1, 2), draft(2, 0), draft(3, 4, ends=(9,)), draft(4, ends=(7,))]
     go(drafts, river)
     assert [d.tokens for d in drafts] == [[8, 9, 10, 11], [8, 9], [], [8, 9], []]
     assert [[row for row, _ in call] for call in river.calls] == [[0, 1, 3], [0, 1, 3], [0], [0]]
-
-
-def test_no_price_no_draft() -> None:
-    river = River()
-    go([draft()], river, price=0.0)
-    assert river.calls == []
 
 
 def test_an_unsure_river_stops() -> None:
@@ -72,13 +61,6 @@ def test_a_token_that_does_not_pay_for_its_row_is_taken_back() -> None:
     run([one], Depth(dear, 1, 0.05), Acceptance(), river)
     assert one.tokens == [8]
     assert one.confidences == [0.999]
-
-
-def test_a_request_that_is_never_believed_does_not_draft() -> None:
-    dear = Costs.fixed({"draft": {1: 0.001}, "backbone": {1: 0.09, 2: 0.12}})
-    river, drafts = River(), [draft(0), draft(1, rate=0.1)]
-    run(drafts, Depth(dear, 2, 0.05), Acceptance(), river)
-    assert drafts[0].tokens and not drafts[1].tokens
 
 
 def test_sampled_tokens_are_believed_by_the_requests_own_rate() -> None:
@@ -105,3 +87,22 @@ def test_what_a_text_repeats_is_guessed_with_room_for_the_rivers_own_token() -> 
     assert one.guesses(1) == [8]
     one.add(1, 0.9, Acceptance())
     assert one.guesses(9) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "expected"),
+    [
+        ([1, 2, 3, 4, 5, 1, 2, 3], 4, [4, 5, 1, 2]),
+        ([1, 2, 3, 4, 5, 1, 2, 3], 1, [4]),
+        ([1, 2, 3, 4, 5, 1, 2, 3], 0, []),
+        ([1, 2, 3, 7, 1, 2, 3, 8, 1, 2, 3], 1, [8]),  # the last place, not the first
+        ([9, 2, 3, 7, 8, 2, 3], 2, [7, 8]),  # two tokens, where three are nowhere
+        ([1, 2, 3, 9, 5, 2, 3, 8, 1, 2, 3], 1, [9]),  # three before two
+        ([6, 6, 6, 6], 3, [6]),
+        ([1, 2, 3, 4], 3, []),
+        ([1, 2], 3, []),
+        ([], 3, []),
+    ],
+)
+def test_continuation(text: list[int], most: int, expected: list[int]) -> None:
+    assert continuation(np.array(text, dtype=np.int32), most) == expected

@@ -33,11 +33,6 @@ def test_greedy() -> None:
     assert picked.probabilities is None
 
 
-def test_a_step_of_greedy_rows_beside_sampled_requests() -> None:
-    picked = pick(LOGITS.clone(), ROWS, metadata([0.0, 1.0, 0.0]))
-    assert picked.probabilities is None
-
-
 def test_each_row_takes_its_own_requests_settings() -> None:
     """Row 0 of the logits is the batch's row 2."""
     settings = metadata([0.0, 1.0, 0.5], top_k=torch.tensor([4, 4, 2]))
@@ -56,29 +51,6 @@ def test_no_top_k_is_none_over_a_part_of_the_vocabulary_too() -> None:
     assert picked.probabilities is not None
     assert torch.allclose(picked.probabilities[1], LOGITS[1].softmax(-1))
     assert (picked.probabilities[0] > 0).tolist() == [False, True, True, False]
-
-
-def test_picks_follow_the_probabilities() -> None:
-    """20,000 draws: each share within five standard errors of its probability."""
-    draws = 20_000
-    torch.manual_seed(0)
-    logits = LOGITS[:1].expand(draws, -1).contiguous()
-    rows = torch.zeros(draws, dtype=torch.int64)
-    picked = pick(logits, rows, metadata([0.7]))
-    expected = (LOGITS[0] / 0.7).softmax(-1)
-    found = torch.bincount(picked.columns, minlength=4) / draws
-    error = (expected * (1 - expected) / draws).sqrt()
-    assert ((found - expected).abs() < 5 * error).all()
-
-
-def test_a_seed_decides() -> None:
-    def drawn(seed: int) -> list[int]:
-        generators = {row: torch.Generator().manual_seed(seed + row) for row in (0, 2)}
-        settings = metadata([1.0] * 3, generators=generators)
-        return [int(t) for _ in range(20) for t in pick(LOGITS.clone(), ROWS, settings).columns]
-
-    assert drawn(1) == drawn(1)
-    assert drawn(1) != drawn(2)
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1.0])
