@@ -89,6 +89,14 @@ def state() -> RiverState:
     return river_state()
 
 
+@pytest.fixture
+def client(state: RiverState) -> Client:
+    """Listened to, for ``state``."""
+    made = Client()
+    listen(made, state)
+    return made
+
+
 def params(n: int = 1, extra_args: Any = None) -> Any:
     return SimpleNamespace(n=n, extra_args=extra_args)
 
@@ -105,25 +113,25 @@ async def drain(generator: AsyncGenerator[Any, None]) -> list[Any]:
     return [output async for output in generator]
 
 
-def test_the_requests_settings_reach_the_engine(state: RiverState, current: RiverExchange) -> None:
-    client = Client()
-    listen(client, state)
+def test_the_requests_settings_reach_the_engine(
+    state: RiverState, current: RiverExchange, client: Client
+) -> None:
     state.set_threshold(0.1)
-    sampling = params(extra_args={"kv": 1})
-    given = sampling.extra_args
+    given = {"kv": 1}
+    sampling = params(extra_args=given)
     asyncio.run(drain(client.generate("prompt", sampling, "id", priority=3)))
     assert client.calls == [("prompt", sampling, "id", {"priority": 3})]
     assert sampling.extra_args == {"kv": 1, "river": DEFAULTS.as_extra_arg()}
     assert given == {"kv": 1}
 
 
-def test_other_requests_take_the_defaults_of_the_moment(state: RiverState) -> None:
-    client = Client()
-    listen(client, state)
+def test_other_requests_take_the_defaults_of_the_moment(state: RiverState, client: Client) -> None:
     state.set_threshold(0.1)
+    client.outputs = [SimpleNamespace(outputs=[choice(0, [-L, 3])])]
     sampling = params()
-    asyncio.run(drain(client.generate("prompt", sampling, "id")))
+    (output,) = asyncio.run(drain(client.generate("prompt", sampling, "id")))
     assert sampling.extra_args["river"]["threshold"] == 0.1
+    assert output.outputs[0].routed_experts is None
 
 
 def test_exit_layers_go_to_the_exchange_and_not_into_the_response(
@@ -147,10 +155,8 @@ def test_exit_layers_go_to_the_exchange_and_not_into_the_response(
 
 
 def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
-    state: RiverState, current: RiverExchange
+    state: RiverState, current: RiverExchange, client: Client
 ) -> None:
-    client = Client()
-    listen(client, state)
 
     async def run() -> None:
         a = client.generate("a", params(n=2), "a")
@@ -165,14 +171,7 @@ def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
     assert [current.trace_of(i) for i in range(4)] == [[1], [2], [3], [4]]
 
 
-def test_depths_outside_an_exchange_are_still_taken_out(state: RiverState) -> None:
-    client = Client([choice(0, [-L, 3])])
-    listen(client, state)
-    (output,) = asyncio.run(drain(client.generate("p", params(), "id")))
-    assert output.outputs[0].routed_experts is None
-
-
-def test_tokens_of_a_request_that_is_aborted_are_in_its_report(
+def test_a_request_that_is_aborted_closes_vllms_and_its_tokens_are_in_the_report(
     state: RiverState, current: RiverExchange
 ) -> None:
     """vLLM hands a choice's numbers over when it finishes, and this one never does."""
@@ -184,22 +183,10 @@ def test_tokens_of_a_request_that_is_aborted_are_in_its_report(
         await anext(outputs)
         client.output_processor.process_outputs([core_output("id-0", [7, 8], [3, 5])])
         await outputs.aclose()
-
-    asyncio.run(run())
-    assert current.report()["exit_layers"] == {"3": 1, "5": 1}
-
-
-def test_a_client_that_leaves_closes_vllms_generator(state: RiverState) -> None:
-    client = Client([choice(0, None)], [choice(0, None)])
-    listen(client, state)
-
-    async def run() -> None:
-        generator = client.generate("p", params(), "id")
-        await anext(generator)
-        await generator.aclose()
         assert client.closed == 1
 
     asyncio.run(run())
+    assert current.report()["exit_layers"] == {"3": 1, "5": 1}
 
 
 def core_output(request_id: str, tokens: list[int], depths: list[int] | None) -> Any:
@@ -207,9 +194,9 @@ def core_output(request_id: str, tokens: list[int], depths: list[int] | None) ->
     return SimpleNamespace(request_id=request_id, new_token_ids=tokens, routed_experts=array)
 
 
-def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) -> None:
-    client = Client()
-    listen(client, state)
+def test_tokens_are_counted_once_where_vllm_counts_its_own(
+    state: RiverState, client: Client
+) -> None:
     outputs = [
         core_output("a", [7, 8], [3, 3]),
         core_output("aborted", [7], [3]),
@@ -227,9 +214,9 @@ def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) ->
     assert metrics.counted == [counted]
 
 
-def test_tokens_are_counted_for_the_engine_that_made_them(state: RiverState) -> None:
-    client = Client()
-    listen(client, state)
+def test_tokens_are_counted_for_the_engine_that_made_them(
+    state: RiverState, client: Client
+) -> None:
     client.output_processor.process_outputs([core_output("a", [7], [3])])
     assert asyncio.run(client.engine_core.get_output_async()).engine_index == 2
     client.output_processor.process_outputs([core_output("b", [7], [3])])
@@ -237,35 +224,23 @@ def test_tokens_are_counted_for_the_engine_that_made_them(state: RiverState) -> 
     assert state.metrics.engines == [1, 2]
 
 
-def test_drafts_and_exits_of_one_step_are_counted_as_what_they_are() -> None:
+def test_what_one_step_drafted_and_what_left_are_counted_as_what_they_are() -> None:
+    """vLLM gives the outputs of running requests before those of new ones; a prompt's own token is
+    no decode token whatever stands before it."""
     state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
     client = Client()
     listen(client, state)
-    drafted = VerifiedMode().numbers(2, depth=L, drafted=2, kept=0, decode=True).tolist()
-    outputs = [core_output("a", [7, 8], drafted), core_output("b", [7], [3])]
-    client.output_processor.process_outputs(outputs)
-    metrics = state.metrics
-    assert isinstance(metrics, Metrics)
-    assert metrics.counted == [
-        {"layers": {L: 2}, "held": 0, "drafted": 2, "accepted": 0},
-        {"layers": {3: 1}, "held": 0, "drafted": 0, "accepted": 0},
-    ]
-
-
-def test_a_prompts_own_token_is_no_decode_token_whatever_stands_before_it() -> None:
-    """vLLM gives the outputs of running requests before those of new ones."""
-    state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
-    client = Client()
-    listen(client, state)
-    mode = VerifiedMode()
-    running = mode.numbers(3, depth=L, drafted=2, kept=2, decode=True).tolist()
-    new = mode.numbers(1, depth=L, drafted=0, kept=0, decode=False).tolist()
-    outputs = [core_output("a", [7, 8, 9], running), core_output("b", [7], new)]
-    client.output_processor.process_outputs(outputs)
+    numbers = VerifiedMode().numbers
+    drafted = numbers(3, depth=L, drafted=2, kept=2, decode=True).tolist()
+    new = numbers(1, depth=L, drafted=0, kept=0, decode=False).tolist()
+    for depths in (new, [3]):
+        outputs = [core_output("a", [7, 8, 9], drafted), core_output("b", [7], depths)]
+        client.output_processor.request_states = {"a": 1, "b": 1}
+        client.output_processor.process_outputs(outputs)
     assert isinstance(state.metrics, Metrics)
-    assert state.metrics.counted == [
-        {"layers": {L: 3}, "held": 0, "drafted": 2, "accepted": 2},
-    ]
+    verified = {"layers": {L: 3}, "held": 0, "drafted": 2, "accepted": 2}
+    left = {"layers": {3: 1}, "held": 0, "drafted": 0, "accepted": 0}
+    assert state.metrics.counted == [verified, verified, left]
 
 
 def test_progress_follows_arrivals_and_steps() -> None:
@@ -293,10 +268,8 @@ def queued(request: Any, *choices: Any) -> Any:
     return request
 
 
-def test_a_steps_exit_layers_wait_beside_its_tokens(state: RiverState) -> None:
+def test_a_steps_exit_layers_wait_beside_its_tokens(state: RiverState, client: Client) -> None:
     """A step without an output keeps them, one that is merged into a waiting output adds them."""
-    client = Client()
-    listen(client, state)
     request = SimpleNamespace(request_index=1, queue=SimpleNamespace(output=None))
     processor = client.output_processor
     other, mine = choice(0, None), choice(1, None)
@@ -331,10 +304,8 @@ def test_streamed_exit_layers_reach_the_exchange_with_their_tokens(
 
 
 @pytest.mark.parametrize("failed", [False, True])
-def test_the_first_shutdown_says_why(state: RiverState, failed: bool) -> None:
+def test_the_first_shutdown_says_why(state: RiverState, client: Client, failed: bool) -> None:
     """vLLM calls it again while it cleans up, and its client counts as failed by then."""
-    client = Client()
-    listen(client, state)
     assert not state.ending.begun
     client.errored = failed
     client.shutdown(timeout=7)
@@ -344,10 +315,10 @@ def test_the_first_shutdown_says_why(state: RiverState, failed: bool) -> None:
     assert client.ends == [7, None]
 
 
-def test_an_engine_that_drains_nothing_has_time_to_clean_up(state: RiverState) -> None:
+def test_an_engine_that_drains_nothing_has_time_to_clean_up(
+    state: RiverState, client: Client
+) -> None:
     """vLLM sends SIGKILL after 0 seconds: shared memory and semaphores stay behind."""
-    client = Client()
-    listen(client, state)
     client.shutdown(timeout=0)
     assert client.ends == [END_SECONDS]
 

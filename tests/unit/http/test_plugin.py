@@ -15,7 +15,6 @@ from prometheus_fastapi_instrumentator import Instrumentator
 
 from river_vllm.request import RiverSettings
 from server.http import plugin
-from server.http.middleware import RiverMiddleware
 from server.http.plugin import RiverEndpointPlugin
 from tests.unit.http.support import L, Metrics, fetch, river_state
 
@@ -76,41 +75,22 @@ def init(client: Any, **args: Any) -> Any:
 
 
 def test_the_state_is_what_engine_and_config_say(metrics: dict[int, Metrics]) -> None:
-    state = init(Client(), river_stall_seconds=7.0)
-    assert state.describe() == {
-        "active": True,
-        "mode": "exit",
-        "model": "tiny",
-        "threshold": 0.25,
-        "min_layers": 3,
-        "prefill": "backbone",
-        "scope": "step",
-        "calibration": None,
-        **INFO,
-    }
+    client = Client()
+    state = init(client, river_stall_seconds=7.0)
+    assert state.describe().items() >= {"mode": "exit", "min_layers": 3, **INFO}.items()
     assert state.defaults == RiverSettings(True, 0.25, 3)
     assert state.progress.stall_seconds == 7.0
-    assert state.single_process
     assert metrics[L].thresholds == [0.25]
     assert metrics[L].max_rows == 6
+    assert client.generate is not None, "it is not listened to"
 
 
-def test_the_engine_client_is_listened_to() -> None:
-    client = Client()
-    init(client)
-    assert client.generate is not None
-    assert client.output_processor.process_outputs is not None
-
-
-@pytest.mark.parametrize("traced", [True, False])
-def test_spans_are_made_where_vllm_exports_its_own(traced: bool) -> None:
-    client = Client()
-    client.traced = traced
-    assert (init(client).tracer is not None) == traced
-
-
-def test_several_api_servers_are_noticed() -> None:
-    assert not init(Client(processes=2)).single_process
+@pytest.mark.parametrize("several", [False, True])
+def test_spans_where_vllm_exports_its_own_and_several_api_servers(several: bool) -> None:
+    client = Client(processes=1 + several)
+    client.traced = several
+    state = init(client)
+    assert (state.tracer is not None, state.single_process) == (several, not several)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -141,22 +121,8 @@ def test_a_model_without_river_and_a_server_without_engine_have_no_state() -> No
 def test_a_worker_that_is_not_rivers_stops_the_server() -> None:
     client = Client()
     client.info = AttributeError("no river_info")
-    with pytest.raises(RuntimeError, match=r"River is not active in the engine: no river_info"):
+    with pytest.raises(RuntimeError, match="no river_info"):
         init(client)
-
-
-def test_routes_middleware_and_description_are_attached() -> None:
-    app = FastAPI()
-    RiverEndpointPlugin().attach_router(app)
-    paths = app.openapi()["paths"]
-    assert {"/river", "/river/stats", "/ready"} <= set(paths)
-    assert set(paths["/river"]) == {"get", "patch"}
-    assert RiverMiddleware in [middleware.cls for middleware in app.user_middleware]
-
-
-def test_the_plugin_has_the_shape_that_vllm_asks_for() -> None:
-    assert RiverEndpointPlugin.name == "river"
-    assert "generate" in RiverEndpointPlugin.required_tasks
 
 
 def test_answers_are_counted_as_clients_get_them() -> None:

@@ -1,15 +1,151 @@
-"""The report in complete responses."""
+"""The report in complete responses, and in the last chunk of streams."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import numpy as np
 import pytest
 
-from server.http.report import add_to_json
-from tests.unit.http.support import L, compact, exchange
+from server.http.report import StreamReport, add_to_json
+from tests.unit.http.support import L, chunk, compact, exchange, payloads, sse
 
+DONE = b"data: [DONE]\n\n"
 DEPTHS = [-L, 3, 5]
+
+
+def run(data: bytes, *sizes: int, trace: bool = False, choices: int = 1) -> bytes:
+    """A whole stream, fed in pieces of ``sizes`` (and then the rest)."""
+    report = StreamReport(exchange(*[DEPTHS] * choices, trace=trace))
+    out = b""
+    for size in sizes:
+        out += report.feed(data[:size])
+        data = data[size:]
+    return out + report.feed(data) + report.close()
+
+
+def with_report(payload: dict[str, Any], choices: int = 1) -> dict[str, Any]:
+    return {**payload, "river": exchange(*[DEPTHS] * choices).report()}
+
+
+CHAT = [chunk(text='å\n\n"finish_reason":"stop"'), chunk(text="b"), chunk(finish="stop")]
+STREAM = sse(*CHAT) + DONE
+USAGE = {"id": "c", "choices": [], "usage": {"completion_tokens": 3}}
+
+
+def test_the_last_chunk_gets_the_report_in_whatever_pieces_bytes_arrive() -> None:
+    expected = sse(CHAT[0], CHAT[1], with_report(CHAT[2])) + DONE
+    for size in range(len(STREAM) + 1):
+        assert run(STREAM, size) == expected
+    assert run(STREAM, *[1] * len(STREAM)) == expected
+
+
+def test_only_chunks_that_may_be_the_last_wait() -> None:
+    report = StreamReport(exchange(DEPTHS))
+    assert report.feed(sse(CHAT[0])) == sse(CHAT[0])
+    assert report.feed(sse(CHAT[2])) == b""
+    assert report.feed(DONE) == sse(with_report(CHAT[2])) + DONE
+    assert report.close() == b""
+
+
+def test_the_report_is_that_of_the_end() -> None:
+    """A choice's depths arrive with its last token, after its last chunk has been held."""
+    empty = exchange()
+    report = StreamReport(empty)
+    report.feed(sse(CHAT[2]))
+    empty.add(0, np.array(DEPTHS, dtype=np.int16))
+    assert payloads(report.feed(DONE)) == [with_report(CHAT[2])]
+
+
+def test_a_usage_chunk_after_the_finish_takes_the_report_and_the_finish_its_trace() -> None:
+    found = payloads(run(sse(*CHAT, USAGE) + DONE, trace=True))
+    assert found[2]["choices"][0]["river_trace"] == [L, 3, 5]
+    assert "river" not in found[2]
+    assert found[3] == with_report(USAGE)
+
+
+def test_with_two_choices_the_later_one_takes_the_report_and_each_its_trace() -> None:
+    chunks = [chunk(0), chunk(1, finish="length"), chunk(0), chunk(0, finish="stop")]
+    found = payloads(run(sse(*chunks) + DONE, trace=True, choices=2))
+    assert [("river" in p) for p in found] == [False, False, False, True]
+    traces = [p["choices"][0].get("river_trace") for p in found]
+    assert traces == [None, [L, 3, 5], None, [L, 3, 5]]
+    assert found[3]["river"]["tokens"] == 4
+
+
+def test_a_choice_that_has_not_finished_has_no_trace_yet() -> None:
+    both = {"choices": [*chunk(0, finish="stop")["choices"], *chunk(1)["choices"]]}
+    found = payloads(run(sse(both) + DONE, trace=True, choices=2))
+    assert ["river_trace" in choice for choice in found[0]["choices"]] == [True, False]
+
+
+def test_each_chunk_gets_the_layers_of_its_own_tokens() -> None:
+    """Not the opening chunk or one that echoes a message: they hold none. Together they are the
+    whole trace."""
+    opening, echo = chunk(text=""), chunk(text="asked")
+    opening["choices"][0]["delta"]["role"] = "assistant"
+    for payload in (opening, echo):
+        del payload["choices"][0]["token_ids"]
+    made = exchange(DEPTHS, trace=True)
+    report = StreamReport(made)
+    out = b""
+    layers_of = [[L], [], [], [], [3, 5]]
+    for payload, layers in zip([opening, echo, *CHAT], layers_of, strict=True):
+        made.stream(0, layers)
+        out += report.feed(sse(payload))
+    found = [p["choices"][0] for p in payloads(out + report.feed(DONE))]
+    assert [c.get("river_trace_delta") for c in found] == [None, None, [L], None, [3, 5]]
+    assert found[-1]["river_trace"] == [L, 3, 5]
+
+
+def test_keep_alive_comments_do_not_release_what_waits() -> None:
+    report = StreamReport(exchange(DEPTHS))
+    report.feed(sse(CHAT[2]))
+    assert report.feed(b": ping\n\n") == b": ping\n\n"
+    assert payloads(report.feed(DONE)) == [with_report(CHAT[2])]
+
+
+def test_a_stream_without_done_gets_its_report_at_the_end() -> None:
+    assert run(sse(*CHAT)) == sse(CHAT[0], CHAT[1], with_report(CHAT[2]))
+
+
+def responses_event(kind: str, **fields: Any) -> bytes:
+    """As vLLM writes the Responses API: the event's own type comes last in its data."""
+    return f"event: {kind}\n".encode() + b"data: " + compact({**fields, "type": kind}) + b"\n\n"
+
+
+RESPONSE = {"id": "resp_1", "object": "response", "output": [], "pad": "x" * 400}
+
+
+@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete"])
+def test_the_responses_api_ends_with_an_event_that_holds_the_report(kind: str) -> None:
+    delta = responses_event("response.output_text.delta", delta="hi", sequence_number=3)
+    last = responses_event(kind, response=RESPONSE, sequence_number=4)
+    out = run(delta + last, trace=True)
+    assert out.startswith(delta + f"event: {kind}\n".encode())
+    found = payloads(out)[1]
+    expected = exchange(DEPTHS).report()
+    assert found["river"] == expected
+    assert found["response"]["river"] == expected
+    assert found["response"]["river_trace"] == [L, 3, 5]
+    assert found["response"]["id"] == "resp_1"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        sse(CHAT[0], {"error": {"message": "boom", "code": 500}}) + DONE,
+        STREAM[: len(sse(CHAT[0])) + 9],
+        b'data: {"finish_reason":"\n\n' + DONE,
+        responses_event("response.created", response=RESPONSE),
+        responses_event("response.output_text.delta", delta='they said "response.completed"'),
+    ],
+    ids=["error", "cut", "no JSON", "created", "delta"],
+)
+def test_what_is_no_end_passes_as_it_is(data: bytes) -> None:
+    assert run(data) == data
+
 
 COMPLETION = {
     "object": "chat.completion",
@@ -20,23 +156,11 @@ COMPLETION = {
 }
 
 
-def test_a_complete_response_gets_the_report() -> None:
-    body = json.loads(add_to_json(compact(COMPLETION), exchange(DEPTHS, [-L, 7])))
-    assert body.pop("river") == exchange(DEPTHS, [-L, 7]).report()
-    assert body == COMPLETION
-
-
-def test_each_choice_of_a_complete_response_gets_its_own_trace() -> None:
+def test_a_complete_response_gets_the_report_and_each_choice_its_trace() -> None:
     made = exchange(DEPTHS, [-L, 7], trace=True)
     body = json.loads(add_to_json(compact(COMPLETION), made))
-    assert [c["river_trace"] for c in body["choices"]] == [[L, 3, 5], [L, 7]]
-    assert "river_trace" not in body
-
-
-def test_a_response_without_choices_holds_the_trace_itself() -> None:
-    body = json.loads(add_to_json(compact({"object": "response"}), exchange(DEPTHS, trace=True)))
-    assert body["river_trace"] == [L, 3, 5]
-    assert body["river"]["tokens"] == 2
+    assert [c.pop("river_trace") for c in body["choices"]] == [[L, 3, 5], [L, 7]]
+    assert body == {**COMPLETION, "river": made.report()}
 
 
 @pytest.mark.parametrize("body", [b'{"error":{"code":400}}', b"[1,2]", b'"text"'])
@@ -44,16 +168,10 @@ def test_what_is_no_response_stays_as_it_is(body: bytes) -> None:
     assert add_to_json(body, exchange(DEPTHS)) == body
 
 
-def test_an_error_field_of_a_finished_response_is_no_error() -> None:
-    """The Responses API has ``"error": null`` in every response."""
-    body = json.loads(add_to_json(b'{"object":"response","error":null}', exchange(DEPTHS)))
-    assert body["river"]["tokens"] == 2
-
-
-def test_a_response_with_tool_calls_has_the_trace_of_every_turn() -> None:
-    """vLLM calls its engine again after each call of a built-in tool."""
+def test_a_response_holds_the_trace_of_every_turn_itself() -> None:
+    """vLLM calls its engine again after each call of a built-in tool; an error may be null."""
     made = exchange(DEPTHS, [-L, 7], [-L], trace=True)
-    body = json.loads(add_to_json(compact({"object": "response"}), made))
+    body = json.loads(add_to_json(b'{"object":"response","error":null}', made))
     assert body["river_trace"] == [L, 3, 5, L, 7, L]
     assert body["river"]["tokens"] == 3
 
