@@ -18,56 +18,36 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"{name}_FILE", raising=False)
 
 
-def test_keys_from_the_command_line_go_first(
+def test_the_first_of_six_places_that_has_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "keys"
+    path, named = tmp_path / "keys", tmp_path / "named"
     path.write_text("file-1\n\n  file-2  \n")
-    args = ("--api-key", "line-1", "line-2", "--api-key-file", str(path))
+    named.write_text("named")
+    args = ("--api-key", "line-1", "line-2", "--api-key-file", str(named))
     monkeypatch.setenv("RIVER_API_KEY", "river")
     monkeypatch.setenv("VLLM_API_KEY", "vllm")
     monkeypatch.setenv("RIVER_API_KEY_FILE", str(path))
     assert api_keys(parse(*args)) == ["line-1", "line-2"]
-    assert api_keys(parse(*args[3:])) == ["file-1", "file-2"]
+    assert api_keys(parse(*args[3:])) == ["named"]
     assert api_keys(parse()) == ["file-1", "file-2"]
     monkeypatch.delenv("RIVER_API_KEY_FILE")
     assert api_keys(parse()) == ["river"]
-    monkeypatch.delenv("RIVER_API_KEY")
+    monkeypatch.setenv("RIVER_API_KEY", "")  # no key
     assert api_keys(parse()) == ["vllm"]
     monkeypatch.delenv("VLLM_API_KEY")
     assert api_keys(parse()) == []
 
 
-def test_the_named_file_goes_before_that_of_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("named", "environment"):
-        (tmp_path / name).write_text(name)
-    monkeypatch.setenv("RIVER_API_KEY_FILE", str(tmp_path / "environment"))
-    assert api_keys(parse("--api-key-file", str(tmp_path / "named"))) == ["named"]
-
-
-def test_an_empty_variable_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RIVER_API_KEY", "")
-    assert api_keys(parse()) == []
-    monkeypatch.setenv("VLLM_API_KEY", "vllm")
-    assert api_keys(parse()) == ["vllm"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, "No such file"), (b" \n\n", "holds no key"), (b"\xff\xfe\x00", "keys")],
-    ids=["missing", "empty", "not-utf8"],
-)
+@pytest.mark.parametrize("content", [None, b" \n\n", b"\xff\xfe\x00"])
 def test_a_key_file_without_a_key_never_opens_the_server(
-    tmp_path: Path, content: bytes | None, message: str
+    tmp_path: Path, content: bytes | None
 ) -> None:
     path = tmp_path / "keys"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(RiverError, match=message) as error:
+    with pytest.raises(RiverError, match=str(path)):
         api_keys(parse("--api-key-file", str(path)))
-    assert str(path) in str(error.value)
 
 
 def test_an_empty_name_of_a_key_file_never_opens_the_server(

@@ -60,16 +60,13 @@ def test_a_calibration_gets_others_than_the_weights_were_made_with() -> None:
     assert len(set(seeds)) == len(seeds) > 1000
 
 
-def test_as_many_as_the_text_and_the_list_take() -> None:
-    found = find_prompts(options("quantize"), Llm())
-    assert len(found.tokens) == 65536 // 128
-    found = find_prompts(options("quantize", "--list-tokens", "0"), Llm())
-    assert len(found.tokens) == 8192 // 128
-
-
-def test_without_answers_there_is_no_list_to_make_prompts_for() -> None:
-    found = find_prompts(options("quantize", "--answer-tokens", "0"), Llm())
-    assert len(found.tokens) == 8192 // 128
+@pytest.mark.parametrize(
+    ("words", "tokens"),
+    [((), 65536), (("--list-tokens", "0"), 8192), (("--answer-tokens", "0"), 8192)],
+)
+def test_as_many_as_the_text_and_the_list_take(words: tuple[str, ...], tokens: int) -> None:
+    """Without answers there is no list to make prompts for."""
+    assert len(find_prompts(options("quantize", *words), Llm()).tokens) == tokens // 128
 
 
 def test_a_long_system_prompt_leaves_the_message_its_length() -> None:
@@ -78,7 +75,7 @@ def test_a_long_system_prompt_leaves_the_message_its_length() -> None:
 
 
 def test_a_system_prompt_that_leaves_no_room_is_named() -> None:
-    with pytest.raises(RiverError, match="the chat template alone takes 10"):
+    with pytest.raises(RiverError, match="10"):
         find_prompts(options("quantize"), Llm("s" * 1000))
     with pytest.raises(RiverError, match="--max-model-len"):
         for_calibration(Llm("s" * 1000))

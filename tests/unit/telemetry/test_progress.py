@@ -40,25 +40,24 @@ def test_work_that_waits_too_long_is_a_stall(engine: Engine) -> None:
     assert engine.progress.stalled_for() == pytest.approx(10.1)
 
 
-def test_every_step_is_a_sign_of_life(engine: Engine) -> None:
+@pytest.mark.parametrize("answers", [False, True])
+def test_every_step_and_answer_is_a_sign_of_life(engine: Engine, answers: bool) -> None:
     engine.arrive()
     for _ in range(5):
         engine.now += 9.0
-        engine.progress.step()
+        if answers:
+            engine.progress.ask()
+            engine.progress.answered()
+        else:
+            engine.progress.step()
     assert engine.progress.ready
 
 
-def test_a_long_idle_time_is_no_stall_of_the_next_request(engine: Engine) -> None:
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_a_long_idle_time_is_no_stall_of_the_next_request(engine: Engine, looked_at: bool) -> None:
     engine.now += 500.0
+    assert not looked_at or engine.progress.ready
     engine.arrive()
-    engine.now += 5.0
-    assert engine.progress.stalled_for() == 5.0
-
-
-def test_looking_at_an_idle_engine_starts_its_clock_anew(engine: Engine) -> None:
-    engine.now += 500.0
-    assert engine.progress.ready
-    engine.busy = True
     engine.now += 5.0
     assert engine.progress.stalled_for() == 5.0
 
@@ -92,13 +91,4 @@ def test_an_idle_engine_that_does_not_answer_is_a_stall(engine: Engine) -> None:
     engine.progress.answered()
     assert engine.progress.ready
     engine.now += 500.0
-    assert engine.progress.ready
-
-
-def test_an_answer_is_a_sign_of_life_while_work_waits(engine: Engine) -> None:
-    engine.arrive()
-    for _ in range(5):
-        engine.now += 9.0
-        engine.progress.ask()
-        engine.progress.answered()
     assert engine.progress.ready

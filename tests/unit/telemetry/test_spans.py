@@ -68,17 +68,6 @@ def test_it_stands_between_the_clients_span_and_vllms(spans: Spans) -> None:
     assert scope["headers"] == HEADERS
 
 
-def test_without_a_header_it_begins_a_trace(spans: Spans) -> None:
-    with request_span(spans.tracer, {"headers": []}, report) as inner:
-        pass
-    span = spans.first()
-    assert span.parent is None
-    trace, own = ids(span)
-    ((name, value),) = inner["headers"]
-    assert name == b"traceparent"
-    assert value.startswith(f"00-{trace}-{own}-".encode())  # flags follow
-
-
 def test_an_instrumented_applications_span_is_the_parent(spans: Spans) -> None:
     with (
         spans.tracer.start_as_current_span("outer") as outer,
