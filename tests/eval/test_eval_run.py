@@ -109,11 +109,11 @@ doc_to_choice: ["yes", "no"]
 @pytest.mark.parametrize(
     ("words", "said", "status"),
     [
-        (["choices"], "got multiple_choice: a likelihood comes with the prompt", 2),
-        (["no_such_task"], "'no_such_task': expected river_gsm8k, river_gsm8k_chat, one of", 2),
-        (["river_gsm8k_chat", "--num-fewshot", "3"], "river_gsm8k_chat asks without examples", 2),
-        (["river_gsm8k", "--num-fewshot", "10"], "expected more rows than the 10 examples", 2),
-        (["river_humaneval"], "river_humaneval was removed; use lm-eval's humaneval", 2),
+        (["choices"], "multiple_choice", 2),
+        (["no_such_task"], "'no_such_task': expected river_gsm8k", 2),
+        (["river_gsm8k_chat", "--num-fewshot", "3"], "river_gsm8k_chat", 2),
+        (["river_gsm8k", "--num-fewshot", "10"], "10 examples", 2),
+        (["river_humaneval"], "river_humaneval was removed", 2),
         (["river_gsm8k", "--limit", "1"], "no such model", 1),
     ],
 )
@@ -137,11 +137,7 @@ def test_what_is_refused(
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [
-        ("[1]", "line 2: expected a JSON object"),
-        ("{", "line 2: expected JSON"),
-        ("{}", "'question'"),
-    ],
+    [("[1]", "line 2"), ("{", "line 2"), ("{}", "'question'")],
 )
 def test_bad_rows(tmp_path: Path, row: str, said: str):
     from river_vllm.errors import RiverError

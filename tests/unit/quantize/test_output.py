@@ -76,7 +76,14 @@ def test_the_first_place_that_can_be_written_to(model: Path, tmp_path: Path) -> 
         WeightsFolder([])
 
 
-@pytest.mark.parametrize("other", ["model/config.json", "file", "folder/notes.txt"])
+def test_the_folder_that_one_is_in(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = model.with_name("here")
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert write([Path()], model) == place
+
+
+@pytest.mark.parametrize("other", ["model/notes.txt", "file", "folder/notes.txt"])
 def test_something_else_is_not_overwritten(other: str, model: Path, tmp_path: Path) -> None:
     file = tmp_path / other
     file.parent.mkdir(exist_ok=True)
