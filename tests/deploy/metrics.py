@@ -8,6 +8,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import promql_parser
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
@@ -80,29 +81,13 @@ def known_series() -> frozenset[str]:
     )
 
 
-NOT_SERIES = re.compile(
-    r"""\[[^\]]*\] | \{[^}]*\} | "[^"]*"
-    | \b(?:by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)""",
-    re.VERBOSE,
-)
-OPERATORS = {"and", "or", "unless", "by", "on", "bool", "offset"}
-
-
 def names_in(expression: str) -> set[str]:
-    """The series that a PromQL expression selects, recorded ones included."""
-    bare = NOT_SERIES.sub(" ", concrete(expression))
-    found = set(re.findall(r"(?<![\w:.])[A-Za-z_:][\w:]*+(?!\s*\()", bare)) - OPERATORS
-    assert found, f"selects nothing: {expression}"
-    return found
-
-
-def parsed_names(expression: str) -> set[str]:
-    """The same by a real parser.
+    """The series that a PromQL expression selects, recorded ones included.
 
     Raises:
         ValueError: it is not PromQL.
     """
-    import promql_parser
-
     tree = repr(promql_parser.parse(concrete(expression)))
-    return set(re.findall(r'VectorSelector \{\s*name: Some\(\s*"([^"]+)"', tree))
+    found = set(re.findall(r'VectorSelector \{\s*name: Some\(\s*"([^"]+)"', tree))
+    assert found, f"selects nothing: {expression}"
+    return found
