@@ -9,11 +9,6 @@ import pytest
 from tools import check_system
 
 
-def test_the_loader_decides() -> None:
-    assert check_system.loads("libc.so.6")
-    assert not check_system.loads("libno-such-library.so.1")
-
-
 def test_a_missing_libnuma_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -32,7 +27,7 @@ def test_what_the_compiler_lacks_is_a_warning(
     monkeypatch.delenv("CXX", raising=False)
     assert check_system.main() == 0
     compiler, headers = capsys.readouterr().err.splitlines()
-    assert "apt-get install g++" in compiler and "without being compiled" in compiler
+    assert "apt-get install g++" in compiler
     assert "apt-get install python3." in headers
 
     program = tmp_path / "my-c++"
