@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +65,6 @@ def test_the_command_line_goes_over_the_file_even_with_a_default(file: str) -> N
 def test_what_cannot_be_served_is_named(argv: tuple[str, ...], named: str) -> None:
     with pytest.raises(RiverError, match=named):
         river_config(parse(*argv))
-
-
-@pytest.mark.parametrize(
-    ("option", "values"),
-    [
-        *(("--river-group-size", ["48"]), ("--river-scope", ["row"])),
-        *(("--river-min-layers", ["x", "0"]), ("--river-threshold", ["1.5", "nan"])),
-        *(("--river-verify", ["17"]), ("--river-max-rows", ["some"])),
-    ],
-)
-def test_the_parser_refuses_what_is_not_allowed(option: str, values: list[str]) -> None:
-    for value in values:
-        with pytest.raises(argparse.ArgumentError, match=option):
-            parse(option, value)
 
 
 def test_errors_of_the_file_name_it(tmp_path: Path) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, model_validator
 
-from river_vllm.errors import RiverError, UnsupportedModelError
+from river_vllm.errors import RiverError
 from river_vllm.startup import STAGES_FILE, Stage, file_named_by, marks
 from server.cli import serve, vllm_cli
 from server.cli.serve import (
@@ -106,14 +105,6 @@ def configured(*argv: str) -> argparse.Namespace:
     return args
 
 
-def test_rivers_and_vllms_options_are_parsed_side_by_side(model: str) -> None:
-    args = configured(model, "--river-threshold", "0.5", "--max-model-len", "64", "--port", "81")
-    assert (args.model, args.model_tag) == (model, None)
-    assert (args.max_model_len, args.port, args.host) == (64, 81, "127.0.0.1")
-    assert args.hf_overrides == {"architectures": ["RiverLlamaForCausalLM"]}
-    assert args.additional_config == {"river": {"threshold": 0.5}}
-
-
 @pytest.mark.parametrize("name", ["--grpc", "VLLM_USE_RUST_FRONTEND"])
 def test_front_ends_that_are_not_rivers_are_refused(
     model: str, monkeypatch: pytest.MonkeyPatch, name: str
@@ -159,25 +150,6 @@ def test_keys_and_the_middleware_that_checks_them(
         assert args.middleware == ["mine.Middleware", AUTH_MIDDLEWARE]
 
 
-def test_what_is_wrong_is_refused_before_anything_starts(model: str) -> None:
-    with pytest.raises(RiverError, match="no model given"):
-        configured()
-    with pytest.raises(SystemExit):
-        configured(model, "--river-threshold", "2")
-    config = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
-    (Path(model) / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnsupportedModelError, match="MixtralForCausalLM"):
-        configured(model)
-
-
-class Config(BaseModel):
-    """Plays ``VllmConfig``, whose validator runs River's hook."""
-
-    @model_validator(mode="after")
-    def check(self) -> Config:
-        raise UnsupportedModelError("River cannot be combined with LoRA adapters", cure="")
-
-
 def started(monkeypatch: pytest.MonkeyPatch, action: Any) -> int:
     class Command:
         validate = staticmethod(lambda args: None)
@@ -220,23 +192,6 @@ def test_a_server_whose_engine_has_failed_does_not_end_well(
     """vLLM's own command ends with status 0 then."""
     monkeypatch.setattr(serve, "ending", Ending())
     assert started(monkeypatch, lambda: serve.ending.begin(failed=failed)) == failed
-
-
-@pytest.mark.parametrize(
-    "action",
-    [
-        fail(UnsupportedModelError("River cannot be combined with LoRA adapters", cure="")),
-        fail(RuntimeError("engine"), RiverError("River cannot be combined with LoRA adapters")),
-        Config,
-    ],
-    ids=["plain", "cause", "pydantic"],
-)
-def test_a_refusal_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], action: Any
-) -> None:
-    assert started(monkeypatch, action) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "LoRA" in line
 
 
 def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 
 from river_vllm.config import RiverConfig
-from river_vllm.request import RiverSettings
 from server.http.errors import FieldError
-from server.http.field import GENERATING, OTHERS, take_exchange
+from server.http.field import OTHERS, take_exchange
 from server.http.state import RiverState
-from tests.unit.http.support import DEFAULTS, VERIFIED, L, river_state
+from tests.unit.http.support import VERIFIED, L, river_state
 
 CHAT = "/v1/chat/completions"
 
 
-@pytest.mark.parametrize("path", GENERATING)
-def test_the_field_is_taken_out_and_resolved(path: str) -> None:
-    body = {"model": "m", "river": {"threshold": 0.5, "trace": True}}
-    exchange = take_exchange(path, body, river_state())
-    assert body == {"model": "m"}
-    assert exchange is not None
-    assert exchange.settings == RiverSettings(True, 0.5, 2)
-    assert (exchange.trace, exchange.num_layers) == (True, L)
-
-
 def verifying() -> RiverState:
     return river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_a_server_that_drafts_takes_enabled(enabled: bool) -> None:
-    exchange = take_exchange(CHAT, {"river": {"enabled": enabled}}, verifying())
-    assert exchange is not None
-    assert exchange.settings == replace(VERIFIED, enabled=enabled)
 
 
 def test_a_mode_that_cannot_be_had_is_refused() -> None:
@@ -45,13 +24,6 @@ def test_a_mode_that_cannot_be_had_is_refused() -> None:
     with pytest.raises(FieldError) as caught:
         take_exchange(CHAT, {"river": {"mode": "verified"}}, river_state())
     assert caught.value.param == "river.mode"
-
-
-@pytest.mark.parametrize("body", [{}, {"river": {}}], ids=["absent", "empty"])
-def test_without_settings_the_defaults_hold(body: dict[str, Any]) -> None:
-    exchange = take_exchange(CHAT, body, river_state())
-    assert exchange is not None
-    assert (exchange.settings, exchange.trace) == (DEFAULTS, False)
 
 
 WRONG = {
@@ -117,11 +89,3 @@ def test_what_cannot_be_reported_on_is_refused_with_the_field_only(option: str) 
     # A beam's steps are requests of their own, so nothing is reported of them.
     without = take_exchange(CHAT, {option: True}, river_state())
     assert (without is None) is (option == "use_beam_search")
-
-
-def test_layers_that_are_out_of_memory_are_named() -> None:
-    state = river_state(config=RiverConfig(resident_layers=4))
-    with pytest.raises(FieldError) as caught:
-        take_exchange(CHAT, {"river": {"min_layers": 5}}, state)
-    assert caught.value.param == "river.min_layers"
-    assert take_exchange(CHAT, {"river": {"min_layers": 4}}, state) is not None

@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 
 from river_vllm.compat import EngineDeadError, GracefulHTTPError, RetryableRequestError
-from river_vllm.config import RiverConfig
-from river_vllm.modes.verified import VerifiedMode
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.listen import END_SECONDS, listen
 from server.http.state import RiverState
 from server.telemetry.progress import Progress
-from tests.unit.http.support import DEFAULTS, VERIFIED, L, Metrics, exchange, river_state
+from tests.unit.http.support import L, Metrics, exchange, river_state
 
 
 def choice(index: int, depths: list[int] | None) -> Any:
@@ -113,47 +111,6 @@ async def drain(generator: AsyncGenerator[Any, None]) -> list[Any]:
     return [output async for output in generator]
 
 
-def test_the_requests_settings_reach_the_engine(
-    state: RiverState, current: RiverExchange, client: Client
-) -> None:
-    state.set_threshold(0.1)
-    given = {"kv": 1}
-    sampling = params(extra_args=given)
-    asyncio.run(drain(client.generate("prompt", sampling, "id", priority=3)))
-    assert client.calls == [("prompt", sampling, "id", {"priority": 3})]
-    assert sampling.extra_args == {"kv": 1, "river": DEFAULTS.as_extra_arg()}
-    assert given == {"kv": 1}
-
-
-def test_other_requests_take_the_defaults_of_the_moment(state: RiverState, client: Client) -> None:
-    state.set_threshold(0.1)
-    client.outputs = [SimpleNamespace(outputs=[choice(0, [-L, 3])])]
-    sampling = params()
-    (output,) = asyncio.run(drain(client.generate("prompt", sampling, "id")))
-    assert sampling.extra_args["river"]["threshold"] == 0.1
-    assert output.outputs[0].routed_experts is None
-
-
-def test_exit_layers_go_to_the_exchange_and_not_into_the_response(
-    state: RiverState, current: RiverExchange
-) -> None:
-    client = Client([choice(0, None)], [choice(0, [-L]), choice(1, [-L, 3])])
-    listen(client, state)
-
-    async def run() -> list[Any]:
-        outputs = client.generate("p", params(n=2), "id")
-        first = await anext(outputs)
-        step = [core_output("id-0", [7], [-L]), core_output("id-1", [7, 8], [-L, 3])]
-        client.output_processor.process_outputs(step)
-        return [first, *await drain(outputs)]
-
-    outputs = asyncio.run(run())
-    assert outputs == client.outputs
-    assert all(c.routed_experts is None for output in outputs for c in output.outputs)
-    assert current.trace_of(0) == [L]
-    assert current.trace_of(1) == [L, 3]
-
-
 def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
     state: RiverState, current: RiverExchange, client: Client
 ) -> None:
@@ -171,47 +128,9 @@ def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
     assert [current.trace_of(i) for i in range(4)] == [[1], [2], [3], [4]]
 
 
-def test_a_request_that_is_aborted_closes_vllms_and_its_tokens_are_in_the_report(
-    state: RiverState, current: RiverExchange
-) -> None:
-    """vLLM hands a choice's numbers over when it finishes, and this one never does."""
-    client = Client([choice(0, None)], [choice(0, None)])
-    listen(client, state)
-
-    async def run() -> None:
-        outputs = client.generate("p", params(), "id")
-        await anext(outputs)
-        client.output_processor.process_outputs([core_output("id-0", [7, 8], [3, 5])])
-        await outputs.aclose()
-        assert client.closed == 1
-
-    asyncio.run(run())
-    assert current.report()["exit_layers"] == {"3": 1, "5": 1}
-
-
 def core_output(request_id: str, tokens: list[int], depths: list[int] | None) -> Any:
     array = None if depths is None else np.array(depths, dtype=np.int16)
     return SimpleNamespace(request_id=request_id, new_token_ids=tokens, routed_experts=array)
-
-
-def test_tokens_are_counted_once_where_vllm_counts_its_own(
-    state: RiverState, client: Client
-) -> None:
-    outputs = [
-        core_output("a", [7, 8], [3, 3]),
-        core_output("aborted", [7], [3]),
-        core_output("stopped", [7, 8, 9], [5, 5, 5]),
-        core_output("b", [7], None),
-    ]
-    process = client.output_processor.process_outputs
-    assert process(outputs, 2.5) == "processed at 2.5"
-    metrics = state.metrics
-    assert isinstance(metrics, Metrics)
-    counted = {"layers": {3: 2, 5: 1}, "held": 0, "drafted": 0, "accepted": 0}
-    assert metrics.counted == [counted]  # a step's tokens at once
-    # Its requests have ended: what is still on its way is not vLLM's to count, nor River's.
-    process(outputs)
-    assert metrics.counted == [counted]
 
 
 def test_tokens_are_counted_for_the_engine_that_made_them(
@@ -222,25 +141,6 @@ def test_tokens_are_counted_for_the_engine_that_made_them(
     client.output_processor.process_outputs([core_output("b", [7], [3])])
     assert isinstance(state.metrics, Metrics)
     assert state.metrics.engines == [1, 2]
-
-
-def test_what_one_step_drafted_and_what_left_are_counted_as_what_they_are() -> None:
-    """vLLM gives the outputs of running requests before those of new ones; a prompt's own token is
-    no decode token whatever stands before it."""
-    state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
-    client = Client()
-    listen(client, state)
-    numbers = VerifiedMode().numbers
-    drafted = numbers(3, depth=L, drafted=2, kept=2, decode=True).tolist()
-    new = numbers(1, depth=L, drafted=0, kept=0, decode=False).tolist()
-    for depths in (new, [3]):
-        outputs = [core_output("a", [7, 8, 9], drafted), core_output("b", [7], depths)]
-        client.output_processor.request_states = {"a": 1, "b": 1}
-        client.output_processor.process_outputs(outputs)
-    assert isinstance(state.metrics, Metrics)
-    verified = {"layers": {L: 3}, "held": 0, "drafted": 2, "accepted": 2}
-    left = {"layers": {3: 1}, "held": 0, "drafted": 0, "accepted": 0}
-    assert state.metrics.counted == [verified, verified, left]
 
 
 def test_progress_follows_arrivals_and_steps() -> None:
@@ -286,21 +186,6 @@ def test_a_steps_exit_layers_wait_beside_its_tokens(state: RiverState, client: C
     later = choice(1, None)
     step([6], later)
     assert later.river_steps == [6]
-
-
-def test_streamed_exit_layers_reach_the_exchange_with_their_tokens(
-    state: RiverState, current: RiverExchange
-) -> None:
-    first, second = choice(0, None), choice(0, [-L, 3, 3])
-    first.river_steps, second.river_steps = [L], [3, 3]
-    client = Client([first], [second])
-    listen(client, state)
-
-    async def run() -> list[list[int]]:
-        outputs = client.generate("p", params(), "id")
-        return [current.take_unsent(0) async for _ in outputs]
-
-    assert asyncio.run(run()) == [[L], [3, 3]]
 
 
 @pytest.mark.parametrize("failed", [False, True])

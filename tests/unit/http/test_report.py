@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 
+from river_vllm.modes import mode_of
+from river_vllm.request import RiverSettings
+from server.http.exchange import RiverExchange
 from server.http.report import StreamReport, add_to_json
-from tests.unit.http.support import L, chunk, compact, exchange, payloads, sse
+from tests.unit.http.support import DEFAULTS, VERIFIED, L, chunk, compact, exchange, payloads, sse
 
 DONE = b"data: [DONE]\n\n"
 DEPTHS = [-L, 3, 5]
@@ -49,54 +51,11 @@ def test_only_chunks_that_may_be_the_last_wait() -> None:
     assert report.close() == b""
 
 
-def test_the_report_is_that_of_the_end() -> None:
-    """A choice's depths arrive with its last token, after its last chunk has been held."""
-    empty = exchange()
-    report = StreamReport(empty)
-    report.feed(sse(CHAT[2]))
-    empty.add(0, np.array(DEPTHS, dtype=np.int16))
-    assert payloads(report.feed(DONE)) == [with_report(CHAT[2])]
-
-
 def test_a_usage_chunk_after_the_finish_takes_the_report_and_the_finish_its_trace() -> None:
     found = payloads(run(sse(*CHAT, USAGE) + DONE, trace=True))
     assert found[2]["choices"][0]["river_trace"] == [L, 3, 5]
     assert "river" not in found[2]
     assert found[3] == with_report(USAGE)
-
-
-def test_with_two_choices_the_later_one_takes_the_report_and_each_its_trace() -> None:
-    chunks = [chunk(0), chunk(1, finish="length"), chunk(0), chunk(0, finish="stop")]
-    found = payloads(run(sse(*chunks) + DONE, trace=True, choices=2))
-    assert [("river" in p) for p in found] == [False, False, False, True]
-    traces = [p["choices"][0].get("river_trace") for p in found]
-    assert traces == [None, [L, 3, 5], None, [L, 3, 5]]
-    assert found[3]["river"]["tokens"] == 4
-
-
-def test_a_choice_that_has_not_finished_has_no_trace_yet() -> None:
-    both = {"choices": [*chunk(0, finish="stop")["choices"], *chunk(1)["choices"]]}
-    found = payloads(run(sse(both) + DONE, trace=True, choices=2))
-    assert ["river_trace" in choice for choice in found[0]["choices"]] == [True, False]
-
-
-def test_each_chunk_gets_the_layers_of_its_own_tokens() -> None:
-    """Not the opening chunk or one that echoes a message: they hold none. Together they are the
-    whole trace."""
-    opening, echo = chunk(text=""), chunk(text="asked")
-    opening["choices"][0]["delta"]["role"] = "assistant"
-    for payload in (opening, echo):
-        del payload["choices"][0]["token_ids"]
-    made = exchange(DEPTHS, trace=True)
-    report = StreamReport(made)
-    out = b""
-    layers_of = [[L], [], [], [], [3, 5]]
-    for payload, layers in zip([opening, echo, *CHAT], layers_of, strict=True):
-        made.stream(0, layers)
-        out += report.feed(sse(payload))
-    found = [p["choices"][0] for p in payloads(out + report.feed(DONE))]
-    assert [c.get("river_trace_delta") for c in found] == [None, None, [L], None, [3, 5]]
-    assert found[-1]["river_trace"] == [L, 3, 5]
 
 
 def test_keep_alive_comments_do_not_release_what_waits() -> None:
@@ -118,20 +77,6 @@ def responses_event(kind: str, **fields: Any) -> bytes:
 RESPONSE = {"id": "resp_1", "object": "response", "output": [], "pad": "x" * 400}
 
 
-@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete"])
-def test_the_responses_api_ends_with_an_event_that_holds_the_report(kind: str) -> None:
-    delta = responses_event("response.output_text.delta", delta="hi", sequence_number=3)
-    last = responses_event(kind, response=RESPONSE, sequence_number=4)
-    out = run(delta + last, trace=True)
-    assert out.startswith(delta + f"event: {kind}\n".encode())
-    found = payloads(out)[1]
-    expected = exchange(DEPTHS).report()
-    assert found["river"] == expected
-    assert found["response"]["river"] == expected
-    assert found["response"]["river_trace"] == [L, 3, 5]
-    assert found["response"]["id"] == "resp_1"
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -145,22 +90,6 @@ def test_the_responses_api_ends_with_an_event_that_holds_the_report(kind: str) -
 )
 def test_what_is_no_end_passes_as_it_is(data: bytes) -> None:
     assert run(data) == data
-
-
-COMPLETION = {
-    "object": "chat.completion",
-    "choices": [
-        {"index": 0, "text": "å", "finish_reason": "stop"},
-        {"index": 1, "text": "b", "finish_reason": "length"},
-    ],
-}
-
-
-def test_a_complete_response_gets_the_report_and_each_choice_its_trace() -> None:
-    made = exchange(DEPTHS, [-L, 7], trace=True)
-    body = json.loads(add_to_json(compact(COMPLETION), made))
-    assert [c.pop("river_trace") for c in body["choices"]] == [[L, 3, 5], [L, 7]]
-    assert body == {**COMPLETION, "river": made.report()}
 
 
 @pytest.mark.parametrize("body", [b'{"error":{"code":400}}', b"[1,2]", b'"text"'])
@@ -179,3 +108,9 @@ def test_a_response_holds_the_trace_of_every_turn_itself() -> None:
 def test_a_response_that_is_made_in_the_background_has_no_report_yet() -> None:
     body = b'{"object":"response","status":"queued","output":[]}'
     assert add_to_json(body, exchange()) == body
+
+
+@pytest.mark.parametrize("settings", [DEFAULTS, VERIFIED])
+def test_the_report_is_as_the_api_description_says(settings: RiverSettings) -> None:
+    described = mode_of(settings).schema["properties"]
+    assert set(described) == set(RiverExchange(settings, L).report())

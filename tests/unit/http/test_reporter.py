@@ -85,12 +85,6 @@ def test_a_keep_alive_comment_starts_a_stream_too() -> None:
     assert sent[1]["body"] == b": keep-alive\n\n"
 
 
-def test_an_error_after_the_first_token_stays_an_event() -> None:
-    sent = run(START, body(sse(chunk())), body(spaced(error(500))), body(DONE, more=False))
-    assert sent[0] == START
-    assert payloads(b"".join(m["body"] for m in sent[1:])) == [chunk(), error(500)]
-
-
 @pytest.mark.parametrize("code", [None, "400", 200, 999])
 def test_an_error_without_a_status_stays_an_event(code: Any) -> None:
     sent = run(START, body(spaced(error(code))), body(DONE, more=False))
@@ -146,12 +140,6 @@ def refuse() -> Never:
     raise VLLMValidationError("out of vocabulary", parameter="logit_bias")
 
 
-def die() -> Never:
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    raise EngineDeadError
-
-
 def misuse() -> Never:
     """As vLLM fails in writing an engine's error as an event."""
     TypeAdapter(int).validate_json('{"error": {}}')
@@ -164,12 +152,6 @@ def test_a_refusal_after_the_opening_is_a_plain_error() -> None:
     error = response.json()["error"]
     assert error["message"].startswith("out of vocabulary")
     assert error["param"] == "logit_bias"
-
-
-def test_an_engine_that_died_ends_the_server_too() -> None:
-    app = responses(CREATED, IN_PROGRESS, fails=die)
-    assert post(app).status_code == 500
-    assert app.state.server.should_exit
 
 
 @pytest.mark.parametrize(

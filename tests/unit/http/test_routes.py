@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +11,10 @@ import pytest
 from fastapi import FastAPI
 
 from river_vllm.config import RiverConfig
-from river_vllm.request import RiverSettings
 from server.http.routes import router
 from server.http.state import RiverState
 from server.telemetry.progress import Progress
-from tests.unit.http.support import DEFAULTS, VERIFIED, L, fetch, river_state
+from tests.unit.http.support import L, fetch, river_state
 
 
 def request(
@@ -28,31 +26,6 @@ def request(
     if errored is not None:
         app.state.engine_client = SimpleNamespace(errored=errored)
     return fetch(app, method, path, **options)
-
-
-def test_the_river_in_force() -> None:
-    state = river_state()
-    assert request("GET", "/river", state).json() == state.describe()
-    assert request("GET", "/river", None).json() == {"active": False}
-
-
-def test_totals_are_those_of_the_metrics() -> None:
-    state = river_state()
-    told = request("GET", "/river/stats", state).json()
-    assert told == {"server": state.identity, "tokens": 42}
-    assert told["server"] != river_state().identity
-    assert request("GET", "/river/stats", None).status_code == 404
-
-
-@pytest.mark.parametrize("threshold", [-1, 0.25, 1])
-@pytest.mark.parametrize("defaults", [DEFAULTS, VERIFIED])
-def test_the_dial(threshold: float, defaults: RiverSettings) -> None:
-    """That of a server that drafts is that of its exits."""
-    state = river_state(defaults=defaults)
-    response = request("PATCH", "/river", state, json={"threshold": threshold})
-    assert response.status_code == 200
-    assert response.json() == state.describe()
-    assert state.defaults == replace(defaults, threshold=threshold)
 
 
 @pytest.mark.parametrize(
@@ -87,25 +60,12 @@ def test_a_change_is_read_no_further_than_any_can_be() -> None:
     assert len(read) < 10
 
 
-def test_the_dial_needs_one_process_and_a_river() -> None:
-    state = river_state(single_process=False)
-    response = request("PATCH", "/river", state, json={"threshold": 0.5})
-    assert (response.status_code, state.defaults.threshold) == (409, 0.9)
-    assert request("PATCH", "/river", None, json={"threshold": 0.5}).status_code == 404
-
-
 def stalled(seconds: float) -> RiverState:
     now = [0.0]
     progress = Progress(10, lambda: now[0])
     progress.watch(lambda: True)
     now[0] = seconds
     return river_state(progress=progress)
-
-
-def test_ready_while_the_engine_makes_progress() -> None:
-    for state in (river_state(), stalled(9), None):
-        assert request("GET", "/ready", state).json() == {"ready": True}
-    assert request("GET", "/ready", river_state(), errored=None).status_code == 200
 
 
 def test_not_ready_where_work_waits_the_engine_is_dead_or_the_server_is_ending() -> None:

@@ -10,29 +10,10 @@ import pytest
 
 from river_vllm.config import RiverConfig, parse_config
 from river_vllm.guarantee import ModelRecord, recorded_settings
-from river_vllm.request import RiverSettings, default_settings
+from river_vllm.request import default_settings
 from server.http.state import RiverState
 from tests.unit.calibrate.support import calibrated
-from tests.unit.http.support import VERIFIED, L, Metrics, river_state
-
-
-def test_description_is_what_is_in_force() -> None:
-    found = river_state(config=RiverConfig(verify=4), defaults=VERIFIED).describe()
-    assert (found["mode"], found["threshold"], found["num_layers"]) == ("verified", 0.9, L)
-    json.dumps(found)
-
-
-def test_a_changed_threshold_shows_everywhere() -> None:
-    state = river_state()
-    before = state.defaults
-    state.set_threshold(0.25)
-    assert state.defaults == RiverSettings(True, 0.25, 2)
-    assert state.describe()["threshold"] == 0.25
-    assert isinstance(state.metrics, Metrics)
-    assert state.metrics.thresholds == [0.25]
-    # Requests that are under way keep what they arrived with.
-    assert before.threshold == 0.9
-
+from tests.unit.http.support import L, river_state
 
 ENGINE: dict[str, Any] = {
     "num_layers": L,

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from river_vllm.modes.exit import ExitSummary
-from river_vllm.modes.verified import RECENT, DraftSummary, VerifiedMode
+from river_vllm.modes.verified import RECENT, DraftSummary
 from server.telemetry.metrics import RiverMetrics, river_metrics
 
 L = 12
@@ -40,25 +40,6 @@ def sample(name: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(name, LABELS | labels)
 
 
-def test_each_decode_token_is_counted_once_in_every_metric_and_total(metrics: RiverMetrics) -> None:
-    observe(metrics, -L, 3, 3)
-    observe(metrics, 12)
-    observe(metrics, -5)
-    observe(metrics, 1, L - 1)
-    assert sample("river_tokens_total", path="river") == 4
-    assert sample("river_tokens_total", path="backbone") == 1
-    assert sample("river_backbone_layers_total") == 3 + 3 + 12 + 1 + 11
-    assert sample("river_skipped_layers_total") == 5 * L - 30
-    assert sample("river_exit_layer_count") == 5
-    assert sample("river_exit_layer_sum") == 30
-    totals = metrics.totals()
-    assert totals["tokens"] == 5
-    assert totals["tokens_by_path"] == {"backbone": 1, "river": 4}
-    assert totals["backbone_layers"] + totals["skipped_layers"] == 5 * L
-    assert totals["mean_exit_layer"] == 6.0
-    assert list(totals["exit_layers"].items()) == [("1", 1), ("3", 2), ("11", 1), ("12", 1)]
-
-
 def test_engines_are_counted_apart_and_their_totals_together(metrics: RiverMetrics) -> None:
     observe(metrics, 3, 12)
     observe(metrics, 3, engine=1)
@@ -67,21 +48,6 @@ def test_engines_are_counted_apart_and_their_totals_together(metrics: RiverMetri
     assert sample("river_exit_layer_count", engine="1") == 1
     assert metrics.totals()["tokens_by_path"] == {"backbone": 1, "river": 2}
     assert metrics.totals()["exit_layers"] == {"3": 2, "12": 1}
-
-
-def test_verified_steps(metrics: RiverMetrics) -> None:
-    """Whatever was drafted, each decode token ran all layers of the backbone."""
-    for drafted, kept, tokens, decode in ((0, 0, 1, False), (4, 2, 3, True)):
-        numbers = VerifiedMode().numbers(tokens, depth=L, drafted=drafted, kept=kept, decode=decode)
-        summary = DraftSummary()
-        summary.add(numbers)
-        metrics.count(summary, 0)
-    assert sample("river_drafted_tokens_total") == 4
-    assert sample("river_accepted_tokens_total") == 2
-    totals = metrics.totals()
-    assert (totals["drafted"], totals["accepted"]) == (4, 2)
-    assert totals["tokens_by_path"] == {"backbone": 3, "river": 0}
-    assert totals["exit_layers"] == {str(L): 3}
 
 
 def test_the_acceptance_is_that_of_the_tokens_drafted_last(metrics: RiverMetrics) -> None:
