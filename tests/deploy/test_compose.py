@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from server.cli.serve import parse
-from tests.deploy.dockerfile import exec_form, read
 from tests.deploy.files import (
     DEPLOY,
     ROOT,
@@ -65,8 +64,7 @@ def test_images_are_pinned_or_built_here(name: str) -> None:
     service = SERVICES[name]
     if name in BUILT:
         assert service["build"] == {"context": "..", "target": BUILT[name]}
-        user = read(ROOT / "Dockerfile").stages[BUILT[name]].last("USER")
-        assert service["user"] == user
+        assert f"\nUSER {service['user']}\n" in (ROOT / "Dockerfile").read_text()
     else:
         assert re.fullmatch(
             r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}", service["image"]
@@ -122,13 +120,6 @@ def test_volumes_and_mounted_files_exist(service: dict[str, Any]) -> None:
         else:
             assert source in FILE["volumes"]
         assert target.startswith("/")
-
-
-@each_server
-def test_the_images_caches_are_volumes(service: str) -> None:
-    declared = exec_form(read(ROOT / "Dockerfile").stages[BUILT[service]].last("VOLUME"))
-    mounted = {volume.split(":")[1] for volume in SERVICES[service]["volumes"]}
-    assert set(declared) == mounted
 
 
 def test_example_environment_shows_every_variable_with_its_default() -> None:
