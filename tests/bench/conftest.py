@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_mock import Behaviour, MockServer
 
 from server.cli.main import main
+from tests.support.mock_openai import Behaviour, MockServer
 
 pytest.importorskip("scipy", reason="river-vllm[bench]")
 

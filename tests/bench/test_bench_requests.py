@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from bench_mock import MockServer
 
 from server.bench.client import make_client
 from server.bench.request import Answer, ask
+from tests.support.mock_openai import MockServer
 
 
 def answer_of(

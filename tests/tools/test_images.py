@@ -45,15 +45,6 @@ def test_podman_builds_where_docker_does_not_answer(tmp_path: Path) -> None:
         assert f"podman build {options} --target {target}" in done.stdout
 
 
-def test_a_build_that_fails_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "docker"
-    path.write_text('#!/bin/sh\n[ "$1" = info ]\n')
-    path.chmod(0o755)
-    done = run(tmp_path)
-    assert done.returncode == 1
-    assert "'cpu'" in done.stderr
-
-
 @pytest.mark.parametrize(("service", "target"), [("river-cpu", "cpu"), ("loadtest", "client")])
 def test_compose_finds_the_images_by_their_names(service: str, target: str) -> None:
     assert images.image(target) == compose()["services"][service]["image"]

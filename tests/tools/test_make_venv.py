@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "make_venv.sh"
 
 
@@ -65,8 +63,3 @@ def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path) -> None:
     refused = run(tmp_path, PYTHON=sys.executable)
     assert refused.returncode == 1
     assert (tmp_path / "letters.txt").exists()
-
-
-@pytest.mark.parametrize("arguments", [(), ("--help",)])
-def test_wrong_usage_is_refused(arguments: tuple[str, ...]) -> None:
-    assert run(*arguments).returncode == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +11,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from uvicorn import Config
-from uvicorn.lifespan.on import LifespanOn
 
 from server.http import auth
 from server.http.auth import RiverAuthMiddleware
@@ -137,33 +134,18 @@ def test_a_websocket_needs_a_key_too(header: bytes, answer: str) -> None:
     assert [message["type"] for message in sent] == [f"websocket.{answer}"]
 
 
-def started(state: Any, monkeypatch: pytest.MonkeyPatch) -> LifespanOn:
-    """What uvicorn makes of the app's start, with vLLM's setting of it."""
+@pytest.mark.parametrize("river", [None, object()])
+def test_an_app_that_rivers_plugin_has_not_reached_does_not_start(
+    river: object | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = Ending()
     monkeypatch.setattr(auth, "ending", own)
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
         await send({"type": "lifespan.startup.complete"})
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await RiverAuthMiddleware(inner)(
-            {**scope, "app": SimpleNamespace(state=state)}, receive, send
-        )
-
-    async def run() -> LifespanOn:
-        lifespan = LifespanOn(Config(app, lifespan="auto", log_config=None))
-        await lifespan.startup()
-        return lifespan
-
-    lifespan = asyncio.run(run())
-    assert own.failed is lifespan.should_exit
-    return lifespan
-
-
-def test_an_app_that_rivers_plugin_has_not_reached_does_not_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for state in (SimpleNamespace(), SimpleNamespace(river=None)):
-        assert started(state, monkeypatch).should_exit
-    assert not started(SimpleNamespace(river=object()), monkeypatch).should_exit
+    made = SimpleNamespace(state=SimpleNamespace(river=river))
+    middleware = RiverAuthMiddleware(inner)
+    sent = call(middleware, {"type": "lifespan", "app": made}, [{"type": "lifespan.startup"}])
+    assert sent[0]["type"] == f"lifespan.startup.{'complete' if river else 'failed'}"
+    assert own.failed is (river is None)
