@@ -1,4 +1,4 @@
-"""The Dockerfile and what GitHub runs: what an operator relies on, read from the files.
+"""The Dockerfile and what GitHub runs, read from the files.
 
 That images build, start without a shell and can write where they must is in test_images.py.
 """
@@ -6,17 +6,10 @@ That images build, start without a shell and can write where they must is in tes
 from __future__ import annotations
 
 import re
-import tomllib
-from pathlib import Path
 
-import pytest
-
-from tests.deploy.files import ROOT, load
+from tests.deploy.files import ROOT
 
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-WORKFLOWS = {path.stem: path for path in (ROOT / ".github" / "workflows").glob("*.yml")}
-IMAGES = ("cpu", "cuda", "client")
 DIGEST = r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}"
 
 
@@ -33,28 +26,12 @@ def test_bases_are_stages_or_pinned_by_tag_and_digest() -> None:
 def test_images_run_as_a_fixed_user_that_is_not_root_and_without_a_shell() -> None:
     users = re.findall(r"^USER (\d+):(\d+)$", TEXT, re.MULTILINE)
     starts = re.findall(r"^ENTRYPOINT (.*)$", TEXT, re.MULTILINE)
-    assert len(users) == len(starts) == len(IMAGES)
+    assert len(users) == len(starts) == 3
     assert all(int(number) > 0 for user in users for number in user)
     assert all(start.startswith('["python", ') for start in starts)
 
 
-@pytest.mark.parametrize("path", WORKFLOWS.values(), ids=WORKFLOWS)
-def test_workflows_pin_actions_by_hash_and_have_no_more_rights_than_they_need(path: Path) -> None:
-    used = re.findall(r"uses: (.+)", path.read_text(encoding="utf-8"))
-    assert used
-    for action in used:
-        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
-    workflow = load(path)
-    assert workflow["permissions"] == {"contents": "read"}
-    for job in workflow["jobs"].values():
-        assert job["timeout-minutes"]
-        for step in job["steps"]:
-            if "checkout" in step.get("uses", ""):
-                assert step["with"]["persist-credentials"] is False
-
-
-def test_the_pythons_that_are_named_are_tested_and_every_image_is_released() -> None:
-    named = [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if "Python :: 3." in c]
-    assert named == load(WORKFLOWS["ci"])["jobs"]["check"]["strategy"]["matrix"]["python"]
-    targets = load(WORKFLOWS["release"])["jobs"]["images"]["strategy"]["matrix"]["target"]
-    assert set(IMAGES) == set(targets)
+def test_actions_of_workflows_are_pinned_by_hash() -> None:
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for action in re.findall(r"uses: (.+)", path.read_text(encoding="utf-8")):
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action

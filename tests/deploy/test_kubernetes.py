@@ -20,7 +20,6 @@ from tests.deploy.files import (
     option,
     server_arguments,
 )
-from tests.deploy.metrics import known_series, names_in
 from tests.deploy.programs import run
 
 SHARED = load_all(KUBERNETES / "river.yaml")
@@ -68,14 +67,6 @@ def test_selectors_meet_the_pods_and_the_monitor_the_service() -> None:
     assert spec["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
 
 
-def test_what_scales_is_what_runs_and_by_a_series_that_exists() -> None:
-    spec = load(KUBERNETES / "keda.yaml")["spec"]
-    target, server = spec["scaleTargetRef"], SERVERS["cpu"]
-    assert (target["kind"], target["name"]) == (server["kind"], server["metadata"]["name"])
-    (trigger,) = spec["triggers"]
-    assert names_in(trigger["metadata"]["query"]) <= known_series()
-
-
 def test_rules_and_dashboards_become_objects() -> None:
     *rules, boards = yaml.safe_load_all(
         run(sys.executable, "-I", KUBERNETES / "make_monitoring.py")
@@ -86,10 +77,9 @@ def test_rules_and_dashboards_become_objects() -> None:
 
 def test_grace_is_above_the_drain_time() -> None:
     arguments = server_arguments()
-    for place, container, pod in (
-        *((f"kubernetes {build}", CONTAINERS[build], pod) for build, pod in PODS.items()),
-        ("kserve", RUNTIME["spec"]["containers"][0], MODEL["spec"]["predictor"]),
-    ):
+    kserve = ("kserve", RUNTIME["spec"]["containers"][0], MODEL["spec"]["predictor"])
+    engines = ((f"kubernetes {build}", CONTAINERS[build], pod) for build, pod in PODS.items())
+    for place, container, pod in (*engines, kserve):
         drain = int(option(arguments[place], "--shutdown-timeout"))
         # In the pause endpoints forget the pod, so that no new request meets the drain.
         pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
@@ -163,13 +153,3 @@ def test_keys_come_from_files_of_the_secret(container: dict[str, Any], volumes: 
     assert {named["RIVER_API_KEY_FILE"], named["RIVER_METRICS_KEY_FILE"]} == files
     credentials = MONITOR["spec"]["endpoints"][0]["authorization"]["credentials"]
     assert credentials["key"] == Path(named["RIVER_METRICS_KEY_FILE"]).name
-
-
-def test_images_have_a_version() -> None:
-    images = [container["image"] for container in CONTAINERS.values()]
-    images.append(RUNTIME["spec"]["containers"][0]["image"])
-    specs = [STACK["routerSpec"]]
-    specs += [b["servingEngineSpec"]["modelSpec"][0] for b in STACK_BUILDS.values()]
-    images += [f"{spec['repository']}:{spec['tag']}" for spec in specs]
-    for image in images:
-        assert any(letter.isdigit() for letter in image.rpartition(":")[2]), image

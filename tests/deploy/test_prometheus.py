@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import combinations
 from typing import Any
 
 import pytest
@@ -74,15 +73,3 @@ def test_dashboards_ask_the_provisioned_source_for_series_that_exist(board: dict
     # A fixed window shows nothing where it is shorter than two scrapes.
     assert set(re.findall(r"\[([^\]]+)\]", " ".join(queries))) <= {"$__rate_interval", "$__range"}
     assert source["jsonData"]["timeInterval"] == CONFIG["global"]["scrape_interval"]
-
-
-@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
-def test_panels_do_not_overlap(board: dict[str, Any]) -> None:
-    identifiers = [panel["id"] for panel in board["panels"]]
-    assert len(set(identifiers)) == len(identifiers)
-    boxes = [panel["gridPos"] for panel in board["panels"]]
-    assert all(box["x"] + box["w"] <= 24 for box in boxes)
-    for a, b in combinations(boxes, 2):
-        beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
-        above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
-        assert beside or above, (a, b)

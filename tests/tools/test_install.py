@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -106,11 +105,3 @@ def test_a_failed_import_is_reported_in_its_last_line(monkeypatch: pytest.Monkey
     monkeypatch.setattr(install, "IMPORTS", "import no_such_module_of_ours")
     with pytest.raises(install.InstallError, match=r"'no_such_module_of_ours'$"):
         install.check_imports()
-
-
-def test_this_environment_has_no_cuda_builds_beside_the_cpu_build() -> None:
-    if not install.installed([install.CPU_DISTRIBUTION]):
-        pytest.skip("this environment has another build of vLLM")
-    assert install.installed(install.CUDA_BUILDS_ONLY) == []
-    requirements = metadata.requires(install.CPU_DISTRIBUTION) or []
-    assert {"torchaudio", "torchcodec"} <= set(map(install.name_of, requirements))

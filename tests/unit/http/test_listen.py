@@ -15,7 +15,6 @@ from river_vllm.compat import EngineDeadError, GracefulHTTPError, RetryableReque
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.listen import END_SECONDS, listen
 from server.http.state import RiverState
-from server.telemetry.progress import Progress
 from tests.unit.http.support import L, Metrics, exchange, river_state
 
 
@@ -143,31 +142,6 @@ def test_tokens_are_counted_for_the_engine_that_made_them(
     assert state.metrics.engines == [1, 2]
 
 
-def test_progress_follows_arrivals_and_steps() -> None:
-    now = [0.0]
-    state = river_state(progress=Progress(10, lambda: now[0]))
-    client = Client()
-    listen(client, state)
-    now[0] = 50.0
-    assert not state.progress.ready
-    asyncio.run(client.engine_core.get_output_async())
-    assert state.progress.ready
-    now[0] = 55.0
-    client.generate("p", params(), "id")
-    assert state.progress.stalled_for() == 5.0
-    client.output_processor.request_states.clear()
-    now[0] = 99.0
-    client.generate("p", params(), "id")
-    client.output_processor.request_states["c"] = 1
-    assert state.progress.stalled_for() == 0.0
-
-
-def queued(request: Any, *choices: Any) -> Any:
-    """A request state whose output of this step waits for the client."""
-    request.queue.output = SimpleNamespace(outputs=list(choices)) if choices else None
-    return request
-
-
 def test_a_steps_exit_layers_wait_beside_its_tokens(state: RiverState, client: Client) -> None:
     """A step without an output keeps them, one that is merged into a waiting output adds them."""
     request = SimpleNamespace(request_index=1, queue=SimpleNamespace(output=None))
@@ -175,7 +149,9 @@ def test_a_steps_exit_layers_wait_beside_its_tokens(state: RiverState, client: C
     other, mine = choice(0, None), choice(1, None)
 
     def step(depths: list[int], *choices: Any) -> None:
-        processor.request_states = {"a": queued(request, *choices)}
+        # The output of this step waits for the client, where there is one.
+        request.queue.output = SimpleNamespace(outputs=list(choices)) if choices else None
+        processor.request_states = {"a": request}
         processor.process_outputs([core_output("a", [7] * len(depths), depths)])
 
     step([-L])

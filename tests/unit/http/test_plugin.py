@@ -51,16 +51,9 @@ class Client:
 
 
 @pytest.fixture(autouse=True)
-def metrics(monkeypatch: pytest.MonkeyPatch) -> dict[int, Metrics]:
-    """Metrics that are not registered with the process, by number of layers."""
-    made: dict[int, Metrics] = {}
-
-    def river_metrics(num_layers: int, model_name: str, engines: tuple[int, ...]) -> Metrics:
-        assert (model_name, engines) == ("served", (0, 1))
-        return made.setdefault(num_layers, Metrics())
-
-    monkeypatch.setattr(plugin, "river_metrics", river_metrics)
-    return made
+def _metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That are not registered with the process."""
+    monkeypatch.setattr(plugin, "river_metrics", lambda *_: Metrics())
 
 
 def init(client: Any, **args: Any) -> Any:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import save_file
@@ -187,26 +186,6 @@ def test_a_signal_clears_away_at_once(number: int, model: Path, tmp_path: Path) 
 
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def test_the_lock_is_held_until_the_folder_of_a_dead_run_is_gone(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever meets the folder meanwhile must not take it for his own."""
-    left, other = (tmp_path / f"{name}.{'0' * 32}.unfinished" for name in (".out", ".other"))
-    left.mkdir()
-    other.mkdir()
-    rmtree, alone = output.shutil.rmtree, []
-
-    def watched(folder: Path, **options: Any) -> None:
-        if folder == left:
-            alone.append(output._locked(folder) is None)
-        rmtree(folder, **options)
-
-    monkeypatch.setattr(output.shutil, "rmtree", watched)
-    write([tmp_path / "out"], model)
-    assert alone == [True]
-    assert names(tmp_path) == [other.name, "model", "out"]
 
 
 def test_a_folder_that_is_cleared_away_before_it_is_locked_is_let_go(
