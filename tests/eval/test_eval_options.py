@@ -16,26 +16,23 @@ def parser_of_eval() -> OneLineParser:
     return parser
 
 
+TWO = "--samples a b"
+BAD = {
+    "TASK": ("", f"task {TWO}"),
+    "--limit": (f"{TWO} --limit 3", "task --limit 0"),
+    "--against": ("task", "--against ftp://x"),
+    "--samples": ("--samples a",),
+    "--against-river": ("task --against-river [1]", "task --against-river {"),
+    "--gen-kwargs: 'river'": ('task --against http://u --gen-kwargs {"river":{}}',),
+    "--confidence: '1'": (f"{TWO} --confidence 1",),
+    "--max-loss": (f"{TWO} --max-loss -1", f"{TWO} --max-loss inf"),
+    "--base-url: '127.0.0.1:1'": ("--base-url 127.0.0.1:1",),
+    "--json": ("--json /no/such/f.json", "--json ."),
+}
+
+
 @pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        ("", "TASK"),
-        ("task", "--against"),
-        ("task --samples a b", "TASK"),
-        ("--samples a b --limit 3", "--limit"),
-        ("--samples a", "--samples"),
-        ("task --limit 0", "--limit: '0'"),
-        ("task --against-river [1]", "--against-river: '[1]'"),
-        ("task --against-river {", "--against-river: '{'"),
-        ('task --against http://u --gen-kwargs {"river":{}}', "--gen-kwargs: 'river'"),
-        ("--samples a b --confidence 1", "--confidence: '1'"),
-        ("--samples a b --max-loss -1", "--max-loss: '-1'"),
-        ("--samples a b --max-loss inf", "--max-loss: 'inf'"),
-        ("--base-url 127.0.0.1:1", "--base-url: '127.0.0.1:1'"),
-        ("--against ftp://x", "--against: 'ftp://x'"),
-        ("--json /no/such/f.json", "--json: '/no/such/f.json'"),
-        ("--json .", "--json: '.'"),
-    ],
+    ("words", "named"), [(words, named) for named, table in BAD.items() for words in table]
 )
 def test_bad_options(capsys, words: str, named: str):
     with pytest.raises(SystemExit) as stop:

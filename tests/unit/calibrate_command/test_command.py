@@ -98,8 +98,9 @@ def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _run(prompts: Path, *options: str) -> int:
-    command = ["calibrate", "made-up", "--prompts", str(prompts), "--tokens", "17"]
-    return main([*command, "--river-group-size", "64", *options])
+    words = () if "--river-weights" in options else ("--river-group-size", "64")
+    command = ["calibrate", "made-up", "--prompts", str(prompts), "--tokens", "17", *words]
+    return main([*command, *options])
 
 
 def test_settings_with_everything_that_they_rest_on(prompts: Path, tmp_path: Path) -> None:
@@ -155,8 +156,7 @@ def test_a_checkpoints_own_quantiser_and_group_size_are_not_set(
     weights, output = tmp_path / "awq", tmp_path / "river.yaml"
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"4 bit")
-    command = ["calibrate", "made-up", "--prompts", str(prompts), "--tokens", "17"]
-    assert main([*command, "--river-weights", str(weights), "--output", str(output)]) == 0
+    assert _run(prompts, "--river-weights", str(weights), "--output", str(output)) == 0
     config = parse_config(load_config_file(output), "output")
     assert config.weights == str(weights)
     assert not {"quantizer", "group_size"} & config.model_fields_set
@@ -174,8 +174,7 @@ def test_weights_that_were_made_with_the_prompts_are_pointed_out(
     made = {"prompts": "prompts.txt", "prompts_sha256": [digest], "half": None}
     config = {"quantization_config": {"made_with": made}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    command = ["calibrate", "made-up", "--prompts", str(prompts), "--tokens", "17"]
-    main([*command, "--river-weights", str(tmp_path)])
+    _run(prompts, "--river-weights", str(tmp_path))
     assert str(tmp_path) in capsys.readouterr().err
 
 

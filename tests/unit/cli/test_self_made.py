@@ -11,7 +11,6 @@ import pytest
 from river_vllm.errors import RiverError
 from server.calibrate.run_command import _prompts
 from server.cli.main import build_parser
-from server.cli.prompts import Prompts
 from server.quantize.text import find_prompts
 from tests.unit.calibrate_command.test_prompts import Tokenizer
 
@@ -46,16 +45,12 @@ def options(command: str, *arguments: str) -> Any:
     return build_parser().parse_args([command, "model", *arguments]).options
 
 
-def for_calibration(llm: Llm, *arguments: str) -> Prompts:
-    return _prompts(options("calibrate", *arguments), llm, pilot=64)
-
-
 def test_a_calibration_gets_others_than_the_weights_were_made_with() -> None:
     seeds = []
     for seed in ("0", "1"):
         made, tested = Llm(), Llm()
         find_prompts(options("quantize", "--seed", seed), made)
-        for_calibration(tested, "--seed", seed)
+        _prompts(options("calibrate", "--seed", seed), tested, pilot=64)
         seeds += [*made.seeds, *tested.seeds]
     assert len(set(seeds)) == len(seeds) > 1000
 
@@ -78,4 +73,4 @@ def test_a_system_prompt_that_leaves_no_room_is_named() -> None:
     with pytest.raises(RiverError, match="10"):
         find_prompts(options("quantize"), Llm("s" * 1000))
     with pytest.raises(RiverError, match="--max-model-len"):
-        for_calibration(Llm("s" * 1000))
+        _prompts(options("calibrate"), Llm("s" * 1000), pilot=64)
