@@ -27,8 +27,7 @@ class Client:
     """Plays vLLM's ``AsyncLLM``: yields the outputs it was given."""
 
     def __init__(self, *outputs: list[Any]) -> None:
-        self.outputs = [SimpleNamespace(outputs=list(choices)) for choices in outputs]
-        self.calls: list[Any] = []
+        self.outputs = [SimpleNamespace(outputs=choices) for choices in outputs]
         self.closed = 0
         self.errored = False
         self.ends: list[Any] = []
@@ -39,9 +38,8 @@ class Client:
         self.ends.append(timeout)
 
     async def generate(
-        self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
+        self, prompt: Any, sampling_params: Any, request_id: str
     ) -> AsyncGenerator[Any, None]:
-        self.calls.append((prompt, sampling_params, request_id, options))
         for index in range(sampling_params.n):
             request = SimpleNamespace(request_id=f"{request_id}-{index}")
             self.output_processor.add_request(request, index)
@@ -62,20 +60,17 @@ class EngineCore:
 
 
 class Processor:
-    """Plays vLLM's ``OutputProcessor``: a request ends with its first output, and a stop string
-    leaves one of its tokens."""
+    """Plays vLLM's ``OutputProcessor``: a request ends with its first output."""
 
     def __init__(self) -> None:
-        self.request_states: dict[str, Any] = {"a": 1, "b": 1, "stopped": 1}
+        self.request_states: dict[str, Any] = {"a": 1, "b": 1}
 
     def add_request(self, request: Any, index: int) -> None:
         self.request_states[request.request_id] = SimpleNamespace(request_index=index)
 
-    def process_outputs(self, outputs: list[Any], timestamp: float = 0.0) -> str:
+    def process_outputs(self, outputs: list[Any]) -> None:
         for output in outputs:
-            if self.request_states.pop(output.request_id, None) and output.request_id == "stopped":
-                del output.new_token_ids[1:]
-        return f"processed at {timestamp}"
+            self.request_states.pop(output.request_id, None)
 
     def has_unfinished_requests(self) -> bool:
         return bool(self.request_states)
@@ -94,8 +89,8 @@ def client(state: RiverState) -> Client:
     return made
 
 
-def params(n: int = 1, extra_args: Any = None) -> Any:
-    return SimpleNamespace(n=n, extra_args=extra_args)
+def params(n: int = 1) -> Any:
+    return SimpleNamespace(n=n, extra_args=None)
 
 
 @pytest.fixture

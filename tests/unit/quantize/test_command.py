@@ -10,7 +10,6 @@ import pytest
 from server.cli.main import build_parser, main
 from server.cli.prompts import Prompts
 from server.quantize import run_command
-from server.quantize.engine import _batches
 from server.quantize.text import answered, head
 
 
@@ -77,21 +76,6 @@ def test_given_answers_are_taken_cut_and_counted_with_the_length_that_they_have(
     prompts = Prompts("file", None, [[1] * 10] * 20, [[8] * 5] * 20)
     found, _ = texts(prompts, "--tokens", "100", "--answer-tokens", "20")
     assert [len(text) for text in found] == [15] * 7
-
-
-@pytest.mark.parametrize(
-    ("sizes", "limit", "expected"),
-    [
-        ([1, 1, 1, 1], 2, [[0, 1], [2, 3]]),
-        ([1, 1, 1], 10, [[0, 1, 2]]),
-        ([5, 1, 1], 2, [[0], [1, 2]]),
-        ([2, 3, 1], 2.5, [[0], [1], [2]]),
-    ],
-)
-def test_layers_are_taken_together_while_they_fit(
-    sizes: list[int], limit: float, expected: list[list[int]]
-) -> None:
-    assert _batches(sizes, limit) == expected
 
 
 def test_older_weights_that_a_server_finds_first_are_named(tmp_path: Path) -> None:
