@@ -54,32 +54,24 @@ def server() -> Iterator[str]:
         http.shutdown()
 
 
-def check(url: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-I", str(HEALTHCHECK)],
-        # A proxy for the model's download has no part in it.
-        env={"PATH": "", "RIVER_HEALTH_URL": url, "HTTP_PROXY": "http://127.0.0.1:9"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+def script(path: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(path), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
 
 
 @pytest.mark.parametrize(
     ("path", "status", "said"),
-    [("/200", 0, "stalled"), ("/503", 1, "HTTP 503"), ("/503", 1, "130")],
+    [
+        *(("{}/200", 0, "stalled"), ("{}/503", 1, "HTTP 503"), ("{}/503", 1, "130")),
+        *((url, 1, url) for url in ("http://127.0.0.1:9/x", "no address", "ftp://127.0.0.1:9/x")),
+    ],
 )
 def test_health_is_the_servers_and_says_why(server: str, path: str, status: int, said: str) -> None:
-    done = check(server + path)
-    assert done.returncode == status
+    # A proxy for the model's download has no part in it.
+    proxy = {"HTTP_PROXY": "http://127.0.0.1:9"}
+    done = script(HEALTHCHECK, RIVER_HEALTH_URL=path.format(server), **proxy)
+    assert (done.returncode, done.stderr) == (status, "")
     assert said in done.stdout
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/ready", "no address", "ftp://127.0.0.1:9/x"])
-def test_no_answer_is_unhealthy_without_a_traceback(url: str) -> None:
-    done = check(url)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert url in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -93,17 +85,14 @@ def test_no_answer_is_unhealthy_without_a_traceback(url: str) -> None:
 def test_live_threshold(
     server: str, tmp_path: Path, keys: str, value: str, status: int, shown: str
 ) -> None:
-    (tmp_path / "keys").write_text(keys)
-    done = subprocess.run(
-        [sys.executable, "-I", str(SET_THRESHOLD), value],
-        env={"RIVER_URL": f"{server}/river", "RIVER_API_KEY_FILE": str(tmp_path / "keys")},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    file = tmp_path / "keys"
+    file.write_text(keys)
+    names = {"RIVER_URL": f"{server}/river", "RIVER_API_KEY_FILE": str(file)}
+    done = script(SET_THRESHOLD, value, **names)
+    said = done.stdout + done.stderr
     assert done.returncode == status
-    assert shown in done.stdout + done.stderr
-    assert not any(key in done.stdout + done.stderr for key in keys.split())
+    assert shown in said
+    assert not any(key in said for key in keys.split())
 
 
 def started(folder: Path, program: str, *command: str, **environment: str) -> list[str]:
@@ -140,7 +129,6 @@ def test_images_add_options_from_their_environment(
     tmp_path: Path, script: Path, program: str, first: str, variable: str
 ) -> None:
     command = (sys.executable, str(script), "a model")
-    assert started(tmp_path, program, *command) == [first, "<a model>"]
-    more = {variable: """--x 1 --y '{"a": 2}'"""}
-    added = ["<--x>", "<1>", "<--y>", '<{"a": 2}>']
-    assert started(tmp_path, program, *command, **more) == [first, "<a model>", *added]
+    for more, added in (("", []), ("""--x '{"a": 2}'""", ["<--x>", '<{"a": 2}>'])):
+        words = started(tmp_path, program, *command, **{variable: more})
+        assert words == [first, "<a model>", *added]
