@@ -45,9 +45,7 @@ def test_nothing_is_published_beyond_the_loopback_address_and_servers_not_at_all
 
 
 @each
-def test_containers_have_no_more_rights_than_they_need_and_are_bounded(
-    service: dict[str, Any],
-) -> None:
+def test_containers_have_no_more_rights_than_they_need_and_are_bounded(service: dict[str, Any]):
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]

@@ -82,9 +82,7 @@ def test_health_is_the_servers_and_says_why(server: str, path: str, status: int,
         ("wrong\n", "0.85", 1, "HTTP 401"),
     ],
 )
-def test_live_threshold(
-    server: str, tmp_path: Path, keys: str, value: str, status: int, shown: str
-) -> None:
+def test_live_threshold(server: str, tmp_path, keys: str, value: str, status: int, shown: str):
     file = tmp_path / "keys"
     file.write_text(keys)
     names = {"RIVER_URL": f"{server}/river", "RIVER_API_KEY_FILE": str(file)}

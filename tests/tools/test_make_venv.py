@@ -44,9 +44,7 @@ def test_without_a_python_the_error_says_what_was_found(tmp_path: Path) -> None:
     assert not (tmp_path / "venv").exists()
 
 
-def test_an_environment_is_made_once_and_anew_where_it_lacks_its_interpreter(
-    tmp_path: Path,
-) -> None:
+def test_an_environment_is_made_once_and_anew_where_it_lacks_its_interpreter(tmp_path) -> None:
     folder = tmp_path / "venv"
     assert run(folder, PYTHON=sys.executable).returncode == 0
     (folder / "mine").touch()

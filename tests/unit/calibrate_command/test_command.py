@@ -149,9 +149,7 @@ def test_the_kernel_of_the_test_computes_what_the_servers_will(
     assert made["config"].max_rows == "all"
 
 
-def test_a_checkpoints_own_quantiser_and_group_size_are_not_set(
-    prompts: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoints_own_quantiser_and_group_size_are_not_set(prompts: Path, tmp_path) -> None:
     """They are read from its folder, and the file would contradict it."""
     weights, output = tmp_path / "awq", tmp_path / "river.yaml"
     weights.mkdir()
@@ -167,9 +165,7 @@ def test_a_checkpoints_own_quantiser_and_group_size_are_not_set(
     assert record.doubts(record.chosen, KNOWN, served) == NOT_PROVEN
 
 
-def test_weights_that_were_made_with_the_prompts_are_pointed_out(
-    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_were_made_with_the_prompts_are_pointed_out(prompts: Path, tmp_path, capsys):
     digest = sha256(prompts.read_bytes()).hexdigest()
     made = {"prompts": "prompts.txt", "prompts_sha256": [digest], "half": None}
     config = {"quantization_config": {"made_with": made}}
@@ -213,9 +209,7 @@ def test_pilot_and_test_share_no_prompt(prompts: Path) -> None:
     assert all(first + count <= 64 for _, first, count in Engine.passes if first < 64)
 
 
-def test_what_cannot_be_shown_is_said(
-    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_shown_is_said(prompts: Path, tmp_path, capsys) -> None:
     output, report = tmp_path / "river.yaml", tmp_path / "all.json"
     files = ("--output", str(output), "--json", str(report))
     assert _run(prompts, "--target-agreement", "0.9999", "--test-prompts", "100", *files) == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from server.cli.main import main
@@ -37,13 +35,7 @@ def _error(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--river-group-size", "7"], "--river-group-size"),
     ],
 )
-def test_one_line_names_the_option(
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: list[str],
-    named: str,
-) -> None:
+def test_one_line_names_the_option(capsys, tmp_path, monkeypatch, options: list[str], named: str):
     monkeypatch.chdir(tmp_path)
     assert named in _error(capsys, *options)
 
@@ -56,9 +48,7 @@ def test_one_line_names_the_option(
         ("--river-config", "resident_layers: 2"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str, setting: str
-) -> None:
+def test_what_cannot_be_measured_is_refused(capsys, tmp_path, option: str, setting: str) -> None:
     """With a backbone that ends early there is nothing to compare with."""
     file = tmp_path / "river.yaml"
     file.write_text(f"threshold: 0.9\n{setting}\n")

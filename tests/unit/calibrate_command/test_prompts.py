@@ -54,9 +54,7 @@ def test_order_is_shuffled_by_the_seed_and_long_prompts_are_left_out(tmp_path: P
     assert sorted(_texts(file)) == sorted(f"\0{i}" for i in range(50))
 
 
-def test_halves_go_by_the_lines_of_the_file_share_nothing_and_make_up_the_whole(
-    tmp_path: Path,
-) -> None:
+def test_halves_go_by_the_lines_of_the_file_share_nothing_and_make_up_the_whole(tmp_path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("1\n\n3\n4\n\n6\n7\n")
     assert sorted(_texts(file, half="first")) == ["\x001", "\x003", "\x007"]

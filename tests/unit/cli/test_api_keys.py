@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from river_vllm.errors import RiverError
@@ -18,9 +16,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"{name}_FILE", raising=False)
 
 
-def test_the_first_of_six_places_that_has_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_of_six_places_that_has_keys(tmp_path, monkeypatch) -> None:
     path, named = tmp_path / "keys", tmp_path / "named"
     path.write_text("file-1\n\n  file-2  \n")
     named.write_text("named")
@@ -40,9 +36,7 @@ def test_the_first_of_six_places_that_has_keys(
 
 
 @pytest.mark.parametrize("content", [None, b" \n\n", b"\xff\xfe\x00"])
-def test_a_key_file_without_a_key_never_opens_the_server(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_a_key_file_without_a_key_never_opens_the_server(tmp_path, content: bytes | None) -> None:
     path = tmp_path / "keys"
     if content is not None:
         path.write_bytes(content)
@@ -51,9 +45,7 @@ def test_a_key_file_without_a_key_never_opens_the_server(
 
 
 @pytest.mark.parametrize("name", ["--api-key-file", "RIVER_API_KEY_FILE"])
-def test_an_empty_name_of_a_key_file_never_opens_the_server(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_name_of_a_key_file_never_opens_the_server(name: str, monkeypatch) -> None:
     """``--api-key-file "$UNSET"``, and a variable that a wrapper passes on."""
     option = name.startswith("--")
     if not option:
@@ -75,9 +67,7 @@ def read_metrics_keys(*argv: str) -> list[str]:
     return metrics_keys(args)
 
 
-def test_metrics_keys_come_from_a_file_or_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metrics_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch) -> None:
     assert read_metrics_keys() == []
     monkeypatch.setenv("RIVER_METRICS_KEY", "variable")
     assert read_metrics_keys() == ["variable"]

@@ -82,9 +82,7 @@ def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
         ((), "WHAT"),
     ],
 )
-def test_an_error_is_one_line(
-    words: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_is_one_line(words: tuple[str, ...], named: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         parse(*words)
     assert stop.value.code == 2

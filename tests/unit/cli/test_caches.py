@@ -20,9 +20,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_folders_stay_or_are_temporary_and_one_line_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folders_stay_or_are_temporary_and_one_line_says_so(monkeypatch, capsys) -> None:
     before = dict(os.environ)
     with writable_caches():
         assert dict(os.environ) == before
@@ -46,9 +44,7 @@ def test_a_folder_that_was_named_is_put_back(monkeypatch: pytest.MonkeyPatch) ->
     assert os.environ["VLLM_CACHE_ROOT"] == "/proc/none/x"
 
 
-def test_models_that_were_fetched_are_still_found(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_that_were_fetched_are_still_found(home: Path, monkeypatch) -> None:
     """On a file system that only reads, as in a container."""
     (home / ".cache" / "huggingface").mkdir(parents=True)
     monkeypatch.setattr("server.cli.caches.unwritable", lambda path: "Read-only file system")

@@ -24,9 +24,7 @@ from server.cli.main import main
         ),
     ],
 )
-def test_commands(
-    argv: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands(argv: list[str], status: int, said: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(argv)
     assert stop.value.code == status
@@ -40,9 +38,7 @@ def test_serve_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -
     assert given == [["model", "--help", "--port", "1"]]
 
 
-def test_a_refusal_is_one_line_and_status_two(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refusal_is_one_line_and_status_two(monkeypatch, capsys) -> None:
     def serve(argv: list[str]) -> int:
         raise RiverError("'threshold' = 2: too large")
 

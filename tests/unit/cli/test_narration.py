@@ -25,9 +25,7 @@ def told(said: list[str]) -> Narration:
     return Narration(100.0, said.append)
 
 
-def test_a_stage_is_said_when_it_begins_and_every_few_seconds(
-    told: Narration, said: list[str]
-) -> None:
+def test_a_stage_is_said_when_it_begins_and_every_few_seconds(told: Narration, said: list[str]):
     marks = [(100.0, Stage.IMPORT)]
     times = [100.0 + 0.25 * tick for tick in range(81)]
     spoken = []

@@ -76,9 +76,7 @@ def test_errors_of_the_file_name_it(tmp_path: Path) -> None:
         river_config(parse("--river-config", str(tmp_path / "none")))
 
 
-def test_auto_takes_the_file_that_is_shipped_for_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_takes_the_file_that_is_shipped_for_the_checkpoint(tmp_path, monkeypatch) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
@@ -105,9 +103,7 @@ def test_what_is_shipped_is_valid_and_named_after_its_model() -> None:
         assert config.calibration.achieved.p_value <= config.calibration.target.delta
 
 
-def test_what_was_removed_is_answered_with_what_to_use(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_removed_is_answered_with_what_to_use(capsys, monkeypatch) -> None:
     monkeypatch.setitem(REMOVED, "gone", "use 'here'")
     with pytest.raises(RiverError, match=r"file: .gone. .*use .here."):
         parse_config({"gone": 3}, "file")

@@ -70,9 +70,7 @@ def points(monkeypatch: pytest.MonkeyPatch, **groups: list[EntryPoint]) -> None:
     monkeypatch.setattr(serve, "entry_points", entry_points)
 
 
-def test_a_plugin_that_is_missing_or_broken_is_not_passed_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_plugin_that_is_missing_or_broken_is_not_passed_over(monkeypatch) -> None:
     check_plugins()
     for group in GROUPS:
         name = group.rpartition(".")[2]
@@ -106,9 +104,7 @@ def configured(*argv: str) -> argparse.Namespace:
 
 
 @pytest.mark.parametrize("name", ["--grpc", "VLLM_USE_RUST_FRONTEND"])
-def test_front_ends_that_are_not_rivers_are_refused(
-    model: str, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_front_ends_that_are_not_rivers_are_refused(model: str, monkeypatch, name: str) -> None:
     option = name.startswith("--")
     if not option:
         monkeypatch.setenv(name, "1")
@@ -117,9 +113,7 @@ def test_front_ends_that_are_not_rivers_are_refused(
 
 
 @pytest.mark.parametrize("option", ["--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs"])
-def test_tls_files_that_cannot_be_read_are_refused_before_the_model_loads(
-    model: str, option: str
-) -> None:
+def test_tls_files_that_cannot_be_read_are_refused_before_the_model_loads(model: str, option: str):
     missing = str(Path(model) / "none.pem")
     for path in (missing, model):
         with pytest.raises(RiverError, match=f"{option} '{path}': "):
@@ -140,9 +134,7 @@ def test_settings_join_those_that_are_given_in_vllms_own_way(model: str) -> None
     }
 
 
-def test_keys_and_the_middleware_that_checks_them(
-    model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_and_the_middleware_that_checks_them(model: str, monkeypatch) -> None:
     monkeypatch.setenv("RIVER_API_KEY", "secret")
     monkeypatch.setenv("RIVER_METRICS_KEY", "metrics")
     for _ in range(2):  # two servers of a process share nothing
@@ -188,9 +180,7 @@ def test_sigterm_ends_it_before_anything_is_imported(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("failed", [False, True])
-def test_a_server_whose_engine_has_failed_does_not_end_well(
-    monkeypatch: pytest.MonkeyPatch, failed: bool
-) -> None:
+def test_a_server_whose_engine_has_failed_does_not_end_well(monkeypatch, failed: bool) -> None:
     """vLLM's own command ends with status 0 then."""
     monkeypatch.setattr(serve, "ending", Ending())
     assert started(monkeypatch, lambda: serve.ending.begin(failed=failed)) == failed

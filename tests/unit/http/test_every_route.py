@@ -115,9 +115,7 @@ GENERATE_NOTHING = (
 """Routes for which a ``river`` field means nothing."""
 
 
-def test_a_body_that_is_too_long_is_refused_by_other_routes_too(
-    app: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_body_that_is_too_long_is_refused_by_other_routes_too(app: Any, monkeypatch) -> None:
     monkeypatch.setattr(body, "MAX_BODY_BYTES", 1000)
     monkeypatch.setattr(app.state, "river", river_state(), raising=False)
     headers = {**RIGHT, "Content-Type": "application/json"}

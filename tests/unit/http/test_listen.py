@@ -127,9 +127,7 @@ def core_output(request_id: str, tokens: list[int], depths: list[int] | None) ->
     return SimpleNamespace(request_id=request_id, new_token_ids=tokens, routed_experts=array)
 
 
-def test_tokens_are_counted_for_the_engine_that_made_them(
-    state: RiverState, client: Client
-) -> None:
+def test_tokens_are_counted_for_the_engine_that_made_them(state: RiverState, client: Client):
     client.output_processor.process_outputs([core_output("a", [7], [3])])
     assert asyncio.run(client.engine_core.get_output_async()).engine_index == 2
     client.output_processor.process_outputs([core_output("b", [7], [3])])
@@ -171,9 +169,7 @@ def test_the_first_shutdown_says_why(state: RiverState, client: Client, failed: 
     assert client.ends == [7, None]
 
 
-def test_an_engine_that_drains_nothing_has_time_to_clean_up(
-    state: RiverState, client: Client
-) -> None:
+def test_an_engine_that_drains_nothing_has_time_to_clean_up(state: RiverState, client: Client):
     """vLLM sends SIGKILL after 0 seconds: shared memory and semaphores stay behind."""
     client.shutdown(timeout=0)
     assert client.ends == [END_SECONDS]
@@ -206,9 +202,7 @@ def test_an_engine_that_was_told_to_stop_has_not_died(
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_what_the_engine_rejects_at_its_end_is_no_empty_answer(
-    state: RiverState, begun: bool
-) -> None:
+def test_what_the_engine_rejects_at_its_end_is_no_empty_answer(state: RiverState, begun: bool):
     """Requests that arrived during its last step; an abort at any other time is the client's."""
     aborted = choice(0, None)
     aborted.finish_reason = "abort"

@@ -113,9 +113,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("body", "param"), IMPOSSIBLE, ids=[p for _, p in IMPOSSIBLE])
-def test_numbers_that_no_engine_takes_are_refused_by_name(
-    app: App, body: bytes, param: str
-) -> None:
+def test_numbers_that_no_engine_takes_are_refused_by_name(app: App, body: bytes, param: str):
     response = app.post(body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
@@ -224,9 +222,7 @@ def test_a_body_is_read_no_further_than_any_may_be(announced: bool) -> None:
     assert start["status"] == json.loads(answer["body"])["error"]["code"] == 413
 
 
-def test_where_no_river_is_served_bodies_are_vllms_business(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_where_no_river_is_served_bodies_are_vllms_business(monkeypatch) -> None:
     monkeypatch.setattr(body_module, "MAX_BODY_BYTES", 10)
     read: list[bytes] = []
 

@@ -54,9 +54,7 @@ async def started(client: Client) -> Client:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_engine_is_asked_again_while_it_serves(
-    processes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_engine_is_asked_again_while_it_serves(processes: int, monkeypatch) -> None:
     monkeypatch.setattr(plugin, "river_metrics", lambda *_: Metrics())
     assert asyncio.run(started(Client(processes))).asked == 2
 

@@ -24,9 +24,7 @@ def parse(*arguments: str) -> Any:
         *(("--list-tokens", "-1"), ("--answer-tokens", "1023")),
     ],
 )
-def test_wrong_arguments_are_named(
-    option: str, value: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_arguments_are_named(option: str, value: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["quantize", "model", option, value])
     assert stop.value.code == 2

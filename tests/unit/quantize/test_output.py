@@ -139,9 +139,7 @@ def hidden(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_a_killed_run_leaves_no_weights_and_the_next_one_clears_it_away(
-    model: Path, tmp_path: Path
-) -> None:
+def test_a_killed_run_leaves_no_weights_and_the_next_one_clears_it_away(model: Path, tmp_path):
     with running(tmp_path / "out", model, "writing") as process:
         process.kill()
         process.wait()
