@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,7 @@ class Trial:
 
     def start(self) -> None:
         """A new container; returns when it has answered its first request."""
+        begin = time.monotonic()
         self.name = unique("server")
         variables = {"RIVER_MODEL": self.model}
         self.started.append(self.name)
@@ -65,6 +67,7 @@ class Trial:
         self.health_while_loading = self.health()
         poll_until(self.ready_or_ended, START_SECONDS, "the server is ready")
         assert self.chat(max_tokens=1)[0] == 200
+        print(f"\nfrom run to the first answer: {time.monotonic() - begin:.0f} s")
 
     def health(self) -> int:
         """The exit status of the image's health check."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -158,3 +161,17 @@ def test_links_between_files_hold() -> None:
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
             if "://" not in link:
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    words = ("-m", "sphinx", "--fail-on-warning", "--keep-going", "-q", "-b", "html")
+    command = [sys.executable, *words, str(ROOT / "docs"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for page, word in (
+        ("cli", "--river-threshold"),
+        ("http", "mean_exit_layer"),
+        ("python", "river_vllm.config.RiverConfig.threshold"),
+    ):
+        assert word in (tmp_path / "reference" / f"{page}.html").read_text(encoding="utf-8")

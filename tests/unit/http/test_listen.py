@@ -122,6 +122,23 @@ def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
     assert [current.trace_of(i) for i in range(4)] == [[1], [2], [3], [4]]
 
 
+def test_tokens_of_a_request_that_is_aborted_are_in_its_report(
+    client: Client, current: RiverExchange
+) -> None:
+    """vLLM hands a choice's numbers over when it finishes, and this one never does."""
+    client.outputs = [SimpleNamespace(outputs=[choice(0, None)])] * 2
+
+    async def run() -> None:
+        outputs = client.generate("p", params(), "id")
+        await anext(outputs)
+        client.output_processor.process_outputs([core_output("id-0", [7, 8], [3, 5])])
+        await outputs.aclose()
+
+    asyncio.run(run())
+    assert client.closed == 1
+    assert current.report()["exit_layers"] == {"3": 1, "5": 1}
+
+
 def core_output(request_id: str, tokens: list[int], depths: list[int] | None) -> Any:
     array = None if depths is None else np.array(depths, dtype=np.int16)
     return SimpleNamespace(request_id=request_id, new_token_ids=tokens, routed_experts=array)

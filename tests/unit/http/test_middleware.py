@@ -104,9 +104,11 @@ def test_a_server_without_a_river_refuses_the_field_and_only_that(app: App) -> N
 HUGE = b"1" + b"0" * 30
 IMPOSSIBLE = [
     (b'{"river": {"min_layers": %s}}' % HUGE, "river.min_layers"),
-    (b'{"logit_bias": {"5": -Infinity}, "\\ud800": 0}', "logit_bias.5"),
+    *((b'{"logit_bias": {"5": -Infinity}}', "logit_bias.5"), (b'{"\\ud800": NaN}', "\ud800")),
+    ('{"temperature": NaN}'.encode("utf-16"), "temperature"),
+    (b'{"vllm_xargs": {"x": [%s]}}' % HUGE, "vllm_xargs.x.0"),
     (b'{"stop_token_ids": [1, -9223372036854775809]}', "stop_token_ids.1"),
-    *((f'{{"top_k": {HUGE.decode()}}}'.encode(c), "top_k") for c in ("utf-16", "utf-32-le")),
+    *((f'{{"top_k": {HUGE.decode()}}}'.encode(c), "top_k") for c in ("utf-16-be", "utf-32-le")),
     (b'{"kv_transfer_params": {"a": {"b": [%s]}}}' % HUGE, "kv_transfer_params.a.b.0"),
 ]
 """Others are among the bad requests of ``tests/support/poison.py``."""

@@ -8,10 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from prometheus_client import CollectorRegistry
+from prometheus_fastapi_instrumentator import Instrumentator
 
 from server.http import plugin
 from server.http.plugin import RiverEndpointPlugin
-from tests.unit.http.support import L, Metrics
+from tests.unit.http.support import L, Metrics, fetch, river_state
 
 INFO = {"num_layers": L, "resident_layers": L, "kernels": ["torch"], "crossover": {"max_rows": 6}}
 
@@ -68,3 +72,29 @@ def test_a_server_without_an_engine_has_no_river() -> None:
     state = SimpleNamespace()
     asyncio.run(RiverEndpointPlugin().init_state(None, state, Namespace()))
     assert state.river is None
+
+
+def test_answers_are_counted_as_clients_get_them() -> None:
+    """vLLM counts them in a middleware that is there before plugins are asked."""
+    registry = CollectorRegistry()
+    app = FastAPI()
+    Instrumentator(registry=registry).add().instrument(app)
+    RiverEndpointPlugin().attach_router(app)
+    app.state.river = river_state()
+
+    @app.post("/v1/completions")
+    def completions() -> StreamingResponse:
+        events = [b'data: {"error": {"code": 400}}\n\n', b"data: [DONE]\n\n"]
+        return StreamingResponse(iter(events), media_type="text/event-stream")
+
+    def status(body: Any) -> int:
+        return fetch(app, "POST", "/v1/completions", json=body).status_code
+
+    def counted(group: str) -> float | None:
+        labels = {"handler": "/v1/completions", "method": "POST", "status": group}
+        return registry.get_sample_value("http_requests_total", labels)
+
+    assert status({"stream": True}) == status({"river": {"threshold": 7}}) == 400
+    app.state.river.ending.begin(failed=False)
+    assert status({}) == 503
+    assert [counted(group) for group in ("2xx", "4xx", "5xx")] == [None, 2, 1]
