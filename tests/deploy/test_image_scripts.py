@@ -25,23 +25,21 @@ LOAD_TEST = DEPLOY / "loadtest" / "start.py"
 class Ready(BaseHTTPRequestHandler):
     """Answers its path's last part as the status."""
 
-    def do_GET(self) -> None:
-        body = b'{"stalled": 130}'
-        self.send_response(int(self.path.rsplit("/", 1)[-1]))
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.answer(int(self.path.rsplit("/", 1)[-1]), b'{"stalled": 130}')
 
     def do_PATCH(self) -> None:
         """As River's own route: a key, and a threshold in its range."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         allowed = self.headers["Authorization"] == "Bearer first"
         status = 401 if not allowed else 200 if -1 <= body["threshold"] <= 1 else 400
-        answer = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+        self.answer(status, json.dumps(body).encode())
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -56,35 +54,24 @@ def server() -> Iterator[str]:
         http.shutdown()
 
 
-def check(url: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-I", str(HEALTHCHECK)],
-        # A proxy for the model's download has no part in it.
-        env={"PATH": "", "RIVER_HEALTH_URL": url, "HTTP_PROXY": "http://127.0.0.1:9"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+def script(path: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(path), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
 
 
-def test_ready_server_is_healthy(server: str) -> None:
-    done = check(f"{server}/200")
-    assert (done.returncode, done.stdout.strip()) == (0, '{"stalled": 130}')
-
-
-def test_unready_server_is_unhealthy_and_says_why(server: str) -> None:
-    done = check(f"{server}/503")
-    assert done.returncode == 1
-    assert "HTTP 503" in done.stdout
-    assert "stalled" in done.stdout
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/ready", "no address", "ftp://127.0.0.1:9/x"])
-def test_no_answer_is_unhealthy_without_a_traceback(url: str) -> None:
-    done = check(url)
-    assert done.returncode == 1
-    assert url in done.stdout
-    assert done.stderr == ""
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        *(("{}/200", 0, "stalled"), ("{}/503", 1, "HTTP 503"), ("{}/503", 1, "130")),
+        *((url, 1, url) for url in ("http://127.0.0.1:9/x", "no address", "ftp://127.0.0.1:9/x")),
+    ],
+)
+def test_health_is_the_servers_and_says_why(server: str, path: str, status: int, said: str) -> None:
+    # A proxy for the model's download has no part in it.
+    proxy = {"HTTP_PROXY": "http://127.0.0.1:9"}
+    done = script(HEALTHCHECK, RIVER_HEALTH_URL=path.format(server), **proxy)
+    assert (done.returncode, done.stderr) == (status, "")
+    assert said in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -95,20 +82,15 @@ def test_no_answer_is_unhealthy_without_a_traceback(url: str) -> None:
         ("wrong\n", "0.85", 1, "HTTP 401"),
     ],
 )
-def test_live_threshold(
-    server: str, tmp_path: Path, keys: str, value: str, status: int, shown: str
-) -> None:
-    (tmp_path / "keys").write_text(keys)
-    done = subprocess.run(
-        [sys.executable, "-I", str(SET_THRESHOLD), value],
-        env={"RIVER_URL": f"{server}/river", "RIVER_API_KEY_FILE": str(tmp_path / "keys")},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+def test_live_threshold(server: str, tmp_path, keys: str, value: str, status: int, shown: str):
+    file = tmp_path / "keys"
+    file.write_text(keys)
+    names = {"RIVER_URL": f"{server}/river", "RIVER_API_KEY_FILE": str(file)}
+    done = script(SET_THRESHOLD, value, **names)
+    said = done.stdout + done.stderr
     assert done.returncode == status
-    assert shown in done.stdout + done.stderr
-    assert not any(key in done.stdout + done.stderr for key in keys.split())
+    assert shown in said
+    assert not any(key in said for key in keys.split())
 
 
 def started(folder: Path, program: str, *command: str, **environment: str) -> list[str]:
@@ -145,7 +127,6 @@ def test_images_add_options_from_their_environment(
     tmp_path: Path, script: Path, program: str, first: str, variable: str
 ) -> None:
     command = (sys.executable, str(script), "a model")
-    assert started(tmp_path, program, *command) == [first, "<a model>"]
-    more = {variable: """--x 1 --y '{"a": 2}'"""}
-    added = ["<--x>", "<1>", "<--y>", '<{"a": 2}>']
-    assert started(tmp_path, program, *command, **more) == [first, "<a model>", *added]
+    for more, added in (("", []), ("""--x '{"a": 2}'""", ["<--x>", '<{"a": 2}>'])):
+        words = started(tmp_path, program, *command, **{variable: more})
+        assert words == [first, "<a model>", *added]

@@ -37,7 +37,7 @@ LONG = {"max_tokens": 400, "ignore_eos": True, "stream": True}
 
 @dataclass
 class Trial:
-    """What all containers of these tests share: the engine, keys, model and volumes."""
+    """What the containers share, and the name and address of the one that runs."""
 
     engine: Engine
     folder: Path
@@ -46,60 +46,52 @@ class Trial:
     mounts: list[str]
     volumes: dict[str, str]
     started: list[str] = field(default_factory=list)
+    name: str = ""
+    url: str = ""
+    health_while_loading: int = 0
 
-    def start(self) -> Server:
+    def start(self) -> None:
         """A new container; returns when it has answered its first request."""
-        name = unique("server")
-        variables = {"RIVER_MODEL": self.model}
-        self.started.append(name)
         begin = time.monotonic()
+        self.name = unique("server")
+        variables = {"RIVER_MODEL": self.model}
+        self.started.append(self.name)
         self.engine(
-            *("run", "--detach", "--name", name, "--publish", "127.0.0.1::8000"),
+            *("run", "--detach", "--name", self.name, "--publish", "127.0.0.1::8000"),
             *options("river-cpu", self.folder / "secrets", self.volumes, **variables),
             *(f"--volume={mount}" for mount in self.mounts),
             image("cpu"),
             *command("river-cpu", **variables),
         )
-        server = Server(self, name, self.engine.address(name, 8000))
-        server.health_while_loading = server.health()
-        poll_until(server.ready_or_ended, START_SECONDS, "the server is ready")
-        status, _ = server.chat(max_tokens=1)
-        assert status == 200
-        server.seconds = time.monotonic() - begin
-        return server
-
-
-@dataclass
-class Server:
-    """One container of the image ``cpu``."""
-
-    trial: Trial
-    name: str
-    url: str
-    seconds: float = 0.0
-    """From ``run`` to the first answer."""
-    health_while_loading: int = 0
+        self.url = self.engine.address(self.name, 8000)
+        self.health_while_loading = self.health()
+        poll_until(self.ready_or_ended, START_SECONDS, "the server is ready")
+        assert self.chat(max_tokens=1)[0] == 200
+        print(f"\nfrom run to the first answer: {time.monotonic() - begin:.0f} s")
 
     def health(self) -> int:
         """The exit status of the image's health check."""
-        engine = self.trial.engine
-        return engine.status("exec", self.name, *engine.health_check(self.name))
+        return self.engine.status("exec", self.name, *self.engine.health_check(self.name))
 
     def ready_or_ended(self) -> bool:
-        engine = self.trial.engine
-        assert engine.state(self.name)["Running"], engine("logs", "--tail", "40", self.name)
+        running = self.engine.state(self.name)["Running"]
+        assert running, self.engine("logs", "--tail", "40", self.name)
         return ask(f"{self.url}/ready")[0] == 200
 
-    def chat(self, key: str | None = "", **more: Any) -> tuple[int, Any]:
-        """The answer to a question; ``key`` "" stands for the client's own."""
-        body = {"model": self.trial.model, **QUESTION, **more}
-        return ask(f"{self.url}/v1/chat/completions", self.trial.key if key == "" else key, body)
+    def stopped(self) -> int:
+        """The exit status of the server, told to stop."""
+        self.engine("stop", "-t", "90", self.name)
+        return int(self.engine.state(self.name)["ExitCode"])
+
+    def chat(self, **more: Any) -> tuple[int, Any]:
+        body = {"model": self.model, **QUESTION, **more}
+        return ask(f"{self.url}/v1/chat/completions", self.key, body)
 
     def stream(self) -> http.client.HTTPResponse:
         """A long answer that has begun."""
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=120)
-        body = json.dumps({"model": self.trial.model, **QUESTION, **LONG})
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.trial.key}"}
+        body = json.dumps({"model": self.model, **QUESTION, **LONG})
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
         connection.request("POST", "/v1/chat/completions", body, headers)
         answer = connection.getresponse()
         assert answer.readline().startswith(b"data: {")
@@ -114,79 +106,43 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     model, mounts = model_in(folder)
     volumes = {name: unique(name) for name in ("models", "cache", "results")}
     trial = Trial(engine, folder, keys["client_key"], model, mounts, volumes)
-    yield trial
-    for name in trial.started:
-        engine.status("rm", "--force", name)
-    for volume in volumes.values():
-        engine.status("volume", "rm", volume)
+    try:
+        trial.start()
+        yield trial
+    finally:
+        for name in trial.started:
+            engine.status("rm", "--force", name)
+        for volume in volumes.values():
+            engine.status("volume", "rm", volume)
 
 
-@pytest.fixture(scope="module")
-def server(trial: Trial) -> Server:
-    return trial.start()
+def test_health_is_bad_until_the_server_is_ready(trial: Trial) -> None:
+    assert (trial.health_while_loading, trial.health()) == (1, 0)
 
 
-def test_health_is_bad_until_the_server_is_ready(server: Server) -> None:
-    assert server.health_while_loading == 1
-    assert server.health() == 0
-
-
-def test_a_key_is_needed(server: Server) -> None:
-    assert server.chat(key=None)[0] == 401
-    assert server.chat(key="wrong")[0] == 401
-    assert ask(f"{server.url}/metrics")[0] == 401
-
-
-def test_an_answer_says_how_deep_its_tokens_went(server: Server) -> None:
-    status, answer = server.chat(max_tokens=24, river={"threshold": 0.9})
-    assert status == 200
-    print("\n" + answer["choices"][0]["message"]["content"], answer["river"], sep="\n")
-    tokens = sum(answer["river"]["exit_layers"].values())
-    assert tokens == answer["usage"]["completion_tokens"] - 1
-
-
-def test_the_container_has_no_more_rights_than_compose_gives_it(server: Server) -> None:
+def test_the_container_has_no_more_rights_than_compose_gives_it(trial: Trial) -> None:
     def inside(*words: str) -> str:
-        return server.trial.engine("exec", server.name, *words)
+        return trial.engine("exec", trial.name, *words)
 
     assert inside("id", "-u").strip() == "10001"
     status = dict(line.split(":", 1) for line in inside("cat", "/proc/1/status").splitlines())
     assert int(status["CapEff"], 16) == 0
     assert int(status["NoNewPrivs"]) == 1
-    assert server.trial.engine.status("exec", server.name, "touch", "/opt/river/new") != 0
+    assert trial.engine.status("exec", trial.name, "touch", "/opt/river/new") != 0
 
 
-def test_the_client_starts(trial: Trial) -> None:
-    hardened = options("loadtest", trial.folder / "secrets", trial.volumes)
-    assert "guidellm" in trial.engine("run", "--rm", *hardened, image("client"), "--help")
-
-
-def test_sigterm_lets_answers_finish_and_the_cache_makes_the_next_start_short(
-    server: Server,
-) -> None:
-    engine = server.trial.engine
-    answer = server.stream()
-    stopping = threading.Thread(target=engine, args=("stop", "-t", "90", server.name))
-    begin = time.monotonic()
+def test_sigterm_lets_answers_finish_and_the_next_start_finds_the_weights(trial: Trial) -> None:
+    answer, ended = trial.stream(), []
+    stopping = threading.Thread(target=lambda: ended.append(trial.stopped()))
     stopping.start()
-    poll_until(lambda: ask(f"{server.url}/ready")[0] == 503, 20, "/ready says that it stops")
-    assert server.chat(max_tokens=1)[0] == 503
+    poll_until(lambda: ask(f"{trial.url}/ready")[0] == 503, 20, "/ready says that it stops")
+    assert trial.chat(max_tokens=1)[0] == 503
     events = [line for line in answer.read().decode().splitlines() if line]
     assert events[-1] == "data: [DONE]"
     assert any('"finish_reason":"length"' in event for event in events)
     stopping.join()
-    stopped = time.monotonic() - begin
-    assert engine.state(server.name)["ExitCode"] == 0
-
-    again = server.trial.start()
-    _, river = ask(f"{again.url}/river", server.trial.key)
+    assert ended == [0]
+    trial.start()
+    _, river = ask(f"{trial.url}/river", trial.key)
     assert river["weights"]["made"] == 0
-    print(
-        f"\nfrom run to the first answer: {server.seconds:.0f} s, "
-        f"{again.seconds:.0f} s with the cache volume; "
-        f"stopped within {stopped:.1f} s of SIGTERM, an answer of {LONG['max_tokens']} tokens open"
-    )
-    begin = time.monotonic()
-    engine("stop", "-t", "90", again.name)
-    assert engine.state(again.name)["ExitCode"] == 0
-    print(f"stopped within {time.monotonic() - begin:.1f} s when idle")
+    assert trial.stopped() == 0

@@ -74,9 +74,7 @@ def test_events_pass_one_by_one(proxy: Proxy) -> None:
     assert answer.read() == b""
 
 
-def test_requests_are_shared_and_a_dead_server_is_passed_over(
-    proxy: Proxy, servers: Servers
-) -> None:
+def test_requests_are_shared_and_a_dead_server_is_passed_over(proxy: Proxy, servers: Servers):
     assert {proxy.get("/v1/models")[1] for _ in range(8)} == set(ADDRESSES)
     servers.stop(0)
     answers = [proxy.get("/v1/models") for _ in range(8)]
@@ -141,9 +139,7 @@ def test_a_body_without_a_key_is_not_kept(proxy: Proxy, key: dict[str, str]) -> 
     assert not [path for path in (proxy.folder / "client_body").rglob("*") if path.is_file()]
 
 
-def test_without_servers_a_large_body_is_answered_as_a_small_one(
-    proxy: Proxy, servers: Servers
-) -> None:
+def test_without_servers_a_large_body_is_answered_as_a_small_one(proxy: Proxy, servers: Servers):
     for number in range(len(ADDRESSES)):
         servers.stop(number)
     for size in (2, LARGE):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -124,6 +127,18 @@ def test_options_exist() -> None:
         assert unknown == set(), page.name
 
 
+GUIDES = {"calibrate": "calibration", "quantize": "quantization", "eval": "evaluation"}
+
+
+@pytest.mark.parametrize("command", [*GUIDES, "bench"])
+def test_every_option_is_in_the_guide(command: str) -> None:
+    text = (ROOT / "docs" / f"{GUIDES.get(command, command)}.md").read_text(encoding="utf-8")
+    (commands,) = (a for a in build_parser()._actions if isinstance(a.choices, dict))
+    options = options_of(commands.choices[command]) - {"--help"}
+    assert len(options) > 10
+    assert [name for name in sorted(options) if not re.search(rf"`{name}[` ]", text)] == []
+
+
 @pytest.mark.parametrize(
     "block", [b for b in blocks() if b.language not in ("sh", "bash")], ids=str
 )
@@ -148,6 +163,15 @@ def test_links_between_files_hold() -> None:
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_there_are_commands_of_each_kind() -> None:
-    found = {command.words[0] for command in commands()}
-    assert {"river-vllm", "vllm", "make", "pip", "curl"} <= found
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    words = ("-m", "sphinx", "--fail-on-warning", "--keep-going", "-q", "-b", "html")
+    command = [sys.executable, *words, str(ROOT / "docs"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for page, word in (
+        ("cli", "--river-threshold"),
+        ("http", "mean_exit_layer"),
+        ("python", "river_vllm.config.RiverConfig.threshold"),
+    ):
+        assert word in (tmp_path / "reference" / f"{page}.html").read_text(encoding="utf-8")

@@ -30,15 +30,8 @@ def test_streamed_answers(command: Command, server: RiverServer) -> None:
 
 
 @pytest.mark.parametrize("block", CLIENTS, ids=str)
-def test_client_programs(
-    block: Block, server: RiverServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_client_programs(block: Block, server: RiverServer, capsys) -> None:
     program = block.text.replace("http://127.0.0.1:8000", server.url).replace(MODEL, NAME)
     names: dict[str, Any] = {}
     exec(compile(program, str(block), "exec"), names)
     assert "'exit_layers'" in capsys.readouterr().out
-
-
-def test_there_are_requests() -> None:
-    assert len(STREAMED) >= 2
-    assert CLIENTS

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.cli.main import main
 from tests.eval.fake import FakeServer
+from tests.support.command import Ran, run
 
 
 @pytest.fixture
@@ -22,35 +21,13 @@ def fake() -> Iterator[Callable[..., FakeServer]]:
         yield lambda *args, **options: stack.enter_context(FakeServer(*args, **options))
 
 
-@dataclass
-class Ran:
-    """What a run of the command left."""
-
-    status: int
-    out: str
-    err: str
-    document: Any
-
-
 @pytest.fixture
 def evaluate(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ran]:
     """Runs ``river-vllm eval``, lm-eval in its own process, always with ``--json``."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    file = tmp_path / "out.json"
-
-    def run(*words: object) -> Ran:
-        file.unlink(missing_ok=True)
-        try:
-            status = main(["eval", *map(str, words), "--json", str(file)])
-        except SystemExit as leaving:
-            status = leaving.code
-        output = capfd.readouterr()
-        document = json.loads(file.read_text()) if file.exists() else None
-        return Ran(status, output.out, output.err, document)
-
-    return run
+    return lambda *words: run(("eval",), words, tmp_path / "out.json", capfd)
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:

@@ -72,37 +72,33 @@ def test_other_means(tmp_path: Path):
     assert (same.low, same.high) == (0.5, 0.5)
 
 
-def test_sides_that_were_not_asked_the_same(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("values", "changes", "said"),
+    [
+        ([1, 0, 1], {}, "A has 2 problems and B 3"),
+        ([1, 0], {"prompt_hash": "other"}, "t: problem 0"),
+        ([1, 0], {"task": "more"}, "A has 0 problems and B 2"),
+        ([["x", "y"], ["x", "z"]], {}, "nothing to compare"),
+        ([1.0, float("nan")], {}, "nothing to compare"),
+    ],
+)
+def test_sides_that_cannot_be_compared(tmp_path: Path, values: list[Any], changes: Any, said: str):
+    """Metrics of whole sets alone, and what is no number: with --max-loss it would have passed."""
     a = read_samples(write(tmp_path / "a", [1, 0]))
-    with pytest.raises(RiverError, match="A has 2 problems and B 3, 2 of them the same"):
-        pair(a, read_samples(write(tmp_path / "b", [1, 0, 1])), 0.95)
-    with pytest.raises(RiverError, match="t: problem 0 has another text or prompt in B"):
-        pair(a, read_samples(write(tmp_path / "b", [1, 0], prompt_hash="other")), 0.95)
-    with pytest.raises(RiverError, match=r"A has 0 problems and B 2"):
-        pair(a, read_samples(write(tmp_path / "b", [1, 0], task="more")), 0.95)
-
-
-def test_metrics_of_whole_sets_alone_are_no_comparison(tmp_path: Path):
-    """With --max-loss it would have passed."""
-    with pytest.raises(RiverError, match="nothing to compare"):
-        pair(*runs(tmp_path, [["x", "y"]], [["x", "z"]]), 0.95)
-
-
-def test_what_is_no_number_is_no_metric(tmp_path: Path):
-    with pytest.raises(RiverError, match="nothing to compare"):
-        pair(*runs(tmp_path, [1.0, 0.5], [1.0, float("nan")]), 0.95)
+    with pytest.raises(RiverError, match=said):
+        pair(a, read_samples(write(tmp_path / "b", values, **changes)), 0.95)
 
 
 def test_folders_that_hold_no_run(tmp_path: Path):
-    with pytest.raises(RiverError, match="expected a folder with lm-eval's samples"):
+    with pytest.raises(RiverError, match=str(tmp_path)):
         read_samples(tmp_path)
     folder = write(tmp_path / "a", [1, 0])
     (file,) = folder.iterdir()
     (folder / file.name.replace("12-00", "13-00")).write_text(file.read_text())
-    with pytest.raises(RiverError, match="expected one run of t, found two"):
+    with pytest.raises(RiverError, match="t, found two"):
         read_samples(folder)
     file.write_text("{}\n")
-    with pytest.raises(RiverError, match=r"line 1: expected a sample of lm-eval"):
+    with pytest.raises(RiverError, match="line 1"):
         read_samples(folder)
 
 

@@ -35,7 +35,7 @@ def test_gsm8k_paired_and_read_again(evaluate, fake, sums: Path, tmp_path: Path)
     words = ("--data", sums, "--num-fewshot", 2, "--limit", 7, "--output", tmp_path / "kept")
     ran = evaluate("river_gsm8k", "--base-url", server.url, *SIDES, *words)
     assert ran.status == 0, ran.err
-    ours, its = server.bodies(enabled=False), server.bodies(threshold=0.9)
+    ours, its = server.asked_with(enabled=False), server.asked_with(threshold=0.9)
     assert len(ours) == len(its) == 7
     assert next(body for body in ours if asked(body) == 3) == {
         "model": "fake",
@@ -83,10 +83,8 @@ def test_by_chat_with_a_key_on_two_servers(evaluate, fake, sums: Path, monkeypat
     words = ("--data", sums, "--chat", "--concurrency", 2)
     ran = evaluate("river_gsm8k_chat", "--base-url", one.url, "--against", two.url + "/v1", *words)
     assert ran.status == 0, ran.err
-    assert {(seen.path, seen.key) for seen in two.seen} == {
-        ("/v1/chat/completions", "Bearer secret")
-    }
-    (message,) = one.seen[0].body["messages"]
+    assert two.paths == {"/v1/chat/completions"}
+    (message,) = one.bodies[0]["messages"]
     assert message["content"].endswith("on a last line of this form:\n#### NUMBER")
     for figure in ran.document["figures"]:
         assert (figure["metric"], figure["a"]) == ("exact_match", 1.0)
@@ -109,11 +107,11 @@ doc_to_choice: ["yes", "no"]
 @pytest.mark.parametrize(
     ("words", "said", "status"),
     [
-        (["choices"], "got multiple_choice: a likelihood comes with the prompt", 2),
-        (["no_such_task"], "'no_such_task': expected river_gsm8k, river_gsm8k_chat, one of", 2),
-        (["river_gsm8k_chat", "--num-fewshot", "3"], "river_gsm8k_chat asks without examples", 2),
-        (["river_gsm8k", "--num-fewshot", "10"], "expected more rows than the 10 examples", 2),
-        (["river_humaneval"], "river_humaneval was removed; use lm-eval's humaneval", 2),
+        (["choices"], "multiple_choice", 2),
+        (["no_such_task"], "'no_such_task': expected river_gsm8k", 2),
+        (["river_gsm8k_chat", "--num-fewshot", "3"], "river_gsm8k_chat", 2),
+        (["river_gsm8k", "--num-fewshot", "10"], "10 examples", 2),
+        (["river_humaneval"], "river_humaneval was removed", 2),
         (["river_gsm8k", "--limit", "1"], "no such model", 1),
     ],
 )
@@ -132,16 +130,12 @@ def test_what_is_refused(
     assert ran.status == status, ran.err
     assert said in ran.err
     assert (ran.out, ran.document) == ("", None)
-    assert len(server.seen) == (3 if status == 1 else 0)
+    assert len(server.bodies) == (3 if status == 1 else 0)
 
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [
-        ("[1]", "line 2: expected a JSON object"),
-        ("{", "line 2: expected JSON"),
-        ("{}", "'question'"),
-    ],
+    [("[1]", "line 2"), ("{", "line 2"), ("{}", "'question'")],
 )
 def test_bad_rows(tmp_path: Path, row: str, said: str):
     from river_vllm.errors import RiverError

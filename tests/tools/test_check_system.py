@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 from tools import check_system
 
 
-def test_the_loader_decides() -> None:
-    assert check_system.loads("libc.so.6")
-    assert not check_system.loads("libno-such-library.so.1")
-
-
-def test_a_missing_libnuma_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_libnuma_is_an_error(monkeypatch, capsys) -> None:
     monkeypatch.setattr(check_system.sys, "platform", "linux")
     monkeypatch.setattr(check_system, "LIBNUMA", "libno-such-library.so.1")
     assert check_system.main() == 1
     assert "apt-get install libnuma1" in capsys.readouterr().err
 
 
-def test_what_the_compiler_lacks_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_compiler_lacks_is_a_warning(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(check_system, "LIBNUMA", "libc.so.6")
     monkeypatch.setattr(check_system.sysconfig, "get_path", lambda name: str(tmp_path / name))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert check_system.main() == 0
     compiler, headers = capsys.readouterr().err.splitlines()
-    assert "apt-get install g++" in compiler and "without being compiled" in compiler
+    assert "apt-get install g++" in compiler
     assert "apt-get install python3." in headers
 
     program = tmp_path / "my-c++"

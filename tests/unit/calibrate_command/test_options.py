@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from server.cli.main import main
@@ -21,47 +19,37 @@ def _error(capsys: pytest.CaptureFixture[str], *options: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        (["--target-agreement", "98"], "--target-agreement: '98': input should be less than 1"),
+        (["--target-agreement", "98"], "--target-agreement: '98'"),
         (["--delta", "0"], "--delta"),
-        (["--tokens", "1"], "--tokens: '1': input should be greater than or equal to 2"),
+        (["--tokens", "1"], "--tokens: '1'"),
         (["--half", "third"], "--half"),
-        (["--output", "/nowhere/x.yaml"], "--output: '/nowhere/x.yaml': expected a file in a"),
-        (["--json", "a.yaml", "--output", "a.yaml"], "expected different files"),
-        (["--check", "a.yaml", "--output", "b.yaml"], "--check: chooses nothing"),
-        (["--answers", "answer"], "--answers, --half: name parts of the rows"),
-        (["--half", "second"], "--answers, --half: name parts of the rows"),
-        (["--check", "a.yaml", "--river-config", "b.yaml"], "--check: the file gives all"),
-        (["--river-config", "none.yaml"], "river config 'none.yaml': No such file"),
-        (["--river-quantizer", "best"], "--river-quantizer: invalid choice: 'best'"),
-        (["--river-group-size", "7"], "--river-group-size: invalid choice: 7"),
-        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--output", "/nowhere/x.yaml"], "--output: '/nowhere/x.yaml'"),
+        (["--json", "a.yaml", "--output", "a.yaml"], "different files"),
+        (["--check", "a.yaml", "--output", "b.yaml"], "--check"),
+        (["--answers", "answer"], "--answers, --half"),
+        (["--half", "second"], "--answers, --half"),
+        (["--check", "a.yaml", "--river-config", "b.yaml"], "--check"),
+        (["--river-config", "none.yaml"], "'none.yaml'"),
+        (["--river-group-size", "7"], "--river-group-size"),
     ],
 )
-def test_one_line_names_the_option(
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: list[str],
-    message: str,
-) -> None:
+def test_one_line_names_the_option(capsys, tmp_path, monkeypatch, options: list[str], named: str):
     monkeypatch.chdir(tmp_path)
-    assert message in _error(capsys, *options)
+    assert named in _error(capsys, *options)
 
 
-def test_what_cannot_be_measured_is_refused(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    file = tmp_path / "batch.yaml"
-    file.write_text("scope: batch\n")
-    assert "scope = 'batch'" in _error(capsys, "--river-config", str(file))
-
-
-@pytest.mark.parametrize("option", ["--check", "--river-config"])
-def test_a_backbone_that_ends_early_is_nothing_to_compare_with(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str
-) -> None:
-    file = tmp_path / "memory.yaml"
-    file.write_text("threshold: 0.9\nresident_layers: 2\n")
-    assert "calibrate: resident_layers = " in _error(capsys, option, str(file))
+@pytest.mark.parametrize(
+    ("option", "setting"),
+    [
+        ("--river-config", "scope: batch"),
+        ("--check", "resident_layers: 2"),
+        ("--river-config", "resident_layers: 2"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(capsys, tmp_path, option: str, setting: str) -> None:
+    """With a backbone that ends early there is nothing to compare with."""
+    file = tmp_path / "river.yaml"
+    file.write_text(f"threshold: 0.9\n{setting}\n")
+    assert f"{setting.partition(':')[0]} = " in _error(capsys, option, str(file))

@@ -46,12 +46,6 @@ def test_each_kind_of_row(tmp_path: Path) -> None:
     assert sorted(_texts(file)) == ["\0def f", "<user>hi<assistant>", "<user>why?<assistant>"]
 
 
-def test_plain_lines(tmp_path: Path) -> None:
-    file = tmp_path / "a.txt"
-    file.write_text("one\n\ntwo\n")
-    assert sorted(_texts(file)) == ["\0one", "\0two"]
-
-
 def test_order_is_shuffled_by_the_seed_and_long_prompts_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("\n".join(["x" * 101, *map(str, range(50))]))
@@ -60,19 +54,12 @@ def test_order_is_shuffled_by_the_seed_and_long_prompts_are_left_out(tmp_path: P
     assert sorted(_texts(file)) == sorted(f"\0{i}" for i in range(50))
 
 
-def test_halves_share_nothing_and_make_up_the_whole(tmp_path: Path) -> None:
-    file = tmp_path / "a.txt"
-    file.write_text("\n".join(map(str, range(9))))
-    first, second = (_texts(file, half=half) for half in ("first", "second"))
-    assert (len(first), len(second)) == (5, 4)
-    assert sorted(first + second) == sorted(_texts(file))
-
-
-def test_halves_go_by_the_lines_of_the_file(tmp_path: Path) -> None:
+def test_halves_go_by_the_lines_of_the_file_share_nothing_and_make_up_the_whole(tmp_path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("1\n\n3\n4\n\n6\n7\n")
     assert sorted(_texts(file, half="first")) == ["\x001", "\x003", "\x007"]
     assert sorted(_texts(file, half="second")) == ["\x004", "\x006"]
+    assert len(_texts(file)) == 5
 
 
 def test_given_answers_stay_with_their_prompts(tmp_path: Path) -> None:
@@ -87,24 +74,24 @@ def test_given_answers_stay_with_their_prompts(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "at least one row"),
-        ('{"prompt": "a"}\n{"prompt"', "line 2: expected JSON"),
-        ('{"text": "a"}', "line 1: expected one of messages, question, prompt, got text"),
+        ('{"prompt": "a"}\n{"prompt"', "line 2"),
+        ('{"text": "a"}', r"line 1: .*messages, question, prompt.* text"),
         ('{"prompt": 3}', "'prompt' = 3"),
         ('{"messages": [3]}', "'messages'"),
-        ("x" * 200, "no prompt of at most 100 tokens"),
+        ("x" * 200, "100 tokens"),
+        (None, "No such file"),
     ],
 )
-def test_errors_name_the_file_and_the_line(tmp_path: Path, text: str, message: str) -> None:
+def test_errors_name_the_file_and_the_line(tmp_path: Path, text: str | None, message: str) -> None:
     file = tmp_path / "bad.jsonl"
-    file.write_text(text)
+    if text is not None:
+        file.write_text(text)
     with pytest.raises(RiverError, match=message) as error:
         _texts(file)
     assert "bad.jsonl" in str(error.value)
 
 
-def test_missing_answers_and_files(tmp_path: Path) -> None:
+def test_missing_answers(tmp_path: Path) -> None:
     file = _jsonl(tmp_path / "a.jsonl", {"prompt": "a"})
     with pytest.raises(RiverError, match="line 1: 'answer' = None"):
         from_files([file], Tokenizer(), 100, 0, answer_field="answer")
-    with pytest.raises(RiverError, match=r"none\.jsonl': No such file"):
-        _texts(tmp_path / "none.jsonl")

@@ -72,7 +72,7 @@ def test_rows_of_the_same_files(
     folder = quantized(file, monkeypatch, *(() if made is None else ("--half", made)))
     said = seen_by_weights(folder, prompts(file, half), half)
     assert (said is not None) is seen
-    assert said is None or ("rows.txt" in said and "--half second" in said)
+    assert said is None or "rows.txt" in said
 
 
 def test_one_of_several_files_in_any_order(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

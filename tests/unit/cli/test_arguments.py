@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from server.cli.arguments import FieldsOf, OneLineParser, Options, Shown, add_options
 
@@ -51,33 +51,15 @@ def parse(*words: str) -> Outer:
     return found
 
 
-def test_what_is_not_given_is_the_models_default() -> None:
+def test_words_become_values_and_what_is_not_given_is_the_models_default() -> None:
     assert parse("x") == Outer(what="x", inner=Inner())
-
-
-def test_words_become_values() -> None:
-    found = parse(
-        "x",
-        "--size",
-        "64",
-        "--fast",
-        "--much",
-        "2",
-        "--files",
-        "a",
-        "--files",
-        "b",
-        "--x-deep",
-        "4",
-    )
+    assert parse("x").model_fields_set == {"what", "inner"}
+    files = ("--files", "a", "--files", "b")
+    found = parse("x", "--size", "64", "--fast", "--much", "2", *files, "--x-deep", "4")
     inner = Inner(much=2.0, files=[Path("a"), Path("b")], other={"deep": 4})
     assert found == Outer(what="x", size=64, fast=True, inner=inner)
-
-
-def test_a_list_may_be_positional_and_a_tuple_takes_a_word_for_each_type() -> None:
     found = parse("x", "y", "z", "--ends", "a", "b")
     assert (found.more, found.ends) == (["y", "z"], (Path("a"), Path("b")))
-    assert parse("x").model_fields_set == {"what", "inner"}
 
 
 def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,27 +72,20 @@ def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "named"),
     [
-        (("x", "--much", "0"), "argument --much: '0': input should be greater than 0"),
-        (("x", "--much", "inf"), "argument --much: 'inf': input should be a finite number"),
-        (("x", "--size", "3"), "argument --size: invalid choice: 3"),
-        (("x", "--fas"), "unrecognized arguments: --fas (did you mean --fast?)"),
-        (("x", "--ends", "a"), "argument --ends: expected 2 arguments"),
-        ((), "the following arguments are required: WHAT"),
+        (("x", "--much", "0"), "--much: '0': input should be greater than 0"),
+        (("x", "--much", "inf"), "--much: 'inf'"),
+        (("x", "--size", "3"), "--size: invalid choice: 3"),
+        (("x", "--fas"), "did you mean --fast?"),
+        (("x", "--ends", "a"), "--ends"),
+        ((), "WHAT"),
     ],
 )
-def test_an_error_is_one_line(
-    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_is_one_line(words: tuple[str, ...], named: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         parse(*words)
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("outer: error: ")
-    assert message in line
-
-
-def test_a_model_refuses_what_the_command_line_refuses() -> None:
-    with pytest.raises(ValidationError):
-        Inner(much=0)
+    assert named in line

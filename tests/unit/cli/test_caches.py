@@ -20,16 +20,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_folders_that_can_be_written_to_stay(capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_stay_or_are_temporary_and_one_line_says_so(monkeypatch, capsys) -> None:
     before = dict(os.environ)
     with writable_caches():
         assert dict(os.environ) == before
     assert capsys.readouterr().err == ""
-
-
-def test_without_any_they_are_temporary_and_one_line_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
     monkeypatch.setenv("HOME", "/proc/none")
     with writable_caches():
         places = [Path(os.environ[name]) for name in NAMES]
@@ -37,10 +32,8 @@ def test_without_any_they_are_temporary_and_one_line_says_so(
             place.mkdir(parents=True)
     assert not any(place.exists() for place in places)
     assert not any(name in os.environ for name in NAMES)
-    written = capsys.readouterr().err
-    assert len(written.splitlines()) == 1
-    assert "'/proc/none/.cache/river-vllm' cannot be written to (No such file" in written
-    assert "VLLM_CACHE_ROOT" in written
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'/proc/none/.cache/river-vllm'" in line
 
 
 def test_a_folder_that_was_named_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,9 +44,7 @@ def test_a_folder_that_was_named_is_put_back(monkeypatch: pytest.MonkeyPatch) ->
     assert os.environ["VLLM_CACHE_ROOT"] == "/proc/none/x"
 
 
-def test_models_that_were_fetched_are_still_found(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_that_were_fetched_are_still_found(home: Path, monkeypatch) -> None:
     """On a file system that only reads, as in a container."""
     (home / ".cache" / "huggingface").mkdir(parents=True)
     monkeypatch.setattr("server.cli.caches.unwritable", lambda path: "Read-only file system")

@@ -12,12 +12,7 @@ from typing import Any
 import pytest
 
 from river_vllm.startup import STAGES_FILE, Stage, file_named_by
-from server.cli import narration
-from server.cli.narration import EVERY, STAGES, Narration, Narrator, address, listens
-
-
-def test_every_stage_but_the_ends_has_words() -> None:
-    assert list(STAGES) == list(Stage)[:-2]
+from server.cli.narration import EVERY, STAGES, Narration, Narrator, _reachable, address, listens
 
 
 @pytest.fixture
@@ -30,9 +25,7 @@ def told(said: list[str]) -> Narration:
     return Narration(100.0, said.append)
 
 
-def test_a_stage_is_said_when_it_begins_and_every_few_seconds(
-    told: Narration, said: list[str]
-) -> None:
+def test_a_stage_is_said_when_it_begins_and_every_few_seconds(told: Narration, said: list[str]):
     marks = [(100.0, Stage.IMPORT)]
     times = [100.0 + 0.25 * tick for tick in range(81)]
     spoken = []
@@ -42,13 +35,7 @@ def test_a_stage_is_said_when_it_begins_and_every_few_seconds(
         spoken += [now] * (len(said) - before)
     assert spoken == [100.0, 100.0 + EVERY, 100.0 + 2 * EVERY]
     told.look([*marks, (120.1, Stage.ENGINE)], 120.1)
-    assert said[-1] == "starting vLLM's engine, 20 s so far"
-
-
-def test_never_ten_seconds_without_a_line_even_if_the_thread_wakes_late(
-    told: Narration, said: list[str]
-) -> None:
-    assert EVERY + narration.POLL + 1.5 < 10
+    assert said[-1].startswith(STAGES[Stage.ENGINE]) and "20 s" in said[-1]
 
 
 def test_a_start_that_is_stopped_is_told_no_further(told: Narration, said: list[str]) -> None:
@@ -74,22 +61,17 @@ def args(**changes: Any) -> Namespace:
 @pytest.mark.parametrize(
     ("changes", "host", "expected"),
     [
-        ({}, "127.0.0.1", "http://127.0.0.1:8000"),
-        ({"port": 81}, "::1", "http://[::1]:81"),
-        ({"ssl_keyfile": "k", "ssl_certfile": "c"}, "a.b", "https://a.b:8000"),
+        ({}, None, "http://127.0.0.1:8000"),
+        ({}, "0.0.0.0", "http://127.0.0.1:8000"),
+        ({"port": 81}, "::", "http://[::1]:81"),
+        ({"ssl_keyfile": "k", "ssl_certfile": "c"}, "10.0.0.1", "https://10.0.0.1:8000"),
         ({"uds": "/run/x"}, "127.0.0.1", "unix:/run/x"),
     ],
 )
-def test_addresses(changes: dict[str, Any], host: str, expected: str) -> None:
-    assert address(args(**changes), host) == expected
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [(None, "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.1", "10.0.0.1")],
-)
-def test_where_a_client_on_this_machine_finds_it(host: str | None, expected: str) -> None:
-    assert narration._reachable(host) == expected
+def test_where_a_client_on_this_machine_finds_it(
+    changes: dict[str, Any], host: str | None, expected: str
+) -> None:
+    assert address(args(**changes), _reachable(host)) == expected
 
 
 def test_a_socket_that_is_bound_but_does_not_listen_is_not_ready() -> None:
@@ -99,27 +81,6 @@ def test_a_socket_that_is_bound_but_does_not_listen_is_not_ready() -> None:
         assert not listens(found)
         server.listen()
         assert listens(found)
-
-
-@pytest.mark.parametrize(("key", "example"), [([], True), (["secret"], False)])
-def test_the_last_line_says_that_it_is_ready_and_where(key: list[str], example: bool) -> None:
-    stream = io.StringIO()
-    with file_named_by(STAGES_FILE) as file, socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        port = server.getsockname()[1]
-        clock = iter(range(1000))
-        narrator = Narrator(file, stream, lambda: float(next(clock)))
-        narrator.watch(args(host="0.0.0.0", port=port, api_key=key))
-        file.write_text("0.5 import\n1.0 serve\n")
-        narrator.start()
-        narrator._thread.join(30)
-        assert file.read_text().endswith(" ready\n")
-    lines = stream.getvalue().splitlines()
-    last = lines[-2:] if example else lines[-1:]
-    assert last[0].startswith("River: ready after ")
-    assert last[0].endswith(f"at http://127.0.0.1:{port}")
-    assert ("curl" in lines[-1]) is example
 
 
 def finished(file: Path, step: float, **changes: Any) -> list[str]:
@@ -134,6 +95,18 @@ def finished(file: Path, step: float, **changes: Any) -> list[str]:
     assert not narrator._thread.is_alive()
     assert file.read_text().endswith(" ready\n")
     return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("key", "example"), [([], True), (["secret"], False)])
+def test_the_last_line_says_that_it_is_ready_and_where(key: list[str], example: bool) -> None:
+    with file_named_by(STAGES_FILE) as file, socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        lines = finished(file, 1.0, host="0.0.0.0", port=port, api_key=key)
+    ready = lines[-2 if example else -1]
+    assert "ready after" in ready and ready.endswith(f"http://127.0.0.1:{port}")
+    assert ("curl" in lines[-1]) is example
 
 
 @pytest.mark.parametrize("changes", [{"headless": True}, {"api_server_count": 0}])

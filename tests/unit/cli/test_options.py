@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +13,7 @@ from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import REMOVED, RiverError
 from river_vllm.weights.fingerprint import fingerprint
 from server.cli.arguments import OneLineParser
-from server.cli.options import add_river_options, river_config
+from server.cli.options import river_config
 from server.cli.removed import REMOVED_OPTIONS
 from tests.unit.calibrate.support import calibrated
 from tests.unit.cli.support import parse
@@ -32,118 +32,51 @@ def test_without_options_the_engines_own_layers_decide() -> None:
     assert config.model_fields_set == set()
 
 
-def test_every_setting_has_its_option() -> None:
-    config = river_config(
-        parse(
-            *("--river-threshold", "-0.5", "--river-min-layers", "3", "--river-scope", "batch"),
-            *("--river-prefill", "sequence", "--river-quantizer", "rtn"),
-            *("--river-group-size", "64", "--river-kernel", "auto"),
-            *("--river-activations", "int8", "--river-max-rows", "6"),
-            *("--river-lm-head", "river"),
-            *("--river-cache-dir", "/some/where", "--river-weights", "/else/where"),
-            *("--river-resident-layers", "4", "--river-deep", "fetch"),
-        )
-    )
-    assert config == RiverConfig(
-        threshold=-0.5,
-        min_layers=3,
-        scope="batch",
-        prefill="sequence",
-        quantizer="rtn",
-        group_size=64,
-        kernel="auto",
-        activations="int8",
-        max_rows=6,
-        lm_head="river",
-        cache_dir="/some/where",
-        weights="/else/where",
-        resident_layers=4,
-        deep="fetch",
-    )
-    others = {"calibration", "verify", "draft"}
-    assert config.model_fields_set == set(RiverConfig.model_fields) - others
+GIVEN = {
+    **{"threshold": -0.5, "min_layers": 3, "scope": "batch", "prefill": "sequence"},
+    **{"quantizer": "rtn", "group_size": 64, "kernel": "auto", "activations": "int8"},
+    **{"max_rows": 6, "lm_head": "river", "cache_dir": "/some/where", "weights": "/else/where"},
+    **{"resident_layers": 4, "deep": "fetch"},
+}
 
 
-def test_drafts() -> None:
-    config = river_config(parse("--river-verify", "4", "--river-draft", "fixed"))
-    assert config == RiverConfig(verify=4, draft="fixed")
+@pytest.mark.parametrize("given", [GIVEN, {"verify": 4, "draft": "fixed"}])
+def test_every_setting_has_its_option(given: dict[str, Any]) -> None:
+    words = [(f"--river-{name.replace('_', '-')}", str(value)) for name, value in given.items()]
+    assert river_config(parse(*sum(words, ()))) == RiverConfig(**given)
+    assert set(GIVEN) == set(RiverConfig.model_fields) - {"calibration", "verify", "draft"}
 
 
-def test_drafts_go_with_the_files_exits(file: str) -> None:
+def test_the_command_line_goes_over_the_file_even_with_a_default(file: str) -> None:
+    default = RiverConfig().threshold
+    config = river_config(parse("--river-config", file, "--river-threshold", str(default)))
+    assert (config.threshold, config.min_layers) == (default, 4)
     config = river_config(parse("--river-config", file, "--river-verify", "4"))
-    assert (config.drafts, config.min_layers) == (4, 4)
-
-
-def test_the_command_line_goes_over_the_file(file: str) -> None:
-    config = river_config(parse("--river-config", file, "--river-threshold", "0.25"))
-    assert (config.threshold, config.min_layers) == (0.25, 4)
-    assert config.model_fields_set == {"threshold", "min_layers"}
-
-
-def test_a_value_equal_to_the_default_still_goes_over_the_file(file: str) -> None:
-    default = str(RiverConfig().threshold)
-    assert river_config(parse("--river-config", file, "--river-threshold", default)).threshold == (
-        RiverConfig().threshold
-    )
+    assert (config.drafts, config.threshold) == (4, 0.5)
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("argv", "named"),
     [
-        (
-            ("--river-verify", "4", "--river-resident-layers", "2"),
-            "command line: verify = 4 needs every layer in every step",
-        ),
-        (("--river-stall-seconds", "0"), "--river-stall-seconds = 0.0: "),
-        (("--river-stall-seconds", "-3"), "--river-stall-seconds = -3.0: "),
-        (("--river-stall-seconds", "nan"), "--river-stall-seconds = nan: "),
+        (("--river-verify", "4", "--river-resident-layers", "2"), "verify = 4"),
+        *((("--river-stall-seconds", n), f"{float(n)}") for n in ("0", "-3", "nan")),
     ],
 )
-def test_what_cannot_be_served_is_named(argv: tuple[str, ...], message: str) -> None:
-    with pytest.raises(RiverError) as error:
+def test_what_cannot_be_served_is_named(argv: tuple[str, ...], named: str) -> None:
+    with pytest.raises(RiverError, match=named):
         river_config(parse(*argv))
-    assert str(error.value).startswith(message)
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ("--river-group-size", "48"),
-        ("--river-scope", "row"),
-        ("--river-min-layers", "x"),
-        ("--river-min-layers", "0"),
-        ("--river-threshold", "1.5"),
-        ("--river-threshold", "nan"),
-        ("--river-verify", "17"),
-        ("--river-max-rows", "some"),
-    ],
-)
-def test_the_parser_refuses_what_is_not_allowed(argv: tuple[str, ...]) -> None:
-    with pytest.raises(argparse.ArgumentError, match=argv[0]):
-        parse(*argv)
-
-
-def test_the_help_of_a_setting_is_its_docstring() -> None:
-    parser = argparse.ArgumentParser()
-    add_river_options(parser)
-    text = " ".join(parser.format_help().split())
-    assert "--river-max-rows all|auto|N" in text
-    assert "Backbone layers that every token runs. (default: 1)" in text
 
 
 def test_errors_of_the_file_name_it(tmp_path: Path) -> None:
     path = tmp_path / "river.yaml"
     path.write_text("threshold: 2")
-    with pytest.raises(RiverError, match="'threshold' = 2") as error:
+    with pytest.raises(RiverError, match=f"{path}.*'threshold' = 2"):
         river_config(parse("--river-config", str(path)))
-    assert str(error.value).startswith(str(path))
-    with pytest.raises(RiverError, match="No such file"):
+    with pytest.raises(RiverError, match="none"):
         river_config(parse("--river-config", str(tmp_path / "none")))
 
 
-def test_auto_takes_the_file_that_is_shipped_for_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_takes_the_file_that_is_shipped_for_the_checkpoint(tmp_path, monkeypatch) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
@@ -170,19 +103,17 @@ def test_what_is_shipped_is_valid_and_named_after_its_model() -> None:
         assert config.calibration.achieved.p_value <= config.calibration.target.delta
 
 
-def test_what_was_removed_is_answered_with_what_to_use(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_removed_is_answered_with_what_to_use(capsys, monkeypatch) -> None:
     monkeypatch.setitem(REMOVED, "gone", "use 'here'")
-    with pytest.raises(RiverError) as error:
+    with pytest.raises(RiverError, match=r"file: .gone. .*use .here."):
         parse_config({"gone": 3}, "file")
-    assert str(error.value) == "file: 'gone' was removed; use 'here'"
     record = calibrated()
     record["calibration"]["settings"]["gone"] = 1
-    with pytest.raises(RiverError, match=r"calibration\.settings\.gone was removed; use 'here'"):
+    with pytest.raises(RiverError, match=r"gone .*use .here."):
         parse_config(record, "file")
     monkeypatch.setitem(REMOVED_OPTIONS, "--river-gone", "use --here")
     for words in (["--river-gone", "3"], ["--river-gone=3"]):
         with pytest.raises(SystemExit):
             OneLineParser(prog="x").parse_args(words)
-        assert capsys.readouterr().err == "x: error: --river-gone was removed; use --here\n"
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "--river-gone" in line and "use --here" in line

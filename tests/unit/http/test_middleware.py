@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -10,32 +12,32 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from server.http import body as body_module
+from server.http.body import MAX_BODY_BYTES
 from server.http.exchange import current_exchange
 from server.http.field import GENERATING, OTHERS
 from server.http.limits import MAX_DEPTH
 from server.http.middleware import RiverMiddleware
-from tests.unit.http.support import call, chunk, compact, fetch, payloads, river_state, scope, sse
+from tests.unit.http.support import call, compact, fetch, river_state, scope
 
 CHAT = "/v1/chat/completions"
 
 
 class App:
-    """Plays vLLM: remembers what reaches it and answers as ``answer`` says."""
+    """Plays vLLM: remembers what reaches it."""
 
-    def __init__(self, state: Any = None) -> None:
-        self.answer: Response | None = None
+    def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.headers: list[Any] = []
         self.exchanges: list[Any] = []
-        routes = [
-            Route(path, self.endpoint, methods=["GET", "POST"])
-            for path in (*GENERATING, *OTHERS, "/tokenize")
-        ]
-        self.asgi = Starlette(routes=routes)
-        self.asgi.state.river = river_state() if state is None else state
+        paths = (*GENERATING, *OTHERS, "/tokenize")
+        self.asgi = Starlette(
+            routes=[Route(p, self.endpoint, methods=["GET", "POST"]) for p in paths]
+        )
+        self.asgi.state.river = river_state()
         self.asgi.add_middleware(RiverMiddleware)
 
     async def endpoint(self, request: Request) -> Response:
@@ -45,11 +47,11 @@ class App:
         self.exchanges.append(exchange)
         if exchange is not None:
             exchange.add(0, np.array([-12, 3], dtype=np.int16))
-        return self.answer or JSONResponse({"object": "chat.completion", "choices": []})
+        return JSONResponse({"object": "chat.completion", "choices": []})
 
-    def post(self, body: Any, path: str = CHAT, **options: Any) -> httpx.Response:
+    def post(self, body: Any, path: str = CHAT) -> httpx.Response:
         content = body if isinstance(body, bytes) else compact(body)
-        return fetch(self.asgi, "POST", path, content=content, **options)
+        return fetch(self.asgi, "POST", path, content=content)
 
 
 @pytest.fixture
@@ -68,35 +70,19 @@ def test_the_field_does_not_reach_vllm_and_the_length_is_right(app: App, path: s
     assert int(response.headers["content-length"]) == len(response.content)
 
 
+@pytest.mark.parametrize(("path", "param"), [(CHAT, "river.threshold"), (OTHERS[0], "river")])
+def test_a_wrong_field_never_reaches_vllm(app: App, path: str, param: str) -> None:
+    response = app.post({"river": {"threshold": 7}}, path)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert app.bodies == []
+    assert ("river" in app.post({"model": "m"}, path).json()) == (path == CHAT)
+
+
 def test_a_body_without_the_field_passes_byte_for_byte_and_is_reported_on(app: App) -> None:
     raw = b'{ "model" : "m",\n "x": 1.0 }'
     response = app.post(raw)
     assert app.bodies == [raw]
     assert response.json()["river"]["threshold"] == 0.9
-
-
-def test_a_wrong_field_never_reaches_vllm(app: App) -> None:
-    response = app.post({"river": {"threshold": 7}})
-    assert response.status_code == 400
-    assert response.json()["error"]["param"] == "river.threshold"
-    assert "'threshold' = 7" in response.json()["error"]["message"]
-    assert app.bodies == []
-
-
-@pytest.mark.parametrize("path", OTHERS)
-def test_endpoints_that_do_not_take_the_field(app: App, path: str) -> None:
-    assert "river" not in app.post({"model": "m"}, path).json()
-    assert app.exchanges == [None]
-    response = app.post({"river": {}}, path)
-    assert (response.status_code, response.json()["error"]["param"]) == (400, "river")
-    assert len(app.bodies) == 1
-
-
-@pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b'"river"', b"null"])
-def test_what_is_no_object_is_left_to_vllm(app: App, raw: bytes) -> None:
-    assert app.post(raw).status_code == 200
-    assert app.bodies == [raw]
-    assert app.exchanges == [None]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", CHAT), ("POST", "/tokenize")])
@@ -107,18 +93,7 @@ def test_other_requests_are_not_looked_at(app: App, method: str, path: str) -> N
     assert "river" not in response.json()
 
 
-def test_a_root_path_is_taken_off(app: App) -> None:
-    app.post({"river": {}})
-    request = scope(
-        "/api" + CHAT, app_state=app.asgi.state, root_path="/api", headers=[], method="POST"
-    )
-    body = {"type": "http.request", "body": b'{"river": {"threshold": 7}}'}
-    sent = call(RiverMiddleware(app.asgi), request, [body])
-    assert sent[0]["status"] == 400
-
-
-def test_a_server_without_a_river_refuses_the_field_and_only_that() -> None:
-    app = App(state=False)
+def test_a_server_without_a_river_refuses_the_field_and_only_that(app: App) -> None:
     app.asgi.state.river = None
     response = app.post({"river": {}})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "river")
@@ -126,61 +101,21 @@ def test_a_server_without_a_river_refuses_the_field_and_only_that() -> None:
     assert app.bodies == [b'{"model":"m"}']
 
 
-def test_a_stream_gets_the_report_in_its_last_chunk(app: App) -> None:
-    events = [sse(chunk()), sse(chunk(finish="stop")), b"data: [DONE]\n\n"]
-    app.answer = StreamingResponse(iter(events), media_type="text/event-stream; charset=utf-8")
-    response = app.post({"stream": True})
-    assert response.content.endswith(b"data: [DONE]\n\n")
-    first, last = payloads(response.content)
-    assert first == chunk()
-    assert last["river"]["tokens"] == 1
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        JSONResponse({"error": {"code": 404}}, status_code=404),
-        JSONResponse({"detail": "no"}, status_code=422),
-        PlainTextResponse("text"),
-        Response(status_code=200),
-    ],
-    ids=["error", "detail", "text", "empty"],
-)
-def test_other_answers_pass_as_they_are(app: App, answer: Response) -> None:
-    app.answer = answer
-    response = app.post({"model": "m"})
-    assert (response.status_code, response.content) == (answer.status_code, answer.body)
-
-
-def test_the_exchange_ends_with_the_request(app: App) -> None:
-    app.post({"river": {"threshold": 0.5}})
-    assert current_exchange.get() is None
-    app.post({"model": "m"}, "/tokenize")
-    assert app.exchanges[1] is None
-
-
+HUGE = b"1" + b"0" * 30
 IMPOSSIBLE = [
-    (b'{"temperature": NaN}', "temperature"),
-    (b'{"river": {"threshold": NaN}}', "river.threshold"),
-    (b'{"river": {"min_layers": 1' + b"0" * 30 + b"}}", "river.min_layers"),
-    (b'{"logit_bias": {"5": -Infinity}}', "logit_bias.5"),
-    (b'{"messages": [{"content": 1e999}]}', "messages.0.content"),
-    (b'{"top_k": 18446744073709551616}', "top_k"),
-    (b'{"stop_token_ids": [1, -9223372036854775809]}', "stop_token_ids.1"),
-    (b'{"river": {"threshold": 0.5}, "seed": 1' + b"0" * 400 + b"}", "seed"),
-    (b'{"\\ud800": NaN}', "\ud800"),
+    (b'{"river": {"min_layers": %s}}' % HUGE, "river.min_layers"),
+    *((b'{"logit_bias": {"5": -Infinity}}', "logit_bias.5"), (b'{"\\ud800": NaN}', "\ud800")),
     ('{"temperature": NaN}'.encode("utf-16"), "temperature"),
-    (('{"top_k": 1' + "0" * 23 + "}").encode("utf-16-be"), "top_k"),
-    (('{"top_k": 1' + "0" * 23 + "}").encode("utf-32-le"), "top_k"),
-    (b'{"vllm_xargs": {"x": [1' + b"0" * 30 + b"]}}", "vllm_xargs.x.0"),
-    (b'{"kv_transfer_params": {"a": {"b": [1' + b"0" * 30 + b"]}}}", "kv_transfer_params.a.b.0"),
+    (b'{"vllm_xargs": {"x": [%s]}}' % HUGE, "vllm_xargs.x.0"),
+    (b'{"stop_token_ids": [1, -9223372036854775809]}', "stop_token_ids.1"),
+    *((f'{{"top_k": {HUGE.decode()}}}'.encode(c), "top_k") for c in ("utf-16-be", "utf-32-le")),
+    (b'{"kv_transfer_params": {"a": {"b": [%s]}}}' % HUGE, "kv_transfer_params.a.b.0"),
 ]
+"""Others are among the bad requests of ``tests/support/poison.py``."""
 
 
 @pytest.mark.parametrize(("body", "param"), IMPOSSIBLE, ids=[p for _, p in IMPOSSIBLE])
-def test_numbers_that_no_engine_takes_are_refused_by_name(
-    app: App, body: bytes, param: str
-) -> None:
+def test_numbers_that_no_engine_takes_are_refused_by_name(app: App, body: bytes, param: str):
     response = app.post(body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
@@ -192,7 +127,7 @@ def test_numbers_that_no_engine_takes_are_refused_by_name(
     [
         b'{"prompt": "NaN and Infinity, 1e999, 99999999999999999999"}',
         b'{"seed": 9223372036854775807, "top_k": 18446744073709551615, "temperature": 1e-999}',
-        b'{"response_format": {"json_schema": {"schema": {"maximum": 1' + b"0" * 30 + b"}}}}",
+        b'{"response_format": {"json_schema": {"schema": {"maximum": %s}}}}' % HUGE,
     ],
     ids=["text", "limits", "schema"],
 )
@@ -201,48 +136,101 @@ def test_text_that_only_looks_like_such_numbers_passes(app: App, body: bytes) ->
     assert app.bodies == [body]
 
 
-def nested(levels: int, inner: bytes = b"1") -> bytes:
+def nested(levels: int) -> bytes:
     """``levels`` lists and objects inside each other, the body's own among them."""
-    return b'{"a": ' + b'{"b": [' * (levels // 2) + inner + b"]}" * (levels // 2) + b"}"
+    return b'{"a": ' + b'{"b": [' * (levels // 2) + b"1" + b"]}" * (levels // 2) + b"}"
 
 
 def test_levels_that_nobody_can_follow_are_refused_before_vllm(app: App) -> None:
-    assert app.post(nested(MAX_DEPTH - 1)).status_code == 200
+    beside = compact({"messages": [{"content": []}] * 500, "text": "[{" * 500})
+    for body in (nested(MAX_DEPTH - 1), beside):
+        assert app.post(body).status_code == 200
     for levels in (MAX_DEPTH, 900):
         response = app.post(nested(levels))
-        error = response.json()["error"]
-        assert (response.status_code, error["param"][:7]) == (400, "a.b.0.b")
-        assert f"more than {MAX_DEPTH} levels" in error["message"]
-    assert len(app.bodies) == 1
+        assert (response.status_code, response.json()["error"]["param"][:7]) == (400, "a.b.0.b")
+    assert len(app.bodies) == 2
 
 
-def test_many_values_side_by_side_are_not_deep(app: App) -> None:
-    assert app.post({"messages": [{"content": []}] * 500, "text": "[{" * 500}).status_code == 200
-
-
-def test_answers_of_a_server_that_is_ending_close_their_connections(app: App) -> None:
+def test_a_server_that_is_ending_takes_nothing_new_and_closes_its_connections(app: App) -> None:
     """What asks again by the same one would meet this server again."""
     assert "connection" not in app.post({}).headers
     app.asgi.state.river.ending.begin(failed=False)
-    for response in (app.post({}), app.post({}, "/tokenize"), fetch(app.asgi, "GET", "/tokenize")):
+    refused = app.post({"model": "a"})
+    assert refused.status_code == refused.json()["error"]["code"] == 503
+    assert len(app.bodies) == 1
+    for response in (refused, app.post({}, "/tokenize"), fetch(app.asgi, "GET", "/tokenize")):
         assert response.headers["connection"] == "close"
 
 
-def test_nothing_new_is_taken_while_the_server_is_ending(app: App) -> None:
-    app.asgi.state.river.ending.begin(failed=False)
-    response = app.post({"model": "a"})
-    assert response.status_code == 503
-    assert response.json()["error"]["type"] == "ServiceUnavailableError"
-    assert app.bodies == []
+EMPTY = {"type": "http.request", "body": b"{}"}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b'{"prompt": "\xff"}', b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"],
-    ids=["no UTF-8", "too deep", "a number of 5000 digits"],
-)
-def test_a_body_that_cannot_be_read_gets_an_error_object(app: App, body: bytes) -> None:
-    response = app.post(body)
-    assert response.status_code == 400
-    assert response.json()["error"]["param"] == "body"
-    assert app.bodies == []
+def raw_scope(state: Any) -> dict[str, Any]:
+    return scope(CHAT, app_state=SimpleNamespace(river=state))
+
+
+async def uncalled(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("called")
+
+
+def test_a_client_that_leaves_while_it_sends_is_answered_with_nothing() -> None:
+    messages = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    assert call(RiverMiddleware(uncalled), raw_scope(river_state()), messages) == []
+
+
+def test_a_complete_answer_may_come_in_parts() -> None:
+    body = compact({"object": "text_completion", "choices": []})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"1")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body[:9], "more_body": True})
+        await send({"type": "http.response.body", "body": body[9:]})
+
+    start, answer = call(RiverMiddleware(app), raw_scope(river_state()), [EMPTY])
+    assert json.loads(answer["body"])["river"]["tokens"] == 0
+    assert dict(start["headers"])[b"content-length"] == str(len(answer["body"])).encode()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_exchange_ends_with_its_request(fails: bool) -> None:
+    """A connection's next request may run in the same context."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert current_exchange.get() is not None
+        if fails:
+            raise ZeroDivisionError
+
+    async def around(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(ZeroDivisionError):
+            await RiverMiddleware(app)(scope, receive, send)
+        assert current_exchange.get() is None
+
+    call(around, raw_scope(river_state()), [EMPTY])
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_is_read_no_further_than_any_may_be(announced: bool) -> None:
+    parts = (MAX_BODY_BYTES >> 20) + 1
+    messages = [{"type": "http.request", "body": b" " * (1 << 20), "more_body": True}] * parts
+    request = raw_scope(river_state())
+    if announced:
+        messages = []
+        request["headers"] = [(b"content-length", str(MAX_BODY_BYTES + 1).encode())]
+    start, answer = call(RiverMiddleware(uncalled), request, messages)
+    assert start["status"] == json.loads(answer["body"])["error"]["code"] == 413
+
+
+def test_where_no_river_is_served_bodies_are_vllms_business(monkeypatch) -> None:
+    monkeypatch.setattr(body_module, "MAX_BODY_BYTES", 10)
+    read: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        read.append((await receive())["body"])
+
+    sent = json.dumps({"prompt": "x" * 100}).encode()
+    call(RiverMiddleware(app), raw_scope(None), [{"type": "http.request", "body": sent}])
+    assert read == [sent]

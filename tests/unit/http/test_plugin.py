@@ -13,9 +13,7 @@ from fastapi.responses import StreamingResponse
 from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator import Instrumentator
 
-from river_vllm.request import RiverSettings
 from server.http import plugin
-from server.http.middleware import RiverMiddleware
 from server.http.plugin import RiverEndpointPlugin
 from tests.unit.http.support import L, Metrics, fetch, river_state
 
@@ -26,137 +24,54 @@ class Client:
     """Plays vLLM's engine client of a River model."""
 
     errored = False
+    generate = shutdown = None
 
-    def __init__(self, architecture: str = "RiverLlamaForCausalLM", processes: int = 1) -> None:
+    def __init__(self, processes: int = 1, error: Exception | None = None) -> None:
+        model = {"architecture": "RiverLlamaForCausalLM", "hf_config": SimpleNamespace()}
+        names = {"model": "tiny", "served_model_name": "served"}
+        parallel = {"_api_process_count": processes, "_api_process_rank": 0}
         self.vllm_config = SimpleNamespace(
-            model_config=SimpleNamespace(
-                architecture=architecture,
-                model="tiny",
-                served_model_name="served",
-                hf_config=SimpleNamespace(),
-            ),
-            parallel_config=SimpleNamespace(_api_process_count=processes, _api_process_rank=0),
-            additional_config={"river": {"threshold": 0.25, "min_layers": 3}},
+            model_config=SimpleNamespace(**model, **names),
+            parallel_config=SimpleNamespace(**parallel),
+            additional_config={"river": {}},
         )
         self.output_processor = SimpleNamespace(
             add_request=None, process_outputs=None, has_unfinished_requests=lambda: True
         )
         self.engine_core = SimpleNamespace(engine_ranks_managed=[0, 1], get_output_async=None)
-        self.generate = self.shutdown = None
-        self.info: Any = [INFO, INFO]
-        self.traced = False
+        self.asked, self.error = 0, error
 
     async def is_tracing_enabled(self) -> bool:
-        return self.traced
+        return False
 
     async def collective_rpc(self, method: str) -> Any:
-        assert method == "river_info"
-        if isinstance(self.info, Exception):
-            raise self.info
-        return self.info
+        self.asked += 1
+        if self.error:
+            raise self.error
+        return [INFO]
 
 
-@pytest.fixture(autouse=True)
-def metrics(monkeypatch: pytest.MonkeyPatch) -> dict[int, Metrics]:
-    """Metrics that are not registered with the process, by number of layers."""
-    made: dict[int, Metrics] = {}
-
-    def river_metrics(num_layers: int, model_name: str, engines: tuple[int, ...]) -> Metrics:
-        assert (model_name, engines) == ("served", (0, 1))
-        return made.setdefault(num_layers, Metrics())
-
-    monkeypatch.setattr(plugin, "river_metrics", river_metrics)
-    return made
-
-
-def init(client: Any, **args: Any) -> Any:
-    state = SimpleNamespace()
-    asyncio.run(RiverEndpointPlugin().init_state(client, state, Namespace(**args)))
-    return state.river
-
-
-def test_the_state_is_what_engine_and_config_say(metrics: dict[int, Metrics]) -> None:
-    state = init(Client(), river_stall_seconds=7.0)
-    assert state.describe() == {
-        "active": True,
-        "mode": "exit",
-        "model": "tiny",
-        "threshold": 0.25,
-        "min_layers": 3,
-        "prefill": "backbone",
-        "scope": "step",
-        "calibration": None,
-        **INFO,
-    }
-    assert state.defaults == RiverSettings(True, 0.25, 3)
-    assert state.progress.stall_seconds == 7.0
-    assert state.single_process
-    assert metrics[L].thresholds == [0.25]
-    assert metrics[L].max_rows == 6
-
-
-def test_the_engine_client_is_listened_to() -> None:
-    client = Client()
-    init(client)
-    assert client.generate is not None
-    assert client.output_processor.process_outputs is not None
-
-
-@pytest.mark.parametrize("traced", [True, False])
-def test_spans_are_made_where_vllm_exports_its_own(traced: bool) -> None:
-    client = Client()
-    client.traced = traced
-    assert (init(client).tracer is not None) == traced
-
-
-def test_several_api_servers_are_noticed() -> None:
-    assert not init(Client(processes=2)).single_process
+async def started(client: Client) -> Client:
+    await RiverEndpointPlugin().init_state(client, SimpleNamespace(), Namespace())
+    await asyncio.sleep(0)
+    return client
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_engine_is_asked_again_while_it_serves(processes: int) -> None:
-
-    async def run() -> int:
-        client, asked = Client(processes=processes), []
-
-        async def collective_rpc(method: str) -> Any:
-            asked.append(method)
-            return [INFO]
-
-        client.collective_rpc = collective_rpc  # type: ignore[method-assign]
-        await RiverEndpointPlugin().init_state(client, SimpleNamespace(), Namespace())
-        await asyncio.sleep(0)
-        return len(asked)
-
-    assert asyncio.run(run()) == 2
-
-
-def test_a_model_without_river_and_a_server_without_engine_have_no_state() -> None:
-    client = Client("LlamaForCausalLM")
-    assert init(client) is None
-    assert client.generate is None
-    assert init(None) is None
+def test_the_engine_is_asked_again_while_it_serves(processes: int, monkeypatch) -> None:
+    monkeypatch.setattr(plugin, "river_metrics", lambda *_: Metrics())
+    assert asyncio.run(started(Client(processes))).asked == 2
 
 
 def test_a_worker_that_is_not_rivers_stops_the_server() -> None:
-    client = Client()
-    client.info = AttributeError("no river_info")
-    with pytest.raises(RuntimeError, match=r"River is not active in the engine: no river_info"):
-        init(client)
+    with pytest.raises(RuntimeError, match="no river_info"):
+        asyncio.run(started(Client(error=AttributeError("no river_info"))))
 
 
-def test_routes_middleware_and_description_are_attached() -> None:
-    app = FastAPI()
-    RiverEndpointPlugin().attach_router(app)
-    paths = app.openapi()["paths"]
-    assert {"/river", "/river/stats", "/ready"} <= set(paths)
-    assert set(paths["/river"]) == {"get", "patch"}
-    assert RiverMiddleware in [middleware.cls for middleware in app.user_middleware]
-
-
-def test_the_plugin_has_the_shape_that_vllm_asks_for() -> None:
-    assert RiverEndpointPlugin.name == "river"
-    assert "generate" in RiverEndpointPlugin.required_tasks
+def test_a_server_without_an_engine_has_no_river() -> None:
+    state = SimpleNamespace()
+    asyncio.run(RiverEndpointPlugin().init_state(None, state, Namespace()))
+    assert state.river is None
 
 
 def test_answers_are_counted_as_clients_get_them() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ from river_vllm.config import RiverConfig
 from server.http.routes import router
 from server.http.state import RiverState
 from server.telemetry.progress import Progress
-from tests.unit.http.support import VERIFIED, L, fetch, river_state
+from tests.unit.http.support import L, fetch, river_state
 
 
 def request(
@@ -29,58 +28,22 @@ def request(
     return fetch(app, method, path, **options)
 
 
-def test_the_river_in_force() -> None:
-    state = river_state()
-    assert request("GET", "/river", state).json() == state.describe()
-    assert request("GET", "/river", None).json() == {"active": False}
-
-
-def test_totals_are_those_of_the_metrics() -> None:
-    state = river_state()
-    told = request("GET", "/river/stats", state).json()
-    assert told == {"server": state.identity, "tokens": 42}
-    assert told["server"] != river_state().identity
-    assert request("GET", "/river/stats", None).status_code == 404
-
-
-@pytest.mark.parametrize("threshold", [-1, 0.25, 1])
-def test_the_dial(threshold: float) -> None:
-    state = river_state()
-    response = request("PATCH", "/river", state, json={"threshold": threshold})
-    assert response.status_code == 200
-    assert response.json() == state.describe()
-    assert state.defaults.threshold == threshold
-
-
-def test_the_dial_of_a_server_that_drafts_is_that_of_its_exits() -> None:
-    state = river_state(config=RiverConfig(verify=4), defaults=VERIFIED)
-    assert request("PATCH", "/river", state, json={"threshold": 0.5}).status_code == 200
-    assert state.defaults == replace(VERIFIED, threshold=0.5)
-
-
 @pytest.mark.parametrize(
-    ("content", "param"),
+    ("param", "contents"),
     [
-        (b'{"threshold": 1.5}', "body.threshold"),
-        (b'{"threshold": NaN}', "body.threshold"),
-        (b'{"threshold": "0.5"}', "body.threshold"),
-        (b'{"threshold": true}', "body.threshold"),
-        (b'{"threshold": 0.5, "min_layers": 2}', "body.min_layers"),
-        (b"{}", "body.threshold"),
-        (b"[]", "body"),
-        (b"0.5", "body"),
-        (b"{", "body"),
-        (b"", "body"),
-        (b"\xff", "body"),
-        (b"[" * 1000 + b"]" * 1000, "body"),
-        (b'{"threshold": 0.5' + b" " * 4096 + b"}", "body"),
+        ("body.threshold", [b'{"threshold": %s}' % v for v in (b"1.5", b"NaN", b'"0.5"', b"true")]),
+        ("body.threshold", [b"{}"]),
+        ("body.min_layers", [b'{"threshold": 0.5, "min_layers": 2}']),
+        ("body", [b"[]", b"0.5", b"{", b"", b"\xff", b"[" * 1000 + b"]" * 1000]),
+        ("body", [b'{"threshold": 0.5' + b" " * 4096 + b"}"]),
     ],
 )
-def test_a_wrong_change_changes_nothing(content: bytes, param: str) -> None:
+def test_a_wrong_change_changes_nothing(param: str, contents: list[bytes]) -> None:
     state = river_state()
-    response = request("PATCH", "/river", state, content=content)
-    assert response.status_code == 400
-    assert response.json()["error"]["param"] == param
+    for content in contents:
+        response = request("PATCH", "/river", state, content=content)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == param
     assert state.defaults.threshold == 0.9
 
 
@@ -94,16 +57,7 @@ def test_a_change_is_read_no_further_than_any_can_be() -> None:
 
     response = request("PATCH", "/river", river_state(), content=endless())
     assert response.status_code == 400
-    assert "at most 4096 bytes" in response.json()["error"]["message"]
     assert len(read) < 10
-
-
-def test_the_dial_needs_one_process_and_a_river() -> None:
-    state = river_state(single_process=False)
-    response = request("PATCH", "/river", state, json={"threshold": 0.5})
-    assert (response.status_code, state.defaults.threshold) == (409, 0.9)
-    assert "api-server-count" in response.json()["error"]["message"]
-    assert request("PATCH", "/river", None, json={"threshold": 0.5}).status_code == 404
 
 
 def stalled(seconds: float) -> RiverState:
@@ -114,25 +68,14 @@ def stalled(seconds: float) -> RiverState:
     return river_state(progress=progress)
 
 
-def test_ready_while_the_engine_makes_progress() -> None:
-    for state in (river_state(), stalled(9), None):
-        assert request("GET", "/ready", state).json() == {"ready": True}
-    assert request("GET", "/ready", river_state(), errored=None).status_code == 200
-
-
-def test_not_ready_where_work_waits_or_the_engine_is_dead() -> None:
+def test_not_ready_where_work_waits_the_engine_is_dead_or_the_server_is_ending() -> None:
     response = request("GET", "/ready", stalled(17))
     assert response.status_code == 503
     assert "17 s" in response.json()["error"]["message"]
     assert request("GET", "/ready", river_state(), errored=True).status_code == 503
-
-
-def test_not_ready_while_the_server_is_ending() -> None:
     state = river_state()
     state.ending.begin(failed=False)
-    response = request("GET", "/ready", state)
-    assert response.status_code == 503
-    assert "shutting down" in response.json()["error"]["message"]
+    assert request("GET", "/ready", state).status_code == 503
 
 
 def test_the_dial_does_not_promise_layers_that_are_gone() -> None:
@@ -140,7 +83,6 @@ def test_the_dial_does_not_promise_layers_that_are_gone() -> None:
     response = request("PATCH", "/river", state, json={"threshold": 1.0})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "body.threshold"
-    assert "only the first 4 of 12" in response.json()["error"]["message"]
     assert state.defaults.threshold == 0.9
 
 

@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from river_vllm.config import RiverConfig
 from server.cli.main import build_parser, main
 from server.cli.prompts import Prompts
 from server.quantize import run_command
-from server.quantize.engine import _batches, checkpoint_folder
-from server.quantize.options import QuantizeOptions
 from server.quantize.text import answered, head
 
 
@@ -20,30 +17,18 @@ def parse(*arguments: str) -> Any:
     return build_parser().parse_args(["quantize", "model", *arguments])
 
 
-def test_group_sizes_are_the_engines() -> None:
-    annotation = RiverConfig.model_fields["group_size"].annotation
-    assert QuantizeOptions.model_fields["group_size"].annotation == annotation
-
-
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("option", "value"),
     [
-        (["--group-size", "48"], "--group-size"),
-        (["--tokens", "0"], "--tokens"),
-        (["--hessian-gib", "0"], "--hessian-gib"),
-        (["--half", "first"], "--answers, --half: name parts"),
-        (["--list-tokens", "-1"], "--list-tokens"),
-        (["--answer-tokens", "1023"], "expected less than --max-model-len 1024 less one"),
+        *(("--group-size", "48"), ("--tokens", "0"), ("--hessian-gib", "0"), ("--half", "first")),
+        *(("--list-tokens", "-1"), ("--answer-tokens", "1023")),
     ],
-    ids=str,
 )
-def test_wrong_arguments_are_named(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_arguments_are_named(option: str, value: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["quantize", "model", *arguments])
+        main(["quantize", "model", option, value])
     assert stop.value.code == 2
-    assert words in capsys.readouterr().err
+    assert option in capsys.readouterr().err
 
 
 class Engine:
@@ -81,36 +66,14 @@ def test_more_is_answered_for_the_list_than_gptq_reads() -> None:
         assert (len(found), engine.asked) == (2, asked)
 
 
-def test_given_answers_are_taken_and_cut() -> None:
+def test_given_answers_are_taken_cut_and_counted_with_the_length_that_they_have() -> None:
     prompts = Prompts("file", None, [[1, 2], [3]], [[4, 5, 6], [8]])
     found, engine = texts(prompts, "--answer-tokens", "2")
     assert found == [[1, 2, 4, 5], [3, 8]]
     assert not hasattr(engine, "asked")
-
-
-def test_given_answers_count_with_the_length_that_they_have() -> None:
     prompts = Prompts("file", None, [[1] * 10] * 20, [[8] * 5] * 20)
     found, _ = texts(prompts, "--tokens", "100", "--answer-tokens", "20")
     assert [len(text) for text in found] == [15] * 7
-
-
-@pytest.mark.parametrize(
-    ("sizes", "limit", "expected"),
-    [
-        ([1, 1, 1, 1], 2, [[0, 1], [2, 3]]),
-        ([1, 1, 1], 10, [[0, 1, 2]]),
-        ([5, 1, 1], 2, [[0], [1, 2]]),
-        ([2, 3, 1], 2.5, [[0], [1], [2]]),
-    ],
-)
-def test_layers_are_taken_together_while_they_fit(
-    sizes: list[int], limit: float, expected: list[list[int]]
-) -> None:
-    assert _batches(sizes, limit) == expected
-
-
-def test_the_checkpoint_of_a_folder_is_the_folder(tmp_path: Path) -> None:
-    assert checkpoint_folder(str(tmp_path), None) == tmp_path
 
 
 def test_older_weights_that_a_server_finds_first_are_named(tmp_path: Path) -> None:

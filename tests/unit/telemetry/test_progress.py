@@ -6,99 +6,49 @@ import pytest
 
 from server.telemetry.progress import Progress
 
-
-class Engine:
-    """A clock, and whether any request is unfinished."""
-
-    def __init__(self) -> None:
-        self.now, self.busy = 1000.0, False
-        self.progress = Progress(10.0, lambda: self.now)
-        self.progress.watch(lambda: self.busy)
-
-    def arrive(self) -> None:
-        self.progress.arrival()
-        self.busy = True
-
-
-@pytest.fixture
-def engine() -> Engine:
-    return Engine()
-
-
-def test_an_idle_engine_is_ready_for_ever(engine: Engine) -> None:
-    engine.now += 1e6
-    assert engine.progress.ready
-    assert engine.progress.stalled_for() == 0.0
+READY: dict[str, tuple[str, bool]] = {
+    "an idle engine is ready for ever": ("1000000", True),
+    "work that waits": ("arrive 9.9", True),
+    "work that waits too long is a stall": ("arrive 10.1", False),
+    "every step is a sign of life": ("arrive" + " 9 step" * 5, True),
+    "an answer is a sign of life while work waits": ("arrive" + " 9 ask answered" * 5, True),
+    "a long idle time is no stall of the next request": ("500 arrive 5", True),
+    "looking at an idle engine starts its clock anew": ("500 look busy 9.9", True),
+    "more arrivals do not hide a stall": ("arrive" + " 4 arrive" * 4, False),
+    "a stall that ends is over": ("arrive 50 step", True),
+    "an engine that has become idle": ("arrive 50 step 50 idle", True),
+    "an idle engine that is asked": ("500 ask 9", True),
+    "an idle engine that does not answer is a stall": ("500 ask 11", False),
+    "an answer that comes late": ("500 ask 11 answered 500", True),
+}
+"""What happens, with seconds between, and whether the server is ready then."""
 
 
-def test_work_that_waits_too_long_is_a_stall(engine: Engine) -> None:
-    engine.arrive()
-    engine.now += 9.9
-    assert engine.progress.ready
-    engine.now += 0.2
-    assert not engine.progress.ready
-    assert engine.progress.stalled_for() == pytest.approx(10.1)
+@pytest.mark.parametrize("rule", READY)
+def test_ready_while_the_engine_makes_progress(rule: str) -> None:
+    events, ready = READY[rule]
+    now, busy = 1000.0, False
+    progress = Progress(10.0, lambda: now)
+    progress.watch(lambda: busy)
+    for event in events.split():
+        if event == "look":
+            assert progress.ready
+        elif event in ("busy", "idle"):
+            busy = event == "busy"
+        elif event == "arrive":
+            progress.arrival()
+            busy = True
+        elif event.isalpha():
+            getattr(progress, event)()
+        else:
+            now += float(event)
+    assert progress.ready is ready
 
 
-def test_every_step_is_a_sign_of_life(engine: Engine) -> None:
-    engine.arrive()
-    for _ in range(5):
-        engine.now += 9.0
-        engine.progress.step()
-    assert engine.progress.ready
-
-
-def test_a_long_idle_time_is_no_stall_of_the_next_request(engine: Engine) -> None:
-    engine.now += 500.0
-    engine.arrive()
-    engine.now += 5.0
-    assert engine.progress.stalled_for() == 5.0
-
-
-def test_looking_at_an_idle_engine_starts_its_clock_anew(engine: Engine) -> None:
-    engine.now += 500.0
-    assert engine.progress.ready
-    engine.busy = True
-    engine.now += 5.0
-    assert engine.progress.stalled_for() == 5.0
-
-
-def test_more_arrivals_do_not_hide_a_stall(engine: Engine) -> None:
-    engine.arrive()
-    for _ in range(4):
-        engine.now += 4.0
-        engine.arrive()
-    assert not engine.progress.ready
-
-
-def test_a_stall_that_ends_is_over(engine: Engine) -> None:
-    engine.arrive()
-    engine.now += 50.0
-    assert not engine.progress.ready
-    engine.progress.step()
-    assert engine.progress.ready
-    engine.now += 50.0
-    engine.busy = False
-    assert engine.progress.ready
-
-
-def test_an_idle_engine_that_does_not_answer_is_a_stall(engine: Engine) -> None:
-    engine.now += 500.0
-    engine.progress.ask()
-    engine.now += 9.0
-    assert engine.progress.ready
-    engine.now += 2.0
-    assert not engine.progress.ready
-    engine.progress.answered()
-    assert engine.progress.ready
-    engine.now += 500.0
-    assert engine.progress.ready
-
-
-def test_an_answer_is_a_sign_of_life_while_work_waits(engine: Engine) -> None:
-    engine.arrive()
-    for _ in range(5):
-        engine.now += 9.0
-        engine.progress.ask()
-        engine.progress.answered()
-    assert engine.progress.ready
+def test_a_stall_says_for_how_long() -> None:
+    now = 0.0
+    progress = Progress(10.0, lambda: now)
+    progress.watch(lambda: True)
+    progress.arrival()
+    now = 12.5
+    assert progress.stalled_for() == pytest.approx(12.5)

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server of known timing and known failures, in a thread of the test."""
+"""An OpenAI-compatible server of known timing, failures or answers, in a thread of the test."""
 
 from __future__ import annotations
 
@@ -90,16 +90,26 @@ class MockServer:
         headers = {name.lower(): value.strip() for name, value in pairs}
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
         if do.key is not None and headers.get("authorization") != f"Bearer {do.key}":
-            return _answer(writer, 401, {"error": "Unauthorized"})
-        if path == "/v1/models":
-            return _answer(writer, 200, {"data": [{"id": name} for name in do.models]})
+            return answer(writer, 401, {"error": "Unauthorized"})
+        if head[0].startswith("GET"):
+            page = self.page(path)
+            return answer(writer, 200 if page else 404, page or {})
         self.bodies.append(json.loads(raw))
+        return await self.generate(writer, path, self.bodies[-1])
+
+    def page(self, path: str) -> Any:
+        """What a ``GET`` brings."""
+        models = [{"id": name} for name in self.behaviour.models]
+        return {"data": models} if path == "/v1/models" else None
+
+    async def generate(self, writer: asyncio.StreamWriter, path: str, body: Any) -> bool:
+        do = self.behaviour
         number = len(self.bodies)
         if do.refuse_every and number % do.refuse_every == 0:
-            return _answer(writer, 503, {"error": {"message": "no room"}})
+            return answer(writer, 503, {"error": {"message": "no room"}})
         head_ = f"HTTP/1.1 200 OK\r\ncontent-type: {do.content_type}\r\n"
         writer.write(f"{head_}transfer-encoding: chunked\r\n\r\n".encode())
-        async for event in _events(do, self.bodies[-1], number):
+        async for event in _events(do, body, number):
             if event is None:
                 return False
             await _chunk(writer, event.replace("\n", do.newline))
@@ -107,7 +117,7 @@ class MockServer:
         return True
 
 
-def _answer(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> bool:
+def answer(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> bool:
     data = json.dumps(body).encode()
     head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
     writer.write(head.encode() + b"\r\n\r\n" + data)
