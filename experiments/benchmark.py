@@ -193,7 +193,9 @@ def measure(
         if kind == "w4a16":
             model = str(folder / "w4a16")
             script = Path(__file__).with_name("make_quantized.py")
-            subprocess.run([sys.executable, script, args.model, model, "--form", "w4a16"], check=True)
+            subprocess.run(
+                [sys.executable, script, args.model, model, "--form", "w4a16"], check=True
+            )
         elif kind in SPECULATIVE:
             draft = {"model": args.draft_model} if kind == "draft model" else {}
             config = {**SPECULATIVE[kind], **draft}

@@ -27,7 +27,13 @@ from river_vllm.model.find import (
 from river_vllm.model.forward import Decision, River
 from river_vllm.model.head import has_plain_head, install_river_head, some_outputs
 from river_vllm.model.layer_files import CheckpointLayers, checkpoint_files
-from river_vllm.model.linear import RiverLinearMethod, carries, form_of, has_shared_scale, hold_on_meta
+from river_vllm.model.linear import (
+    RiverLinearMethod,
+    carries,
+    form_of,
+    has_shared_scale,
+    hold_on_meta,
+)
 from river_vllm.model.passes import Current, Head
 from river_vllm.model.residency import Residency
 from river_vllm.step.criterion import CRITERION, by_torch, transition_similarity

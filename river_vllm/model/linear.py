@@ -53,7 +53,7 @@ _FLOATS: dict[type, Floats] = {
 
 
 def form_of(inner: object, layer: nn.Module) -> type:
-    """What decides how a projection's weight is held: vLLM's method, or the scheme it has chosen."""
+    """The class that holds a projection's weight: vLLM's method, or the scheme that it chose."""
     scheme = getattr(layer, "scheme", None)
     return type(inner if scheme is None else scheme)
 
@@ -227,8 +227,8 @@ def _check_complete(layer: nn.Module) -> None:
 def has_shared_scale(layer: nn.Module) -> bool:
     """Whether the parts of a projection load one scale of its activations one after the other.
 
-    vLLM's layer-wise loading counts elements (``model_loader/reload/layerwise.py``): it takes such a
-    projection for complete before all of its parts are read.
+    vLLM's layer-wise loading counts elements (``model_loader/reload/layerwise.py``). It would take
+    such a projection for complete before all of its parts are read.
     """
     return getattr(layer, "input_scale", None) is not None
 

@@ -95,7 +95,9 @@ def test_layers_that_are_fetched(pair: tuple[Path, Any, Any]) -> None:
     model, stock, _ = pair
     if "Llama" not in model.name:
         pytest.skip("the same for every architecture")
-    config = CONFIG.model_copy(update={"resident_layers": 1, "deep": "fetch", "verify": 0, "draft": "adaptive"})
+    config = CONFIG.model_copy(
+        update={"resident_layers": 1, "deep": "fetch", "verify": 0, "draft": "adaptive"}
+    )
     river = engines.river_engine(model, config, **OPTIONS)
     _alive["fetching"] = model, stock, river
     expected = generate(stock, PROMPTS, greedy(TOKENS))

@@ -393,14 +393,14 @@ def test_vllm_still_takes_an_interrupt_for_the_end_of_its_wait(tmp_path: Path) -
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("name", "left"), [("VllmWorker-0", True), ("EngineCore", False)])
-def test_ctrl_c_ends_no_worker_alone(
-    monkeypatch: pytest.MonkeyPatch, name: str, left: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "left"), [("VllmWorker-0", True), ("EngineCore_DP1", True), ("MainProcess", False)]
+)
+def test_ctrl_c_is_the_servers(monkeypatch: pytest.MonkeyPatch, name: str, left: bool) -> None:
     monkeypatch.setattr(multiprocessing.current_process(), "name", name)
     before = signal.getsignal(signal.SIGINT)
     try:
-        patches.a_workers_engine_answers_ctrl_c()
+        patches.the_server_answers_ctrl_c()
         assert signal.getsignal(signal.SIGINT) == (signal.SIG_IGN if left else before)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -46,7 +46,7 @@ def quantized(file: Path, monkeypatch: pytest.MonkeyPatch, *half: str) -> Path:
     model, output = file.parent / "model", file.parent / "weights"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    words = (str(model), "--prompts", str(file), "--list-tokens", "0", "--output", str(output))
+    words = (str(model), "--prompts", str(file), "--output", str(output))
     assert main(["quantize", *words, *half]) == 0
     return output
 

@@ -52,20 +52,15 @@ def test_a_calibration_gets_others_than_the_weights_were_made_with() -> None:
         find_prompts(options("quantize", "--seed", seed), made)
         _prompts(options("calibrate", "--seed", seed), tested, pilot=64)
         seeds += [*made.seeds, *tested.seeds]
-    assert len(set(seeds)) == len(seeds) > 1000
+    assert len(set(seeds)) == len(seeds) > 100
 
 
-@pytest.mark.parametrize(
-    ("words", "tokens"),
-    [((), 65536), (("--list-tokens", "0"), 8192), (("--answer-tokens", "0"), 8192)],
-)
-def test_as_many_as_the_text_and_the_list_take(words: tuple[str, ...], tokens: int) -> None:
-    """Without answers there is no list to make prompts for."""
-    assert len(find_prompts(options("quantize", *words), Llm()).tokens) == tokens // 128
+def test_as_many_as_the_text_takes() -> None:
+    assert len(find_prompts(options("quantize"), Llm()).tokens) == 8192 // 128
 
 
 def test_a_long_system_prompt_leaves_the_message_its_length() -> None:
-    found = find_prompts(options("quantize", "--list-tokens", "0"), Llm("s" * 200))
+    found = find_prompts(options("quantize"), Llm("s" * 200))
     assert {tokens.count(7) for tokens in found.tokens} == {64}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from river_vllm.errors import UnsupportedModelError
 from river_vllm.model import head as module
 from river_vllm.model.head import (
     DEEP,
-    has_a_head_by_tokens,
     install_river_head,
     largest,
 )
@@ -58,43 +56,6 @@ def test_the_pass_says_which_head_makes_the_logits(monkeypatch: pytest.MonkeyPat
 def test_a_model_without_a_plain_head_has_no_place_for_it() -> None:
     with pytest.raises(UnsupportedModelError, match="--river-lm-head"):
         install_river_head(nn.Module(), Current(2), lambda _: Packed)
-
-
-@pytest.mark.usefixtures("vllm_world")
-def test_a_draft_has_logits_of_the_list_and_of_what_is_added() -> None:
-    """In 4 bit, the bits of the full product; and exact ones."""
-    model, x = model_and_states()
-    head = model.lm_head
-    listed, packings = torch.tensor([3, 8, 9, 40]), []
-    current = Current(2)
-    install_river_head(model, current, lambda m: packings.append(m) or Packed, listed=listed)
-    head.quant_method.process_weights_after_loading(head)
-    assert packings == [head, head], "each is expected"
-    current.due.head = "draft"
-    whole = head.quant_method.apply(head, x)
-    assert whole.shape == (3, 64)
-    current.due.columns = listed
-    assert torch.equal(head.quant_method.apply(head, x), whole[:, listed])
-    current.due.columns = torch.tensor([*listed, 0, 63])
-    found = head.quant_method.apply(head, x)
-    assert torch.equal(found[:, :4], whole[:, listed])
-    exact = x.float() @ head.weight.float().t()
-    torch.testing.assert_close(found[:, 4:].float(), exact[:, [0, 63]], rtol=2**-7, atol=2**-7)
-
-
-@pytest.mark.usefixtures("vllm_world")
-@pytest.mark.parametrize(
-    ("bias", "dtype", "expected"),
-    [(False, torch.bfloat16, True), (True, torch.bfloat16, False), (False, torch.float32, False)],
-)
-def test_where_vllm_does_not_take_logits_as_they_are_there_is_no_list(
-    bias: bool, dtype: torch.dtype, expected: bool
-) -> None:
-    model: Any = nn.Module()
-    model.lm_head = ParallelLMHead(64, 32, bias=bias, params_dtype=torch.bfloat16)
-    config: Any = SimpleNamespace(dtype=torch.bfloat16, head_dtype=dtype)
-    assert has_a_head_by_tokens(model, config) is expected
-    assert has_a_head_by_tokens(nn.Module(), config) is False
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

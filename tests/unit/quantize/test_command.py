@@ -10,7 +10,7 @@ import pytest
 from server.cli.main import build_parser, main
 from server.cli.prompts import Prompts
 from server.quantize import run_command
-from server.quantize.text import answered, head
+from server.quantize.text import answered
 
 
 def parse(*arguments: str) -> Any:
@@ -21,7 +21,7 @@ def parse(*arguments: str) -> Any:
     ("option", "value"),
     [
         *(("--group-size", "48"), ("--tokens", "0"), ("--hessian-gib", "0"), ("--half", "first")),
-        *(("--list-tokens", "-1"), ("--answer-tokens", "1023")),
+        ("--answer-tokens", "1023"),
     ],
 )
 def test_wrong_arguments_are_named(option: str, value: str, capsys) -> None:
@@ -42,28 +42,18 @@ class Engine:
 def texts(prompts: Prompts, *arguments: str) -> tuple[list[list[int]], Engine]:
     """Prompts and answers as GPTQ reads them."""
     engine, options = Engine(), parse(*arguments).options.text
-    found = head(answered(options, engine, prompts), options.tokens)
-    return [[*prompt, *answer] for prompt, answer in found], engine
+    return answered(options, engine, prompts), engine
 
 
 def test_the_text_is_as_long_as_asked_for() -> None:
     prompts = Prompts("file", None, [[1] * 30] * 10)
-    none = ("--list-tokens", "0")
-    found, engine = texts(prompts, "--tokens", "100", "--answer-tokens", "20", *none)
+    found, engine = texts(prompts, "--tokens", "100", "--answer-tokens", "20")
     assert engine.asked == 2
     assert found == [[1] * 30 + [7] * 20] * 2
     found, _ = texts(prompts, "--tokens", "101", "--answer-tokens", "20")
     assert len(found) == 3
     found, _ = texts(prompts, "--tokens", "9999", "--answer-tokens", "20")
     assert len(found) == 10
-
-
-def test_more_is_answered_for_the_list_than_gptq_reads() -> None:
-    prompts = Prompts("file", None, [[1] * 30] * 10)
-    short = ("--tokens", "100", "--answer-tokens", "20")
-    for wanted, asked in ((41, 3), (100, 5), (9999, 10)):
-        found, engine = texts(prompts, *short, "--list-tokens", str(wanted))
-        assert (len(found), engine.asked) == (2, asked)
 
 
 def test_given_answers_are_taken_cut_and_counted_with_the_length_that_they_have() -> None:
