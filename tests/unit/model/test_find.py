@@ -143,7 +143,7 @@ def build(model: Model, folder: Path, **settings: Any) -> None:
         compilation_config=SimpleNamespace(static_forward_context={}, mode=CompilationMode.NONE),
     )
     config = RiverConfig(**{"quantizer": "rtn", "kernel": "torch", **settings})
-    attach(model, config, vllm_config, (), lambda: None)
+    attach(model, config, vllm_config, ())
 
 
 def test_a_quantised_projection_is_refused_by_name(model: Model, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_quantised_projection_is_refused_by_name(model: Model, tmp_path: Path)
 
     model.layers[1].proj.prefix = "layers.1.proj"
     model.layers[1].proj.quant_method = Fp8Method()
-    with pytest.raises(UnsupportedModelError, match=r"'layers\.1\.proj' uses Fp8Method"):
+    with pytest.raises(UnsupportedModelError, match=r"'layers\.1\.proj' is Fp8Method"):
         build(model, tmp_path)
 
 

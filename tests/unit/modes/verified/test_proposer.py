@@ -27,27 +27,22 @@ CHEAP = Costs.fixed({"draft": {1: 0.001}, "backbone": {1: 0.1, 32: 0.1}})
 class River:
     """Says that after token t comes t + 1."""
 
-    def __init__(self, listed: torch.Tensor | None = None, sure: float = 20.0) -> None:
+    def __init__(self, sure: float = 20.0) -> None:
         self.steps: list[tuple[list[int], list[int], list[int]]] = []
         """Of each pass its requests, tokens and positions."""
-        self.heads: list[list[int]] = []
         self.sure, self.after = sure, 1
-        self.river: Any = SimpleNamespace(agreed=lambda values: values, listed=listed)
+        self.river: Any = SimpleNamespace(agreed=lambda values: values)
 
-    def decode(self, spans: Any, tokens: torch.Tensor, layers: int, head: str, columns: Any) -> Any:
+    def decode(self, spans: Any, tokens: torch.Tensor, layers: int, head: str) -> torch.Tensor:
         assert (layers, head) == (0, "draft")
         positions = [s.start + i for s in spans for i in range(s.rows)]
         self.steps.append(([s.request for s in spans], tokens.tolist(), positions))
-        return tokens, columns
+        return tokens
 
-    def logits(self, due: Any) -> torch.Tensor:
-        tokens, columns = due
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         logits = torch.zeros(len(tokens), VOCABULARY)
         logits[torch.arange(len(tokens)), tokens + self.after] = self.sure
-        if columns is None:
-            return logits
-        self.heads.append(columns.tolist())
-        return logits[:, columns]
+        return logits
 
 
 @pytest.fixture(autouse=True)
@@ -244,22 +239,6 @@ def test_guesses_are_rows_of_the_same_pass_where_they_pay() -> None:
     engine = Engine(costs=dear)
     assert engine.propose(*step, known=text) == [[12, 13, 14]]
     assert [tokens for _, tokens, _ in engine.river.steps] == [[11], [12], [13]]
-
-
-def test_drafts_are_tokens_of_the_list_and_of_the_text() -> None:
-    """To the end of the list, and on where the text has named the next one."""
-    listed, text = torch.arange(8, 40), [50, 9, 9]
-    engine = Engine(River(listed))
-    (found,) = engine.propose({"a": request(3)}, [3], [3], [37], known=text)
-    assert found[:2] == [38, 39]
-    assert found[2] in (*range(8, 40), 50), "40 is neither listed nor in the text"
-    assert engine.river.heads == [[*range(8, 40), 50]] * 3
-    sampled = {"b": request(3, temperature=1.0)}
-    (found,) = engine.propose(sampled, [3], [3], [20], known=text)
-    (probabilities,) = engine.probabilities()
-    assert probabilities.sum(1).tolist() == pytest.approx([1.0] * K)
-    assert (probabilities > 0).nonzero()[:, 1].unique().tolist() == [*range(8, 40), 50]
-    assert (probabilities[torch.arange(K), torch.tensor(found)] > 0.9).all()
 
 
 def test_beside_an_exact_request_a_verifying_pass_is_stocks() -> None:
