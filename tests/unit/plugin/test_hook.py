@@ -180,14 +180,7 @@ def test_a_variable_that_cannot_be_served_is_refused_before_anything_starts(
     ("change", "value", "reason"),
     [
         ("cache_config__cache_dtype", "fp8", "--kv-cache-dtype fp8 .*tried: auto, bfloat16"),
-        (
-            "offload_config",
-            SimpleNamespace(
-                uva=SimpleNamespace(cpu_offload_gb=4.0),
-                prefetch=SimpleNamespace(offload_group_size=0),
-            ),
-            "--cpu-offload-gb",
-        ),
+        ("offload_config__uva", SimpleNamespace(cpu_offload_gb=4.0), "--cpu-offload-gb"),
     ],
 )
 def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(

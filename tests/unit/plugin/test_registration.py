@@ -34,10 +34,9 @@ for name in names:
     hook = MODELS_CONFIG_MAP[name]
     assert hook.__module__ == "river_vllm.plugin.opt_in", name
     assert hook.__base__ is stock.get(name, VerifyAndUpdateConfig), name
-prefixes = ("vllm.model_executor.models.llama", "vllm.model_executor.models.qwen2")
-wrong = [m for m in sys.modules if m.startswith((*prefixes, "river_vllm.plugin.classes"))]
-assert not wrong, wrong
-wrong = [m for m in sys.modules if m.startswith(("river_vllm.engine", "river_vllm.model.f"))]
+models = ("vllm.model_executor.models.llama", "vllm.model_executor.models.qwen2")
+own = ("river_vllm.plugin.classes", "river_vllm.engine", "river_vllm.model.f")
+wrong = [m for m in sys.modules if m.startswith((*models, *own))]
 assert not wrong, wrong
 """
 
