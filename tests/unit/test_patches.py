@@ -32,10 +32,7 @@ from vllm.utils.network_utils import zmq_socket_ctx
 from vllm.utils.torch_utils import LayerName
 from vllm.v1.core.kv_cache_utils import generate_block_hash_extra_keys
 from vllm.v1.request import Request
-from vllm.v1.sample.logits_processor import (
-    BatchUpdate,
-    MoveDirectionality,
-)
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
 from river_vllm import patches

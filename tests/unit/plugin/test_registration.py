@@ -70,10 +70,7 @@ def test_other_overrides_and_settings_are_kept(model: str) -> None:
         "additional_config": {"x": 1, "river": {"scope": "batch", "threshold": 0.1}},
     }
     args = merge_engine_args(model, RiverConfig(threshold=0.5), options)
-    assert args["hf_overrides"] == {
-        "rope_theta": 1.0,
-        "architectures": ["RiverQwen2ForCausalLM"],
-    }
+    assert args["hf_overrides"] == {"rope_theta": 1.0, "architectures": ["RiverQwen2ForCausalLM"]}
     assert args["additional_config"] == {"x": 1, "river": {"scope": "batch", "threshold": 0.5}}
     assert options["additional_config"] == {"x": 1, "river": {"scope": "batch", "threshold": 0.1}}
 
