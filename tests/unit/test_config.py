@@ -9,12 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from river_vllm.config import (
-    RiverConfig,
-    layered_config,
-    load_config_file,
-    parse_config,
-)
+from river_vllm.config import RiverConfig, layered_config, load_config_file, parse_config
 from river_vllm.errors import RiverError
 from river_vllm.settings import Affects
 
@@ -46,8 +41,7 @@ def test_merged_leaves_the_original_alone_and_is_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "values"),
-    [("threshold", [-1, -1.0, 0, 1, 1.0]), ("resident_layers", ["all", 1, 30])],
+    ("field", "values"), [("threshold", [-1, -1.0, 0, 1, 1.0]), ("resident_layers", ["all", 1, 30])]
 )
 def test_a_field_takes_its_whole_range(field: str, values: list[Any]) -> None:
     for value in values:
@@ -125,10 +119,7 @@ def test_layers_name_themselves_in_errors() -> None:
     assert str(error.value).startswith(f"{ADDITIONAL}: expected an object")
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("weights", "river"), ("cache_dir", "/etc")],
-)
+@pytest.mark.parametrize(("field", "value"), [("weights", "river"), ("cache_dir", "/etc")])
 def test_a_checkpoint_names_no_paths(field: str, value: str) -> None:
     """Whoever made the checkpoint does not decide what is read and written on this machine."""
     with pytest.raises(RiverError) as error:

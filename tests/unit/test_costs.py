@@ -109,9 +109,6 @@ def share(chosen: list[bool]) -> float:
     return sum(chosen) / len(chosen)
 
 
-# The curve
-
-
 def test_a_curve_is_straight_between_points_and_beyond_them() -> None:
     curve = CostCurve({4: 0.8, 2: 0.6, 16: 2.0})
     found = [curve(rows) for rows in (1, 2, 3, 4, 10, 16, 20)]
@@ -152,9 +149,6 @@ def test_a_point_that_no_pass_comes_near_fades() -> None:
     for step in range(100, 2000):
         curve.observe(1, 1.1, step)
     assert curve(8) == pytest.approx(1.8, rel=0.02)
-
-
-# The start
 
 
 def test_each_kind_is_timed_at_the_rows_it_can_have_by_turns() -> None:
@@ -220,9 +214,6 @@ def test_where_every_repeat_was_wrong_real_steps_put_it_right(
         assert abs(share(server.run(100, rows)) - pays) < 0.05, wrong
 
 
-# Decisions
-
-
 def test_exits_pay_from_a_gain_beyond_the_noise() -> None:
     assert not Costs.fixed({"backbone": {1: 1.03}, "river": {1: 1.0}}).pays(1)
     assert Costs.fixed({"backbone": {1: 1.06}, "river": {1: 1.0}}).pays(1)
@@ -245,9 +236,6 @@ def test_without_measurements_nothing_speaks_against_exits() -> None:
     assert costs.describe(0.0) == {}
     with pytest.raises(KeyError):
         costs.seconds("river", 1)
-
-
-# Real steps
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
@@ -372,9 +360,6 @@ def test_ranks_decide_alike_and_learn_from_the_first() -> None:
         assert first == second
     assert share(first) < 0.05
     assert len(meetings) == 80 * 50 // SHARED
-
-
-# Between two starts
 
 
 KEY: dict[str, str | int] = {"model": "tiny", "layers": 12, "isa": "avx2", "threads": 2}

@@ -32,10 +32,7 @@ from vllm.utils.network_utils import zmq_socket_ctx
 from vllm.utils.torch_utils import LayerName
 from vllm.v1.core.kv_cache_utils import generate_block_hash_extra_keys
 from vllm.v1.request import Request
-from vllm.v1.sample.logits_processor import (
-    BatchUpdate,
-    MoveDirectionality,
-)
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
 from river_vllm import patches
@@ -327,36 +324,6 @@ def test_layers_are_regions_with_vllms_attention_in_them() -> None:
         with patches.a_written_argument_may_be_none(), patches.a_region_takes_any_name():
             assert attended(layers) == [41.0, 41.0]
     assert [type(layer) for layer in layers] == [Layer] * 3
-
-
-class Scale(torch.nn.Module):
-    def __init__(self, by: float) -> None:
-        super().__init__()
-        self.register_buffer("by", torch.tensor(by))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.by
-
-
-class Scaled(torch.nn.Module):
-    """A layer with a module that others have too."""
-
-    def __init__(self, scale: Scale, plus: int) -> None:
-        super().__init__()
-        self.scale = scale
-        self.plus = plus
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.scale(x) + self.plus
-
-
-def test_layers_that_share_different_modules_are_not_alike() -> None:
-    """As where some layers have a window, with a rotary embedding of their own. The second layer is
-    traced with what the first one has shown."""
-    twice, thrice = Scale(2.0), Scale(3.0)
-    layers = [Scaled(twice, 1), Scaled(twice, 2), Scaled(thrice, 2), Scaled(thrice, 2)]
-    with patches.layers_are_regions(layers):
-        assert attended(layers) == [80.0, 80.0]
 
 
 def test_vllm_still_salts_all_blocks_of_a_request_or_none() -> None:

@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 
 from river_vllm.calibrate.certify import Trial, run_test, text_losses
-from river_vllm.calibrate.choose import (
-    SHARES,
-    Policy,
-    Prediction,
-    candidates,
-    predictions,
-)
+from river_vllm.calibrate.choose import SHARES, Policy, Prediction, candidates, predictions
 from river_vllm.calibrate.observer import Measured
 from river_vllm.calibrate.run import Calibrator, pilot_layers
 from tests.unit.calibrate.support import LAYERS, TEXTS, Engine, World

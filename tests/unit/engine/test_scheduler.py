@@ -79,8 +79,9 @@ def test_exact_requests_are_as_in_stock_vllm(settings: RiverSettings) -> None:
         (RiverSettings(True, 0.9, 3), RiverConfig()),
         (SETTINGS, RiverConfig(scope="batch")),
         (SETTINGS, RiverConfig(quantizer="rtn")),
+        (SETTINGS, RiverConfig(group_size=64)),
     ],
-    ids=["threshold", "min_layers", "scope", "quantizer"],
+    ids=["threshold", "min_layers", "scope", "quantizer", "group_size"],
 )
 def test_other_settings_share_the_prompt_only(settings: RiverSettings, config: RiverConfig) -> None:
     mine, other = answer(river()), answer(river(settings, config))

@@ -15,10 +15,7 @@ from river_vllm.kernels.base import Int4Kernel
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.dequantize import DequantizeKernel
 from river_vllm.kernels.torch_int4 import TorchInt4Kernel
-from river_vllm.kernels.vllm_mp import (
-    VllmMixedPrecisionKernel,
-    has_cpu_int4_product,
-)
+from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel, has_cpu_int4_product
 from tests.unit.kernels.support import TOLERANCE, assert_product, grouped_weight, inputs, spec_of
 
 

@@ -1,4 +1,4 @@
-"""Where decoder layers and their projections are; models of another shape are refused."""
+"""Which architectures have a place for a river, and where its layers are; others are refused."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.kernels.native.library import backend
 from river_vllm.model import attach as module
+from river_vllm.model.architectures import ARCHITECTURES, river_architecture, why_not
 from river_vllm.model.attach import attach
 from river_vllm.model.find import (
     StateArguments,
@@ -169,3 +170,57 @@ def test_ranks_on_cpus_of_two_kinds_are_refused(
     group.broadcast_object = lambda own, src: first
     with pytest.raises(RiverError, match=f"rank 0 has {'/'.join(first)} .*{'/'.join(said[0])}"):
         build(Model(LAYERS, WIDTH), tmp_path, kernel="auto")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_prefix_is_there_once(name: str) -> None:
+    assert river_architecture(name) == f"River{name}"
+    assert river_architecture(f"River{name}") == f"River{name}"
+
+
+UNTRIED = "it has not been tried with River"
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ({"num_local_experts": 8}, "mixture of experts"),
+        ({"n_routed_experts": 64, "kv_lora_rank": 512}, "mixture of experts"),
+        ({"num_experts": 0, "layer_types": ["full_attention", "sliding_attention"]}, UNTRIED),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "state-space"),
+        ({"layer_types": ["conv", "full_attention"]}, "state-space or convolution"),
+        ({"kv_lora_rank": 256}, "latent attention"),
+        ({"kv_lora_rank": None}, UNTRIED),
+        ({}, UNTRIED),
+    ],
+    ids=str,
+)
+def test_what_its_shape_says_is_the_reason(shape: dict[str, Any], reason: str) -> None:
+    config = SimpleNamespace(**shape)
+    assert why_not(config).startswith(reason)
+    # The language model inside a multimodal one.
+    assert why_not(SimpleNamespace(text_config=config)).startswith(reason)
+    with pytest.raises(UnsupportedModelError, match=f"'NewForCausalLM' .*{reason}") as error:
+        river_architecture("NewForCausalLM", config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("qwen3_moe", "mixture of experts"),
+        ("jamba", "state-space"),
+        ("minicpm3", "latent attention"),
+        ("gpt2", UNTRIED),
+    ],
+)
+def test_transformers_own_configurations_say_it(model_type: str, reason: str) -> None:
+    from transformers import AutoConfig
+
+    assert why_not(AutoConfig.for_model(model_type)).startswith(reason)
+
+
+def test_vllm_has_every_architecture() -> None:
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    assert set(ARCHITECTURES) <= set(ModelRegistry.models)

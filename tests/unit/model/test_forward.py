@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from river_vllm.compat import get_forward_context, override_forward_context
 from river_vllm.model import forward as module
+from river_vllm.model.compiled import RoutedForward
 from river_vllm.model.forward import Forward, River
 from river_vllm.model.passes import Current, Pass, Span
 from river_vllm.step.table import Path, StepTable
@@ -174,3 +177,29 @@ def test_rivers_own_product_serves_passes_that_may_round_otherwise(
     assert runner.run(due) == [L, L]
     assert runner.passes == [(taken, 2)]
     assert (due.dense is not None) is (taken == "routed")
+
+
+class Decorated(nn.Module):
+    """As vLLM's decorator leaves a module: a switch, and which dimensions vary."""
+
+    _dynamic_arg_dims: ClassVar = {"x": 0}
+    do_not_compile = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> bool:
+        """Whether vLLM's compiled forward is passed over."""
+        return bool(get_forward_context().skip_compiled)
+
+
+def test_where_the_whole_model_is_compiled_routed_steps_are_not() -> None:
+    model, current, config = Decorated(), Current(2), SimpleNamespace()
+    routed = RoutedForward(current, model, model.layers, config)  # type: ignore[arg-type]
+    assert not routed.compiles
+    context: Any = SimpleNamespace(skip_compiled=False)
+    with override_forward_context(context):
+        with routed():
+            assert model(torch.ones(1, 2)) and not current.routed
+        assert not model(torch.ones(1, 2))

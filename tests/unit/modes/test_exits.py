@@ -39,10 +39,7 @@ def test_requests_keep_the_batchs_order_and_their_own_settings(batch: Batch) -> 
     assert batch.finish(table, 3, 12) == [-L, 3, 12]
 
 
-@pytest.mark.parametrize(
-    "river",
-    [OFF, {"threshold": 1.0}, {"min_layers": L}, "nonsense"],
-)
+@pytest.mark.parametrize("river", [OFF, {"threshold": 1.0}, {"min_layers": L}, "nonsense"])
 def test_a_token_that_may_not_leave_stays(batch: Batch, river: Any) -> None:
     batch.ask("a", river)
     assert groups(table := batch.begin(("a", 1, 4))) == ["1 stay"]

@@ -16,13 +16,7 @@ from river_vllm.compat import CompilationMode, vllm_envs
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.plugin import connectors
 from river_vllm.plugin import hook as module
-from river_vllm.plugin.hook import (
-    CPU_WORKER,
-    GPU_WORKER,
-    RUNNER_V2,
-    SCHEDULER,
-    RiverConfigHook,
-)
+from river_vllm.plugin.hook import CPU_WORKER, GPU_WORKER, RUNNER_V2, SCHEDULER, RiverConfigHook
 from river_vllm.weights.fingerprint import fingerprint
 from tests.unit.calibrate.support import calibrated
 
@@ -80,8 +74,7 @@ def engine(river: dict[str, Any] | None = None, **changes: Any) -> Any:
             cache_dtype="auto", kv_offloading_size=None, kv_offloading_backend="native"
         ),
         offload_config=SimpleNamespace(
-            uva=SimpleNamespace(cpu_offload_gb=0.0),
-            prefetch=SimpleNamespace(offload_group_size=0),
+            uva=SimpleNamespace(cpu_offload_gb=0.0), prefetch=SimpleNamespace(offload_group_size=0)
         ),
         kv_transfer_config=None,
         speculative_config=None,
@@ -180,14 +173,7 @@ def test_a_variable_that_cannot_be_served_is_refused_before_anything_starts(
     ("change", "value", "reason"),
     [
         ("cache_config__cache_dtype", "fp8", "--kv-cache-dtype fp8 .*tried: auto, bfloat16"),
-        (
-            "offload_config",
-            SimpleNamespace(
-                uva=SimpleNamespace(cpu_offload_gb=4.0),
-                prefetch=SimpleNamespace(offload_group_size=0),
-            ),
-            "--cpu-offload-gb",
-        ),
+        ("offload_config__uva", SimpleNamespace(cpu_offload_gb=4.0), "--cpu-offload-gb"),
     ],
 )
 def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(

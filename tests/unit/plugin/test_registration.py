@@ -34,10 +34,9 @@ for name in names:
     hook = MODELS_CONFIG_MAP[name]
     assert hook.__module__ == "river_vllm.plugin.opt_in", name
     assert hook.__base__ is stock.get(name, VerifyAndUpdateConfig), name
-prefixes = ("vllm.model_executor.models.llama", "vllm.model_executor.models.qwen2")
-wrong = [m for m in sys.modules if m.startswith((*prefixes, "river_vllm.plugin.classes"))]
-assert not wrong, wrong
-wrong = [m for m in sys.modules if m.startswith(("river_vllm.engine", "river_vllm.model.f"))]
+models = ("vllm.model_executor.models.llama", "vllm.model_executor.models.qwen2")
+own = ("river_vllm.plugin.classes", "river_vllm.engine", "river_vllm.model.f")
+wrong = [m for m in sys.modules if m.startswith((*models, *own))]
 assert not wrong, wrong
 """
 
@@ -71,10 +70,7 @@ def test_other_overrides_and_settings_are_kept(model: str) -> None:
         "additional_config": {"x": 1, "river": {"scope": "batch", "threshold": 0.1}},
     }
     args = merge_engine_args(model, RiverConfig(threshold=0.5), options)
-    assert args["hf_overrides"] == {
-        "rope_theta": 1.0,
-        "architectures": ["RiverQwen2ForCausalLM"],
-    }
+    assert args["hf_overrides"] == {"rope_theta": 1.0, "architectures": ["RiverQwen2ForCausalLM"]}
     assert args["additional_config"] == {"x": 1, "river": {"scope": "batch", "threshold": 0.5}}
     assert options["additional_config"] == {"x": 1, "river": {"scope": "batch", "threshold": 0.1}}
 

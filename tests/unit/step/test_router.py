@@ -3,28 +3,118 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 
 from river_vllm.config import Scope
+from river_vllm.step.criterion import CRITERION, by_torch, transition_similarity
+from river_vllm.step.router import Broadcast, Router
 from river_vllm.step.table import Path, StepTable
-from tests.unit.support import (
-    L,
-    Similarities,
-    drive,
-    expected_depths,
-    expected_rows,
-    river_rows,
-    router,
-    spelt,
-    states,
-    tokens,
-)
 
 NEVER = 1 << 30
 SCOPES = get_args(Scope)
+L = 6
+"""Decoder layers."""
+
+LETTERS = {"l": 0.2, "m": 0.6, "h": 0.95}
+
+Similarities = Sequence[Sequence[float]]
+"""``[row][l]``: cosine of the row's states after l − 1 and l layers; entry 0 is not used."""
+
+
+def router(broadcast: Broadcast | None = None) -> Router:
+    return Router(by_torch(CRITERION), broadcast)
+
+
+def tokens(*thresholds: float, floor: int = 1, **columns: Any) -> StepTable:
+    """A step of decode tokens."""
+    groups = len(thresholds)
+    return StepTable(L, [1] * groups, thresholds, [floor] * groups, **columns)
+
+
+def spelt(*rows: str) -> Similarities:
+    """Of each row a letter per layer: ``l``, ``m`` or ``h``."""
+    return [[LETTERS[letter] for letter in row] for row in rows]
+
+
+def states(similarities: Similarities) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(hidden, residual) before each layer; their sum turns by the angle of each similarity."""
+    angles = torch.tensor(similarities, dtype=torch.float64)
+    angles[:, 0] = 1.0
+    angles = angles.acos().cumsum(dim=1)
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for layer in range(angles.shape[1]):
+        turn = angles[:, layer]
+        stream = torch.stack([turn.cos(), turn.sin()], dim=1) * (layer + 1)
+        residual = torch.randn(stream.shape, generator=generator, dtype=torch.float64)
+        result.append(((stream - residual).float(), residual.float()))
+    return result
+
+
+def drive(router: Router, table: StepTable, similarities: Similarities) -> list[set[int]]:
+    """Run a pass; returns the rows on the river in each layer.
+
+    What the router was shown is overwritten afterwards, as the layers of a model do.
+    """
+    river: list[set[int]] = []
+    for layer, (hidden, residual) in enumerate(states(similarities)):
+        router.decide(table, layer, hidden, residual)
+        river.append(river_rows(table))
+        hidden.fill_(torch.nan)
+        residual.fill_(torch.nan)
+    table.close()
+    return river
+
+
+def river_rows(table: StepTable) -> set[int]:
+    """Rows that are on the river in the layer that runs now."""
+    if table.path is Path.BACKBONE:
+        return set()
+    if table.path is Path.RIVER:
+        return set(range(table.num_rows))
+    assert table.river_rows is not None
+    assert table.river_rows.dtype == torch.int64
+    rows: list[int] = table.river_rows.tolist()
+    assert rows == sorted(set(rows))
+    assert 0 < len(rows) < table.num_rows, "a step on one path only must say so"
+    return set(rows)
+
+
+def expected_depths(table: StepTable, similarities: Similarities) -> list[int]:
+    """The exit rule, one group and one layer at a time."""
+    ends = table.rows.cumsum()
+    depths = [L] * len(ends)
+    settled: set[int] = set()
+
+    def has_settled(group: int, layer: int) -> bool:
+        if layer < table.floor[group]:
+            return False
+        if table.replayed[group] or table.threshold[group] <= -1:
+            return True
+        rows = range(ends[group] - table.rows[group], ends[group])
+        return layer > 0 and min(similarities[row][layer] for row in rows) > table.threshold[group]
+
+    for layer in range(L):
+        waiting = [g for g in range(len(ends)) if depths[g] == L and table.floor[g] < L]
+        now = {g for g in waiting if has_settled(g, layer)}
+        settled |= now
+        ready = settled if table.scope == "step" else now
+        all_are = ready.issuperset(g for g in waiting if not table.replayed[g])
+        for group in ready.intersection(waiting):
+            if table.scope == "token" or table.replayed[group] or all_are:
+                depths[group] = layer
+    return depths
+
+
+def expected_rows(table: StepTable, depths: Sequence[int], layer: int) -> set[int]:
+    """Rows that are on the river in ``layer``."""
+    left = np.array(depths) <= layer
+    return set(np.flatnonzero(np.repeat(left, table.rows)).tolist())
 
 
 @pytest.mark.parametrize(
@@ -109,13 +199,6 @@ def test_a_state_that_is_not_a_number_never_leaves() -> None:
     assert table.exit_layer.tolist() == [L, L, 1]
 
 
-def test_padding_decides_nothing() -> None:
-    """vLLM may run more rows than the step has tokens."""
-    table = tokens(0.9, 0.9)
-    drive(router(), table, spelt("lhllll", "lhllll", "llllll"))
-    assert table.exit_layer.tolist() == [1, 1]
-
-
 def test_the_first_ranks_similarities_decide() -> None:
     seen: list[torch.Tensor] = []
 
@@ -140,9 +223,36 @@ def test_past_the_limit_nobody_stays() -> None:
     assert table.exit_layer.tolist() == [1, 3, 3, 3]
 
 
-def test_a_step_without_rows_stays_on_the_backbone() -> None:
-    """Warm-up and dummy runs."""
-    table = StepTable(L, [], [], [])
-    for layer, (hidden, residual) in enumerate(states(spelt("hhhhhh", "hhhhhh"))):
-        router().decide(table, layer, hidden, residual)
-        assert (table.path, river_rows(table)) == (Path.BACKBONE, set())
+def random_states(rows: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, 576, generator=generator) * scale
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e5])
+def test_it_is_the_cosine_of_each_row(dtype: torch.dtype, scale: float) -> None:
+    before = random_states(16, 0, scale).to(dtype)
+    after = (before + random_states(16, 1, scale / 2)).to(dtype)
+    expected = torch.cosine_similarity(before.double(), after.double(), dim=-1, eps=0)
+    result = transition_similarity(before, after)
+    assert result.dtype == torch.float32
+    # Sums of 576 products in float32.
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_rounding_never_lifts_it_above_one() -> None:
+    same = random_states(4096, 2)
+    unclamped = (same * same).sum(-1) / (same.norm(dim=-1) ** 2)
+    assert float(unclamped.max()) > 1.0  # the rounding that the clamp is for
+    result = transition_similarity(same, same * 3)
+    assert float(result.max()) <= 1.0
+    assert float(result.min()) > 1.0 - 1e-5
+
+
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_no_threshold_admits_a_state_that_is_zero_or_not_finite(bad: float) -> None:
+    good = random_states(1, 4)
+    for pair in ((good, torch.full_like(good, bad)), (torch.full_like(good, bad), good)):
+        value = transition_similarity(*pair)
+        assert bool(value.isnan().all())
+        assert not bool((value > -1.0).any())

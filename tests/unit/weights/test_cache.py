@@ -14,7 +14,7 @@ from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.weights import hqq, packed
 from river_vllm.weights.cache import WeightCache, cache_folders, gptq_folders, weights_folder
-from river_vllm.weights.packed import from_bytes, pack_codes, to_bytes, unpack_codes
+from river_vllm.weights.packed import from_bytes, pack_codes, to_bytes
 from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
 from river_vllm.weights.source import QuantizedAtLoad
 from tests.unit.weights.support import same, weights
@@ -31,12 +31,6 @@ def test_what_was_saved_comes_back_to_the_bit(quantizer: str) -> None:
     for name in ("codes", "scales", "zeros"):
         before, after = getattr(weight, name), getattr(back, name)
         assert before.dtype == after.dtype and torch.equal(before, after)
-
-
-def test_two_codes_take_a_byte() -> None:
-    codes = torch.arange(16, dtype=torch.uint8).repeat(2, 4)
-    assert pack_codes(codes)[0, :3].tolist() == [0x10, 0x32, 0x54]
-    assert torch.equal(unpack_codes(pack_codes(codes)), codes)
 
 
 @pytest.mark.parametrize("where", [0.1, 0.5, 0.9, 0.999])

@@ -98,10 +98,7 @@ def test_what_is_not_read_is_said(config: Any, words: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (
-            lambda scales: scales[:-8].contiguous(),
-            r"packed' in .*shape \(16, 4\).*24 x 128",
-        ),
+        (lambda scales: scales[:-8].contiguous(), r"packed' in .*shape \(16, 4\).*24 x 128"),
         (lambda scales: scales * float("inf"), r"packed' in .*not a finite number"),
         (None, f"no tensor '{NAME}"),
     ],

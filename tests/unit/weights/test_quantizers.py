@@ -21,12 +21,7 @@ from tests.unit.weights.support import fitted, same, weights
 
 @pytest.mark.parametrize(
     ("in_features", "wanted", "expected"),
-    [
-        (4096, 128, 128),
-        (576, 128, 64),
-        (1568, 128, 32),
-        (32, 128, 32),
-    ],
+    [(4096, 128, 128), (576, 128, 64), (1568, 128, 32), (32, 128, 32)],
 )
 def test_group_size_is_halved_until_it_fits(in_features: int, wanted: int, expected: int) -> None:
     assert fitting_group_size(in_features, wanted) == expected

@@ -1,17 +1,25 @@
-"""What is warmed up over how many rows, on a fake of vLLM's CPU runner."""
+"""A start: rows that are warmed up, what passes cost, and weights that no later reload may mix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from river_vllm import patches
+from river_vllm.config import RiverConfig
+from river_vllm.costs import Costs
 from river_vllm.engine import warm_up
+from river_vllm.engine.timing import costs_of_start
 from river_vllm.engine.warm_up import WarmUpMixin
+from river_vllm.engine.worker import RiverWorkerMixin
+from river_vllm.errors import RiverError
+from river_vllm.modes.mode import Timed
 
 PROMPT_ROWS = 2048
 
@@ -169,3 +177,80 @@ def test_rivers_graph_is_compiled_for_the_rows_that_may_exit(
     runner.stored["river"] = False
     runner.warming_up_model()
     assert runner.compiled == [("river", rows)]
+
+
+def start(folder: Path, most: int = 4, **settings: Any) -> tuple[Costs, list[int]]:
+    """The costs of an engine's start, and the rows of the backbone's passes that it timed."""
+    config = RiverConfig(cache_dir=str(folder), **settings)
+    model_config = SimpleNamespace(
+        model="tiny",
+        architecture="RiverLlamaForCausalLM",
+        dtype=torch.bfloat16,
+        hf_config=SimpleNamespace(),
+        get_hidden_size=lambda: 64,
+        get_vocab_size=lambda: 128,
+    )
+    vllm_config = SimpleNamespace(
+        model_config=model_config,
+        compilation_config=SimpleNamespace(mode=0),
+        parallel_config=SimpleNamespace(nnodes=1),
+        additional_config={"river": config.model_dump(exclude_unset=True)},
+    )
+    info = {"num_layers": 3, "isa": None, "kernels": [], "river_bytes": 1, "backbone_bytes": 2}
+    model = SimpleNamespace(river_info=lambda: info)
+    runner = SimpleNamespace(vllm_config=vllm_config, get_model=lambda: model)
+    ran: list[int] = []
+    forward: Any = SimpleNamespace(
+        river=SimpleNamespace(num_layers=3),
+        idle=lambda rows, layers, head: [rows] * (layers == 3),
+        logits=lambda due: ran.extend(due) or torch.zeros(1, 1),
+    )
+    timed = {
+        "draft": Timed(lambda rows: forward.idle(rows, 0, "draft"), 1),
+        "river": Timed(lambda rows: forward.idle(rows, 1, "backbone"), most),
+    }
+    return costs_of_start(runner, forward, timed), ran  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("vllm_world")
+def test_a_start_measures_what_no_start_with_these_settings_has(tmp_path: Path) -> None:
+    first, ran = start(tmp_path)
+    assert set(ran) == {1, 2, 4}
+    second, ran = start(tmp_path, threshold=0.5)
+    assert ran == [] and second.crossover() == first.crossover()
+    for other in ({"most": 2}, {"activations": "int8"}, {"min_layers": 2}):
+        assert start(tmp_path, **other)[1] != []
+    # A folder that cannot be written to costs a measurement.
+    (tmp_path / "file").touch()
+    assert start(tmp_path / "file")[1] != []
+
+
+class FakeWorker:
+    """What the mixin uses of a worker of vLLM's."""
+
+    def __init__(self, river: dict[str, Any]) -> None:
+        model_config = SimpleNamespace(
+            hf_config=SimpleNamespace(), get_total_num_hidden_layers=lambda: 12
+        )
+        self.vllm_config: Any = SimpleNamespace(
+            additional_config={"river": river}, model_config=model_config
+        )
+        self.reloaded: list[dict[str, Any]] = []
+
+    def reload_weights(self, **how: Any) -> None:
+        self.reloaded.append(how)
+
+
+class Worker(RiverWorkerMixin, FakeWorker):
+    pass
+
+
+@pytest.mark.parametrize(("layers", "reloads"), [("all", True), (4, False)])
+def test_weights_that_are_read_as_they_are_needed_cannot_be_reloaded(
+    layers: Any, reloads: bool
+) -> None:
+    """An answer would mix new layers with old ones."""
+    worker = Worker({"resident_layers": layers, "min_layers": 2})
+    with nullcontext() if reloads else pytest.raises(RiverError, match="restart River"):
+        worker.reload_weights(weights_path="new")
+    assert worker.reloaded == [{"weights_path": "new"}] * reloads
