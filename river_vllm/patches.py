@@ -4,7 +4,8 @@
 engine with a river is built. Other engines of the process must stay as they were. The other patches
 change one object, or hold for the length of a block.
 
-``tests/unit/test_patches.py`` has a test for each that fails once vLLM no longer needs it.
+``tests/unit/test_patches.py`` tests them. Where vLLM's own behaviour can be run, a test fails once
+vLLM no longer needs the patch.
 """
 
 from __future__ import annotations

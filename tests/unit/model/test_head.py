@@ -11,15 +11,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.model import head as module
-<<<<<<< HEAD
-from river_vllm.model.head import (
-    DEEP,
-    install_river_head,
-    largest,
-)
-=======
-from river_vllm.model.head import DEEP, has_a_head_by_tokens, install_river_head, largest
->>>>>>> tests1
+from river_vllm.model.head import DEEP, install_river_head, largest
 from river_vllm.model.passes import Current
 from tests.unit.model.test_linear import Packed
 

@@ -294,7 +294,7 @@ ROWS = torch.tensor([2, 0])
 
 def test_greedy() -> None:
     picked = pick(LOGITS.clone(), ROWS, metadata(None))
-    assert picked.columns.tolist() == [1, 0]
+    assert picked.tokens.tolist() == [1, 0]
     assert torch.allclose(picked.confidence, LOGITS.softmax(-1).amax(-1))
     assert picked.probabilities is None
 
@@ -303,7 +303,7 @@ def test_each_row_takes_its_own_requests_settings() -> None:
     """Row 0 of the logits is the batch's row 2."""
     settings = metadata([0.0, 1.0, 0.5], top_k=torch.tensor([4, 4, 2]))
     picked = pick(LOGITS.clone(), ROWS, settings)
-    assert picked.columns[1] == 0
+    assert picked.tokens[1] == 0
     assert picked.probabilities is not None
     expected = torch.tensor([4.0, 2.0]).softmax(-1)
     assert torch.allclose(picked.probabilities[0, [1, 2]], expected)
