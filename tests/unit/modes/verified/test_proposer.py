@@ -166,7 +166,7 @@ def test_what_became_of_a_draft_is_learnt_once() -> None:
     low = engine.rate("a")
     assert low < PRIOR
     # Computed again after a preemption: nothing of its last draft was verified.
-    engine.propose(requests, [9], [9], [30])
+    engine.propose(requests, [9], [3], [30])
     assert engine.rate("a") == pytest.approx(low, abs=0.01)
     known = engine.rate("new")
     for _ in range(100):
