@@ -153,8 +153,7 @@ def test_the_documentation_names_what_exists() -> None:
     for path in set(re.findall(r"\b(?:deploy|tests)/[\w./-]*\w", text)):
         written = path == "deploy/.env" or path.startswith("deploy/secrets")
         assert written or (ROOT / path).exists(), path
-    alerts = {rule["alert"] for rule in ALERTS}
-    assert alerts == set(re.findall(r"`(River[A-Z]\w+)`", text))
+    assert {rule["alert"] for rule in ALERTS} >= set(re.findall(r"`(River[A-Z]\w+)`", text))
     named = set(re.findall(r"\b(?:RIVER|LOADTEST)_[A-Z_]+\b", text))
     elsewhere = {"RIVER_PROMETHEUS_URL", "RIVER_DASHBOARDS", "RIVER_HEALTH_URL", "RIVER_URL"}
     assert named - elsewhere <= set(compose_variables())

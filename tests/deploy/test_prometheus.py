@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.files import DASHBOARDS, DEPLOY, RULES, compose, load, walk
+from tests.deploy.files import DASHBOARDS, DEPLOY, ROOT, RULES, compose, load, walk
 from tests.deploy.metrics import known_series, names_in
 
 CONFIG = load(DEPLOY / "prometheus" / "prometheus.yml")
@@ -36,6 +36,30 @@ def test_an_unknown_series_is_noticed() -> None:
 def test_every_alert_has_a_unit_test() -> None:
     text = (DEPLOY / "prometheus" / "tests" / "alerts.test.yml").read_text()
     assert not [rule["alert"] for rule in ALERTS if rule["alert"] not in text]
+
+
+RUNBOOK = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8").partition("\n## Runbook\n")[2]
+
+
+def test_every_alert_has_its_place_in_the_runbook_and_nothing_else_has() -> None:
+    headings = re.findall(r"^##+ (.+)$", RUNBOOK, re.MULTILINE)
+    assert headings == [rule["alert"] for rule in ALERTS]
+    for rule in ALERTS:
+        # An anchor is its heading in lower case (docs/conf.py: myst_heading_anchors).
+        assert rule["annotations"]["runbook"] == f"docs/operate.md#{rule['alert'].lower()}"
+
+
+def test_an_entry_of_the_runbook_has_a_check_and_an_action() -> None:
+    for entry in re.split(r"^### ", RUNBOOK, flags=re.MULTILINE)[1:]:
+        assert re.findall(r"^- \*\*(\w+):\*\*", entry, re.MULTILINE) == ["Check", "Action"], entry
+
+
+def test_the_runbook_asks_for_series_that_exist() -> None:
+    blocks = re.findall(r"^ *```promql\n(.*?)```", RUNBOOK, re.MULTILINE | re.DOTALL)
+    queries = [line.strip() for block in blocks for line in block.strip().splitlines()]
+    assert queries
+    for query in queries:
+        assert names_in(query) <= known_series() | RECORDS, query
 
 
 def test_river_is_scraped_under_the_name_and_port_that_compose_gives_it() -> None:
