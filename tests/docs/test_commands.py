@@ -151,7 +151,7 @@ def test_other_blocks_are_well_formed(block: Any) -> None:
     elif block.language == "yaml":
         yaml.safe_load(block.text)
     else:
-        assert block.language in ("text", "promql")
+        assert block.language == "text"
 
 
 def test_links_between_files_hold() -> None:
