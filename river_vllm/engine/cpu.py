@@ -72,6 +72,6 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
         output = super().execute_model(scheduler_output)
         if output is None and not scheduler_output.has_structured_output_requests:
             # vLLM's second call brings a grammar's mask. Without a grammar it would be a useless
-            # round trip to the engine's process (docs/experiments.md).
+            # round trip to the engine's process (docs/experiments/speed.md).
             output = self.sample_tokens(None)
         return output
