@@ -1,4 +1,4 @@
-"""The requests of README and quick start, sent to a real server as they stand."""
+"""The requests of README and of docs/learn.md, sent to a real server as they stand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.server import NAME, RiverServer
 pytestmark = pytest.mark.engine
 
 MODEL = "models/smollm2-135m"
-PAGES = ("README.md", "docs/quickstart.md")
+PAGES = ("README.md", "docs/learn.md")
 STREAMED = [c for c in commands(start="curl") if c.block.page in PAGES and MODEL in c.text]
 CLIENTS = [b for b in blocks() if b.page in PAGES and b.language == "python" and MODEL in b.text]
 
