@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from river_vllm.errors import RiverError
 from river_vllm.model.find import decoder_layers, projections
-from river_vllm.weights.formats import CheckpointFolder, own_tensors
+from river_vllm.weights.formats import CheckpointFolder, int8_values, own_tensors
 from river_vllm.weights.gptq import quantize_gptq
 from river_vllm.weights.hessian import HessianRecorder, block_widths, output_power
 from river_vllm.weights.quantizers import fitting_group_size
@@ -98,6 +98,5 @@ def _weight(folder: CheckpointFolder, part: Part) -> torch.Tensor:
     if tuple(weight.shape) != part.shape:
         raise RiverError(f"{folder.place(name)}: unexpected shape")
     if weight.dtype is torch.int8:
-        scale = folder.get(f"{name}_scale")
-        weight = (weight.float() * scale.float().view(-1, 1)).to(torch.bfloat16)
+        weight = int8_values(weight, folder.get(f"{name}_scale"), torch.bfloat16)
     return weight

@@ -21,6 +21,7 @@ from river_vllm.errors import RiverError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.model.passes import Current
 from river_vllm.step.table import Path
+from river_vllm.weights.formats import int8_values
 from river_vllm.weights.packing import Packer
 
 _PROCESSED = "_already_called_process_weights_after_loading"
@@ -37,12 +38,11 @@ def _plain(layer: Any) -> torch.Tensor:
 
 def _int8(layer: Any) -> torch.Tensor:
     """``int8 [N, K]`` times a scale for each output, or for each part of a fused projection."""
-    weight, scale = layer.weight.detach(), layer.weight_scale.detach().float().flatten()
+    weight, scale = layer.weight.detach(), layer.weight_scale.detach().flatten()
     if len(scale) != len(weight):
         widths = torch.tensor(layer.logical_widths, device=weight.device)
         scale = scale.repeat_interleave(widths)
-    floats: torch.Tensor = (weight.float() * scale.unsqueeze(1)).to(layer.params_dtype)
-    return floats
+    return int8_values(weight, scale, layer.params_dtype)
 
 
 _FLOATS: dict[type, Floats] = {

@@ -117,6 +117,11 @@ class CompressedTensorsFormat:
         return grouped(folder, packed, codes, scales, zeros)
 
 
+def int8_values(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The values of an INT8 weight in ``dtype``: codes ``[N, K]``, scales of N elements or one."""
+    return (codes.float() * scales.float().view(-1, 1)).to(dtype)
+
+
 class OwnFormat:
     """A projection's packed tensors under its name."""
 
