@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import vllm.envs as vllm_envs
 from vllm.compilation.decorators import support_torch_compile
-from vllm.config import CompilationMode, ModelConfig, SpeculativeConfig, VllmConfig
+from vllm.config import (
+    CompilationMode,
+    ModelConfig,
+    SpeculativeConfig,
+    VllmConfig,
+    get_current_vllm_config_or_none,
+)
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.exceptions import GracefulHTTPError, RetryableRequestError
 from vllm.forward_context import (
@@ -17,7 +23,12 @@ from vllm.forward_context import (
     override_forward_context,
 )
 from vllm.logger import init_logger
+from vllm.model_executor.kernels.linear import _POSSIBLE_KERNELS, register_linear_kernel
 from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel
+from vllm.model_executor.kernels.linear.mixed_precision.MPLinearKernel import (
+    MPLinearKernel,
+    MPLinearLayerConfig,
+)
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.linear import (
     LinearBase,
@@ -45,7 +56,7 @@ from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.model_executor.parameter import ModelWeightParameter
-from vllm.platforms import current_platform
+from vllm.platforms import PlatformEnum, current_platform
 from vllm.scalar_type import scalar_types
 from vllm.transformers_utils.config import get_config
 from vllm.utils.torch_utils import direct_register_custom_op

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from river_vllm.errors import REMOVED, RiverError, describe_errors, shortened
 from river_vllm.guarantee import Calibration
@@ -105,6 +105,7 @@ class RiverConfig(Settings):
     """Draft as many tokens as pay, up to K; or always K."""
     calibration: Annotated[Calibration | None, Affects.EXITS | Affects.FILE] = None
     """How the settings were chosen and tested; written by ``river-vllm calibrate``."""
+    _in_4_bit: bool = PrivateAttr(default=False)
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
@@ -142,6 +143,18 @@ class RiverConfig(Settings):
         if self.verify is not None:
             return self.verify
         return 0 if self.model_fields_set & self.affecting(Affects.EXITS) else DRAFTS
+
+    @property
+    def in_4_bit(self) -> bool:
+        """Whether the checkpoint's own weights are in 4 bit: then the river runs on them, and there
+        is no more precise backbone to leave."""
+        return self._in_4_bit
+
+    @property
+    def default_threshold(self) -> float:
+        """τ of a request that names none; 1.0 where no token can leave."""
+        given = "threshold" in self.model_fields_set
+        return 1.0 if self._in_4_bit and not given else self.threshold
 
     @property
     def ends_early(self) -> bool:
@@ -252,7 +265,20 @@ def river_config_of(vllm_config: Any) -> RiverConfig:
     """
     additional = vllm_config.additional_config
     given = additional.get(CONFIG_KEY) if isinstance(additional, Mapping) else None
-    return layered_config(getattr(vllm_config.model_config.hf_config, CHECKPOINT_KEY, None), given)
+    hf_config = vllm_config.model_config.hf_config
+    config = layered_config(getattr(hf_config, CHECKPOINT_KEY, None), given)
+    config._in_4_bit = in_4_bit(getattr(hf_config, "quantization_config", None))
+    return config
+
+
+def in_4_bit(quantization: Any) -> bool:
+    """Whether a checkpoint's ``quantization_config`` is of 4-bit weights that River can serve."""
+    if not isinstance(quantization, Mapping):
+        return False
+    method = quantization.get("quant_method")
+    if method in ("awq", "gptq"):
+        return quantization.get("bits", quantization.get("w_bit")) == 4
+    return method == "compressed-tensors" and quantization.get("format") == "pack-quantized"
 
 
 def serves_river(vllm_config: Any) -> bool:

@@ -23,7 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import nn
 
-from river_vllm.compat import vllm_envs
+from river_vllm.compat import (
+    _POSSIBLE_KERNELS,
+    PlatformEnum,
+    register_linear_kernel,
+    vllm_envs,
+)
 from river_vllm.config import PLUGIN, serves_river
 from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.request import EXTRA_ARGS_KEY
@@ -157,6 +162,22 @@ def budgets_end_with_their_requests() -> None:
             inner(self, replace(batch_update, removed=ended, added=(), moved=(move,)))
 
     ThinkingBudgetStateHolder.sync_batch = sync_batch
+
+
+@_patch("worker")
+def rivers_4_bit_kernel_comes_first() -> None:
+    """For engines with a river, a checkpoint's 4-bit weights are multiplied by River's kernel.
+
+    vLLM 0.32 tries kernels in the order of a list, and ``register_linear_kernel`` appends to it.
+
+    Ends with the vLLM release that registers a kernel before its own. Upstream:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/kernels/linear/__init__.py
+    """
+    from river_vllm.model.four_bit import RiverWNA16LinearKernel
+
+    register_linear_kernel(RiverWNA16LinearKernel, PlatformEnum.CPU, "mp")
+    kernels = _POSSIBLE_KERNELS[PlatformEnum.CPU]
+    kernels.insert(0, kernels.pop())
 
 
 @_patch("front end")

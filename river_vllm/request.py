@@ -92,7 +92,7 @@ class RiverSettings:
 def default_settings(config: RiverConfig) -> RiverSettings:
     """The settings of a request without a ``river`` field."""
     mode: ModeName = "verified" if config.drafts else "exit"
-    return RiverSettings(True, config.threshold, config.min_layers, mode)
+    return RiverSettings(True, config.default_threshold, config.min_layers, mode)
 
 
 class UnreachableError(RiverError):
@@ -116,6 +116,12 @@ def unreachable(
     With ``resident_layers`` and ``deep="exit"`` every token leaves after the last resident layer.
     So no answer is exact, and ``min_layers`` cannot exceed the resident layers.
     """
+    if config.in_4_bit and settings.threshold < 1.0:
+        return UnreachableError(
+            "threshold",
+            f"'threshold' = {settings.threshold}: must be 1.0, the checkpoint's own weights are in "
+            "4 bit, so there is no more precise backbone to leave",
+        )
     reachable = config.reachable_layers(num_layers)
     if reachable == num_layers:
         return None

@@ -20,16 +20,18 @@ class WarmUpMixin:
     """Rows of the warm-up under way; None: as many as vLLM wants."""
 
     def warming_up_model(self: Any) -> None:
-        rows = self._river_graph_rows()
+        routed = self.get_model().river.routed
+        rows: int | None = self._river_graph_rows()
         mark(Stage.GRAPH)
         # Without a size for the K/V cache, vLLM's warm-up measures the memory left for it.
         few_do = self.cache_config.kv_cache_memory_bytes is not None
-        if not (few_do and self._river_read_back(rows)):
+        if routed.always:
+            rows = rows if few_do else None
+        elif not (few_do and self._river_read_back(rows)):
             # Compile over as many rows as stock vLLM does: their number is a hint to the compiler,
             # and exact requests must get the bits of the same machine code.
             mark(Stage.COMPILE)
             super().warming_up_model()  # type: ignore[misc]
-        routed = self.get_model().river.routed
         if routed.compiles:
             with routed():
                 if not self._river_read_back(rows):
@@ -44,7 +46,7 @@ class WarmUpMixin:
         _, last = self._dummy_run(self._warm_up_rows, is_profile=True)
         self._dummy_sampler_run(last)
 
-    def _river_read_back(self: Any, rows: int) -> bool:
+    def _river_read_back(self: Any, rows: int | None) -> bool:
         """Warm up the current forward over ``rows`` if an earlier start has compiled it."""
         parallel = self.vllm_config.parallel_config
         # Ranks meet in every pass: a rank without the file would wait in another pass.
@@ -58,7 +60,7 @@ class WarmUpMixin:
             return False
         return True
 
-    def _river_compile(self: Any, rows: int) -> None:
+    def _river_compile(self: Any, rows: int | None) -> None:
         """Compile River's forward: equal layers once for all, or each by itself if torch fails."""
         routed = self.get_model().river.routed
         try:
@@ -70,7 +72,7 @@ class WarmUpMixin:
             routed.forget()
             self._river_warm_up(rows)
 
-    def _river_warm_up(self: Any, rows: int) -> None:
+    def _river_warm_up(self: Any, rows: int | None) -> None:
         self._warm_up_rows = rows
         try:
             super().warming_up_model()  # type: ignore[misc]

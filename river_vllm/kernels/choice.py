@@ -63,6 +63,17 @@ class KernelChooser:
         """``integer`` where a kernel in use needs them so, else ``float``."""
         return "integer" if any(k.integer_zeros for k in self._chosen.values()) else "float"
 
+    def refusal(self, spec: LinearSpec) -> str | None:
+        """Why neither River's own kernels nor torch's takes ``spec``; None if one does."""
+        reasons = []
+        for kernel in self._kernels:
+            if not isinstance(kernel, VllmMixedPrecisionKernel):
+                reason = kernel.unsupported(spec)
+                if reason is None:
+                    return None
+                reasons.append(f"{kernel.name}: {reason}")
+        return "; ".join(reasons) or "--river-kernel vllm is vLLM's own"
+
     def pack(self, spec: LinearSpec, make: Maker) -> PackedLinear:
         """The 4-bit form of the weight that ``make`` quantises.
 

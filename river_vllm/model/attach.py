@@ -25,15 +25,10 @@ from river_vllm.model.find import (
     state_arguments,
 )
 from river_vllm.model.forward import Decision, River
+from river_vllm.model.four_bit import kernel_of
 from river_vllm.model.head import has_plain_head, install_river_head, some_outputs
 from river_vllm.model.layer_files import CheckpointLayers, checkpoint_files
-from river_vllm.model.linear import (
-    RiverLinearMethod,
-    carries,
-    form_of,
-    has_shared_scale,
-    hold_on_meta,
-)
+from river_vllm.model.linear import Loading, RiverLinearMethod, carries, form_of
 from river_vllm.model.passes import Current, Head
 from river_vllm.model.residency import Residency
 from river_vllm.step.criterion import CRITERION, by_torch, transition_similarity
@@ -64,11 +59,11 @@ def attach(
     layers = decoder_layers(model, model_config.get_total_num_hidden_layers())
     linears = [[linear for _, linear in projections(layer)] for layer in layers]
     for linear in (linear for layer in linears for linear in layer):
-        form = form_of(linear.quant_method, linear)
-        if not carries(form):
+        if not carries(linear.quant_method, linear):
+            form = form_of(linear.quant_method, linear)
             raise UnsupportedModelError(
-                f"projection '{linear.prefix}' is {form.__name__}: River makes its "
-                "4-bit weights of bf16 or of INT8 (compressed-tensors, W8A8) ones",
+                f"projection '{linear.prefix}' is {form.__name__}: River takes bf16, INT8 (W8A8 of "
+                "compressed-tensors) and, on the CPU, 4-bit weights in groups of 32 or more",
                 cure="",
             )
     native = _native(config, vllm_config.device_config.device, model_config.dtype)
@@ -85,7 +80,7 @@ def attach(
     river = River(
         current,
         Router(read, from_first_rank if many else None),
-        RoutedForward(current, model, layers, vllm_config),
+        RoutedForward(current, model, layers, vllm_config, always=config.in_4_bit),
         Residency(linears, config, lambda weights: model.load_weights(weights), read_layer),
         linears,
         dense=native.dense if native else None,
@@ -96,20 +91,17 @@ def attach(
         install_river_head(model, current, packing.expect, outputs)
     family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
     arguments = state_arguments(layers[0], family.stale_residual)
+    loading = Loading()
     for depth, layer in enumerate(layers):
         for index, linear in enumerate(linears[depth]):
             kept = depth < river.residency.resident
-            linear.quant_method = RiverLinearMethod(
-                linear.quant_method, packing.expect(linear), current, index, kept
+            packer = packing.expect(linear)
+            if (kernel := kernel_of(linear.quant_method, linear)) is not None:
+                kernel.pack = packing.take
+            linear.quant_method = method = RiverLinearMethod(
+                linear.quant_method, packer, current, index, kept, loading
             )
-            if not has_shared_scale(linear):
-                hold_on_meta(linear)
-            elif config.deep == "fetch":
-                raise UnsupportedModelError(
-                    f"'deep' = 'fetch': the projections that '{linear.prefix}' joins share a scale "
-                    "of their activations, which cannot be read layer by layer; use 'exit'",
-                    cure="",
-                )
+            method.hold_on_meta(linear)
         layer.register_forward_pre_hook(Decision(river, depth, arguments), with_kwargs=True)
     # Where River's operators find it, inside a compiled forward (``compiled.py``).
     vllm_config.compilation_config.static_forward_context[CONTEXT] = river

@@ -28,6 +28,7 @@ from river_vllm.compat import (
     get_forward_context,
     support_torch_compile,
 )
+from river_vllm.errors import UnsupportedModelError
 from river_vllm.model.passes import Current
 
 CONTEXT = "river"
@@ -71,6 +72,7 @@ class RoutedForward:
         current: told while the second compiled forward runs or is traced.
         model: the whole model; the module that vLLM compiles gets a subclass that chooses.
         layers: the decoder layers.
+        always: whether no pass needs stock vLLM's compiled forward.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class RoutedForward:
         model: nn.Module,
         layers: Sequence[nn.Module],
         vllm_config: VllmConfig,
+        always: bool = False,
     ) -> None:
         self._current = current
         self.layer = -1
@@ -91,16 +94,24 @@ class RoutedForward:
         self._skips = inner is model
         self.compiles = self.within_compiled and not self._skips
         """Whether there is a second compiled forward."""
+        self.always = always and self.compiles
+        """Whether it takes the place of vLLM's own, in every pass."""
+        if always and self._skips:
+            raise UnsupportedModelError(
+                "a 4-bit checkpoint of a model that vLLM compiles as a whole (use --enforce-eager)",
+                cure="",
+            )
         if self.compiles:
             self._graph = _graph(inner, vllm_config)
             patches.calls_pass_through(inner, self._chosen)
+            current.routed = self.always
 
     def __call__(self) -> AbstractContextManager[Any]:
         """The context for a forward pass that may route rows."""
         stack = ExitStack()
         if self.compiles:
             self._current.routed = True
-            stack.callback(setattr, self._current, "routed", False)
+            stack.callback(setattr, self._current, "routed", self.always)
         elif self._skips:
             stack.enter_context(_skipping_compiled())
         return stack

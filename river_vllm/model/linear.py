@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from river_vllm.compat import (
     CompressedTensorsW8A8Int8,
     LinearMethodBase,
     UnquantizedLinearMethod,
+    default_weight_loader,
     get_layerwise_info,
     initialize_online_processing,
     restore_layer_on_meta,
@@ -19,6 +22,7 @@ from river_vllm.compat import (
 )
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import PackedLinear
+from river_vllm.model.four_bit import kernel_of
 from river_vllm.model.passes import Current
 from river_vllm.step.table import Path
 from river_vllm.weights.formats import int8_values
@@ -58,9 +62,74 @@ def form_of(inner: object, layer: nn.Module) -> type:
     return type(inner if scheme is None else scheme)
 
 
-def carries(form: type) -> bool:
-    """Whether a river can be made of weights of a form."""
-    return form in _FLOATS
+def carries(inner: object, layer: nn.Module) -> bool:
+    """Whether a projection can have a river: made of its weight, or its own 4-bit one."""
+    return form_of(inner, layer) in _FLOATS or kernel_of(inner, layer) is not None
+
+
+@dataclass(slots=True)
+class Loading:
+    """Which parameters of a model's projections the checkpoint has filled."""
+
+    any: bool = False
+    """Whether it has filled one. Some of vLLM's load formats fill none of them by name."""
+
+
+@dataclass(slots=True)
+class _Filled:
+    """What the checkpoint has given for one projection.
+
+    Attributes:
+        parts: for each parameter, the parts of a fused projection that were given; None: all.
+    """
+
+    loading: Loading
+    parts: dict[str, set[Any]] = field(default_factory=dict)
+
+    def watch(self, layer: nn.Module) -> None:
+        """Note from now on what is loaded into ``layer``."""
+        for name, parameter in _weights(layer):
+            loader = getattr(parameter, "weight_loader", default_weight_loader)
+            watched: Any = parameter
+            watched.weight_loader = self._noting(loader, layer, name)
+
+    def check(self, layer: Any) -> None:
+        """Refuse a projection of which the checkpoint lacks a tensor.
+
+        vLLM leaves such a parameter as the memory was (``model_loader/reload/layerwise.py``,
+        ``finalize_layerwise_processing``).
+
+        Raises:
+            RiverError: names the tensor.
+        """
+        if not self.loading.any:
+            return
+        fused = len(getattr(layer, "output_sizes", (0,)))
+        for name, _ in _weights(layer):
+            given = self.parts.get(name, set())
+            if None not in given and len(given) < fused:
+                raise RiverError(
+                    f"the checkpoint lacks '{name}' of projection '{getattr(layer, 'prefix', '')}'"
+                    f"{', or a part of it' if fused > 1 else ''}"
+                )
+
+    def _noting(self, loader: Callable[..., Any], layer: Any, name: str) -> Callable[..., Any]:
+        @wraps(loader)
+        def noting(param: Any, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            part = args[0] if args else kwargs.get("loaded_shard_id")
+            try:
+                result = loader(param, loaded_weight, *args, **kwargs)
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise RiverError(
+                    f"the checkpoint's '{name}' of projection '{layer.prefix}' has shape "
+                    f"{tuple(loaded_weight.shape)}, which does not fit the model's "
+                    f"{tuple(param.shape)}"
+                ) from error
+            self.loading.any = True
+            self.parts.setdefault(name, set()).add(part)
+            return result
+
+        return noting
 
 
 class RiverLinearMethod(LinearMethodBase):
@@ -72,10 +141,11 @@ class RiverLinearMethod(LinearMethodBase):
 
     Args:
         inner: vLLM's method; ``carries`` says of which forms.
-        packer: quantises and packs the projection's weight.
+        packer: quantises and packs the projection's weight; unused if that is in 4 bit itself.
         current: the pass under way.
         index: place of this projection in its layer.
         keeps_backbone: whether the backbone's weight stays after loading.
+        loading: of the model, shared by its projections.
     """
 
     # vLLM's online quantisation: a projection's weight has memory only from when its parts are
@@ -91,6 +161,7 @@ class RiverLinearMethod(LinearMethodBase):
         current: Current,
         index: int,
         keeps_backbone: bool = True,
+        loading: Loading | None = None,
     ) -> None:
         super().__init__()
         self._inner = inner
@@ -101,6 +172,7 @@ class RiverLinearMethod(LinearMethodBase):
         self._packed: PackedLinear | None = None
         self._bias: torch.Tensor | None = None
         self._restoring = False
+        self._filled = _Filled(loading or Loading())
         self.has_backbone = False
         """Whether the backbone's weight is in memory."""
         self.backbone_nbytes = 0
@@ -119,6 +191,20 @@ class RiverLinearMethod(LinearMethodBase):
             raise RuntimeError("the river's weights are packed after the checkpoint is loaded")
         return self._packed
 
+    def hold_on_meta(self, layer: nn.Module) -> None:
+        """Give the weight of ``layer`` no memory before its parts are loaded and processed."""
+        parts = len(getattr(layer, "output_sizes", (0,)))
+        for name, parameter in list(_weights(layer)):
+            held = to_meta_tensor(parameter)
+            if parameter.numel() <= 2:
+                # All parts of a fused projection fill this one. vLLM counts elements to know when
+                # a projection is complete (``model_loader/reload/layerwise.py``).
+                held.weight_loader_numel = parts * parameter.numel()
+            delattr(layer, name)
+            layer.register_parameter(name, held)
+        self._filled.watch(layer)
+        initialize_online_processing(layer)
+
     def create_weights(self, *args: Any, **kwargs: Any) -> None:
         """vLLM's; a projection is wrapped after its weights were created."""
         self._inner.create_weights(*args, **kwargs)
@@ -130,20 +216,23 @@ class RiverLinearMethod(LinearMethodBase):
             return
         setattr(layer, _PROCESSED, True)
         restoring, self._restoring = self._restoring, False
+        kernel = kernel_of(self._inner, layer)
         if not restoring:
-            _check_complete(layer)
-            weight = _FLOATS[form_of(self._inner, layer)](layer)
+            self._filled.check(layer)
             self.backbone_nbytes = sum(parameter.nbytes for _, parameter in _weights(layer))
-            self.out_features = weight.shape[0]
-            self._packed = self._packer(weight)
             bias = getattr(layer, "bias", None)
             # vLLM may cast the module's own bias to float32 in place.
             self._bias = None if bias is None else bias.detach().clone()
+            if kernel is None:
+                weight = _FLOATS[form_of(self._inner, layer)](layer)
+                self._packed, self.out_features = self._packer(weight), weight.shape[0]
         if restoring or self._keeps_backbone:
             self._inner.process_weights_after_loading(layer)
             self.has_backbone = True
         else:
             self.drop_backbone(layer)
+        if kernel is not None:
+            self._packed, self.out_features = kernel.packed, kernel.out_features
 
     def plain_weight(self, layer: nn.Module) -> torch.Tensor | None:
         """The backbone's weight ``[N, K]`` as in the checkpoint; None if memory lacks that form."""
@@ -205,41 +294,6 @@ class RiverLinearMethod(LinearMethodBase):
                 lambda some: self.packed.apply(some, river_bias),
             )
         return out.view(*x.shape[:-1], -1)
-
-
-def _check_complete(layer: nn.Module) -> None:
-    """Refuse a projection of which the checkpoint has only a part.
-
-    vLLM takes what was not read for padding, and leaves it as the memory was
-    (``model_loader/reload/layerwise.py``, ``finalize_layerwise_processing``).
-    """
-    info = get_layerwise_info(layer)
-    if info.load_numel_total is None or not 0 < info.load_numel < info.load_numel_total:
-        return
-    read = {name for name, _ in info.loaded_weights}
-    lacks = next((name for name, _ in _weights(layer) if name not in read), "weight")
-    raise RiverError(
-        f"the checkpoint lacks '{lacks}' of projection '{getattr(layer, 'prefix', '')}', "
-        "or a part of it"
-    )
-
-
-def has_shared_scale(layer: nn.Module) -> bool:
-    """Whether the parts of a projection load one scale of its activations one after the other.
-
-    vLLM's layer-wise loading counts elements (``model_loader/reload/layerwise.py``). It would take
-    such a projection for complete before all of its parts are read.
-    """
-    return getattr(layer, "input_scale", None) is not None
-
-
-def hold_on_meta(layer: nn.Module) -> None:
-    """Give the weight of ``layer`` no memory before its parts are loaded and processed."""
-    for name, parameter in list(_weights(layer)):
-        held = to_meta_tensor(parameter)
-        delattr(layer, name)
-        layer.register_parameter(name, held)
-    initialize_online_processing(layer)
 
 
 def _weights(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

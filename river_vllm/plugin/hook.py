@@ -22,6 +22,7 @@ from river_vllm.graph_key import RiverAdditionalConfig
 from river_vllm.kernels.native.library import cap as instruction_set_cap
 from river_vllm.plugin.connectors import refused_connector
 from river_vllm.request import default_settings, unreachable
+from river_vllm.settings import Affects
 from river_vllm.speculation import RiverSpeculativeConfig
 from river_vllm.weights.cache import weights_folder
 from river_vllm.weights.fingerprint import check_model, check_weights, served_checkpoint
@@ -38,6 +39,9 @@ KV_DTYPES = {
     "gpu": ("auto", "bfloat16"),
 }
 """Types of the K/V cache with which exact answers were compared with stock vLLM's."""
+
+
+QUANTIZATIONS = (None, "compressed-tensors", "awq", "auto_awq", "gptq", "auto_gptq")
 
 
 class RiverConfigHook(VerifyAndUpdateConfig):
@@ -76,6 +80,8 @@ def _check_config(vllm_config: VllmConfig) -> None:
             f"'min_layers' = {config.min_layers}: must be between 1 and {layers}, "
             "the number of layers of this model"
         )
+    if config.in_4_bit:
+        _check_4_bit(config)
     folder = weights_folder(config, model.model)
     if config.calibration is not None:
         check_model(config.calibration.model, served_checkpoint(model), model.model)
@@ -83,6 +89,19 @@ def _check_config(vllm_config: VllmConfig) -> None:
     if folder is not None:
         weight_source(config, model, {})  # raises for weights that are of no use
     _check_offloading(config, layers, vllm_config.load_config.load_format)
+
+
+def _check_4_bit(config: RiverConfig) -> None:
+    """Raise for settings that mean nothing where the checkpoint's own weights are in 4 bit."""
+    given = config.model_fields_set & (RiverConfig.affecting(Affects.EXITS) | {"weights"})
+    if config.threshold == 1.0:
+        given -= {"threshold"}
+    if given:
+        name = min(given)
+        raise RiverError(
+            f"'{name}' = {getattr(config, name)!r}: the checkpoint's own weights are in 4 bit, so "
+            "there is no more precise backbone to leave; leave it out (drafts are made as always)"
+        )
 
 
 def _check_offloading(config: RiverConfig, layers: int, load_format: str) -> None:
@@ -117,8 +136,13 @@ def _refuse(vllm_config: VllmConfig) -> None:
         "decode context parallelism (leave out --decode-context-parallel-size)": (
             parallel.decode_context_parallel_size > 1
         ),
-        f"a checkpoint quantised by {model.quantization} (River takes bf16, and INT8 W8A8 of "
-        "compressed-tensors)": model.quantization not in (None, "compressed-tensors"),
+        f"a checkpoint quantised by {model.quantization} (River takes bf16, INT8 W8A8 of "
+        "compressed-tensors, and 4 bit of compressed-tensors, AWQ or GPTQ)": (
+            model.quantization not in QUANTIZATIONS
+        ),
+        "a 4-bit checkpoint on this platform (it serves them on CPUs)": (
+            river_config_of(vllm_config).in_4_bit and not current_platform.is_cpu()
+        ),
         "vLLM's speculative decoding (leave out --speculative-config; --river-verify drafts with "
         "the river)": not isinstance(vllm_config.speculative_config, RiverSpeculativeConfig | None),
         "pooling models (vLLM serves them without a river)": model.runner_type != "generate",

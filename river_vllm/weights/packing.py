@@ -16,6 +16,7 @@ from river_vllm.compat import LinearBase, get_tp_group, init_logger
 from river_vllm.config import RiverConfig
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights.source import weight_source
 
 logger = init_logger("vllm.river")
@@ -45,6 +46,8 @@ class Packing:
         # By layer: weights may be loaded again.
         self._nbytes: dict[nn.Module, int] = {}
         self._seconds = 0.0
+        self._given = False
+        """Whether the checkpoint's own weights are in 4 bit."""
         self._progress = PackingProgress(logger.info, shown=get_tp_group().is_first_rank)
 
     def expect(self, layer: nn.Module) -> Packer:
@@ -52,10 +55,19 @@ class Packing:
         self._progress.expect()
         return partial(self._pack, layer)
 
+    def take(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
+        """Bring a checkpoint's own 4-bit weight into a kernel's layout."""
+        self._given = True
+        self._group_sizes.add(spec.group_size)
+        self._progress.start()
+        packed = self._chooser.pack(spec, lambda _: weight)
+        self._progress.step()
+        return packed
+
     def info(self) -> dict[str, Any]:
         """The packed weights and their source, for operators."""
         return {
-            "quantizer": self._source.quantizer,
+            "quantizer": "checkpoint" if self._given else self._source.quantizer,
             "activations": self._chooser.activations,
             "group_sizes": sorted(self._group_sizes),
             "kernels": self._chooser.names,

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.make_quantized import write_copy
 from river_vllm import RiverConfig
 from river_vllm.modes import mode_that_made
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from tests.support import engines
 from tests.support.engines import Generated, generate, generate_alone, greedy
 from tests.support.families import GROUP_SIZE, LAYERS, VOCABULARY, make_checkpoint
-from tests.support.quantized import make_int8
 
 TOKENS = 24
 OFF = {"enabled": False}
@@ -47,7 +47,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Path, A
     name = request.param
     if name not in _alive:
         plain = make_checkpoint(name, tmp_path_factory.mktemp(name))
-        model = make_int8(plain, tmp_path_factory.mktemp(f"{name}-int8"), static=CASES[name])
+        model = tmp_path_factory.mktemp(f"{name}-int8")
+        write_copy(plain, model, "w8a8-static" if CASES[name] else "w8a8")
         stock = engines.stock_engine(model, **OPTIONS)
         _alive[name] = model, stock, engines.river_engine(model, CONFIG, **OPTIONS)
     return _alive[name]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from river_vllm.kernels.groups import GroupedWeight
 
@@ -53,38 +53,3 @@ def write(out: Path, tensors: Tensors, config: dict[str, Any], quantization: Any
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
     return out
-
-
-def make_int8(model: Path, out: Path, static: bool = False) -> Path:
-    """A W8A8 copy of a checkpoint, as llm-compressor writes it.
-
-    Args:
-        static: one scale for a whole weight and for its activations, in place of one for each
-            output and each token.
-    """
-    tensors = load_file(model / "model.safetensors")
-    for name in [n for n in tensors if ".layers." in n and n.endswith("_proj.weight")]:
-        weight = tensors[name].float()
-        largest = weight.abs().amax() if static else weight.abs().amax(dim=1, keepdim=True)
-        scale = (largest / 127).to(torch.bfloat16)
-        codes = (weight / scale.float()).round().clamp(-128, 127)
-        tensors |= {name: codes.to(torch.int8), f"{name}_scale": scale.reshape(-1, 1)}
-        if static:
-            tensors[f"{name}_scale"] = scale.reshape(1)
-            tensors[f"{name.removesuffix('weight')}input_scale"] = torch.tensor([0.05])
-    shared = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": False}
-    kinds = ("tensor", "tensor") if static else ("channel", "token")
-    group = {
-        "targets": ["Linear"],
-        "weights": {**shared, "strategy": kinds[0]},
-        "input_activations": {**shared, "strategy": kinds[1], "dynamic": not static},
-        "output_activations": None,
-    }
-    quantization = {
-        "quant_method": "compressed-tensors",
-        "format": "int-quantized",
-        "quantization_status": "compressed",
-        "ignore": ["lm_head"],
-        "config_groups": {"group_0": group},
-    }
-    return write(out, tensors, json.loads((model / "config.json").read_text()), quantization)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from vllm import SamplingParams
 
-from river_vllm.config import RiverConfig
+from river_vllm.config import RiverConfig, river_config_of
 from river_vllm.errors import RiverError
 from river_vllm.request import (
     RiverField,
@@ -15,6 +17,7 @@ from river_vllm.request import (
     UnreachableError,
     default_settings,
     resolve,
+    unreachable,
 )
 from river_vllm.request import settings_of as settings_of_params
 
@@ -138,6 +141,35 @@ def test_a_mode_that_cannot_be_had_is_refused(
 ) -> None:
     with pytest.raises(UnreachableError, match=message):
         resolve(RiverField.model_validate(field), default_settings(config), config, LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "expected"),
+    [
+        (None, False),
+        ({"quant_method": "compressed-tensors", "format": "int-quantized"}, False),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, True),
+        ({"quant_method": "gptq", "bits": 4}, True),
+        ({"quant_method": "gptq", "bits": 8}, False),
+        ({"quant_method": "awq", "w_bit": 4}, True),
+    ],
+)
+def test_nothing_leaves_weights_that_are_in_4_bit_themselves(
+    quantization: Any, expected: bool
+) -> None:
+    hf_config = SimpleNamespace(quantization_config=quantization)
+    model_config = SimpleNamespace(hf_config=hf_config)
+    engine = SimpleNamespace(model_config=model_config, additional_config={})
+    config = river_config_of(engine)
+    defaults = default_settings(config)
+    assert config.in_4_bit is expected
+    assert defaults.may_draft
+    assert defaults.threshold == (1.0 if expected else 0.9)
+    assert not resolve(RiverField(threshold=1.0), defaults, config, LAYERS).may_exit
+    if expected:
+        with pytest.raises(UnreachableError, match=r"'threshold' = 0\.5: must be 1\.0, the checkp"):
+            resolve(RiverField(threshold=0.5), defaults, config, LAYERS)
+        assert unreachable(replace(defaults, threshold=0.5), config, LAYERS) is not None
 
 
 def test_what_the_rejection_sampler_leaves_out_ends_drafts_and_no_exits() -> None:

@@ -78,6 +78,12 @@ def fixed_depth(requests: int) -> Depth:
     return Depth(FREE, requests, math.inf)
 
 
+def guessing_depth(costs: Costs, requests: int, exact: bool = False) -> Depth:
+    """The depth at which a token is worth its time in a step without drafts."""
+    price = costs.verifying(requests, exact) / requests if requests else 0.0
+    return Depth(costs, requests, price, exact)
+
+
 def best_depth(
     costs: Costs, rates: Sequence[float], limits: Sequence[int], exact: bool = False
 ) -> Depth:

@@ -46,6 +46,8 @@ class Draft:
     """The river's confidence in each drafted token; None where it was sampled."""
     reach: float = 1.0
     """Probability that all of ``tokens`` are accepted."""
+    looked_up: bool = False
+    """Whether ``tokens`` are guesses from the text, without a draft pass."""
     first_token: int = field(init=False)
     """The token that the draft begins with."""
 
@@ -62,9 +64,9 @@ class Draft:
         return len(self.tokens) >= self.limit or self.token in self.ends
 
     def guesses(self, most: int) -> list[int]:
-        """Likely next tokens (``lookup.py``), fewer than may still be drafted."""
-        room = self.limit - len(self.tokens) - 1
-        if room <= 0:
+        """Likely next tokens (``lookup.py``), at most ``most`` and as many as may be drafted."""
+        room = self.limit - len(self.tokens)
+        if min(most, room) <= 0:
             return []
         text = np.concatenate([self.known, [self.first_token, *self.tokens]])
         return continuation(text, min(most, room))
@@ -80,6 +82,29 @@ class Draft:
         self.tokens.pop()
         self.confidences.pop()
         self.limit = len(self.tokens)
+
+
+LEAST_GUESSED = 0.3
+"""Acceptance rate of a request's guesses below which it drafts none from its text."""
+
+
+def look_up(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance) -> None:
+    """Fill the ``drafts`` of one step with guesses from the text, as far as they pay for their
+    rows: for steps in which no draft pass pays."""
+    drafted = 0
+    for draft in drafts:
+        rate = reach = acceptance.guess_rate(draft.request_id)
+        if rate < LEAST_GUESSED:
+            continue
+        for token in draft.guesses(draft.limit):
+            if draft.full or not depth.worth_verifying(drafted, reach):
+                break
+            draft.looked_up = True
+            draft.tokens.append(token)
+            draft.token = token
+            draft.confidences.append(None)
+            drafted += 1
+            reach *= rate
 
 
 Pass = Callable[[Sequence[Draft]], Sequence[Sequence[tuple[int, float]]]]

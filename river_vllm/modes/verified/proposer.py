@@ -19,8 +19,8 @@ from river_vllm.model.forward import Forward
 from river_vllm.model.passes import Span
 from river_vllm.modes.mode import Timed
 from river_vllm.modes.verified.acceptance import Acceptance
-from river_vllm.modes.verified.depth import Depth, best_depth, fixed_depth
-from river_vllm.modes.verified.draft import Draft, run
+from river_vllm.modes.verified.depth import Depth, best_depth, fixed_depth, guessing_depth
+from river_vllm.modes.verified.draft import Draft, look_up, run
 from river_vllm.modes.verified.sampling import GREEDY, Picked, pick
 
 
@@ -139,7 +139,10 @@ class RiverProposer(DraftModelProposer):
         draft = self._pending.pop(request_id, None)
         if draft is None or draft.position != position or not 0 < checked <= len(draft.tokens):
             return False
-        self._acceptance.verified(request_id, draft.confidences[:checked], checked - rejected)
+        if draft.looked_up:
+            self._acceptance.guessed(request_id, checked, checked - rejected)
+        else:
+            self._acceptance.verified(request_id, draft.confidences[:checked], checked - rejected)
         return not rejected and draft.tokens[checked - 1] in draft.ends
 
     def _draft(self, request_id: str, row: int, position: int, token: int) -> Draft:
@@ -198,6 +201,10 @@ class RiverProposer(DraftModelProposer):
                 for draft in drafts:
                     draft.limit = min(draft.limit, 1)
                 depth = fixed_depth(len(drafts))
+            if not depth.price:
+                look_up(drafts, guessing_depth(costs, len(drafts), exact), self._acceptance)
+                # vLLM then takes every drafted token for certain, which guesses are.
+                return None
         drawn: dict[tuple[int, int], torch.Tensor] = {}
 
         def draft_pass(going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
@@ -236,7 +243,8 @@ class RiverProposer(DraftModelProposer):
         """For each draft of the pass, as many guesses as pay for their rows."""
         rows, found = len(going), []
         for draft in going:
-            guesses = draft.guesses(self._most)
+            # The pass makes a token of its own after the last guess.
+            guesses = draft.guesses(draft.limit - len(draft.tokens) - 1)
             if guesses:
                 rate = self._acceptance.guess_rate(draft.request_id)
                 guesses = guesses[: depth.worth_guessing(len(going), rows, rate, len(guesses))]

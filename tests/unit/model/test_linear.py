@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from river_vllm.compat import get_layerwise_info
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import PackedLinear
-from river_vllm.model.linear import RiverLinearMethod
+from river_vllm.model.linear import Loading, RiverLinearMethod
 from river_vllm.model.passes import Current, Pass
 from river_vllm.step.table import StepTable
 from tests.unit.model.support import linear
@@ -122,11 +121,34 @@ def test_rivers_own_product_serves_a_pass_that_names_it() -> None:
     assert torch.equal(twin.run()[1], twin.four_bit[1])
 
 
-def test_a_projection_that_the_checkpoint_lacks_a_part_of_is_refused() -> None:
-    """vLLM would leave that part as the memory was."""
-    layer = linear(K, N)
-    method = RiverLinearMethod(layer.quant_method, Packed, Current(2), 0)
-    info = get_layerwise_info(layer)
-    info.load_numel, info.load_numel_total = K, K * N
+def held(loading: Loading) -> tuple[Any, RiverLinearMethod]:
+    """A projection that waits for its weight."""
+    layer: Any = linear(K, N)
+    method = RiverLinearMethod(layer.quant_method, Packed, Current(2), 0, loading=loading)
+    layer.quant_method = method
+    method.hold_on_meta(layer)
+    return layer, method
+
+
+def test_a_projection_that_the_checkpoint_lacks_is_refused() -> None:
+    """vLLM would leave it as the memory was."""
+    loading = Loading()
+    full, _ = held(loading)
+    lacking, method = held(loading)
+    full.weight.weight_loader(full.weight, torch.zeros(N, K))
     with pytest.raises(RiverError, match="lacks 'weight' of projection"):
-        method.process_weights_after_loading(layer)
+        method.process_weights_after_loading(lacking)
+
+
+def test_a_load_format_that_fills_no_parameter_by_name_is_not_refused() -> None:
+    layer: Any = linear(K, N)
+    method = RiverLinearMethod(layer.quant_method, Packed, Current(2), 0)
+    method.process_weights_after_loading(layer)
+    assert method.out_features == N
+
+
+def test_a_weight_of_another_shape_is_named() -> None:
+    layer, _ = held(Loading())
+    layer.prefix = "layers.0.proj"
+    with pytest.raises(RiverError, match=r"'layers\.0\.proj' has shape \(48, 32\).*\(48, 64\)"):
+        layer.weight.weight_loader(layer.weight, torch.zeros(N, K // 2))

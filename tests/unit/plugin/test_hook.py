@@ -124,7 +124,7 @@ def test_the_engine_gets_rivers_worker_and_scheduler(
         ("parallel_config__distributed_executor_backend", "ray", "Ray on the CPU.* --nnodes"),
         ("parallel_config__enable_dbo", True, "--enable-dbo"),
         ("parallel_config__decode_context_parallel_size", 2, "decode context parallelism"),
-        ("model_config__quantization", "awq", "quantised by awq"),
+        ("model_config__quantization", "fp8", "quantised by fp8"),
         ("model_config__dtype", torch.float16, "dtype float16 on the CPU"),
         ("aux_output_config__enable_return_routed_experts", True, "routed-experts"),
         ("model_config__enable_sleep_mode", True, "--enable-sleep-mode"),
@@ -326,6 +326,19 @@ def test_weights_other_than_the_calibrated_ones_are_refused(tmp_path: Path) -> N
 def test_exits_that_cannot_be_had_without_later_layers_are_refused() -> None:
     with pytest.raises(RiverError, match=r"'threshold' = 1\.0: must be below 1\.0"):
         hook(engine({"resident_layers": 4, "threshold": 1.0}))
+
+
+@pytest.mark.parametrize(
+    "river", [{"threshold": 0.9}, {"resident_layers": 4}, {"weights": "/w"}, {"scope": "token"}]
+)
+def test_settings_of_exits_are_refused_where_the_checkpoint_is_in_4_bit(
+    river: dict[str, Any], tmp_path: Path
+) -> None:
+    awq = SimpleNamespace(quantization_config={"quant_method": "awq", "bits": 4})
+    changes = {"model_config__hf_config": awq, "model_config__quantization": "awq"}
+    with pytest.raises(RiverError, match=f"'{next(iter(river))}' = .*own weights are in 4 bit"):
+        hook(engine(river, **changes))
+    hook(engine({"threshold": 1.0}, **changes))
 
 
 def test_fetching_needs_a_checkpoint_of_safetensors() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from river_vllm.costs import Costs
 from river_vllm.modes.verified.acceptance import Acceptance
-from river_vllm.modes.verified.depth import Depth
-from river_vllm.modes.verified.draft import Draft, run
+from river_vllm.modes.verified.depth import Depth, guessing_depth
+from river_vllm.modes.verified.draft import Draft, look_up, run
 from river_vllm.modes.verified.lookup import continuation
 
 CHEAP = Costs.fixed({"draft": {1: 0.03}, "backbone": {1: 0.09, 64: 0.1}})
@@ -78,15 +78,36 @@ def test_a_pass_may_bring_several_tokens_up_to_the_limit_and_the_end() -> None:
     assert [[row for row, _ in call] for call in river.calls] == [[0, 1, 2, 3], [0, 1], [1]]
 
 
-def test_what_a_text_repeats_is_guessed_with_room_for_the_rivers_own_token() -> None:
+def test_what_a_text_repeats_is_guessed() -> None:
     known = np.array([3, 4, 5, 6, 8, 9, 3, 4], dtype=np.int32)
     one = draft(limit=4, token=5, known=known)
-    assert one.guesses(9) == [6, 8, 9]
+    assert one.guesses(9) == [6, 8, 9, 3]
+    assert one.guesses(3) == [6, 8, 9]
     one.add(6, 0.9, Acceptance())
-    assert one.guesses(9) == [8, 9]
+    assert one.guesses(9) == [8, 9, 3]
     assert one.guesses(1) == [8]
     one.add(1, 0.9, Acceptance())
     assert one.guesses(9) == []
+
+
+def test_without_draft_passes_guesses_from_the_text_are_drafted() -> None:
+    known = np.array([3, 4, 5, 6, 99, 9, 3, 4], dtype=np.int32)
+    one, unheard = draft(0, token=5, known=known), draft(1, token=5, known=known)
+    acceptance, depth = Acceptance(), Depth(CHEAP, 2, 0.05)
+    for _ in range(9):
+        acceptance.guessed("r1", 1, 0)
+    look_up([one, unheard], depth, acceptance)
+    assert one.tokens == [6, 99]  # the end of the answer
+    assert one.looked_up
+    assert unheard.tokens == []
+
+
+def test_a_guess_pays_for_its_row() -> None:
+    known = np.array([3, 4, 5, 6, 8, 9, 3, 4], dtype=np.int32)
+    dear = Costs.fixed({"draft": {1: 0.001}, "backbone": {1: 0.09, 2: 0.11, 3: 0.15}})
+    one = draft(token=5, known=known)
+    look_up([one], guessing_depth(dear, 1), Acceptance())
+    assert one.tokens == [6]
 
 
 @pytest.mark.parametrize(

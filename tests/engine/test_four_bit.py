@@ -1,0 +1,187 @@
+"""Backbones in 4 bit (compressed-tensors, AWQ, GPTQ): River's product, and drafts on top."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.make_quantized import in_groups, write_copy
+from river_vllm import RiverConfig
+from river_vllm.costs import Costs
+from river_vllm.modes import mode_that_made
+from river_vllm.modes.verified import DraftSummary, VerifiedMode
+from tests.support import engines
+from tests.support.engines import Generated, generate, generate_alone, greedy
+from tests.support.families import (
+    GROUP_SIZE,
+    VOCABULARY,
+    FamilyReference,
+    decoder_layers,
+    make_checkpoint,
+)
+
+TOKENS = 24
+OFF = {"enabled": False}
+CONFIG = RiverConfig(cache_dir="off", group_size=GROUP_SIZE, verify=3, draft="fixed")
+OPTIONS: dict[str, Any] = {
+    **{"max_model_len": 128, "skip_tokenizer_init": True},
+    **{"max_logprobs": 64, "logprobs_mode": "raw_logits", "kv_cache_memory_bytes": 8 << 20},
+}
+_GENERATOR = torch.Generator().manual_seed(3)
+PROMPTS = [
+    {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=_GENERATOR).tolist()}
+    for n in (5, 9, 40, 17)
+]
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", "w4a16", {}),
+    "qwen2-symmetric": ("Qwen2ForCausalLM", "w4a16", {"symmetric": True}),
+    "phi3-channel": ("Phi3ForCausalLM", "w4a16", {"group_size": -1}),
+    "mistral-awq": ("MistralForCausalLM", "awq", {}),
+    "qwen3-gptq": ("Qwen3ForCausalLM", "gptq", {}),
+    "llama-compiled": ("LlamaForCausalLM", "w4a16", {}),
+}
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
+
+# An engine that ends takes the process's distributed groups with it: they live to the end.
+_alive: dict[str, tuple[Any, Any]] = {}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Any, Any]:
+    """River on a 4-bit checkpoint, and transformers' model with the same weights in float32."""
+    name = request.param
+    if name not in _alive:
+        architecture, form, options = CASES[name]
+        plain = make_checkpoint(architecture, tmp_path_factory.mktemp(name))
+        options = {"group_size": GROUP_SIZE, "symmetric": form == "gptq", **options}
+        model: Path = tmp_path_factory.mktemp(f"{name}-4bit")
+        write_copy(plain, model, form, **options)
+        reference = _in_4_bit(FamilyReference(architecture, plain), **options)
+        eager = not name.endswith("compiled")
+        river = engines.river_engine(model, CONFIG, **OPTIONS, enforce_eager=eager)
+        _alive[name] = reference, river
+    return _alive[name]
+
+
+def _in_4_bit(reference: FamilyReference, group_size: int, symmetric: bool) -> FamilyReference:
+    made = copy.copy(reference)
+    made.backbone = copy.deepcopy(reference.backbone)
+    made._rivers = {}
+    for layer in decoder_layers(made.backbone):
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear):
+                weight = module.weight.data.bfloat16()
+                group = weight.shape[1] if group_size == -1 else group_size
+                module.weight.data = in_groups(weight, group, "rtn", symmetric).dequantize()
+    return made
+
+
+def tokens(answers: list[Generated]) -> list[list[int]]:
+    return [answer.tokens for answer in answers]
+
+
+def error(reference: FamilyReference, prompt: Any, answer: Generated) -> float:
+    """Largest, over the steps, RMS difference of the reported logits, relative to their spread."""
+    ids = prompt["prompt_token_ids"]
+    worst = 0.0
+    logits = reference.logits(ids, answer.tokens[:-1], len(decoder_layers(reference.backbone)))
+    for expected, reported in zip(logits, answer.logprobs, strict=True):
+        difference = torch.tensor(list(reported.values())) - expected[torch.tensor(list(reported))]
+        worst = max(worst, float(difference.square().mean().sqrt() / expected.std()))
+    return worst
+
+
+def test_an_exact_answer_is_of_the_checkpoints_weights(case: tuple[Any, Any]) -> None:
+    reference, river = case
+    for run in (generate, generate_alone):
+        for prompt, answer in zip(
+            PROMPTS, run(river, PROMPTS, greedy(TOKENS, OFF, logprobs=64)), strict=True
+        ):
+            assert len(set(answer.tokens)) > 1
+            # bf16 activations against float32 ones, as in tests/engine/test_families.py.
+            assert error(reference, prompt, answer) < 0.1
+
+
+def test_a_verified_answer_is_the_exact_one(case: tuple[Any, Any]) -> None:
+    """Up to a near-tie, as rows round differently in attention."""
+    _, river = case
+    exact = generate_alone(river, PROMPTS, greedy(TOKENS, OFF, logprobs=8))
+    summary, same = DraftSummary(), 0
+    for prompt, theirs in zip(PROMPTS, exact, strict=True):
+        (output,) = river.generate([prompt], greedy(TOKENS), use_tqdm=False)
+        ours = output.outputs[0]
+        assert type(mode_that_made(ours.routed_experts)) is VerifiedMode
+        summary.add(ours.routed_experts)
+        for step, (a, b) in enumerate(zip(ours.token_ids, theirs.tokens, strict=True)):
+            if a != b:
+                best, second = sorted(theirs.logprobs[step].values(), reverse=True)[:2]
+                assert best - second < 0.1, f"token {step}"
+                break
+            same += 1
+    assert 0 < summary.accepted < summary.drafted
+    assert same > len(PROMPTS) * TOKENS / 2
+
+
+def test_no_weight_is_there_twice(case: tuple[Any, Any]) -> None:
+    """The checkpoint's parameters are gone once they are packed, and the river adds a head only."""
+    _, river = case
+    (info,) = river.collective_rpc("river_info")
+    (held,) = river.collective_rpc(_projection_bytes)
+    assert held < 1024
+    assert info["quantizer"] == "checkpoint"
+    assert info["river_bytes"] < info["backbone_bytes"]
+
+
+def test_no_request_can_exit(case: tuple[Any, Any]) -> None:
+    _, river = case
+    exact = generate(river, PROMPTS, greedy(TOKENS, OFF))
+    (first,) = river.generate([PROMPTS[0]], greedy(TOKENS, {"threshold": 0.5}), use_tqdm=False)
+    assert first.outputs[0].token_ids == exact[0].tokens
+
+
+def test_guesses_from_the_text_are_drafted_where_a_draft_costs_a_step(
+    case: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, river = case
+    drafter = _runner(river).drafter
+    monkeypatch.setattr(drafter, "_adaptive", True)
+    monkeypatch.setattr(
+        drafter, "_costs", Costs.fixed({"draft": {1: 0.1}, "backbone": {1: 0.1, 64: 0.1}})
+    )
+    expected = generate_alone(river, PROMPTS, greedy(TOKENS, OFF))
+    # An answer is in the prompt already: its tokens are found there.
+    told = [
+        {"prompt_token_ids": [*p["prompt_token_ids"], *e.tokens, *p["prompt_token_ids"]]}
+        for p, e in zip(PROMPTS, expected, strict=True)
+    ]
+    exact = generate_alone(river, told, greedy(TOKENS, OFF))
+    summary = DraftSummary()
+    for prompt, theirs in zip(told, exact, strict=True):
+        (output,) = river.generate([prompt], greedy(TOKENS), use_tqdm=False)
+        assert output.outputs[0].token_ids == theirs.tokens
+        summary.add(output.outputs[0].routed_experts)
+    assert summary.accepted > 0
+    assert summary.steps < summary.tokens
+
+
+def _projection_bytes(worker: Any) -> int:
+    from vllm.model_executor.layers.linear import LinearBase
+
+    model = worker.model_runner.get_model()
+    return sum(
+        parameter.nbytes
+        for module in model.modules()
+        if isinstance(module, LinearBase)
+        for name, parameter in module.named_parameters(recurse=False)
+        if name != "bias"
+    )
+
+
+def _runner(engine: Any) -> Any:
+    core = engine.llm_engine.engine_core.engine_core
+    return core.model_executor.driver_worker.worker.model_runner
