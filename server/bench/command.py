@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 from datetime import UTC, datetime
 
 from river_vllm.errors import RiverError
 from server.bench.options import CompareOptions
-from server.cli.arguments import Commands, OneLineParser, add_command
 from server.cli.endpoint import EndpointError
-from server.cli.files import make_console, write_json
-from server.cli.progress import Steps
-
-ABOUT = """\
-Each round is the same requests to A and then to B, the next to B and then to A; docs/bench.md says
-how the figures come about. Exit status 1 if B is slower than --fail-below allows, 130 on Ctrl-C,
-which keeps the rounds that were finished."""
-
-
-def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Register ``bench`` with its only command."""
-    bench = commands.add_parser("bench", help="compare two endpoints of any OpenAI-compatible kind")
-    inner = bench.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
-    add_command(inner, "compare", CompareOptions, compare, ABOUT)
+from server.cli.output import Steps, make_console, write_json
 
 
 def compare(options: CompareOptions) -> int:

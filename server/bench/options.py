@@ -16,8 +16,7 @@ from pydantic import (
 )
 
 from server.cli.arguments import Options, Shown
-from server.cli.files import OutputFile
-from server.cli.values import JsonObject, Url
+from server.cli.fields import JsonObject, OutputFile, Url
 
 Api = Literal["chat", "completions"]
 API_PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
@@ -140,7 +139,12 @@ class Output(Options):
 
 
 class CompareOptions(Options):
-    """Ask two endpoints the same by turns, and say how much faster B is."""
+    """Ask two endpoints the same by turns, and say how much faster B is.
+
+    Each round is the same requests to A and then to B, the next to B and then to A; docs/bench.md
+    says how the figures come about. Exit status 1 if B is slower than --fail-below allows, 130 on
+    Ctrl-C, which keeps the rounds that were finished.
+    """
 
     a: Annotated[Url, Shown("A", positional=True)]
     """address of the first server, the reference: http://HOST:PORT[/v1]"""

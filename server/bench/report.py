@@ -17,7 +17,7 @@ from river_vllm import __version__
 from server.bench.figures import METRICS, Report, Side
 from server.bench.options import CompareOptions
 from server.bench.rounds import Comparison
-from server.cli.files import number
+from server.cli.output import number
 
 FORMAT = 2
 """Version of the document, raised when a field changes its meaning."""

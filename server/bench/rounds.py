@@ -8,12 +8,11 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
-from server.bench.client import make_client
 from server.bench.options import API_PATHS, CompareOptions
 from server.bench.prompts import WAKE, WARM_UP, prompts_of
-from server.bench.request import Answer, ask
+from server.bench.request import Answer, ask, make_client
 from server.cli.endpoint import Endpoint, find_endpoint, read_key
-from server.cli.progress import Steps
+from server.cli.output import Steps
 
 MEASURED = "compare"
 LENGTHS = ("min_tokens", "max_completion_tokens")

@@ -9,9 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from river_vllm.config import RiverConfig
 from server.cli.arguments import FieldsOf, Options, Shown
-from server.cli.engine_options import EngineLimits
-from server.cli.files import OutputFile
-from server.cli.prompt_options import PromptFiles
+from server.cli.fields import EngineLimits, OutputFile, PromptFiles
 
 CHOICES = FieldsOf(
     RiverConfig,
@@ -69,7 +67,13 @@ class OutputOptions(Options):
 
 
 class CalibrateOptions(Options):
-    """Choose τ for a target agreement, with a finite-sample guarantee."""
+    """Choose τ for a target agreement, with a finite-sample guarantee.
+
+    The backbone answers prompts, and passes with exits are compared with it along these answers: is
+    the likeliest token the same? Candidates are chosen on some of the prompts and tested on the
+    others; docs/calibration.md says what is guaranteed. Exit status 0 if settings were shown to
+    keep the target (with --check: those of the file), 1 if none were.
+    """
 
     model: Annotated[str, Shown("MODEL", positional=True)]
     """a Hugging Face id or a folder, in bf16"""

@@ -6,14 +6,24 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import cleandoc
 from pathlib import Path
+from pkgutil import resolve_name
 from types import UnionType
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from server.cli.removed import REMOVED_OPTIONS
+from river_vllm.errors import REMOVED
+
+REMOVED_OPTIONS = {
+    **{f"--river-{name.replace('_', '-')}": instead for name, instead in REMOVED.items()},
+    "--list-tokens": "leave it out: drafts are picked from every token",
+    "--target-kl": "use --target-agreement",
+    "--target-depth": "use --target-agreement, or --check FILE with settings of that depth",
+}
+"""Options of earlier versions, with their replacements."""
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE"}
 
@@ -62,9 +72,6 @@ class Options(BaseModel):
     )
 
 
-M = TypeVar("M", bound=Options)
-
-
 class OneLineParser(argparse.ArgumentParser):
     """A parser that reports an error in one line without the usage; exit status 2."""
 
@@ -88,7 +95,7 @@ class OneLineParser(argparse.ArgumentParser):
             try:
                 found.options = self.model.model_validate(_given(self.model, found))
             except ValidationError as error:
-                self.error(_reason(error))
+                self.error(_message(error.errors()[0]))
         return found, []
 
     def _meant(self, unknown: Sequence[str]) -> str:
@@ -98,30 +105,25 @@ class OneLineParser(argparse.ArgumentParser):
         return f" (did you mean {', '.join(meant)}?)" if meant else f" (see {self.prog} --help)"
 
 
-def add_command(
-    commands: Commands[Any],
-    name: str,
-    model: type[M],
-    run: Callable[[M], int],
-    about: str = "",
-) -> None:
-    """Register the command ``name`` with the fields and summary of ``model``.
+def add_command(commands: Commands[Any], name: str, model: type[Options], run: str) -> None:
+    """Register the command ``name`` with the fields of ``model``; its docstring describes it.
 
     The parsed namespace's ``run`` takes the namespace and returns an exit status.
 
     Args:
-        about: rest of the command's description, shown as written.
+        run: function of an instance of ``model``, as ``module:name``; imported when it is called.
     """
-    summary = (model.__doc__ or "").strip().rstrip(".")
+    about = cleandoc(model.__doc__ or "")
+    summary = about.partition("\n")[0].rstrip(".")
     parser = commands.add_parser(
         name,
         help=summary[:1].lower() + summary[1:],
-        description="\n\n".join(filter(None, (f"{summary}.", about))),
+        description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_options(parser, model)
-    parser.set_defaults(run=lambda args: run(args.options))
+    parser.set_defaults(run=lambda args: resolve_name(run)(args.options))
 
 
 def add_options(parser: OneLineParser, model: type[Options]) -> None:
@@ -152,7 +154,7 @@ def add_option(parser: argparse._ActionsContainer, flag: str, field: FieldInfo, 
     kind, origin = whole, get_origin(whole)
     if origin in (list, tuple):
         kind, metadata = _unwrapped(get_args(whole)[0], metadata)
-    text = _text(field)
+    text = " ".join((field.description or "").split()).replace("``", "")
     told = "default:" in text or field.is_required()
     if not told and field.default is not None and field.default is not False:
         text += f" (default: {field.default})"
@@ -213,11 +215,6 @@ def _reader(kind: Any) -> Callable[[str], Any]:
     return read
 
 
-def _reason(error: ValidationError) -> str:
-    """The message of the first error."""
-    return _message(error.errors()[0])
-
-
 def _message(error: Any) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
@@ -250,8 +247,3 @@ def _group(field: FieldInfo) -> type[Options] | None:
 
 def _others(field: FieldInfo) -> FieldsOf | None:
     return next((item for item in field.metadata if isinstance(item, FieldsOf)), None)
-
-
-def _text(field: FieldInfo) -> str:
-    """A field's help: its docstring without marks."""
-    return " ".join((field.description or "").split()).replace("``", "")

@@ -6,13 +6,9 @@ import os
 from typing import Any
 
 from river_vllm.config import RiverConfig
+from server.cli.process import prepare_environment
 
-ENVIRONMENT = {
-    # Exit layers, logits and K/V are read in the process that computes them.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def prepare() -> None:
@@ -21,11 +17,10 @@ def prepare() -> None:
     Raises:
         RiverError: vLLM is not installed.
     """
-    from server.cli.serve import prepare_environment
-
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = ENVIRONMENT["VLLM_ENABLE_V1_MULTIPROCESSING"]
+    # Exit layers, logits and K/V are read in the process that computes them.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     prepare_environment()
     # This overrides ``kv_cache_memory_bytes`` on the CPU (vLLM's platforms/cpu.py).
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from river_vllm import __version__
 from river_vllm.errors import RiverError
-from server.bench.command import add_parser as add_bench
-from server.calibrate.command import add_parser as add_calibrate
-from server.cli.arguments import OneLineParser
-from server.eval.command import add_parser as add_eval
-from server.models.command import add_parser as add_models
-from server.quantize.command import add_parser as add_quantize
+from server.bench.options import CompareOptions
+from server.calibrate.options import CalibrateOptions
+from server.cli.arguments import OneLineParser, add_command
+from server.eval.options import EvalOptions
+from server.models import add_parser as add_models
+from server.quantize.options import QuantizeOptions
 
 SERVE_HELP = "serve a model with River over the OpenAI API (takes every option of vLLM's server)"
 
@@ -27,10 +27,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"river-vllm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("serve", help=SERVE_HELP, add_help=False)
-    add_bench(commands)
-    add_calibrate(commands)
-    add_eval(commands)
-    add_quantize(commands)
+    bench = commands.add_parser("bench", help="compare two endpoints of any OpenAI-compatible kind")
+    inner = bench.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
+    add_command(inner, "compare", CompareOptions, "server.bench.command:compare")
+    add_command(commands, "calibrate", CalibrateOptions, "server.calibrate.command:calibrate")
+    add_command(commands, "eval", EvalOptions, "server.eval.command:evaluate")
+    add_command(commands, "quantize", QuantizeOptions, "server.quantize.command:quantize")
     add_models(commands)
     return parser
 

@@ -2,94 +2,53 @@
 
 from __future__ import annotations
 
-import argparse
+import errno
 import os
+import socket
 import sys
-from collections.abc import Sequence
-from importlib.metadata import entry_points
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from river_vllm.config import PLUGIN
+from pydantic import ValidationError
+
 from river_vllm.errors import RiverError
 from river_vllm.startup import REFUSAL_FILE, Stage, file_named_by, mark
-from server.cli.caches import writable_caches
+from server.cli.arguments import OneLineParser
 from server.cli.narration import narrated
 from server.cli.options import add_river_options, api_keys, metrics_keys, river_config
-from server.cli.refusals import refusal
-from server.cli.stopping import end, ended_by_sigterm
-from server.telemetry.ending import ending
+from server.cli.process import end, ended_by_sigterm, prepare_environment, writable_caches
+from server.telemetry.progress import ending
 
-GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 AUTH_MIDDLEWARE = "server.http.auth.RiverAuthMiddleware"
 HOST = "127.0.0.1"
-ENVIRONMENT = {
-    # vLLM keeps one CPU core for its front end by default; on a small machine that is half.
-    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-    # vLLM's own command sets it too (cli_env_setup); a fork could copy a thread's held locks.
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-}
 CPU_KV_CACHE = ("VLLM_CPU_KVCACHE_SPACE", "4")
 """GiB; without it vLLM's CPU build takes most of the machine's memory for the K/V cache. The
 variable overrides --kv-cache-memory-bytes (vLLM ``platforms/cpu.py``)."""
 
 
-def serve(argv: Sequence[str]) -> int:
+def serve(argv: list[str]) -> int:
     """Start the server and run it until a signal stops it; the exit status."""
     if any(a in ("-h", "--help") or a.startswith("--help=") for a in argv):
-        parse(argv)  # prints the help and exits
+        serve_parser().parse_args(argv)  # prints the help and exits
     # The only process of a container gets no signal without a handler for it.
     with ended_by_sigterm(), writable_caches(), narrated() as narrator:
         prepare_environment()
-        args = parse(argv)
+        args = serve_parser().parse_args(argv)
         configure(args)
         narrator.watch(args)
         mark(Stage.ENGINE)
         return run(args)
 
 
-def prepare_environment() -> None:
-    """Set variables that vLLM reads at import; the user's own values stay.
+def serve_parser() -> OneLineParser:
+    """vLLM's parser of ``vllm serve``, extended by River's options."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    Raises:
-        RiverError: vLLM is not installed, or would not load River's plugin.
-    """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    allowed = os.environ.get("VLLM_PLUGINS")
-    if allowed is not None and PLUGIN not in allowed.split(","):
-        os.environ["VLLM_PLUGINS"] = f"{allowed},{PLUGIN}" if allowed else PLUGIN
-    check_plugins()
-
-
-def check_plugins() -> None:
-    """Refuse to start without River's plugin; vLLM would log the failure and go on.
-
-    Raises:
-        RiverError: vLLM cannot be imported, or an entry point is missing or broken.
-    """
-    try:
-        import vllm  # noqa: F401
-    except ImportError as error:
-        raise RiverError(
-            f"vLLM cannot be imported ({error}); install river-vllm with the extra 'cpu' or 'cuda'"
-        ) from error
-    for group in GROUPS:
-        found = [point for point in entry_points(group=group) if point.name == PLUGIN]
-        if not found:
-            raise RiverError(
-                f"River is not active: no entry point '{PLUGIN}' in {group}; "
-                "install river-vllm again in this environment"
-            )
-        try:
-            found[0].load()
-        except Exception as error:
-            raise RiverError(f"River is not active: {group} failed to load: {error}") from error
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse with vLLM's parser of ``vllm serve``, extended by River's options."""
-    from server.cli.vllm_cli import ServeParser, make_arg_parser
+    class ServeParser(OneLineParser, FlexibleArgumentParser):
+        """vLLM's parser, without its three hundred lines of usage before an error."""
 
     parser = ServeParser(
         prog="river-vllm serve",
@@ -99,11 +58,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     make_arg_parser(parser)
     add_river_options(parser)
     parser.set_defaults(host=HOST)
-    args: argparse.Namespace = parser.parse_args(list(argv))
-    return args
+    return parser
 
 
-def configure(args: argparse.Namespace) -> None:
+def configure(args: Namespace) -> None:
     """Add River's architecture, settings and middleware to the arguments.
 
     Raises:
@@ -129,7 +87,7 @@ def configure(args: argparse.Namespace) -> None:
     args.middleware = [*args.middleware, AUTH_MIDDLEWARE]
 
 
-def _refuse_other_front_ends(args: argparse.Namespace) -> None:
+def _refuse_other_front_ends(args: Namespace) -> None:
     from river_vllm.compat import vllm_envs
 
     others = {
@@ -144,26 +102,29 @@ def _refuse_other_front_ends(args: argparse.Namespace) -> None:
             )
 
 
-def _refuse_unreadable(args: argparse.Namespace) -> None:
+def _refuse_unreadable(args: Namespace) -> None:
     """Check TLS files before the model loads; the server reads them only when it listens."""
-    for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
-        if path := getattr(args, name):
+    for option in ("ssl-keyfile", "ssl-certfile", "ssl-ca-certs"):
+        if path := getattr(args, option.replace("-", "_")):
             try:
                 Path(path).open("rb").close()
             except OSError as error:
-                option = f"--{name.replace('_', '-')}"
-                raise RiverError(f"{option} '{path}': {error.strerror or error}") from None
+                raise RiverError(f"--{option} '{path}': {error.strerror or error}") from None
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Namespace) -> int:
     """Run vLLM's own start-up; a refusal is one line and exit status 1."""
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+
     from river_vllm.patches import sigterm_is_heard_while_loading
-    from server.cli.vllm_cli import ServeSubcommand
 
     command = ServeSubcommand()
     with file_named_by(REFUSAL_FILE) as left, sigterm_is_heard_while_loading(_end_while_loading):
         try:
-            _validate(command, args)
+            try:
+                command.validate(args)
+            except (TypeError, ValueError) as error:
+                raise RiverError(str(error)) from error
             command.cmd(args)
         except KeyboardInterrupt:
             return 130
@@ -183,20 +144,69 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _validate(command: Any, args: argparse.Namespace) -> None:
-    """Let vLLM check the arguments.
-
-    Raises:
-        RiverError: vLLM refuses them; has its message.
-    """
-    try:
-        command.validate(args)
-    except (TypeError, ValueError) as error:
-        raise RiverError(str(error)) from error
-
-
 def _end_while_loading(number: int, frame: object) -> None:
     """Signal handler while loading: vLLM stops its engine and workers on the way out."""
     mark(Stage.STOPPED)
     print("river-vllm: told to stop while the model was loading", file=sys.stderr, flush=True)
     end(number, frame)
+
+
+ENGINE_FAILED = "Engine core initialization failed"
+"""vLLM's message when an engine process ended at its start."""
+
+
+def refusal(error: Exception, args: Namespace, left: Path) -> str | None:
+    """The line for ``error``; None if its traceback should be shown.
+
+    Args:
+        error: the exception of vLLM's start-up.
+        args: the server's arguments.
+        left: the file to which a worker writes its reason.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, RiverError):
+            return str(cause)
+    if ENGINE_FAILED in str(error):
+        reason = left.read_text(encoding="utf-8").strip()
+        return reason or "the engine did not start; its own error stands above"
+    if isinstance(error, ValidationError):
+        lines = (item["msg"].removeprefix("Value error, ") for item in error.errors())
+        return "; ".join(" ".join(line.split()) for line in lines)
+    if isinstance(error, OSError) and error.filename is None:
+        return _address(error, args)
+    return None
+
+
+def _address(error: OSError, args: Namespace) -> str | None:
+    """The line for a socket that cannot be bound; its error, unlike a file's, has no name."""
+    if args.uds:
+        if error.errno == errno.EADDRINUSE:
+            return (
+                f"--uds '{args.uds}' is there already: choose another, or remove it where no "
+                "server uses it"
+            )
+        if error.errno in (errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.EROFS):
+            return f"--uds '{args.uds}': {error.strerror}"
+        return None
+    where = f"{args.host}:{args.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use by another program; choose another with --port"
+    if error.errno == errno.EACCES and args.port < 1024:
+        return f"{where} is not allowed for this user; choose a --port above 1023"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return f"--host '{args.host}': {error.strerror}; give an address of this machine"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, the errors that pydantic wrapped in it, and its causes."""
+    seen: list[BaseException] = [error]
+    while seen:
+        current = seen.pop()
+        yield current
+        details: Any = getattr(current, "errors", None)
+        if callable(details):
+            wrapped = [item.get("ctx", {}).get("error") for item in details()]
+            seen.extend(e for e in wrapped if isinstance(e, BaseException))
+        if current.__cause__ is not None:
+            seen.append(current.__cause__)

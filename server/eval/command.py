@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from dataclasses import asdict
@@ -14,21 +13,15 @@ from rich.table import Table
 
 from river_vllm import __version__
 from river_vllm.errors import RiverError
-from server.cli.arguments import Commands, add_command
-from server.cli.files import make_console, write_json
-from server.eval.asking import HarnessError, ask
+from server.cli.output import make_console, write_json
 from server.eval.options import EvalOptions
+from server.eval.sides import HarnessError, ask
 
 if TYPE_CHECKING:
     from server.eval.paired import Paired
 
 
-def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Register ``eval``."""
-    add_command(commands, "eval", EvalOptions, run_command)
-
-
-def run_command(options: EvalOptions) -> int:
+def evaluate(options: EvalOptions) -> int:
     """Run the evaluation; the exit status.
 
     Raises:
@@ -56,8 +49,7 @@ def run_command(options: EvalOptions) -> int:
 def _report(
     options: EvalOptions, folders: tuple[Path, Path], sides: dict[str, dict[str, Any]]
 ) -> int:
-    from server.eval.paired import METHODS, pair
-    from server.eval.samples import read_samples
+    from server.eval.paired import METHODS, pair, read_samples
 
     a, b = map(read_samples, folders)
     found = pair(a, b, options.confidence)

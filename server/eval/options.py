@@ -8,8 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from server.cli.arguments import Options, Shown
-from server.cli.files import OutputFile
-from server.cli.values import JsonObject, Url
+from server.cli.fields import JsonObject, OutputFile, Url
 
 OF_SAMPLES = {"samples", "confidence", "max_loss", "json_file"}
 """Options that apply to the samples of earlier runs."""

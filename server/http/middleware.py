@@ -7,15 +7,27 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.body import BodyTooLongError, bounded, read_body, replay, with_length
+from server.http.auth import path_of
+from server.http.body import (
+    BodyTooLongError,
+    bounded,
+    read_body,
+    refuse_impossible_values,
+    replay,
+    with_length,
+)
 from server.http.errors import SHUTTING_DOWN, FieldError, error_response
-from server.http.exchange import RiverExchange, current_exchange
-from server.http.field import FIELD, GENERATING, OTHERS, take_exchange
-from server.http.limits import refuse_impossible_values
-from server.http.path import path_of
-from server.http.reporter import Reporter
+from server.http.exchange import (
+    FIELD,
+    GENERATING,
+    OTHERS,
+    RiverExchange,
+    current_exchange,
+    take_exchange,
+)
+from server.http.report import Reporter
 from server.http.state import RiverState
-from server.telemetry.ending import Ending
+from server.telemetry.progress import Ending
 from server.telemetry.spans import request_span
 
 _PATHS = frozenset(GENERATING + OTHERS)

@@ -14,18 +14,15 @@ from river_vllm.compat import init_logger
 from river_vllm.config import PLUGIN, river_config_of, serves_river
 from river_vllm.request import default_settings
 from river_vllm.weights.fingerprint import served_checkpoint
+from server.http.auth import RiverGuard
 from server.http.console.page import attach_console
-from server.http.engine import engine_info, follow
-from server.http.guard import RiverGuard
 from server.http.listen import listen
 from server.http.middleware import RiverMiddleware
-from server.http.openapi import describe_river
-from server.http.routes import router
-from server.http.state import RiverState
+from server.http.routes import describe_river, router
+from server.http.state import RiverState, engine_info, follow
 from server.http.summary import announce_when_ready
-from server.telemetry.ending import ending
 from server.telemetry.metrics import river_metrics
-from server.telemetry.progress import STALL_SECONDS, Progress
+from server.telemetry.progress import STALL_SECONDS, Progress, ending
 
 logger = init_logger("vllm.river")
 

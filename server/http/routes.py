@@ -1,4 +1,4 @@
-"""River's own routes: configuration, totals, default threshold, readiness."""
+"""River's own routes, and its fields in the API description of vLLM's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
-from river_vllm.request import unreachable
-from server.http.engine import refresh
+from river_vllm.modes import MODES
+from river_vllm.request import RiverField, unreachable
 from server.http.errors import SHUTTING_DOWN, FieldError, error_response
-from server.http.state import RiverState
+from server.http.state import RiverState, refresh
 
 router = APIRouter(tags=["river"])
 
@@ -121,3 +121,27 @@ async def ready(request: Request) -> Response:
 
 def _inactive() -> Response:
     return error_response("this server's model has no river", HTTPStatus.NOT_FOUND)
+
+
+REQUESTS = ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest")
+RESPONSES = ("ChatCompletionResponse", "CompletionResponse", "ResponsesResponse")
+
+
+def describe_river(app: FastAPI) -> None:
+    """Add River's fields to the schemas that ``app.openapi`` returns."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = original()
+        components = schema.get("components", {}).get("schemas", {})
+        field = RiverField.model_json_schema()
+        report = {"anyOf": [mode.schema for mode in MODES]}
+        for name in REQUESTS:
+            if name in components:
+                components[name].setdefault("properties", {})["river"] = field
+        for name in RESPONSES:
+            if name in components:
+                components[name].setdefault("properties", {})["river"] = report
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

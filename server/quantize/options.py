@@ -8,9 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from server.cli.arguments import Options, Shown
-from server.cli.engine_options import EngineLimits
-from server.cli.files import OutputFile
-from server.cli.prompt_options import PromptFiles
+from server.cli.fields import EngineLimits, OutputFile, PromptFiles
 
 
 class TextOptions(PromptFiles):
@@ -32,7 +30,12 @@ class EngineOptions(EngineLimits):
 
 
 class QuantizeOptions(Options):
-    """Make the river's 4-bit weights by GPTQ, with a calibration text, for 'serve'."""
+    """Make the river's 4-bit weights by GPTQ, with a calibration text, for 'serve'.
+
+    The backbone reads prompts and answers; the inputs of each projection decide how its weight is
+    rounded. 'serve MODEL --river-quantizer gptq' finds the result, or --river-weights names its
+    folder.
+    """
 
     model: Annotated[str, Shown("MODEL", positional=True)]
     """a Hugging Face id or a folder, in bf16"""

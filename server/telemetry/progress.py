@@ -1,9 +1,10 @@
-"""Whether the engine makes progress, which vLLM's health check does not tell."""
+"""Whether the engine makes progress, which vLLM's health check does not tell, or shuts down."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 STALL_SECONDS = 120.0
 """Default time without progress after which waiting work makes the server not ready."""
@@ -62,3 +63,20 @@ class Progress:
     @property
     def ready(self) -> bool:
         return self.stalled_for() < self.stall_seconds
+
+
+@dataclass(slots=True)
+class Ending:
+    """Whether the engine is shutting down, and whether a failure is the reason."""
+
+    begun: bool = False
+    failed: bool = False
+
+    def begin(self, failed: bool) -> None:
+        """Set the reason; later calls do nothing, since vLLM shuts its client down repeatedly."""
+        if not self.begun:
+            self.begun, self.failed = True, failed
+
+
+ending = Ending()
+"""The shutdown of this process."""

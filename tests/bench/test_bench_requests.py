@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from server.bench.client import make_client
-from server.bench.request import Answer, ask
+from server.bench.request import Answer, ask, make_client
 from tests.support.mock_openai import MockServer
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from server.cli.serve import parse
+from server.cli.serve import serve_parser
 from tests.deploy.files import (
     DEPLOY,
     ROOT,
@@ -131,7 +131,7 @@ ARGUMENTS = server_arguments()
 def test_server_takes_its_options(place: str) -> None:
     """Those of Kubernetes too."""
     words = [word.replace("{{.Name}}", "name") for word in ARGUMENTS[place]]
-    args = parse(words)
+    args = serve_parser().parse_args(words)
     assert args.model_tag == words[0]
     assert args.shutdown_timeout > 0
     assert args.sse_keep_alive_interval > 0

@@ -17,8 +17,8 @@ import yaml
 
 from river_vllm.request import RiverField
 from server.cli.main import build_parser
-from server.cli.serve import parse
-from server.http.field import GENERATING
+from server.cli.serve import serve_parser
+from server.http.exchange import GENERATING
 from server.http.routes import RiverPatch
 from tests.docs.documents import OPTION, PAGES, ROOT, Command, blocks, commands, options_of
 
@@ -44,7 +44,7 @@ def vllm(words: list[str]) -> None:
 
 
 def serve(words: list[str]) -> None:
-    parse(words[1:])
+    serve_parser().parse_args(words[1:])
 
 
 def make(words: list[str]) -> None:
@@ -54,7 +54,7 @@ def make(words: list[str]) -> None:
         name, is_variable, value = word.partition("=")
         assert name in (variables if is_variable else targets), word
         if name == "ARGS" and "serve" in words:
-            parse(["MODEL", *value.split()])
+            serve_parser().parse_args(["MODEL", *value.split()])
 
 
 def pip(words: list[str]) -> None:
@@ -106,13 +106,7 @@ def test_commands_are_taken(command: Command) -> None:
 
 def test_options_exist() -> None:
     """Wherever a page names an option, in a block or in its text."""
-    from server.cli.options import add_river_options
-    from server.cli.vllm_cli import ServeParser, make_arg_parser
-
-    server = ServeParser(prog="serve")
-    make_arg_parser(server)
-    add_river_options(server)
-    known = options_of(server) | options_of(build_parser())
+    known = options_of(serve_parser()) | options_of(build_parser())
     foreign = {
         word
         for command in commands()

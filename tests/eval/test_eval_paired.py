@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from river_vllm.errors import RiverError
-from server.eval.paired import pair
-from server.eval.samples import Samples, read_samples
+from server.eval.paired import Samples, pair, read_samples
 from server.eval.sides import Depth
 
 

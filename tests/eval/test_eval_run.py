@@ -94,7 +94,7 @@ def test_by_chat_with_a_key_on_two_servers(evaluate, fake, sums: Path, monkeypat
 
 LIKELIHOOD = """
 task: choices
-custom_dataset: !function server.eval.tasks.rows.load
+custom_dataset: !function server.eval.harness.load
 dataset_kwargs: {fields: [question, answer], examples: 0}
 output_type: multiple_choice
 test_split: test
@@ -139,7 +139,7 @@ def test_what_is_refused(
 )
 def test_bad_rows(tmp_path: Path, row: str, said: str):
     from river_vllm.errors import RiverError
-    from server.eval.tasks.rows import load
+    from server.eval.harness import load
 
     file = write_rows(tmp_path / "bad.jsonl", [{"question": "?", "answer": "#### 1"}])
     file.write_text(file.read_text() + row + "\n")

@@ -52,7 +52,7 @@ OTHERS = {
 DRIVER = """
 import json, os, sys
 from pathlib import Path
-import server.cli.vllm_cli
+import vllm.entrypoints.cli.serve, vllm.entrypoints.launchers.cli_args
 from server.cli.main import main
 
 folder = Path(sys.argv[1])

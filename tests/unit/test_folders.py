@@ -37,7 +37,7 @@ from river_vllm.config import RiverConfig
 from river_vllm.folders import unwritable, user_cache
 from river_vllm.errors import RiverError
 from river_vllm.weights.cache import cache_folders, weights_folder
-from server.cli.caches import writable_caches
+from server.cli.process import writable_caches
 
 closed, compiler = sys.argv[1:]
 cpp_builder.get_cpp_compiler = lambda: compiler

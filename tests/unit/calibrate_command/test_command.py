@@ -17,8 +17,8 @@ from river_vllm.calibrate.passes import Text
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.guarantee import ModelRecord, recorded_settings
 from river_vllm.weights.fingerprint import fingerprint
-from server.calibrate import run_command
-from server.calibrate.speed import WeightBytes
+from server.calibrate import command
+from server.calibrate.report import WeightBytes
 from server.cli import engine
 from server.cli.main import main
 from tests.unit.calibrate.support import LAYERS, World
@@ -89,9 +89,9 @@ class Engine:
 
 @pytest.fixture
 def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(run_command, "prepare", lambda: None)
-    monkeypatch.setattr(run_command, "start", lambda *_: Llm())
-    monkeypatch.setattr(run_command, "TeacherForcedEngine", Engine)
+    monkeypatch.setattr(command, "prepare", lambda: None)
+    monkeypatch.setattr(command, "start", lambda *_: Llm())
+    monkeypatch.setattr(command, "TeacherForcedEngine", Engine)
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(f"prompt {i}" for i in range(500)))
     return file

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from server.calibrate.unseen import seen_by_weights
+from server.calibrate.command import seen_by_weights
 from server.cli.main import main
 from server.cli.prompts import Prompts, from_files
-from server.quantize import run_command
+from server.quantize import command
 from tests.unit.calibrate_command.test_prompts import Tokenizer
 
 
@@ -41,8 +41,8 @@ def file(tmp_path: Path) -> Path:
 
 def quantized(file: Path, monkeypatch: pytest.MonkeyPatch, *half: str) -> Path:
     """The folder that ``river-vllm quantize`` writes."""
-    monkeypatch.setattr(run_command, "prepare", lambda: None)
-    monkeypatch.setattr("server.quantize.engine.QuantizingEngine", Engine)
+    monkeypatch.setattr(command, "prepare", lambda: None)
+    monkeypatch.setattr("server.quantize.command.QuantizingEngine", Engine)
     model, output = file.parent / "model", file.parent / "weights"
     model.mkdir()
     (model / "config.json").write_text("{}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.caches import writable_caches
+from server.cli.process import writable_caches
 
 NAMES = ("RIVER_CACHE_DIR", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "HF_HOME")
 
@@ -47,7 +47,7 @@ def test_a_folder_that_was_named_is_put_back(monkeypatch: pytest.MonkeyPatch) ->
 def test_models_that_were_fetched_are_still_found(home: Path, monkeypatch) -> None:
     """On a file system that only reads, as in a container."""
     (home / ".cache" / "huggingface").mkdir(parents=True)
-    monkeypatch.setattr("server.cli.caches.unwritable", lambda path: "Read-only file system")
+    monkeypatch.setattr("server.cli.process.unwritable", lambda path: "Read-only file system")
     with writable_caches():
         assert "HF_HOME" not in os.environ
         assert "VLLM_CACHE_ROOT" in os.environ

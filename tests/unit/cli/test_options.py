@@ -12,9 +12,8 @@ from river_vllm.calibrate import shipped
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import REMOVED, RiverError
 from river_vllm.weights.fingerprint import fingerprint
-from server.cli.arguments import OneLineParser
+from server.cli.arguments import REMOVED_OPTIONS, OneLineParser
 from server.cli.options import river_config
-from server.cli.removed import REMOVED_OPTIONS
 from tests.unit.calibrate.support import calibrated
 from tests.unit.cli.support import parse
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.refusals import refusal
+from server.cli.serve import refusal
 
 
 def said(error: OSError, port: int = 8000, uds: str | None = None) -> str | None:

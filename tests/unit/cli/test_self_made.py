@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from river_vllm.errors import RiverError
-from server.calibrate.run_command import _prompts
+from server.calibrate.command import _prompts
 from server.cli.main import build_parser
-from server.quantize.text import find_prompts
+from server.quantize.command import find_prompts
 from tests.unit.calibrate_command.test_prompts import Tokenizer
 
 

@@ -13,17 +13,10 @@ import pytest
 
 from river_vllm.errors import RiverError
 from river_vllm.startup import STAGES_FILE, Stage, file_named_by, marks
-from server.cli import serve, vllm_cli
-from server.cli.serve import (
-    AUTH_MIDDLEWARE,
-    GROUPS,
-    check_plugins,
-    configure,
-    parse,
-    prepare_environment,
-    run,
-)
-from server.telemetry.ending import Ending
+from server.cli import process, serve
+from server.cli.process import GROUPS, check_plugins, prepare_environment
+from server.cli.serve import AUTH_MIDDLEWARE, configure, run, serve_parser
+from server.telemetry.progress import Ending
 
 
 class EntryPoint:
@@ -40,7 +33,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment of its own, without the plugin check."""
     values: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", values)
-    monkeypatch.setattr(serve, "check_plugins", lambda: None)
+    monkeypatch.setattr(process, "check_plugins", lambda: None)
     return values
 
 
@@ -67,7 +60,7 @@ def points(monkeypatch: pytest.MonkeyPatch, **groups: list[EntryPoint]) -> None:
     def entry_points(group: str) -> list[EntryPoint]:
         return groups.get(group.rpartition(".")[2], [EntryPoint("river")])
 
-    monkeypatch.setattr(serve, "entry_points", entry_points)
+    monkeypatch.setattr(process, "entry_points", entry_points)
 
 
 def test_a_plugin_that_is_missing_or_broken_is_not_passed_over(monkeypatch) -> None:
@@ -98,7 +91,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def configured(*argv: str) -> argparse.Namespace:
-    args = parse(argv)
+    args = serve_parser().parse_args(argv)
     configure(args)
     return args
 
@@ -149,7 +142,7 @@ def started(monkeypatch: pytest.MonkeyPatch, action: Any) -> int:
         validate = staticmethod(lambda args: None)
         cmd = staticmethod(lambda args: action())
 
-    monkeypatch.setattr(vllm_cli, "ServeSubcommand", Command)
+    monkeypatch.setattr("vllm.entrypoints.cli.serve.ServeSubcommand", Command)
     return run(argparse.Namespace())
 
 

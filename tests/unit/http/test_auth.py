@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from server.http import auth
 from server.http.auth import RiverAuthMiddleware
-from server.telemetry.ending import Ending
+from server.telemetry.progress import Ending
 from tests.unit.http.support import call, fetch, scope
 
 KEYS = ["first-key", "second-key"]

@@ -14,8 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from server.http.auth import RiverAuthMiddleware
-from server.http.console.page import PATH, STATIC, attach_console
-from server.http.console.session import COOKIE, token
+from server.http.console.page import COOKIE, PATH, STATIC, attach_console, token
 from tests.unit.http.support import fetch
 
 KEYS = ["first-key", "second-key"]

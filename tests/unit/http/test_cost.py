@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 import server.http
-from server.http.body import MAX_BODY_BYTES, read_body
-from server.http.limits import MAX_DEPTH
+from server.http.body import MAX_BODY_BYTES, MAX_DEPTH, read_body
 from server.http.middleware import RiverMiddleware
 from tests.unit.http.support import river_state, scope
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from server.http import engine
-from server.http.engine import follow
-from server.http.state import RiverState
+from server.http.state import RiverState, follow
 from server.telemetry.progress import Progress
 from tests.unit.http.support import river_state
 

@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from server.cli.serve import AUTH_MIDDLEWARE
 from server.http import body
 from server.http.auth import PUBLIC
-from server.http.field import GENERATING, OTHERS
+from server.http.exchange import GENERATING, OTHERS
 from tests.unit.http.support import fetch, river_state
 from tests.unit.http.vllm_app import vllm_app
 

@@ -6,7 +6,7 @@ import pytest
 
 from river_vllm.config import RiverConfig
 from server.http.errors import FieldError
-from server.http.field import OTHERS, take_exchange
+from server.http.exchange import OTHERS, take_exchange
 from server.http.state import RiverState
 from tests.unit.http.support import VERIFIED, L, river_state
 

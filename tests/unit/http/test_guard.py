@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from server.http.guard import ROUTES
-from server.http.path import path_of
+from server.http.auth import ROUTES, path_of
 from tests.unit.http.support import call, fetch, river_state, scope
 from tests.unit.http.vllm_app import vllm_app
 

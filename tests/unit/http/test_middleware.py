@@ -16,10 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from server.http import body as body_module
-from server.http.body import MAX_BODY_BYTES
-from server.http.exchange import current_exchange
-from server.http.field import GENERATING, OTHERS
-from server.http.limits import MAX_DEPTH
+from server.http.body import MAX_BODY_BYTES, MAX_DEPTH
+from server.http.exchange import GENERATING, OTHERS, current_exchange
 from server.http.middleware import RiverMiddleware
 from tests.unit.http.support import call, compact, fetch, river_state, scope
 

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.responses import StreamingResponse
 
 from server.http.middleware import RiverMiddleware
-from server.http.reporter import Reporter
+from server.http.report import Reporter
 from tests.unit.http.support import L, chunk, exchange, fetch, payloads, river_state, scope, sse
 
 START = {

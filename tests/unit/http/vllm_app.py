@@ -19,8 +19,8 @@ TASKS = ("generate", "transcription", "realtime", "render", "embed", "classify")
 def vllm_app(*options: str, environment: dict[str, str] | None = None) -> Iterator[Any]:
     """As ``vllm serve`` with ``options`` makes it, with the routes of vLLM's development mode."""
     from vllm.entrypoints.launchers.app import build_app
-
-    from server.cli.vllm_cli import FlexibleArgumentParser, make_arg_parser
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     root = logging.getLogger()
     level = root.level

@@ -9,7 +9,7 @@ import pytest
 
 from river_vllm.model.architectures import FAMILIES
 from server.cli.main import main
-from server.models.command import markdown
+from server.models import markdown
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "models.md"
 BEGIN, END = "<!-- river-vllm models --markdown -->\n", "<!-- end -->\n"

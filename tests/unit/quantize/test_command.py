@@ -9,8 +9,8 @@ import pytest
 
 from server.cli.main import build_parser, main
 from server.cli.prompts import Prompts
-from server.quantize import run_command
-from server.quantize.text import answered
+from server.quantize import command
+from server.quantize.command import answered
 
 
 def parse(*arguments: str) -> Any:
@@ -68,9 +68,9 @@ def test_given_answers_are_taken_cut_and_counted_with_the_length_that_they_have(
 
 def test_older_weights_that_a_server_finds_first_are_named(tmp_path: Path) -> None:
     shipped, own = tmp_path / "model" / "gptq", tmp_path / "cache" / "gptq"
-    assert run_command._found_before(own, [shipped, own]) is None
+    assert command._found_before(own, [shipped, own]) is None
     shipped.mkdir(parents=True)
     (shipped / "config.json").write_text("{}")
-    assert run_command._found_before(own, [shipped, own]) == str(shipped)
-    assert run_command._found_before(shipped, [shipped, own]) is None
-    assert run_command._found_before(tmp_path / "elsewhere", [shipped, own]) is None
+    assert command._found_before(own, [shipped, own]) == str(shipped)
+    assert command._found_before(shipped, [shipped, own]) is None
+    assert command._found_before(tmp_path / "elsewhere", [shipped, own]) is None

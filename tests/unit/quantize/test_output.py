@@ -97,7 +97,7 @@ def test_something_else_is_not_overwritten(other: str, model: Path, tmp_path: Pa
 RUN = """
 import os, signal, sys, time
 from pathlib import Path
-from server.cli.stopping import ended_by_sigterm
+from server.cli.process import ended_by_sigterm
 from server.quantize.output import WeightsFolder
 
 place, model, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

@@ -1,4 +1,4 @@
-"""The outcome of a calibration as river config and as JSON."""
+"""The outcome of a calibration: tables, river config and JSON."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from datetime import date
 from typing import Any
 
 import yaml
+from rich.console import Console
+from rich.table import Table
 
 from river_vllm import __version__
 from river_vllm.calibrate.bounds import upper_bound
 from river_vllm.calibrate.certify import Trial
-from river_vllm.calibrate.choose import Prediction
+from river_vllm.calibrate.choose import Policy, Prediction
 from river_vllm.calibrate.run import Outcome
 from river_vllm.config import RiverConfig
 from river_vllm.guarantee import (
@@ -25,7 +27,6 @@ from river_vllm.guarantee import (
     calibrated_settings,
     recorded_settings,
 )
-from server.calibrate.speed import WeightBytes
 from server.cli.prompts import Prompts
 
 
@@ -169,3 +170,96 @@ def _test(test: Trial, outcome: Outcome, made: Circumstances) -> dict[str, Any]:
         "exit_layers": dict(sorted(layers.items())),
         "losses": test.losses,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class WeightBytes:
+    """Bytes of one decoder layer and of the LM head, each for the backbone and for the river.
+
+    With one token a step the time goes into reading weights, so the ratio of bytes bounds the
+    speed-up. Norms, attention and the engine's own work add to the time.
+    """
+
+    backbone: float
+    river: float
+    head: float
+    river_head: float
+    num_layers: int
+
+    @classmethod
+    def of(cls, engine: dict[str, Any], head: float, group_size: int) -> WeightBytes:
+        """The bytes in ``engine``; in 4 bits each group has a bf16 scale and zero point.
+
+        Args:
+            engine: its worker's report (``river_info``).
+            head: bytes of the LM head on that worker.
+            group_size: weights that share a scale.
+        """
+        held = engine["resident_layers"] + len(engine["fetched_layers"])
+        backbone = engine["backbone_bytes"] / held
+        share = (0.5 + 4 / group_size) / 2
+        river_head = head * share if engine["lm_head"] == "river" else head
+        return cls(backbone, backbone * share, head, river_head, engine["num_layers"])
+
+    def speedup(self, mean_exit_layer: float) -> float:
+        """Bound of the speed-up over the backbone alone."""
+        whole = self.num_layers * self.backbone + self.head
+        rest = self.num_layers - mean_exit_layer
+        return whole / (mean_exit_layer * self.backbone + rest * self.river + self.river_head)
+
+
+def describe(policy: Policy) -> str:
+    """A policy in a few words."""
+    if policy.threshold <= -1.0:
+        return f"after layer {policy.min_layers}"
+    return f"τ {policy.threshold:g}, from layer {policy.min_layers}"
+
+
+def target(outcome: Outcome) -> str:
+    """The target in words."""
+    return f"agreement with the backbone of at least {1 - outcome.limit:.2%}"
+
+
+def print_outcome(console: Console, outcome: Outcome, made: Circumstances) -> None:
+    """Print the agreement of forced exits on the pilot, and the tests."""
+    if outcome.forced:
+        console.print(_forced_table(outcome))
+    console.print(_tests_table(outcome, made))
+    if made.prompts.too_long:
+        console.print(
+            f"{made.prompts.too_long} prompts left out: longer than {made.longest} tokens "
+            "(--max-model-len less --tokens)"
+        )
+    if outcome.left_out:
+        console.print(
+            f"{outcome.left_out} prompts left out: their answers end with the first token"
+        )
+
+
+def _forced_table(outcome: Outcome) -> Table:
+    table = Table(
+        "every token leaves after layer", title=f"pilot, {len(outcome.pilot)} prompts", min_width=60
+    )
+    table.add_column("agreement", justify="right")
+    for layer, agreement in outcome.forced.items():
+        table.add_row(str(layer), f"{agreement:.2%}")
+    return table
+
+
+def _tests_table(outcome: Outcome, made: Circumstances) -> Table:
+    table = Table("setting", title=target(outcome), min_width=60)
+    for name in ("prompts", "agreement", "mean exit layer", "by bytes", "bound", "p", ""):
+        table.add_column(name, justify="right")
+    for test in outcome.tests:
+        bound = 1 - upper_bound(test.losses, outcome.delta)
+        table.add_row(
+            describe(test.policy),
+            str(len(test.losses)),
+            f"{test.agreement:.2%}",
+            f"{test.mean_exit_layer:.2f}",
+            f"{made.weights.speedup(test.mean_exit_layer):.2f}×",
+            f"{bound:.2%}",
+            f"{test.p_value:.2g}",
+            "passed" if test.passed else "not shown",
+        )
+    return table

@@ -12,7 +12,7 @@ from rich.table import Table
 from river_vllm.errors import RiverError
 from river_vllm.model.architectures import FAMILIES
 from server.cli.arguments import Commands
-from server.cli.files import make_console
+from server.cli.output import make_console
 
 _HELP = "the architectures that River carries"
 COLUMNS = ("architecture", "models", "notes")

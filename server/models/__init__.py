@@ -1,1 +1,0 @@
-"""``river-vllm models``: which architectures River carries."""
