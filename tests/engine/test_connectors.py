@@ -99,15 +99,3 @@ def test_what_was_drafted_and_verified_is_offloaded_as_the_backbones(
     follow_up, (tokens, hits), said = with_connector(tiny_qwen2, config, offload_spec.OPTIONS, talk)
     assert hits == _whole(said)
     assert tokens == _ask(stock_qwen2, follow_up, None, TOKENS)[0]
-
-
-def test_a_connector_that_goes_by_tokens_is_refused(tiny_qwen2: Path, tmp_path: Path) -> None:
-    """Its tokens are all that vLLM's ExampleConnector knows of a prompt: whoever wrote them, an
-    exact request would read them."""
-    transfer = {
-        "kv_connector": "ExampleConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {"shared_storage_path": str(tmp_path)},
-    }
-    with pytest.raises(Exception, match="K/V connector 'ExampleConnector': it finds K/V by tokens"):
-        engines.river_engine(tiny_qwen2, kv_transfer_config=transfer)

@@ -48,12 +48,6 @@ def test_exact_answers_are_stocks(tiny_qwen2: Path, options: dict[str, Any]) -> 
     assert [answer.tokens for answer in exact] != [answer.tokens for answer in left]
 
 
-def test_sleep_mode_is_vllms_to_refuse_on_the_cpu(tiny_qwen2: Path) -> None:
-    """River refuses it on a GPU, where vLLM has it and River has not been run with it."""
-    with pytest.raises(Exception, match="Sleep mode is not supported on current platform"):
-        engines.river_engine(tiny_qwen2, enable_sleep_mode=True)
-
-
 def test_a_prefix_cache_that_is_reset_while_requests_run(
     stock_qwen2: Any, river_qwen2: Any
 ) -> None:

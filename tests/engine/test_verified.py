@@ -33,8 +33,9 @@ from tests.support.engines import (
     greedy,
     run_with_kv,
 )
+from tests.support.pool import few_blocks, free_blocks
 from tests.support.prompts import PROMPTS
-from tests.support.rounding import logit_rounding
+from tests.support.rounding import logit_rounding, shared_length
 
 pytestmark = pytest.mark.engine
 
@@ -132,16 +133,10 @@ def assert_same(found: Sequence[Any], expected: list[Generated], near: float) ->
 
 def assert_same_tokens(ours: Sequence[int], theirs: Generated, near: float) -> None:
     assert len(ours) == len(theirs.tokens)
-    same = common(ours, theirs.tokens)
+    same = shared_length(ours, theirs.tokens)
     if same < len(theirs.tokens):
         best, second = sorted(theirs.logprobs[same].values(), reverse=True)[:2]
         assert best - second <= near, f"token {same}: {ours[same]}"
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens before the first difference."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
 def test_what_is_shipped_is_for_the_checkpoint_that_the_tool_writes(
@@ -230,19 +225,10 @@ def test_one_new_token_of_a_prompt_is_no_draft(
     assert ours.decode_tokens == 15
 
 
-def test_preempted(
-    stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_preempted(stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float) -> None:
     """A preempted request is computed again without its drafts."""
-    scheduler = verified_qwen2.llm_engine.engine_core.engine_core.scheduler
-    preempt, preempted = scheduler._preempt_request, []
-
-    def count(request: Any, *args: Any, **kwargs: Any) -> None:
-        preempted.append(request.request_id)
-        preempt(request, *args, **kwargs)
-
-    monkeypatch.setattr(scheduler, "_preempt_request", count)
-    found, summary = answers(verified_qwen2, PROMPTS[:12], greedy(96))
+    with few_blocks(verified_qwen2, free_blocks(verified_qwen2)) as preempted:
+        found, summary = answers(verified_qwen2, PROMPTS[:12], greedy(96))
     assert preempted
     assert 0 < summary.accepted < summary.drafted
     assert_stocks(stock_qwen2, PROMPTS[:12], found, near_qwen2)
@@ -277,7 +263,7 @@ def test_kv_is_the_backbones(verified_smollm2: Any) -> None:
     reread = run([answer["tokens"] for answer in exact], 1, OFF)
     compared = 0
     for prompt, ours, once, twice in zip(prompts, drafted, exact, reread, strict=True):
-        count = min(common(ours["tokens"], once["tokens"]), ours["written"], once["written"])
+        count = min(shared_length(ours["tokens"], once["tokens"]), ours["written"], once["written"])
         compared += count - len(prompt)
         for half in ("k", "v"):
             found, own, again = (kv[half][:, :count].float() for kv in (ours, once, twice))
@@ -365,7 +351,7 @@ def test_log_probabilities_are_the_backbones(
     for prompt, theirs in zip(PROMPTS[:2], expected, strict=True):
         (ours,) = generate(verified_smollm2, [prompt], greedy(24, logprobs=3))
         assert len(ours.logprobs) == len(ours.tokens)
-        same = common(ours.tokens, theirs.tokens)
+        same = shared_length(ours.tokens, theirs.tokens)
         assert same >= 8
         for mine, stock in zip(ours.logprobs[:same], theirs.logprobs[:same], strict=True):
             both = mine.keys() & stock.keys()
@@ -443,7 +429,7 @@ def test_thoughts_end_within_their_budget(
     for found, expected in zip(ours[:2], theirs[:2], strict=True):
         assert_same_tokens(found.tokens, expected, near_qwen2)
         assert found.exit_layers[1:] == [6] * 95, "none is a draft"
-        assert expected.tokens[: common(found.tokens, expected.tokens)].count(start) > 4
+        assert expected.tokens[: shared_length(found.tokens, expected.tokens)].count(start) > 4
 
 
 def some_parameters(chance: random.Random, names: Sequence[int]) -> dict[str, Any]:
@@ -501,7 +487,7 @@ def test_any_sampling_parameters(stock_qwen2: Any, verified_qwen2: Any, near_qwe
         total.accepted += summary.accepted
         expected = generate(stock_qwen2, prompts, theirs)
         for ours, stock, params in zip(found, expected, asked, strict=True):
-            same = common(ours.token_ids, stock.tokens)
+            same = shared_length(ours.token_ids, stock.tokens)
             compared, tokens = compared + same, tokens + len(stock.tokens)
             if same == len(ours.token_ids) == len(stock.tokens):
                 continue
@@ -537,5 +523,5 @@ def test_exits_drafts_and_the_backbone_share_steps(
         for choice, own in zip(found[::3], alone, strict=True):
             ours = generated(choice)
             assert ours.exit_layers == own.exit_layers == [6] + [2] * (tokens - 1)
-            same += common(ours.tokens, own.tokens)
+            same += shared_length(ours.tokens, own.tokens)
         assert same > tokens * len(alone) // 2, "more rows round otherwise now and then"
