@@ -50,15 +50,6 @@ def test_a_long_prefill_is_progress(frail: FrailServer, expected: str) -> None:
     assert_well(frail, expected)
 
 
-def test_a_seed_and_a_prompt_in_chunks(frail: FrailServer, expected: str) -> None:
-    """It ends stock vLLM's engine on the CPU (tests/reliability/test_stock.py)."""
-    body = {"model": NAME, "prompt": [7] * 200, "max_tokens": 4, "seed": 1, "temperature": 1.0}
-    answers = [frail.post("/v1/completions", body).json() for _ in range(2)]
-    texts = [answer["choices"][0]["text"] for answer in answers]
-    assert texts[0] == texts[1]
-    assert_well(frail, expected)
-
-
 def test_a_stalled_engine_is_not_ready(frail: FrailServer, expected: str) -> None:
     """Stopped processes: /health stays vLLM's and knows nothing, /ready does; then all goes on."""
     children = Belongings.of(frail.process.pid).processes[1:]
