@@ -51,12 +51,13 @@ _made: dict[str, tuple[Path, Reference]] = {}
 
 @dataclass
 class Family:
-    """An architecture's engines, reference and prompts."""
+    """An architecture's engine, reference, prompts and answers."""
 
-    stock: Any
     river: Any
     reference: Reference
     prompts: list[dict[str, list[int]]]
+    expected: list[Generated]
+    """Stock vLLM's answers."""
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
         {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=generator).tolist()}
         for n in (5, 9, 40, 17)
     ]
-    return Family(stock, river, reference, prompts)
+    return Family(river, reference, prompts, generate(stock, prompts, greedy(TOKENS)))
 
 
 def _inspect_here(architecture: str) -> None:
@@ -125,7 +126,7 @@ def _inspect_here(architecture: str) -> None:
 
 def test_exact_is_stock(family: Family) -> None:
     """River off, alone in a batch and beside requests that exit: stock vLLM's tokens."""
-    expected = generate(family.stock, family.prompts, greedy(TOKENS))
+    expected = family.expected
     tokens = {token for answer in expected for token in answer.tokens}
     assert len(tokens) > 3, "these answers show nothing"
     off = generate(family.river, family.prompts, greedy(TOKENS, {"enabled": False}))
@@ -161,12 +162,11 @@ def test_rows_that_run_again_by_themselves(family: Family, monkeypatch: pytest.M
     """A mixed step as a compiling engine runs it, with or without compiler."""
     routed = _runner(family.river).get_model().river.routed
     monkeypatch.setattr(routed, "within_compiled", True)
-    expected = generate(family.stock, family.prompts, greedy(TOKENS))
     params = [greedy(TOKENS, EXACT) for _ in family.prompts]
     params[2] = greedy(TOKENS, EXIT, logprobs=64)
     mixed = generate(family.river, family.prompts, params)
     for index in (0, 1, 3):
-        assert mixed[index].tokens == expected[index].tokens
+        assert mixed[index].tokens == family.expected[index].tokens
     assert mixed[2].exit_layers[1:] == [2] * (TOKENS - 1)
     prompt = family.prompts[2]["prompt_token_ids"]
     assert family.reference.error(prompt, mixed[2], 2) < 0.1

@@ -23,13 +23,11 @@ WITHOUT_FP8 = not torch.cpu._is_avx512_supported()
 SAME = ("auto", "bfloat16", "fp8_e4m3")
 """Of a bf16 model what every other engine has, by two names, and another name of ``fp8``."""
 OPTIONS: dict[str, dict[str, Any]] = {
-    **{
-        dtype: {"kv_cache_dtype": dtype}
-        for dtype in KV_DTYPES["cpu"]
-        if dtype not in SAME and not (WITHOUT_FP8 and dtype.startswith("fp8"))
-    },
-    "offloaded weights": {"cpu_offload_gb": 0.001},
+    dtype: {"kv_cache_dtype": dtype}
+    for dtype in KV_DTYPES["cpu"]
+    if dtype not in SAME and not (WITHOUT_FP8 and dtype.startswith("fp8"))
 }
+OPTIONS["float16"]["cpu_offload_gb"] = 0.001  # of weights: no pair of engines of its own
 KEPT: list[Any] = []
 """An engine that ends takes the process's distributed groups with it."""
 
