@@ -23,18 +23,6 @@ pytestmark = pytest.mark.engine
 BODY = {"model": NAME, "prompt": "One, two,", "max_tokens": 8, "temperature": 0}
 
 
-def test_without_a_compiler_every_answer_comes(tiny_qwen2: Path, tmp_path: Path) -> None:
-    """vLLM compiles some functions in an eager engine too, those of log-probabilities among them,
-    and at the first request that needs one."""
-    nothing = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-    with RiverServer(tiny_qwen2, tmp_path / "log", environment=nothing) as server:
-        asked = {**BODY, "ignore_eos": True, "logprobs": 2}
-        for river in ({}, {"enabled": False}):
-            answer = server.post("/v1/completions", {**asked, "river": river}).json()
-            assert len(answer["choices"][0]["logprobs"]["top_logprobs"]) == 8
-        assert server.log.read_text().count("CXX=/bin/false is no C++ compiler") == 1
-
-
 def test_a_batch_of_vllms_own_refuses_what_it_cannot_honour(
     tiny_qwen2: Path, tmp_path: Path
 ) -> None:
