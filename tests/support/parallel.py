@@ -27,7 +27,7 @@ TOGETHER = {
         console/test_console docs/test_requests
         reliability/test_cancel reliability/test_poison reliability/test_schema
         reliability/test_soak reliability/test_stock
-        server/test_epoch server/test_openai server/test_routes
+        server/test_openai server/test_routes
     """,
     "other servers": """
         reliability/test_crash reliability/test_stress
