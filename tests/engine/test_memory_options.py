@@ -56,16 +56,14 @@ def test_a_prefix_cache_that_is_reset_while_requests_run(
     llm = river_qwen2.llm_engine
     for index, one in enumerate(settings):
         llm.add_request(f"reset-{index}", PROMPTS[0], greedy(60, one))
-    finished = {}
+    finished: dict[str, Any] = {}
     for step in range(400):
         if not llm.has_unfinished_requests():
             break
-        for output in llm.step():
-            if output.finished:
-                finished[output.request_id.partition("#")[0][:7]] = output
+        finished |= {o.request_id: o.outputs[0] for o in llm.step() if o.finished}
         if step in (10, 30):
             assert llm.reset_prefix_cache(reset_running_requests=True)
-    found = [engines.generated(finished[f"reset-{i}"].outputs[0]) for i in range(len(settings))]
+    found = [engines.generated(finished[f"reset-{index}"]) for index in range(len(settings))]
     assert [answer.tokens for answer in found] == [answer.tokens for answer in undisturbed]
     assert [answer.exit_layers for answer in found] == [
         answer.exit_layers for answer in undisturbed
