@@ -87,7 +87,7 @@ def make_checkpoint(architecture: str, folder: Path, seed: int = 0) -> Path:
     cls = getattr(transformers, architecture)
     make_config = _mistral3 if architecture.startswith("Mistral3") else cls.config_class
     torch.manual_seed(seed)
-    model = cls(make_config(**_SMALL, **OPTIONS.get(architecture, {})))
+    model = cls(make_config(**{**_SMALL, **OPTIONS.get(architecture, {})}))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.05)
