@@ -102,7 +102,7 @@ test-avx2: $(DEV) $(KERNELS)
 reliability: $(DEV) $(KERNELS)
 	RIVER_RELIABILITY=long $(BIN)/python -m pytest tests/reliability \
 		tests/engine/test_batching.py tests/engine/test_prefix_isolation.py \
-		tests/server/test_epoch.py tests/unit/http/test_every_route.py -s $(PYTEST_ARGS)
+		tests/server/test_routes.py tests/unit/http/test_every_route.py -s $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -49,11 +49,6 @@ def test_every_alert_has_its_place_in_the_runbook_and_nothing_else_has() -> None
         assert rule["annotations"]["runbook"] == f"docs/operate.md#{rule['alert'].lower()}"
 
 
-def test_an_entry_of_the_runbook_has_a_check_and_an_action() -> None:
-    for entry in re.split(r"^### ", RUNBOOK, flags=re.MULTILINE)[1:]:
-        assert re.findall(r"^- \*\*(\w+):\*\*", entry, re.MULTILINE) == ["Check", "Action"], entry
-
-
 def test_the_runbook_asks_for_series_that_exist() -> None:
     # Pygments' lexer of PromQL takes no colon in a name.
     blocks = re.findall(r"^ *```text\n(.*?)```", RUNBOOK, re.MULTILINE | re.DOTALL)

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from tests.support import kv
-from tests.support.engines import generate, generate_alone, generated, greedy
+from tests.support.engines import generate, generate_alone, generated, greedy, run_with_kv
 from tests.support.forms import form
-from tests.support.pool import few_blocks, free_blocks, scheduler_of
+from tests.support.pool import few_blocks, requests_of, scheduler_of
 from tests.support.prompts import PROMPTS
 from tests.support.rounding import (
     Rounding,
     assert_same_answer,
     logit_rounding,
     run_alone,
+    shared_length,
     similarity_rounding,
 )
 
@@ -103,7 +104,7 @@ def test_requests_join_leave_and_give_up(crowd: dict[str, Any]) -> None:
     """Aborted while they wait, in the midst of a prompt, while they decode, when preempted."""
     engine, prompts, params = crowd["river"], crowd["prompts"], crowd["params"]
     llm, scheduler = engine.llm_engine, scheduler_of(engine)
-    (requests,) = engine.collective_rpc(_requests)
+    requests = requests_of(engine)
     leaver = greedy(90, {"threshold": 0.9})
     long_prompt = {"prompt_token_ids": list(range(100, 190))}
     answers: dict[str, Any] = {}
@@ -148,19 +149,22 @@ def test_a_preempted_requests_kv_is_what_it_was(river_qwen2: Any) -> None:
     """Replayed tokens write the K/V of their own depth: on the backbone it would differ."""
     engine, tokens, layer = river_qwen2, 80, 2
     settings = {"threshold": -1.0, "min_layers": layer}
-    prompts = [{"prompt_token_ids": engine.get_tokenizer().encode(text)} for text in PROMPTS[:3]]
+    texts = [engine.get_tokenizer().encode(text) for text in PROMPTS[:3]]
+    params = greedy(tokens + 8, settings)
     with few_blocks(engine, 8) as preempted:
-        ids = _start(engine, prompts, greedy(tokens + 8, settings))
+        for index, text in enumerate(texts):
+            engine.llm_engine.add_request(f"kv-{index}", {"prompt_token_ids": text}, params)
         while not preempted:
             engine.llm_engine.step()
         victim = preempted[0]
-        index = next(i for i, name in enumerate(ids) if victim.startswith(name))
+        index = next(i for i in range(3) if victim.startswith(f"kv-{i}"))
         found = _kv_of(engine, victim, tokens)
-    alone = _kv_alone(engine, prompts[index], tokens, settings)
-    exact = _kv_alone(engine, {"prompt_token_ids": alone["tokens"][:-1]}, 1, {"enabled": False})
+    (alone,) = run_with_kv(engine, tokens, [texts[index]], [params])
+    engine.reset_prefix_cache()
+    (exact,) = run_with_kv(engine, 1, [alone["tokens"][:-1]], [greedy(8, {"enabled": False})])
     # The last token has not been an input yet.
-    same = _common(found["tokens"][:-1], alone["tokens"][:-1])
-    first = len(prompts[index]["prompt_token_ids"])
+    same = shared_length(found["tokens"][:-1], alone["tokens"][:-1])
+    first = len(texts[index])
     assert same > first + 12, "too little to compare"
     for half in ("k", "v"):
         ours, theirs = (x[half][:, first:same].flatten(2) for x in (found, alone))
@@ -209,13 +213,6 @@ def test_a_seed_outlives_the_chunks_of_a_prompt(river_qwen2: Any, settings: dict
     assert sum(a == b for a, b in first) >= 2
 
 
-def _start(engine: Any, prompts: list[Any], params: Any) -> list[str]:
-    ids = [f"kv-{index}" for index in range(len(prompts))]
-    for name, prompt in zip(ids, prompts, strict=True):
-        engine.llm_engine.add_request(name, prompt, params)
-    return ids
-
-
 def _kv_of(engine: Any, request_id: str, tokens: int) -> dict[str, Any]:
     """Step until the request has ``tokens`` tokens, read its blocks, end everything."""
     llm, scheduler = engine.llm_engine, scheduler_of(engine)
@@ -229,23 +226,3 @@ def _kv_of(engine: Any, request_id: str, tokens: int) -> dict[str, Any]:
     while llm.has_unfinished_requests():
         llm.step()
     return found
-
-
-def _kv_alone(engine: Any, prompt: Any, tokens: int, settings: dict[str, Any]) -> dict[str, Any]:
-    engine.reset_prefix_cache()
-    before = free_blocks(engine)
-    _start(engine, [prompt], greedy(tokens + 8, settings))
-    (request_id,) = scheduler_of(engine).requests
-    found = _kv_of(engine, request_id, tokens)
-    assert free_blocks(engine) == before
-    return found
-
-
-def _common(a: list[int], b: list[int]) -> int:
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
-
-
-def _requests(worker: Any) -> Any:
-    return worker.model_runner.river_requests

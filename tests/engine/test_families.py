@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,8 @@ from river_vllm.engine import warm_up
 from river_vllm.model.architectures import ARCHITECTURES
 from tests.support import engines
 from tests.support.engines import Generated, generate, greedy
-from tests.support.families import (
-    GROUP_SIZE,
-    LAYERS,
-    VOCABULARY,
-    FamilyReference,
-    make_checkpoint,
-)
+from tests.support.families import GROUP_SIZE, LAYERS, VOCABULARY, make_checkpoint
+from tests.support.reference import Reference
 from tests.support.rounding import recorded_similarities
 
 TOKENS = 24
@@ -50,17 +46,18 @@ pytestmark = [
 # An engine that ends takes the process's distributed groups with it: they live to the end.
 _alive: list[Any] = []
 # vLLM's Transformers backend changes transformers' own classes, so those are used before it.
-_made: dict[str, tuple[Path, FamilyReference]] = {}
+_made: dict[str, tuple[Path, Reference]] = {}
 
 
 @dataclass
 class Family:
-    """An architecture's engines, reference and prompts."""
+    """An architecture's engine, reference, prompts and answers."""
 
-    stock: Any
     river: Any
-    reference: FamilyReference
+    reference: Reference
     prompts: list[dict[str, list[int]]]
+    expected: list[Generated]
+    """Stock vLLM's answers."""
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +82,7 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
     if architecture not in _made:
         folder: Path = tmp_path_factory.mktemp(architecture)
         make_checkpoint(architecture, folder)
-        _made[architecture] = folder, FamilyReference(architecture, folder)
+        _made[architecture] = folder, Reference(folder, "rtn", GROUP_SIZE)
     folder, reference = _made[architecture]
     _inspect_here(architecture)
     options: dict[str, Any] = {
@@ -115,7 +112,7 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
         {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=generator).tolist()}
         for n in (5, 9, 40, 17)
     ]
-    return Family(stock, river, reference, prompts)
+    return Family(river, reference, prompts, generate(stock, prompts, greedy(TOKENS)))
 
 
 def _inspect_here(architecture: str) -> None:
@@ -129,7 +126,7 @@ def _inspect_here(architecture: str) -> None:
 
 def test_exact_is_stock(family: Family) -> None:
     """River off, alone in a batch and beside requests that exit: stock vLLM's tokens."""
-    expected = generate(family.stock, family.prompts, greedy(TOKENS))
+    expected = family.expected
     tokens = {token for answer in expected for token in answer.tokens}
     assert len(tokens) > 3, "these answers show nothing"
     off = generate(family.river, family.prompts, greedy(TOKENS, {"enabled": False}))
@@ -146,26 +143,33 @@ def test_exact_is_stock(family: Family) -> None:
 def test_forced_exit_is_the_reference(family: Family) -> None:
     """Logits of every step against transformers' model, at the right depth and at a wrong one."""
     prompt = family.prompts[2]
-    answers = {depth: _forced(family.river, prompt, depth) for depth in (1, 2, LAYERS)}
-    rounding = _error(family, answers[LAYERS], LAYERS)
+
+    def forced(depth: int) -> Generated:
+        params = greedy(TOKENS, {"threshold": -1.0, "min_layers": depth}, logprobs=64)
+        (answer,) = generate(family.river, [prompt], params)
+        return answer
+
+    error = partial(family.reference.error, prompt["prompt_token_ids"])
+    rounding = error(forced(LAYERS), LAYERS)
     for depth in (1, 2):
+        answer = forced(depth)
         # bf16 against float32, see tests/engine/test_river.py.
-        assert _error(family, answers[depth], depth) < min(2 * rounding, 0.1)
-        assert _error(family, answers[depth], 3) > 2 * rounding
+        assert error(answer, depth) < min(2 * rounding, 0.1)
+        assert error(answer, 3) > 2 * rounding
 
 
 def test_rows_that_run_again_by_themselves(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mixed step as a compiling engine runs it, with or without compiler."""
     routed = _runner(family.river).get_model().river.routed
     monkeypatch.setattr(routed, "within_compiled", True)
-    expected = generate(family.stock, family.prompts, greedy(TOKENS))
     params = [greedy(TOKENS, EXACT) for _ in family.prompts]
     params[2] = greedy(TOKENS, EXIT, logprobs=64)
     mixed = generate(family.river, family.prompts, params)
     for index in (0, 1, 3):
-        assert mixed[index].tokens == expected[index].tokens
+        assert mixed[index].tokens == family.expected[index].tokens
     assert mixed[2].exit_layers[1:] == [2] * (TOKENS - 1)
-    assert _error(family, mixed[2], 2) < 0.1
+    prompt = family.prompts[2]["prompt_token_ids"]
+    assert family.reference.error(prompt, mixed[2], 2) < 0.1
 
 
 def test_the_router_sees_the_residual_stream(family: Family) -> None:
@@ -180,23 +184,6 @@ def test_the_router_sees_the_residual_stream(family: Family) -> None:
     # bf16 states against float32 ones; another tensor of the layer is off by tenths.
     torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
     assert expected.amax() - expected.amin() > 0.1, "all similarities alike: this shows nothing"
-
-
-def _forced(engine: Any, prompt: Any, depth: int) -> Generated:
-    params = greedy(TOKENS, {"threshold": -1.0, "min_layers": depth}, logprobs=64)
-    (answer,) = generate(engine, [prompt], params)
-    return answer
-
-
-def _error(family: Family, answer: Generated, depth: int) -> float:
-    """Largest, over the steps, RMS difference of the reported logits, relative to their spread."""
-    prompt = family.prompts[2]["prompt_token_ids"]
-    logits = family.reference.logits(prompt, answer.tokens[:-1], depth)
-    worst = 0.0
-    for expected, reported in zip(logits, answer.logprobs, strict=True):
-        difference = torch.tensor(list(reported.values())) - expected[torch.tensor(list(reported))]
-        worst = max(worst, float(difference.square().mean().sqrt() / expected.std()))
-    return worst
 
 
 def _runner(engine: Any) -> Any:

@@ -23,13 +23,11 @@ WITHOUT_FP8 = not torch.cpu._is_avx512_supported()
 SAME = ("auto", "bfloat16", "fp8_e4m3")
 """Of a bf16 model what every other engine has, by two names, and another name of ``fp8``."""
 OPTIONS: dict[str, dict[str, Any]] = {
-    **{
-        dtype: {"kv_cache_dtype": dtype}
-        for dtype in KV_DTYPES["cpu"]
-        if dtype not in SAME and not (WITHOUT_FP8 and dtype.startswith("fp8"))
-    },
-    "offloaded weights": {"cpu_offload_gb": 0.001},
+    dtype: {"kv_cache_dtype": dtype}
+    for dtype in KV_DTYPES["cpu"]
+    if dtype not in SAME and not (WITHOUT_FP8 and dtype.startswith("fp8"))
 }
+OPTIONS["float16"]["cpu_offload_gb"] = 0.001  # of weights: no pair of engines of its own
 KEPT: list[Any] = []
 """An engine that ends takes the process's distributed groups with it."""
 
@@ -48,12 +46,6 @@ def test_exact_answers_are_stocks(tiny_qwen2: Path, options: dict[str, Any]) -> 
     assert [answer.tokens for answer in exact] != [answer.tokens for answer in left]
 
 
-def test_sleep_mode_is_vllms_to_refuse_on_the_cpu(tiny_qwen2: Path) -> None:
-    """River refuses it on a GPU, where vLLM has it and River has not been run with it."""
-    with pytest.raises(Exception, match="Sleep mode is not supported on current platform"):
-        engines.river_engine(tiny_qwen2, enable_sleep_mode=True)
-
-
 def test_a_prefix_cache_that_is_reset_while_requests_run(
     stock_qwen2: Any, river_qwen2: Any
 ) -> None:
@@ -64,16 +56,14 @@ def test_a_prefix_cache_that_is_reset_while_requests_run(
     llm = river_qwen2.llm_engine
     for index, one in enumerate(settings):
         llm.add_request(f"reset-{index}", PROMPTS[0], greedy(60, one))
-    finished = {}
+    finished: dict[str, Any] = {}
     for step in range(400):
         if not llm.has_unfinished_requests():
             break
-        for output in llm.step():
-            if output.finished:
-                finished[output.request_id.partition("#")[0][:7]] = output
+        finished |= {o.request_id: o.outputs[0] for o in llm.step() if o.finished}
         if step in (10, 30):
             assert llm.reset_prefix_cache(reset_running_requests=True)
-    found = [engines.generated(finished[f"reset-{i}"].outputs[0]) for i in range(len(settings))]
+    found = [engines.generated(finished[f"reset-{index}"]) for index in range(len(settings))]
     assert [answer.tokens for answer in found] == [answer.tokens for answer in undisturbed]
     assert [answer.exit_layers for answer in found] == [
         answer.exit_layers for answer in undisturbed

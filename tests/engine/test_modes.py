@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from river_vllm import RiverConfig
 from tests.support import engines
 from tests.support.engines import generate, greedy
-from tests.support.pool import few_blocks, scheduler_of
+from tests.support.pool import few_blocks, requests_of, scheduler_of
 from tests.support.prompts import PROMPTS
-from tests.support.reference import ReferenceModel
+from tests.support.reference import Reference
 
 pytestmark = pytest.mark.engine
 
@@ -38,19 +37,8 @@ def test_prompts_exit_as_a_whole(paper: Any, tiny_qwen2: Path) -> None:
     settings = {"threshold": -1.0, "min_layers": 2}
     (answer,) = generate(paper, [{"prompt_token_ids": prompt}], greedy(16, settings, logprobs=64))
     assert answer.exit_layers == [2] * 16
-    reference = ReferenceModel(tiny_qwen2, "rtn", 32)
-    sequence = prompt + answer.tokens[:-1]
-    logits = reference.run(sequence, [2] * len(sequence))[len(prompt) - 1 :]
-    for expected, reported in zip(logits, answer.logprobs, strict=True):
-        ids = torch.tensor(list(reported))
-        error = (torch.tensor(list(reported.values())) - expected[ids]).square().mean().sqrt()
-        # bf16 against float32, see tests/engine/test_river.py.
-        assert error < 0.05 * expected.std()
-
-
-def test_the_prompts_of_an_exact_request_do_not_exit(paper: Any) -> None:
-    (answer,) = generate(paper, PROMPTS[:1], greedy(4, {"enabled": False}))
-    assert answer.exit_layers == [6] * 4
+    # bf16 against float32, see tests/engine/test_river.py.
+    assert Reference(tiny_qwen2, "rtn", 32).error(prompt, answer, 2, prompt_exits=True) < 0.05
 
 
 def test_batch_scope_leaves_together(paper: Any) -> None:
@@ -72,17 +60,11 @@ def test_batch_scope_does_not_hold_exact_requests(paper: Any) -> None:
     assert exiting.exit_layers[1:] == [2] * 7
 
 
-def test_what_is_in_force(paper: Any) -> None:
-    info = paper.collective_rpc("river_info")[0]
-    assert info["quantizer"] == "rtn"
-    assert info["group_sizes"] == [32]
-
-
 def test_a_preempted_prompt_leaves_where_it_left(
     paper: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its similarities may fall otherwise the second time: other chunks, other neighbours."""
-    (requests,) = paper.collective_rpc(_requests)
+    requests = requests_of(paper)
     first: dict[str, Any] = {}
     last: dict[str, Any] = {}
     forget = requests.forget
@@ -128,10 +110,6 @@ def test_prompts_that_exit_are_shared_by_the_same_settings_only(paper: Any) -> N
     assert hits({"enabled": False}) == 0
     assert hits({"threshold": 1.0}) == 96, "exact prompts are shared with each other"
     assert hits({**lax, "min_layers": 3}) == 0
-
-
-def _requests(worker: Any) -> Any:
-    return worker.model_runner.river_requests
 
 
 def _depths(requests: Any, request_id: str) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from river_vllm import RiverConfig, engine_args
-from river_vllm.errors import RiverError
 
 pytestmark = pytest.mark.engine
 
@@ -24,24 +23,10 @@ def _engine_config(model: Path, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
         ({"enable_lora": True}, "LoRA"),
-        (
-            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
-            "speculative decoding",
-        ),
-        (
-            {
-                "speculative_config": {"method": "ngram", "num_speculative_tokens": 2},
-                "river": RiverConfig(verify=2),
-            },
-            "speculative decoding",
-        ),
-        ({"runner": "pooling"}, "pooling"),
         ({"watermark_config": {"key": 1}}, "watermarking"),
         ({"attention_config": {"hisparse_config": {}}}, "HiSparse"),
         ({"async_scheduling": True, "river": RiverConfig(verify=2)}, "asynchronous scheduling"),
-        ({"scheduler_cls": "some.Scheduler"}, "custom scheduler (some.Scheduler; leave"),
         ({"worker_cls": "some.Worker"}, "custom worker (some.Worker; leave"),
         ({"river": RiverConfig(min_layers=7)}, "'min_layers' = 7: must be between 1 and 6"),
         ({"river": RiverConfig(resident_layers=7)}, "'resident_layers' = 7: must be"),
@@ -50,21 +35,14 @@ def _engine_config(model: Path, **options: Any) -> Any:
             "'min_layers' = 4: must be between 1 and 3, only the first 3 of 6 hold",
         ),
         ({"additional_config": {"river": {"tau": 1}}}, "unknown field 'tau'"),
-        ({"additional_config": {"river": {"threshold": 3.0}}}, "'threshold' = 3.0"),
-        ({"additional_config": {"river": 0.9}}, "expected an object, got 0.9"),
     ],
     ids=lambda value: str(value)[:40],
 )
 def test_refused(tiny_qwen2: Path, options: dict[str, Any], words: str) -> None:
+    """Others: tests/server/test_refusals.py, tests/unit/plugin/test_hook.py."""
     with pytest.raises(Exception) as caught:
         _engine_config(tiny_qwen2, **options)
     assert words in str(caught.value)
-
-
-def test_accepted(tiny_qwen2: Path) -> None:
-    config = _engine_config(tiny_qwen2)
-    assert config.model_config.architecture == "RiverQwen2ForCausalLM"
-    assert config.scheduler_config.scheduler_cls.endswith("RiverScheduler")
 
 
 FLAG = {"river": {"threshold": 0.9, "scope": "token"}}
@@ -113,11 +91,6 @@ def test_verified_mode_is_vllms_own_speculation(tiny_qwen2: Path) -> None:
     assert config.speculative_config.draft_model_config.model == str(tiny_qwen2)
     assert config.speculative_config.draft_sample_method == "probabilistic"
     assert config.scheduler_config.async_scheduling is False
-
-
-def test_unknown_architecture(tiny_qwen2: Path) -> None:
-    with pytest.raises(RiverError, match="'GPT2LMHeadModel' is not supported"):
-        engine_args(str(tiny_qwen2), hf_overrides={"architectures": ["GPT2LMHeadModel"]})
 
 
 def test_checkpoint_settings_are_the_middle_layer(tiny_qwen2: Path) -> None:

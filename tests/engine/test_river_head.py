@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,26 +58,22 @@ def test_exact_requests_and_logprobs_take_the_exact_head(
         assert sum(2.718281828**value for value in step.values()) <= 1.0 + 1e-3
 
 
-def test_it_is_used(with_river_head: Any) -> None:
+def test_it_is_used(with_river_head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for every decode step, and not for the prompt."""
-    assert with_river_head.collective_rpc("river_info")[0]["lm_head"] == "river"
-    with_river_head.collective_rpc(_count_packed_calls)
-    generate(with_river_head, PROMPTS[:1], greedy(6, EXIT))
-    assert with_river_head.collective_rpc(_packed_calls)[0] == 5
+    (info,) = with_river_head.collective_rpc("river_info")
+    assert info["lm_head"] == "river"
+    calls: list[Any] = []
 
+    def count(model: Any) -> None:
+        method = model.lm_head.quant_method
+        packed = method._packed
 
-def _count_packed_calls(worker: Any) -> None:
-    method = worker.model_runner.get_model().lm_head.quant_method
-    packed = method._packed
-    worker.packed_calls = 0
-
-    class Counting:
-        def apply(self, x: Any, bias: Any) -> Any:
-            worker.packed_calls += 1
+        def apply(x: Any, bias: Any) -> Any:
+            calls.append(x)
             return packed.apply(x, bias)
 
-    method._packed = Counting()
+        monkeypatch.setattr(method, "_packed", SimpleNamespace(apply=apply))
 
-
-def _packed_calls(worker: Any) -> int:
-    return int(worker.packed_calls)
+    with_river_head.apply_model(count)
+    generate(with_river_head, PROMPTS[:1], greedy(6, EXIT))
+    assert len(calls) == 5

@@ -93,18 +93,6 @@ def test_similarities_predict_the_first_tokens_exit(decoded: Any, forced: Any) -
     assert predicted[first].tolist() == measured.exit_layer[first].tolist()
 
 
-def test_calibration_of_a_model_of_few_layers(river_qwen2: Any) -> None:
-    """Six: every token of the pilot's passes leaves, so each of them is observed."""
-    calibrator = Calibrator(TeacherForcedEngine(river_qwen2), lambda *_: None, lambda _: None)
-    encode = river_qwen2.get_tokenizer().encode
-    texts = calibrator.answer([encode(prompt) for prompt in PROMPTS], 8)
-    outcome = calibrator.calibrate(texts, 8, 0.1, 0.5)
-    assert list(outcome.forced) == [1, 2, 3, 4, 5]
-    assert len(outcome.similarity_quantiles) == 5
-    assert outcome.tests
-    assert outcome.tests[0].losses
-
-
 def test_calibration_on_the_engine(river_smollm2: Any) -> None:
     """Candidates are tested on other prompts than they were chosen on."""
     done: list[int] = []

@@ -22,7 +22,6 @@ from river_vllm import RiverConfig
 from river_vllm.calibrate.shipped import shipped_for
 from river_vllm.config import load_config_file, parse_config
 from river_vllm.modes import mode_that_made
-from river_vllm.modes.exit import ExitSummary
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from tests.support import engines
 from tests.support.engines import (
@@ -33,8 +32,9 @@ from tests.support.engines import (
     greedy,
     run_with_kv,
 )
+from tests.support.pool import few_blocks, free_blocks
 from tests.support.prompts import PROMPTS
-from tests.support.rounding import logit_rounding
+from tests.support.rounding import logit_rounding, shared_length
 
 pytestmark = pytest.mark.engine
 
@@ -132,16 +132,10 @@ def assert_same(found: Sequence[Any], expected: list[Generated], near: float) ->
 
 def assert_same_tokens(ours: Sequence[int], theirs: Generated, near: float) -> None:
     assert len(ours) == len(theirs.tokens)
-    same = common(ours, theirs.tokens)
+    same = shared_length(ours, theirs.tokens)
     if same < len(theirs.tokens):
         best, second = sorted(theirs.logprobs[same].values(), reverse=True)[:2]
         assert best - second <= near, f"token {same}: {ours[same]}"
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens before the first difference."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
 def test_what_is_shipped_is_for_the_checkpoint_that_the_tool_writes(
@@ -182,9 +176,7 @@ def test_in_a_batch(pair: tuple[Any, Any, float]) -> None:
     assert summary.drafted > 0
     layers = engine.collective_rpc("river_info")[0]["num_layers"]
     for index in (0, 4):
-        off = ExitSummary()
-        off.add(found[index].routed_experts)
-        assert off.layers == {layers: 63}
+        assert generated(found[index]).exit_layers == [layers] * 64
 
 
 def test_by_default(stock_qwen2: Any, default_qwen2: Any, near_qwen2: float) -> None:
@@ -209,40 +201,27 @@ def test_by_default(stock_qwen2: Any, default_qwen2: Any, near_qwen2: float) -> 
     assert [answer.tokens for answer in off] == [answer.tokens for answer in stock]
 
 
-@pytest.mark.parametrize("pass_", ["first", "from its blocks"])
-def test_one_new_token_of_a_prompt_is_no_draft(
-    stock_smollm2: Any, verified_smollm2: Any, pass_: str
-) -> None:
+def test_one_new_token_of_a_prompt_is_no_draft(stock_smollm2: Any, verified_smollm2: Any) -> None:
     """vLLM would give it rows of placeholder drafts, whatever the request asks for."""
     prompt = [{"prompt_token_ids": list(range(500, 533))}]
-    engine = verified_smollm2
-    if pass_ == "first":
+    pair = (verified_smollm2, stock_smollm2)
+    for engine in pair:
         engine.reset_prefix_cache()
-        stock_smollm2.reset_prefix_cache()
-    (biased,) = generate(engine, prompt, greedy(4, logit_bias={5: 100.0}))
-    assert biased.tokens == [5] * 4
-    (exiting,) = generate(engine, prompt, greedy(16, {"threshold": 0.9}))
-    assert exiting.decode_tokens == 15
-    params = greedy(16, OFF)
-    params.temperature, params.seed = 1.0, 7
-    (ours,), (theirs,) = (generate(e, prompt, params) for e in (engine, stock_smollm2))
-    assert ours.tokens == theirs.tokens
-    assert ours.decode_tokens == 15
+    for _ in range(2):  # the second time from its blocks
+        (biased,) = generate(verified_smollm2, prompt, greedy(4, logit_bias={5: 100.0}))
+        assert biased.tokens == [5] * 4
+        (exiting,) = generate(verified_smollm2, prompt, greedy(16, {"threshold": 0.9}))
+        assert exiting.decode_tokens == 15
+        params = greedy(16, OFF, temperature=1.0, seed=7)
+        (ours,), (theirs,) = (generate(engine, prompt, params) for engine in pair)
+        assert ours.tokens == theirs.tokens
+        assert ours.decode_tokens == 15
 
 
-def test_preempted(
-    stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_preempted(stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float) -> None:
     """A preempted request is computed again without its drafts."""
-    scheduler = verified_qwen2.llm_engine.engine_core.engine_core.scheduler
-    preempt, preempted = scheduler._preempt_request, []
-
-    def count(request: Any, *args: Any, **kwargs: Any) -> None:
-        preempted.append(request.request_id)
-        preempt(request, *args, **kwargs)
-
-    monkeypatch.setattr(scheduler, "_preempt_request", count)
-    found, summary = answers(verified_qwen2, PROMPTS[:12], greedy(96))
+    with few_blocks(verified_qwen2, free_blocks(verified_qwen2)) as preempted:
+        found, summary = answers(verified_qwen2, PROMPTS[:12], greedy(96))
     assert preempted
     assert 0 < summary.accepted < summary.drafted
     assert_stocks(stock_qwen2, PROMPTS[:12], found, near_qwen2)
@@ -277,7 +256,7 @@ def test_kv_is_the_backbones(verified_smollm2: Any) -> None:
     reread = run([answer["tokens"] for answer in exact], 1, OFF)
     compared = 0
     for prompt, ours, once, twice in zip(prompts, drafted, exact, reread, strict=True):
-        count = min(common(ours["tokens"], once["tokens"]), ours["written"], once["written"])
+        count = min(shared_length(ours["tokens"], once["tokens"]), ours["written"], once["written"])
         compared += count - len(prompt)
         for half in ("k", "v"):
             found, own, again = (kv[half][:, :count].float() for kv in (ours, once, twice))
@@ -365,7 +344,7 @@ def test_log_probabilities_are_the_backbones(
     for prompt, theirs in zip(PROMPTS[:2], expected, strict=True):
         (ours,) = generate(verified_smollm2, [prompt], greedy(24, logprobs=3))
         assert len(ours.logprobs) == len(ours.tokens)
-        same = common(ours.tokens, theirs.tokens)
+        same = shared_length(ours.tokens, theirs.tokens)
         assert same >= 8
         for mine, stock in zip(ours.logprobs[:same], theirs.logprobs[:same], strict=True):
             both = mine.keys() & stock.keys()
@@ -425,25 +404,22 @@ def test_what_no_draft_can_follow_is_sampled_without(
         assert ours.exit_layers[1:] == [30] * 23, "none is a draft"
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside drafts"])
 def test_thoughts_end_within_their_budget(
-    stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float, beside: bool
+    stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float
 ) -> None:
-    """Each of many: vLLM's own state of a budget misses some where it speculates."""
+    """Each of many, beside drafts: vLLM's own state of a budget misses some where it speculates."""
     encode = verified_qwen2.get_tokenizer().encode
     start, end = encode(" the.")
     few = {"allowed_token_ids": [start, end, *range(300, 308)], "frequency_penalty": 2.0}
     params = [greedy(96, river, logprobs=4, **few, **{BUDGET: 1}) for river in (None, OFF)]
     prompts = ["Once upon a time", "Once upon a time", PROMPTS[2]]
-    count = 3 if beside else 1
     ours, theirs = (
-        generate(engine, prompts[:count], [*params, greedy(96)][:count])
-        for engine in (verified_qwen2, stock_qwen2)
+        generate(engine, prompts, [*params, greedy(96)]) for engine in (verified_qwen2, stock_qwen2)
     )
     for found, expected in zip(ours[:2], theirs[:2], strict=True):
         assert_same_tokens(found.tokens, expected, near_qwen2)
         assert found.exit_layers[1:] == [6] * 95, "none is a draft"
-        assert expected.tokens[: common(found.tokens, expected.tokens)].count(start) > 4
+        assert expected.tokens[: shared_length(found.tokens, expected.tokens)].count(start) > 4
 
 
 def some_parameters(chance: random.Random, names: Sequence[int]) -> dict[str, Any]:
@@ -501,7 +477,7 @@ def test_any_sampling_parameters(stock_qwen2: Any, verified_qwen2: Any, near_qwe
         total.accepted += summary.accepted
         expected = generate(stock_qwen2, prompts, theirs)
         for ours, stock, params in zip(found, expected, asked, strict=True):
-            same = common(ours.token_ids, stock.tokens)
+            same = shared_length(ours.token_ids, stock.tokens)
             compared, tokens = compared + same, tokens + len(stock.tokens)
             if same == len(ours.token_ids) == len(stock.tokens):
                 continue
@@ -537,5 +513,5 @@ def test_exits_drafts_and_the_backbone_share_steps(
         for choice, own in zip(found[::3], alone, strict=True):
             ours = generated(choice)
             assert ours.exit_layers == own.exit_layers == [6] + [2] * (tokens - 1)
-            same += common(ours.tokens, own.tokens)
+            same += shared_length(ours.tokens, own.tokens)
         assert same > tokens * len(alone) // 2, "more rows round otherwise now and then"

@@ -26,10 +26,12 @@ OPTIONS = (
 class FrailServer(RiverServer):
     """Queue limit, a drain at its end, and ``faults`` to order."""
 
-    def __init__(self, model: Path, folder: Path, options: tuple[str, ...] = OPTIONS) -> None:
+    def __init__(
+        self, model: Path, folder: Path, options: tuple[str, ...] = OPTIONS, **environment: str
+    ) -> None:
         self.faults = Faults(folder / "faults")
         # Several at a time beside the session's server: 1 GiB for K/V, not 4.
-        environment = {**self.faults.environment, "VLLM_CPU_KVCACHE_SPACE": "1"}
+        environment |= {**self.faults.environment, "VLLM_CPU_KVCACHE_SPACE": "1"}
         super().__init__(model, folder / "log", options, environment=environment)
 
 

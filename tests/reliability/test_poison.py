@@ -57,13 +57,6 @@ def _fault(client: httpx.Client, poison: Poison) -> str | None:
     return None
 
 
-def test_many_headers(server: RiverServer) -> None:
-    headers = {f"x-header-{index}": "1" for index in range(5000)}
-    response = httpx.get(server.url + "/health", headers=headers, timeout=PATIENCE)
-    assert response.status_code == 200 or 400 <= response.status_code < 500
-    assert_well(server)
-
-
 def test_a_large_body(server: RiverServer) -> None:
     """32 MiB of prompt, twice what is read."""
     body = b'{"model": "river-test", "prompt": "' + b"word " * ((32 << 20) // 5) + b'"}'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     "experts": ("experts", [], "'MixtralForCausalLM' is not supported: mixture of experts"),
     "hybrid": ("hybrid", [], "'JambaForCausalLM' is not supported: state-space"),
     "embedding": ("embedding", [], "'Qwen2Model' is not supported"),
+    "unreadable": ("nothing", [], "/nothing' cannot be read: "),
+    "port": ("plain", ["--port", "TAKEN"], "is in use by another program; choose another with --"),
 }
 """Checkpoint, arguments, and words of the refusal."""
 
@@ -88,13 +91,16 @@ def refusals(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         name: [str(folder / checkpoint), "--port", "1", *arguments]
         for name, (checkpoint, arguments, _) in REFUSED.items()
     }
+    (folder / "nothing").mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "VLLM_LOGGING_LEVEL"}
-    subprocess.run(
-        [sys.executable, "-c", DRIVER, str(folder), json.dumps(commands)],
-        env=environment,
-        timeout=200,
-        check=True,
-    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = json.dumps(commands).replace("TAKEN", str(taken.getsockname()[1]))
+        subprocess.run(
+            [sys.executable, "-c", DRIVER, str(folder), words],
+            env=environment,
+            timeout=200,
+            check=True,
+        )
     return folder
 
 

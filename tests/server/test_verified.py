@@ -121,14 +121,3 @@ def test_a_request_is_of_one_mode(drafting: RiverServer) -> None:
     response = drafting.post("/v1/chat/completions", both)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "river.threshold"
-
-
-@pytest.mark.parametrize("sampling", [{"min_p": 0.2}, {"logit_bias": {"17": 100.0}}])
-def test_what_no_draft_can_follow_is_answered_without(
-    drafting: RiverServer, sampling: dict[str, Any]
-) -> None:
-    answer = chat(drafting, temperature=1, seed=3, ignore_eos=True, logprobs=True, **sampling)
-    assert answer["river"]["mode"] == "backbone"
-    if "logit_bias" in sampling:
-        tokens = [entry["token"] for entry in answer["choices"][0]["logprobs"]["content"]]
-        assert len(set(tokens)) == 1, "the bias was left out"

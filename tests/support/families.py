@@ -1,19 +1,11 @@
-"""Tiny random checkpoints of every architecture, and transformers' own model of each as reference.
-
-The reference serves all of them: transformers runs the backbone over the prompt, then a copy of
-itself, whose linears from the exit layer on hold the dequantised 4-bit weights, runs the answer on
-the K/V cache that the first one left. That is what a river is, written without River.
-"""
+"""Tiny random checkpoints of every architecture."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
 
 LAYERS = 4
 VOCABULARY = 512
@@ -93,9 +85,9 @@ def make_checkpoint(architecture: str, folder: Path, seed: int = 0) -> Path:
     import transformers
 
     cls = getattr(transformers, architecture)
-    config = _config(cls.config_class, architecture)
+    make_config = _mistral3 if architecture.startswith("Mistral3") else cls.config_class
     torch.manual_seed(seed)
-    model = cls(config)
+    model = cls(make_config(**{**_SMALL, **OPTIONS.get(architecture, {})}))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.05)
@@ -105,15 +97,8 @@ def make_checkpoint(architecture: str, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def _config(cls: Any, architecture: str) -> Any:
-    options = {**_SMALL, **OPTIONS.get(architecture, {})}
-    if architecture == "Mistral3ForConditionalGeneration":
-        return _mistral3(cls)
-    return cls(**options)
-
-
-def _mistral3(cls: Any) -> Any:
-    from transformers import Ministral3Config, PixtralVisionConfig
+def _mistral3(**text: Any) -> Any:
+    from transformers import Ministral3Config, Mistral3Config, PixtralVisionConfig
 
     vision = PixtralVisionConfig(
         hidden_size=64,
@@ -123,60 +108,5 @@ def _mistral3(cls: Any) -> Any:
         image_size=28,
         patch_size=14,
     )
-    text = Ministral3Config(**_SMALL, **_HEADS)
-    return cls(vision_config=vision, text_config=text, image_token_index=10)
-
-
-class FamilyReference:
-    """transformers' model of a checkpoint in float32, teacher-forced."""
-
-    def __init__(self, architecture: str, folder: Path) -> None:
-        import transformers
-
-        cls = getattr(transformers, architecture)
-        self.backbone = cls.from_pretrained(folder, dtype=torch.float32).eval()
-        # An engine on vLLM's Transformers backend decorates transformers' own class for
-        # compilation (compilation/decorators.py), and the decoration asks for this attribute.
-        for module in self.backbone.modules():
-            module.do_not_compile = True
-        self._rivers: dict[int, Any] = {}
-
-    @torch.inference_mode()
-    def logits(self, prompt: list[int], answer: list[int], exit_layer: int) -> torch.Tensor:
-        """Logits after the prompt and after each of ``answer``, whose tokens exit.
-
-        Returns:
-            float32 ``[1 + len(answer), vocabulary]``.
-        """
-        first = self.backbone(torch.tensor([prompt]), use_cache=True)
-        river = self._river(exit_layer)
-        rest = river(torch.tensor([answer]), past_key_values=first.past_key_values, use_cache=True)
-        return torch.cat([first.logits[0, -1:], rest.logits[0]])
-
-    @torch.inference_mode()
-    def similarities(self, tokens: list[int]) -> torch.Tensor:
-        """cos(h^(l−1), h^(l)) for l = 1 … L−1, float32 ``[L − 1, tokens]``."""
-        out = self.backbone(torch.tensor([tokens]), output_hidden_states=True)
-        # The last entry is past the final norm.
-        states = torch.stack(out.hidden_states[:LAYERS])[:, 0]
-        return torch.nn.functional.cosine_similarity(states[:-1], states[1:], dim=-1)
-
-    def _river(self, exit_layer: int) -> Any:
-        if exit_layer not in self._rivers:
-            model = copy.deepcopy(self.backbone)
-            for layer in decoder_layers(model)[exit_layer:]:
-                for module in layer.modules():
-                    if isinstance(module, torch.nn.Linear):
-                        weight = module.weight.data.bfloat16()
-                        group = fitting_group_size(weight.shape[1], GROUP_SIZE)
-                        module.weight.data = QUANTIZERS["rtn"](weight, group).dequantize()
-            self._rivers[exit_layer] = model
-        return self._rivers[exit_layer]
-
-
-def decoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList:
-    """The one list of decoder layers of transformers' model."""
-    (layers,) = (
-        m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == LAYERS
-    )
-    return layers
+    text_config = Ministral3Config(**text, **_HEADS)
+    return Mistral3Config(vision_config=vision, text_config=text_config, image_token_index=10)

@@ -27,15 +27,15 @@ TOGETHER = {
         console/test_console docs/test_requests
         reliability/test_cancel reliability/test_poison reliability/test_schema
         reliability/test_soak reliability/test_stock
-        server/test_epoch server/test_fields server/test_openai server/test_routes
+        server/test_openai server/test_routes
     """,
     "other servers": """
         reliability/test_crash reliability/test_stress
         server/test_one_flag server/test_refusals server/test_verified server/test_ways
     """,
     "SmolLM2": """
-        engine/test_accounting engine/test_exact engine/test_kv engine/test_river
-        engine/test_river_head engine/test_teacher_forced engine/test_verified
+        engine/test_exact engine/test_kv engine/test_river engine/test_river_head
+        engine/test_teacher_forced engine/test_verified
     """,
     "Qwen2": """
         engine/test_batching engine/test_connectors

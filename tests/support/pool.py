@@ -12,6 +12,11 @@ def scheduler_of(engine: Any) -> Any:
     return engine.llm_engine.engine_core.engine_core.scheduler
 
 
+def requests_of(engine: Any) -> Any:
+    """What the worker of an in-process engine remembers of its requests."""
+    return engine.collective_rpc(lambda worker: worker.model_runner.river_requests)[0]
+
+
 def free_blocks(engine: Any) -> int:
     return int(scheduler_of(engine).kv_cache_manager.block_pool.get_num_free_blocks())
 

@@ -1,7 +1,8 @@
-"""A plain decoder in PyTorch: backbone layers up to an exit, dequantised ones after it, one cache.
+"""What a river is, written without River: transformers' own model of a checkpoint.
 
-Float32 arithmetic over the checkpoint's bf16 weights; nothing of vLLM's and nothing of River's
-layers, only the quantisers under test are shared. Covers the Llama shape with optional biases.
+transformers runs the backbone over the prompt. Then its linears from the exit layer on get the
+dequantised 4-bit weights, and it runs the answer on the K/V cache that the prompt has left. Only
+the quantisers under test are shared.
 """
 
 from __future__ import annotations
@@ -10,119 +11,77 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
-
-PROJECTIONS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
+from tests.support.engines import Generated
 
 
-class ReferenceModel:
-    """Computes one token after another, each at its own exit layer."""
+class Reference:
+    """transformers' model in float32, teacher-forced."""
 
     def __init__(self, folder: Path, quantizer: str = "hqq", group_size: int = 128) -> None:
-        self.config = json.loads((folder / "config.json").read_text())
-        weights = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
-        self.weights = weights
-        self.num_layers: int = self.config["num_hidden_layers"]
-        self.heads: int = self.config["num_attention_heads"]
-        self.kv_heads: int = self.config["num_key_value_heads"]
-        self.head_size: int = self.config["hidden_size"] // self.heads
-        self.eps: float = self.config["rms_norm_eps"]
-        rope = self.config.get("rope_parameters") or {}
-        self.theta: float = rope.get("rope_theta", self.config.get("rope_theta", 10000.0))
-        self.states: list[list[torch.Tensor]] = []
-        """Of the last run: each token's residual stream after 1 … L layers."""
-        self.river = {}
-        for layer in range(self.num_layers):
-            for name in PROJECTIONS:
-                key = f"model.layers.{layer}.{name}.weight"
-                weight = weights[key].bfloat16()
-                group = fitting_group_size(weight.shape[1], group_size)
-                self.river[key] = QUANTIZERS[quantizer](weight, group).dequantize()
+        import transformers
 
-    def run(self, tokens: list[int], exit_layers: list[int]) -> torch.Tensor:
-        """Teacher-forced: ``tokens[i]`` runs ``exit_layers[i]`` backbone layers.
+        (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
+        cls = getattr(transformers, architecture)
+        self._model = cls.from_pretrained(folder, dtype=torch.float32).eval()
+        # An engine on vLLM's Transformers backend decorates transformers' own class for
+        # compilation (compilation/decorators.py), and the decoration asks for this attribute.
+        for module in self._model.modules():
+            module.do_not_compile = True
+        self.num_layers: int = self._model.config.get_text_config().num_hidden_layers
+        (layers,) = (
+            module
+            for module in self._model.modules()
+            if isinstance(module, torch.nn.ModuleList) and len(module) == self.num_layers
+        )
+        self._linears: list[tuple[int, torch.nn.Linear, torch.Tensor, torch.Tensor]] = []
+        """Layer, module, backbone weight and river weight."""
+        for index, layer in enumerate(layers):
+            for module in layer.modules():
+                if isinstance(module, torch.nn.Linear):
+                    weight = module.weight.data
+                    group = fitting_group_size(weight.shape[1], group_size)
+                    river = QUANTIZERS[quantizer](weight.bfloat16(), group).dequantize()
+                    self._linears.append((index, module, weight, river))
+
+    @torch.inference_mode()
+    def logits(
+        self, prompt: list[int], answer: list[int], exit_layer: int, prompt_exits: bool = False
+    ) -> torch.Tensor:
+        """Logits after the prompt and after each of ``answer``, whose tokens exit.
 
         Returns:
-            Logits after each token, float32 ``[tokens, vocabulary]``.
+            float32 ``[1 + len(answer), vocabulary]``.
         """
-        self.states = []
-        caches: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(self.num_layers)]
-        return torch.stack(
-            [
-                self._token(token, position, depth, caches)
-                for position, (token, depth) in enumerate(zip(tokens, exit_layers, strict=True))
-            ]
-        )
+        self._exit_after(exit_layer if prompt_exits else self.num_layers)
+        first = self._model(torch.tensor([prompt]), use_cache=True)
+        self._exit_after(exit_layer)
+        cache = first.past_key_values
+        rest = self._model(torch.tensor([answer]), past_key_values=cache, use_cache=True)
+        return torch.cat([first.logits[0, -1:], rest.logits[0]])
 
-    def _token(
-        self,
-        token: int,
-        position: int,
-        exit_layer: int,
-        caches: list[list[tuple[torch.Tensor, torch.Tensor]]],
-    ) -> torch.Tensor:
-        x = self.weights["model.embed_tokens.weight"][token]
-        self.states.append([])
-        for layer in range(self.num_layers):
-            on_river = layer >= exit_layer
-            name = f"model.layers.{layer}."
-            h = self._norm(x, name + "input_layernorm.weight")
-            x = x + self._attention(h, layer, position, on_river, caches[layer])
-            h = self._norm(x, name + "post_attention_layernorm.weight")
-            gate = self._linear(h, name + "mlp.gate_proj", on_river)
-            up = self._linear(h, name + "mlp.up_proj", on_river)
-            hidden = torch.nn.functional.silu(gate) * up
-            x = x + self._linear(hidden, name + "mlp.down_proj", on_river)
-            self.states[-1].append(x)
-        head = self.weights.get("lm_head.weight", self.weights["model.embed_tokens.weight"])
-        return head @ self._norm(x, "model.norm.weight")
+    def error(
+        self, prompt: list[int], answer: Generated, exit_layer: int, prompt_exits: bool = False
+    ) -> float:
+        """Largest, over the steps, RMS difference of the reported logits, relative to their
+        spread."""
+        logits = self.logits(prompt, answer.tokens[:-1], exit_layer, prompt_exits)
+        worst = 0.0
+        for expected, reported in zip(logits, answer.logprobs, strict=True):
+            difference = torch.tensor(list(reported.values())) - expected[list(reported)]
+            worst = max(worst, float(difference.square().mean().sqrt() / expected.std()))
+        return worst
 
-    def _attention(
-        self,
-        h: torch.Tensor,
-        layer: int,
-        position: int,
-        on_river: bool,
-        cache: list[tuple[torch.Tensor, torch.Tensor]],
-    ) -> torch.Tensor:
-        name = f"model.layers.{layer}.self_attn."
-        q = self._linear(h, name + "q_proj", on_river).view(self.heads, self.head_size)
-        k = self._linear(h, name + "k_proj", on_river).view(self.kv_heads, self.head_size)
-        v = self._linear(h, name + "v_proj", on_river).view(self.kv_heads, self.head_size)
-        cache.append((self._rotate(k, position), v))
-        keys = torch.stack([entry[0] for entry in cache], dim=1)
-        values = torch.stack([entry[1] for entry in cache], dim=1)
-        repeat = self.heads // self.kv_heads
-        keys = keys.repeat_interleave(repeat, dim=0)
-        values = values.repeat_interleave(repeat, dim=0)
-        scores = torch.einsum("hd,htd->ht", self._rotate(q, position), keys)
-        weights = (scores / self.head_size**0.5).softmax(dim=-1)
-        out = torch.einsum("ht,htd->hd", weights, values).reshape(-1)
-        return self._linear(out, name + "o_proj", on_river)
+    @torch.inference_mode()
+    def similarities(self, tokens: list[int]) -> torch.Tensor:
+        """cos(h^(l−1), h^(l)) for l = 1 … L−1, float32 ``[L − 1, tokens]``."""
+        self._exit_after(self.num_layers)
+        out = self._model(torch.tensor([tokens]), output_hidden_states=True)
+        # The last entry is past the final norm.
+        states = torch.stack(out.hidden_states[: self.num_layers])[:, 0]
+        return torch.nn.functional.cosine_similarity(states[:-1], states[1:], dim=-1)
 
-    def _linear(self, x: torch.Tensor, name: str, on_river: bool) -> torch.Tensor:
-        weight = (self.river if on_river else self.weights)[name + ".weight"]
-        bias = self.weights.get(name + ".bias")
-        return weight @ x if bias is None else weight @ x + bias
-
-    def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return x * torch.rsqrt(x.square().mean() + self.eps) * self.weights[name]
-
-    def _rotate(self, x: torch.Tensor, position: int) -> torch.Tensor:
-        half = self.head_size // 2
-        inverse = self.theta ** -(torch.arange(half) / half)
-        angle = position * inverse
-        a, b = x[:, :half], x[:, half:]
-        return torch.cat(
-            [a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], dim=-1
-        )
+    def _exit_after(self, exit_layer: int) -> None:
+        for index, module, backbone, river in self._linears:
+            module.weight.data = backbone if index < exit_layer else river

@@ -105,6 +105,12 @@ def first_difference(a: Generated, b: Generated) -> int | None:
     return None
 
 
+def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens before the first difference."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
+
+
 def assert_same_answer(alone: Alone, other: Generated, threshold: float, by: Rounding) -> int:
     """Tokens and depths are those of the request served alone, up to a near-tie if there is one.
 

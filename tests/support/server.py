@@ -114,11 +114,6 @@ class RiverServer:
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=120, **options)
 
-    def post_raw(self, path: str, body: str | bytes) -> httpx.Response:
-        """A body that a JSON library may refuse to write."""
-        headers = {"content-type": "application/json"}
-        return httpx.post(self.url + path, content=body, headers=headers, timeout=120)
-
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=30, **options)
 
