@@ -16,7 +16,7 @@ from river_vllm import patches
 from river_vllm.compat import init_logger
 from river_vllm.config import RiverConfig, river_config_of
 from river_vllm.modes import mode_of
-from river_vllm.modes.mode import Numbers, depths_of
+from river_vllm.modes.mode import Numbers
 from river_vllm.request import (
     EXTRA_ARGS_KEY,
     RiverSettings,
@@ -27,6 +27,25 @@ from river_vllm.request import (
 from river_vllm.settings import Affects
 
 logger = init_logger("vllm.river")
+
+_DEPTHS = "river"
+"""Extra attribute of vLLM's ``ModelRunnerOutput``, a plain dataclass that is pickled whole."""
+
+
+def put_depths(output: Any, depths: dict[str, int]) -> Any:
+    """Put ``depths`` (request id → signed depth) on the output of a runner's ``sample_tokens``.
+
+    vLLM's asynchronous output holds the final one in ``_model_runner_output``
+    (``v1/worker/gpu_model_runner.py``).
+    """
+    if output is not None:
+        setattr(getattr(output, "_model_runner_output", output), _DEPTHS, depths)
+    return output
+
+
+def depths_of(output: Any) -> dict[str, int]:
+    """The depths that ``put_depths`` put there; empty for a step without a forward pass."""
+    return getattr(output, _DEPTHS, None) or {}
 
 
 class RiverSchedulerMixin:
@@ -84,8 +103,7 @@ class RiverSchedulerMixin:
         # not computed. Accepted drafts are, and may lie behind the answer's end.
         if request.resumable and self.num_spec_tokens:
             request.num_computed_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
-        stopped: bool = super()._handle_stopped_request(request)  # type: ignore[misc]
-        return stopped
+        return super()._handle_stopped_request(request)  # type: ignore[misc]
 
     def _numbers(
         self: Any, scheduler_output: Any, model_runner_output: Any

@@ -36,8 +36,7 @@ from river_vllm.model.linear import (
 )
 from river_vllm.model.passes import Current, Head
 from river_vllm.model.residency import Residency
-from river_vllm.step.criterion import CRITERION, by_torch, transition_similarity
-from river_vllm.step.router import Router
+from river_vllm.step.router import CRITERION, Router, by_torch, transition_similarity
 from river_vllm.weights.packing import Packing
 
 Info = Callable[[], dict[str, Any]]

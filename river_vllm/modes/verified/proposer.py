@@ -18,10 +18,8 @@ from river_vllm.costs import Costs, Kind
 from river_vllm.model.forward import Forward
 from river_vllm.model.passes import Span
 from river_vllm.modes.mode import Timed
-from river_vllm.modes.verified.acceptance import Acceptance
-from river_vllm.modes.verified.depth import Depth, best_depth, fixed_depth
-from river_vllm.modes.verified.draft import Draft, run
-from river_vllm.modes.verified.sampling import GREEDY, Picked, pick
+from river_vllm.modes.verified.depth import Acceptance, Depth, best_depth, fixed_depth
+from river_vllm.modes.verified.draft import GREEDY, Draft, Picked, pick, run
 
 
 class RiverProposer(DraftModelProposer):
@@ -42,24 +40,18 @@ class RiverProposer(DraftModelProposer):
         """There is nothing to load: the draft model is the target."""
 
     def begin(self, forward: Forward, costs: Costs) -> None:
-        """Draft from now on.
-
-        Args:
-            forward: runs the draft passes.
-            costs: how far drafts pay.
-        """
+        """Draft from now on: ``forward`` runs the passes, ``costs`` say how far drafts pay."""
         self._forward, self._costs = forward, costs
 
     def timed(self, forward: Forward, requests: int) -> dict[Kind, Timed]:
         """The kinds of passes whose times decide on drafts for up to ``requests`` requests."""
         if not self._adaptive:
             return {}
-        river = forward.river
+        layers = forward.river.num_layers
         most = min(requests * (1 + self._most), int(self._river_runner.max_num_tokens))
         draft = Timed(lambda rows: forward.idle(rows, 0, "draft"), most)
-        layers = river.num_layers
         verify = Timed(lambda rows: forward.idle(rows, layers, "backbone", exact=False), most)
-        return {"draft": draft, **({"verify": verify} if river.dense is not None else {})}
+        return {"draft": draft, **({"verify": verify} if forward.river.dense is not None else {})}
 
     def info(self) -> dict[str, Any]:
         """How much is drafted, for operators."""
@@ -78,8 +70,8 @@ class RiverProposer(DraftModelProposer):
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """Drop requests that have ended."""
+        self._acceptance.forget(request_ids)
         for request_id in request_ids:
-            self._acceptance.forget([request_id])
             self._pending.pop(request_id, None)
 
     def withdraw(self) -> None:
@@ -88,17 +80,12 @@ class RiverProposer(DraftModelProposer):
 
     def propose(
         self,
-        num_speculative_tokens: int,
-        target_token_ids: torch.Tensor,
-        target_positions: torch.Tensor,
-        target_hidden_states: torch.Tensor,
+        *,
         next_token_ids: torch.Tensor,
-        token_indices_to_sample: torch.Tensor | None,
         common_attn_metadata: Any,
         sampling_metadata: Any,
-        mm_embed_inputs: Any = None,
         num_rejected_tokens_gpu: torch.Tensor | None = None,
-        slot_mappings: Any = None,
+        **_: Any,
     ) -> list[list[int]]:
         """The tokens to verify in the next step, for each request of this one.
 
@@ -148,7 +135,7 @@ class RiverProposer(DraftModelProposer):
         params = request.sampling_params
         ends = (params.eos_token_id, *(params.stop_token_ids or ()))
         limit = 0
-        if runner.river_requests[request_id].settings.may_draft and token not in ends:
+        if runner.river_requests[request_id].may_draft and token not in ends:
             # A step also makes a token of the backbone's own: the draft must leave room for it.
             left = runner.max_model_len - position - 1
             said = position + 1 - request.num_prompt_tokens
@@ -207,15 +194,15 @@ class RiverProposer(DraftModelProposer):
             tokens, sure = picked.tokens.tolist(), picked.confidence.tolist()
             found, row = [], 0
             for draft, guessed in zip(going, guesses, strict=True):
-                mine = tokens[row : row + 1 + len(guessed)]
-                right = _agreeing(mine, guessed)
+                right = 0
+                while right < len(guessed) and guessed[right] == tokens[row + right]:
+                    right += 1
                 self._acceptance.guessed(draft.request_id, len(guessed), right)
-                found.append([(mine[i], sure[row + i]) for i in range(right + 1)])
+                mine = range(row, row + right + 1)
+                found.append([(tokens[i], sure[i]) for i in mine])
                 if picked.probabilities is not None:
-                    for i in range(right + 1):
-                        drawn[draft.row, len(draft.tokens) + i] = _drawn_from(
-                            draft, picked, row + i
-                        )
+                    for place, i in enumerate(mine, len(draft.tokens)):
+                        drawn[draft.row, place] = _drawn_from(draft, picked, i)
                 row += 1 + len(guessed)
             costs.observe("draft", row, time.perf_counter() - start)
             return found
@@ -245,10 +232,7 @@ class RiverProposer(DraftModelProposer):
         return found
 
     def _pass(
-        self,
-        going: Sequence[Draft],
-        guesses: Sequence[Sequence[int]],
-        metadata: Any,
+        self, going: Sequence[Draft], guesses: Sequence[Sequence[int]], metadata: Any
     ) -> Picked:
         """One river pass over each draft's last token and its guesses."""
         assert self._forward is not None
@@ -277,9 +261,3 @@ def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
     certain = torch.zeros_like(probabilities)
     certain[picked.tokens[row]] = 1.0
     return certain
-
-
-def _agreeing(tokens: Sequence[int], guesses: Sequence[int]) -> int:
-    """How many guesses, from the first on, are the river's own tokens."""
-    pairs = zip(tokens, guesses, strict=False)
-    return next((i for i, (token, guess) in enumerate(pairs) if token != guess), len(guesses))

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from river_vllm.costs import Costs
-from river_vllm.modes.verified.acceptance import Acceptance
-from river_vllm.modes.verified.depth import Depth
-from river_vllm.modes.verified.draft import Draft, run
-from river_vllm.modes.verified.lookup import continuation
+from river_vllm.modes.verified.depth import Acceptance, Depth
+from river_vllm.modes.verified.draft import Draft, continuation, run
 
 CHEAP = Costs.fixed({"draft": {1: 0.03}, "backbone": {1: 0.09, 64: 0.1}})
 
@@ -82,10 +80,10 @@ def test_what_a_text_repeats_is_guessed_with_room_for_the_rivers_own_token() -> 
     known = np.array([3, 4, 5, 6, 8, 9, 3, 4], dtype=np.int32)
     one = draft(limit=4, token=5, known=known)
     assert one.guesses(9) == [6, 8, 9]
-    one.add(6, 0.9, Acceptance())
+    one.tokens.append(6)
     assert one.guesses(9) == [8, 9]
     assert one.guesses(1) == [8]
-    one.add(1, 0.9, Acceptance())
+    one.tokens.append(1)
     assert one.guesses(9) == []
 
 
