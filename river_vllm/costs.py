@@ -155,7 +155,8 @@ class Costs:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._most = dict(most or {})
-        self._key = machine() | (key or {}) | {f"rows of {k}": n for k, n in self._most.items()}
+        rows = {f"rows of {kind}": most for kind, most in self._most.items()}
+        self._key: dict[str, str | int] = {**machine(), **(key or {}), **rows}
         self._share = share
         self._clock = clock
         self._learns = True
@@ -218,9 +219,8 @@ class Costs:
         """Learn from a real pass, if passes of its kind were measured."""
         if not self._learns or kind not in self._curves or rows <= 0:
             return
-        probe = None
-        if self._probe is not None and self._probe[0] == kind:
-            probe, self._probe = self._probe, None
+        probe = self._probe if self._probe and self._probe[0] == kind else None
+        self._probe = None if probe else self._probe
         self._unlearnt.append((kind, rows, seconds, probe))
         if self._share is None or len(self._unlearnt) == SHARED:
             observed, self._unlearnt = self._agreed(self._unlearnt), []
@@ -249,11 +249,11 @@ class Costs:
         As ``pays`` says, except in probes, which time the kind of step that does not seem to pay.
         A speed-up that is ``SURE`` is probed only once it is ``STALE``.
         """
-        pays = self.pays(rows)
-        self._probe = None
         if not self._curves:
-            return pays
-        usual, other = ("river", "backbone") if pays else ("backbone", "river")
+            return True
+        pays, self._probe = self.pays(rows), None
+        usual: Kind = "river" if pays else "backbone"
+        other: Kind = "backbone" if pays else "river"
         stale = self._steps - self._curves[other].seen(rows) >= STALE
         if pays and self.speedup(rows) >= SURE and not (stale or self._gained):
             return True
@@ -312,7 +312,7 @@ class Costs:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except (OSError, ValidationError) as error:
-            why = str(error) if isinstance(error, OSError) else describe_errors(error, _Saved)
+            why = error if isinstance(error, OSError) else describe_errors(error, _Saved)
             logger.warning("River: measuring again, '%s' cannot be used: %s", path, why)
             return False
         if found.key != self._key or found.curves.keys() != self._most.keys():
@@ -349,8 +349,7 @@ class Costs:
         self._curves[kind].observe(rows, seconds, self._steps)
         self._owed -= PROBE_SHARE * seconds
         if probe is not None:
-            _, usual, offset = probe
-            lost = seconds + offset
+            usual, lost = probe[1], seconds + probe[2]
             self._gained = PAYS * (lost + usual) <= usual
             self._owed = 0.0 if self._gained else max(lost, LEAST_LOSS * usual)
         if self._file is not None and self._curves[kind].outdated:

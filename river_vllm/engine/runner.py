@@ -42,10 +42,8 @@ class RiverRunnerMixin(WarmUpMixin):
         """Time passes, and set up the runner for requests."""
         config = river_config_of(self.vllm_config)
         drafter = getattr(self, "drafter", None)
-        custom = any(
-            type(processor) not in BUILTIN_LOGITS_PROCESSORS
-            for processor in self.input_batch.logitsprocs.all
-        )
+        processors = map(type, self.input_batch.logitsprocs.all)
+        custom = any(one not in BUILTIN_LOGITS_PROCESSORS for one in processors)
 
         def every_logit(request: Request) -> bool:
             # An operator's own processor may read any logit.
@@ -59,8 +57,6 @@ class RiverRunnerMixin(WarmUpMixin):
         self.river_costs = costs = costs_of_start(self, forward, kinds)
         layers = forward.river.num_layers
         self.river_exits = Exits(config, layers, costs, every_logit, self.device)
-        if drafter is not None:
-            drafter.begin(forward, costs)
 
     def river_info(self: Any) -> dict[str, Any]:
         """Limits and costs that decide about exits and drafts, for operators."""

@@ -141,7 +141,7 @@ def _limit(config: RiverConfig) -> int | Literal["all", "auto"]:
 
 
 class Line(NamedTuple):
-    """A group of rows, for the table of a step."""
+    """A group of rows, for the table of a step; ``held``: only the cost of leaving keeps it."""
 
     request: int
     start: int
@@ -153,7 +153,7 @@ class Line(NamedTuple):
 
 
 class Exits:
-    """Decides which rows of a step may leave the backbone, and remembers how deep each ran.
+    """Decides which rows of a step may leave the backbone, and records how deep each ran.
 
     vLLM computes a preempted request again from its start. Its tokens leave after the same layers
     as the first time, so its K/V and its answer stay the same.
@@ -209,8 +209,8 @@ class Exits:
         if self._config.lm_head == "backbone" or not table.free.all():
             return "backbone"
         generating = all(s.start + s.rows > s.request.prompt for s in self._step)
-        every = any(self._every_logit(s.request) for s in self._step)
-        return "river" if generating and not every else "backbone"
+        few = generating and not any(self._every_logit(s.request) for s in self._step)
+        return "river" if few else "backbone"
 
     def spans(self) -> list[Span]:
         """The positions of the step's rows, by request."""
@@ -251,9 +251,7 @@ class Exits:
 
     def info(self) -> dict[str, Any]:
         """The most rows with which tokens leave, for operators."""
-        limit: int | str | None = self._limit
-        if limit == "auto":
-            limit = self._costs.max_rows
+        limit = self._costs.max_rows if self._limit == "auto" else self._limit
         most = None if limit == "all" else limit
         return {"crossover": {"max_rows": most, **self._costs.crossover()}}
 
@@ -261,8 +259,7 @@ class Exits:
         """Whether tokens may leave in this step: not if that would make it longer.
 
         With few rows a layer takes as long as reading its weights. A row that must run the whole
-        backbone reads them in any case, and other rows in 4 bit would add time. With scope ``step``
-        they then stay too.
+        backbone reads them in any case. With scope ``step`` the other rows then stay too.
         """
         generated, whole = 0, True
         for scheduled in self._step:

@@ -22,10 +22,7 @@ Numbers: TypeAlias = npt.NDArray[np.int16]
 
 
 class Timed(NamedTuple):
-    """A kind of pass whose time decides about exits or drafts.
-
-    ``make`` makes a pass of the given number of rows, of which ``most`` is the greatest.
-    """
+    """A kind of pass whose time decides: ``make`` makes one of so many rows, ``most`` at most."""
 
     make: Callable[[int], Pass]
     most: int

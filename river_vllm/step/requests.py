@@ -17,8 +17,7 @@ class Request:
     """A request in the worker.
 
     Attributes:
-        settings: of its ``river`` field.
-        may_exit, may_draft: those of the settings.
+        settings, may_exit, may_draft: of its ``river`` field.
         sent: number of tokens that it came with.
         prompt: how many of them are its prompt; in a calibration, a known answer follows.
         params: its ``SamplingParams``.
@@ -52,12 +51,7 @@ class Scheduled:
 
 
 class Requests:
-    """The requests of a worker.
-
-    Args:
-        runner: vLLM's, V1.
-        defaults: settings of a request that names none.
-    """
+    """The requests of a worker with runner V1; ``defaults`` hold for those without settings."""
 
     def __init__(self, runner: Any, defaults: RiverSettings) -> None:
         self._runner = runner

@@ -18,7 +18,6 @@ from river_vllm.config import Scope
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Indices: TypeAlias = npt.NDArray[np.intp]
-
 Product: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -88,17 +87,10 @@ class StepTable:
 
     @classmethod
     def forced(
-        cls,
-        num_layers: int,
-        request: Sequence[int],
-        layers: int,
-        device: torch.device | str = "cpu",
+        cls, num_layers: int, request: Sequence[int], layers: int, device: torch.device
     ) -> StepTable:
-        """Decode tokens that all leave after ``layers`` backbone layers.
-
-        Args:
-            request: place in the batch of each token's request.
-        """
+        """Decode tokens that all leave after ``layers`` backbone layers; ``request`` is the place
+        in the batch of each token's request."""
         one = np.ones(len(request), dtype=np.intp)
         return cls(
             num_layers, one, -one, one * layers, replayed=one, request=request, device=device
@@ -118,9 +110,7 @@ class StepTable:
     def leaving(self, layers_run: int, similarity: npt.NDArray[np.float32] | None) -> Flags | None:
         """Which of the active groups leave after ``layers_run`` layers; None where none does.
 
-        Args:
-            similarity: of each active row; None before the first layer, and where no group needs
-                one.
+        ``similarity`` has an entry for each active row; None where no group needs one.
         """
         if layers_run < self.first:
             return None
@@ -170,8 +160,8 @@ class StepTable:
     def mixed(self, x: torch.Tensor, backbone: Product, river: Product) -> torch.Tensor:
         """``x [rows, K] -> [rows, N]`` where the pass is on both paths.
 
-        The backbone product runs over all rows: the rows that stay see the shape that stock vLLM
-        would run, and get the same bits. The weight is read for them anyway.
+        The backbone product runs over all rows: it reads the weight anyway, and the rows that stay
+        get the bits of the shape that stock vLLM would run.
         """
         out = backbone(x).flatten(0, -2)
         out[self.river_rows] = river(x.flatten(0, -2)[self.river_rows])

@@ -93,12 +93,10 @@ class Acceptance:
             count.fade()
 
     def verified(self, request_id: str, confidences: Sequence[float | None], kept: int) -> None:
-        """Learn from a request's draft that was verified.
+        """Learn from a verified draft: ``kept`` tokens were accepted, and the next one rejected.
 
-        Args:
-            confidences: the river's confidence in each verified token, in order; None for a sampled
-                token, whose acceptance does not depend on it.
-            kept: how many tokens were accepted; the next one, if any, was rejected.
+        ``confidences`` has the river's confidence in each verified token; None for a sampled one,
+        whose acceptance does not depend on it.
         """
         for index, confidence in enumerate(confidences[: kept + 1]):
             self.learn(request_id, index < kept)
@@ -115,8 +113,7 @@ class Acceptance:
             )
 
     def learn(self, request_id: str, kept: float) -> None:
-        """Learn from one drafted token that it was kept, 0 or 1, or how likely it was if it was
-        dropped unverified."""
+        """Learn whether a token was kept, 0 or 1, or how likely one is that was not verified."""
         self._all.add(kept)
         self._requests.setdefault(request_id, _Count()).add(kept)
 
@@ -162,15 +159,8 @@ class Depth:
         return sum(reaches) * self.price > draft + self._more(drafted, len(reaches))
 
     def worth_guessing(self, requests: int, rows: int, rate: float, most: int) -> int:
-        """How many guesses of one request pay for their rows in a draft pass: a right one saves
-        the request's share of another pass.
-
-        Args:
-            requests: how many are in the pass.
-            rows: of the pass without these guesses.
-            rate: the probability that a guess is right.
-            most: how many guesses there are.
-        """
+        """How many of a request's ``most`` guesses pay for their rows in a draft pass, which has
+        ``rows`` without them. A right one, at ``rate``, saves the request's share of a pass."""
         seconds = self.costs.seconds
         share, reach = seconds("draft", requests) / requests, rate
         for count in range(most):
@@ -199,10 +189,7 @@ def best_depth(
 ) -> Depth:
     """The depth with the least time per token, if all requests draft equally many tokens.
 
-    Args:
-        rates: acceptance rate of each request of the step.
-        limits: the most tokens that each may draft.
-        exact: whether a row of the next step is to have stock vLLM's bits.
+    ``rates`` are the requests' acceptance rates, ``limits`` the most tokens that each may draft.
     """
     requests = len(rates)
     a, limit = np.asarray(rates), np.asarray(limits)

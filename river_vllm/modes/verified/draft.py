@@ -25,6 +25,10 @@ GREEDY = 1e-5
 """Temperatures below it are greedy (vLLM ``v1/sample/sampler.py``, ``_SAMPLING_EPS``)."""
 
 
+Found = tuple[int, float]
+"""A token, and the river's confidence in it."""
+
+
 @dataclass(slots=True)
 class Draft:
     """The draft of one request.
@@ -66,7 +70,6 @@ class Draft:
 
     @property
     def next_position(self) -> int:
-        """Position of ``token``."""
         return self.position + len(self.tokens)
 
     @property
@@ -82,20 +85,12 @@ class Draft:
         return continuation(text, min(most, room))
 
     def take(
-        self,
-        found: Sequence[tuple[int, float]],
-        drafted: int,
-        depth: Depth,
-        acceptance: Acceptance,
+        self, found: Sequence[Found], drafted: int, depth: Depth, acceptance: Acceptance
     ) -> int:
-        """Take the tokens that a pass has found, with the river's confidence in each, as far as
-        they pay for their rows.
+        """Take the tokens that a pass has found as far as they pay for their rows; returns how
+        many. After one that did not pay the draft is full.
 
-        Args:
-            drafted: tokens that the step's requests have drafted so far.
-
-        Returns:
-            How many it took. After one that did not pay the draft is full.
+        ``drafted`` counts the tokens of the step's drafts so far.
         """
         before = len(self.tokens)
         for token, confidence in found:
@@ -112,12 +107,13 @@ class Draft:
         return len(self.tokens) - before
 
 
-Pass = Callable[[Sequence[Draft]], Sequence[Sequence[tuple[int, float]]]]
-"""Runs one draft pass: returns each draft's next tokens, with the river's confidence in each."""
-
-
-def run(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance, draft_pass: Pass) -> None:
-    """Fill the ``drafts`` of one step by repeated calls of ``draft_pass``."""
+def run(
+    drafts: Sequence[Draft],
+    depth: Depth,
+    acceptance: Acceptance,
+    draft_pass: Callable[[Sequence[Draft]], Sequence[Sequence[Found]]],
+) -> None:
+    """Fill the ``drafts`` of one step by calls of ``draft_pass``, which finds next tokens."""
     if not depth.price:
         return
     going = [draft for draft in drafts if not draft.full]
@@ -133,15 +129,8 @@ def run(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance, draft_pas
 
 
 def continuation(tokens: npt.NDArray[np.int32], most: int) -> list[int]:
-    """The tokens after the latest earlier occurrence of the last of ``tokens``.
-
-    Args:
-        tokens: ``[tokens]``, a request's prompt and answer so far.
-        most: tokens to return at most.
-
-    Returns:
-        Up to ``most`` tokens; nothing where they have not occurred before.
-    """
+    """Up to ``most`` tokens after the latest earlier occurrence of the last of ``tokens``, a
+    request's prompt and answer; none where they have not occurred before."""
     for length in LENGTHS:
         starts = len(tokens) - length
         if most <= 0 or starts <= 0:

@@ -19,7 +19,7 @@ from river_vllm.model.forward import Forward
 from river_vllm.model.passes import Span
 from river_vllm.modes.mode import Timed
 from river_vllm.modes.verified.depth import Acceptance, Depth, best_depth, fixed_depth
-from river_vllm.modes.verified.draft import GREEDY, Draft, Picked, pick, run
+from river_vllm.modes.verified.draft import GREEDY, Draft, Found, Picked, pick, run
 
 
 class RiverProposer(DraftModelProposer):
@@ -33,15 +33,9 @@ class RiverProposer(DraftModelProposer):
         self._acceptance = Acceptance()
         self._pending: dict[str, Draft] = {}
         self._adaptive = river_config_of(vllm_config).draft == "adaptive"
-        self._costs = Costs()
-        self._forward: Forward | None = None
 
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""
-
-    def begin(self, forward: Forward, costs: Costs) -> None:
-        """Draft from now on: ``forward`` runs the passes, ``costs`` say how far drafts pay."""
-        self._forward, self._costs = forward, costs
 
     def timed(self, forward: Forward, requests: int) -> dict[Kind, Timed]:
         """The kinds of passes whose times decide on drafts for up to ``requests`` requests."""
@@ -118,11 +112,8 @@ class RiverProposer(DraftModelProposer):
         return proposed
 
     def _learn(self, request_id: str, position: int, checked: int, rejected: int) -> bool:
-        """Learn from the request's last draft, if this step verified it.
-
-        Returns:
-            Whether the draft has ended the answer.
-        """
+        """Learn from the request's last draft, if this step verified it; returns whether the draft
+        has ended the answer."""
         draft = self._pending.pop(request_id, None)
         if draft is None or draft.position != position or not 0 < checked <= len(draft.tokens):
             return False
@@ -130,6 +121,7 @@ class RiverProposer(DraftModelProposer):
         return not rejected and draft.tokens[checked - 1] in draft.ends
 
     def _draft(self, request_id: str, row: int, position: int, token: int) -> Draft:
+        """The draft of a request, still empty, with the most tokens that it may have."""
         runner = self._river_runner
         request = runner.requests[request_id]
         params = request.sampling_params
@@ -161,13 +153,10 @@ class RiverProposer(DraftModelProposer):
         )
 
     def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
-        """Draft for the requests of a step.
-
-        Returns:
-            The distributions of the drafted tokens, float32 ``[requests, drafted, vocabulary]``;
-            None if no token was sampled.
-        """
-        costs, exact = self._costs, self._river_runner.river_exact
+        """Fill the drafts of a step; returns the distributions of the drafted tokens, float32
+        ``[requests, drafted, vocabulary]``, or None if no token was sampled."""
+        costs: Costs = self._river_runner.river_costs
+        exact = self._river_runner.river_exact
         if metadata.logprob_token_ids:
             # The next step would discard drafts (``RiverRunnerMixin._sample``).
             return None
@@ -187,7 +176,7 @@ class RiverProposer(DraftModelProposer):
                 depth = fixed_depth(len(drafts))
         drawn: dict[tuple[int, int], torch.Tensor] = {}
 
-        def draft_pass(going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
+        def draft_pass(going: Sequence[Draft]) -> list[list[Found]]:
             start = time.perf_counter()
             guesses = self._guesses(going, depth)
             picked = self._pass(going, guesses, metadata)
@@ -235,16 +224,15 @@ class RiverProposer(DraftModelProposer):
         self, going: Sequence[Draft], guesses: Sequence[Sequence[int]], metadata: Any
     ) -> Picked:
         """One river pass over each draft's last token and its guesses."""
-        assert self._forward is not None
+        forward: Forward = self._river_runner.river_forward
         spans, tokens, owners = [], [], []
         for draft, some in zip(going, guesses, strict=True):
             spans.append(Span(draft.row, draft.next_position, 1 + len(some)))
             tokens += [draft.token, *some]
             owners += [draft.row] * (1 + len(some))
-        due = self._forward.decode(spans, torch.tensor(tokens, device=self.device), 0, "draft")
-        logits = self._forward.logits(due)
-        picked = pick(logits, torch.tensor(owners, device=self.device), metadata)
-        return picked.agreed(self._forward.river.agreed)
+        due = forward.decode(spans, torch.tensor(tokens, device=self.device), 0, "draft")
+        owner = torch.tensor(owners, device=self.device)
+        return pick(forward.logits(due), owner, metadata).agreed(forward.river.agreed)
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
@@ -256,8 +244,8 @@ def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
     """
     assert picked.probabilities is not None
     probabilities = picked.probabilities[row]
-    if not draft.constrained:
-        return probabilities
-    certain = torch.zeros_like(probabilities)
-    certain[picked.tokens[row]] = 1.0
-    return certain
+    if draft.constrained:
+        certain = torch.zeros_like(probabilities)
+        certain[picked.tokens[row]] = 1.0
+        return certain
+    return probabilities

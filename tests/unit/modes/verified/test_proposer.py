@@ -63,6 +63,8 @@ class Engine:
             discard_request_mask=SimpleNamespace(np=np.zeros(8, dtype=bool)),
             max_model_len=1000,
             river_exact=False,
+            river_forward=self.river,
+            river_costs=costs or Costs(),
         )
         settings = {"verify": K, "draft": "adaptive" if costs else "fixed"}
         config = SimpleNamespace(
@@ -73,7 +75,6 @@ class Engine:
             speculative_config=SimpleNamespace(num_speculative_tokens=K),
         )
         self.proposer = RiverProposer(config, torch.device("cpu"), self.runner)
-        self.proposer.begin(self.river, costs or Costs())  # type: ignore[arg-type]
 
     def rate(self, name: str) -> float:
         """How many of a request's drafts are expected to be kept."""
