@@ -15,12 +15,13 @@ import math
 import os
 import platform
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from river_vllm.errors import describe_errors
 from river_vllm.folders import write_whole
@@ -31,9 +32,6 @@ Kind = Literal["backbone", "river", "draft", "verify"]
 """``backbone``: a decode step of the backbone with its logits, as stock vLLM runs it.
 ``river``: a decode step whose rows leave after the usual layers. ``draft``: a draft pass.
 ``verify``: a step that verifies drafts, where River's own product runs it (``River.dense``)."""
-Runs = Mapping[Kind, Callable[[int], object]]
-"""By kind, a function that runs a pass of so many rows to its end."""
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probe = tuple[Kind, float, float]
 """A kind of pass, the seconds of the usual step, and those to add to the pass's for its loss."""
 
@@ -42,11 +40,9 @@ REPEATS = 5
 LONG, STEEP = 0.5, 1.6
 """Passes over more rows are not timed once a pass takes this many seconds, and this many times as
 long as over half the rows."""
-
-RATE = 1 / 16
-"""Weight of one pass in the exponential average."""
-SURPRISE = 2.0
-"""A pass counts as at most this factor slower or faster than expected."""
+RATE, SURPRISE = 1 / 16, 2.0
+"""Weight of one pass in the exponential average; a pass counts as at most this factor slower or
+faster than expected."""
 FADE = 1 / 256
 """Weight, at each pass, of the start's timing in a point that is not observed."""
 
@@ -78,24 +74,16 @@ class CostCurve:
         self._start = list(self._seconds)
 
     def __call__(self, rows: int) -> float:
-        at, seconds = self.rows, self._seconds
-        right, last = bisect_left(at, rows), len(at) - 1
-        if right == 0:
-            return seconds[0]
-        if right > last:
-            slope = seconds[last] / at[last]
-            if last:
-                slope = min(slope, (seconds[last] - seconds[-2]) / (at[last] - at[-2]))
-            return seconds[last] + slope * (rows - at[last])
-        part = (rows - at[right - 1]) / (at[right] - at[right - 1])
-        return seconds[right - 1] + part * (seconds[right] - seconds[right - 1])
+        right = bisect_left(self.rows, rows)
+        left = max(0, right - 1)
+        return self._seconds[left] + self._slopes[right] * (rows - self.rows[left])
 
     def observe(self, rows: int, seconds: float, step: int) -> None:
         """Move the points on both sides of ``rows`` towards a pass that ended in ``step``.
 
         All other points fade: each returns to its value at start, scaled as the observed ones are.
         """
-        near = self._near(rows)
+        near = self._beside(rows)
         change = min(max(seconds / self(rows), 1 / SURPRISE), SURPRISE) ** RATE
         scale = self._seconds[near[0]] * change / self._start[near[0]]
         for i, start in enumerate(self._start):
@@ -108,7 +96,7 @@ class CostCurve:
 
     def seen(self, rows: int) -> int:
         """The last step with a pass of about ``rows``; 0 where there was none."""
-        return max(self._seen[i] for i in self._near(rows))
+        return max(self._seen[i] for i in self._beside(rows))
 
     @property
     def outdated(self) -> bool:
@@ -118,31 +106,34 @@ class CostCurve:
         """
         return any(SURPRISE * now < at for now, at in zip(self._seconds, self._start, strict=True))
 
-    def _near(self, rows: int) -> range:
-        last = len(self.rows) - 1
-        first = max(0, bisect_right(self.rows, rows) - 1)
-        return range(first, min(max(first, bisect_left(self.rows, rows)), last) + 1)
+    def _beside(self, rows: int) -> tuple[int, int]:
+        """The points on both sides of ``rows``; at a point and beyond the ends, one point twice."""
+        right = min(bisect_left(self.rows, rows), len(self.rows) - 1)
+        return (right if rows >= self.rows[right] else max(0, right - 1)), right
 
     def _fit(self) -> None:
-        if self._timed == sorted(self._timed):
-            self._seconds = list(self._timed)
-            return
-        fitted: dict[int, float] = {}
-        for i in sorted(range(len(self.rows)), key=lambda i: (-self._seen[i], self._timed[i])):
-            low = max((fitted[j] for j in fitted if j < i), default=0.0)
-            high = min((fitted[j] for j in fitted if j > i), default=math.inf)
-            fitted[i] = min(max(self._timed[i], low), high)
+        fitted = dict(enumerate(self._timed))
+        if self._timed != sorted(self._timed):
+            order, fitted = sorted(fitted, key=lambda i: (-self._seen[i], self._timed[i])), {}
+            for i in order:
+                low = max((fitted[j] for j in fitted if j < i), default=0.0)
+                high = min((fitted[j] for j in fitted if j > i), default=math.inf)
+                fitted[i] = min(max(self._timed[i], low), high)
         self._seconds = [fitted[i] for i in range(len(self.rows))]
+        steps = zip(pairwise(self.rows), pairwise(self._seconds), strict=True)
+        between = [(b - a) / (y - x) for (x, y), (a, b) in steps]
+        beyond = min([self._seconds[-1] / self.rows[-1], *between[-1:]])
+        self._slopes = [0.0, *between, beyond]
 
 
 class _Saved(BaseModel):
     """The file of ``Costs.save``; another format has another name, since the key names the code."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     key: dict[str, str | int]
-    at: Annotated[float, Field(allow_inf_nan=False)]
-    curves: dict[Kind, Annotated[dict[PositiveInt, Seconds], Field(min_length=1)]] = Field(
-        min_length=1
-    )
+    at: float
+    curves: dict[Kind, Annotated[dict[PositiveInt, PositiveFloat], Field(min_length=1)]]
 
 
 class Costs:
@@ -152,7 +143,7 @@ class Costs:
         key: what the times depend on beside the CPU and ``most``.
         most: the most rows that a pass of each kind can have.
         share: returns rank 0's value on every tensor-parallel rank. All ranks then have rank 0's
-        times and decide alike; they exchange once in ``SHARED`` passes.
+            times and decide alike; they exchange once in ``SHARED`` passes.
         clock: seconds for measuring.
     """
 
@@ -164,16 +155,12 @@ class Costs:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._most = dict(most or {})
-        self._key = {
-            **machine(),
-            **(key or {}),
-            **{f"rows of {k}": n for k, n in self._most.items()},
-        }
+        rows = {f"rows of {kind}": most for kind, most in self._most.items()}
+        self._key: dict[str, str | int] = {**machine(), **(key or {}), **rows}
         self._share = share
         self._clock = clock
         self._learns = True
         self._curves: dict[Kind, CostCurve] = {}
-        self._from, self._at = "given", 0.0
         self._file: Path | None = None
         self._steps = 0
         self._probe: Probe | None = None
@@ -196,33 +183,32 @@ class Costs:
         return self._curves[kind](rows)
 
     def verifying(self, rows: int, exact: bool = False) -> float:
-        """Seconds of a pass that verifies drafts.
-
-        Args:
-            exact: whether a row of it needs stock vLLM's bits, which ``River.dense`` does not give.
-        """
+        """Seconds of a pass that verifies drafts; with ``exact`` a row of it needs stock vLLM's
+        bits, which ``River.dense`` does not give."""
         own = "verify" in self._curves and not exact
         return self.seconds("verify" if own else "backbone", rows)
 
-    def measure(self, runs: Runs) -> None:
+    def measure(self, runs: Mapping[Kind, Callable[[int], object]]) -> None:
         """Time whole passes of each kind, and replace the curves.
 
         Each round runs all passes in turn, so a busy moment affects one repeat of many. The second
         fastest repeat counts: one wrong reading of a clock decides nothing. Where time grows with
-        the rows, as on a CPU without bf16 instructions, long passes are extrapolated.
+        the rows, as on a CPU without bf16 instructions, long passes are extrapolated. ``runs`` has
+        for each kind a function that runs a pass of so many rows to its end.
         """
         taken: dict[Kind, dict[int, list[float]]] = {kind: {} for kind in runs}
         ended = set()
-        for turn in range(REPEATS):
-            for rows in ROWS:
-                for kind, found in taken.items():
-                    if turn == 0 and rows <= self._most[kind] and kind not in ended:
-                        runs[kind](rows)  # The first pass of a shape prepares later ones.
-                        found[rows] = []
-                    if rows in found:
-                        found[rows].append(seconds := self._timed(runs[kind], rows))
-                        if seconds > max(LONG, STEEP * found.get(rows // 2, [math.inf])[0]):
-                            ended.add(kind)
+        for turn, rows, (kind, found) in product(range(REPEATS), ROWS, taken.items()):
+            if turn == 0 and rows <= self._most[kind] and kind not in ended:
+                runs[kind](rows)  # The first pass of a shape prepares later ones.
+                found[rows] = []
+            if rows in found:
+                start = self._clock()
+                runs[kind](rows)
+                seconds = self._agreed(self._clock() - start)
+                found[rows].append(seconds)
+                if seconds > max(LONG, STEEP * found.get(rows // 2, [math.inf])[0]):
+                    ended.add(kind)
         points: dict[Kind, Mapping[int, float]] = {}
         for kind, found in taken.items():
             curve = CostCurve({rows: sorted(times)[1] for rows, times in found.items()})
@@ -233,11 +219,11 @@ class Costs:
         """Learn from a real pass, if passes of its kind were measured."""
         if not self._learns or kind not in self._curves or rows <= 0:
             return
-        probe = self._probe if self._probe is not None and self._probe[0] == kind else None
-        self._probe = None if probe is not None else self._probe
+        probe = self._probe if self._probe and self._probe[0] == kind else None
+        self._probe = None if probe else self._probe
         self._unlearnt.append((kind, rows, seconds, probe))
         if self._share is None or len(self._unlearnt) == SHARED:
-            observed, self._unlearnt = self._of_first_rank(self._unlearnt), []
+            observed, self._unlearnt = self._agreed(self._unlearnt), []
             for one in observed:
                 self._learn(*one)
 
@@ -248,12 +234,12 @@ class Costs:
 
     def pays(self, rows: int) -> bool:
         """Whether exits make a step of ``rows`` shorter; also true where nothing was measured."""
-        return not self._compares or self.speedup(rows) >= PAYS
+        return not self._curves or self.speedup(rows) >= PAYS
 
     @property
     def max_rows(self) -> int | None:
         """The most rows for which exits pay; None where nothing was measured."""
-        if not self._compares:
+        if not self._curves:
             return None
         return next((n for n in range(self._most[self._in_4_bit], 0, -1) if self.pays(n)), 0)
 
@@ -263,15 +249,16 @@ class Costs:
         As ``pays`` says, except in probes, which time the kind of step that does not seem to pay.
         A speed-up that is ``SURE`` is probed only once it is ``STALE``.
         """
-        pays = self.pays(rows)
-        self._probe = None
-        if "river" not in self._curves:
-            return pays
-        ways: tuple[Kind, Kind] = ("river", "backbone") if pays else ("backbone", "river")
-        usual = self.seconds(ways[0], rows)
-        stale = self._steps - self._curves[ways[1]].seen(rows) >= STALE
-        sure = pays and self.speedup(rows) >= SURE and not (stale or self._gained)
-        return pays if sure else pays ^ self._start_probe(ways[1], usual, -usual)
+        if not self._curves:
+            return True
+        pays, self._probe = self.pays(rows), None
+        usual: Kind = "river" if pays else "backbone"
+        other: Kind = "backbone" if pays else "river"
+        stale = self._steps - self._curves[other].seen(rows) >= STALE
+        if pays and self.speedup(rows) >= SURE and not (stale or self._gained):
+            return True
+        seconds = self.seconds(usual, rows)
+        return pays ^ self._start_probe(other, seconds, -seconds)
 
     def try_drafts(self, rows: int, added: int, exact: bool) -> bool:
         """Whether a step of ``rows`` probes: drafts ``added`` tokens that seem not to pay."""
@@ -279,11 +266,8 @@ class Costs:
         return self._start_probe("draft", usual, self.verifying(rows + added, exact) - usual)
 
     def describe(self, now: float) -> dict[str, Any]:
-        """For each kind: milliseconds by rows, their source and age, the number of corrections.
-
-        Args:
-            now: seconds since the epoch.
-        """
+        """For each kind: milliseconds by rows, their source, their age ``now`` (seconds since the
+        epoch), and the number of corrections."""
         return {
             kind: {
                 "ms": {str(rows): round(1e3 * curve(rows), 2) for rows in curve.rows},
@@ -296,7 +280,7 @@ class Costs:
 
     def crossover(self) -> dict[str, Any]:
         """The most rows with which exits pay, and the speed-up by rows."""
-        rows = self._curves[self._in_4_bit].rows if self._compares else ()
+        rows = self._curves[self._in_4_bit].rows if self._curves else ()
         return {
             "pays_up_to_rows": self.max_rows,
             "speedup_by_rows": {str(r): round(self.speedup(r), 2) for r in rows},
@@ -321,20 +305,17 @@ class Costs:
         return True
 
     def load(self, path: Path) -> bool:
-        """Take the curves that an earlier start has saved.
-
-        Returns:
-            False where there are none, or the file is damaged or does not fit.
-        """
+        """Take the curves that an earlier start has saved; False where there are none, or the file
+        is damaged or does not fit."""
         try:
             found = _Saved.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return False
         except (OSError, ValidationError) as error:
-            why = str(error) if isinstance(error, OSError) else describe_errors(error, _Saved)
+            why = error if isinstance(error, OSError) else describe_errors(error, _Saved)
             logger.warning("River: measuring again, '%s' cannot be used: %s", path, why)
             return False
-        if found.key != self._key:
+        if found.key != self._key or found.curves.keys() != self._most.keys():
             logger.debug("River: '%s' is of another machine or model", path)
             return False
         self._take(found.curves, "an earlier start", found.at)
@@ -345,23 +326,13 @@ class Costs:
     def _in_4_bit(self) -> Kind:
         return "river" if "river" in self._curves else "draft"
 
-    @property
-    def _compares(self) -> bool:
-        return self._curves.keys() >= {"backbone", self._in_4_bit}
-
     def _take(self, points: Mapping[Kind, Mapping[int, float]], origin: str, at: float) -> None:
         self._curves = {kind: CostCurve(seconds) for kind, seconds in points.items()}
         self._from, self._at = origin, at
         self._owed = LEAST_LOSS * max(curve(1) for curve in self._curves.values())
 
-    def _of_first_rank(self, value: Any) -> Any:
+    def _agreed(self, value: Any) -> Any:
         return value if self._share is None else self._share(value)
-
-    def _timed(self, run: Callable[[int], object], rows: int) -> float:
-        start: float = self._of_first_rank(self._clock())
-        run(rows)
-        end: float = self._of_first_rank(self._clock())
-        return end - start
 
     def _start_probe(self, kind: Kind, usual: float, offset: float) -> bool:
         if not self._learns or self._owed > 0:
@@ -378,8 +349,7 @@ class Costs:
         self._curves[kind].observe(rows, seconds, self._steps)
         self._owed -= PROBE_SHARE * seconds
         if probe is not None:
-            _, usual, offset = probe
-            lost = seconds + offset
+            usual, lost = probe[1], seconds + probe[2]
             self._gained = PAYS * (lost + usual) <= usual
             self._owed = 0.0 if self._gained else max(lost, LEAST_LOSS * usual)
         if self._file is not None and self._curves[kind].outdated:

@@ -12,7 +12,7 @@ import torch
 
 from river_vllm.config import river_config_of
 from river_vllm.model.passes import Head, Pass
-from river_vllm.modes.exit.policy import Exits
+from river_vllm.modes.exit import Exits
 from river_vllm.request import default_settings
 from river_vllm.step.requests import Request, Requests
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 # isort: off
@@ -25,32 +23,22 @@ class RiverCPUModelRunner(RiverRunnerMixin, CPUModelRunner):
     """vLLM's CPU runner (V1) with River's batch feed."""
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
-        with unfinished_prompts_unseeded(self):
+        """Sample; rows whose sample is discarded draw from the common generator, not their own.
+
+        vLLM samples in every step. Within a prompt it undoes the sample by setting the offset of
+        the request's generator (``v1/worker/gpu_model_runner.py``, ``_bookkeeping_sync``), which
+        relies on CUDA (a comment in https://github.com/vllm-project/vllm/pull/10097). A CPU
+        generator has no offset: the worker raises. One request with a ``seed`` and a long prompt
+        ends the engine. To be removed once stock vLLM answers such a request on the CPU;
+        ``tests/reliability/test_stock.py`` fails then.
+        """
+        batch = self.input_batch
+        discarded = np.flatnonzero(self.discard_request_mask.np[: batch.num_reqs]).tolist()
+        held = {row: batch.generators.pop(row) for row in discarded if row in batch.generators}
+        try:
             return super().sample_tokens(*args, **kwargs)
-
-
-@contextmanager
-def unfinished_prompts_unseeded(runner: Any) -> Iterator[None]:
-    """Inside, rows whose sample is discarded draw from the common generator, not from their own.
-
-    vLLM samples in every step. Within a prompt it undoes the sample by setting the offset of the
-    request's generator (``v1/worker/gpu_model_runner.py``, ``_bookkeeping_sync``), which relies on
-    CUDA (a comment in https://github.com/vllm-project/vllm/pull/10097). A CPU generator has no
-    offset: the worker raises. One request with a ``seed`` and a long prompt ends the engine.
-
-    To be removed once stock vLLM answers such a request on the CPU;
-    ``tests/reliability/test_stock.py`` fails then.
-
-    Args:
-        runner: its batch's ``generators``, row → generator, are what the sampler reads.
-    """
-    batch = runner.input_batch
-    discarded = np.flatnonzero(runner.discard_request_mask.np[: batch.num_reqs])
-    held = {row: batch.generators.pop(row) for row in discarded.tolist() if row in batch.generators}
-    try:
-        yield
-    finally:
-        batch.generators.update(held)
+        finally:
+            batch.generators.update(held)
 
 
 class RiverCPUWorker(RiverWorkerMixin, CPUWorker):

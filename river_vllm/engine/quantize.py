@@ -32,13 +32,9 @@ class QuantizeExtension:
 
     def river_hessian_bytes(self) -> list[int]:
         """Memory that the Hessians of each decoder layer's projections take."""
-        return [
-            sum(
-                4 * sum(width**2 for width in block_widths(linear.input_size))
-                for _, linear in projections(layer)
-            )
-            for layer in self._river_layers()
-        ]
+        found = [projections(layer) for layer in self._river_layers()]
+        widths = [[w for _, linear in p for w in block_widths(linear.input_size)] for p in found]
+        return [4 * sum(width**2 for width in layer) for layer in widths]
 
     def river_record_hessians(self, layers: list[int]) -> None:
         """From now on, take the Hessians of these layers' projections."""
@@ -49,11 +45,10 @@ class QuantizeExtension:
     def river_quantize_layer(
         self, layer: int, checkpoint: str, out: str, group_size: int, integer_zeros: bool
     ) -> dict[str, Any]:
-        """Quantise one of the recorded layers and write its file.
+        """Quantise one of the recorded layers, and write its file to the folder ``out``.
 
         Args:
             checkpoint: folder of the bf16 weights.
-            out: folder to write to.
             group_size: the largest wanted.
 
         Returns:

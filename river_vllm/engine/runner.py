@@ -13,13 +13,11 @@ import torch
 from river_vllm.compat import BUILTIN_LOGITS_PROCESSORS
 from river_vllm.config import river_config_of
 from river_vllm.costs import Costs
-from river_vllm.engine.timing import costs_of_start
-from river_vllm.engine.warm_up import WarmUpMixin
+from river_vllm.engine.scheduler import put_depths
+from river_vllm.engine.warm_up import WarmUpMixin, costs_of_start
 from river_vllm.model.forward import Forward
 from river_vllm.model.passes import Pass
-from river_vllm.modes import mode_of
-from river_vllm.modes.exit.policy import Exits, timed
-from river_vllm.modes.mode import put_depths
+from river_vllm.modes.exit import Exits, timed
 from river_vllm.parameters import needs_every_logit
 from river_vllm.request import default_settings
 from river_vllm.step.requests import Request, Requests
@@ -44,10 +42,8 @@ class RiverRunnerMixin(WarmUpMixin):
         """Time passes, and set up the runner for requests."""
         config = river_config_of(self.vllm_config)
         drafter = getattr(self, "drafter", None)
-        custom = any(
-            type(processor) not in BUILTIN_LOGITS_PROCESSORS
-            for processor in self.input_batch.logitsprocs.all
-        )
+        processors = map(type, self.input_batch.logitsprocs.all)
+        custom = any(one not in BUILTIN_LOGITS_PROCESSORS for one in processors)
 
         def every_logit(request: Request) -> bool:
             # An operator's own processor may read any logit.
@@ -61,8 +57,6 @@ class RiverRunnerMixin(WarmUpMixin):
         self.river_costs = costs = costs_of_start(self, forward, kinds)
         layers = forward.river.num_layers
         self.river_exits = Exits(config, layers, costs, every_logit, self.device)
-        if drafter is not None:
-            drafter.begin(forward, costs)
 
     def river_info(self: Any) -> dict[str, Any]:
         """Limits and costs that decide about exits and drafts, for operators."""
@@ -88,7 +82,7 @@ class RiverRunnerMixin(WarmUpMixin):
         """vLLM's documented override point for the forward pass of a real step."""
         step, exits = self.river_requests.step(), self.river_exits
         table = exits.table(step)
-        self.river_exact = any(mode_of(one.request.settings).exact for one in step)
+        self.river_exact = not all(one.request.may_draft for one in step)
         due = Pass(
             table, exits.spans(), inputs, True, head=exits.head(table), exact=self.river_exact
         )

@@ -8,15 +8,15 @@ Prompt blocks from the backbone stay shared by all requests.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from river_vllm import patches
 from river_vllm.compat import init_logger
 from river_vllm.config import RiverConfig, river_config_of
 from river_vllm.modes import mode_of
-from river_vllm.modes.mode import Numbers, depths_of
+from river_vllm.modes.mode import Numbers
 from river_vllm.request import (
     EXTRA_ARGS_KEY,
     RiverSettings,
@@ -27,6 +27,25 @@ from river_vllm.request import (
 from river_vllm.settings import Affects
 
 logger = init_logger("vllm.river")
+
+_DEPTHS = "river"
+"""Extra attribute of vLLM's ``ModelRunnerOutput``, a plain dataclass that is pickled whole."""
+
+
+def put_depths(output: Any, depths: dict[str, int]) -> Any:
+    """Put ``depths`` (request id → signed depth) on the output of a runner's ``sample_tokens``.
+
+    vLLM's asynchronous output holds the final one in ``_model_runner_output``
+    (``v1/worker/gpu_model_runner.py``).
+    """
+    if output is not None:
+        setattr(getattr(output, "_model_runner_output", output), _DEPTHS, depths)
+    return output
+
+
+def depths_of(output: Any) -> dict[str, int]:
+    """The depths that ``put_depths`` put there; empty for a step without a forward pass."""
+    return getattr(output, _DEPTHS, None) or {}
 
 
 class RiverSchedulerMixin:
@@ -67,8 +86,20 @@ class RiverSchedulerMixin:
         session.river_mode = mode_of(settings_of(update.sampling_params, self._river_defaults))
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
+        sampled = model_runner_output.sampled_token_ids
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        numbers: dict[str, Callable[[int], Numbers]] = {}
         # Read before vLLM's update, which forgets requests that have ended.
-        numbers = dict(self._numbers(scheduler_output, model_runner_output))
+        for request_id, depth in depths_of(model_runner_output).items():
+            if (request := self.requests.get(request_id)) is not None:
+                brought = len(sampled[model_runner_output.req_id_to_index[request_id]])
+                numbers[request_id] = partial(
+                    request.river_mode.numbers,
+                    depth=depth,
+                    drafted=len(drafts.get(request_id, ())),
+                    kept=max(0, brought - 1),
+                    decode=request.num_output_tokens > 0,
+                )
         outputs = super().update_from_output(  # type: ignore[misc]
             scheduler_output, model_runner_output
         )
@@ -84,106 +115,65 @@ class RiverSchedulerMixin:
         # not computed. Accepted drafts are, and may lie behind the answer's end.
         if request.resumable and self.num_spec_tokens:
             request.num_computed_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
-        stopped: bool = super()._handle_stopped_request(request)  # type: ignore[misc]
-        return stopped
-
-    def _numbers(
-        self: Any, scheduler_output: Any, model_runner_output: Any
-    ) -> Iterator[tuple[str, Callable[[int], Numbers]]]:
-        """Id of each unfinished request of the step, and a function: token count → numbers."""
-        sampled = model_runner_output.sampled_token_ids
-        drafts = scheduler_output.scheduled_spec_decode_tokens
-        for request_id, depth in depths_of(model_runner_output).items():
-            request = self.requests.get(request_id)
-            if request is None:
-                continue
-            brought = len(sampled[model_runner_output.req_id_to_index[request_id]])
-            yield (
-                request_id,
-                partial(
-                    request.river_mode.numbers,
-                    depth=depth,
-                    drafted=len(drafts.get(request_id, ())),
-                    kept=max(0, brought - 1),
-                    decode=request.num_output_tokens > 0,
-                ),
-            )
+        return super()._handle_stopped_request(request)  # type: ignore[misc]
 
 
 class RiverScheduler:
     """Named by ``scheduler_cls``; makes River's synchronous or asynchronous scheduler."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+        from vllm.v1.core.sched.scheduler import Scheduler
+
         asynchronous = kwargs["vllm_config"].scheduler_config.async_scheduling
-        return _scheduler_class(bool(asynchronous))(*args, **kwargs)
-
-
-@cache
-def _scheduler_class(asynchronous: bool) -> type:
-    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-    from vllm.v1.core.sched.scheduler import Scheduler
-
-    base = AsyncScheduler if asynchronous else Scheduler
-    return type(f"River{base.__name__}", (RiverSchedulerMixin, base), {})
+        base = AsyncScheduler if asynchronous else Scheduler
+        return type(f"River{base.__name__}", (RiverSchedulerMixin, base), {})(*args, **kwargs)
 
 
 def isolate(
     request: Any, settings: RiverSettings, config: RiverConfig, hash_block_size: int
 ) -> None:
-    """Salt the block hashes of ``request`` from the first block that an exit may touch.
-
-    Args:
-        request: vLLM's scheduler request, not scheduled yet.
-        hash_block_size: tokens per hash.
-    """
+    """Salt the block hashes of ``request``, vLLM's and not scheduled yet, from the first block that
+    an exit may touch; ``hash_block_size`` is the tokens per hash."""
     leaves_kv = mode_of(settings).leaves_kv(settings) or config.ends_early
     if not leaves_kv or request._block_hasher is None:
         return
     in_4_bit = config.ends_early or config.prefill == "sequence"
     exact_tokens = 0 if in_4_bit else request.num_prompt_tokens
-    salted = SaltedHasher(
-        request._block_hasher, salt(settings, config), exact_tokens // hash_block_size
-    )
-    patches.block_hashes_come_from(request, salted)
+    exact_blocks = exact_tokens // hash_block_size
+    hasher = _salted(request._block_hasher, salt(settings, config), exact_blocks)
+    patches.block_hashes_come_from(request, hasher)
 
 
 def salt(settings: RiverSettings, config: RiverConfig) -> bytes:
-    """The settings that the river's K/V depends on, as bytes to hash.
-
-    The engine's settings are part of them: engines may share a connector's store.
-    """
+    """The settings that the river's K/V depends on, as bytes to hash. The engine's are part of
+    them: engines may share a connector's store."""
     dial = f"river:{settings.threshold!r}:{settings.min_layers}"
     return f"{dial}:{config.what_affects(Affects.KV)}".encode()
 
 
-class SaltedHasher:
-    """Hashes a request's blocks as vLLM does, and salts the hashes from block ``exact_blocks`` on.
+def _salted(inner: Callable[[Any], list[bytes]], salt: bytes, exact_blocks: int) -> Any:
+    """Hashes a request's blocks as ``inner`` does, and salts the hashes from ``exact_blocks`` on.
 
-    Holds no reference to the request (vLLM relies on reference counting to free it).
+    It holds no reference to the request (vLLM relies on reference counting to free it).
     """
+    plain: list[bytes] = []
 
-    def __init__(self, inner: Callable[[Any], list[bytes]], salt: bytes, exact_blocks: int) -> None:
-        self._inner = inner
-        self._salt = salt
-        self._exact_blocks = exact_blocks
-        self._plain: list[bytes] = []
-
-    def __call__(self, request: Any) -> list[bytes]:
+    def hasher(request: Any) -> list[bytes]:
         salted = request.block_hashes
         done = len(salted)
         # vLLM chains a block's hash on the previous one. The plain hash is chained here, so that
         # a block's hash does not depend on how many tokens arrived at once.
-        del self._plain[done:]
-        request.block_hashes = self._plain
+        del plain[done:]
+        request.block_hashes = plain
         try:
-            new = self._inner(request)
+            new = inner(request)
         finally:
             request.block_hashes = salted
-        self._plain.extend(new)
+        plain.extend(new)
         return [
-            self._salted(value) if done + i >= self._exact_blocks else value
-            for i, value in enumerate(new)
+            hashlib.sha256(salt + value).digest()[: len(value)] if block >= exact_blocks else value
+            for block, value in enumerate(new, done)
         ]
 
-    def _salted(self, value: bytes) -> bytes:
-        return hashlib.sha256(self._salt + value).digest()[: len(value)]
+    return hasher

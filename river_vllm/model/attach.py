@@ -31,8 +31,7 @@ from river_vllm.model.layer_files import CheckpointLayers, checkpoint_files
 from river_vllm.model.linear import Loading, RiverLinearMethod, carries, form_of
 from river_vllm.model.passes import Current, Head
 from river_vllm.model.residency import Residency
-from river_vllm.step.criterion import CRITERION, by_torch, transition_similarity
-from river_vllm.step.router import Router
+from river_vllm.step.router import CRITERION, Router, by_torch, transition_similarity
 from river_vllm.weights.packing import Packing
 
 Info = Callable[[], dict[str, Any]]

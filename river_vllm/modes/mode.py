@@ -20,33 +20,9 @@ if TYPE_CHECKING:
 
 Numbers: TypeAlias = npt.NDArray[np.int16]
 
-_ATTRIBUTE = "river"
-"""Extra attribute of vLLM's ``ModelRunnerOutput``, a plain dataclass that is pickled whole."""
-
-
-def put_depths(output: Any, depths: dict[str, int]) -> Any:
-    """Put ``depths`` (request id → signed depth) on the output of a runner's ``sample_tokens``.
-
-    vLLM's asynchronous output holds the final one in ``_model_runner_output``
-    (``v1/worker/gpu_model_runner.py``).
-    """
-    if output is not None:
-        setattr(getattr(output, "_model_runner_output", output), _ATTRIBUTE, depths)
-    return output
-
-
-def depths_of(output: Any) -> dict[str, int]:
-    """The depths that ``put_depths`` put there; empty for a step without a forward pass."""
-    return getattr(output, _ATTRIBUTE, None) or {}
-
 
 class Timed(NamedTuple):
-    """A kind of pass whose time decides about exits or drafts.
-
-    Attributes:
-        make: makes a pass of the given number of rows.
-        most: the most rows of such a pass.
-    """
+    """A kind of pass whose time decides: ``make`` makes one of so many rows, ``most`` at most."""
 
     make: Callable[[int], Pass]
     most: int
@@ -69,7 +45,7 @@ class Summary(Protocol):
         """Count more tokens."""
 
     def report(self, settings: RiverSettings, num_layers: int) -> dict[str, Any]:
-        """The counts, for the ``river`` object of a response."""
+        """The counts, for the ``river`` object of a response; a ratio over nothing is None."""
 
     def by_layer(self, num_layers: int) -> Mapping[int, int]:
         """Tokens that decode steps made, by the backbone layers that they ran."""
@@ -79,11 +55,9 @@ class Mode(Protocol):
     """How a request is answered: by exits, or by drafts that the backbone verifies.
 
     Attributes:
-        exact: whether its rows on the backbone need stock vLLM's bits.
         schema: JSON schema of its report, for the API's description.
     """
 
-    exact: ClassVar[bool]
     schema: ClassVar[dict[str, Any]]
 
     def head(self, config: RiverConfig) -> Head | None:
@@ -96,7 +70,7 @@ class Mode(Protocol):
         """The numbers of the ``tokens`` that a step brought for a request.
 
         Args:
-            depth: signed, of the request's last row (``exit/__init__.py``).
+            depth: signed, of the request's last row (``modes/exit.py``).
             drafted: tokens that the backbone checked.
             kept: accepted drafts; they come first, the backbone's own token last.
             decode: False where the token came out of the prompt's last row.

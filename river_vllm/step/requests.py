@@ -17,7 +17,7 @@ class Request:
     """A request in the worker.
 
     Attributes:
-        settings: of its ``river`` field.
+        settings, may_exit, may_draft: of its ``river`` field.
         sent: number of tokens that it came with.
         prompt: how many of them are its prompt; in a calibration, a known answer follows.
         params: its ``SamplingParams``.
@@ -27,6 +27,8 @@ class Request:
     """
 
     settings: RiverSettings
+    may_exit: bool
+    may_draft: bool
     sent: int
     prompt: int
     params: Any
@@ -36,13 +38,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A request's rows in one step.
-
-    Attributes:
-        request: whose they are.
-        start: position of the first row in the request's sequence.
-        rows: how many there are.
-    """
+    """A request's rows in one step; ``start`` is the position of the first in its sequence."""
 
     request: Request
     start: int
@@ -55,12 +51,7 @@ class Scheduled:
 
 
 class Requests:
-    """The requests of a worker.
-
-    Args:
-        runner: vLLM's, V1.
-        defaults: settings of a request that names none.
-    """
+    """The requests of a worker with runner V1; ``defaults`` hold for those without settings."""
 
     def __init__(self, runner: Any, defaults: RiverSettings) -> None:
         self._runner = runner
@@ -77,11 +68,10 @@ class Requests:
 
     def step(self) -> list[Scheduled]:
         """The rows of the step that the runner has prepared, by request, in the batch's order."""
-        runner = self._runner
-        batch, starts = runner.input_batch, runner.query_start_loc.np
+        batch, starts = self._runner.input_batch, self._runner.query_start_loc.np
         found = []
         for index, request_id in enumerate(batch.req_ids):
-            request, state = self._known.get(request_id), runner.requests[request_id]
+            request, state = self._known.get(request_id), self._runner.requests[request_id]
             start = int(batch.num_computed_tokens_cpu[index])
             if request is None or request.sent != state.num_prompt_tokens:
                 continued = request and self.continued(request, state, start)
@@ -92,7 +82,8 @@ class Requests:
     def first_met(self, state: Any) -> Request:
         """A request that is new to the worker; ``state`` is vLLM's ``CachedRequestState``."""
         params, prompt = state.sampling_params, state.num_prompt_tokens
-        return Request(settings_of(params, self._defaults), prompt, prompt, params)
+        settings = settings_of(params, self._defaults)
+        return Request(settings, settings.may_exit, settings.may_draft, prompt, prompt, params)
 
     def continued(self, before: Request, state: Any, computed: int) -> Request:
         """A request with streamed input, whose earlier output has become part of its prompt.

@@ -1,4 +1,8 @@
-"""The exit decision, between two decoder layers."""
+"""The exit decision, between two decoder layers.
+
+A criterion gives each row a number, which is compared with the row's τ. River uses the paper's
+state transition similarity s = cos(h^(l−1), h^(l)).
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,67 @@ from collections.abc import Callable
 
 import torch
 
-from river_vllm.step.criterion import Reading
 from river_vllm.step.table import StepTable
+
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From the rows' states before and after a layer, ``[rows, hidden]``, to float32 ``[rows]`` in
+[−1, 1], larger where a state has settled more; NaN where no threshold may admit a row."""
+
+Reading = Callable[
+    [torch.Tensor | None, torch.Tensor, torch.Tensor | None],
+    tuple[torch.Tensor, torch.Tensor | None],
+]
+"""Reads the rows between two layers. Arguments: their states before the last layer, float32
+``[rows, hidden]`` or None, and the next layer's hidden states and residual. Result: their states
+now, and their values or None."""
 
 Broadcast = Callable[[torch.Tensor], torch.Tensor]
 """Returns one rank's values on every tensor-parallel rank."""
+
+
+def by_torch(criterion: Criterion) -> Reading:
+    """A criterion by its own torch operators, for any device and type."""
+
+    def read(
+        before: torch.Tensor | None, hidden: torch.Tensor, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # vLLM's layers return their last output and the residual un-added (``models/llama.py``,
+        # ``LlamaDecoderLayer.forward``). The next norm adds them in place, so ``after`` must not
+        # alias either. The sum is rounded as the model rounds it.
+        if residual is None:
+            after = hidden.to(torch.float32, copy=True)
+        else:
+            after = (hidden + residual).float()
+        return after, None if before is None else criterion(before, after)
+
+    return read
+
+
+def transition_similarity(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Cosine of each row's state before and after a layer.
+
+    Args:
+        before, after: ``[rows, hidden]``, any float type; computed in float32.
+
+    Returns:
+        float32 ``[rows]``, at most 1 (rounding must not let a token pass τ = 1); NaN where a
+        state is zero or not finite, which no threshold admits.
+    """
+    a, b = before.float(), after.float()
+    dot = torch.linalg.vecdot(a, b)
+    norms = torch.linalg.vecdot(a, a) * torch.linalg.vecdot(b, b)
+    return (dot / norms.sqrt()).clamp_(max=1.0)
+
+
+CRITERION: Criterion = transition_similarity
+"""The criterion in use; ``model/attach.py`` takes its native form where there is one."""
 
 
 class Router:
     """Moves groups of a pass from the backbone to the river as their states settle.
 
     Args:
-        read: the exit criterion (``criterion.py``).
+        read: the exit criterion.
         broadcast: gives rank 0's similarities to all ranks, so that they decide alike by
             construction; None with one rank.
     """
@@ -50,7 +103,7 @@ class Router:
             table.all_river()
             return None
         # From one layer before the first decision on, states are kept for comparison.
-        if not table.has_active or layers_run + 1 < table.first:
+        if layers_run + 1 < table.first:
             return None
         values = None
         if table.measured:

@@ -6,9 +6,9 @@ After the pass it holds the depth of each group.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from river_vllm.config import Scope
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Indices: TypeAlias = npt.NDArray[np.intp]
-
 Product: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -43,18 +42,10 @@ class StepTable:
         floor: backbone layers that the group runs at least; L or more: the group never leaves.
         replayed: whether the group leaves after exactly ``floor`` layers, as it did before its
             request was preempted.
-        held: whether only the cost of leaving keeps the group on the backbone.
         request: place of the group's request in the batch.
         scope: which groups leave together (``RiverConfig.scope``).
         device: of the hidden states.
     """
-
-    __slots__ = (
-        *("_active", "_device", "_lengths", "_limits", "_replays", "_rows", "_settled"),
-        *("_starts", "_unconditional", "exit_layer", "first", "floor", "held", "last", "limit"),
-        *("measured", "num_layers", "num_rows", "path", "replayed", "request", "river_rows"),
-        *("rows", "scope", "states", "threshold"),
-    )
 
     def __init__(
         self,
@@ -64,7 +55,6 @@ class StepTable:
         floor: npt.ArrayLike,
         *,
         replayed: npt.ArrayLike | None = None,
-        held: npt.ArrayLike | None = None,
         request: npt.ArrayLike | None = None,
         scope: Scope = "token",
         device: torch.device | str = "cpu",
@@ -75,11 +65,12 @@ class StepTable:
         self.num_rows = int(self.rows.sum())
         self.threshold = np.asarray(threshold, dtype=np.float32)
         self.floor = np.asarray(floor, dtype=np.int32)
-        none = np.zeros(groups, dtype=np.bool_)
-        self.replayed: Flags = none if replayed is None else np.asarray(replayed, np.bool_)
-        self.held: Flags = none if held is None else np.asarray(held, np.bool_)
-        own = np.arange(groups) if request is None else request
-        self.request: Indices = np.asarray(own, dtype=np.intp)
+        self.free: Flags = self.floor < num_layers
+        """Which groups may leave the backbone."""
+        known = np.zeros(groups) if replayed is None else replayed
+        self.replayed: Flags = np.asarray(known, dtype=np.bool_)
+        owners = np.arange(groups) if request is None else request
+        self.request: Indices = np.asarray(owners, dtype=np.intp)
         self.scope = scope
         self._device = device
         self.exit_layer: npt.NDArray[np.int32] = np.full(groups, -1, dtype=np.int32)
@@ -92,43 +83,24 @@ class StepTable:
         self.states: torch.Tensor | None = None
         """States of the active rows before the last layer, float32 ``[rows, hidden]``."""
         self._activate(np.flatnonzero(self.free))
-        settled = np.zeros(len(self._active), dtype=np.bool_)
-        self._settled: Flags | None = settled if scope == "step" else None
+        self._settled = np.zeros(len(self._active), np.bool_) if scope == "step" else None
 
     @classmethod
     def forced(
-        cls,
-        num_layers: int,
-        request: npt.ArrayLike,
-        layers: int,
-        device: torch.device | str = "cpu",
+        cls, num_layers: int, request: Sequence[int], layers: int, device: torch.device
     ) -> StepTable:
-        """Decode tokens that all leave after ``layers`` backbone layers.
-
-        Args:
-            request: place in the batch of each token's request.
-        """
-        one = np.ones(len(np.asarray(request)), dtype=np.intp)
+        """Decode tokens that all leave after ``layers`` backbone layers; ``request`` is the place
+        in the batch of each token's request."""
+        one = np.ones(len(request), dtype=np.intp)
         return cls(
             num_layers, one, -one, one * layers, replayed=one, request=request, device=device
         )
-
-    @property
-    def free(self) -> Flags:
-        """Which groups may leave the backbone."""
-        found: Flags = self.floor < self.num_layers
-        return found
-
-    @property
-    def has_active(self) -> bool:
-        """Whether a group may still leave."""
-        return self._active.size > 0
 
     def active_rows(
         self, hidden: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The rows that may still leave, out of ``[rows, hidden]``, which may end in padding."""
-        rows: torch.Tensor | slice | None = self._rows
+        rows = self._rows
         if rows is None:
             if len(hidden) == self.num_rows:
                 return hidden, residual
@@ -138,15 +110,15 @@ class StepTable:
     def leaving(self, layers_run: int, similarity: npt.NDArray[np.float32] | None) -> Flags | None:
         """Which of the active groups leave after ``layers_run`` layers; None where none does.
 
-        Args:
-            similarity: of each active row; None before the first layer, and where no group needs
-                one.
+        ``similarity`` has an entry for each active row; None where no group needs one.
         """
         if layers_run < self.first:
             return None
         leave = self._unconditional
         if similarity is not None:
-            settled = self._smallest(similarity) > self._limits
+            if self._starts is not None:
+                similarity = np.minimum.reduceat(similarity, self._starts)
+            settled = similarity > self._limits
             leave = settled if leave is None else leave | settled
         if leave is not None and layers_run < self.last:
             leave = leave & (self.floor[self._active] <= layers_run)
@@ -188,8 +160,8 @@ class StepTable:
     def mixed(self, x: torch.Tensor, backbone: Product, river: Product) -> torch.Tensor:
         """``x [rows, K] -> [rows, N]`` where the pass is on both paths.
 
-        The backbone product runs over all rows: the rows that stay see the shape that stock vLLM
-        would run, and get the same bits. The weight is read for them anyway.
+        The backbone product runs over all rows: it reads the weight anyway, and the rows that stay
+        get the bits of the shape that stock vLLM would run.
         """
         out = backbone(x).flatten(0, -2)
         out[self.river_rows] = river(x.flatten(0, -2)[self.river_rows])
@@ -209,7 +181,7 @@ class StepTable:
 
     def only(self, groups: Flags) -> StepTable:
         """A table of these groups alone."""
-        return type(self)(
+        return StepTable(
             self.num_layers,
             self.rows[groups],
             self.threshold[groups],
@@ -224,11 +196,11 @@ class StepTable:
         """Prepare all decisions about these groups until one of them leaves: a decision stands
         between two layers of a few milliseconds, and its calls are its cost."""
         self._active = groups
+        floor = self.floor[groups]
+        self.first = int(floor.min(initial=self.num_layers + 1))
+        """Backbone layers before which none of them may leave; more than L if there is none."""
         if not groups.size:
             return
-        floor = self.floor[groups]
-        self.first = int(floor.min())
-        """Backbone layers before which none of them may leave."""
         self.last = int(floor.max())
         """Backbone layers from which on each of them may."""
         replays = self.replayed[groups]
@@ -243,11 +215,4 @@ class StepTable:
         self._starts = np.cumsum(self._lengths) - self._lengths if several else None
         active = np.zeros(len(self.rows), dtype=np.bool_)
         active[groups] = True
-        self._rows = None if active.all() else self.rows_of(active)
-
-    def _smallest(self, similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The minimum over the rows of each active group."""
-        if self._starts is None:
-            return similarity
-        minimum: npt.NDArray[np.float32] = np.minimum.reduceat(similarity, self._starts)
-        return minimum
+        self._rows: Any = None if active.all() else self.rows_of(active)

@@ -147,7 +147,7 @@ def test_both_ranks_have_the_first_ones_costs(two: Any) -> None:
 def _costs(worker: Any) -> dict[str, list[float]]:
     """On the worker: the costs that a start measures where decisions go by them."""
     from river_vllm.costs import Kind
-    from river_vllm.engine.timing import costs_of_start
+    from river_vllm.engine.warm_up import costs_of_start
     from river_vllm.modes.mode import Timed
 
     runner = worker.model_runner

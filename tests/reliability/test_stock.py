@@ -45,7 +45,7 @@ def test_heavy_grammars_get_stock_vllms_status(
 
 
 def test_a_seed_and_a_prompt_in_chunks_end_its_engine(tiny_qwen2: Path, tmp_path: Path) -> None:
-    """Once this fails, ``unfinished_prompts_unseeded`` (``river_vllm/engine/cpu.py``) can go."""
+    """Once this fails, ``sample_tokens`` of ``river_vllm/engine/cpu.py`` can go."""
     options = ("--enforce-eager", "--max-num-batched-tokens", "32", "--block-size", "32")
     server = RiverServer(
         tiny_qwen2, tmp_path / "log", options, VLLM, positional=False, ready="/health"

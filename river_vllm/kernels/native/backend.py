@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from river_vllm.step.criterion import by_torch, transition_similarity
+from river_vllm.step.router import by_torch, transition_similarity
 
 _POINTER, _SIZE, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _PRODUCT = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, _SIZE, _THREADS)
@@ -48,7 +48,7 @@ class Backend(ctypes.Structure):
     def transition(
         self, before: torch.Tensor | None, hidden: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A ``Reading`` of the cosine (``criterion.py``).
+        """A ``Reading`` of the cosine (``step/router.py``).
 
         A row's result does not depend on the other rows. States that are not bfloat16, such as some
         models' residual streams, are left to torch's operators.

@@ -31,7 +31,6 @@ RECENT = 300
 class VerifiedMode:
     """Lossless: no token exits."""
 
-    exact: ClassVar[bool] = False
     schema: ClassVar[dict[str, Any]] = {
         "type": "object",
         "description": "The river's drafts (--river-verify).",
@@ -69,8 +68,7 @@ class VerifiedMode:
 
     def trace(self, numbers: Numbers) -> list[int]:
         """For each token, in order: 1 where the river drafted it, 0 where the backbone made it."""
-        kept: list[int] = (numbers & _KEPT).tolist()
-        return kept
+        return (numbers & _KEPT).tolist()
 
 
 @dataclass(slots=True)
@@ -85,22 +83,18 @@ class DraftSummary:
     accepted: int = 0
     """Drafted tokens in the answer, without those that a stop has cut off."""
     held: int = 0
-    """No token exits, so none is held."""
 
-    def add(self, tally: Numbers) -> None:
-        """Count tokens of any choices, in any order."""
-        first = tally & _STEP != 0
+    def add(self, numbers: Numbers) -> None:
+        first = numbers & _STEP != 0
         self.steps += int(first.sum())
-        self.drafted += int(((tally[first] & ~MARK) >> _DRAFTED).sum())
-        self.accepted += int((tally & _KEPT).sum())
-        self.tokens += int((tally & _PROMPT == 0).sum())
+        self.drafted += int(((numbers[first] & ~MARK) >> _DRAFTED).sum())
+        self.accepted += int((numbers & _KEPT).sum())
+        self.tokens += int((numbers & _PROMPT == 0).sum())
 
     def by_layer(self, num_layers: int) -> dict[int, int]:
-        """Tokens of decode steps by the backbone layers that they ran: each ran all of them."""
         return {num_layers: self.tokens} if self.tokens else {}
 
     def report(self, settings: RiverSettings, num_layers: int) -> dict[str, Any]:
-        """The counts for the ``river`` object of a response; a ratio over nothing is None."""
         return {
             "num_layers": num_layers,
             "tokens": self.tokens,

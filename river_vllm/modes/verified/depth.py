@@ -5,20 +5,133 @@ over ``R (k + 1)`` rows. It yields ``1 + a + … + a^k`` tokens per request at a
 (Leviathan et al. 2023, eq. 1). The least time per token over all k is the price of a token. A
 further token of a draft is worth that price times its probability of acceptance, which the river's
 confidence predicts.
+
+Acceptance rates are learnt from verified tokens. Every rate starts at a prior, moves with each
+verified token, and fades back towards its prior with each step. So a draft that has become unlikely
+is tried again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from river_vllm.compat import init_logger
 from river_vllm.costs import Costs
+from river_vllm.modes.verified import RecentDrafts
+
+logger = init_logger("vllm.river")
 
 GAIN = 1.03
 """Minimum predicted speed-up of drafting; less is within the noise of the timings."""
+
+PRIOR, GUESS_PRIOR = 0.85, 0.5
+"""Acceptance rates of drafts and of guesses before any was verified."""
+EDGES = np.array([0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
+CONFIDENCE_PRIOR = (0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98, 0.995)
+"""As ``PRIOR``, by the river's probability of its token: one for each interval of ``EDGES``."""
+
+WEIGHT = 2.0
+"""Verified tokens that a prior counts as."""
+MEMORY = 0.98
+"""Factor by which a count decays with each token that it takes."""
+FADE = 0.99
+"""Factor by which every count decays with each step that could draft."""
+
+LEAST_KEPT = 0.2
+"""Acceptance rate of recent drafts below which something is wrong with the river."""
+
+
+@dataclass(slots=True)
+class _Count:
+    kept: float = 0.0
+    tried: float = 0.0
+
+    def add(self, kept: float) -> None:
+        self.kept = self.kept * MEMORY + kept
+        self.tried = self.tried * MEMORY + 1.0
+
+    def fade(self) -> None:
+        self.kept *= FADE
+        self.tried *= FADE
+
+    def rate(self, prior: float) -> float:
+        return (self.kept + WEIGHT * prior) / (self.tried + WEIGHT)
+
+
+class Acceptance:
+    """Rates of each request, of all requests, and by the river's confidence."""
+
+    def __init__(self) -> None:
+        self._all = _Count()
+        self._requests: dict[str, _Count] = {}
+        self._guesses: dict[str, _Count] = {}
+        self._by_confidence = [_Count() for _ in CONFIDENCE_PRIOR]
+        self._recent = RecentDrafts()
+        self._warned = False
+
+    def rate(self, request_id: str) -> float:
+        """The acceptance rate of the request's next drafted token, if those before are accepted."""
+        return self._requests.get(request_id, _Count()).rate(self._all.rate(PRIOR))
+
+    def likelihood(self, confidence: float) -> float:
+        """The acceptance rate of a greedy token to which the river gives this probability."""
+        place = _interval(confidence)
+        return self._by_confidence[place].rate(CONFIDENCE_PRIOR[place])
+
+    def guess_rate(self, request_id: str) -> float:
+        """The probability that the request's next guess is right, if all before it are."""
+        return self._guesses.get(request_id, _Count()).rate(GUESS_PRIOR)
+
+    def fade(self) -> None:
+        """Let every count decay, before a step that could draft."""
+        counts = (*self._requests.values(), *self._guesses.values(), *self._by_confidence)
+        for count in (self._all, *counts):
+            count.fade()
+
+    def verified(self, request_id: str, confidences: Sequence[float | None], kept: int) -> None:
+        """Learn from a verified draft: ``kept`` tokens were accepted, and the next one rejected.
+
+        ``confidences`` has the river's confidence in each verified token; None for a sampled one,
+        whose acceptance does not depend on it.
+        """
+        for index, confidence in enumerate(confidences[: kept + 1]):
+            self.learn(request_id, index < kept)
+            if confidence is not None:
+                self._by_confidence[_interval(confidence)].add(index < kept)
+        share = self._recent.add(len(confidences), kept)
+        if share is not None and share < LEAST_KEPT and not self._warned:
+            self._warned = True
+            logger.warning(
+                "River: the backbone keeps only %.0f %% of the drafted tokens, so answers come no "
+                "faster than stock vLLM's. Check that the checkpoint is whole, that the tokenizer "
+                "is this model's, and that the weights of --river-weights were made from it.",
+                100 * share,
+            )
+
+    def learn(self, request_id: str, kept: float) -> None:
+        """Learn whether a token was kept, 0 or 1, or how likely one is that was not verified."""
+        self._all.add(kept)
+        self._requests.setdefault(request_id, _Count()).add(kept)
+
+    def guessed(self, request_id: str, tried: int, right: int) -> None:
+        """Learn how many of the guesses in one draft pass were right."""
+        own = self._guesses.setdefault(request_id, _Count())
+        for index in range(min(tried, right + 1)):
+            own.add(index < right)
+
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """Drop requests that have ended."""
+        for request_id in request_ids:
+            self._requests.pop(request_id, None)
+            self._guesses.pop(request_id, None)
+
+
+def _interval(confidence: float) -> int:
+    return int(np.searchsorted(EDGES, confidence, side="right"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +159,8 @@ class Depth:
         return sum(reaches) * self.price > draft + self._more(drafted, len(reaches))
 
     def worth_guessing(self, requests: int, rows: int, rate: float, most: int) -> int:
-        """How many guesses of one request pay for their rows in a draft pass: a right one saves
-        the request's share of another pass.
-
-        Args:
-            requests: how many are in the pass.
-            rows: of the pass without these guesses.
-            rate: the probability that a guess is right.
-            most: how many guesses there are.
-        """
+        """How many of a request's ``most`` guesses pay for their rows in a draft pass, which has
+        ``rows`` without them. A right one, at ``rate``, saves the request's share of a pass."""
         seconds = self.costs.seconds
         share, reach = seconds("draft", requests) / requests, rate
         for count in range(most):
@@ -89,10 +195,7 @@ def best_depth(
 ) -> Depth:
     """The depth with the least time per token, if all requests draft equally many tokens.
 
-    Args:
-        rates: acceptance rate of each request of the step.
-        limits: the most tokens that each may draft.
-        exact: whether a row of the next step is to have stock vLLM's bits.
+    ``rates`` are the requests' acceptance rates, ``limits`` the most tokens that each may draft.
     """
     requests = len(rates)
     a, limit = np.asarray(rates), np.asarray(limits)

@@ -1,16 +1,32 @@
-"""Makes a step's drafts pass by pass, for each request as long as it pays."""
+"""Makes a step's drafts pass by pass, for each request as long as it pays.
+
+A draft pass picks each draft's next token from the river's logits. Prompt lookup adds guesses: the
+tokens after an earlier occurrence of the text's last tokens (Saxena 2023, as in vLLM's
+``v1/spec_decode/ngram_proposer.py``). Guesses are additional rows of a pass that runs in any case,
+so a wrong one costs next to nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
-from river_vllm.modes.verified.acceptance import Acceptance
-from river_vllm.modes.verified.depth import Depth
-from river_vllm.modes.verified.lookup import continuation
+from river_vllm.modes.verified.depth import Acceptance, Depth
+
+LENGTHS = (3, 2)
+"""Numbers of last tokens that prompt lookup searches for, in this order."""
+GREEDY = 1e-5
+"""Temperatures below it are greedy (vLLM ``v1/sample/sampler.py``, ``_SAMPLING_EPS``)."""
+
+
+Found = tuple[int, float]
+"""A token, and the river's confidence in it."""
 
 
 @dataclass(slots=True)
@@ -20,20 +36,23 @@ class Draft:
     Attributes:
         row: the request's row in the batch.
         position: of its last token.
-        token: its last token, sampled by the backbone; then the last drafted one.
+        sampled: its last token, sampled by the backbone.
         limit: the most tokens that may be drafted.
         greedy: whether the request takes the likeliest token.
         rate: acceptance rate of its drafted tokens.
         ends: tokens that end the answer.
-        first: whether ``token`` is the first of its answer.
+        first: whether ``sampled`` is the first of its answer.
         constrained: whether a grammar cuts the draft at the first token that it forbids.
-        known: int32, the tokens before ``token``: the prompt's and the answer's.
+        known: int32, the tokens before ``sampled``: the prompt's and the answer's.
+        confidences: the river's confidence in each of ``tokens``; None where it was sampled.
+        reach: probability that all of ``tokens`` are accepted.
+        looked_up: whether ``tokens`` are guesses from the text, made without a draft pass.
     """
 
     request_id: str
     row: int
     position: int
-    token: int
+    sampled: int
     limit: int
     greedy: bool
     rate: float
@@ -43,20 +62,16 @@ class Draft:
     known: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     tokens: list[int] = field(default_factory=list)
     confidences: list[float | None] = field(default_factory=list)
-    """The river's confidence in each drafted token; None where it was sampled."""
     reach: float = 1.0
-    """Probability that all of ``tokens`` are accepted."""
     looked_up: bool = False
-    """Whether ``tokens`` are guesses from the text, without a draft pass."""
-    first_token: int = field(init=False)
-    """The token that the draft begins with."""
 
-    def __post_init__(self) -> None:
-        self.first_token = self.token
+    @property
+    def token(self) -> int:
+        """The token that the next draft pass reads."""
+        return self.tokens[-1] if self.tokens else self.sampled
 
     @property
     def next_position(self) -> int:
-        """Position of the token that the next draft pass reads."""
         return self.position + len(self.tokens)
 
     @property
@@ -64,24 +79,34 @@ class Draft:
         return len(self.tokens) >= self.limit or self.token in self.ends
 
     def guesses(self, most: int) -> list[int]:
-        """Likely next tokens (``lookup.py``), at most ``most`` and as many as may be drafted."""
+        """Likely next tokens by prompt lookup, at most ``most`` and as many as may be drafted."""
         room = self.limit - len(self.tokens)
         if min(most, room) <= 0:
             return []
-        text = np.concatenate([self.known, [self.first_token, *self.tokens]])
+        text = np.concatenate([self.known, [self.sampled, *self.tokens]])
         return continuation(text, min(most, room))
 
-    def add(self, token: int, confidence: float, acceptance: Acceptance) -> None:
-        self.reach *= acceptance.likelihood(confidence) if self.greedy else self.rate
-        self.confidences.append(confidence if self.greedy else None)
-        self.tokens.append(token)
-        self.token = token
+    def take(
+        self, found: Sequence[Found], drafted: int, depth: Depth, acceptance: Acceptance
+    ) -> int:
+        """Take the tokens that a pass has found as far as they pay for their rows; returns how
+        many. After one that did not pay the draft is full.
 
-    def drop(self) -> None:
-        """Remove the last token, which does not pay for its row, and end the draft."""
-        self.tokens.pop()
-        self.confidences.pop()
-        self.limit = len(self.tokens)
+        ``drafted`` counts the tokens of the step's drafts so far.
+        """
+        before = len(self.tokens)
+        for token, confidence in found:
+            if self.full:
+                break
+            self.reach *= acceptance.likelihood(confidence) if self.greedy else self.rate
+            if not depth.worth_verifying(drafted + len(self.tokens) - before, self.reach):
+                if not self.tokens:
+                    acceptance.learn(self.request_id, self.reach)
+                self.limit = len(self.tokens)
+                break
+            self.confidences.append(confidence if self.greedy else None)
+            self.tokens.append(token)
+        return len(self.tokens) - before
 
 
 LEAST_GUESSED = 0.3
@@ -101,55 +126,105 @@ def look_up(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance) -> No
                 break
             draft.looked_up = True
             draft.tokens.append(token)
-            draft.token = token
             draft.confidences.append(None)
             drafted += 1
             reach *= rate
 
 
-Pass = Callable[[Sequence[Draft]], Sequence[Sequence[tuple[int, float]]]]
-"""Runs one draft pass: returns each draft's next tokens, with the river's confidence in each."""
-
-
-def run(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance, draft_pass: Pass) -> None:
-    """Fill the ``drafts`` of one step by repeated calls of ``draft_pass``."""
+def run(
+    drafts: Sequence[Draft],
+    depth: Depth,
+    acceptance: Acceptance,
+    draft_pass: Callable[[Sequence[Draft]], Sequence[Sequence[Found]]],
+) -> None:
+    """Fill the ``drafts`` of one step by calls of ``draft_pass``, which finds next tokens."""
     if not depth.price:
         return
     going = [draft for draft in drafts if not draft.full]
     drafted = 0
-    while going:
-        going = [d for d in going if depth.worth_verifying(drafted, d.reach * d.rate)]
+    while going := [d for d in going if depth.worth_verifying(drafted, d.reach * d.rate)]:
         # ``best_depth`` has weighed the first draft pass. Each further pass is weighed by the
         # river's confidence in the tokens so far.
         if drafted and not depth.worth_drafting(drafted, [d.reach * d.rate for d in going]):
             return
-        if not going:
-            return
         for draft, found in zip(going, draft_pass(going), strict=True):
-            drafted += _take(draft, found, drafted, depth, acceptance)
+            drafted += draft.take(found, drafted, depth, acceptance)
         going = [draft for draft in going if not draft.full]
 
 
-def _take(
-    draft: Draft,
-    found: Sequence[tuple[int, float]],
-    drafted: int,
-    depth: Depth,
-    acceptance: Acceptance,
-) -> int:
-    """Give ``draft`` the tokens that a pass has found, as far as they pay for their rows.
+def continuation(tokens: npt.NDArray[np.int32], most: int) -> list[int]:
+    """Up to ``most`` tokens after the latest earlier occurrence of the last of ``tokens``, a
+    request's prompt and answer; none where they have not occurred before."""
+    for length in LENGTHS:
+        starts = len(tokens) - length
+        if most <= 0 or starts <= 0:
+            continue
+        same = tokens[:starts] == tokens[starts]
+        for place in range(1, length):
+            same &= tokens[place : place + starts] == tokens[starts + place]
+        found = np.flatnonzero(same)
+        if found.size:
+            after = int(found[-1]) + length
+            return tokens[after : after + most].tolist()
+    return []
 
-    Returns:
-        How many it took. After one that did not pay the draft is full.
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """One draft step's tokens.
+
+    Attributes:
+        tokens: int64 ``[rows]``, the picked tokens.
+        confidence: float32 ``[rows]``, the river's probability of its likeliest token.
+        probabilities: float32 ``[rows, vocabulary]`` that the picks were sampled from; None where
+            every row is greedy.
     """
-    before = len(draft.tokens)
-    for token, confidence in found:
-        if draft.full:
-            break
-        draft.add(token, confidence, acceptance)
-        if not depth.worth_verifying(drafted + len(draft.tokens) - before - 1, draft.reach):
-            if len(draft.tokens) == 1:
-                acceptance.dropped(draft.request_id, draft.reach)
-            draft.drop()
-            break
-    return len(draft.tokens) - before
+
+    tokens: torch.Tensor
+    confidence: torch.Tensor
+    probabilities: torch.Tensor | None
+
+    def agreed(self, broadcast: Callable[[torch.Tensor], torch.Tensor]) -> Picked:
+        """One rank's picks and confidences, on every rank: all ranks run the same draft passes."""
+        both = torch.stack((self.tokens.double(), self.confidence.double()))
+        tokens, confidence = broadcast(both)
+        return replace(self, tokens=tokens.long(), confidence=confidence.float())
+
+
+def pick(logits: torch.Tensor, rows: torch.Tensor, metadata: Any) -> Picked:
+    """Pick a token for each row: greedy, or sampled at temperature, top-k and top-p.
+
+    Rejection sampling is exact for every distribution of drafts (Leviathan et al. 2023). So the
+    request's other settings apply to the backbone's logits only.
+
+    Args:
+        logits: ``[rows, vocabulary]``, not kept.
+        rows: int64, the requests' rows in the batch.
+        metadata: vLLM's ``SamplingMetadata`` of the batch.
+    """
+    logits = logits.float()
+    best, tokens = logits.max(dim=-1)
+    confidence = torch.exp(best - logits.logsumexp(dim=-1))
+    if metadata.all_greedy:
+        return Picked(tokens, confidence, None)
+    temperature = metadata.temperature[rows]
+    sampled = temperature >= GREEDY
+    if not sampled.any():
+        return Picked(tokens, confidence, None)
+    logits /= torch.where(sampled, temperature, 1.0).unsqueeze(1)
+    top_k = None if metadata.top_k is None else metadata.top_k[rows]
+    top_p = None if metadata.top_p is None else metadata.top_p[rows]
+    probabilities = apply_top_k_top_p(logits, top_k, top_p).softmax(dim=-1, dtype=torch.float32)
+    drawn = _draw(probabilities, rows.tolist(), metadata.generators)
+    return Picked(torch.where(sampled, drawn, tokens), confidence, probabilities)
+
+
+def _draw(
+    probabilities: torch.Tensor, rows: list[int], generators: Mapping[int, torch.Generator]
+) -> torch.Tensor:
+    """One column per row, by the exponential race that vLLM's own sampler runs."""
+    noise = torch.empty_like(probabilities).exponential_()
+    for place, row in enumerate(rows):
+        if row in generators:
+            noise[place].exponential_(generator=generators[row])
+    return (probabilities / noise).argmax(dim=-1)

@@ -18,10 +18,14 @@ from river_vllm.costs import Costs, Kind
 from river_vllm.model.forward import Forward
 from river_vllm.model.passes import Span
 from river_vllm.modes.mode import Timed
-from river_vllm.modes.verified.acceptance import Acceptance
-from river_vllm.modes.verified.depth import Depth, best_depth, fixed_depth, guessing_depth
-from river_vllm.modes.verified.draft import Draft, look_up, run
-from river_vllm.modes.verified.sampling import GREEDY, Picked, pick
+from river_vllm.modes.verified.depth import (
+    Acceptance,
+    Depth,
+    best_depth,
+    fixed_depth,
+    guessing_depth,
+)
+from river_vllm.modes.verified.draft import GREEDY, Draft, Found, Picked, look_up, pick, run
 
 
 class RiverProposer(DraftModelProposer):
@@ -35,31 +39,19 @@ class RiverProposer(DraftModelProposer):
         self._acceptance = Acceptance()
         self._pending: dict[str, Draft] = {}
         self._adaptive = river_config_of(vllm_config).draft == "adaptive"
-        self._costs = Costs()
-        self._forward: Forward | None = None
 
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""
-
-    def begin(self, forward: Forward, costs: Costs) -> None:
-        """Draft from now on.
-
-        Args:
-            forward: runs the draft passes.
-            costs: how far drafts pay.
-        """
-        self._forward, self._costs = forward, costs
 
     def timed(self, forward: Forward, requests: int) -> dict[Kind, Timed]:
         """The kinds of passes whose times decide on drafts for up to ``requests`` requests."""
         if not self._adaptive:
             return {}
-        river = forward.river
+        layers = forward.river.num_layers
         most = min(requests * (1 + self._most), int(self._river_runner.max_num_tokens))
         draft = Timed(lambda rows: forward.idle(rows, 0, "draft"), most)
-        layers = river.num_layers
         verify = Timed(lambda rows: forward.idle(rows, layers, "backbone", exact=False), most)
-        return {"draft": draft, **({"verify": verify} if river.dense is not None else {})}
+        return {"draft": draft, **({"verify": verify} if forward.river.dense is not None else {})}
 
     def info(self) -> dict[str, Any]:
         """How much is drafted, for operators."""
@@ -78,8 +70,8 @@ class RiverProposer(DraftModelProposer):
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """Drop requests that have ended."""
+        self._acceptance.forget(request_ids)
         for request_id in request_ids:
-            self._acceptance.forget([request_id])
             self._pending.pop(request_id, None)
 
     def withdraw(self) -> None:
@@ -88,17 +80,12 @@ class RiverProposer(DraftModelProposer):
 
     def propose(
         self,
-        num_speculative_tokens: int,
-        target_token_ids: torch.Tensor,
-        target_positions: torch.Tensor,
-        target_hidden_states: torch.Tensor,
+        *,
         next_token_ids: torch.Tensor,
-        token_indices_to_sample: torch.Tensor | None,
         common_attn_metadata: Any,
         sampling_metadata: Any,
-        mm_embed_inputs: Any = None,
         num_rejected_tokens_gpu: torch.Tensor | None = None,
-        slot_mappings: Any = None,
+        **_: Any,
     ) -> list[list[int]]:
         """The tokens to verify in the next step, for each request of this one.
 
@@ -131,11 +118,8 @@ class RiverProposer(DraftModelProposer):
         return proposed
 
     def _learn(self, request_id: str, position: int, checked: int, rejected: int) -> bool:
-        """Learn from the request's last draft, if this step verified it.
-
-        Returns:
-            Whether the draft has ended the answer.
-        """
+        """Learn from the request's last draft, if this step verified it; returns whether the draft
+        has ended the answer."""
         draft = self._pending.pop(request_id, None)
         if draft is None or draft.position != position or not 0 < checked <= len(draft.tokens):
             return False
@@ -146,12 +130,13 @@ class RiverProposer(DraftModelProposer):
         return not rejected and draft.tokens[checked - 1] in draft.ends
 
     def _draft(self, request_id: str, row: int, position: int, token: int) -> Draft:
+        """The draft of a request, still empty, with the most tokens that it may have."""
         runner = self._river_runner
         request = runner.requests[request_id]
         params = request.sampling_params
         ends = (params.eos_token_id, *(params.stop_token_ids or ()))
         limit = 0
-        if runner.river_requests[request_id].settings.may_draft and token not in ends:
+        if runner.river_requests[request_id].may_draft and token not in ends:
             # A step also makes a token of the backbone's own: the draft must leave room for it.
             left = runner.max_model_len - position - 1
             said = position + 1 - request.num_prompt_tokens
@@ -177,13 +162,10 @@ class RiverProposer(DraftModelProposer):
         )
 
     def _run(self, drafts: Sequence[Draft], metadata: Any) -> torch.Tensor | None:
-        """Draft for the requests of a step.
-
-        Returns:
-            The distributions of the drafted tokens, float32 ``[requests, drafted, vocabulary]``;
-            None if no token was sampled.
-        """
-        costs, exact = self._costs, self._river_runner.river_exact
+        """Fill the drafts of a step; returns the distributions of the drafted tokens, float32
+        ``[requests, drafted, vocabulary]``, or None if no token was sampled."""
+        costs: Costs = self._river_runner.river_costs
+        exact = self._river_runner.river_exact
         if metadata.logprob_token_ids:
             # The next step would discard drafts (``RiverRunnerMixin._sample``).
             return None
@@ -207,22 +189,22 @@ class RiverProposer(DraftModelProposer):
                 return None
         drawn: dict[tuple[int, int], torch.Tensor] = {}
 
-        def draft_pass(going: Sequence[Draft]) -> list[list[tuple[int, float]]]:
+        def draft_pass(going: Sequence[Draft]) -> list[list[Found]]:
             start = time.perf_counter()
             guesses = self._guesses(going, depth)
             picked = self._pass(going, guesses, metadata)
             tokens, sure = picked.tokens.tolist(), picked.confidence.tolist()
             found, row = [], 0
             for draft, guessed in zip(going, guesses, strict=True):
-                mine = tokens[row : row + 1 + len(guessed)]
-                right = _agreeing(mine, guessed)
+                right = 0
+                while right < len(guessed) and guessed[right] == tokens[row + right]:
+                    right += 1
                 self._acceptance.guessed(draft.request_id, len(guessed), right)
-                found.append([(mine[i], sure[row + i]) for i in range(right + 1)])
+                mine = range(row, row + right + 1)
+                found.append([(tokens[i], sure[i]) for i in mine])
                 if picked.probabilities is not None:
-                    for i in range(right + 1):
-                        drawn[draft.row, len(draft.tokens) + i] = _drawn_from(
-                            draft, picked, row + i
-                        )
+                    for place, i in enumerate(mine, len(draft.tokens)):
+                        drawn[draft.row, place] = _drawn_from(draft, picked, i)
                 row += 1 + len(guessed)
             costs.observe("draft", row, time.perf_counter() - start)
             return found
@@ -253,22 +235,18 @@ class RiverProposer(DraftModelProposer):
         return found
 
     def _pass(
-        self,
-        going: Sequence[Draft],
-        guesses: Sequence[Sequence[int]],
-        metadata: Any,
+        self, going: Sequence[Draft], guesses: Sequence[Sequence[int]], metadata: Any
     ) -> Picked:
         """One river pass over each draft's last token and its guesses."""
-        assert self._forward is not None
+        forward: Forward = self._river_runner.river_forward
         spans, tokens, owners = [], [], []
         for draft, some in zip(going, guesses, strict=True):
             spans.append(Span(draft.row, draft.next_position, 1 + len(some)))
             tokens += [draft.token, *some]
             owners += [draft.row] * (1 + len(some))
-        due = self._forward.decode(spans, torch.tensor(tokens, device=self.device), 0, "draft")
-        logits = self._forward.logits(due)
-        picked = pick(logits, torch.tensor(owners, device=self.device), metadata)
-        return picked.agreed(self._forward.river.agreed)
+        due = forward.decode(spans, torch.tensor(tokens, device=self.device), 0, "draft")
+        owner = torch.tensor(owners, device=self.device)
+        return pick(forward.logits(due), owner, metadata).agreed(forward.river.agreed)
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
@@ -280,14 +258,8 @@ def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
     """
     assert picked.probabilities is not None
     probabilities = picked.probabilities[row]
-    if not draft.constrained:
-        return probabilities
-    certain = torch.zeros_like(probabilities)
-    certain[picked.tokens[row]] = 1.0
-    return certain
-
-
-def _agreeing(tokens: Sequence[int], guesses: Sequence[int]) -> int:
-    """How many guesses, from the first on, are the river's own tokens."""
-    pairs = zip(tokens, guesses, strict=False)
-    return next((i for i, (token, guess) in enumerate(pairs) if token != guess), len(guesses))
+    if draft.constrained:
+        certain = torch.zeros_like(probabilities)
+        certain[picked.tokens[row]] = 1.0
+        return certain
+    return probabilities

@@ -10,9 +10,8 @@ import torch
 from vllm.v1.sample.logits_processor import MinPLogitsProcessor
 
 from river_vllm.engine.runner import RiverRunnerMixin
+from river_vllm.engine.scheduler import depths_of
 from river_vllm.model.passes import Pass
-from river_vllm.modes.mode import depths_of
-from river_vllm.request import RiverSettings
 from river_vllm.step.table import StepTable
 from tests.unit.modes.support import Batch
 
@@ -41,8 +40,8 @@ class FakeRunner:
 
     def step(self) -> Any:
         """A request of each of the modes."""
-        settings = [RiverSettings(True, 0.5, 1, mode) for mode in self.modes]
-        return [SimpleNamespace(request=SimpleNamespace(settings=one)) for one in settings]
+        drafts = [mode == "verified" for mode in self.modes]
+        return [SimpleNamespace(request=SimpleNamespace(may_draft=one)) for one in drafts]
 
     def run(self, due: Pass) -> Any:
         self.current = due

@@ -15,8 +15,7 @@ from river_vllm import patches
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs
 from river_vllm.engine import warm_up
-from river_vllm.engine.timing import costs_of_start
-from river_vllm.engine.warm_up import WarmUpMixin
+from river_vllm.engine.warm_up import WarmUpMixin, costs_of_start
 from river_vllm.engine.worker import RiverWorkerMixin
 from river_vllm.errors import RiverError
 from river_vllm.modes.mode import Timed

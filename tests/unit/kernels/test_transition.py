@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from river_vllm.kernels.native.backend import Backend
-from river_vllm.step.criterion import Reading, by_torch, transition_similarity
+from river_vllm.step.router import Reading, by_torch, transition_similarity
 from tests.unit.kernels.support import every_backend, scalar_backend
 
 pytestmark = every_backend

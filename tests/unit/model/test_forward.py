@@ -60,7 +60,7 @@ class Runner:
         return self
 
     def decide(self, table: StepTable, layers_run: int, *_: Any) -> None:
-        if layers_run == 1 and table.has_active:
+        if layers_run == 1 and table.free.any():
             table.leave(np.full(int(table.free.sum()), True), layers_run)
 
     def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from vllm import SamplingParams
 
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs
-from river_vllm.modes.exit.policy import Exits
+from river_vllm.modes.exit import Exits
 from river_vllm.request import default_settings
 from river_vllm.step.requests import Request, Requests
 from river_vllm.step.table import StepTable
@@ -61,7 +61,9 @@ class Batch:
             req_ids=list(ids), num_reqs=len(ids), num_computed_tokens_cpu=np.array(positions)
         )
         self.scheduled = self.requests.step()
-        return self.exits.table(self.scheduled)
+        table: Any = self.exits.table(self.scheduled)
+        table.held = [line.held for line, _ in self.exits.groups()]
+        return table
 
     def finish(self, table: StepTable, *depths: int) -> list[int]:
         """After a pass in which the groups that may leave have left after ``depths``."""
@@ -77,7 +79,7 @@ class Batch:
         return self.finish(self.begin(*rows), *left)
 
 
-def groups(table: StepTable) -> list[str]:
+def groups(table: Any) -> list[str]:
     """Of each group its rows, and when they leave."""
 
     def when(group: int) -> str:

@@ -10,9 +10,9 @@ import pytest
 from vllm.v1.outputs import ModelRunnerOutput
 
 from river_vllm.config import RiverConfig
+from river_vllm.engine.scheduler import depths_of, put_depths
 from river_vllm.modes import mode_of, mode_that_made
 from river_vllm.modes.exit import ExitMode, ExitSummary, signed_depth
-from river_vllm.modes.mode import depths_of, put_depths
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from river_vllm.request import RiverSettings, default_settings
 
@@ -24,18 +24,15 @@ def drafted(drafted: int, kept: int, tokens: int, decode: bool = True) -> np.nda
 
 
 @pytest.mark.parametrize(
-    ("settings", "summary", "exact"),
+    ("settings", "summary"),
     [
-        (default_settings(RiverConfig(threshold=0.9)), ExitSummary, True),
-        (default_settings(RiverConfig()), DraftSummary, False),  # any rounding will do
-        (RiverSettings(False, 0.9, 1, mode="verified"), ExitSummary, True),
+        (default_settings(RiverConfig(threshold=0.9)), ExitSummary),
+        (default_settings(RiverConfig()), DraftSummary),
+        (RiverSettings(False, 0.9, 1, mode="verified"), ExitSummary),
     ],
 )
-def test_a_request_is_answered_in_its_own_mode(
-    settings: RiverSettings, summary: type, exact: bool
-) -> None:
+def test_a_request_is_answered_in_its_own_mode(settings: RiverSettings, summary: type) -> None:
     assert type(mode_of(settings).summary()) is summary
-    assert mode_of(settings).exact is exact
 
 
 @pytest.mark.parametrize("depth", [-12, -1, 1, 12, signed_depth(12, True, held=True)])
@@ -80,7 +77,8 @@ def test_without_a_step_there_are_no_means() -> None:
     exits.add(np.array([-12], dtype=np.int16))
     report = drafts.report(SETTINGS, 12)
     assert report["acceptance"] is None and report["tokens_per_step"] is None
-    assert (exits.tokens, exits.mean_exit_layer) == (0, None)
+    report = exits.report(SETTINGS, 12)
+    assert (report["tokens"], report["mean_exit_layer"]) == (0, None)
 
 
 def test_exits_count_decode_tokens_only_and_those_that_were_held_apart() -> None:
@@ -90,8 +88,9 @@ def test_exits_count_decode_tokens_only_and_those_that_were_held_apart() -> None
     summary = ExitSummary()
     summary.add(depths)
     summary.add(np.array([-7, 4], dtype=np.int16))
-    assert (dict(summary.layers), summary.held, summary.tokens) == ({4: 2, 30: 2}, 2, 4)
-    assert (summary.backbone_layers, summary.mean_exit_layer) == (68, 17.0)
+    assert (dict(summary.layers), summary.held) == ({4: 2, 30: 2}, 2)
+    report = summary.report(SETTINGS, 30)
+    assert (report["tokens"], report["mean_exit_layer"]) == (4, 17.0)
     trace = ExitMode().trace(depths)
     assert trace == [30, 30, 4, 30]
     assert {type(layer) for layer in [*trace, *summary.layers]} == {int}, "JSON takes it"

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from river_vllm.config import Scope
-from river_vllm.step.criterion import CRITERION, by_torch, transition_similarity
-from river_vllm.step.router import Broadcast, Router
+from river_vllm.step.router import CRITERION, Broadcast, Router, by_torch, transition_similarity
 from river_vllm.step.table import Path, StepTable
 
 NEVER = 1 << 30

@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from river_vllm.costs import Costs
-from river_vllm.modes.verified.acceptance import CONFIDENCE_PRIOR, GUESS_PRIOR, PRIOR, Acceptance
-from river_vllm.modes.verified.depth import best_depth
+from river_vllm.modes.verified.depth import (
+    CONFIDENCE_PRIOR,
+    GUESS_PRIOR,
+    PRIOR,
+    Acceptance,
+    best_depth,
+)
 
 FLAT = Costs.fixed({"draft": {1: 0.03, 32: 0.04}, "backbone": {1: 0.09, 8: 0.1}})
 """As measured: a draft step is a third of the backbone's, rows of a pass are almost free."""

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from river_vllm.costs import Costs
-from river_vllm.modes.verified.acceptance import Acceptance
-from river_vllm.modes.verified.depth import Depth, guessing_depth
-from river_vllm.modes.verified.draft import Draft, look_up, run
-from river_vllm.modes.verified.lookup import continuation
+from river_vllm.modes.verified.depth import Acceptance, Depth, guessing_depth
+from river_vllm.modes.verified.draft import Draft, continuation, look_up, run
 
 CHEAP = Costs.fixed({"draft": {1: 0.03}, "backbone": {1: 0.09, 64: 0.1}})
 
@@ -83,10 +81,10 @@ def test_what_a_text_repeats_is_guessed() -> None:
     one = draft(limit=4, token=5, known=known)
     assert one.guesses(9) == [6, 8, 9, 3]
     assert one.guesses(3) == [6, 8, 9]
-    one.add(6, 0.9, Acceptance())
+    one.tokens.append(6)
     assert one.guesses(9) == [8, 9, 3]
     assert one.guesses(1) == [8]
-    one.add(1, 0.9, Acceptance())
+    one.tokens.append(1)
     assert one.guesses(9) == []
 
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from river_vllm.costs import Costs
-from river_vllm.modes.verified.acceptance import Acceptance
-from river_vllm.modes.verified.depth import best_depth
+from river_vllm.modes.verified.depth import Acceptance, best_depth
 from river_vllm.modes.verified.draft import Draft, run
 
 AVX512 = Costs.fixed(

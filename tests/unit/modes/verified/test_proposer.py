@@ -14,9 +14,9 @@ from vllm.v1.spec_decode.draft_model import DraftModelProposer
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs
 from river_vllm.modes.verified import RECENT
-from river_vllm.modes.verified.acceptance import PRIOR
+from river_vllm.modes.verified.depth import PRIOR
+from river_vllm.modes.verified.draft import pick
 from river_vllm.modes.verified.proposer import RiverProposer
-from river_vllm.modes.verified.sampling import pick
 from river_vllm.request import default_settings, settings_of
 
 K = 3
@@ -63,6 +63,8 @@ class Engine:
             discard_request_mask=SimpleNamespace(np=np.zeros(8, dtype=bool)),
             max_model_len=1000,
             river_exact=False,
+            river_forward=self.river,
+            river_costs=costs or Costs(),
         )
         settings = {"verify": K, "draft": "adaptive" if costs else "fixed"}
         config = SimpleNamespace(
@@ -73,7 +75,6 @@ class Engine:
             speculative_config=SimpleNamespace(num_speculative_tokens=K),
         )
         self.proposer = RiverProposer(config, torch.device("cpu"), self.runner)
-        self.proposer.begin(self.river, costs or Costs())  # type: ignore[arg-type]
 
     def rate(self, name: str) -> float:
         """How many of a request's drafts are expected to be kept."""
@@ -95,10 +96,8 @@ class Engine:
         """One step: ``rows`` of each request up to ``lengths``, and the token that it sampled."""
         self.runner.requests = requests
         defaults = default_settings(RiverConfig(verify=K))
-        self.runner.river_requests = {
-            name: SimpleNamespace(settings=settings_of(one.sampling_params, defaults))
-            for name, one in requests.items()
-        }
+        settings = {n: settings_of(one.sampling_params, defaults) for n, one in requests.items()}
+        self.runner.river_requests = settings
         # Without repetitions there is nothing to guess.
         texts = np.tile(np.arange(1000, 2000, dtype=np.int32), (len(requests), 1))
         texts[0, : len(known or [])] = known or []
@@ -308,15 +307,6 @@ def test_each_row_takes_its_own_requests_settings() -> None:
     expected = torch.tensor([4.0, 2.0]).softmax(-1)
     assert torch.allclose(picked.probabilities[0, [1, 2]], expected)
     assert picked.probabilities[0, [0, 3]].sum() == 0
-
-
-def test_no_top_k_is_none_over_a_part_of_the_vocabulary_too() -> None:
-    """vLLM says it by the size of the whole."""
-    whole = metadata([1.0] * 3, top_k=torch.tensor([9, 9, 2]))
-    picked = pick(LOGITS.clone(), ROWS, whole)
-    assert picked.probabilities is not None
-    assert torch.allclose(picked.probabilities[1], LOGITS[1].softmax(-1))
-    assert (picked.probabilities[0] > 0).tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1.0])

@@ -1,26 +1,124 @@
-"""Decides which rows of a step may leave the backbone, and records how deep each ran."""
+"""Exit mode: a token leaves the backbone when its state has settled.
+
+A step reports one signed number for each request. ``+l``: its token comes from a decode step that
+ran *l* backbone layers. ``-l``: it comes from the prompt's last row. ``HELD`` marks a token held on
+the backbone because leaving would not have paid.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs, Kind
-from river_vllm.model.forward import Forward
 from river_vllm.model.passes import Head, Pass, Span
-from river_vllm.modes.exit import signed_depth
-from river_vllm.modes.mode import Timed
+from river_vllm.modes.mode import Numbers, Timed
 from river_vllm.step.requests import Request, Scheduled
 from river_vllm.step.table import StepTable
 
+if TYPE_CHECKING:
+    from river_vllm.config import RiverConfig
+    from river_vllm.model.forward import Forward
+    from river_vllm.request import RiverSettings
+
+HELD = 1 << 12
+"""The mark; more layers than any model has."""
 USUAL_LAYERS = 4
 """Backbone layers of an early exit, if no setting asks for more (the paper: 3 to 4)."""
 NEVER = np.iinfo(np.int32).max
 """The floor of rows that stay on the backbone."""
+
+
+def signed_depth(exit_layer: int, decode: bool, held: bool = False) -> int:
+    """The number that a step reports for a request."""
+    depth = exit_layer | HELD if held else exit_layer
+    return depth if decode else -depth
+
+
+class ExitMode:
+    """Answers with exits: fast and approximate, tuned by the threshold τ.
+
+    Requests on the backbone alone have this mode too: none of their tokens leaves.
+    """
+
+    schema: ClassVar[dict[str, Any]] = {
+        "type": "object",
+        "description": "How deep the tokens of this response ran.",
+        "properties": {
+            "enabled": {"type": "boolean"},
+            "mode": {"type": "string", "enum": ["exit", "backbone"]},
+            "threshold": {"type": "number"},
+            "num_layers": {"type": "integer", "description": "L: a token at L never exited"},
+            "tokens": {"type": "integer", "description": "tokens generated in decode steps"},
+            "mean_exit_layer": {"type": ["number", "null"]},
+            "exit_layers": {
+                "type": "object",
+                "description": "exit layer (backbone layers run) to number of tokens",
+                "additionalProperties": {"type": "integer"},
+            },
+            "held": {
+                "type": "integer",
+                "description": "tokens that ran on only because leaving would not have paid",
+            },
+        },
+    }
+
+    def head(self, config: RiverConfig) -> Head | None:
+        return "river" if config.lm_head == "river" else None
+
+    def leaves_kv(self, settings: RiverSettings) -> bool:
+        return settings.may_exit
+
+    def numbers(self, tokens: int, *, depth: int, drafted: int, kept: int, decode: bool) -> Numbers:
+        return np.full(tokens, depth, dtype=np.int16)
+
+    def summary(self) -> ExitSummary:
+        return ExitSummary()
+
+    def trace(self, numbers: Numbers) -> list[int]:
+        """One exit layer for each token, in order."""
+        return (np.abs(numbers) & ~HELD).tolist()
+
+
+@dataclass(slots=True)
+class ExitSummary:
+    """Exit layers of one or more choices.
+
+    Attributes:
+        layers: exit layer → decode tokens.
+    """
+
+    layers: Counter[int] = field(default_factory=Counter)
+    held: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    def add(self, numbers: Numbers) -> None:
+        decoded = numbers[numbers > 0]
+        self.held += int(np.count_nonzero(decoded & HELD))
+        values, counts = np.unique(decoded & ~HELD, return_counts=True)
+        for layer, count in zip(values.tolist(), counts.tolist(), strict=True):
+            self.layers[layer] += count
+
+    def by_layer(self, num_layers: int) -> Counter[int]:
+        return self.layers
+
+    def report(self, settings: RiverSettings, num_layers: int) -> dict[str, Any]:
+        tokens = self.layers.total()
+        run = sum(layer * count for layer, count in self.layers.items())
+        return {
+            "threshold": settings.threshold,
+            "num_layers": num_layers,
+            "tokens": tokens,
+            "mean_exit_layer": round(run / tokens, 3) if tokens else None,
+            "exit_layers": {str(layer): count for layer, count in sorted(self.layers.items())},
+            "held": self.held,
+        }
 
 
 def usual_layers(config: RiverConfig) -> int:
@@ -43,7 +141,7 @@ def _limit(config: RiverConfig) -> int | Literal["all", "auto"]:
 
 
 class Line(NamedTuple):
-    """A group of rows, for the table of a step."""
+    """A group of rows, for the table of a step; ``held``: only the cost of leaving keeps it."""
 
     request: int
     start: int
@@ -55,7 +153,7 @@ class Line(NamedTuple):
 
 
 class Exits:
-    """Decides which rows of a step may leave the backbone, and remembers how deep each ran.
+    """Decides which rows of a step may leave the backbone, and records how deep each ran.
 
     vLLM computes a preempted request again from its start. Its tokens leave after the same layers
     as the first time, so its K/V and its answer stay the same.
@@ -91,19 +189,16 @@ class Exits:
         self._step = step
         stay = not self._may_leave_now()
         self._lines = [
-            line
-            for index, scheduled in enumerate(step)
-            for line in self._lines_of(index, scheduled, stay)
+            line for index, rows in enumerate(step) for line in self._lines_of(index, rows, stay)
         ]
         columns = zip(*self._lines, strict=True) if self._lines else [()] * len(Line._fields)
-        request, _, rows, threshold, floor, replayed, held = columns
+        request, _, rows, threshold, floor, replayed, _ = columns
         return StepTable(
             self._num_layers,
             rows,
             threshold,
             floor,
             replayed=replayed,
-            held=held,
             request=request,
             scope=self._config.scope,
             device=self._device,
@@ -114,8 +209,8 @@ class Exits:
         if self._config.lm_head == "backbone" or not table.free.all():
             return "backbone"
         generating = all(s.start + s.rows > s.request.prompt for s in self._step)
-        every = any(self._every_logit(s.request) for s in self._step)
-        return "river" if generating and not every else "backbone"
+        few = generating and not any(self._every_logit(s.request) for s in self._step)
+        return "river" if few else "backbone"
 
     def spans(self) -> list[Span]:
         """The positions of the step's rows, by request."""
@@ -156,9 +251,7 @@ class Exits:
 
     def info(self) -> dict[str, Any]:
         """The most rows with which tokens leave, for operators."""
-        limit: int | str | None = self._limit
-        if limit == "auto":
-            limit = self._costs.max_rows
+        limit = self._costs.max_rows if self._limit == "auto" else self._limit
         most = None if limit == "all" else limit
         return {"crossover": {"max_rows": most, **self._costs.crossover()}}
 
@@ -166,8 +259,7 @@ class Exits:
         """Whether tokens may leave in this step: not if that would make it longer.
 
         With few rows a layer takes as long as reading its weights. A row that must run the whole
-        backbone reads them in any case, and other rows in 4 bit would add time. With scope ``step``
-        they then stay too.
+        backbone reads them in any case. With scope ``step`` the other rows then stay too.
         """
         generated, whole = 0, True
         for scheduled in self._step:
@@ -184,8 +276,7 @@ class Exits:
         return self._costs.choose(generated) if whole else self._costs.pays(generated)
 
     def _may_leave(self, request: Request) -> bool:
-        settings = request.settings
-        return settings.may_exit and settings.min_layers < self._num_layers
+        return request.may_exit and request.settings.min_layers < self._num_layers
 
     def _lines_of(self, index: int, scheduled: Scheduled, stay: bool) -> Iterator[Line]:
         """The groups of the batch's request ``index``."""
@@ -193,31 +284,24 @@ class Exits:
         if not self._may_leave(request):
             yield Line(index, start, scheduled.rows)
             return
-        settings, end = request.settings, start + scheduled.rows
+        settings, stays = request.settings, Line(index, 0, 0)
         new = Line(index, 0, 0, settings.threshold, settings.min_layers)
-        held = Line(index, 0, 0, held=True)
-        unknown = new if self._sequence_prefill and not stay else Line(index, 0, 0)
-        for depth, rows in self._prompt_runs(request, start, start + scheduled.prompt_rows):
-            line = self._replayed(index, depth) if depth else unknown
+        again = Line(index, 0, 0, -1.0, replayed=True)
+        end, prompt_end = start + scheduled.rows, start + scheduled.prompt_rows
+        # Runs of prompt rows that left after the same layer; 0: unknown.
+        runs = [(0, prompt_end - start)] if prompt_end > start else []
+        if request.prompt_depths is not None:
+            depths = groupby(request.prompt_depths[start:prompt_end].tolist())
+            runs = [(depth, len(list(same))) for depth, same in depths]
+        for depth, rows in runs:
+            unknown = new if self._sequence_prefill and not stay else stays
+            line = again._replace(floor=depth) if depth else unknown
             yield line._replace(start=start, rows=rows)
             start += rows
         for position in range(start, end):
             token = position - request.prompt
             if token < len(request.depths):
-                line = self._replayed(index, request.depths[token])
+                line = again._replace(floor=request.depths[token])
             else:
-                line = held if stay else new
+                line = stays._replace(held=True) if stay else new
             yield line._replace(start=position, rows=1)
-
-    def _replayed(self, index: int, depth: int) -> Line:
-        """A group that leaves after ``depth`` layers, as it did before."""
-        return Line(index, 0, 0, -1.0, depth, replayed=True)
-
-    def _prompt_runs(self, request: Request, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Layer and length of each run of prompt rows that left after one layer; 0: unknown."""
-        if request.prompt_depths is None:
-            if end > start:
-                yield 0, end - start
-            return
-        for depth, same in groupby(request.prompt_depths[start:end].tolist()):
-            yield depth, sum(1 for _ in same)
