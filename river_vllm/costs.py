@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from river_vllm.errors import describe_errors
-from river_vllm.folders import write_whole
+from river_vllm.host import write_whole
 
 logger = logging.getLogger("vllm.river")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from river_vllm.compat import init_logger
 from river_vllm.config import river_config_of
+from river_vllm.host import Stage, mark
 from river_vllm.patches import NotStored, reads_compiled_forwards, stored_forwards_only
-from river_vllm.startup import Stage, mark
 
 logger = init_logger("vllm.river")
 

@@ -14,7 +14,7 @@ from river_vllm.calibrate.bounds import upper_bound
 from river_vllm.calibrate.certify import Trial
 from river_vllm.calibrate.choose import Prediction
 from river_vllm.calibrate.run import Outcome
-from river_vllm.config import RiverConfig
+from river_vllm.config import RiverConfig, calibrated_settings, recorded_settings
 from river_vllm.guarantee import (
     AchievedRecord,
     Calibration,
@@ -22,8 +22,6 @@ from river_vllm.guarantee import (
     ModelRecord,
     PromptsRecord,
     TargetRecord,
-    calibrated_settings,
-    recorded_settings,
 )
 from server.calibrate.speed import WeightBytes
 from server.cli.prompts import Prompts

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from river_vllm.folders import FOLDER_VARIABLE, base, expanded, unwritable, user_cache
+from river_vllm.host import FOLDER_VARIABLE, base, expanded, unwritable, user_cache
 
 
 def folders() -> dict[str, Path]:

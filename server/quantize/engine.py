@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from river_vllm.model.architectures import river_architecture
-from river_vllm.plugin.registration import checkpoint_architecture
+from river_vllm.plugin import checkpoint_architecture
 
 EXTENSION = "river_vllm.engine.quantize.QuantizeExtension"
 GIB = 2**30

@@ -10,7 +10,7 @@ import pytest
 from vllm import SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 
-from river_vllm.parameters import PARAMETERS, may_be_drafted, needs_every_logit
+from river_vllm.request import PARAMETERS, may_be_drafted, needs_every_logit
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "verified.md"
 
