@@ -10,10 +10,8 @@ from typing import Any
 import yaml
 
 from river_vllm import __version__
-from river_vllm.calibrate.bounds import upper_bound
-from river_vllm.calibrate.certify import Trial
-from river_vllm.calibrate.choose import Prediction
-from river_vllm.calibrate.run import Outcome
+from river_vllm.calibrate.certify import Trial, upper_bound
+from river_vllm.calibrate.run import Outcome, Prediction
 from river_vllm.config import RiverConfig, calibrated_settings, recorded_settings
 from river_vllm.guarantee import (
     AchievedRecord,

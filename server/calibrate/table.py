@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from river_vllm.calibrate.bounds import upper_bound
-from river_vllm.calibrate.choose import Policy
+from river_vllm.calibrate.certify import upper_bound
+from river_vllm.calibrate.passes import Policy
 from river_vllm.calibrate.run import Outcome
 from server.calibrate.document import Circumstances
 

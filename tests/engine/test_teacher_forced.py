@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from river_vllm.calibrate.choose import Policy
-from river_vllm.calibrate.observer import Measured
-from river_vllm.calibrate.passes import TeacherForcedEngine, Text
+from river_vllm.calibrate.passes import Measured, Policy, TeacherForcedEngine, Text
 from river_vllm.calibrate.run import Calibrator
 from tests.support.engines import Generated, generate, greedy
 from tests.support.prompts import PROMPTS

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm.calibrate.choose import Policy
-from river_vllm.calibrate.observer import TEACHER_KEY, ForcedRequests, Observer
-from river_vllm.calibrate.passes import TeacherForcedEngine, Text
+from river_vllm.calibrate.passes import (
+    TEACHER_KEY,
+    ForcedRequests,
+    Observer,
+    Policy,
+    TeacherForcedEngine,
+    Text,
+)
 from river_vllm.config import RiverConfig
 from river_vllm.model.passes import Pass
 from river_vllm.request import default_settings
