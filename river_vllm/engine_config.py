@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections import UserDict
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from river_vllm.config import CONFIG_KEY, Affects, RiverConfig, layered_config
 from river_vllm.errors import UnsupportedModelError
 
 
-class RiverAdditionalConfig(Mapping[str, Any]):
+class RiverAdditionalConfig(UserDict[str, Any]):
     """River's ``additional_config``, with a hash that only other compiled code changes.
 
     Args:
@@ -33,28 +34,16 @@ class RiverAdditionalConfig(Mapping[str, Any]):
     """
 
     def __init__(self, settings: Mapping[str, Any], checkpoint: object = None) -> None:
-        self._settings = dict(settings)
+        super().__init__(settings)
         self._checkpoint = checkpoint
-
-    def __getitem__(self, key: str) -> Any:
-        return self._settings[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._settings)
-
-    def __len__(self) -> int:
-        return len(self._settings)
 
     def __bool__(self) -> bool:
         """True without settings too: vLLM leaves a falsy object out of its key."""
         return True
 
-    def __repr__(self) -> str:
-        return repr(self._settings)
-
     def compute_hash(self) -> str:
         """vLLM's ``SupportsHash``."""
-        return graph_key(layered_config(self._checkpoint, self._settings.get(CONFIG_KEY)))
+        return graph_key(layered_config(self._checkpoint, self.get(CONFIG_KEY)))
 
 
 def graph_key(config: RiverConfig) -> str:

@@ -98,11 +98,12 @@ class UnreachableError(RiverError):
 
     Args:
         field: the name of that setting.
-        message: its value, the allowed ones, and the reason.
+        value: as the message shows it.
+        reason: the allowed values, and why.
     """
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        super().__init__(f"'{field}' = {value}: {reason}")
         self.field = field
 
 
@@ -123,16 +124,12 @@ def unreachable(
         "deep = 'fetch' would read the others when needed"
     )
     if not settings.enabled:
-        return UnreachableError("enabled", f"'enabled' = false: must be true, {why}")
+        return UnreachableError("enabled", "false", f"must be true, {why}")
     if settings.threshold >= 1.0:
-        return UnreachableError(
-            "threshold", f"'threshold' = {settings.threshold}: must be below 1.0, {why}"
-        )
+        return UnreachableError("threshold", settings.threshold, f"must be below 1.0, {why}")
     if settings.min_layers > reachable:
-        return UnreachableError(
-            "min_layers",
-            f"'min_layers' = {settings.min_layers}: must be between 1 and {reachable}, {why}",
-        )
+        must = f"must be between 1 and {reachable}, {why}"
+        return UnreachableError("min_layers", settings.min_layers, must)
     return None
 
 
@@ -145,23 +142,16 @@ def resolve(
         UnreachableError: a setting does not go with the engine, the model or the mode.
     """
     if field.min_layers is not None and field.min_layers > num_layers:
-        raise UnreachableError(
-            "min_layers",
-            f"'min_layers' = {field.min_layers}: must be between 1 and {num_layers}, "
-            "the number of layers of this model",
-        )
+        must = f"must be between 1 and {num_layers}, the number of layers of this model"
+        raise UnreachableError("min_layers", field.min_layers, must)
     of_exits = [name for name in OF_EXITS if getattr(field, name) is not None]
     mode = field.mode or ("exit" if of_exits else defaults.mode)
     if mode == "verified" and of_exits:
-        raise UnreachableError(
-            of_exits[0],
-            f"'{of_exits[0]}' = {getattr(field, of_exits[0])}: belongs to exits, and 'mode' is "
-            "'verified': leave one of them out",
-        )
+        reason = "belongs to exits, and 'mode' is 'verified': leave one of them out"
+        raise UnreachableError(of_exits[0], getattr(field, of_exits[0]), reason)
     if mode == "verified" and not config.drafts:
-        raise UnreachableError(
-            "mode", "'mode' = 'verified': must be 'exit', this server drafts nothing (verify = 0)"
-        )
+        reason = "must be 'exit', this server drafts nothing (verify = 0)"
+        raise UnreachableError("mode", "'verified'", reason)
     settings = RiverSettings(
         enabled=field.enabled and defaults.enabled,
         threshold=defaults.threshold if field.threshold is None else field.threshold,
@@ -226,65 +216,31 @@ def _negative(value: float) -> bool:
     return value < 0
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One field of vLLM's ``SamplingParams``: whether it rules out drafts, or the 4-bit LM head.
-
-    Attributes:
-        undrafted: values with which a request has no drafts: vLLM's rejection sampler
-            (``v1/sample/rejection_sampler.py``) leaves them out for drafted tokens, or errs.
-        every_logit: values with which a token outside the likeliest few can be picked or reported.
-            Masks and raised logits can make a token win that the 4-bit head ranks low;
-            log-probabilities are normalised over the whole vocabulary. Penalties that only lower
-            logits of seen tokens leave the pick among the likeliest.
-    """
-
-    undrafted: _Values | None = None
-    every_logit: _Values | None = None
-
-
-PARAMETERS: dict[str, Parameter] = {
-    "min_p": Parameter(undrafted=bool),
-    "logit_bias": Parameter(undrafted=bool, every_logit=bool),
-    "logprob_token_ids": Parameter(undrafted=bool, every_logit=bool),
-    "thinking_token_budget": Parameter(undrafted=_is_given),
-    # Applied to each drafted token by the rejection sampler, or before it.
-    **dict.fromkeys(("temperature", "top_p", "top_k", "seed", "min_tokens"), Parameter()),
-    "presence_penalty": Parameter(every_logit=_negative),
-    "frequency_penalty": Parameter(every_logit=_negative),
-    "repetition_penalty": Parameter(every_logit=lambda penalty: penalty < 1),
-    "bad_words": Parameter(every_logit=bool),
-    "allowed_token_ids": Parameter(every_logit=bool),
-    "structured_outputs": Parameter(every_logit=bool),
-    "logprobs": Parameter(every_logit=_is_given),
-    "prompt_logprobs": Parameter(every_logit=_is_given),
-    # Applied to sampled tokens, or to none: by the scheduler and the front end. The last two lines
-    # are of vLLM's model runner V2, which serves no river: refused, or without effect.
-    **dict.fromkeys(
-        (
-            *("n", "max_tokens", "stop", "stop_token_ids", "ignore_eos", "repetition_detection"),
-            *("detokenize", "skip_special_tokens", "spaces_between_special_tokens"),
-            *("include_stop_str_in_output", "output_kind", "stream_interval", "flat_logprobs"),
-            *("skip_reading_prefix_cache", "skip_clone", "routed_experts_prompt_start"),
-            *("output_text_buffer_length", "_eos_token_id", "_all_stop_token_ids"),
-            *("_bad_words_token_ids", "_watermarking_skipped", "extra_args"),
-            *("prompt_logprob_token_ids", "prompt_logprob_start"),
-            *("trace_decode_token_ids", "watermarking"),
-        ),
-        Parameter(),
-    ),
+UNDRAFTED: dict[str, _Values] = {
+    **dict.fromkeys(("min_p", "logit_bias", "logprob_token_ids"), bool),
+    "thinking_token_budget": _is_given,
 }
-"""All fields, by name."""
+"""Fields of ``SamplingParams``, and the values with which a request has no drafts: vLLM's rejection
+sampler (``v1/sample/rejection_sampler.py``) leaves them out for drafted tokens, or errs."""
 
-_UNDRAFTED = {name: p.undrafted for name, p in PARAMETERS.items() if p.undrafted}
-_EVERY_LOGIT = {name: p.every_logit for name, p in PARAMETERS.items() if p.every_logit}
+EVERY_LOGIT: dict[str, _Values] = {
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), _negative),
+    "repetition_penalty": lambda penalty: penalty < 1,
+    **dict.fromkeys(("logit_bias", "logprob_token_ids", "bad_words"), bool),
+    **dict.fromkeys(("allowed_token_ids", "structured_outputs"), bool),
+    **dict.fromkeys(("logprobs", "prompt_logprobs"), _is_given),
+}
+"""The values with which a token outside the likeliest few can be picked or reported. Masks and
+raised logits can make a token win that the 4-bit head ranks low; log-probabilities are normalised
+over the whole vocabulary. Penalties that only lower logits of seen tokens leave the pick among the
+likeliest."""
 
 
 def may_be_drafted(params: Any) -> bool:
     """Whether a request with these ``SamplingParams`` may have drafts."""
-    return not any(among(getattr(params, name)) for name, among in _UNDRAFTED.items())
+    return not any(among(getattr(params, name)) for name, among in UNDRAFTED.items())
 
 
 def needs_every_logit(params: Any) -> bool:
     """Whether a request with these ``SamplingParams`` may pick or report an unlikely token."""
-    return any(among(getattr(params, name)) for name, among in _EVERY_LOGIT.items())
+    return any(among(getattr(params, name)) for name, among in EVERY_LOGIT.items())

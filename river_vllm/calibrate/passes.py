@@ -27,7 +27,6 @@ Token = tuple[int, int]
 """Number of the text and position."""
 TEACHER_KEY = "river_teacher"
 """Key in ``SamplingParams.extra_args`` for the number of a text and where its answer starts."""
-
 LOGIT_ROWS = 256
 """Rows whose logits over the vocabulary are computed at a time."""
 NEVER = 1.0 - 1e-9
@@ -43,10 +42,6 @@ class Policy:
 
     threshold: float
     min_layers: int
-
-    @classmethod
-    def backbone(cls) -> Policy:
-        return cls(NEVER, 1)
 
     def settings(self) -> RiverSettings:
         return RiverSettings(True, self.threshold, self.min_layers)
@@ -179,8 +174,7 @@ class Observer:
     def finish(self) -> Measured:
         """The measurement that was begun."""
         done, self._pass = self._pass, None
-        if done is None:
-            raise RuntimeError("no measurement was begun")
+        assert done is not None, "no measurement was begun"
         return Measured(
             tokens=np.array(done.tokens, dtype=np.int32).reshape(-1, 2),
             exit_layer=np.array(done.exit_layer, dtype=np.int16),
@@ -213,14 +207,7 @@ class TeacherForcedEngine:
 
     def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Text]:
         """The backbone's greedy answers, at most ``tokens`` long; an end of text counts."""
-        from vllm import SamplingParams
-
-        params = SamplingParams(
-            temperature=0.0,
-            max_tokens=tokens,
-            detokenize=False,
-            extra_args={EXTRA_ARGS_KEY: {"enabled": False}},
-        )
+        params = _greedy(tokens, {EXTRA_ARGS_KEY: {"enabled": False}})
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self._llm.generate(inputs, params, use_tqdm=False)
         return [
@@ -235,26 +222,22 @@ class TeacherForcedEngine:
             policy: when tokens leave; None for the backbone's pass, which has to come first.
             first: number of the first text.
         """
-        from vllm import SamplingParams
-
-        chosen = policy or Policy.backbone()
+        settings = (policy or Policy(NEVER, 1)).settings().as_extra_arg()
         inputs, params = [], []
-        for index, text in enumerate(texts):
-            # A salt of its own: every row of a measurement has to be computed.
-            salt = f"{next(_salts)}"
+        for number, text in enumerate(texts, first):
             tokens = [*text.prompt, *text.answer[: text.forced]]
-            inputs.append({"prompt_token_ids": tokens, "cache_salt": salt})
-            params.append(
-                SamplingParams(
-                    temperature=0.0,
-                    max_tokens=1,
-                    detokenize=False,
-                    extra_args={
-                        EXTRA_ARGS_KEY: chosen.settings().as_extra_arg(),
-                        TEACHER_KEY: {"sequence": first + index, "answer_start": len(text.prompt)},
-                    },
-                )
-            )
+            # A salt of its own: every row of a measurement has to be computed.
+            inputs.append({"prompt_token_ids": tokens, "cache_salt": str(next(_salts))})
+            teacher = {"sequence": number, "answer_start": len(text.prompt)}
+            params.append(_greedy(1, {EXTRA_ARGS_KEY: settings, TEACHER_KEY: teacher}))
         self._observer.begin(reference=policy is None)
         self._llm.generate(inputs, params, use_tqdm=False)
         return self._observer.finish()
+
+
+def _greedy(tokens: int, extra_args: dict[str, Any]) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0.0, max_tokens=tokens, detokenize=False, extra_args=extra_args
+    )

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from river_vllm.compat import VllmConfig, current_platform, vllm_envs
-from river_vllm.config import RiverConfig, river_config_of
+from river_vllm.config import river_config_of
 from river_vllm.engine_config import RiverSpeculativeConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.kernels.native.library import cap as instruction_set_cap
@@ -34,9 +34,9 @@ def check_settings(vllm_config: VllmConfig) -> None:
         RiverError: a setting is wrong, or the weights or the calibration are of another model.
     """
     instruction_set_cap()  # raises for a name that there is none of
-    config = river_config_of(vllm_config)
-    model = vllm_config.model_config
+    config, model = river_config_of(vllm_config), vllm_config.model_config
     layers = model.get_total_num_hidden_layers()
+    resident = config.resident_layers
     if config.min_layers > layers:
         raise RiverError(
             f"'min_layers' = {config.min_layers}: must be between 1 and {layers}, "
@@ -48,22 +48,18 @@ def check_settings(vllm_config: VllmConfig) -> None:
         check_weights(config.calibration.weights, folder)
     if folder is not None:
         weight_source(config, model, {})  # raises for weights that are of no use
-    _check_offloading(config, layers, vllm_config.load_config.load_format)
-
-
-def _check_offloading(config: RiverConfig, layers: int, load_format: str) -> None:
-    if isinstance(config.resident_layers, int) and config.resident_layers > layers:
+    if resident != "all" and resident > layers:
         raise RiverError(
-            f"'resident_layers' = {config.resident_layers}: must be 'all' or between 1 "
-            f"and {layers}, the number of layers of this model"
+            f"'resident_layers' = {resident}: must be 'all' or between 1 and {layers}, "
+            "the number of layers of this model"
         )
     if reason := unreachable(default_settings(config), config, layers):
         raise RiverError(str(reason))
-    formats = ("auto", "hf", "safetensors", "mistral")
-    if config.deep == "fetch" and load_format not in formats:
+    formats, given = ("auto", "hf", "safetensors", "mistral"), vllm_config.load_config.load_format
+    if config.deep == "fetch" and given not in formats:
         raise RiverError(
-            f"'deep' = 'fetch' reads layers from a safetensors checkpoint; --load-format "
-            f"{load_format} has none (allowed: {', '.join(formats)})"
+            f"'deep' = 'fetch' reads layers from a safetensors checkpoint; --load-format {given} "
+            f"has none (allowed: {', '.join(formats)})"
         )
 
 
@@ -75,13 +71,13 @@ def refuse(vllm_config: VllmConfig) -> None:
     """
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     scheduler = vllm_config.scheduler_config
-    dtype = str(model.dtype).removeprefix("torch.")
+    cpu, dtype = current_platform.is_cpu(), str(model.dtype).removeprefix("torch.")
     returns_experts = vllm_config.aux_output_config.enable_return_routed_experts
     refused = {
         "pipeline parallelism (use tensor parallelism)": parallel.pipeline_parallel_size > 1,
         "Ray on the CPU, where vLLM cannot use it (leave out --distributed-executor-backend; "
         "--nnodes serves from several machines)": (
-            current_platform.is_cpu() and parallel.distributed_executor_backend == "ray"
+            cpu and parallel.distributed_executor_backend == "ray"
         ),
         "micro-batch overlap (leave out --enable-dbo)": parallel.enable_dbo,
         "decode context parallelism (leave out --decode-context-parallel-size)": (
@@ -95,9 +91,7 @@ def refuse(vllm_config: VllmConfig) -> None:
         "LoRA adapters (leave out --enable-lora, or merge the adapter into the model)": (
             vllm_config.lora_config is not None
         ),
-        f"dtype {dtype} on the CPU (use --dtype bfloat16)": (
-            current_platform.is_cpu() and dtype != "bfloat16"
-        ),
+        f"dtype {dtype} on the CPU (use --dtype bfloat16)": cpu and dtype != "bfloat16",
         "--enable-return-routed-experts (leave it out)": returns_experts,
         "vLLM's Rust front end, which knows no 'river' field (leave out VLLM_USE_RUST_FRONTEND)": (
             vllm_envs.VLLM_USE_RUST_FRONTEND
@@ -108,10 +102,17 @@ def refuse(vllm_config: VllmConfig) -> None:
         f"a custom worker ({parallel.worker_cls}; leave out --worker-cls)": (
             parallel.worker_cls not in ("auto", CPU_WORKER, GPU_WORKER)
         ),
+        f"vLLM's model runner V2 (leave out {RUNNER_V2}=1)": (
+            vllm_envs.VLLM_USE_V2_MODEL_RUNNER is True
+        ),
+        "watermarking, which needs vLLM's model runner V2 (leave out --watermark-config)": (
+            vllm_config.watermark_config is not None
+        ),
+        "HiSparse, which needs vLLM's model runner V2 (leave hisparse_config out of "
+        "--attention-config)": vllm_config.attention_config.hisparse_config is not None,
+        **_drafts_refused(vllm_config),
+        **_memory_refused(vllm_config),
     }
-    refused |= _drafts_refused(vllm_config)
-    refused |= _runner_v2_refused(vllm_config)
-    refused |= _memory_refused(vllm_config)
     for reason, applies in refused.items():
         if applies:
             raise UnsupportedModelError(f"River cannot be combined with {reason}", cure="")
@@ -128,20 +129,6 @@ def _drafts_refused(vllm_config: VllmConfig) -> dict[str, bool]:
         "--river-verify 0)": drafts and bool(installed),
         "prompt embeddings where it drafts (leave out --enable-prompt-embeds, or draft nothing: "
         "--river-verify 0)": drafts and vllm_config.model_config.enable_prompt_embeds,
-    }
-
-
-def _runner_v2_refused(vllm_config: VllmConfig) -> dict[str, bool]:
-    """Settings that choose vLLM's model runner V2, or need it. River runs on V1."""
-    return {
-        f"vLLM's model runner V2 (leave out {RUNNER_V2}=1)": (
-            vllm_envs.VLLM_USE_V2_MODEL_RUNNER is True
-        ),
-        "watermarking, which needs vLLM's model runner V2 (leave out --watermark-config)": (
-            vllm_config.watermark_config is not None
-        ),
-        "HiSparse, which needs vLLM's model runner V2 (leave hisparse_config out of "
-        "--attention-config)": vllm_config.attention_config.hisparse_config is not None,
     }
 
 
@@ -210,26 +197,17 @@ def refused_connector(transfer: Any) -> str | None:
     """
     if transfer is None or transfer.kv_connector is None:
         return None
-    return _refused(
-        transfer.kv_connector,
-        transfer.kv_connector_module_path,
-        transfer.kv_connector_extra_config,
-    )
+    names = ("kv_connector", "kv_connector_module_path", "kv_connector_extra_config")
+    return _refused({name: getattr(transfer, name) for name in names})
 
 
-def _refused(name: str, module: str | None, extra: Mapping[str, Any]) -> str | None:
-    if module:
+def _refused(transfer: Mapping[str, Any]) -> str | None:
+    name = str(transfer.get("kv_connector"))
+    extra = transfer.get("kv_connector_extra_config") or {}
+    if module := transfer.get("kv_connector_module_path"):
         return f"'{name}' of {module}: how it finds K/V is not known here"
     if name == MULTI:
-        children = [
-            _refused(
-                str(child.get("kv_connector")),
-                child.get("kv_connector_module_path"),
-                child.get("kv_connector_extra_config") or {},
-            )
-            for child in extra.get("connectors", ())
-        ]
-        return next((reason for reason in children if reason is not None), None)
+        return next(filter(None, map(_refused, extra.get("connectors", ()))), None)
     if name not in BY_BLOCK_HASHES:
         return f"'{name}': {REFUSED.get(name, 'how it finds K/V is not known here')}"
     spec = extra.get("spec_name")
