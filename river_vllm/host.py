@@ -203,8 +203,6 @@ def file_named_by(variable: str) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-WAITING = "No available shared memory broadcast block found"
-"""The beginning of vLLM's log line while an engine waits for its worker."""
 WAITING_LOGGER = "vllm.distributed.device_communicators.shm_broadcast"
 
 
@@ -212,7 +210,8 @@ def is_no_false_alarm(record: logging.LogRecord) -> bool:
     """Whether to log a record: not vLLM's on a long wait, while a worker loads and compiles. That
     line speaks of hanging processes, and would be the terminal's last one for minutes."""
     path = os.environ.get(STAGES_FILE)
-    if not path or not str(record.msg).startswith(WAITING):
+    waiting = str(record.msg).startswith("No available shared memory broadcast block found")
+    if not path or not waiting:
         return True
     found = [stage for _, stage in marks(Path(path))]
     # Without any the file has been cleared away: the server has run for days.

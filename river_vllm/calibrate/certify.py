@@ -121,8 +121,7 @@ class Trial:
 def text_losses(measured: Measured) -> list[float]:
     """For each text, the share of its tokens that differ from the backbone's."""
     _, index = np.unique(measured.tokens[:, 0], return_inverse=True)
-    losses: list[float] = (np.bincount(index, ~measured.agrees) / np.bincount(index)).tolist()
-    return losses
+    return (np.bincount(index, ~measured.agrees) / np.bincount(index)).tolist()
 
 
 def run_test(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ SHARES = (0.4, 0.6, 0.8, 0.95)
 """Predicted losses of the candidates, as shares of the limit, safest first."""
 LOWEST_SHARE = 0.1
 
+_Item = TypeVar("_Item")
 Step = Callable[[str, int], None]
 """Called at the start of each part, with its name and its number of texts."""
 
@@ -147,8 +148,7 @@ class Outcome:
     @property
     def chosen(self) -> Trial | None:
         """The last candidate that passed: the shallowest."""
-        passed = [test for test in self.tests if test.passed]
-        return passed[-1] if passed else None
+        return next((test for test in reversed(self.tests) if test.passed), None)
 
 
 class Calibrator:
@@ -166,25 +166,23 @@ class Calibrator:
 
     def answer(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Text]:
         """The backbone's greedy answers, ``tokens`` long at most."""
-        self._step("answers of the backbone", len(prompts))
-        found: list[Text] = []
-        for start in range(0, len(prompts), BATCH):
-            part = prompts[start : start + BATCH]
-            found += self._engine.answers(part, tokens)
-            self._advance(len(part))
-        return found
+        parts = self._batches("answers of the backbone", prompts)
+        return [text for _, part in parts for text in self._engine.answers(part, tokens)]
 
     def measure(
         self, name: str, policy: Policy | None, texts: Sequence[Text], first: int
     ) -> Measured:
         """``TeacherForcedEngine.run`` in batches; ``name`` is shown with the progress."""
-        self._step(name, len(texts))
-        parts = []
-        for start in range(0, len(texts), BATCH):
-            part = texts[start : start + BATCH]
-            parts.append(self._engine.run(policy, part, first + start))
+        parts = self._batches(name, texts)
+        return joined([self._engine.run(policy, part, first + start) for start, part in parts])
+
+    def _batches(self, name: str, items: Sequence[_Item]) -> Iterator[tuple[int, Sequence[_Item]]]:
+        """Parts of ``items``, each with the index of its first; told as progress."""
+        self._step(name, len(items))
+        for start in range(0, len(items), BATCH):
+            part = items[start : start + BATCH]
+            yield start, part
             self._advance(len(part))
-        return joined(parts)
 
     def calibrate(
         self, texts: Sequence[Text], pilot: int, agreement: float, delta: float
@@ -245,9 +243,8 @@ class Calibrator:
                 self.measure("test: backbone", None, chosen, first)
             return self.measure(f"test: candidate {number}", policy, chosen, first)
 
-        test = run_test(
-            policy, measure, len(texts), BATCH, outcome.limit, outcome.delta, to_the_end
-        )
+        limit, delta = outcome.limit, outcome.delta
+        test = run_test(policy, measure, len(texts), BATCH, limit, delta, to_the_end)
         outcome.tests.append(test)
         return test
 

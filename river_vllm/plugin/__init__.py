@@ -16,8 +16,6 @@ from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.host import quiet_while_starting
 from river_vllm.model.architectures import ARCHITECTURES, river_architecture
 
-ENGINE = "EngineCore"
-"""Prefix of the names of vLLM's engine processes (``v1/engine/utils.py``)."""
 GRACE_SECONDS = 10.0
 """Time in which vLLM may end by itself, as a serving engine does on SIGTERM."""
 WATCH = "river-parent-watch"
@@ -56,9 +54,8 @@ def _see_to_the_engine() -> None:
     """
     from river_vllm.plugin.refusals import SCHEDULER
 
-    arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
-    vllm_config = arguments.get("vllm_config")
-    if vllm_config is None:
+    process = multiprocessing.current_process()
+    if (vllm_config := getattr(process, "_kwargs", {}).get("vllm_config")) is None:
         return
     if vllm_config.scheduler_config.scheduler_cls == SCHEDULER:
         end_with_parent()
@@ -81,11 +78,11 @@ def end_with_parent(grace: float = GRACE_SECONDS) -> None:
         grace: seconds between SIGTERM and the hard end of the engine and its workers.
     """
     parent = multiprocessing.parent_process()
-    named = multiprocessing.current_process().name.startswith(ENGINE)
+    # The prefix is that of vLLM's ``v1/engine/utils.py``.
+    named = multiprocessing.current_process().name.startswith("EngineCore")
     watched = any(thread.name == WATCH for thread in threading.enumerate())
-    if parent is None or not named or watched:
-        return
-    threading.Thread(target=_watch, args=(parent, grace), daemon=True, name=WATCH).start()
+    if parent is not None and named and not watched:
+        threading.Thread(target=_watch, args=(parent, grace), daemon=True, name=WATCH).start()
 
 
 def _watch(parent: BaseProcess, grace: float) -> None:

@@ -137,12 +137,8 @@ def opt_in(own: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
         else:
             own.verify_and_update_config(vllm_config)
 
-    members = {
-        "__module__": __name__,
-        "__doc__": own.__doc__,
-        "verify_and_update_config": staticmethod(verify_and_update_config),
-    }
-    return type("OptIn", (own,), members)
+    members = {"verify_and_update_config": staticmethod(verify_and_update_config)}
+    return type("OptIn", (own,), {**members, "__module__": __name__})
 
 
 def _take_rivers_class(model: ModelConfig) -> None:
