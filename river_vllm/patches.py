@@ -2,8 +2,8 @@
 
 ``install`` applies some to the whole process, once, where an engine with a river is built; other
 engines of the process must stay as they were. The rest change one object, or hold inside a block.
-Where vLLM's own behaviour can be run, a test fails once vLLM no longer needs the patch
-(``tests/unit/test_patches.py``).
+"Until" says when a patch goes, with its place upstream. Where vLLM's own behaviour can be run, a
+test fails once vLLM no longer needs the patch (``tests/unit/test_patches.py``).
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Which module may import which, or change vLLM; what an import costs, and whether it finds River's
-own."""
+"""Imports and patches: allowed in which module, at which cost; and River's own ``server``."""
 
 from __future__ import annotations
 
