@@ -78,12 +78,12 @@ def compiled_forwards_are_read_back(applies: Callable[[Any], bool] = under_river
     from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Inductors
     from vllm.compilation import decorators
 
-    def load(inner: Callable[..., Any], model: Any, path: str) -> Any:
+    def load(inner: Callable[..., Any], model: Any, aot_compilation_path: str) -> Any:
         if not applies(model.vllm_config):
-            return inner(model, path)
+            return inner(model, aot_compilation_path)
         Inductors.finalize_loading = lambda *_: None
         try:
-            found = inner(model, path)
+            found = inner(model, aot_compilation_path)
         finally:
             del Inductors.finalize_loading
         if found is None and _stored_only:
