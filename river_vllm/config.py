@@ -157,16 +157,15 @@ class RiverConfig(Settings):
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
-        if self.calibration is not None:
-            for name, measured in self.calibration.settings.items():
-                if name in REMOVED:
-                    raise ValueError(f"calibration.settings.{name} was removed; {REMOVED[name]}")
-                value = getattr(self, name, None)
-                if value != measured:
-                    raise ValueError(
-                        f"{name} = {value!r} does not go with the calibration, which was made "
-                        f"with {measured!r}; calibrate again, or leave the calibration out"
-                    )
+        calibrated = {} if self.calibration is None else self.calibration.settings
+        for name, measured in calibrated.items():
+            if name in REMOVED:
+                raise ValueError(f"calibration.settings.{name} was removed; {REMOVED[name]}")
+            if (value := getattr(self, name, None)) != measured:
+                raise ValueError(
+                    f"{name} = {value!r} does not go with the calibration, which was made with "
+                    f"{measured!r}; calibrate again, or leave the calibration out"
+                )
         if self.activations == "int8" and self.kernel == "torch":
             raise ValueError("kernel 'torch' does not take int8 activations")
         if self.deep == "fetch" and self.resident_layers == "all":
@@ -188,9 +187,8 @@ class RiverConfig(Settings):
     @property
     def drafts(self) -> int:
         """K as it is in force; above 0, requests are answered in verified mode by default."""
-        if self.verify is not None:
-            return self.verify
-        return 0 if self.model_fields_set & self.affecting(Affects.EXITS) else DRAFTS
+        default = 0 if self.model_fields_set & self.affecting(Affects.EXITS) else DRAFTS
+        return default if self.verify is None else self.verify
 
     @property
     def ends_early(self) -> bool:
