@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import runpy
 
-from river_vllm.patches import read_compiled_forwards
+from river_vllm.patches import compiled_forwards_are_read_back
 
-read_compiled_forwards(lambda vllm_config: True)
+compiled_forwards_are_read_back(lambda vllm_config: True)
 
 if __name__ == "__main__":
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

@@ -16,7 +16,7 @@ __all__ = ["RiverConfig", "__version__", "engine_args", "register"]
 
 def register() -> None:
     """Entry point of vLLM's ``general_plugins``; safe to call more than once."""
-    from river_vllm.plugin.registration import register_all
+    from river_vllm.plugin import register_all
 
     register_all()
 
@@ -30,6 +30,6 @@ def engine_args(model: str, config: RiverConfig | None = None, **options: Any) -
         options: further arguments of ``vllm.LLM``; ``hf_overrides`` and
             ``additional_config`` are merged with River's own.
     """
-    from river_vllm.plugin.registration import merge_engine_args
+    from river_vllm.plugin import merge_engine_args
 
     return merge_engine_args(model, config or RiverConfig(), options)

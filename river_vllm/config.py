@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Flag, auto
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from river_vllm.errors import REMOVED, RiverError, describe_errors, shortened
 from river_vllm.guarantee import Calibration
-from river_vllm.settings import Affects, Settings
 
 CONFIG_KEY = "river"
 """River's key in vLLM's ``additional_config``."""
@@ -29,6 +36,55 @@ Scope = Literal["token", "step", "batch"]
 
 DRAFTS = 4
 """The default K, where no setting of exits is given."""
+
+
+class Affects(Flag):
+    """The parts of River that a setting changes, declared by each field of ``RiverConfig``."""
+
+    NOTHING = 0
+    EXITS = auto()
+    """Exits alone: a user who gives such a setting, and no K, wants exits."""
+    KV = auto()
+    """K and V that the river writes: part of the hash of such a block."""
+    GRAPH = auto()
+    """Traces of the model: part of the key of compiled forwards."""
+    COST = auto()
+    """The time of a pass: part of the key of saved costs."""
+    GUARANTEE = auto()
+    """How often a token differs from the backbone's: part of a calibration's guarantee."""
+    FILE = auto()
+    """Nothing by itself: ``river-vllm calibrate`` writes it into a file, and no option sets it."""
+    PLACE = auto()
+    """A place on the machine: set by an operator, never by a checkpoint."""
+
+
+class Settings(BaseModel):
+    """Settings whose fields declare their effects: ``Annotated[…, Affects.KV | Affects.COST]``."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+    _affects: ClassVar[dict[str, Affects]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls._affects = {
+            name: item
+            for name, field in cls.model_fields.items()
+            for item in field.metadata
+            if isinstance(item, Affects)
+        }
+        for name in cls.model_fields.keys() - cls._affects:
+            raise TypeError(f"{cls.__name__}.{name} does not declare what it affects")
+
+    @classmethod
+    def affecting(cls, what: Affects) -> frozenset[str]:
+        """Names of the settings that affect any of ``what``."""
+        return frozenset(name for name, affected in cls._affects.items() if affected & what)
+
+    def what_affects(self, what: Affects) -> str:
+        """The settings that affect ``what``, with their values, as JSON for a key or a hash."""
+        return self.model_dump_json(include=set(self.affecting(what)))
 
 
 class RiverConfig(Settings):
@@ -109,16 +165,15 @@ class RiverConfig(Settings):
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
-        if self.calibration is not None:
-            for name, measured in self.calibration.settings.items():
-                if name in REMOVED:
-                    raise ValueError(f"calibration.settings.{name} was removed; {REMOVED[name]}")
-                value = getattr(self, name, None)
-                if value != measured:
-                    raise ValueError(
-                        f"{name} = {value!r} does not go with the calibration, which was made "
-                        f"with {measured!r}; calibrate again, or leave the calibration out"
-                    )
+        calibrated = {} if self.calibration is None else self.calibration.settings
+        for name, measured in calibrated.items():
+            if name in REMOVED:
+                raise ValueError(f"calibration.settings.{name} was removed; {REMOVED[name]}")
+            if (value := getattr(self, name, None)) != measured:
+                raise ValueError(
+                    f"{name} = {value!r} does not go with the calibration, which was made with "
+                    f"{measured!r}; calibrate again, or leave the calibration out"
+                )
         if self.activations == "int8" and self.kernel == "torch":
             raise ValueError("kernel 'torch' does not take int8 activations")
         if self.deep == "fetch" and self.resident_layers == "all":
@@ -140,9 +195,8 @@ class RiverConfig(Settings):
     @property
     def drafts(self) -> int:
         """K as it is in force; above 0, requests are answered in verified mode by default."""
-        if self.verify is not None:
-            return self.verify
-        return 0 if self.model_fields_set & self.affecting(Affects.EXITS) else DRAFTS
+        default = 0 if self.model_fields_set & self.affecting(Affects.EXITS) else DRAFTS
+        return default if self.verify is None else self.verify
 
     @property
     def in_4_bit(self) -> bool:
@@ -177,12 +231,42 @@ class RiverConfig(Settings):
         return parse_config({**self.model_dump(exclude_unset=True), **changes}, source)
 
 
-def parse_config(data: object, source: str) -> RiverConfig:
-    """Validate ``data``.
+REPORTED = ("group_sizes", "zero_points", "dtype", "kv_cache_dtype")
+"""Values that an engine reports and its agreement depends on, as on ``max_rows``. Groups are
+smaller than the setting if a projection's share of the inputs needs it, as on several ranks."""
 
-    Raises:
-        RiverError: names the source, the field, the value and what is allowed.
+
+def calibrated_settings(config: RiverConfig) -> dict[str, Any]:
+    """The settings that a calibration with ``config`` holds for."""
+    found = config.model_dump(mode="json", include=set(config.affecting(Affects.GUARANTEE)))
+    if found["weights"] is not None:
+        # The folder itself tells how its weights were made.
+        del found["quantizer"], found["group_size"]
+    return found
+
+
+def recorded_settings(config: RiverConfig, engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a guarantee depends on beside the dial, the model and the river's weights.
+
+    A test records it, and a server compares it with its own.
+
+    Args:
+        engine: what the worker reports (``river_info``).
     """
+    found = calibrated_settings(config)
+    # The folder's name proves nothing: the hash of its weights identifies them.
+    del found["weights"]
+    found |= {name: engine[name] for name in REPORTED}
+    limit = engine["crossover"]["max_rows"]
+    found["max_rows"] = "all" if limit is None else limit
+    if found["activations"] == "int8":
+        # Each kernel rounds activations in its own way.
+        found["kernels"] = engine["kernels"]
+    return found
+
+
+def parse_config(data: object, source: str) -> RiverConfig:
+    """The settings of one source, validated as by ``combined``."""
     return combined({source: data})
 
 
@@ -243,8 +327,7 @@ def layered_config(checkpoint: object, additional: object) -> RiverConfig:
     Raises:
         RiverError: a setting is wrong, or the checkpoint names a path.
     """
-    layers = {CHECKPOINT_KEY: checkpoint, f'additional_config["{CONFIG_KEY}"]': additional}
-    given = {source: layer for source, layer in layers.items() if layer is not None}
+    of_engine = f'additional_config["{CONFIG_KEY}"]'
     named = checkpoint if isinstance(checkpoint, Mapping) else {}
     for name in sorted(RiverConfig.affecting(Affects.PLACE)):
         default = RiverConfig.model_fields[name].default
@@ -252,17 +335,14 @@ def layered_config(checkpoint: object, additional: object) -> RiverConfig:
             raise RiverError(
                 f"{CHECKPOINT_KEY}: '{name}' = {shortened(repr(value))}: a checkpoint may not set "
                 f"it; leave it out there, and set it with --river-{name.replace('_', '-')} or "
-                f'additional_config["{CONFIG_KEY}"]'
+                f"{of_engine}"
             )
-    return combined(given)
+    layers = {CHECKPOINT_KEY: checkpoint, of_engine: additional}
+    return combined({source: layer for source, layer in layers.items() if layer is not None})
 
 
 def river_config_of(vllm_config: Any) -> RiverConfig:
-    """The river settings in force for an engine.
-
-    Raises:
-        RiverError: names the field, the value and what is allowed.
-    """
+    """The river settings in force for an engine; raises as ``layered_config`` does."""
     additional = vllm_config.additional_config
     given = additional.get(CONFIG_KEY) if isinstance(additional, Mapping) else None
     hf_config = vllm_config.model_config.hf_config

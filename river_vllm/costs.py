@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from river_vllm.errors import describe_errors
-from river_vllm.folders import write_whole
+from river_vllm.host import write_whole
 
 logger = logging.getLogger("vllm.river")
 

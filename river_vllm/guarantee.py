@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from river_vllm.settings import Affects, Settings
-
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -27,14 +25,9 @@ class ModelRecord(_Part):
 
     def proves(self, other: ModelRecord) -> bool:
         """Whether ``other`` is certainly the same checkpoint."""
-        if self.weights_sha256 is not None and other.weights_sha256 is not None:
-            names: tuple[str, ...] = ("weights_sha256", "config_sha256")
-        else:
-            names = ("revision", "config_sha256")
-        return all(
-            getattr(self, name) is not None and getattr(self, name) == getattr(other, name)
-            for name in names
-        )
+        hashed = self.weights_sha256 is not None and other.weights_sha256 is not None
+        names = ("weights_sha256" if hashed else "revision", "config_sha256")
+        return all(getattr(self, name) == getattr(other, name) is not None for name in names)
 
 
 class PromptsRecord(_Part):
@@ -85,7 +78,7 @@ class Calibration(_Part):
 
     Attributes:
         weights: the folder of the river's 4-bit weights, where they are not made at load.
-        settings: the engine's settings that the guarantee holds for (``calibrated_settings``).
+        settings: the engine's, that the guarantee holds for (``config.calibrated_settings``).
         tested: other values that it depends on, as reported by the test's engine.
         guarantee: in words.
         date: of the test.
@@ -113,7 +106,7 @@ class Calibration(_Part):
         Args:
             dial: the engine's defaults for requests.
             model: the checkpoint that it serves.
-            settings: its ``recorded_settings``.
+            settings: its ``config.recorded_settings``.
         """
         found = []
         if dial != self.chosen:
@@ -124,8 +117,7 @@ class Calibration(_Part):
                 "same hash of the weights, or the same commit and hash of the configuration"
             )
         known = {**self.settings, **self.tested}
-        unsaid = [name for name in settings if name not in known]
-        if unsaid:
+        if unsaid := [name for name in settings if name not in known]:
             found.append(f"the file does not say what it was tested with: {', '.join(unsaid)}")
         found += [
             f"{name} = {value!r}, and it was tested with {known[name]!r}"
@@ -133,37 +125,3 @@ class Calibration(_Part):
             if name in known and known[name] != value
         ]
         return found
-
-
-REPORTED = ("group_sizes", "zero_points", "dtype", "kv_cache_dtype")
-"""Values that an engine reports and its agreement depends on, as on ``max_rows``. Groups are
-smaller than the setting if a projection's share of the inputs needs it, as on several ranks."""
-
-
-def calibrated_settings(config: Settings) -> dict[str, Any]:
-    """The settings that a calibration with ``config``, a ``RiverConfig``, holds for."""
-    found = config.model_dump(mode="json", include=set(config.affecting(Affects.GUARANTEE)))
-    if found["weights"] is not None:
-        # The folder itself tells how its weights were made.
-        del found["quantizer"], found["group_size"]
-    return found
-
-
-def recorded_settings(config: Settings, engine: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that a guarantee depends on beside the dial, the model and the river's weights.
-
-    A test records it, and a server compares it with its own.
-
-    Args:
-        engine: what the worker reports (``river_info``).
-    """
-    found = calibrated_settings(config)
-    # The folder's name proves nothing: the hash of its weights identifies them.
-    del found["weights"]
-    found |= {name: engine[name] for name in REPORTED}
-    limit = engine["crossover"]["max_rows"]
-    found["max_rows"] = "all" if limit is None else limit
-    if found["activations"] == "int8":
-        # Each kernel rounds activations in its own way.
-        found["kernels"] = engine["kernels"]
-    return found

@@ -1,11 +1,9 @@
 """Patches of vLLM and torch: the reason for each, its place upstream, and when it can go.
 
-``install`` applies the patches that are marked with a place to the whole process, once, where an
-engine with a river is built. Other engines of the process must stay as they were. The other patches
-change one object, or hold for the length of a block.
-
-``tests/unit/test_patches.py`` tests them. Where vLLM's own behaviour can be run, a test fails once
-vLLM no longer needs the patch.
+``install`` applies some to the whole process, once, where an engine with a river is built; other
+engines of the process must stay as they were. The rest change one object, or hold inside a block.
+"Until" says when a patch goes, with its place upstream. Where vLLM's own behaviour can be run, a
+test fails once vLLM no longer needs the patch (``tests/unit/test_patches.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -30,51 +28,34 @@ from river_vllm.compat import (
     vllm_envs,
 )
 from river_vllm.config import PLUGIN, serves_river
-from river_vllm.graph_key import RiverAdditionalConfig
+from river_vllm.engine_config import RiverAdditionalConfig, RiverSpeculativeConfig
 from river_vllm.request import EXTRA_ARGS_KEY
 
-if TYPE_CHECKING:
-    from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.request import Request
 
-Place = Literal["front end", "worker", "compiling CPU worker", "verifying CPU worker"]
-_Patch = Callable[[], None]
+def _wrap(owner: Any, name: str, by: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls of ``owner.name`` go to ``by(inner, …)``; returns ``inner``, the original."""
+    inner: Callable[..., Any] = getattr(owner, name)
 
-_patches: dict[Place, list[_Patch]] = {place: [] for place in get_args(Place)}
+    @functools.wraps(inner)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return by(inner, *args, **kwargs)
 
-
-def _patch(place: Place) -> Callable[[_Patch], _Patch]:
-    def listed(function: _Patch) -> _Patch:
-        _patches[place].append(function)
-        return function
-
-    return listed
+    setattr(owner, name, wrapper)
+    return inner
 
 
-@functools.cache
-def install(place: Place) -> None:
-    """Apply every patch of ``place``, once in this process."""
-    for patch in _patches[place]:
-        patch()
-
-
-@_patch("worker")
-def compiled_forwards_are_read_back() -> None:
-    """A compiled forward that an earlier start has saved is read, on the CPU too.
-
-    vLLM 0.32 calls ``finalize_loading`` on the forward that it has read
-    (``compilation/decorators.py``, ``_try_load_aot_compiled_fn``). On the CPU, inductor alone
-    compiles a forward: it is complete, without this method. The call fails, and every start
-    compiles again ("Compiling model again due to a load failure").
-
-    Ends with the vLLM release that asks before it calls. Upstream:
-    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/compilation/decorators.py#L315
-    """
-    read_compiled_forwards(under_rivers_key)
+@contextmanager
+def _wrapped(owner: Any, name: str, by: Callable[..., Any]) -> Iterator[None]:
+    """``_wrap`` inside the block only."""
+    inner = _wrap(owner, name, by)
+    try:
+        yield
+    finally:
+        setattr(owner, name, inner)
 
 
 def under_rivers_key(vllm_config: Any) -> bool:
-    """Whether the key of an engine's forwards holds all that they depend on (``graph_key.py``).
+    """Whether the key of an engine's forwards holds all that they depend on.
 
     With settings of vLLM's own in ``additional_config`` it lacks River's source and the CPU.
     """
@@ -82,18 +63,30 @@ def under_rivers_key(vllm_config: Any) -> bool:
     return own and serves_river(vllm_config)
 
 
-def read_compiled_forwards(applies: Callable[[Any], bool]) -> None:
-    """Apply the patch above to engines for whose ``VllmConfig`` ``applies`` returns true."""
+def reads_compiled_forwards(vllm_config: Any) -> bool:
+    """Whether an engine looks for forwards that an earlier start has compiled."""
+    looks = bool(vllm_envs.VLLM_USE_AOT_COMPILE) and not vllm_envs.VLLM_DISABLE_COMPILE_CACHE
+    return looks and under_rivers_key(vllm_config)
+
+
+def compiled_forwards_are_read_back(applies: Callable[[Any], bool] = under_rivers_key) -> None:
+    """A compiled forward that an earlier start has saved is read, on the CPU too.
+
+    vLLM 0.32 calls ``finalize_loading`` on the forward that it has read. On the CPU, inductor alone
+    compiles a forward: it is complete, without this method. The call fails, and every start
+    compiles again. Until vLLM asks before it calls:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/compilation/decorators.py#L315
+
+    Args:
+        applies: whether to change this for the engine of a ``VllmConfig``.
+    """
     from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Inductors
     from vllm.compilation import decorators
 
-    inner = decorators._try_load_aot_compiled_fn
-
-    @functools.wraps(inner)
-    def load(model: Any, aot_compilation_path: str) -> Any:
+    def load(inner: Callable[..., Any], model: Any, aot_compilation_path: str) -> Any:
         if not applies(model.vllm_config):
             return inner(model, aot_compilation_path)
-        Inductors.finalize_loading = _complete
+        Inductors.finalize_loading = lambda *_: None
         try:
             found = inner(model, aot_compilation_path)
         finally:
@@ -102,11 +95,7 @@ def read_compiled_forwards(applies: Callable[[Any], bool]) -> None:
             raise NotStored
         return found
 
-    decorators._try_load_aot_compiled_fn = load
-
-
-def _complete(_: object, vllm_config: Any) -> None:
-    """Do nothing: a forward that inductor has saved is complete once it is read."""
+    _wrap(decorators, "_try_load_aot_compiled_fn", load)
 
 
 class NotStored(Exception):
@@ -115,12 +104,6 @@ class NotStored(Exception):
 
 _stored_only: list[bool] = []
 """Not empty inside ``stored_forwards_only``."""
-
-
-def reads_compiled_forwards(vllm_config: Any) -> bool:
-    """Whether an engine looks for forwards that an earlier start has compiled."""
-    looks = bool(vllm_envs.VLLM_USE_AOT_COMPILE) and not vllm_envs.VLLM_DISABLE_COMPILE_CACHE
-    return looks and under_rivers_key(vllm_config)
 
 
 @contextmanager
@@ -134,43 +117,35 @@ def stored_forwards_only() -> Iterator[None]:
         _stored_only.pop()
 
 
-@_patch("worker")
 def budgets_end_with_their_requests() -> None:
     """The state of a thinking budget ends with its request.
 
     vLLM 0.32 keeps that state by a request's row of the batch. A request without a budget takes
-    over the state of an ended request if it moves to its row
-    (``v1/sample/thinking_budget_state.py``, ``sync_batch``): vLLM then forces ends of thoughts into
-    its answer. The replacement does what vLLM's function promises, so it suits every engine.
-
-    Ends with the vLLM release that drops the state of a row that another request moves to.
-    Upstream: https://github.com/vllm-project/vllm/pull/51890 is the same for two rows that swap.
+    over the state of an ended request if it moves to its row: vLLM then forces ends of thoughts
+    into its answer. The replacement suits every engine. Until vLLM drops the state of a row that
+    another request moves to; https://github.com/vllm-project/vllm/pull/51890 is the same for two
+    rows that swap.
     """
     from vllm.v1.sample.logits_processor import MoveDirectionality
     from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
-    inner = ThinkingBudgetStateHolder.sync_batch
-
-    @functools.wraps(inner)
-    def sync_batch(self: ThinkingBudgetStateHolder, batch_update: Any) -> None:
+    def sync_batch(inner: Callable[..., None], holder: Any, batch_update: Any) -> None:
         if not batch_update:
             return
-        inner(self, replace(batch_update, moved=()))
+        inner(holder, replace(batch_update, moved=()))
         for move in batch_update.moved:
             _, row, direction = move
             ended = () if direction == MoveDirectionality.SWAP else (row,)
-            inner(self, replace(batch_update, removed=ended, added=(), moved=(move,)))
+            inner(holder, replace(batch_update, removed=ended, added=(), moved=(move,)))
 
-    ThinkingBudgetStateHolder.sync_batch = sync_batch
+    _wrap(ThinkingBudgetStateHolder, "sync_batch", sync_batch)
 
 
-@_patch("worker")
 def rivers_4_bit_kernel_comes_first() -> None:
     """For engines with a river, a checkpoint's 4-bit weights are multiplied by River's kernel.
 
     vLLM 0.32 tries kernels in the order of a list, and ``register_linear_kernel`` appends to it.
-
-    Ends with the vLLM release that registers a kernel before its own. Upstream:
+    Until vLLM registers a kernel before its own:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/kernels/linear/__init__.py
     """
     from river_vllm.model.four_bit import RiverWNA16LinearKernel
@@ -180,38 +155,27 @@ def rivers_4_bit_kernel_comes_first() -> None:
     kernels.insert(0, kernels.pop())
 
 
-@_patch("front end")
 def sampling_without_drafts_is_taken() -> None:
     """An engine that drafts accepts ``min_p`` and ``logit_bias``; such requests have no drafts.
 
-    vLLM 0.32 refuses both for the whole engine where its configuration speculates
-    (``SamplingParams._validate_spec_decode``), since its rejection sampler leaves them out.
-
-    Ends with the vLLM release that samples drafts by them, or asks whether a request drafts.
-    Upstream: https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/sampling_params.py
+    vLLM 0.32 refuses both for the whole engine where its configuration speculates, since its
+    rejection sampler leaves them out. Until vLLM samples drafts by them, or asks whether a request
+    drafts: https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/sampling_params.py#L1182
     """
     from vllm import SamplingParams
 
-    from river_vllm.speculation import RiverSpeculativeConfig
-
-    inner = SamplingParams._validate_spec_decode
-
-    @functools.wraps(inner)
-    def validate(self: SamplingParams, speculative_config: Any) -> None:
+    def validate(inner: Callable[..., None], params: Any, speculative_config: Any) -> None:
         if not isinstance(speculative_config, RiverSpeculativeConfig):
-            inner(self, speculative_config)
+            inner(params, speculative_config)
 
-    SamplingParams._validate_spec_decode = validate
+    _wrap(SamplingParams, "_validate_spec_decode", validate)
 
 
 def every_logits_processor_is_there(runner: Any) -> None:
     """A V1 runner that speculates applies ``min_p`` and ``logit_bias`` too.
 
-    vLLM 0.32 makes neither processor where its configuration speculates
-    (``v1/sample/logits_processor``, ``build_logitsprocs``). A request without drafts is sampled as
-    a bonus token, by all of the runner's processors.
-
-    Ends with the vLLM release that makes them there. Upstream:
+    vLLM 0.32 makes neither processor where its configuration speculates. A request without drafts
+    is sampled as a bonus token, by all of the runner's processors. Until vLLM makes them there:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/sample/logits_processor/__init__.py
     """
     from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS, LogitsProcessors
@@ -222,17 +186,14 @@ def every_logits_processor_is_there(runner: Any) -> None:
     )
 
 
-@_patch("compiling CPU worker")
 def graphs_are_kept_by_vector_width() -> None:
     """Code that torch has compiled for one vector width is not read on a CPU with another.
 
-    torch 2.13 keeps generated C++ under a key that lacks the instruction set
-    (``torch/_inductor/codecache.py``, ``FxGraphHashDetails``). With a cache folder from a CPU with
-    AVX-512, another CPU gets loops that step over 16 numbers and write eight: wrong answers, no
-    error. The key does hold torch's setting of the vector width.
-
-    Ends with the torch release whose key has the instruction set. Upstream:
-    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_inductor/codecache.py
+    torch 2.13 keeps generated C++ under a key that lacks the instruction set. With a cache folder
+    from a CPU with AVX-512, another CPU gets loops that step over 16 numbers and write eight: wrong
+    answers, no error. The key does hold torch's setting of the vector width. Until torch's key has
+    the instruction set:
+    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_inductor/codecache.py#L1220
     """
     from torch._inductor import config
     from torch._inductor.cpu_vec_isa import pick_vec_isa
@@ -242,17 +203,13 @@ def graphs_are_kept_by_vector_width() -> None:
     config.cpp.simdlen = found.bit_width() if found else 1
 
 
-@_patch("verifying CPU worker")
 def drafted_tokens_keep_their_sampling_settings() -> None:
     """Each drafted token is checked at the temperature, top-k and top-p of its request.
 
-    On the CPU vLLM 0.32 replaces a Triton kernel by C++ (``utils/cpu_triton_utils.py``,
-    ``_expand_kernel_impl``). If the result is not int64, the C++ kernel writes to a copy that is
-    dropped. Sampled drafts then get arbitrary settings, and nearly all are rejected. The
-    replacement returns what vLLM's function promises, so it suits every engine.
-
-    Ends with the vLLM release whose kernel writes into its argument. Upstream:
-    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/utils/cpu_triton_utils.py
+    On the CPU vLLM 0.32 replaces a Triton kernel by C++. If the result is not int64, the C++ kernel
+    writes to a copy that is dropped. Sampled drafts then get arbitrary settings, and nearly all are
+    rejected. The replacement suits every engine. Until the kernel writes into its argument:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/utils/cpu_triton_utils.py#L390
     """
     from vllm.v1.sample import rejection_sampler
 
@@ -266,41 +223,29 @@ def expand_batch_to_tokens(
     replace_from: int = 0,
     replace_to: int = 0,
 ) -> torch.Tensor:
-    """Each request's value once for each of its tokens.
+    """Each request's value once for each of its tokens, ``[num_tokens]``, of the type of ``x``.
 
     Args:
-        x: ``[requests]``.
+        x: ``[requests]``; its values ``replace_from`` become ``replace_to``.
         cu_num_tokens: int ``[requests]``, cumulative tokens of the requests.
-        num_tokens: of all requests.
-        replace_from: a value of ``x`` that becomes ``replace_to``.
-
-    Returns:
-        ``[num_tokens]``, of the type of ``x``.
     """
     counts = torch.diff(cu_num_tokens, prepend=cu_num_tokens.new_zeros(1))
     expanded = x.repeat_interleave(counts, output_size=num_tokens)
     return expanded.masked_fill(expanded == replace_from, replace_to)
 
 
-@_patch("front end")
 def rivers_routes_need_no_naming() -> None:
     """The HTTP server of an engine with a river has River's routes and takes the ``river`` field.
 
     vLLM 0.32 loads an endpoint plugin only if ``VLLM_PLUGINS`` names it, and then loads no plugin
-    of any group that is not named. A list of all installed plugins would also load endpoint plugins
-    that the user has not asked for. So the variable names River during the one call that loads
-    endpoint plugins. A user's list stays as it is: River is on it, or would not run here.
-
-    Ends with the vLLM release in which a general plugin can bring its endpoint plugin along.
-    Upstream: https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/__init__.py
-    (``load_endpoint_plugins``).
+    of any group that is not named. So the variable names River during the one call that loads
+    endpoint plugins. A user's list stays as it is: River is on it, or would not run here. Until a
+    general plugin can bring its endpoint plugin along:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/__init__.py#L93
     """
     from vllm import plugins
 
-    inner = plugins.load_endpoint_plugins
-
-    @functools.wraps(inner)
-    def load_endpoint_plugins(*args: Any, **kwargs: Any) -> Any:
+    def load(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if vllm_envs.VLLM_PLUGINS is not None:
             return inner(*args, **kwargs)
         os.environ["VLLM_PLUGINS"] = PLUGIN
@@ -309,62 +254,77 @@ def rivers_routes_need_no_naming() -> None:
         finally:
             del os.environ["VLLM_PLUGINS"]
 
-    plugins.load_endpoint_plugins = load_endpoint_plugins
+    _wrap(plugins, "load_endpoint_plugins", load)
 
 
-UNREAD_FIELD = (
-    f"'{EXTRA_ARGS_KEY}' is taken by River's HTTP server only; this front end is another "
-    "(vllm run-batch or Ray). Leave the field out, and the engine's own settings hold"
-)
-
-
-@_patch("front end")
 def unread_fields_are_refused() -> None:
     """A request whose ``river`` field no middleware has taken is refused, with status 400.
 
     vLLM 0.32 ignores unknown fields. River's middleware takes this one out of a body; a front end
-    without the middleware would ignore it, and answer with the engine's settings.
-
-    Ends with the vLLM release that lets a plugin see a request's fields, or refuses unknown ones.
-    Upstream: https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/entrypoints/serve/engine/protocol.py
-    (``OpenAIBaseModel``).
+    without the middleware would ignore it, and answer with the engine's settings. Until vLLM lets a
+    plugin see a request's fields, or refuses unknown ones:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/entrypoints/serve/engine/protocol.py#L37
     """
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+    from vllm.exceptions import VLLMValidationError
+
+    def parameters(inner: Callable[..., Any], request: Any, *args: Any, **kwargs: Any) -> Any:
+        if EXTRA_ARGS_KEY in (request.model_extra or {}):
+            raise VLLMValidationError(
+                f"'{EXTRA_ARGS_KEY}' is taken by River's HTTP server only; this front end is "
+                "another (vllm run-batch or Ray). Leave the field out, and the engine's own "
+                "settings hold",
+                parameter=EXTRA_ARGS_KEY,
+            )
+        return inner(request, *args, **kwargs)
 
     for request in (ChatCompletionRequest, CompletionRequest, ResponsesRequest):
         for name in ("to_sampling_params", "to_beam_search_params"):
-            inner = getattr(request, name, None)
-            if inner is not None:
-                setattr(request, name, _refusing(inner))
+            if hasattr(request, name):
+                _wrap(request, name, parameters)
 
 
-def _refusing(inner: Callable[..., Any]) -> Callable[..., Any]:
-    from vllm.exceptions import VLLMValidationError
+Place = Literal["front end", "worker", "compiling CPU worker", "verifying CPU worker"]
+_PATCHES: dict[Place, tuple[Callable[[], None], ...]] = {
+    "front end": (
+        sampling_without_drafts_is_taken,
+        rivers_routes_need_no_naming,
+        unread_fields_are_refused,
+    ),
+    "worker": (
+        compiled_forwards_are_read_back,
+        budgets_end_with_their_requests,
+        rivers_4_bit_kernel_comes_first,
+    ),
+    "compiling CPU worker": (graphs_are_kept_by_vector_width,),
+    "verifying CPU worker": (drafted_tokens_keep_their_sampling_settings,),
+}
 
-    @functools.wraps(inner)
-    def parameters(request: Any, *args: Any, **options: Any) -> Any:
-        if EXTRA_ARGS_KEY in (request.model_extra or {}):
-            raise VLLMValidationError(UNREAD_FIELD, parameter=EXTRA_ARGS_KEY)
-        return inner(request, *args, **options)
 
-    return parameters
+@functools.cache
+def install(place: Place) -> None:
+    """Apply every patch of ``place``, once in this process."""
+    for patch in _PATCHES[place]:
+        patch()
 
 
 @contextmanager
 def cpu_worker_makes(runner: type) -> Iterator[None]:
     """Inside, a CPU worker's ``init_device`` makes a ``runner`` in the place of vLLM's own class.
 
-    vLLM 0.32's GPU worker makes it in a method that a subclass overrides; its CPU worker does not.
-
-    Ends with the vLLM release whose CPU worker has that method too. Upstream:
+    vLLM 0.32's GPU worker makes it in a method that a subclass overrides. Until its CPU worker has
+    that method:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/cpu_worker.py
     """
     from vllm.v1.worker import cpu_worker
 
-    with _replaced(cpu_worker, "CPUModelRunner", runner):
+    own, cpu_worker.CPUModelRunner = cpu_worker.CPUModelRunner, runner
+    try:
         yield
+    finally:
+        cpu_worker.CPUModelRunner = own
 
 
 def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:
@@ -372,10 +332,8 @@ def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:
 
     vLLM 0.32 compiles one forward of a module and calls it in every step; River has a second one.
     Python looks for ``__call__`` in an object's class, so the module gets a class of its own.
-
-    Ends with the vLLM release that lets a model choose among forwards in a step. Upstream:
-    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/compilation/decorators.py
-    (``_support_torch_compile``).
+    Until vLLM lets a model choose among forwards in a step:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/compilation/decorators.py#L344
     """
     base = type(module)
 
@@ -390,15 +348,13 @@ def layers_are_regions(layers: Sequence[nn.Module]) -> Iterator[None]:
     """Inside, torch traces, lowers and compiles one of these layers for all that are alike.
 
     vLLM 0.32 hands torch a model's layers as one graph: each is traced and compiled again. Python
-    looks for ``__call__`` in an object's class, so the layers get other classes.
+    looks for ``__call__`` in an object's class, so the layers get other classes. Until vLLM marks
+    its layers as regions: https://github.com/vllm-project/vllm/pull/41397
 
-    torch 2.13 checks which layers are alike, with one mistake: it uses the traced layer's shared
-    modules and tensors for all of them (``DUPLICATE_INPUT`` in ``_dynamo/guards.py`` is skipped).
-    It does compare classes. So layers that share different things, such as one rotary embedding for
-    windows and one for the rest, get different classes.
-
-    Ends with the vLLM release that marks its layers as regions. Upstream:
-    https://github.com/vllm-project/vllm/pull/41397
+    torch 2.13 uses the traced layer's shared modules and tensors for all layers that it takes for
+    alike (``DUPLICATE_INPUT`` in ``_dynamo/guards.py`` is skipped). It does compare classes. So
+    layers that share different things, such as one rotary embedding for windows and one for the
+    rest, get different classes.
     """
     region = torch.compiler.nested_compile_region(_call_layer, max_reuse_entries=len(layers))
     kinds = [(type(layer), shared) for layer, shared in zip(layers, _shared(layers), strict=True)]
@@ -431,21 +387,17 @@ def a_written_argument_may_be_none() -> Iterator[None]:
     """Inside, torch compiles a region with an operator that gets None for an output argument.
 
     vLLM's attention has such an argument (``output_block_scale``). torch 2.13 checks which inputs a
-    region writes, and assumes that every output argument is a tensor.
-
-    Ends with the torch release that checks whether it is one. Upstream:
-    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_higher_order_ops/utils.py
-    (``check_input_alias_and_mutation_return_outputs``).
+    region writes, and assumes that every output argument is a tensor. Until torch checks that:
+    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_higher_order_ops/utils.py#L1066
     """
     from torch._higher_order_ops import utils
 
-    own = utils._get_example_value
     nothing = torch.empty(0)
 
-    def example(node: Any) -> Any:
-        return nothing if node is None else own(node)
+    def example(inner: Callable[..., Any], node: Any) -> Any:
+        return nothing if node is None else inner(node)
 
-    with _replaced(utils, "_get_example_value", example):
+    with _wrapped(utils, "_get_example_value", example):
         yield
 
 
@@ -454,100 +406,67 @@ def a_region_takes_any_name() -> Iterator[None]:
     """Inside, torch compiles a region whose calls differ in an opaque object.
 
     vLLM hands each layer's name to its attention in such an object. torch 2.13's compiler updates
-    a region's arguments, and treats a different object as a different kind of argument.
-
-    Ends with the torch release that compares the types of such objects. Upstream:
-    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_inductor/fx_utils.py
-    (``FakeTensorUpdater``).
+    a region's arguments, and treats a different object as a different kind of argument. Until torch
+    compares the types of such objects:
+    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_inductor/fx_utils.py#L408
     """
     from torch._inductor import fx_utils
     from torch._library.fake_class_registry import FakeScriptObject
 
-    own = fx_utils._is_fake_tensor_same
-
-    def same(new: Any, old: Any, *args: Any, **kwargs: Any) -> bool:
+    def same(inner: Callable[..., bool], new: Any, old: Any, *args: Any, **kwargs: Any) -> bool:
         if isinstance(new, FakeScriptObject) and isinstance(old, FakeScriptObject):
             return new.script_class_name == old.script_class_name
-        return own(new, old, *args, **kwargs)
+        return inner(new, old, *args, **kwargs)
 
-    with _replaced(fx_utils, "_is_fake_tensor_same", same):
+    with _wrapped(fx_utils, "_is_fake_tensor_same", same):
         yield
 
 
-@contextmanager
-def _replaced(module: object, name: str, by: Callable[..., Any]) -> Iterator[None]:
-    own = getattr(module, name)
-    setattr(module, name, by)
-    try:
-        yield
-    finally:
-        setattr(module, name, own)
-
-
-def block_hashes_come_from(request: Request, hasher: Callable[[Any], list[bytes]]) -> None:
+def block_hashes_come_from(request: Any, hasher: Callable[[Any], list[bytes]]) -> None:
     """``hasher`` hashes all blocks of one of the scheduler's requests, from the first on.
 
     vLLM 0.32 can salt all of a request's blocks (``cache_salt``), but not only those from a token
-    on. Requests that exit could then not share their prompts.
-
-    Ends with the vLLM release that takes a key for a part of a request's blocks. Upstream:
-    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/core/kv_cache_utils.py
-    (``generate_block_hash_extra_keys``).
+    on. Requests that exit could then not share their prompts. Until vLLM takes a key for a part of
+    a request's blocks:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/core/kv_cache_utils.py#L625
     """
     request._block_hasher = hasher
     request.block_hashes.clear()
     request.update_block_hashes()
 
 
-_Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
 def engine_client_is_heard(
-    client: AsyncLLM,
-    generate: _Wrapper,
-    get_output_async: _Wrapper,
-    add_request: _Wrapper,
-    process_outputs: _Wrapper,
-    shutdown: _Wrapper,
+    client: Any, **wrappers: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> None:
-    """River sees the requests, the outputs and the end of an engine client.
+    """River sees the requests, the outputs and the end of an engine client, and of no other.
 
-    vLLM 0.32 shows an endpoint plugin neither a request's parameters nor its outputs, nor the end.
+    Until vLLM shows an endpoint plugin all three:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/endpoint_plugins/interface.py
 
     Args:
-        client: this one; others of the process stay as they were.
-        generate, get_output_async, add_request, process_outputs, shutdown: each takes the method
-            of that name (of the client, its engine core or its output processor) and returns the
-            replacement.
-
-    Ends with the vLLM release that shows them to an endpoint plugin. Upstream:
-    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/endpoint_plugins/interface.py
+        wrappers: for each method below: takes it, and returns the replacement.
     """
     core, processor = client.engine_core, client.output_processor
-    client.generate = generate(client.generate)
-    client.shutdown = shutdown(client.shutdown)
-    core.get_output_async = get_output_async(core.get_output_async)
-    processor.add_request = add_request(processor.add_request)
-    processor.process_outputs = process_outputs(processor.process_outputs)
-
-
-LEFT_TO_THE_SERVER = ("VllmWorker", "EngineCore")
-"""How the names of the processes of vLLM's workers and engines begin."""
+    for owner, name in (
+        (client, "generate"),
+        (client, "shutdown"),
+        (core, "get_output_async"),
+        (processor, "add_request"),
+        (processor, "process_outputs"),
+    ):
+        setattr(owner, name, wrappers[name](getattr(owner, name)))
 
 
 def the_server_answers_ctrl_c() -> None:
     """In a process of a worker or an engine, SIGINT is ignored; elsewhere nothing changes.
 
-    A terminal sends SIGINT to every process of a server. vLLM 0.32's worker then ends within a step
-    (``worker_main``). Its engine treats that as a failure: open requests fail, with a traceback in
-    the log. The engine itself cleans up at SIGINT, and the server's SIGTERM ends it in the middle
-    (``v1/engine/core.py``, ``run_engine_core``): its shared memory is left behind. Without the
-    signal the server stops its engine, and the engine its workers.
-
-    Ends with the vLLM release in which both leave SIGINT to the server. Upstream:
-    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/executor/multiproc_executor.py
+    A terminal sends SIGINT to every process of a server. vLLM 0.32's worker then ends within a
+    step, and open requests fail. Its engine cleans up at SIGINT, and the server's SIGTERM ends it
+    in the middle: its shared memory is left behind. Without the signal the server stops its engine,
+    and the engine its workers. Until both leave SIGINT to the server:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/executor/multiproc_executor.py#L860
     """
-    if multiprocessing.current_process().name.startswith(LEFT_TO_THE_SERVER):
+    if multiprocessing.current_process().name.startswith(("VllmWorker", "EngineCore")):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -555,23 +474,18 @@ def the_server_answers_ctrl_c() -> None:
 def sigterm_is_heard_while_loading(end: Callable[[int, Any], object]) -> Iterator[None]:
     """Inside, a SIGTERM that reaches vLLM's server before it serves goes to the handler ``end``.
 
-    Until uvicorn sets its handler, vLLM 0.32's own raises KeyboardInterrupt
-    (``entrypoints/launchers/api_server/entry.py``, ``run_server``). While the server waits for its
-    engine, a KeyboardInterrupt only ends the wait (``utils/network_utils.py``, ``zmq_socket_ctx``).
-    The signal is lost: the server goes on loading and serves.
-
-    Ends with the vLLM release in which a server that loads can be told to stop. Upstream:
-    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/utils/network_utils.py
+    Until uvicorn sets its handler, vLLM 0.32's own raises KeyboardInterrupt (``run_server``). While
+    the server waits for its engine, a KeyboardInterrupt only ends the wait (``zmq_socket_ctx``).
+    The signal is lost: the server goes on loading and serves. Until a server that loads can be told
+    to stop:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/utils/network_utils.py#L452
     """
     from vllm.entrypoints.launchers.api_server import entry
 
-    inner = entry.run_server_worker
-
-    @functools.wraps(inner)
-    async def run_server_worker(*args: Any, **kwargs: Any) -> None:
+    async def serve(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         # vLLM has set its handler just before this call.
         signal.signal(signal.SIGTERM, end)
         await inner(*args, **kwargs)
 
-    with _replaced(entry, "run_server_worker", run_server_worker):
+    with _wrapped(entry, "run_server_worker", serve):
         yield

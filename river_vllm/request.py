@@ -1,4 +1,4 @@
-"""A request's ``river`` field and resolved settings, and their way to the worker.
+"""A request's ``river`` field, its settings and its sampling parameters.
 
 The front end resolves a request's ``river`` field against the defaults when the request
 arrives and stores the result in ``SamplingParams.extra_args``; the worker reads it there.
@@ -6,7 +6,7 @@ arrives and stores the result in ``SamplingParams.extra_args``; the worker reads
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -14,13 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.parameters import may_be_drafted
 
 ModeName = Literal["exit", "verified"]
 
 EXTRA_ARGS_KEY = "river"
 """River's key in ``SamplingParams.extra_args``."""
-
 
 OF_EXITS = ("threshold", "min_layers")
 """Fields that apply to exits only."""
@@ -100,11 +98,12 @@ class UnreachableError(RiverError):
 
     Args:
         field: the name of that setting.
-        message: its value, the allowed ones, and the reason.
+        value: as the message shows it.
+        reason: the allowed values, and why.
     """
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        super().__init__(f"'{field}' = {value}: {reason}")
         self.field = field
 
 
@@ -131,16 +130,12 @@ def unreachable(
         "deep = 'fetch' would read the others when needed"
     )
     if not settings.enabled:
-        return UnreachableError("enabled", f"'enabled' = false: must be true, {why}")
+        return UnreachableError("enabled", "false", f"must be true, {why}")
     if settings.threshold >= 1.0:
-        return UnreachableError(
-            "threshold", f"'threshold' = {settings.threshold}: must be below 1.0, {why}"
-        )
+        return UnreachableError("threshold", settings.threshold, f"must be below 1.0, {why}")
     if settings.min_layers > reachable:
-        return UnreachableError(
-            "min_layers",
-            f"'min_layers' = {settings.min_layers}: must be between 1 and {reachable}, {why}",
-        )
+        must = f"must be between 1 and {reachable}, {why}"
+        return UnreachableError("min_layers", settings.min_layers, must)
     return None
 
 
@@ -153,23 +148,16 @@ def resolve(
         UnreachableError: a setting does not go with the engine, the model or the mode.
     """
     if field.min_layers is not None and field.min_layers > num_layers:
-        raise UnreachableError(
-            "min_layers",
-            f"'min_layers' = {field.min_layers}: must be between 1 and {num_layers}, "
-            "the number of layers of this model",
-        )
+        must = f"must be between 1 and {num_layers}, the number of layers of this model"
+        raise UnreachableError("min_layers", field.min_layers, must)
     of_exits = [name for name in OF_EXITS if getattr(field, name) is not None]
     mode = field.mode or ("exit" if of_exits else defaults.mode)
     if mode == "verified" and of_exits:
-        raise UnreachableError(
-            of_exits[0],
-            f"'{of_exits[0]}' = {getattr(field, of_exits[0])}: belongs to exits, and 'mode' is "
-            "'verified': leave one of them out",
-        )
+        reason = "belongs to exits, and 'mode' is 'verified': leave one of them out"
+        raise UnreachableError(of_exits[0], getattr(field, of_exits[0]), reason)
     if mode == "verified" and not config.drafts:
-        raise UnreachableError(
-            "mode", "'mode' = 'verified': must be 'exit', this server drafts nothing (verify = 0)"
-        )
+        reason = "must be 'exit', this server drafts nothing (verify = 0)"
+        raise UnreachableError("mode", "'verified'", reason)
     settings = RiverSettings(
         enabled=field.enabled and defaults.enabled,
         threshold=defaults.threshold if field.threshold is None else field.threshold,
@@ -221,3 +209,44 @@ def _given(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> Riv
     if mode not in get_args(ModeName):
         return backbone
     return RiverSettings(enabled, float(threshold), max(1, min_layers), mode)
+
+
+_Values = Callable[[Any], bool]
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None
+
+
+def _negative(value: float) -> bool:
+    return value < 0
+
+
+UNDRAFTED: dict[str, _Values] = {
+    **dict.fromkeys(("min_p", "logit_bias", "logprob_token_ids"), bool),
+    "thinking_token_budget": _is_given,
+}
+"""Fields of ``SamplingParams``, and the values with which a request has no drafts: vLLM's rejection
+sampler (``v1/sample/rejection_sampler.py``) leaves them out for drafted tokens, or errs."""
+
+EVERY_LOGIT: dict[str, _Values] = {
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), _negative),
+    "repetition_penalty": lambda penalty: penalty < 1,
+    **dict.fromkeys(("logit_bias", "logprob_token_ids", "bad_words"), bool),
+    **dict.fromkeys(("allowed_token_ids", "structured_outputs"), bool),
+    **dict.fromkeys(("logprobs", "prompt_logprobs"), _is_given),
+}
+"""The values with which a token outside the likeliest few can be picked or reported. Masks and
+raised logits can make a token win that the 4-bit head ranks low; log-probabilities are normalised
+over the whole vocabulary. Penalties that only lower logits of seen tokens leave the pick among the
+likeliest."""
+
+
+def may_be_drafted(params: Any) -> bool:
+    """Whether a request with these ``SamplingParams`` may have drafts."""
+    return not any(among(getattr(params, name)) for name, among in UNDRAFTED.items())
+
+
+def needs_every_logit(params: Any) -> bool:
+    """Whether a request with these ``SamplingParams`` may pick or report an unlikely token."""
+    return any(among(getattr(params, name)) for name, among in EVERY_LOGIT.items())

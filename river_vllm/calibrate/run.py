@@ -1,29 +1,124 @@
-"""A calibration from prompts to tested settings."""
+"""A calibration, from prompts to tested settings.
+
+Candidates are policies that are predicted to keep the target, safest first: one exit layer for all
+tokens, or one τ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from river_vllm.calibrate.certify import Trial, run_test
-from river_vllm.calibrate.choose import Policy, Prediction, candidates, limit_shares, predictions
-from river_vllm.calibrate.observer import Measured
-from river_vllm.calibrate.passes import TeacherForcedEngine, Text
+from river_vllm.calibrate.certify import Trial, prompts_needed, run_test
+from river_vllm.calibrate.passes import Measured, Policy, TeacherForcedEngine, Text
 
 BATCH = 64
 """Texts that one call to the engine takes."""
 
 DEPTHS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
 """Exit layers of the pilot's passes, as shares of the layers."""
+QUANTILES = np.concatenate((np.linspace(0.02, 0.98, 25), [0.99, 0.995, 0.999]))
+"""Quantiles of the similarities that are tried as thresholds."""
+SHARES = (0.4, 0.6, 0.8, 0.95)
+"""Predicted losses of the candidates, as shares of the limit, safest first."""
+LOWEST_SHARE = 0.1
 
+_Item = TypeVar("_Item")
 Step = Callable[[str, int], None]
 """Called at the start of each part, with its name and its number of texts."""
 
 Advance = Callable[[int], None]
 """Called with the number of texts that have been done since the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A policy's predicted mean exit layer, and share of tokens unlike the backbone's."""
+
+    policy: Policy
+    mean_exit_layer: float
+    loss: float
+
+
+def predictions(
+    similarity: npt.NDArray[np.float32], forced: Mapping[int, Measured]
+) -> list[Prediction]:
+    """Predict the result of each policy from passes in which all tokens leave after one layer.
+
+    The loss of a token includes the effect of its predecessors' K/V, since they left after the same
+    layer. Losses are interpolated between the measured layers, and 0 after the last layer.
+
+    Args:
+        similarity: of the backbone's pass, ``[tokens, L − 1]``.
+        forced: the passes, by their layer (1 … L − 1).
+    """
+    tokens, num_layers = len(similarity), similarity.shape[1] + 1
+    layers = [*sorted(forced), num_layers]
+    measured = [~forced[layer].agrees for layer in layers[:-1]]
+    measured.append(np.zeros(tokens, dtype=np.bool_))
+    every = np.arange(num_layers + 1)
+    weights = np.transpose([np.interp(every, layers, unit) for unit in np.eye(len(layers))])
+    losses = weights @ np.array(measured, dtype=np.float64)
+    found = []
+    for policy in policies(similarity):
+        exits = policy.exit_layers(similarity)
+        loss = losses[exits, np.arange(tokens)].mean()
+        found.append(Prediction(policy, float(exits.mean()), float(loss)))
+    return found
+
+
+def limit_shares(limit: float, texts: int, delta: float) -> tuple[float, ...]:
+    """The shares of the limit for a test on ``texts`` texts.
+
+    The test ends at the first candidate that does not pass. If the texts are too few to show that
+    the first share is below the limit, smaller shares come before it.
+    """
+    found = list(SHARES)
+    while found[0] > LOWEST_SHARE and texts < prompts_needed(limit, found[0], delta):
+        found.insert(0, found[0] / 2)
+    return tuple(found)
+
+
+def candidates(
+    predicted: Sequence[Prediction], limit: float, shares: Sequence[float], scale: float = 1.0
+) -> list[Prediction]:
+    """Candidates in the order of the test: for each share of the limit, the shallowest policy that
+    is predicted to lose no more.
+
+    Args:
+        scale: the factor by which measured losses exceeded predicted ones.
+    """
+    found: list[Prediction] = []
+    for share in shares:
+        within = [p for p in predicted if scale * p.loss <= share * limit]
+        best = min(within, key=lambda p: (p.mean_exit_layer, p.loss), default=None)
+        if best is not None and best not in found:
+            found.append(best)
+    # If no policy is predicted to keep the target, the nearest one is tested all the same.
+    return found or [min(predicted, key=lambda p: p.loss)]
+
+
+def policies(similarity: npt.NDArray[np.float32]) -> Iterator[Policy]:
+    """Every policy that is considered."""
+    num_layers = similarity.shape[1] + 1
+    for layer in range(1, num_layers):
+        yield Policy(-1.0, layer)
+    for floor in floors(num_layers):
+        for threshold in np.unique(np.quantile(similarity[:, floor - 1 :], QUANTILES).round(4)):
+            if -1.0 < threshold < 1.0:
+                yield Policy(float(threshold), floor)
+
+
+def floors(num_layers: int) -> list[int]:
+    """Values of ``min_layers`` to try: each of the first, then ever fewer."""
+    found = [1]
+    while (following := max(found[-1] + 1, round(found[-1] * 1.3))) < num_layers:
+        found.append(following)
+    return found
 
 
 @dataclass(slots=True)
@@ -53,8 +148,7 @@ class Outcome:
     @property
     def chosen(self) -> Trial | None:
         """The last candidate that passed: the shallowest."""
-        passed = [test for test in self.tests if test.passed]
-        return passed[-1] if passed else None
+        return next((test for test in reversed(self.tests) if test.passed), None)
 
 
 class Calibrator:
@@ -72,25 +166,23 @@ class Calibrator:
 
     def answer(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Text]:
         """The backbone's greedy answers, ``tokens`` long at most."""
-        self._step("answers of the backbone", len(prompts))
-        found: list[Text] = []
-        for start in range(0, len(prompts), BATCH):
-            part = prompts[start : start + BATCH]
-            found += self._engine.answers(part, tokens)
-            self._advance(len(part))
-        return found
+        parts = self._batches("answers of the backbone", prompts)
+        return [text for _, part in parts for text in self._engine.answers(part, tokens)]
 
     def measure(
         self, name: str, policy: Policy | None, texts: Sequence[Text], first: int
     ) -> Measured:
         """``TeacherForcedEngine.run`` in batches; ``name`` is shown with the progress."""
-        self._step(name, len(texts))
-        parts = []
-        for start in range(0, len(texts), BATCH):
-            part = texts[start : start + BATCH]
-            parts.append(self._engine.run(policy, part, first + start))
+        parts = self._batches(name, texts)
+        return joined([self._engine.run(policy, part, first + start) for start, part in parts])
+
+    def _batches(self, name: str, items: Sequence[_Item]) -> Iterator[tuple[int, Sequence[_Item]]]:
+        """Parts of ``items``, each with the index of its first; told as progress."""
+        self._step(name, len(items))
+        for start in range(0, len(items), BATCH):
+            part = items[start : start + BATCH]
+            yield start, part
             self._advance(len(part))
-        return joined(parts)
 
     def calibrate(
         self, texts: Sequence[Text], pilot: int, agreement: float, delta: float
@@ -151,9 +243,8 @@ class Calibrator:
                 self.measure("test: backbone", None, chosen, first)
             return self.measure(f"test: candidate {number}", policy, chosen, first)
 
-        test = run_test(
-            policy, measure, len(texts), BATCH, outcome.limit, outcome.delta, to_the_end
-        )
+        limit, delta = outcome.limit, outcome.delta
+        test = run_test(policy, measure, len(texts), BATCH, limit, delta, to_the_end)
         outcome.tests.append(test)
         return test
 

@@ -14,9 +14,9 @@ import torch
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 from river_vllm import patches
-from river_vllm.compiler import cannot_compile
 from river_vllm.engine.runner import RiverRunnerMixin
 from river_vllm.engine.worker import RiverWorkerMixin
+from river_vllm.host import cannot_compile
 
 
 class RiverCPUModelRunner(RiverRunnerMixin, CPUModelRunner):

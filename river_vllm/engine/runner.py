@@ -18,8 +18,7 @@ from river_vllm.engine.warm_up import WarmUpMixin, costs_of_start
 from river_vllm.model.forward import Forward
 from river_vllm.model.passes import Pass
 from river_vllm.modes.exit import Exits, timed
-from river_vllm.parameters import needs_every_logit
-from river_vllm.request import default_settings
+from river_vllm.request import default_settings, needs_every_logit
 from river_vllm.step.requests import Request, Requests
 
 
@@ -150,7 +149,7 @@ class RiverRunnerMixin(WarmUpMixin):
             )
         if (thinking := sampling.thinking_budget_state_holder) is not None:
             # vLLM remembers a forced end for the drafts of its step, and would not force the end of
-            # a second thought. Requests with a budget have no drafts (``parameters.py``).
+            # a second thought. Requests with a budget have no drafts (``request.py``).
             for state in thinking._state.values():
                 state["bonus_token_forced"] = False
         return output

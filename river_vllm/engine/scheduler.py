@@ -14,7 +14,7 @@ from typing import Any
 
 from river_vllm import patches
 from river_vllm.compat import init_logger
-from river_vllm.config import RiverConfig, river_config_of
+from river_vllm.config import Affects, RiverConfig, river_config_of
 from river_vllm.modes import mode_of
 from river_vllm.modes.mode import Numbers
 from river_vllm.request import (
@@ -24,7 +24,6 @@ from river_vllm.request import (
     settings_of,
     unreachable,
 )
-from river_vllm.settings import Affects
 
 logger = init_logger("vllm.river")
 

@@ -15,15 +15,14 @@ from river_vllm.compat import (
     get_tp_group,
     init_logger,
 )
-from river_vllm.config import river_config_of
+from river_vllm.config import Affects, river_config_of
 from river_vllm.costs import Costs, Kind
-from river_vllm.graph_key import sources
+from river_vllm.engine_config import sources
+from river_vllm.host import Stage, mark
 from river_vllm.kernels.native import build
 from river_vllm.model.forward import Forward
 from river_vllm.modes.mode import Timed
 from river_vllm.patches import NotStored, reads_compiled_forwards, stored_forwards_only
-from river_vllm.settings import Affects
-from river_vllm.startup import Stage, mark
 from river_vllm.weights.cache import cache_folders
 
 logger = init_logger("vllm.river")

@@ -41,22 +41,14 @@ def river_class(name: str, base: type[nn.Module]) -> type[nn.Module]:
     def load_weights(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
         return base.load_weights(self, releasing(weights), *args, **kwargs)
 
-    members = {
-        "__init__": __init__,
-        "load_weights": load_weights,
-        "__module__": __name__,
-        "__qualname__": name,
-        "__doc__": f"vLLM's {base.__name__} with an exit river.",
-    }
+    members = {"__init__": __init__, "load_weights": load_weights, "__module__": __name__}
     return type(name, (base,), members)
 
 
 def _name_both(hf_config: Any, name: str) -> None:
-    """Add the architecture's own name to a configuration that names River's.
-
-    By this name vLLM's Transformers backend finds how transformers renames a checkpoint's weights
-    (``models/transformers/base.py``, ``_create_hf_to_vllm_mapper``).
-    """
+    """Add the architecture's own name to a configuration that names River's: by it vLLM's
+    Transformers backend finds how transformers renames a checkpoint's weights
+    (``models/transformers/base.py``, ``_create_hf_to_vllm_mapper``)."""
     architectures = getattr(hf_config, "architectures", None) or [name]
     own = name.removeprefix(PREFIX)
     if own not in architectures:

@@ -14,7 +14,7 @@ from pathlib import Path
 from river_vllm.compat import init_logger
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.folders import expanded, user_cache, write_whole
+from river_vllm.host import expanded, user_cache, write_whole
 from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights.packed import from_bytes, to_bytes
 from river_vllm.weights.quantizers import QUANTIZERS

@@ -9,9 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from river_vllm.calibrate.bounds import prompts_needed
-from river_vllm.calibrate.choose import Policy
-from river_vllm.calibrate.passes import TeacherForcedEngine, Text
+from river_vllm.calibrate.certify import prompts_needed
+from river_vllm.calibrate.passes import Policy, TeacherForcedEngine, Text
 from river_vllm.calibrate.run import Calibrator, Outcome
 from river_vllm.config import RiverConfig, combined, load_config_file
 from river_vllm.errors import RiverError

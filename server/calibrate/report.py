@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from river_vllm import __version__
-from river_vllm.calibrate.bounds import upper_bound
-from river_vllm.calibrate.certify import Trial
-from river_vllm.calibrate.choose import Policy, Prediction
-from river_vllm.calibrate.run import Outcome
-from river_vllm.config import RiverConfig
+from river_vllm.calibrate.certify import Trial, upper_bound
+from river_vllm.calibrate.passes import Policy
+from river_vllm.calibrate.run import Outcome, Prediction
+from river_vllm.config import RiverConfig, calibrated_settings, recorded_settings
 from river_vllm.guarantee import (
     AchievedRecord,
     Calibration,
@@ -24,8 +23,6 @@ from river_vllm.guarantee import (
     ModelRecord,
     PromptsRecord,
     TargetRecord,
-    calibrated_settings,
-    recorded_settings,
 )
 from server.cli.prompts import Prompts
 

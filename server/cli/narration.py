@@ -1,6 +1,6 @@
 """Prints the stages of a starting server, line by line.
 
-The engine's processes mark their stages (``river_vllm/startup.py``); a thread of the user's command
+The engine's processes mark their stages (``river_vllm/host.py``); a thread of the user's command
 prints the lines.
 """
 
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from river_vllm.startup import STAGES_FILE, Stage, file_named_by, mark, marks
+from river_vllm.host import STAGES_FILE, Stage, file_named_by, mark, marks
 
 STAGES = {
     Stage.IMPORT: "importing vLLM and reading the configuration",

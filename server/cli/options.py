@@ -7,10 +7,9 @@ import math
 import os
 from pathlib import Path
 
-from river_vllm.calibrate.shipped import AUTO, shipped_for
-from river_vllm.config import RiverConfig, combined, load_config_file
+from river_vllm.calibrate import AUTO, shipped_for
+from river_vllm.config import Affects, RiverConfig, combined, load_config_file
 from river_vllm.errors import RiverError
-from river_vllm.settings import Affects
 from server.cli.arguments import FieldsOf
 from server.telemetry.progress import STALL_SECONDS
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from river_vllm.config import PLUGIN
 from river_vllm.errors import RiverError
-from river_vllm.folders import FOLDER_VARIABLE, base, expanded, unwritable, user_cache
+from river_vllm.host import FOLDER_VARIABLE, base, expanded, unwritable, user_cache
 
 GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 ENVIRONMENT = {

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from river_vllm.errors import RiverError
-from river_vllm.startup import REFUSAL_FILE, Stage, file_named_by, mark
+from river_vllm.host import REFUSAL_FILE, Stage, file_named_by, mark
 from server.cli.arguments import OneLineParser
 from server.cli.narration import narrated
 from server.cli.options import add_river_options, api_keys, metrics_keys, river_config
@@ -67,7 +67,7 @@ def configure(args: Namespace) -> None:
     Raises:
         RiverError: a setting is wrong; nothing has been started yet.
     """
-    from river_vllm.plugin.registration import merge_engine_args
+    from river_vllm.plugin import merge_engine_args
 
     if args.model_tag is None:
         raise RiverError("no model given: river-vllm serve MODEL")

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from opentelemetry.trace import Tracer
 
-from river_vllm.config import RiverConfig
-from river_vllm.guarantee import DialRecord, ModelRecord, recorded_settings
+from river_vllm.config import RiverConfig, recorded_settings
+from river_vllm.guarantee import DialRecord, ModelRecord
 from river_vllm.request import RiverSettings
 from server.telemetry.metrics import RiverMetrics
 from server.telemetry.progress import Ending, Progress

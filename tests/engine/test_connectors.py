@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from river_vllm import RiverConfig
-from river_vllm.plugin import connectors as kv_connectors
+from river_vllm.plugin import refusals as kv_connectors
 from tests.engine.test_prefix_isolation import (
     ANSWER,
     LAX,

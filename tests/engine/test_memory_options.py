@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm.plugin.hook import KV_DTYPES
+from river_vllm.plugin.refusals import KV_DTYPES
 from tests.support import engines
 from tests.support.engines import generate, greedy
 from tests.support.prompts import PROMPTS

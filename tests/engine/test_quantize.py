@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from river_vllm import RiverConfig, engine_args
-from river_vllm.config import load_config_file, parse_config
-from river_vllm.guarantee import REPORTED, recorded_settings
+from river_vllm.config import REPORTED, load_config_file, parse_config, recorded_settings
 from river_vllm.weights.formats import CheckpointFolder, format_of
 from river_vllm.weights.quantizers import QUANTIZERS
 from tests.support import engines

@@ -19,7 +19,7 @@ import torch
 from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
 from river_vllm import RiverConfig
-from river_vllm.calibrate.shipped import shipped_for
+from river_vllm.calibrate import shipped_for
 from river_vllm.config import load_config_file, parse_config
 from river_vllm.modes import mode_that_made
 from river_vllm.modes.verified import DraftSummary, VerifiedMode

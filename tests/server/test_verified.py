@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from river_vllm.startup import Stage
+from river_vllm.host import Stage
 from server.cli.narration import STAGES
 from tests.support.server import NAME, RiverServer, total
 

@@ -10,8 +10,8 @@ import pytest
 from torch._inductor import cpp_builder
 from torch._inductor.exc import InvalidCxxCompiler
 
-from river_vllm import compiler
-from river_vllm.compiler import cannot_compile
+from river_vllm import host
+from river_vllm.host import cannot_compile
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_pythons_headers_are_part_of_what_is_remembered(
     include.mkdir()
     header = include / "Python.h"
     header.touch()
-    monkeypatch.setattr(compiler.sysconfig, "get_path", lambda _: str(include))
+    monkeypatch.setattr(host.sysconfig, "get_path", lambda _: str(include))
     runs = use(f'test -e "{header}"', tmp_path, monkeypatch)
     assert cannot_compile() is None
     header.unlink()
@@ -79,5 +79,5 @@ def test_a_compiler_that_hangs_is_none(tmp_path: Path, monkeypatch: pytest.Monke
     def run(*_: Any, **__: Any) -> None:
         raise subprocess.TimeoutExpired("c++", 60)
 
-    monkeypatch.setattr(compiler.subprocess, "run", run)
+    monkeypatch.setattr(host.subprocess, "run", run)
     assert "timed out" in str(cannot_compile())

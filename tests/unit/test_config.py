@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from river_vllm.config import RiverConfig, layered_config, load_config_file, parse_config
+from river_vllm.config import Affects, RiverConfig, layered_config, load_config_file, parse_config
 from river_vllm.errors import RiverError
-from river_vllm.settings import Affects
 
 ADDITIONAL = 'additional_config["river"]'
 

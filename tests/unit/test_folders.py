@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from river_vllm.folders import unwritable, user_cache
+from river_vllm.host import unwritable, user_cache
 
 
 def test_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,9 +32,9 @@ def test_a_folder_is_made_or_says_why_it_cannot_be(tmp_path: Path) -> None:
 AS_ANOTHER = """
 import os, sys
 from torch._inductor import cpp_builder
-from river_vllm.compiler import cannot_compile
+from river_vllm.host import cannot_compile
 from river_vllm.config import RiverConfig
-from river_vllm.folders import unwritable, user_cache
+from river_vllm.host import unwritable, user_cache
 from river_vllm.errors import RiverError
 from river_vllm.weights.cache import cache_folders, weights_folder
 from server.cli.process import writable_caches

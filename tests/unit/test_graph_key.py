@@ -12,8 +12,8 @@ import torch
 from vllm.compilation.caching import aot_compile_hash_factors
 from vllm.engine.arg_utils import EngineArgs
 
-from river_vllm import engine_args, graph_key
-from river_vllm.graph_key import RiverAdditionalConfig
+from river_vllm import engine_args, engine_config
+from river_vllm.engine_config import RiverAdditionalConfig
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -51,16 +51,16 @@ def test_another_river_or_another_cpu_reads_other_graphs(
     model: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = key(model)
-    monkeypatch.setattr(graph_key, part, lambda: "another")
+    monkeypatch.setattr(engine_config, part, lambda: "another")
     assert key(model) != before
 
 
 def test_a_cpu_that_is_said_to_lack_instructions_is_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before, there = graph_key.machine.__wrapped__(), torch.cpu._is_avx512_supported()
+    before, there = engine_config.machine.__wrapped__(), torch.cpu._is_avx512_supported()
     monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: not there)
-    assert graph_key.machine.__wrapped__() != before
+    assert engine_config.machine.__wrapped__() != before
 
 
 def test_stock_vllm_reads_none_of_rivers(model: Path) -> None:
@@ -75,7 +75,7 @@ def test_without_additional_config_rivers_key_is_vllms_too(
     config, before = key_of(model, hf_overrides=overrides)
     assert isinstance(config.additional_config, RiverAdditionalConfig)
     assert dict(config.additional_config) == {}
-    monkeypatch.setattr(graph_key, "sources", lambda: "another")
+    monkeypatch.setattr(engine_config, "sources", lambda: "another")
     assert key_of(model, hf_overrides=overrides)[1] != before
 
 

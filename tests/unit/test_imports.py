@@ -1,4 +1,4 @@
-"""Which module may import which, what an import costs, and whether it finds River's own."""
+"""Imports and patches: allowed in which module, at which cost; and River's own ``server``."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "module", ["river_vllm.request", "river_vllm.plugin.registration", "server.cli.serve"]
-)
+@pytest.mark.parametrize("module", ["river_vllm.request", "river_vllm.plugin", "server.cli.serve"])
 def test_the_light_side_imports_neither_torch_nor_vllm(module: str) -> None:
     done = run(f"import {module}\n")
     assert done.returncode == 0, done.stderr
@@ -91,6 +89,42 @@ def test_a_module_imports_only_what_is_below_it() -> None:
     graph = {module: found & files.keys() for module, found in below.items()}
     assert [(a, b) for a in graph for b in graph[a] if layer(b) > layer(a)] == []
     TopologicalSorter(graph).prepare()  # raises where there is a cycle, and names it
+
+
+def others(tree: ast.AST) -> set[str]:
+    """The names that a file imports from vLLM and torch."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            bound = [alias.asname or alias.name.partition(".")[0] for alias in node.names]
+            named = [alias.name.partition(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            bound = [alias.asname or alias.name for alias in node.names]
+            compat = node.module == "river_vllm.compat"
+            named = ["vllm" if compat else str(node.module).partition(".")[0]] * len(bound)
+        else:
+            continue
+        found |= {name for name, of in zip(bound, named, strict=True) if of in ("vllm", "torch")}
+    return found
+
+
+def changed(tree: ast.AST) -> Iterator[str]:
+    """The first name of each object of which an attribute is set or deleted."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            owner = node.value
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr"):
+            owner = node.args[0]
+        else:
+            continue
+        yield ast.unparse(owner).partition(".")[0]
+
+
+def test_only_the_patches_change_modules_and_classes_of_vllm_and_torch() -> None:
+    files = [file for part in ("river_vllm", "server") for file in (ROOT / part).rglob("*.py")]
+    trees = {str(file.relative_to(ROOT)): ast.parse(file.read_text("utf-8")) for file in files}
+    found = {file for file, tree in trees.items() if others(tree) & set(changed(tree))}
+    assert found == {"river_vllm/patches.py"}
 
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))

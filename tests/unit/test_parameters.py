@@ -10,7 +10,28 @@ import pytest
 from vllm import SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 
-from river_vllm.parameters import PARAMETERS, may_be_drafted, needs_every_logit
+from river_vllm.request import (
+    EVERY_LOGIT,
+    UNDRAFTED,
+    may_be_drafted,
+    needs_every_logit,
+)
+
+NEITHER = (
+    # Applied to each drafted token by the rejection sampler, or before it.
+    *("temperature", "top_p", "top_k", "seed", "min_tokens"),
+    # Applied to sampled tokens, or to none: by the scheduler and the front end.
+    *("n", "max_tokens", "stop", "stop_token_ids", "ignore_eos", "repetition_detection"),
+    *("detokenize", "skip_special_tokens", "spaces_between_special_tokens"),
+    *("include_stop_str_in_output", "output_kind", "stream_interval", "flat_logprobs"),
+    *("skip_reading_prefix_cache", "skip_clone", "routed_experts_prompt_start"),
+    *("output_text_buffer_length", "_eos_token_id", "_all_stop_token_ids"),
+    *("_bad_words_token_ids", "_watermarking_skipped", "extra_args"),
+    # Of vLLM's model runner V2, which serves no river: refused, or without effect.
+    *("prompt_logprob_token_ids", "prompt_logprob_start"),
+    *("trace_decode_token_ids", "watermarking"),
+)
+"""Fields that rule out neither drafts nor the 4-bit LM head."""
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "verified.md"
 
@@ -18,7 +39,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "verified.md"
 def test_every_field_of_vllms_is_decided_about() -> None:
     """Read of a new one whether the rejection sampler, the state of a thinking budget and the
     logits processors apply it to drafted tokens."""
-    assert set(PARAMETERS) == set(SamplingParams.__struct_fields__)
+    assert {*UNDRAFTED, *EVERY_LOGIT, *NEITHER} == set(SamplingParams.__struct_fields__)
+    assert not {*UNDRAFTED, *EVERY_LOGIT} & set(NEITHER)
 
 
 def test_the_documentation_has_the_same_table() -> None:
@@ -30,8 +52,8 @@ def test_the_documentation_has_the_same_table() -> None:
         for name in re.findall(r"`(\w+)`", names)
     }
     assert named == {
-        name: parameter.undrafted is not None
-        for name, parameter in PARAMETERS.items()
+        name: name in UNDRAFTED
+        for name in SamplingParams.__struct_fields__
         if not name.startswith("_")
     }
 

@@ -37,15 +37,13 @@ from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
 from river_vllm import patches
 from river_vllm.compat import direct_register_custom_op, vllm_envs
-from river_vllm.graph_key import RiverAdditionalConfig
+from river_vllm.engine_config import RiverAdditionalConfig, RiverSpeculativeConfig
 from river_vllm.patches import (
     NotStored,
-    read_compiled_forwards,
+    compiled_forwards_are_read_back,
     reads_compiled_forwards,
     stored_forwards_only,
-    under_rivers_key,
 )
-from river_vllm.speculation import RiverSpeculativeConfig
 
 ROOT = Path(__file__).parents[2]
 UNPATCHED = decorators._try_load_aot_compiled_fn
@@ -104,7 +102,7 @@ def load(model: Any, path: str) -> Any:
 def test_a_rivers_compiled_forward_is_read_back_and_torch_stays_as_it_was(saved: str) -> None:
     """The first line fails once vLLM reads it: ``compiled_forwards_are_read_back`` can go then."""
     assert load(model(), saved) is None
-    read_compiled_forwards(under_rivers_key)
+    compiled_forwards_are_read_back()
     assert load(model(), saved) is not None
     assert load(model("LlamaForCausalLM"), saved) is None
     assert not hasattr(BundledAOTAutogradSerializableCallable, "finalize_loading")
@@ -116,7 +114,7 @@ def test_beside_settings_of_vllms_own_none_is_read_back(
     """What is kept there may come from another River, or from another CPU."""
     monkeypatch.setenv("VLLM_USE_AOT_COMPILE", "1")
     monkeypatch.setenv("VLLM_DISABLE_COMPILE_CACHE", "0")
-    read_compiled_forwards(under_rivers_key)
+    compiled_forwards_are_read_back()
     other = model(additional={"river": {}, "gdn_prefill_backend": "auto"})
     assert load(other, saved) is None
     assert not reads_compiled_forwards(other.vllm_config)
@@ -125,7 +123,7 @@ def test_beside_settings_of_vllms_own_none_is_read_back(
 
 
 def test_what_is_not_stored_is_not_compiled_where_only_stored_ones_are_wanted(saved: str) -> None:
-    read_compiled_forwards(under_rivers_key)
+    compiled_forwards_are_read_back()
     with stored_forwards_only():
         assert load(model(), saved) is not None
         with pytest.raises(NotStored):

@@ -7,12 +7,10 @@ from typing import Annotated, Any
 
 import pytest
 
-from river_vllm.config import RiverConfig
+from river_vllm.config import Affects, RiverConfig, Settings, calibrated_settings
 from river_vllm.engine.scheduler import salt
-from river_vllm.graph_key import graph_key
-from river_vllm.guarantee import calibrated_settings
+from river_vllm.engine_config import graph_key
 from river_vllm.request import default_settings
-from river_vllm.settings import Affects, Settings
 from server.cli.options import options_of
 
 

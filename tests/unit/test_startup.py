@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from river_vllm.startup import (
+from river_vllm.host import (
     STAGES_FILE,
     WAITING_LOGGER,
     Stage,

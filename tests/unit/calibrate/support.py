@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from river_vllm.calibrate.choose import Policy
-from river_vllm.calibrate.observer import Measured
-from river_vllm.calibrate.passes import Text
+from river_vllm.calibrate.passes import Measured, Policy, Text
 
 LAYERS = 12
 

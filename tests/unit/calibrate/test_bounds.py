@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from river_vllm.calibrate.bounds import p_value, prompts_needed, upper_bound
+from river_vllm.calibrate.certify import p_value, prompts_needed, upper_bound
 
 LIMIT, DELTA = 0.05, 0.1
 RUNS = 1500

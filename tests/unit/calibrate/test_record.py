@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from river_vllm.config import RiverConfig, load_config_file, parse_config
+from river_vllm.config import RiverConfig, load_config_file, parse_config, recorded_settings
 from river_vllm.errors import RiverError
-from river_vllm.guarantee import ModelRecord, recorded_settings
+from river_vllm.guarantee import ModelRecord
 from river_vllm.weights.fingerprint import (
     check_model,
     check_weights,

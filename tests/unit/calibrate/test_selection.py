@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 
 from river_vllm.calibrate.certify import Trial, run_test, text_losses
-from river_vllm.calibrate.choose import SHARES, Policy, Prediction, candidates, predictions
-from river_vllm.calibrate.observer import Measured
-from river_vllm.calibrate.run import Calibrator, pilot_layers
+from river_vllm.calibrate.passes import Measured, Policy
+from river_vllm.calibrate.run import (
+    SHARES,
+    Calibrator,
+    Prediction,
+    candidates,
+    pilot_layers,
+    predictions,
+)
 from tests.unit.calibrate.support import LAYERS, TEXTS, Engine, World
 
 LIMIT = 0.03

@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm.calibrate.choose import Policy
-from river_vllm.calibrate.observer import TEACHER_KEY, ForcedRequests, Observer
-from river_vllm.calibrate.passes import TeacherForcedEngine, Text
+from river_vllm.calibrate.passes import (
+    NEVER,
+    TEACHER_KEY,
+    ForcedRequests,
+    Observer,
+    Policy,
+    TeacherForcedEngine,
+    Text,
+)
 from river_vllm.config import RiverConfig
 from river_vllm.model.passes import Pass
 from river_vllm.request import default_settings
@@ -103,4 +109,4 @@ def test_every_row_of_every_pass_is_computed() -> None:
     known = [params.extra_args[TEACHER_KEY] for params in llm.params]
     assert known == [{"sequence": number, "answer_start": 2} for number in (7, 8)] * 2
     settings = [params.extra_args["river"]["threshold"] for params in llm.params]
-    assert settings == [Policy.backbone().threshold] * 2 + [0.5] * 2
+    assert settings == [NEVER] * 2 + [0.5] * 2

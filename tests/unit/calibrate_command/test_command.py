@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from river_vllm.calibrate.choose import Policy
-from river_vllm.calibrate.observer import Measured
-from river_vllm.calibrate.passes import Text
-from river_vllm.config import RiverConfig, load_config_file, parse_config
-from river_vllm.guarantee import ModelRecord, recorded_settings
+from river_vllm.calibrate.passes import Measured, Policy, Text
+from river_vllm.config import RiverConfig, load_config_file, parse_config, recorded_settings
+from river_vllm.guarantee import ModelRecord
 from river_vllm.weights.fingerprint import fingerprint
 from server.calibrate import command
 from server.calibrate.report import WeightBytes

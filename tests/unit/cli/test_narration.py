@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from river_vllm.startup import STAGES_FILE, Stage, file_named_by
+from river_vllm.host import STAGES_FILE, Stage, file_named_by
 from server.cli.narration import EVERY, STAGES, Narration, Narrator, _reachable, address, listens
 
 

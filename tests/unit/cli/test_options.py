@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from river_vllm.calibrate import shipped
+from river_vllm import calibrate
 from river_vllm.config import RiverConfig, load_config_file, parse_config
 from river_vllm.errors import REMOVED, RiverError
 from river_vllm.weights.fingerprint import fingerprint
@@ -88,14 +88,14 @@ def test_auto_takes_the_file_that_is_shipped_for_the_checkpoint(tmp_path, monkey
     data["calibration"]["model"] = fingerprint(str(model)).model_dump()
     file = tmp_path / "m.yaml"
     file.write_text(yaml.safe_dump(data))
-    monkeypatch.setattr(shipped, "shipped", lambda: {"m": file})
+    monkeypatch.setattr(calibrate, "shipped", lambda: {"m": file})
     config = river_config(args)
     assert config.calibration is not None
     assert (config.threshold, config.min_layers) == (0.7, 2)
 
 
 def test_what_is_shipped_is_valid_and_named_after_its_model() -> None:
-    for name, file in shipped.shipped().items():
+    for name, file in calibrate.shipped().items():
         config = parse_config(load_config_file(file), file.name)
         assert config.calibration is not None
         assert config.calibration.model.name == name

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from river_vllm.errors import RiverError
-from river_vllm.startup import STAGES_FILE, Stage, file_named_by, marks
+from river_vllm.host import STAGES_FILE, Stage, file_named_by, marks
 from server.cli import process, serve
 from server.cli.process import GROUPS, check_plugins, prepare_environment
 from server.cli.serve import AUTH_MIDDLEWARE, configure, run, serve_parser

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from river_vllm.config import RiverConfig, parse_config
-from river_vllm.guarantee import ModelRecord, recorded_settings
+from river_vllm.config import RiverConfig, parse_config, recorded_settings
+from river_vllm.guarantee import ModelRecord
 from river_vllm.request import default_settings
 from server.http.state import RiverState
 from tests.unit.calibrate.support import calibrated

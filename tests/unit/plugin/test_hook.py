@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm import speculation
+from river_vllm import engine_config
 from river_vllm.compat import CompilationMode, vllm_envs
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.plugin import connectors
 from river_vllm.plugin import hook as module
-from river_vllm.plugin.hook import CPU_WORKER, GPU_WORKER, RUNNER_V2, SCHEDULER, RiverConfigHook
+from river_vllm.plugin import refusals
+from river_vllm.plugin.hook import RiverConfigHook
+from river_vllm.plugin.refusals import CPU_WORKER, GPU_WORKER, RUNNER_V2, SCHEDULER
 from river_vllm.weights.fingerprint import fingerprint
 from tests.unit.calibrate.support import calibrated
 
@@ -98,6 +99,11 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     return wrong
 
 
+def on_platform(monkeypatch: pytest.MonkeyPatch, cpu: bool) -> None:
+    for place in (module, refusals, engine_config):
+        monkeypatch.setattr(place, "current_platform", SimpleNamespace(is_cpu=lambda: cpu))
+
+
 def hook(config: Any) -> Any:
     RiverConfigHook.verify_and_update_config(config)
     return config
@@ -107,8 +113,7 @@ def hook(config: Any) -> Any:
 def test_the_engine_gets_rivers_worker_and_scheduler(
     cpu: bool, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    platform = SimpleNamespace(is_cpu=lambda: cpu)
-    monkeypatch.setattr(module, "current_platform", platform)
+    on_platform(monkeypatch, cpu)
     config = hook(engine())
     assert config.parallel_config.worker_cls == worker
     assert config.scheduler_config.scheduler_cls == SCHEDULER
@@ -180,7 +185,7 @@ def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(
     change: str, value: Any, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook(engine(**{change: value}))
-    monkeypatch.setattr(module, "current_platform", SimpleNamespace(is_cpu=lambda: False))
+    on_platform(monkeypatch, cpu=False)
     with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
         hook(engine(**{change: value}))
 
@@ -188,7 +193,7 @@ def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(
 @pytest.mark.parametrize(
     ("transfer", "reason"),
     [
-        *((connector(name), f"'{name}'") for name in connectors.REFUSED),
+        *((connector(name), f"'{name}'") for name in refusals.REFUSED),
         (connector("MyConnector"), "'MyConnector': how it finds K/V is not known here"),
         (connector("OffloadingConnector", "my.module"), "'OffloadingConnector' of my.module"),
         (
@@ -217,7 +222,7 @@ def test_other_connectors_are_refused_by_name(transfer: Any, reason: str) -> Non
 def test_every_connector_of_vllm_is_decided_about() -> None:
     from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 
-    decided = {*connectors.BY_BLOCK_HASHES, *connectors.REFUSED, connectors.MULTI}
+    decided = {*refusals.BY_BLOCK_HASHES, *refusals.REFUSED, refusals.MULTI}
     assert decided == set(KVConnectorFactory._registry)
 
 
@@ -265,8 +270,8 @@ def test_asynchronous_scheduling_is_off_where_drafts_are_verified(
     class Speculation(SimpleNamespace):
         """Plays ``RiverSpeculativeConfig``."""
 
-    for place in (module, speculation):
-        monkeypatch.setattr(place, "current_platform", SimpleNamespace(is_cpu=lambda: False))
+    on_platform(monkeypatch, cpu=False)
+    for place in (refusals, engine_config):
         monkeypatch.setattr(place, "RiverSpeculativeConfig", Speculation)
     revisions = {"model_config__revision": None, "model_config__code_revision": None}
     config = hook(hook(engine({"verify": 4}, **revisions)))

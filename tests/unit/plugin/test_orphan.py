@@ -7,12 +7,12 @@ import sys
 import threading
 from pathlib import Path
 
-from river_vllm.plugin.orphan import end_with_parent
+from river_vllm.plugin import end_with_parent
 from tests.support.processes import Belongings
 
 SERVER = """
 import multiprocessing, signal, time
-from river_vllm.plugin.orphan import end_with_parent
+from river_vllm.plugin import end_with_parent
 
 def worker():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

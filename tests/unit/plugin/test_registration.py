@@ -13,7 +13,7 @@ import pytest
 import river_vllm
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.plugin.registration import merge_engine_args
+from river_vllm.plugin import merge_engine_args
 
 REGISTER = """
 import sys
@@ -32,10 +32,10 @@ for name in ("RiverLlamaForCausalLM", "RiverQwen2ForCausalLM"):
     assert MODELS_CONFIG_MAP[name].__name__ == "RiverConfigHook"
 for name in names:
     hook = MODELS_CONFIG_MAP[name]
-    assert hook.__module__ == "river_vllm.plugin.opt_in", name
+    assert hook.__module__ == "river_vllm.plugin.hook", name
     assert hook.__base__ is stock.get(name, VerifyAndUpdateConfig), name
 models = ("vllm.model_executor.models.llama", "vllm.model_executor.models.qwen2")
-own = ("river_vllm.plugin.classes", "river_vllm.engine", "river_vllm.model.f")
+own = ("river_vllm.plugin.classes", "river_vllm.engine.", "river_vllm.model.f")
 wrong = [m for m in sys.modules if m.startswith((*models, *own))]
 assert not wrong, wrong
 """
