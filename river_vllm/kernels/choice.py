@@ -7,11 +7,10 @@ from collections.abc import Callable
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
-from river_vllm.kernels.dequantize import DequantizeKernel
 from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.kernels.native.kernel import NativeKernel
-from river_vllm.kernels.torch_int4 import TorchInt4Kernel
-from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
+from river_vllm.kernels.native.library import backend
+from river_vllm.kernels.others import DequantizeKernel, TorchInt4Kernel, VllmMixedPrecisionKernel
 
 logger = init_logger("vllm.river")
 
@@ -36,7 +35,7 @@ class KernelChooser:
         self, name: str = "auto", activations: str = "bf16", integer_zeros: bool = True
     ) -> None:
         int8 = activations == "int8"
-        native, torchs = NativeKernel(int8), TorchInt4Kernel()
+        native, torchs = NativeKernel(int8, backend), TorchInt4Kernel()
         vllms = VllmMixedPrecisionKernel(int8)
         # torch's kernel does not round activations, so it comes last for int8.
         kernels: list[Int4Kernel] = [native, vllms, torchs] if int8 else [native, torchs, vllms]

@@ -15,7 +15,7 @@ from river_vllm.compat import (
 )
 from river_vllm.config import PREFIX, RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.kernels.native.backend import Backend
+from river_vllm.kernels.native.kernel import Backend
 from river_vllm.kernels.native.library import backend
 from river_vllm.model.architectures import ARCHITECTURES
 from river_vllm.model.compiled import CONTEXT, RoutedForward

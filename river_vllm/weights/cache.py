@@ -107,7 +107,7 @@ class WeightCache:
     def get(self, key: str) -> GroupedWeight | None:
         """The weight saved for ``key``; None, with a warning, if its file is damaged."""
         for folder in tuple(self._folders):
-            path = folder / _name(key)
+            path = folder / f"{key}.safetensors"
             try:
                 weight = from_bytes(path.read_bytes(), key)
             except (FileNotFoundError, NotADirectoryError):
@@ -128,12 +128,8 @@ class WeightCache:
         data = to_bytes(weight, key) if self._writable else b""
         while self._writable:
             try:
-                write_whole(self._writable[0] / _name(key), data)
+                write_whole(self._writable[0] / f"{key}.safetensors", data)
                 return
             except OSError as error:
                 logger.info("River: cannot save weights in '%s': %s", self._writable[0], error)
                 del self._writable[0]
-
-
-def _name(key: str) -> str:
-    return f"{key}.safetensors"

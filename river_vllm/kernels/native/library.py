@@ -18,7 +18,7 @@ import torch
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
 from river_vllm.kernels.native import build
-from river_vllm.kernels.native.backend import Backend
+from river_vllm.kernels.native.kernel import Backend
 
 logger = init_logger("vllm.river")
 

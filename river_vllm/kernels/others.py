@@ -1,8 +1,9 @@
-"""vLLM's mixed-precision kernels: Marlin and Machete on CUDA, WNA16 on the CPU."""
+"""4-bit products that are not River's: torch's, vLLM's, and a bf16 one of the expanded weight."""
 
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import linear
 
 from river_vllm.compat import (
     CompressedTensorsWNA16,
@@ -12,12 +13,57 @@ from river_vllm.compat import (
     scalar_types,
     vllm_envs,
 )
-from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
+from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear, not_for_cpu_bf16
 from river_vllm.kernels.groups import GroupedWeight
+
+_MIDDLE = 8
+"""torch computes ``(code − 8) · scale + offset``."""
+_INNER_K_TILES = 2
+_LANES = 16
+_OPERATORS = ("_convert_weight_to_int4pack_for_cpu", "_weight_int4pack_mm_for_cpu")
+
+
+class TorchInt4Kernel(Int4Kernel):
+    """``aten::_weight_int4pack_mm_for_cpu``: for a few rows, where River's library is not built."""
+
+    name = "torch"
+    integer_zeros = False
+
+    def unsupported(self, spec: LinearSpec) -> str | None:
+        if not all(hasattr(torch.ops.aten, name) for name in _OPERATORS):
+            return "this build of torch has no 4-bit product for CPUs"
+        return not_for_cpu_bf16(spec, _LANES)
+
+    def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
+        codes = weight.codes.to(torch.int32).contiguous()
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, _INNER_K_TILES)
+        offsets = (_MIDDLE - weight.zeros) * weight.scales
+        scales_and_zeros = (
+            torch.stack([weight.scales.t(), offsets.t()], dim=-1).to(spec.dtype).contiguous()
+        )
+        return _TorchPacked(packed, scales_and_zeros, weight.group_size)
+
+
+class _TorchPacked(PackedLinear):
+    def __init__(self, packed: torch.Tensor, scales_and_zeros: torch.Tensor, group: int) -> None:
+        self._packed = packed
+        self._scales_and_zeros = scales_and_zeros
+        self._group = group
+
+    def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        out = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x.contiguous(), self._packed, self._group, self._scales_and_zeros
+        )
+        return out if bias is None else out.add_(bias)
+
+    @property
+    def nbytes(self) -> int:
+        return self._packed.nbytes + self._scales_and_zeros.nbytes
 
 
 class VllmMixedPrecisionKernel(Int4Kernel):
-    """The kernel that ``choose_mp_linear_kernel`` picks here, through vLLM's own scheme.
+    """The kernel that ``choose_mp_linear_kernel`` picks here, through vLLM's own scheme: Marlin and
+    Machete on CUDA, WNA16 on the CPU.
 
     On CPUs with AMX vLLM's kernel rounds the activations to 8 bits unless
     ``VLLM_CPU_INT4_W4A8=0`` (``kernels/linear/mixed_precision/cpu.py``), so it serves one of
@@ -126,3 +172,40 @@ def rounds_activations(scheme: CompressedTensorsWNA16, dtype: torch.dtype) -> bo
         and dtype == torch.bfloat16
         and torch.cpu._is_amx_tile_supported()
     )
+
+
+class DequantizeKernel(Int4Kernel):
+    """``x @ ((codes − zeros) · scales)``, the weight rounded to the activations' type.
+
+    For steps of many rows. The other kernels are made for a few rows, for which reading the weight
+    takes most of the time. For hundreds of rows arithmetic does, in which a bf16 product is several
+    times as fast. A code takes a byte here.
+    """
+
+    name = "dequantize"
+    integer_zeros = False
+
+    def unsupported(self, spec: LinearSpec) -> str | None:
+        return None
+
+    def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
+        return _Expanded(weight, spec.dtype)
+
+
+class _Expanded(PackedLinear):
+    def __init__(self, weight: GroupedWeight, dtype: torch.dtype) -> None:
+        out_features, in_features = weight.codes.shape
+        self._codes = weight.codes.view(out_features, -1, weight.group_size)
+        self._shape = (out_features, in_features)
+        # For one ``addcmul``, which computes in float32 and rounds once.
+        self._scales = weight.scales.to(dtype).unsqueeze(-1)
+        self._offsets = (-weight.zeros * weight.scales).to(dtype).unsqueeze(-1)
+
+    def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        codes = self._codes.to(self._scales.dtype)
+        weight = torch.addcmul(self._offsets, codes, self._scales).view(self._shape)
+        return linear(x, weight, bias)
+
+    @property
+    def nbytes(self) -> int:
+        return self._codes.nbytes + self._scales.nbytes + self._offsets.nbytes
