@@ -89,7 +89,9 @@ def native_kernels(running: list[Backend], prefix: str = "") -> dict[str, Int4Ke
         number = f" ({seen[backend.name]})" if seen[backend.name] > 1 else ""
         for int8 in (False, True):
             kind = "int8" if int8 else "bf16"
-            found[f"{prefix}{backend.name}{number} {kind}"] = NativeKernel(int8, lambda use=backend: use)
+            found[f"{prefix}{backend.name}{number} {kind}"] = NativeKernel(
+                int8, lambda use=backend: use
+            )
     return found
 
 

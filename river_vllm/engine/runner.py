@@ -16,13 +16,13 @@ from river_vllm.costs import Costs
 from river_vllm.engine.timing import costs_of_start
 from river_vllm.engine.warm_up import WarmUpMixin
 from river_vllm.model.forward import Forward
-from river_vllm.model.passes import Pass
 from river_vllm.modes import mode_of
 from river_vllm.modes.exit.policy import Exits, timed
 from river_vllm.modes.mode import put_depths
 from river_vllm.parameters import needs_every_logit
 from river_vllm.request import default_settings
 from river_vllm.step.requests import Request, Requests
+from river_vllm.step.table import Pass
 
 
 class RiverRunnerMixin(WarmUpMixin):

@@ -28,7 +28,7 @@ from river_vllm.compat import (
     get_forward_context,
     support_torch_compile,
 )
-from river_vllm.model.passes import Current
+from river_vllm.step.table import Current
 
 CONTEXT = "river"
 """Key of the model's river among the attention layers of vLLM's forward context."""

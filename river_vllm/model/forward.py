@@ -6,9 +6,11 @@ one, or both) and tells an observer.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,12 +23,11 @@ from river_vllm.compat import (
     create_forward_context,
     override_forward_context,
 )
+from river_vllm.errors import UnsupportedModelError
 from river_vllm.model.compiled import RoutedForward
-from river_vllm.model.find import StateArguments
-from river_vllm.model.passes import Current, Dense, Head, Pass, Span
 from river_vllm.model.residency import Residency
 from river_vllm.step.router import Router
-from river_vllm.step.table import Path, StepTable
+from river_vllm.step.table import Current, Dense, Head, Pass, Path, Span, StepTable
 
 
 class Observer(Protocol):
@@ -70,9 +71,8 @@ class River:
         self.router = router
         self._linears = linears
         self._dense = dense
-        """The tokens that drafts are picked from, beside those of a request's own text: int64,
-        ascending. Without them drafts are picked from every token."""
-        self.rest()
+        # Warm-up and dummy runs fetch no weights.
+        current.idle.table.limit = residency.resident
 
     def agreed(self, values: torch.Tensor) -> torch.Tensor:
         """The values that all tensor-parallel ranks decide by."""
@@ -80,7 +80,7 @@ class River:
 
     def rest(self) -> None:
         """End the pass under way, its logits too."""
-        self.current.rest(self.residency.resident)
+        self.current.due = self.current.idle
 
     def route(self, index: int, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
         """Decide the precision of each row in layer ``index``; both tensors ``[rows, hidden]``."""
@@ -124,6 +124,57 @@ class River:
             for linear in layer
         )
         return self._dense if plain else None
+
+
+@dataclass(frozen=True, slots=True)
+class StateArguments:
+    """The residual stream's places among the arguments of a decoder layer's ``forward``."""
+
+    hidden: int
+    residual: int | None
+
+    def read(
+        self, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The layer's hidden states and, where the model has one, its residual, ``[rows, hidden]``.
+
+        vLLM's Transformers backend runs all rows as one sequence, ``[1, rows, hidden]``.
+        """
+        hidden = args[self.hidden] if self.hidden < len(args) else kwargs["hidden_states"]
+        hidden = hidden.flatten(0, -2)
+        if self.residual is None:
+            return hidden, None
+        if self.residual < len(args):
+            return hidden, args[self.residual]
+        return hidden, kwargs.get("residual")
+
+    def replace(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: torch.Tensor
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The layer's arguments with other hidden states, ``[rows, hidden]``."""
+        if self.hidden < len(args):
+            before, behind = args[: self.hidden], args[self.hidden + 1 :]
+            return (*before, hidden.view_as(args[self.hidden]), *behind), kwargs
+        return args, {**kwargs, "hidden_states": hidden.view_as(kwargs["hidden_states"])}
+
+
+def state_arguments(layer: nn.Module, stale_residual: bool = False) -> StateArguments:
+    """The places of hidden states and residual among the arguments of ``layer.forward``.
+
+    Args:
+        stale_residual: the layer takes a ``residual`` that is no part of its state.
+
+    Raises:
+        UnsupportedModelError: it has no argument ``hidden_states``.
+    """
+    names = list(inspect.signature(layer.forward).parameters)
+    if "hidden_states" not in names:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__}.forward takes no 'hidden_states' (it takes {names})"
+        )
+    live = "residual" in names and not stale_residual
+    residual = names.index("residual") if live else None
+    return StateArguments(names.index("hidden_states"), residual)
 
 
 class Decision:
@@ -264,30 +315,15 @@ class Forward:
     @contextmanager
     def _context(self, due: Pass) -> Iterator[None]:
         """vLLM's forward context for rows that are not the step's."""
-        metadata: dict[str, Any] = {}
-        slots: dict[str, torch.Tensor] = {}
-        for kind, groups in enumerate(self._runner.attn_groups):
-            common = self._attention(due, self._runner.input_batch.block_table[kind])
-            for group in groups:
-                built = group.build_metadata(common)
-                metadata |= dict.fromkeys(group.layer_names, built)
-                slots |= dict.fromkeys(group.layer_names, common.slot_mapping)
-        context = create_forward_context(metadata, self._runner.vllm_config, slot_mapping=slots)
-        with override_forward_context(context):
-            yield
-
-    def _attention(self, due: Pass, block_table: Any) -> CommonAttentionMetadata:
-        """The input for the attention metadata of a K/V cache group."""
-        device, spans = self._runner.device, due.spans
+        runner, device, spans = self._runner, self._runner.device, due.spans
         counts = torch.tensor([span.rows for span in spans], dtype=torch.int32)
         ends = torch.cumsum(counts, dim=0, dtype=torch.int32)
         starts = torch.cat([ends.new_zeros(1), ends])
         lengths = torch.tensor([span.start + span.rows for span in spans], dtype=torch.int32)
         positions = _positions(spans, device)
         owners = torch.repeat_interleave(counts.long(), output_size=len(positions)).to(device)
-        table = block_table.block_table.gpu[[span.request for span in spans]]
-        size = block_table.block_size
-        return CommonAttentionMetadata(
+        common = partial(
+            CommonAttentionMetadata,
             query_start_loc=starts.to(device),
             query_start_loc_cpu=starts,
             seq_lens=lengths.to(device),
@@ -295,10 +331,23 @@ class Forward:
             num_actual_tokens=len(positions),
             max_query_len=int(counts.max()),
             max_seq_len=int(lengths.max()),
-            block_table_tensor=table,
-            slot_mapping=table[owners, positions // size].long() * size + positions % size,
             causal=True,
         )
+        metadata: dict[str, Any] = {}
+        slots: dict[str, torch.Tensor] = {}
+        for kind, groups in enumerate(runner.attn_groups):
+            block_table = runner.input_batch.block_table[kind]
+            blocks = block_table.block_table.gpu[[span.request for span in spans]]
+            size = block_table.block_size
+            places = blocks[owners, positions // size].long() * size + positions % size
+            inputs = common(block_table_tensor=blocks, slot_mapping=places)
+            for group in groups:
+                built = group.build_metadata(inputs)
+                metadata |= dict.fromkeys(group.layer_names, built)
+                slots |= dict.fromkeys(group.layer_names, places)
+        context = create_forward_context(metadata, runner.vllm_config, slot_mapping=slots)
+        with override_forward_context(context):
+            yield
 
 
 def _positions(spans: Sequence[Span], device: torch.device) -> torch.Tensor:

@@ -20,8 +20,7 @@ from torch import nn
 from river_vllm.compat import UnquantizedEmbeddingMethod
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.kernels.base import PackedLinear
-from river_vllm.model.find import lm_head
-from river_vllm.model.passes import Current
+from river_vllm.step.table import Current
 from river_vllm.weights.packing import Packer
 
 Outputs = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -108,6 +107,16 @@ def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
     rest = torch.arange(columns * DEEP, size, device=logits.device).expand(rows, -1)
     places = torch.cat([inside, rest], dim=1)
     return places.gather(1, logits.gather(1, places).topk(count, dim=-1).indices)
+
+
+def lm_head(model: nn.Module) -> nn.Module | None:
+    """The LM head, also of the language model inside a multimodal one; None where it has none.
+
+    Some models with tied embeddings have none: their input embedding makes the logits.
+    """
+    inner = getattr(model, "get_language_model", None)
+    head = getattr(model if inner is None else inner(), "lm_head", None)
+    return head if isinstance(head, nn.Module) else None
 
 
 def has_plain_head(model: nn.Module) -> bool:

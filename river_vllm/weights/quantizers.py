@@ -1,7 +1,4 @@
-"""Quantisers that need the weight alone: round-to-nearest and HQQ.
-
-Both start from a grid of sixteen evenly spaced values over each group's range.
-"""
+"""Quantisers that need the weight alone, by name, and round-to-nearest, the plain one."""
 
 from __future__ import annotations
 
@@ -10,10 +7,8 @@ from collections.abc import Callable
 import torch
 
 from river_vllm.errors import UnsupportedModelError
-from river_vllm.kernels.groups import LEVELS, GroupedWeight, by_blocks, finish, min_max_grid
-
-STEPS = 20
-"""Most steps of HQQ."""
+from river_vllm.kernels.groups import LEVELS, GroupedWeight, finish, min_max_grid
+from river_vllm.weights.hqq import quantize_hqq
 
 
 def fitting_group_size(in_features: int, wanted: int) -> int:
@@ -41,50 +36,6 @@ def quantize_rtn(
     groups, scales, zeros = min_max_grid(weight, group_size)
     codes = (groups / scales + zeros).round_().clamp_(0, LEVELS)
     return finish(codes, scales, zeros)
-
-
-def quantize_hqq(
-    weight: torch.Tensor, group_size: int, integer_zeros: bool = False
-) -> GroupedWeight:
-    """Half-quadratic quantisation of ``weight`` ``[N, K]``: a real zero point for each group.
-
-    Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models" (2023): minimise
-    the error of ``(codes − zero) · scale`` by alternating nearest codes with the closed-form zero,
-    ``mean(codes − w / scale)``. Their shrinkage step passes only errors above 0.17 at its usual
-    settings (p = 0.7, β = 10), which the weights of language models never reach, so it is left out.
-    No group's error is above its min-max error.
-
-    Args:
-        integer_zeros: round every zero point to an integer, for kernels that hold it as one. Most
-            of the gain over round-to-nearest is lost: the min-max zero point is an integer already.
-    """
-    return by_blocks(weight, lambda block: _hqq(block, group_size, integer_zeros))
-
-
-def _hqq(weight: torch.Tensor, group_size: int, integer_zeros: bool) -> GroupedWeight:
-    groups, scales, zeros = min_max_grid(weight, group_size)
-    target = groups / scales
-    best = zeros
-    best_error = torch.full_like(zeros, torch.inf)
-    scratch = torch.empty_like(target)
-    for _ in range(STEPS):
-        # The rounding error with these zero points, in units of the scale.
-        missed = torch.add(target, zeros, out=scratch).round_().clamp_(0, LEVELS)
-        missed = missed.sub_(target).sub_(zeros)
-        drift = missed.mean(dim=-1, keepdim=True)
-        error = missed.abs_().sum(dim=-1, keepdim=True)
-        better = error < best_error
-        if not better.any():
-            break
-        best = torch.where(better, zeros, best)
-        best_error = torch.where(better, error, best_error)
-        # A group stops once it no longer improves, whatever the others in its block do.
-        moved = zeros + drift
-        if integer_zeros:
-            moved = moved.round().clamp_(0, LEVELS)
-        zeros = torch.where(better, moved, zeros)
-    codes = torch.add(target, best, out=scratch).round_().clamp_(0, LEVELS)
-    return finish(codes, scales, best)
 
 
 QUANTIZERS: dict[str, Callable[..., GroupedWeight]] = {"rtn": quantize_rtn, "hqq": quantize_hqq}

@@ -17,8 +17,8 @@ from river_vllm.modes.mode import Numbers
 
 if TYPE_CHECKING:
     from river_vllm.config import RiverConfig
-    from river_vllm.model.passes import Head
     from river_vllm.request import RiverSettings
+    from river_vllm.step.table import Head
 
 HELD = 1 << 12
 """The mark; more layers than any model has."""

@@ -11,11 +11,10 @@ import numpy as np
 from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs, Kind
 from river_vllm.model.forward import Forward
-from river_vllm.model.passes import Head, Pass, Span
 from river_vllm.modes.exit import signed_depth
 from river_vllm.modes.mode import Timed
 from river_vllm.step.requests import Request, Scheduled
-from river_vllm.step.table import StepTable
+from river_vllm.step.table import Head, Pass, Span, StepTable
 
 USUAL_LAYERS = 4
 """Backbone layers of an early exit, if no setting asks for more (the paper: 3 to 4)."""

@@ -16,12 +16,12 @@ from vllm.v1.spec_decode.draft_model import DraftModelProposer
 from river_vllm.config import river_config_of
 from river_vllm.costs import Costs, Kind
 from river_vllm.model.forward import Forward
-from river_vllm.model.passes import Span
 from river_vllm.modes.mode import Timed
 from river_vllm.modes.verified.acceptance import Acceptance
 from river_vllm.modes.verified.depth import Depth, best_depth, fixed_depth
 from river_vllm.modes.verified.draft import Draft, run
 from river_vllm.modes.verified.sampling import GREEDY, Picked, pick
+from river_vllm.step.table import Span
 
 
 class RiverProposer(DraftModelProposer):

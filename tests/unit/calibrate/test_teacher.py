@@ -12,9 +12,8 @@ from river_vllm.calibrate.choose import Policy
 from river_vllm.calibrate.observer import TEACHER_KEY, ForcedRequests, Observer
 from river_vllm.calibrate.passes import TeacherForcedEngine, Text
 from river_vllm.config import RiverConfig
-from river_vllm.model.passes import Pass
 from river_vllm.request import default_settings
-from river_vllm.step.table import StepTable
+from river_vllm.step.table import Pass, StepTable
 from tests.unit.modes.support import Batch, L, groups
 
 

@@ -12,8 +12,7 @@ from river_vllm.compat import get_layerwise_info
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.model.linear import RiverLinearMethod
-from river_vllm.model.passes import Current, Pass
-from river_vllm.step.table import StepTable
+from river_vllm.step.table import Current, Pass, StepTable
 from tests.unit.model.support import linear
 
 pytestmark = pytest.mark.usefixtures("vllm_world")

@@ -13,7 +13,7 @@ from torch import nn
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.kernels.groups import GroupedWeight
-from river_vllm.weights import packed, quantizers
+from river_vllm.weights import hqq, packed
 from river_vllm.weights.cache import WeightCache, cache_folders, gptq_folders, weights_folder
 from river_vllm.weights.packed import from_bytes, pack_codes, to_bytes
 from river_vllm.weights.quantizers import QUANTIZERS
@@ -201,10 +201,10 @@ def test_a_changed_quantiser_is_not_given_its_older_selfs_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source(tmp_path).groups(LAYER, WEIGHT, 32, False)
-    text = Path(quantizers.__file__).read_text() + "\n"
+    text = Path(hqq.__file__).read_text() + "\n"
     original = __import__("inspect").getsource
     monkeypatch.setattr(
-        "inspect.getsource", lambda module: text if module is quantizers else original(module)
+        "inspect.getsource", lambda module: text if module is hqq else original(module)
     )
     later = source(tmp_path)
     later.groups(LAYER, WEIGHT, 32, False)

@@ -13,12 +13,8 @@ from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.kernels import groups
 from river_vllm.kernels.groups import GroupedWeight
-from river_vllm.weights.quantizers import (
-    QUANTIZERS,
-    fitting_group_size,
-    quantize_hqq,
-    quantize_rtn,
-)
+from river_vllm.weights.hqq import quantize_hqq
+from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size, quantize_rtn
 from tests.unit.weights.support import fitted, same, weights
 
 
