@@ -25,10 +25,8 @@ class KernelChooser:
     torch's where the library could not be built, vLLM's on GPUs. Nothing is timed, so equal
     machines make equal choices, and so do the ranks of one engine.
 
-    Args:
-        name: ``auto``, or the only kernel to use.
-        activations: ``bf16``; or ``int8``, if a kernel rounds them.
-        integer_zeros: whether the weights' source can give integer zero points.
+    ``name`` is ``auto`` or the only kernel to use. With ``activations`` of ``int8`` kernels round
+    them, if any does. ``integer_zeros``: the weights' source can give integer zero points.
     """
 
     def __init__(
@@ -76,7 +74,9 @@ class KernelChooser:
     def _first(self, spec: LinearSpec) -> Int4Kernel:
         reasons: list[str] = []
         for kernel in self._kernels:
-            reason = self._unsupported(kernel, spec)
+            reason = kernel.unsupported(spec)
+            if kernel.integer_zeros and not self._integer_zeros:
+                reason = "needs integer zero points, and the weights have others"
             if reason is None:
                 if self._int8 and not kernel.rounds_activations:
                     logger.warning_once(
@@ -90,8 +90,3 @@ class KernelChooser:
             f"({spec.dtype}, groups of {spec.group_size}): {'; '.join(reasons)}; "
             "try --river-kernel auto, another --river-group-size, or --dtype bfloat16"
         )
-
-    def _unsupported(self, kernel: Int4Kernel, spec: LinearSpec) -> str | None:
-        if kernel.integer_zeros and not self._integer_zeros:
-            return "needs integer zero points, and the weights have others"
-        return kernel.unsupported(spec)

@@ -78,11 +78,7 @@ def finish(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> Gr
 
 
 def concatenate(parts: Sequence[GroupedWeight], dim: int = 0) -> GroupedWeight:
-    """Weights of the same input features, with their outputs one after the other.
-
-    Args:
-        dim: 1 for weights of the same outputs, with their input features one after the other.
-    """
+    """Weights joined along their outputs, or along their input features, which is ``dim`` 1."""
     names = ("codes", "scales", "zeros")
     return GroupedWeight(*(torch.cat([getattr(p, name) for p in parts], dim) for name in names))
 

@@ -38,10 +38,8 @@ class TorchInt4Kernel(Int4Kernel):
         codes = weight.codes.to(torch.int32).contiguous()
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, _INNER_K_TILES)
         offsets = (_MIDDLE - weight.zeros) * weight.scales
-        scales_and_zeros = (
-            torch.stack([weight.scales.t(), offsets.t()], dim=-1).to(spec.dtype).contiguous()
-        )
-        return _TorchPacked(packed, scales_and_zeros, weight.group_size)
+        scales_and_zeros = torch.stack([weight.scales.t(), offsets.t()], dim=-1).to(spec.dtype)
+        return _TorchPacked(packed, scales_and_zeros.contiguous(), weight.group_size)
 
 
 class _TorchPacked(PackedLinear):
@@ -86,7 +84,14 @@ class VllmMixedPrecisionKernel(Int4Kernel):
             scheme, _ = _empty(spec, torch.device("meta"))
         except (ValueError, RuntimeError) as error:
             return " ".join(str(error).split())
-        if rounds_activations(scheme, spec.dtype) != self.rounds_activations:
+        # The rule of vLLM's kernel, which applies it while it repacks.
+        rounds = (
+            isinstance(scheme.kernel, CPUWNA16LinearKernel)
+            and bool(vllm_envs.VLLM_CPU_INT4_W4A8)
+            and spec.dtype == torch.bfloat16
+            and torch.cpu._is_amx_tile_supported()
+        )
+        if rounds != self.rounds_activations:
             bits = "16" if self.rounds_activations else "8"
             return f"vLLM's kernel takes {bits}-bit activations here (VLLM_CPU_INT4_W4A8)"
         return None
@@ -126,15 +131,11 @@ def _empty(
     """vLLM's W4A16 scheme, and a module with its parameters, not filled in.
 
     vLLM checks a shape only while it makes them; on the ``meta`` device they take no memory.
-
-    Raises:
-        ValueError: no kernel of this platform takes the shape.
     """
     host = torch.nn.Module()
     host.bias = None  # read by some kernels while they repack
-    scheme = CompressedTensorsWNA16(
-        "group", 4, spec.group_size, symmetric=False, layer_name="river"
-    )
+    group = spec.group_size
+    scheme = CompressedTensorsWNA16("group", 4, group, symmetric=False, layer_name="river")
     with device:
         scheme.create_weights(
             host,
@@ -159,19 +160,6 @@ def has_cpu_int4_product() -> bool:
     The AVX2 library does not (vLLM issue 55613), and vLLM's choice of a kernel does not check.
     """
     return hasattr(torch.ops._C, "cpu_gemm_wna16")
-
-
-def rounds_activations(scheme: CompressedTensorsWNA16, dtype: torch.dtype) -> bool:
-    """Whether the scheme's kernel will take activations of ``dtype`` rounded to 8 bits.
-
-    The rule of ``kernels/linear/mixed_precision/cpu.py``, which applies it while it repacks.
-    """
-    return (
-        isinstance(scheme.kernel, CPUWNA16LinearKernel)
-        and bool(vllm_envs.VLLM_CPU_INT4_W4A8)
-        and dtype == torch.bfloat16
-        and torch.cpu._is_amx_tile_supported()
-    )
 
 
 class DequantizeKernel(Int4Kernel):

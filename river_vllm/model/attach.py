@@ -54,7 +54,7 @@ def attach(
         heads: LM heads that the engine's modes use beside the bf16 one.
 
     Returns:
-        The river, and what ``GET /river`` reports of it.
+        The river, and a function that makes its report for ``GET /river``.
 
     Raises:
         RiverError: the model cannot have a river, or its 4-bit weights are unusable.
@@ -129,15 +129,10 @@ def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:
     """The model's decoder layers, in order.
 
     Raises:
-        UnsupportedModelError: the model has no single list of ``num_layers`` layers with one
-            attention each.
+        UnsupportedModelError: it has no single list of ``num_layers`` layers, one attention each.
     """
     name = type(model).__name__
-    lists = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers
-    ]
+    lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers)
     candidates = [layers for layers in lists if all(_attentions(layer) for layer in layers)]
     if len(candidates) != 1:
         raise UnsupportedModelError(

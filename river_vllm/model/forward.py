@@ -1,8 +1,4 @@
-"""Runs every forward pass of a model with a river.
-
-``Forward.run`` builds the attention metadata of a pass, chooses its forward (vLLM's own, the routed
-one, or both) and tells an observer.
-"""
+"""Runs every forward pass of a model with a river, by ``Forward.run``."""
 
 from __future__ import annotations
 
@@ -43,15 +39,8 @@ class Observer(Protocol):
 class River:
     """Decides for a model's decoder layers, during a pass, which rows run in which precision.
 
-    A river is no module, so the model's module tree stays as it was.
-
-    Args:
-        current: the pass under way.
-        router: decides which rows leave.
-        routed: the forward in which rows may leave.
-        residency: which layers hold their backbone weights.
-        linears: the projections of each decoder layer.
-        dense: a bf16 product of River's own.
+    A river is no module, so the model's module tree stays as it was. ``linears`` holds the
+    projections of each decoder layer, ``dense`` is a bf16 product of River's own.
     """
 
     def __init__(
@@ -65,10 +54,10 @@ class River:
     ) -> None:
         self.num_layers = residency.num_layers
         self.current = current
+        self.router = router
         self.routed = routed
         self.residency = residency
         self.observer: Observer | None = None
-        self.router = router
         self._linears = linears
         self._dense = dense
         # Warm-up and dummy runs fetch no weights.
@@ -99,16 +88,10 @@ class River:
         self.route(self.routed.layer, hidden, residual)
 
     def linear(self, index: int, x: torch.Tensor, biased: bool) -> torch.Tensor:
-        """The product of ``x`` and projection ``index`` of a compiled pass's current layer.
-
-        Args:
-            biased: whether the projection adds its bias itself.
-        """
+        """The product of ``x`` and projection ``index`` of a compiled pass's current layer;
+        ``biased``: the projection adds its bias itself."""
         linear: Any = self._linears[self.routed.layer][index]
-        product: torch.Tensor = linear.quant_method.product(
-            linear, x, linear.bias if biased else None
-        )
-        return product
+        return linear.quant_method.product(linear, x, linear.bias if biased else None)
 
     @cached_property
     def dense(self) -> Dense | None:
@@ -117,12 +100,8 @@ class River:
         None if vLLM has a product for several rows at once: it then keeps packed weights instead of
         plain ones (``layers/utils.py``, ``dispatch_cpu_unquantized_gemm``).
         """
-        held = self._linears[: self.residency.resident]
-        plain = all(
-            linear.quant_method.plain_weight(linear) is not None
-            for layer in held
-            for linear in layer
-        )
+        held = (linear for layer in self._linears[: self.residency.resident] for linear in layer)
+        plain = all(linear.quant_method.plain_weight(linear) is not None for linear in held)
         return self._dense if plain else None
 
 
@@ -161,8 +140,7 @@ class StateArguments:
 def state_arguments(layer: nn.Module, stale_residual: bool = False) -> StateArguments:
     """The places of hidden states and residual among the arguments of ``layer.forward``.
 
-    Args:
-        stale_residual: the layer takes a ``residual`` that is no part of its state.
+    A ``stale_residual`` is an argument of that name that is no part of the layer's state.
 
     Raises:
         UnsupportedModelError: it has no argument ``hidden_states``.
@@ -201,11 +179,7 @@ class Decision:
 
 
 class Forward:
-    """Runs passes of one runner's model.
-
-    Args:
-        runner: vLLM's V1 runner, whose model has a river.
-    """
+    """Runs passes of the model of ``runner``, a V1 runner of vLLM's."""
 
     def __init__(self, runner: Any) -> None:
         self._runner = runner
@@ -247,7 +221,7 @@ class Forward:
 
     def logits(self, due: Pass) -> torch.Tensor:
         """Run a pass of River's own and make the logits of each row, ``[rows, vocabulary]``."""
-        logits: torch.Tensor = self._model.compute_logits(self.run(due))
+        logits = self._model.compute_logits(self.run(due))
         self.river.rest()
         return logits
 
@@ -262,9 +236,7 @@ class Forward:
     ) -> Pass:
         """A pass of River's own over tokens that all leave after ``layers`` backbone layers.
 
-        Args:
-            spans: positions of the tokens; their K/V slots are allocated.
-            tokens: integers ``[rows]``.
+        ``tokens`` are integers ``[rows]``; the K/V slots of ``spans`` are allocated.
         """
         runner, river = self._runner, self.river
         owners = [span.request for span in spans for _ in range(span.rows)]
@@ -272,21 +244,12 @@ class Forward:
         # vLLM's compiled forward checks no types: it would read other integers as int32.
         positions = _positions(spans, tokens.device).to(runner.positions.dtype)
         inputs = self._embedded(tokens.to(runner.input_ids.gpu.dtype))
-        inputs["positions"] = positions
-        return Pass(table, spans, inputs, head=head, exact=exact)
+        return Pass(table, spans, {**inputs, "positions": positions}, head=head, exact=exact)
 
-    def idle(
-        self,
-        rows: int,
-        layers: int,
-        head: Head,
-        *,
-        exact: bool = True,
-    ) -> Pass:
+    def idle(self, rows: int, layers: int, head: Head, *, exact: bool = True) -> Pass:
         """A pass on no request; it writes to vLLM's null block."""
         tokens = torch.zeros(rows, dtype=torch.int64, device=self._runner.device)
-        spans = [Span(0, 0, 1)] * rows
-        return self.decode(spans, tokens, layers, head, exact=exact)
+        return self.decode([Span(0, 0, 1)] * rows, tokens, layers, head, exact=exact)
 
     def _embedded(self, tokens: torch.Tensor) -> dict[str, Any]:
         """Tokens as vLLM feeds them to its model (``v1/worker/gpu_model_runner.py``,
@@ -295,10 +258,8 @@ class Forward:
         if not (runner.supports_mm_inputs or runner.enable_prompt_embeds):
             return {"input_ids": tokens}
         raw = runner.supports_mm_inputs and model.requires_raw_input_tokens
-        return {
-            "input_ids": tokens if raw else None,
-            "inputs_embeds": model.embed_input_ids(tokens),
-        }
+        embeddings = model.embed_input_ids(tokens)
+        return {"input_ids": tokens if raw else None, "inputs_embeds": embeddings}
 
     def _routed(self, due: Pass) -> torch.Tensor:
         due.table.limit = self.river.residency.limit
@@ -309,8 +270,7 @@ class Forward:
 
     def _call(self, due: Pass, model: Any) -> torch.Tensor:
         with nullcontext() if due.in_step else self._context(due):
-            hidden: torch.Tensor = model(**due.inputs)
-            return hidden
+            return model(**due.inputs)
 
     @contextmanager
     def _context(self, due: Pass) -> Iterator[None]:

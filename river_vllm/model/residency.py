@@ -39,7 +39,6 @@ class Residency:
 
     Args:
         layers: the projections of each decoder layer.
-        config: how many stay, and what happens beyond them.
         load: gives vLLM's model tensors of the checkpoint to load.
         read: the tensors of a layer, where layers are fetched.
     """
@@ -71,8 +70,7 @@ class Residency:
     def need(self, index: int) -> None:
         """Read the backbone weights of layer ``index``, unless they are in memory.
 
-        Raises:
-            RuntimeError: tokens should have left before this layer.
+        Raises ``RuntimeError`` if tokens should have left before this layer.
         """
         if index < self.resident:
             return
@@ -113,11 +111,7 @@ def _method(linear: LinearBase) -> RiverLinearMethod:
 
 
 class CheckpointLayers:
-    """Finds the tensors of each decoder layer in a safetensors checkpoint.
-
-    Args:
-        files: the checkpoint's files; only their headers are read.
-        num_layers: decoder layers of the model.
+    """Finds the tensors of each decoder layer in a checkpoint's files, by their headers.
 
     Raises:
         RiverError: a file is not safetensors, or a layer has no tensor.
@@ -150,11 +144,7 @@ class CheckpointLayers:
 
 
 def checkpoint_files(vllm_config: VllmConfig) -> list[str]:
-    """The files from which vLLM loads the model's weights.
-
-    Raises:
-        TypeError: its loader does not read files.
-    """
+    """The files from which vLLM loads the model's weights; a ``TypeError`` if it reads none."""
     loader = get_model_loader(vllm_config.load_config)
     if not isinstance(loader, DefaultModelLoader):
         raise TypeError(f"{type(loader).__name__} does not read checkpoint files")

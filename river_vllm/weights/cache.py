@@ -28,9 +28,8 @@ BESIDE = "river"
 def cache_folders(setting: str, model: str) -> list[Path]:
     """Folders in which to look for weights, and the order in which to try to write to them.
 
-    Args:
-        setting: ``auto`` (beside a local checkpoint, then the user's cache), ``off``, or a folder.
-        model: folder or hub id of the checkpoint.
+    ``setting`` is ``auto`` (beside a local checkpoint, then the user's cache), ``off`` or a folder;
+    ``model`` is the folder or hub id of the checkpoint.
     """
     if setting == "off":
         return []
@@ -87,11 +86,7 @@ def gptq_folders(config: RiverConfig, model: str) -> list[Path]:
 
 
 class WeightCache:
-    """Packed weights by key, over one or more folders.
-
-    Args:
-        folders: all are read; the first that can be written to is.
-    """
+    """Packed weights by key. All ``folders`` are read; the first that can be written to is."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = list(folders)

@@ -89,24 +89,21 @@ def block_widths(features: int) -> list[int]:
 
 
 def output_power(weight: torch.Tensor, hessian: Sequence[torch.Tensor]) -> float:
-    """Mean square of the outputs of ``weight``, or of their error, if it is the error of a weight.
+    """Mean square of the outputs of ``weight``, or of their error, if it is the error of a weight:
+    the sum over the N outputs.
 
     Args:
         weight: float32 ``[N, K]``.
         hessian: diagonal blocks, float32, over all K inputs.
-
-    Returns:
-        The sum over the N outputs.
     """
     pairs = zip(_columns(weight, hessian), hessian, strict=True)
     return sum(float(((part @ block) * part).sum()) for part, block in pairs)
 
 
 class HessianRecorder:
-    """Sums ``x xᵀ`` over every token that the given modules see, until it is closed.
+    """Sums ``x xᵀ`` over every token that the named modules see, until it is closed.
 
-    Args:
-        modules: by name; each takes ``x [tokens, K]`` as its first argument.
+    The first argument of each module is ``x [tokens, K]``.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
@@ -190,8 +187,7 @@ def _inverse_factor(hessian: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     damped = hessian[order][:, order]
     mean = damped.diagonal().mean()
     damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
-    factor = torch.linalg.cholesky(damped)
-    inverse = torch.cholesky_inverse(factor)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     return torch.linalg.cholesky(inverse, upper=True)
 
 

@@ -74,11 +74,7 @@ def to_bytes(weight: GroupedWeight, key: str) -> bytes:
 
 
 def from_bytes(data: bytes, key: str) -> GroupedWeight:
-    """The inverse of ``to_bytes``.
-
-    Raises:
-        RiverError: the bytes are not those that were written for ``key``.
-    """
+    """The inverse of ``to_bytes``; raises as ``from_tensors``."""
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError) as error:

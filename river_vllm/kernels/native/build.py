@@ -136,12 +136,9 @@ def compile_objects(
     for name, base in reversed(_BUILT_ON.items()):
         if base not in objects:
             objects.pop(name, None)
-    listed = " ".join(f"X({name})" for name in objects)
-    definitions = (
-        f"-DRIVER_BACKENDS(X)={listed}",
-        f'-DRIVER_FINGERPRINT="{fingerprint(machine)}"',
-    )
-    library = _compile(compiler, folder, "library.cpp", definitions)
+    listed = "-DRIVER_BACKENDS(X)=" + " ".join(f"X({name})" for name in objects)
+    made_of = f'-DRIVER_FINGERPRINT="{fingerprint(machine)}"'
+    library = _compile(compiler, folder, "library.cpp", (listed, made_of))
     if isinstance(library, BuildError):
         raise library
     return [*objects.values(), library], [name for name in backends if name not in objects]

@@ -59,8 +59,7 @@ class Backend(ctypes.Structure):
     @property
     def name(self) -> str:
         """Its name in ``ORDER`` (``library.py``)."""
-        name: bytes = self._name
-        return name.decode()
+        return self._name.decode()
 
     @property
     def runs(self) -> bool:
@@ -84,16 +83,9 @@ class Backend(ctypes.Structure):
         rows, width = hidden.shape
         after = torch.empty(rows, width)
         similarity = None if before is None else torch.empty(rows)
-        self._transition(
-            _address(before),
-            hidden.data_ptr(),
-            _address(residual),
-            after.data_ptr(),
-            _address(similarity),
-            rows,
-            width,
-            torch.get_num_threads(),
-        )
+        states = (_address(before), hidden.data_ptr(), _address(residual))
+        results = (after.data_ptr(), _address(similarity))
+        self._transition(*states, *results, rows, width, torch.get_num_threads())
         return after, similarity
 
     def candidates(
@@ -105,16 +97,9 @@ class Backend(ctypes.Structure):
         if weight.stride(1) != 1:
             weight = weight.contiguous()
         y = x.new_empty(chosen.shape)
-        self._candidates(
-            x.data_ptr(),
-            weight.data_ptr(),
-            chosen.data_ptr(),
-            y.data_ptr(),
-            *chosen.shape,
-            x.shape[1],
-            weight.stride(0),
-            torch.get_num_threads(),
-        )
+        values = (x.data_ptr(), weight.data_ptr(), chosen.data_ptr(), y.data_ptr())
+        sizes = (*chosen.shape, x.shape[1], weight.stride(0))
+        self._candidates(*values, *sizes, torch.get_num_threads())
         return y
 
     def dense(
@@ -126,16 +111,8 @@ class Backend(ctypes.Structure):
         x, weight = x.contiguous(), weight.contiguous()
         outputs, width = weight.shape
         y = x.new_empty(*x.shape[:-1], outputs)
-        self._dense(
-            x.data_ptr(),
-            weight.data_ptr(),
-            _address(bias),
-            y.data_ptr(),
-            x.numel() // width,
-            outputs,
-            width,
-            torch.get_num_threads(),
-        )
+        values = (x.data_ptr(), weight.data_ptr(), _address(bias), y.data_ptr())
+        self._dense(*values, x.numel() // width, outputs, width, torch.get_num_threads())
         return y
 
 
@@ -170,22 +147,16 @@ class HugePages:
                 self._chunk.madvise(mmap.MADV_HUGEPAGE)
             start = 0
         self._used = start + values.nbytes
-        held = torch.frombuffer(
-            self._chunk, dtype=values.dtype, count=values.numel(), offset=start
-        ).view(values.shape)
-        return held.copy_(values)
+        count = values.numel()
+        held = torch.frombuffer(self._chunk, dtype=values.dtype, count=count, offset=start)
+        return held.view(values.shape).copy_(values)
 
 
 _PAGES = HugePages()
 
 
 class NativeKernel(Int4Kernel):
-    """``int8`` or ``bf16`` of a back end.
-
-    Args:
-        int8: whether activations are rounded.
-        find: gives the back end; None where there is none.
-    """
+    """``int8`` or ``bf16`` of the back end that ``find`` gives; None where there is none."""
 
     name = "native"
     integer_zeros = False
@@ -217,14 +188,8 @@ class _NativePacked(PackedLinear):
         self._codes = _PAGES.hold(_pack_codes(weight.codes))
         self._scales = _PAGES.hold(_by_block(weight.scales))
         self._zeros = _PAGES.hold(_by_block(weight.zeros))
-        self._weight = _Weight(
-            self._codes.data_ptr(),
-            self._scales.data_ptr(),
-            self._zeros.data_ptr(),
-            self._out_features,
-            in_features,
-            weight.group_size,
-        )
+        held = (self._codes.data_ptr(), self._scales.data_ptr(), self._zeros.data_ptr())
+        self._weight = _Weight(*held, self._out_features, in_features, weight.group_size)
         self._address = ctypes.addressof(self._weight)
 
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -237,14 +202,9 @@ class _NativePacked(PackedLinear):
         x = x.contiguous()
         rows = x.shape[0]
         out = x.new_empty(rows, self._out_features)
-        product(
-            self._address,
-            x.data_ptr(),
-            None if bias is None else bias.data_ptr(),
-            out.data_ptr(),
-            rows,
-            torch.get_num_threads(),
-        )
+        offsets = None if bias is None else bias.data_ptr()
+        threads = torch.get_num_threads()
+        product(self._address, x.data_ptr(), offsets, out.data_ptr(), rows, threads)
         return out
 
     @property
