@@ -33,12 +33,9 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 
 from river_vllm.compat import UnquantizedLinearMethod
 from river_vllm.kernels.base import Int4Kernel, LinearSpec
-from river_vllm.kernels.native.backend import Backend
-from river_vllm.kernels.native.kernel import NativeKernel
+from river_vllm.kernels.native.kernel import Backend, HugePages, NativeKernel
 from river_vllm.kernels.native.library import backends, load
-from river_vllm.kernels.native.pages import HugePages
-from river_vllm.kernels.torch_int4 import TorchInt4Kernel
-from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
+from river_vllm.kernels.others import TorchInt4Kernel, VllmMixedPrecisionKernel
 from river_vllm.weights.quantizers import QUANTIZERS
 
 CACHE = 256 << 20
@@ -92,7 +89,9 @@ def native_kernels(running: list[Backend], prefix: str = "") -> dict[str, Int4Ke
         number = f" ({seen[backend.name]})" if seen[backend.name] > 1 else ""
         for int8 in (False, True):
             kind = "int8" if int8 else "bf16"
-            found[f"{prefix}{backend.name}{number} {kind}"] = NativeKernel(int8, backend)
+            found[f"{prefix}{backend.name}{number} {kind}"] = NativeKernel(
+                int8, lambda use=backend: use
+            )
     return found
 
 

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from river_vllm.kernels.groups import GroupedWeight
-from river_vllm.kernels.vllm_mp import pack_int4_into_int32
+from river_vllm.kernels.others import pack_int4_into_int32
 from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
 
 Tensors = dict[str, torch.Tensor]

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import torch
 
 from river_vllm.config import river_config_of
-from river_vllm.model.passes import Head, Pass
 from river_vllm.modes.exit import Exits
 from river_vllm.request import EXTRA_ARGS_KEY, RiverSettings, default_settings
 from river_vllm.step.requests import Request, Requests
+from river_vllm.step.table import Head, Pass
 
 Token = tuple[int, int]
 """Number of the text and position."""

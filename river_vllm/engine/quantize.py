@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from river_vllm.errors import RiverError
-from river_vllm.model.find import decoder_layers, projections
+from river_vllm.model.attach import decoder_layers, projections
 from river_vllm.weights.formats import CheckpointFolder, int8_values, own_tensors
-from river_vllm.weights.gptq import quantize_gptq
-from river_vllm.weights.hessian import HessianRecorder, block_widths, output_power
+from river_vllm.weights.gptq import HessianRecorder, block_widths, output_power, quantize_gptq
 from river_vllm.weights.quantizers import fitting_group_size
 from river_vllm.weights.shards import Part, parts_of
 

@@ -16,10 +16,10 @@ from river_vllm.costs import Costs
 from river_vllm.engine.scheduler import put_depths
 from river_vllm.engine.warm_up import WarmUpMixin, costs_of_start
 from river_vllm.model.forward import Forward
-from river_vllm.model.passes import Pass
 from river_vllm.modes.exit import Exits, timed
 from river_vllm.request import default_settings, needs_every_logit
 from river_vllm.step.requests import Request, Requests
+from river_vllm.step.table import Pass
 
 
 class RiverRunnerMixin(WarmUpMixin):

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
-from river_vllm.kernels.dequantize import DequantizeKernel
 from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.kernels.native.kernel import NativeKernel
-from river_vllm.kernels.torch_int4 import TorchInt4Kernel
-from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
+from river_vllm.kernels.native.library import backend
+from river_vllm.kernels.others import DequantizeKernel, TorchInt4Kernel, VllmMixedPrecisionKernel
 
 logger = init_logger("vllm.river")
 
@@ -26,17 +25,15 @@ class KernelChooser:
     torch's where the library could not be built, vLLM's on GPUs. Nothing is timed, so equal
     machines make equal choices, and so do the ranks of one engine.
 
-    Args:
-        name: ``auto``, or the only kernel to use.
-        activations: ``bf16``; or ``int8``, if a kernel rounds them.
-        integer_zeros: whether the weights' source can give integer zero points.
+    ``name`` is ``auto`` or the only kernel to use. With ``activations`` of ``int8`` kernels round
+    them, if any does. ``integer_zeros``: the weights' source can give integer zero points.
     """
 
     def __init__(
         self, name: str = "auto", activations: str = "bf16", integer_zeros: bool = True
     ) -> None:
         int8 = activations == "int8"
-        native, torchs = NativeKernel(int8), TorchInt4Kernel()
+        native, torchs = NativeKernel(int8, backend), TorchInt4Kernel()
         vllms = VllmMixedPrecisionKernel(int8)
         # torch's kernel does not round activations, so it comes last for int8.
         kernels: list[Int4Kernel] = [native, vllms, torchs] if int8 else [native, torchs, vllms]
@@ -88,7 +85,9 @@ class KernelChooser:
     def _first(self, spec: LinearSpec) -> Int4Kernel:
         reasons: list[str] = []
         for kernel in self._kernels:
-            reason = self._unsupported(kernel, spec)
+            reason = kernel.unsupported(spec)
+            if kernel.integer_zeros and not self._integer_zeros:
+                reason = "needs integer zero points, and the weights have others"
             if reason is None:
                 if self._int8 and not kernel.rounds_activations:
                     logger.warning_once(
@@ -102,8 +101,3 @@ class KernelChooser:
             f"({spec.dtype}, groups of {spec.group_size}): {'; '.join(reasons)}; "
             "try --river-kernel auto, another --river-group-size, or --dtype bfloat16"
         )
-
-    def _unsupported(self, kernel: Int4Kernel, spec: LinearSpec) -> str | None:
-        if kernel.integer_zeros and not self._integer_zeros:
-            return "needs integer zero points, and the weights have others"
-        return kernel.unsupported(spec)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 LEVELS = 15
 """Largest 4-bit code."""
+BLOCK = 1 << 18
+"""Values that a quantiser works on at a time: the float32 working set stays in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,15 @@ def finish(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> Gr
     )
 
 
-def concatenate(parts: Sequence[GroupedWeight]) -> GroupedWeight:
-    """Weights of the same input features, with their outputs one after the other."""
-    return GroupedWeight(
-        torch.cat([p.codes for p in parts]),
-        torch.cat([p.scales for p in parts]),
-        torch.cat([p.zeros for p in parts]),
-    )
+def concatenate(parts: Sequence[GroupedWeight], dim: int = 0) -> GroupedWeight:
+    """Weights joined along their outputs, or along their input features, which is ``dim`` 1."""
+    names = ("codes", "scales", "zeros")
+    return GroupedWeight(*(torch.cat([getattr(p, name) for p in parts], dim) for name in names))
+
+
+def by_blocks(
+    weight: torch.Tensor, quantize: Callable[[torch.Tensor], GroupedWeight]
+) -> GroupedWeight:
+    """The groups of ``weight`` ``[N, K]``, made of ``BLOCK`` values at a time."""
+    rows = max(1, BLOCK // weight.shape[1])
+    return concatenate([quantize(block) for block in weight.split(rows)])

@@ -82,11 +82,9 @@ ARCHITECTURES: dict[str, Family] = {family.architecture: family for family in FA
 def river_architecture(architecture: str, config: Any = None) -> str:
     """``LlamaForCausalLM`` → ``RiverLlamaForCausalLM``.
 
-    Args:
-        config: the checkpoint's transformers configuration, if known, for the error's reason.
-
     Raises:
-        UnsupportedModelError: River does not carry the architecture; says why.
+        UnsupportedModelError: River does not carry the architecture; ``config``, the checkpoint's
+            transformers configuration, tells why.
     """
     name = architecture.removeprefix(PREFIX)
     if name not in ARCHITECTURES:
@@ -109,13 +107,8 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 
 
 def why_not(config: Any) -> str:
-    """Why River does not carry a model, as far as the model's configuration tells.
-
-    Args:
-        config: the model's transformers configuration, or None where it is not known.
-    """
+    """Why River does not carry a model, as far as its transformers configuration, if any, tells."""
     text = getattr(config, "text_config", None) or config
-
     parts = (text, getattr(text, "ffn_config", None))
 
     def values(*names: str) -> list[Any]:

@@ -1,4 +1,7 @@
-"""Gives a vLLM model its river: second weights on projections, decisions between layers."""
+"""Gives a vLLM model its river: second weights on projections, decisions between layers.
+
+The decoder layers are found by their structure, not by their names.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,25 @@ import torch
 from torch import nn
 
 from river_vllm.compat import (
+    Attention,
+    LinearBase,
     VllmConfig,
     get_tensor_model_parallel_world_size,
     get_tp_group,
 )
 from river_vllm.config import PREFIX, RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
-from river_vllm.kernels.native.backend import Backend
+from river_vllm.kernels.native.kernel import Backend
 from river_vllm.kernels.native.library import backend
 from river_vllm.model.architectures import ARCHITECTURES
 from river_vllm.model.compiled import CONTEXT, RoutedForward
-from river_vllm.model.find import (
-    decoder_layers,
-    projections,
-    state_arguments,
-)
-from river_vllm.model.forward import Decision, River
+from river_vllm.model.forward import Decision, River, state_arguments
 from river_vllm.model.four_bit import kernel_of
 from river_vllm.model.head import has_plain_head, install_river_head, some_outputs
-from river_vllm.model.layer_files import CheckpointLayers, checkpoint_files
 from river_vllm.model.linear import Loading, RiverLinearMethod, carries, form_of
-from river_vllm.model.passes import Current, Head
-from river_vllm.model.residency import Residency
+from river_vllm.model.residency import CheckpointLayers, Residency, checkpoint_files
 from river_vllm.step.router import CRITERION, Router, by_torch, transition_similarity
+from river_vllm.step.table import Current, Head
 from river_vllm.weights.packing import Packing
 
 Info = Callable[[], dict[str, Any]]
@@ -49,7 +48,7 @@ def attach(
         heads: LM heads that the engine's modes use beside the bf16 one.
 
     Returns:
-        The river, and what ``GET /river`` reports of it.
+        The river, and a function that makes its report for ``GET /river``.
 
     Raises:
         RiverError: the model cannot have a river, or its 4-bit weights are unusable.
@@ -117,6 +116,41 @@ def attach(
     return river, info
 
 
+def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:
+    """The model's decoder layers, in order.
+
+    Raises:
+        UnsupportedModelError: it has no single list of ``num_layers`` layers, one attention each.
+    """
+    name = type(model).__name__
+    lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers)
+    candidates = [layers for layers in lists if all(_attentions(layer) for layer in layers)]
+    if len(candidates) != 1:
+        raise UnsupportedModelError(
+            f"{name}: expected one list of {num_layers} decoder layers with attention, "
+            f"found {len(candidates)}"
+        )
+    layers = list(candidates[0])
+    for index, layer in enumerate(layers):
+        if _attentions(layer) != 1:
+            raise UnsupportedModelError(
+                f"{name}: layer {index} has {_attentions(layer)} attention modules, not one"
+            )
+    return layers
+
+
+def projections(layer: nn.Module) -> list[tuple[str, LinearBase]]:
+    """Name and module of every projection of a decoder layer.
+
+    Raises:
+        UnsupportedModelError: none is found.
+    """
+    found = [(n, m) for n, m in layer.named_modules() if isinstance(m, LinearBase)]
+    if not found:
+        raise UnsupportedModelError(f"{type(layer).__name__} has no linear projections")
+    return found
+
+
 def from_first_rank(values: torch.Tensor) -> torch.Tensor:
     """Rank 0's values: every rank decides alike, however it rounds."""
     return get_tp_group().broadcast(values.contiguous(), src=0)
@@ -137,3 +171,7 @@ def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Ba
     """River's native back end; None on another device or dtype, or with another kernel."""
     usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
     return backend() if usable and config.kernel in ("auto", "native") else None
+
+
+def _attentions(layer: nn.Module) -> int:
+    return sum(isinstance(module, Attention) for module in layer.modules())

@@ -29,7 +29,7 @@ from river_vllm.compat import (
     support_torch_compile,
 )
 from river_vllm.errors import UnsupportedModelError
-from river_vllm.model.passes import Current
+from river_vllm.step.table import Current
 
 CONTEXT = "river"
 """Key of the model's river among the attention layers of vLLM's forward context."""
@@ -43,36 +43,26 @@ def _route(hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
     return hidden.clone()
 
 
-def _route_fake(hidden: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-    return torch.empty_like(hidden)
-
-
 def _linear(x: torch.Tensor, index: int, out_features: int, biased: bool) -> torch.Tensor:
-    out: torch.Tensor = get_forward_context().no_compile_layers[CONTEXT].linear(index, x, biased)
-    return out
+    return get_forward_context().no_compile_layers[CONTEXT].linear(index, x, biased)
 
 
-def _linear_fake(x: torch.Tensor, index: int, out_features: int, biased: bool) -> torch.Tensor:
-    return x.new_empty(*x.shape[:-1], out_features)
-
-
-_STRIDES = (torch.Tag.needs_fixed_stride_order,)
-direct_register_custom_op(
-    "route", _route, fake_impl=_route_fake, target_lib=_LIBRARY, tags=_STRIDES
+_register = functools.partial(
+    direct_register_custom_op, target_lib=_LIBRARY, tags=(torch.Tag.needs_fixed_stride_order,)
 )
-direct_register_custom_op(
-    "linear", _linear, fake_impl=_linear_fake, target_lib=_LIBRARY, tags=_STRIDES
+_register("route", _route, fake_impl=lambda hidden, residual: torch.empty_like(hidden))
+_register(
+    "linear",
+    _linear,
+    fake_impl=lambda x, index, out_features, biased: x.new_empty(*x.shape[:-1], out_features),
 )
 
 
 class RoutedForward:
     """Runs the model's inner forward in a step that may route rows: compiled, where vLLM compiles.
 
-    Args:
-        current: told while the second compiled forward runs or is traced.
-        model: the whole model; the module that vLLM compiles gets a subclass that chooses.
-        layers: the decoder layers.
-        always: whether no pass needs stock vLLM's compiled forward.
+    ``current`` is told while the second compiled forward runs or is traced. With ``always`` no pass
+    needs stock vLLM's compiled forward.
     """
 
     def __init__(
@@ -113,7 +103,10 @@ class RoutedForward:
             self._current.routed = True
             stack.callback(setattr, self._current, "routed", self.always)
         elif self._skips:
-            stack.enter_context(_skipping_compiled())
+            # A switch of ``compilation/decorators.py``.
+            context = get_forward_context()
+            stack.callback(setattr, context, "skip_compiled", context.skip_compiled)
+            context.skip_compiled = True
         return stack
 
     @contextmanager
@@ -171,14 +164,3 @@ def _graph(inner: Any, vllm_config: VllmConfig) -> nn.Module:
     decorated = support_torch_compile(dynamic_arg_dims=inner._dynamic_arg_dims)(cls)
     graph: nn.Module = decorated(vllm_config=vllm_config)
     return graph
-
-
-@contextmanager
-def _skipping_compiled() -> Iterator[None]:
-    """Inside, the model runs uncompiled (a switch of ``compilation/decorators.py``)."""
-    context = get_forward_context()
-    before, context.skip_compiled = context.skip_compiled, True
-    try:
-        yield
-    finally:
-        context.skip_compiled = before

@@ -1,14 +1,12 @@
-"""Runs every forward pass of a model with a river.
-
-``Forward.run`` builds the attention metadata of a pass, chooses its forward (vLLM's own, the routed
-one, or both) and tells an observer.
-"""
+"""Runs every forward pass of a model with a river, by ``Forward.run``."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,12 +19,11 @@ from river_vllm.compat import (
     create_forward_context,
     override_forward_context,
 )
+from river_vllm.errors import UnsupportedModelError
 from river_vllm.model.compiled import RoutedForward
-from river_vllm.model.find import StateArguments
-from river_vllm.model.passes import Current, Dense, Head, Pass, Span
 from river_vllm.model.residency import Residency
 from river_vllm.step.router import Router
-from river_vllm.step.table import Path, StepTable
+from river_vllm.step.table import Current, Dense, Head, Pass, Path, Span, StepTable
 
 
 class Observer(Protocol):
@@ -42,15 +39,8 @@ class Observer(Protocol):
 class River:
     """Decides for a model's decoder layers, during a pass, which rows run in which precision.
 
-    A river is no module, so the model's module tree stays as it was.
-
-    Args:
-        current: the pass under way.
-        router: decides which rows leave.
-        routed: the forward in which rows may leave.
-        residency: which layers hold their backbone weights.
-        linears: the projections of each decoder layer.
-        dense: a bf16 product of River's own.
+    A river is no module, so the model's module tree stays as it was. ``linears`` holds the
+    projections of each decoder layer, ``dense`` is a bf16 product of River's own.
     """
 
     def __init__(
@@ -64,15 +54,14 @@ class River:
     ) -> None:
         self.num_layers = residency.num_layers
         self.current = current
+        self.router = router
         self.routed = routed
         self.residency = residency
         self.observer: Observer | None = None
-        self.router = router
         self._linears = linears
         self._dense = dense
-        """The tokens that drafts are picked from, beside those of a request's own text: int64,
-        ascending. Without them drafts are picked from every token."""
-        self.rest()
+        # Warm-up and dummy runs fetch no weights.
+        current.idle.table.limit = residency.resident
 
     def agreed(self, values: torch.Tensor) -> torch.Tensor:
         """The values that all tensor-parallel ranks decide by."""
@@ -80,7 +69,7 @@ class River:
 
     def rest(self) -> None:
         """End the pass under way, its logits too."""
-        self.current.rest(self.residency.resident)
+        self.current.due = self.current.idle
 
     def route(self, index: int, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
         """Decide the precision of each row in layer ``index``; both tensors ``[rows, hidden]``."""
@@ -99,16 +88,10 @@ class River:
         self.route(self.routed.layer, hidden, residual)
 
     def linear(self, index: int, x: torch.Tensor, biased: bool) -> torch.Tensor:
-        """The product of ``x`` and projection ``index`` of a compiled pass's current layer.
-
-        Args:
-            biased: whether the projection adds its bias itself.
-        """
+        """The product of ``x`` and projection ``index`` of a compiled pass's current layer;
+        ``biased``: the projection adds its bias itself."""
         linear: Any = self._linears[self.routed.layer][index]
-        product: torch.Tensor = linear.quant_method.product(
-            linear, x, linear.bias if biased else None
-        )
-        return product
+        return linear.quant_method.product(linear, x, linear.bias if biased else None)
 
     @cached_property
     def dense(self) -> Dense | None:
@@ -117,13 +100,59 @@ class River:
         None if vLLM has a product for several rows at once: it then keeps packed weights instead of
         plain ones (``layers/utils.py``, ``dispatch_cpu_unquantized_gemm``).
         """
-        held = self._linears[: self.residency.resident]
-        plain = all(
-            linear.quant_method.plain_weight(linear) is not None
-            for layer in held
-            for linear in layer
-        )
+        held = (linear for layer in self._linears[: self.residency.resident] for linear in layer)
+        plain = all(linear.quant_method.plain_weight(linear) is not None for linear in held)
         return self._dense if plain else None
+
+
+@dataclass(frozen=True, slots=True)
+class StateArguments:
+    """The residual stream's places among the arguments of a decoder layer's ``forward``."""
+
+    hidden: int
+    residual: int | None
+
+    def read(
+        self, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The layer's hidden states and, where the model has one, its residual, ``[rows, hidden]``.
+
+        vLLM's Transformers backend runs all rows as one sequence, ``[1, rows, hidden]``.
+        """
+        hidden = args[self.hidden] if self.hidden < len(args) else kwargs["hidden_states"]
+        hidden = hidden.flatten(0, -2)
+        if self.residual is None:
+            return hidden, None
+        if self.residual < len(args):
+            return hidden, args[self.residual]
+        return hidden, kwargs.get("residual")
+
+    def replace(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: torch.Tensor
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The layer's arguments with other hidden states, ``[rows, hidden]``."""
+        if self.hidden < len(args):
+            before, behind = args[: self.hidden], args[self.hidden + 1 :]
+            return (*before, hidden.view_as(args[self.hidden]), *behind), kwargs
+        return args, {**kwargs, "hidden_states": hidden.view_as(kwargs["hidden_states"])}
+
+
+def state_arguments(layer: nn.Module, stale_residual: bool = False) -> StateArguments:
+    """The places of hidden states and residual among the arguments of ``layer.forward``.
+
+    A ``stale_residual`` is an argument of that name that is no part of the layer's state.
+
+    Raises:
+        UnsupportedModelError: it has no argument ``hidden_states``.
+    """
+    names = list(inspect.signature(layer.forward).parameters)
+    if "hidden_states" not in names:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__}.forward takes no 'hidden_states' (it takes {names})"
+        )
+    live = "residual" in names and not stale_residual
+    residual = names.index("residual") if live else None
+    return StateArguments(names.index("hidden_states"), residual)
 
 
 class Decision:
@@ -150,11 +179,7 @@ class Decision:
 
 
 class Forward:
-    """Runs passes of one runner's model.
-
-    Args:
-        runner: vLLM's V1 runner, whose model has a river.
-    """
+    """Runs passes of the model of ``runner``, a V1 runner of vLLM's."""
 
     def __init__(self, runner: Any) -> None:
         self._runner = runner
@@ -196,7 +221,7 @@ class Forward:
 
     def logits(self, due: Pass) -> torch.Tensor:
         """Run a pass of River's own and make the logits of each row, ``[rows, vocabulary]``."""
-        logits: torch.Tensor = self._model.compute_logits(self.run(due))
+        logits = self._model.compute_logits(self.run(due))
         self.river.rest()
         return logits
 
@@ -211,9 +236,7 @@ class Forward:
     ) -> Pass:
         """A pass of River's own over tokens that all leave after ``layers`` backbone layers.
 
-        Args:
-            spans: positions of the tokens; their K/V slots are allocated.
-            tokens: integers ``[rows]``.
+        ``tokens`` are integers ``[rows]``; the K/V slots of ``spans`` are allocated.
         """
         runner, river = self._runner, self.river
         owners = [span.request for span in spans for _ in range(span.rows)]
@@ -221,21 +244,12 @@ class Forward:
         # vLLM's compiled forward checks no types: it would read other integers as int32.
         positions = _positions(spans, tokens.device).to(runner.positions.dtype)
         inputs = self._embedded(tokens.to(runner.input_ids.gpu.dtype))
-        inputs["positions"] = positions
-        return Pass(table, spans, inputs, head=head, exact=exact)
+        return Pass(table, spans, {**inputs, "positions": positions}, head=head, exact=exact)
 
-    def idle(
-        self,
-        rows: int,
-        layers: int,
-        head: Head,
-        *,
-        exact: bool = True,
-    ) -> Pass:
+    def idle(self, rows: int, layers: int, head: Head, *, exact: bool = True) -> Pass:
         """A pass on no request; it writes to vLLM's null block."""
         tokens = torch.zeros(rows, dtype=torch.int64, device=self._runner.device)
-        spans = [Span(0, 0, 1)] * rows
-        return self.decode(spans, tokens, layers, head, exact=exact)
+        return self.decode([Span(0, 0, 1)] * rows, tokens, layers, head, exact=exact)
 
     def _embedded(self, tokens: torch.Tensor) -> dict[str, Any]:
         """Tokens as vLLM feeds them to its model (``v1/worker/gpu_model_runner.py``,
@@ -244,10 +258,8 @@ class Forward:
         if not (runner.supports_mm_inputs or runner.enable_prompt_embeds):
             return {"input_ids": tokens}
         raw = runner.supports_mm_inputs and model.requires_raw_input_tokens
-        return {
-            "input_ids": tokens if raw else None,
-            "inputs_embeds": model.embed_input_ids(tokens),
-        }
+        embeddings = model.embed_input_ids(tokens)
+        return {"input_ids": tokens if raw else None, "inputs_embeds": embeddings}
 
     def _routed(self, due: Pass) -> torch.Tensor:
         due.table.limit = self.river.residency.limit
@@ -258,36 +270,20 @@ class Forward:
 
     def _call(self, due: Pass, model: Any) -> torch.Tensor:
         with nullcontext() if due.in_step else self._context(due):
-            hidden: torch.Tensor = model(**due.inputs)
-            return hidden
+            return model(**due.inputs)
 
     @contextmanager
     def _context(self, due: Pass) -> Iterator[None]:
         """vLLM's forward context for rows that are not the step's."""
-        metadata: dict[str, Any] = {}
-        slots: dict[str, torch.Tensor] = {}
-        for kind, groups in enumerate(self._runner.attn_groups):
-            common = self._attention(due, self._runner.input_batch.block_table[kind])
-            for group in groups:
-                built = group.build_metadata(common)
-                metadata |= dict.fromkeys(group.layer_names, built)
-                slots |= dict.fromkeys(group.layer_names, common.slot_mapping)
-        context = create_forward_context(metadata, self._runner.vllm_config, slot_mapping=slots)
-        with override_forward_context(context):
-            yield
-
-    def _attention(self, due: Pass, block_table: Any) -> CommonAttentionMetadata:
-        """The input for the attention metadata of a K/V cache group."""
-        device, spans = self._runner.device, due.spans
+        runner, device, spans = self._runner, self._runner.device, due.spans
         counts = torch.tensor([span.rows for span in spans], dtype=torch.int32)
         ends = torch.cumsum(counts, dim=0, dtype=torch.int32)
         starts = torch.cat([ends.new_zeros(1), ends])
         lengths = torch.tensor([span.start + span.rows for span in spans], dtype=torch.int32)
         positions = _positions(spans, device)
         owners = torch.repeat_interleave(counts.long(), output_size=len(positions)).to(device)
-        table = block_table.block_table.gpu[[span.request for span in spans]]
-        size = block_table.block_size
-        return CommonAttentionMetadata(
+        common = partial(
+            CommonAttentionMetadata,
             query_start_loc=starts.to(device),
             query_start_loc_cpu=starts,
             seq_lens=lengths.to(device),
@@ -295,10 +291,23 @@ class Forward:
             num_actual_tokens=len(positions),
             max_query_len=int(counts.max()),
             max_seq_len=int(lengths.max()),
-            block_table_tensor=table,
-            slot_mapping=table[owners, positions // size].long() * size + positions % size,
             causal=True,
         )
+        metadata: dict[str, Any] = {}
+        slots: dict[str, torch.Tensor] = {}
+        for kind, groups in enumerate(runner.attn_groups):
+            block_table = runner.input_batch.block_table[kind]
+            blocks = block_table.block_table.gpu[[span.request for span in spans]]
+            size = block_table.block_size
+            places = blocks[owners, positions // size].long() * size + positions % size
+            inputs = common(block_table_tensor=blocks, slot_mapping=places)
+            for group in groups:
+                built = group.build_metadata(inputs)
+                metadata |= dict.fromkeys(group.layer_names, built)
+                slots |= dict.fromkeys(group.layer_names, places)
+        context = create_forward_context(metadata, runner.vllm_config, slot_mapping=slots)
+        with override_forward_context(context):
+            yield
 
 
 def _positions(spans: Sequence[Span], device: torch.device) -> torch.Tensor:

@@ -1,12 +1,10 @@
 """The LM head in 4 bit for candidates, exact bf16 logits for the best of them.
 
-With a river of 4-bit layers the bf16 head is the next cost: on a small model with a large
-vocabulary it reads as many bytes as the whole river. The 4-bit head ranks the vocabulary; the
-logits of the best ``CANDIDATES`` are computed again from the bf16 rows, so greedy, top-k and top-p
-sampling see exact logits for what they can pick. The rest of the vocabulary keeps its 4-bit
-logits. Steps that need every logit exact take the bf16 head.
-
-Drafts take the 4-bit logits as they are.
+On a small model with a large vocabulary the bf16 head reads as many bytes as the whole river. The
+4-bit head ranks the vocabulary; the logits of the best ``CANDIDATES`` are computed again from the
+bf16 rows, so greedy, top-k and top-p sampling see exact logits for what they can pick. The rest
+keeps its 4-bit logits. Steps that need every logit exact take the bf16 head; drafts take the 4-bit
+logits as they are.
 """
 
 from __future__ import annotations
@@ -20,12 +18,11 @@ from torch import nn
 from river_vllm.compat import UnquantizedEmbeddingMethod
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.kernels.base import PackedLinear
-from river_vllm.model.find import lm_head
-from river_vllm.model.passes import Current
+from river_vllm.step.table import Current
 from river_vllm.weights.packing import Packer
 
 Outputs = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""See ``some_outputs``."""
+"""As ``some_outputs``."""
 
 DEEP = 16
 """Logits in a column, of which ``largest`` first looks at the maximum only."""
@@ -36,20 +33,13 @@ CANDIDATES = 256
 class RiverHeadMethod(UnquantizedEmbeddingMethod):
     """Replaces the ``quant_method`` of an LM head; the input embedding is untouched.
 
-    Args:
-        current: the pass under way, which names the head that makes its logits.
-        packer: quantises and packs the head's weight.
-        outputs: makes the logits of the candidates exact.
+    The pass under way names the head that makes its logits; ``outputs`` makes those of the
+    candidates exact.
     """
 
     supports_pre_processed_weights = False
 
-    def __init__(
-        self,
-        current: Current,
-        packer: Packer,
-        outputs: Outputs,
-    ) -> None:
+    def __init__(self, current: Current, packer: Packer, outputs: Outputs) -> None:
         super().__init__()
         self._current = current
         self._packer = packer
@@ -78,16 +68,8 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
 
 
 def some_outputs(x: torch.Tensor, weight: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Some outputs of a product, another choice for each row.
-
-    Args:
-        x: ``[rows, in]``.
-        weight: ``[out, in]``.
-        chosen: int64 ``[rows, count]``, rows of ``weight``.
-
-    Returns:
-        ``[rows, count]``.
-    """
+    """Some outputs ``[rows, count]`` of ``x [rows, in]`` and ``weight [out, in]``: for each row
+    those that ``chosen`` lists, int64 ``[rows, count]``."""
     return torch.bmm(weight[chosen], x.unsqueeze(-1)).squeeze(-1)
 
 
@@ -110,6 +92,16 @@ def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
     return places.gather(1, logits.gather(1, places).topk(count, dim=-1).indices)
 
 
+def lm_head(model: nn.Module) -> nn.Module | None:
+    """The LM head, also of the language model inside a multimodal one; None where it has none.
+
+    Some models with tied embeddings have none: their input embedding makes the logits.
+    """
+    inner = getattr(model, "get_language_model", None)
+    head = getattr(model if inner is None else inner(), "lm_head", None)
+    return head if isinstance(head, nn.Module) else None
+
+
 def has_plain_head(model: nn.Module) -> bool:
     """Whether the model has an LM head that can get a 4-bit twin."""
     head: Any = lm_head(model)
@@ -122,10 +114,7 @@ def install_river_head(
     packers: Callable[[nn.Module], Packer],
     outputs: Outputs = some_outputs,
 ) -> None:
-    """Give the model's LM head a 4-bit twin.
-
-    Args:
-        packers: gives a packer for a weight of a module.
+    """Give the model's LM head a 4-bit twin; ``packers`` gives the packer of a module's weight.
 
     Raises:
         UnsupportedModelError: the model has no plain LM head.

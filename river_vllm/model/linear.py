@@ -23,8 +23,7 @@ from river_vllm.compat import (
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.model.four_bit import kernel_of
-from river_vllm.model.passes import Current
-from river_vllm.step.table import Path
+from river_vllm.step.table import Current, Path
 from river_vllm.weights.formats import int8_values
 from river_vllm.weights.packing import Packer
 

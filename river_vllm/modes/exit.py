@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from river_vllm.costs import Costs, Kind
-from river_vllm.model.passes import Head, Pass, Span
 from river_vllm.modes.mode import Numbers, Timed
 from river_vllm.step.requests import Request, Scheduled
-from river_vllm.step.table import StepTable
+from river_vllm.step.table import Head, Pass, Span, StepTable
 
 if TYPE_CHECKING:
     from river_vllm.config import RiverConfig

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from river_vllm.config import RiverConfig
-    from river_vllm.model.passes import Head, Pass
     from river_vllm.request import RiverSettings
+    from river_vllm.step.table import Head, Pass
 
 Numbers: TypeAlias = npt.NDArray[np.int16]
 

@@ -14,7 +14,7 @@ from torch import nn
 from river_vllm.compat import ModelRegistry, VllmConfig
 from river_vllm.config import PREFIX, river_config_of
 from river_vllm.model.attach import attach
-from river_vllm.model.mapped import releasing
+from river_vllm.model.residency import releasing
 from river_vllm.modes import MODES
 
 

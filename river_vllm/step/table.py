@@ -1,14 +1,16 @@
-"""The rows of one forward pass as a table: a line for each group of rows that decides together.
+"""A forward pass: its rows as a table, with a line for each group that decides together.
 
-The router writes exit layers into it; the projections read the precision of each row from it.
-After the pass it holds the depth of each group.
+The router writes exit layers into the table; the projections read the precision of each row from
+it. After the pass it holds the depth of each group. A step of vLLM's, its rows that run again,
+drafts, timing, warm-up and calibration are all passes; ``model/forward.py`` runs them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,15 @@ from river_vllm.config import Scope
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Indices: TypeAlias = npt.NDArray[np.intp]
 Product: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+Head = Literal["backbone", "river", "draft"]
+"""The LM head of a pass: bf16, 4-bit candidates made exact, or 4 bit alone."""
+
+Dense: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""``x [..., K]``, ``weight [N, K]``, ``bias [N]`` → ``[..., N]``, all bfloat16."""
+
+_BY_ROW = ("input_ids", "positions", "inputs_embeds")
+"""Arguments of a vLLM model that have an entry for each row."""
 
 
 class Path(IntEnum):
@@ -216,3 +227,78 @@ class StepTable:
         active = np.zeros(len(self.rows), dtype=np.bool_)
         active[groups] = True
         self._rows: Any = None if active.all() else self.rows_of(active)
+
+
+class Span(NamedTuple):
+    """Consecutive tokens of one request.
+
+    Attributes:
+        request: its place in the runner's batch.
+        start: position of the first token in the request's sequence.
+        rows: how many there are.
+    """
+
+    request: int
+    start: int
+    rows: int
+
+
+@dataclass(slots=True, eq=False)
+class Pass:
+    """One forward pass: its rows, their positions, and how to run them.
+
+    Attributes:
+        table: its groups of rows; after the pass, how deep each ran.
+        spans: the requests of its rows, in order.
+        inputs: the model's arguments.
+        in_step: whether vLLM's forward context for exactly these rows is in force.
+        head: the LM head that makes the logits.
+        exact: whether a row needs stock vLLM's bits; otherwise any rounding will do.
+        dense: River's own bf16 product, where it replaces vLLM's in this pass.
+    """
+
+    table: StepTable
+    spans: Sequence[Span]
+    inputs: dict[str, Any]
+    in_step: bool = False
+    head: Head = "backbone"
+    exact: bool = True
+    dense: Dense | None = None
+
+    def leaving_part(self) -> tuple[Flags, Pass]:
+        """The groups that run again where the pass is split, and the pass that runs them.
+
+        A request's groups run again from its first free one on, since attention takes the last rows
+        of a sequence.
+        """
+        table = self.table
+        groups = np.zeros(len(table.rows), dtype=np.bool_)
+        spans = []
+        for span in self.spans:
+            mine = np.flatnonzero(table.request == span.request)
+            groups[mine] = np.logical_or.accumulate(table.free[mine])
+            if rows := int(table.rows[mine][groups[mine]].sum()):
+                spans.append(Span(span.request, span.start + span.rows - rows, rows))
+        rows_of = table.rows_of(groups)
+        inputs = {
+            name: value[..., rows_of] if name == "positions" else value[rows_of]
+            for name, value in self.inputs.items()
+            if name in _BY_ROW and value is not None
+        }
+        part = Pass(table.only(groups), spans, {**self.inputs, **inputs}, exact=self.exact)
+        return groups, part
+
+
+class Current:
+    """The pass under way, for a model's projections and LM head.
+
+    Args:
+        num_layers: decoder layers of the model.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        self.idle = Pass(StepTable(num_layers, [], [], []), (), {})
+        """A pass without rows, between passes: what runs in it serves no request."""
+        self.due = self.idle
+        self.routed = False
+        """Whether the routed forward runs or is being traced, where vLLM compiles another one."""

@@ -28,9 +28,8 @@ BESIDE = "river"
 def cache_folders(setting: str, model: str) -> list[Path]:
     """Folders in which to look for weights, and the order in which to try to write to them.
 
-    Args:
-        setting: ``auto`` (beside a local checkpoint, then the user's cache), ``off``, or a folder.
-        model: folder or hub id of the checkpoint.
+    ``setting`` is ``auto`` (beside a local checkpoint, then the user's cache), ``off`` or a folder;
+    ``model`` is the folder or hub id of the checkpoint.
     """
     if setting == "off":
         return []
@@ -87,11 +86,7 @@ def gptq_folders(config: RiverConfig, model: str) -> list[Path]:
 
 
 class WeightCache:
-    """Packed weights by key, over one or more folders.
-
-    Args:
-        folders: all are read; the first that can be written to is.
-    """
+    """Packed weights by key. All ``folders`` are read; the first that can be written to is."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = list(folders)
@@ -107,7 +102,7 @@ class WeightCache:
     def get(self, key: str) -> GroupedWeight | None:
         """The weight saved for ``key``; None, with a warning, if its file is damaged."""
         for folder in tuple(self._folders):
-            path = folder / _name(key)
+            path = folder / f"{key}.safetensors"
             try:
                 weight = from_bytes(path.read_bytes(), key)
             except (FileNotFoundError, NotADirectoryError):
@@ -128,12 +123,8 @@ class WeightCache:
         data = to_bytes(weight, key) if self._writable else b""
         while self._writable:
             try:
-                write_whole(self._writable[0] / _name(key), data)
+                write_whole(self._writable[0] / f"{key}.safetensors", data)
                 return
             except OSError as error:
                 logger.info("River: cannot save weights in '%s': %s", self._writable[0], error)
                 del self._writable[0]
-
-
-def _name(key: str) -> str:
-    return f"{key}.safetensors"

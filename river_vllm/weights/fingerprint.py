@@ -19,23 +19,16 @@ def fingerprint(model: str, revision: str | None = None) -> ModelRecord:
 
     For a folder: the hash of its configuration, and a hash of its weight files' names, sizes and 16
     samples of each. Samples suffice: two fine-tunes of a model differ in nearly every byte. For a
-    hub checkpoint: the commit and the hash of its configuration, if they are on this machine; the
-    hub is not asked.
-
-    Args:
-        model: a folder, or the name of a hub checkpoint.
-        revision: of a hub checkpoint; the main branch without.
+    hub checkpoint of a revision (the main branch without): the commit and the hash of its
+    configuration, if they are on this machine; the hub is not asked.
     """
     folder = Path(model)
     if not folder.is_dir():
         return _of_hub(model, revision)
     config = folder / "config.json"
-    return ModelRecord(
-        name=folder.resolve().name,
-        revision=revision,
-        config_sha256=hashlib.sha256(config.read_bytes()).hexdigest() if config.exists() else None,
-        weights_sha256=_weights(folder),
-    )
+    digest = hashlib.sha256(config.read_bytes()).hexdigest() if config.exists() else None
+    name, weights = folder.resolve().name, _weights(folder)
+    return ModelRecord(name=name, revision=revision, config_sha256=digest, weights_sha256=weights)
 
 
 def _of_hub(model: str, revision: str | None) -> ModelRecord:
@@ -60,10 +53,7 @@ def served_checkpoint(model_config: Any) -> ModelRecord:
 
 
 def check_model(calibrated: ModelRecord, served: ModelRecord, model: str) -> None:
-    """Refuse settings that were calibrated for another checkpoint than the one served.
-
-    Args:
-        model: folder or name of the one served, for the error.
+    """Refuse settings that were calibrated for another checkpoint than ``model``, the one served.
 
     Raises:
         RiverError: they differ in something that is known of both.
@@ -88,9 +78,9 @@ def check_weights(calibrated: ModelRecord | None, folder: Path | None) -> None:
     Raises:
         RiverError: the folders differ, or only one of the two weights was made at load.
     """
-    found = None if folder is None else fingerprint(str(folder))
+    found = None if folder is None else fingerprint(str(folder)).weights_sha256
     known = None if calibrated is None else calibrated.weights_sha256
-    if (None if found is None else found.weights_sha256) != known:
+    if found != known:
         name = "made at load" if calibrated is None else f"in '{calibrated.name}'"
         ours = "made at load" if folder is None else f"in '{folder}'"
         raise RiverError(

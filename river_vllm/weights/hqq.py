@@ -4,17 +4,17 @@ Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models" 
 the error of ``(codes − zero) · scale`` by alternating nearest codes with the closed-form zero,
 ``mean(codes − w / scale)``. Their shrinkage step passes only errors above 0.17 at its usual
 settings (p = 0.7, β = 10), which the weights of language models never reach, so it is left out.
+
+Each quantiser has a module: the name of a saved weight holds its module's source (``source.py``).
 """
 
 from __future__ import annotations
 
 import torch
 
-from river_vllm.kernels.groups import LEVELS, GroupedWeight, concatenate, finish, min_max_grid
+from river_vllm.kernels.groups import LEVELS, GroupedWeight, by_blocks, finish, min_max_grid
 
 STEPS = 20
-BLOCK = 1 << 18
-"""Weights worked on at a time: the float32 working set stays in the cache."""
 
 
 def quantize_hqq(
@@ -26,13 +26,10 @@ def quantize_hqq(
         integer_zeros: round every zero point to an integer, for kernels that hold it as one. Most
             of the gain over round-to-nearest is lost: the min-max zero point is an integer already.
     """
-    rows = max(1, BLOCK // weight.shape[1])
-    return concatenate(
-        [_optimise(block, group_size, integer_zeros) for block in weight.split(rows)]
-    )
+    return by_blocks(weight, lambda block: _hqq(block, group_size, integer_zeros))
 
 
-def _optimise(weight: torch.Tensor, group_size: int, integer_zeros: bool) -> GroupedWeight:
+def _hqq(weight: torch.Tensor, group_size: int, integer_zeros: bool) -> GroupedWeight:
     groups, scales, zeros = min_max_grid(weight, group_size)
     target = groups / scales
     best = zeros

@@ -25,11 +25,6 @@ def pack_codes(codes: torch.Tensor) -> torch.Tensor:
     return codes[:, ::2] | (codes[:, 1::2] << 4)
 
 
-def unpack_codes(packed: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``pack_codes``."""
-    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)
-
-
 def to_tensors(weight: GroupedWeight, key: str) -> dict[str, torch.Tensor]:
     """``weight`` as the tensors ``NAMES``, to be read back with the same ``key``."""
     tensors = {
@@ -55,9 +50,9 @@ def from_tensors(tensors: dict[str, torch.Tensor], key: str) -> GroupedWeight:
     if not torch.equal(tensors["checksum"], _checksum(content, key)):
         raise RiverError("the checksum does not match")
     _check_shapes(**content)
-    return GroupedWeight(
-        unpack_codes(tensors["codes"]), tensors["scales"].float(), tensors["zeros"]
-    )
+    pairs = tensors["codes"]
+    codes = torch.stack([pairs & 15, pairs >> 4], dim=-1).flatten(1)
+    return GroupedWeight(codes, tensors["scales"].float(), tensors["zeros"])
 
 
 def _check_shapes(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> None:
@@ -79,11 +74,7 @@ def to_bytes(weight: GroupedWeight, key: str) -> bytes:
 
 
 def from_bytes(data: bytes, key: str) -> GroupedWeight:
-    """The inverse of ``to_bytes``.
-
-    Raises:
-        RiverError: the bytes are not those that were written for ``key``.
-    """
+    """The inverse of ``to_bytes``; raises as ``from_tensors``."""
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError) as error:

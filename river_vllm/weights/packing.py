@@ -31,9 +31,7 @@ EVERY = 5.0
 class Packing:
     """Quantises weights and hands each to the kernel that serves it.
 
-    Args:
-        model_config: vLLM's.
-        packed_modules: the model's ``packed_modules_mapping``.
+    ``packed_modules`` is the model's ``packed_modules_mapping``.
     """
 
     def __init__(
@@ -103,13 +101,9 @@ class Packing:
 
 
 class PackingProgress:
-    """Counts projections as they are packed, in the worker process, while vLLM loads weights.
+    """Counts projections as they are packed: a bar on a terminal, else lines for ``log``.
 
-    Args:
-        log: takes a line for a log.
-        shown: whether this process reports the progress (one rank does).
-        stream: where a bar would be drawn, if it is a terminal.
-        clock: monotonic seconds.
+    One rank has its progress ``shown``. The ``clock`` gives monotonic seconds.
     """
 
     def __init__(
@@ -146,21 +140,16 @@ class PackingProgress:
     def step(self) -> bool:
         """A projection is packed; returns whether it was the last."""
         self._done += 1
+        last = self._done == self._total
         if self._bar is not None:
             self._bar.update()
-            if self._done == self._total:
+            if last:
                 self._bar.close()
-        elif self._shown:
-            self._line()
-        return self._done == self._total
-
-    def _line(self) -> None:
-        now = self._clock()
-        if now - self._last < EVERY or self._done == self._total:
-            return
-        self._last = now
-        left = (now - self._started) / self._done * (self._total - self._done)
-        self._log(
-            f"River: {self._done} of {self._total} projections in 4 bit "
-            f"({100 * self._done // self._total} %), about {left:.0f} s left"
-        )
+        elif self._shown and not last and (now := self._clock()) - self._last >= EVERY:
+            self._last = now
+            left = (now - self._started) / self._done * (self._total - self._done)
+            self._log(
+                f"River: {self._done} of {self._total} projections in 4 bit "
+                f"({100 * self._done // self._total} %), about {left:.0f} s left"
+            )
+        return last

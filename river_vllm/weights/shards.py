@@ -34,20 +34,16 @@ class Part:
 
 
 def parts_of(linear: Any, packed_modules: Mapping[str, Sequence[str]]) -> list[Part]:
-    """The checkpoint's projections that vLLM fuses into ``linear``.
-
-    Args:
-        packed_modules: the model's ``packed_modules_mapping``, fused name → names.
-    """
+    """The checkpoint's projections that vLLM fuses into ``linear``, by the model's
+    ``packed_modules_mapping``: fused name → names."""
     parent, _, own = linear.prefix.rpartition(".")
     names = [f"{parent}.{part}" for part in packed_modules.get(own, [own])]
     inputs = linear.input_size
     shards: list[str | int | None]
     if isinstance(linear, QKVParallelLinear):
-        queries = linear.total_num_heads * linear.head_size
-        keys = linear.total_num_kv_heads * linear.head_size
-        values = linear.total_num_kv_heads * linear.v_head_size
-        sizes, shards = [queries, keys, values], ["q", "k", "v"]
+        queries, kv_heads = linear.total_num_heads * linear.head_size, linear.total_num_kv_heads
+        sizes = [queries, kv_heads * linear.head_size, kv_heads * linear.v_head_size]
+        shards = ["q", "k", "v"]
     elif isinstance(linear, MergedColumnParallelLinear):
         sizes = list(linear.output_sizes)
         shards = list(range(len(sizes)))

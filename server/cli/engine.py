@@ -37,7 +37,7 @@ def start(
 
     from river_vllm import engine_args
     from river_vllm.compat import current_platform
-    from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
+    from river_vllm.kernels.others import VllmMixedPrecisionKernel
 
     settings = config.model_dump(exclude_unset=True, exclude={"calibration"})
     if config.activations == "bf16" and config.kernel != VllmMixedPrecisionKernel.name:

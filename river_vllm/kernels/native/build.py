@@ -53,6 +53,8 @@ BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """By machine: each back end's source file, best first, and its compiler flags. The names that users
 meet, in ``RIVER_CPU_ISA`` and ``GET /river``, are in ``library.ORDER``."""
+_BUILT_ON = {"amx": "vnni_bf16", "vnni_bf16": "vnni", "vnni": "avx512"}
+"""Back ends that ask another one whether they run."""
 
 
 class BuildError(Exception):
@@ -117,26 +119,26 @@ def compile_objects(
         BuildError: the plain back end does not compile.
     """
     backends = _backends(machine)
+
+    def compiled(name: str) -> Path | BuildError:
+        return _compile(compiler, folder, f"{name}.cpp", backends[name])
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tried = pool.map(
-            lambda name: _compile(compiler, folder, f"{name}.cpp", backends[name]), backends
-        )
-        made = dict(zip(backends, tried, strict=True))
+        made = dict(zip(backends, pool.map(compiled, backends), strict=True))
     for name, found in made.items():
         if isinstance(found, BuildError):
             # Among others it may have lacked memory. A back end that fails alone is unknown to the
             # compiler.
-            made[name] = _compile(compiler, folder, f"{name}.cpp", backends[name])
+            made[name] = compiled(name)
     if isinstance(made["scalar"], BuildError):
         raise made["scalar"]
     objects = {name: path for name, path in made.items() if isinstance(path, Path)}
-    _without_missing(objects)
-    listed = " ".join(f"X({name})" for name in objects)
-    definitions = (
-        f"-DRIVER_BACKENDS(X)={listed}",
-        f'-DRIVER_FINGERPRINT="{fingerprint(machine)}"',
-    )
-    library = _compile(compiler, folder, "library.cpp", definitions)
+    for name, base in reversed(_BUILT_ON.items()):
+        if base not in objects:
+            objects.pop(name, None)
+    listed = "-DRIVER_BACKENDS(X)=" + " ".join(f"X({name})" for name in objects)
+    made_of = f'-DRIVER_FINGERPRINT="{fingerprint(machine)}"'
+    library = _compile(compiler, folder, "library.cpp", (listed, made_of))
     if isinstance(library, BuildError):
         raise library
     return [*objects.values(), library], [name for name in backends if name not in objects]
@@ -166,16 +168,6 @@ def find_compiler() -> list[str]:
 
 def _backends(machine: str | None) -> dict[str, tuple[str, ...]]:
     return BACKENDS.get(machine or platform.machine(), {"scalar": ()})
-
-
-_BUILT_ON = {"amx": "vnni_bf16", "vnni_bf16": "vnni", "vnni": "avx512"}
-"""Back ends that ask another one whether they run."""
-
-
-def _without_missing(objects: dict[str, Path]) -> None:
-    for name, base in reversed(_BUILT_ON.items()):
-        if base not in objects:
-            objects.pop(name, None)
 
 
 def _compile(

@@ -18,7 +18,7 @@ import torch
 from river_vllm.compat import init_logger
 from river_vllm.errors import RiverError
 from river_vllm.kernels.native import build
-from river_vllm.kernels.native.backend import Backend
+from river_vllm.kernels.native.kernel import Backend
 
 logger = init_logger("vllm.river")
 
@@ -59,8 +59,7 @@ def backends(path: Path = build.LIBRARY) -> list[Backend]:
 def load(path: Path) -> list[Backend]:
     """The back ends in a library that this CPU runs; its sources are not compared.
 
-    Raises:
-        OSError: it is no library, or not for this machine.
+    Raises ``OSError`` if it is no library, or not for this machine.
     """
     library: Any = ctypes.CDLL(str(path))
     library.river_backends.restype = ctypes.POINTER(ctypes.POINTER(Backend))

@@ -16,8 +16,8 @@ from river_vllm.modes.mode import Numbers
 
 if TYPE_CHECKING:
     from river_vllm.config import RiverConfig
-    from river_vllm.model.passes import Head
     from river_vllm.request import RiverSettings
+    from river_vllm.step.table import Head
 
 _KEPT, _STEP, _DRAFTED = 1, 2, 2
 _PROMPT = 1 << 12

@@ -16,7 +16,6 @@ from vllm.v1.spec_decode.draft_model import DraftModelProposer
 from river_vllm.config import river_config_of
 from river_vllm.costs import Costs, Kind
 from river_vllm.model.forward import Forward
-from river_vllm.model.passes import Span
 from river_vllm.modes.mode import Timed
 from river_vllm.modes.verified.depth import (
     Acceptance,
@@ -26,6 +25,7 @@ from river_vllm.modes.verified.depth import (
     guessing_depth,
 )
 from river_vllm.modes.verified.draft import GREEDY, Draft, Found, Picked, look_up, pick, run
+from river_vllm.step.table import Span
 
 
 class RiverProposer(DraftModelProposer):

@@ -18,9 +18,8 @@ from river_vllm.calibrate.passes import (
     Text,
 )
 from river_vllm.config import RiverConfig
-from river_vllm.model.passes import Pass
 from river_vllm.request import default_settings
-from river_vllm.step.table import StepTable
+from river_vllm.step.table import Pass, StepTable
 from tests.unit.modes.support import Batch, L, groups
 
 

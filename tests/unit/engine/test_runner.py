@@ -11,8 +11,7 @@ from vllm.v1.sample.logits_processor import MinPLogitsProcessor
 
 from river_vllm.engine.runner import RiverRunnerMixin
 from river_vllm.engine.scheduler import depths_of
-from river_vllm.model.passes import Pass
-from river_vllm.step.table import StepTable
+from river_vllm.step.table import Pass, StepTable
 from tests.unit.modes.support import Batch
 
 L = 12

@@ -9,7 +9,7 @@ import torch
 
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.groups import GroupedWeight
-from river_vllm.kernels.native.backend import Backend
+from river_vllm.kernels.native.kernel import Backend
 from river_vllm.kernels.native.library import Unavailable, backends
 
 TOLERANCE = 2**-7

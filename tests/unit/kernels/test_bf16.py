@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from river_vllm.kernels.native.backend import Backend
+from river_vllm.kernels.native.kernel import Backend
 from river_vllm.model.head import some_outputs
 from tests.unit.kernels.support import every_backend, scalar_backend
 

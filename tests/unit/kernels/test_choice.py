@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from river_vllm.errors import RiverError
-from river_vllm.kernels import choice, vllm_mp
+from river_vllm.kernels import choice, others
 from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.kernels.native import library
-from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel
-from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
+from river_vllm.kernels.others import VllmMixedPrecisionKernel
+from river_vllm.weights.quantizers import QUANTIZERS
 from tests.unit.kernels.support import grouped_weight, spec_of
 
 SPEC = spec_of(64, 32, 32)
@@ -34,7 +35,7 @@ class Packed(PackedLinear):
 
 def kernel_class(kernel_name: str, integer: bool, max_width: int, rounds: bool) -> type[Int4Kernel]:
     class Kernel(Int4Kernel):
-        def __init__(self, int8: bool = False) -> None:
+        def __init__(self, int8: bool = False, *_: object) -> None:
             self.rounds_activations = int8 and rounds
 
         name = kernel_name
@@ -142,7 +143,7 @@ def no_library(
 def test_without_the_library_torch_takes_over_in_bf16_and_the_log_says_so_once(
     no_library: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_mp, "has_cpu_int4_product", lambda: False)
+    monkeypatch.setattr(others, "has_cpu_int4_product", lambda: False)
     chooser = KernelChooser(activations="int8")
     for spec in (SPEC, spec_of(64, 48, 32), SPEC):
         chooser.pack(spec, lambda _, spec=spec: grouped_weight(spec, integer=False))
@@ -156,6 +157,6 @@ def test_vllms_kernel_is_refused_where_its_build_has_no_product(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The one for AVX2 (vLLM issue 55613): its own choice would take it and fail in the step."""
-    monkeypatch.setattr(vllm_mp, "has_cpu_int4_product", lambda: False)
+    monkeypatch.setattr(others, "has_cpu_int4_product", lambda: False)
     for int8 in (False, True):
         assert VllmMixedPrecisionKernel(int8).unsupported(SPEC) is not None

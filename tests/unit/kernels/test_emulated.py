@@ -68,7 +68,7 @@ def _header(operation: str, m: int, k: int, n: int, group: int, extra: bool) -> 
 
 
 def _product(operation: str, rows: int, spec: LinearSpec, bias: torch.Tensor | None) -> Case:
-    kernel = NativeKernel(operation == "int8", scalar_backend())
+    kernel = NativeKernel(operation == "int8", scalar_backend)
     packed = kernel.pack(grouped_weight(spec, integer=False), spec)
     assert isinstance(packed, _NativePacked)
     x = inputs(rows, spec)

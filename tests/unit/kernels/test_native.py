@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from river_vllm.kernels.base import LinearSpec
-from river_vllm.kernels.native import pages
-from river_vllm.kernels.native.backend import Backend
-from river_vllm.kernels.native.kernel import NativeKernel
-from river_vllm.kernels.native.pages import CACHE_LINE, HugePages
-from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
+from river_vllm.kernels.groups import GroupedWeight
+from river_vllm.kernels.native import kernel as module
+from river_vllm.kernels.native.kernel import CACHE_LINE, Backend, HugePages, NativeKernel
+from river_vllm.kernels.native.library import backend as best
+from river_vllm.weights.quantizers import QUANTIZERS
 from tests.unit.kernels.support import (
     TOLERANCE,
     assert_product,
@@ -56,7 +56,7 @@ def _stored(weight: GroupedWeight) -> GroupedWeight:
 def test_product(backend: Backend, int8: bool, shape: tuple[int, int, int]) -> None:
     spec = spec_of(*shape)
     weight = _stored(grouped_weight(spec, integer=False))
-    packed = NativeKernel(int8, backend).pack(weight, spec)
+    packed = NativeKernel(int8, lambda: backend).pack(weight, spec)
     # Half an int8 step is rounded either way where the scale's own last bit decides.
     tolerance = 2 * TOLERANCE if int8 else TOLERANCE
     for rows in ROWS:
@@ -74,8 +74,8 @@ def test_int8_gives_the_same_bits_on_every_back_end(
     """Inputs of any size, some that round to nothing, and some that are not finite."""
     spec = spec_of(*shape)
     weight = grouped_weight(spec, integer=False)
-    found = NativeKernel(True, backend).pack(weight, spec)
-    expected = NativeKernel(True, scalar_backend()).pack(weight, spec)
+    found = NativeKernel(True, lambda: backend).pack(weight, spec)
+    expected = NativeKernel(True, scalar_backend).pack(weight, spec)
     bias = torch.randn(spec.out_features).bfloat16()
     for rows in ROWS:
         x = inputs(rows, spec) * torch.logspace(-30, 30, rows).view(-1, 1).bfloat16()
@@ -91,7 +91,7 @@ def test_int8_gives_the_same_bits_on_every_back_end(
 def test_a_row_does_not_depend_on_its_neighbours(backend: Backend, int8: bool) -> None:
     """To the bit: a request's tokens are the same alone and in a batch."""
     spec = spec_of(256, 80, 64)
-    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, integer=False), spec)
+    packed = NativeKernel(int8, lambda: backend).pack(grouped_weight(spec, integer=False), spec)
     x = inputs(70, spec)
     together = packed.apply(x, None)
     wide = torch.stack([x, x + 1], dim=2).view(70, -1)
@@ -111,7 +111,7 @@ def test_a_product_of_some_outputs_has_the_bits_of_the_whole(backend: Backend, i
     weight = QUANTIZERS["hqq"](torch.randn(1024, 256, generator=seeded()).bfloat16(), 128)
     chosen = torch.randperm(1024, generator=seeded())[:192].sort().values
     part = GroupedWeight(weight.codes[chosen], weight.scales[chosen], weight.zeros[chosen])
-    kernel = NativeKernel(int8, backend)
+    kernel = NativeKernel(int8, lambda: backend)
     whole, listed = kernel.pack(weight, spec), kernel.pack(part, some)
     for rows in ROWS:
         x = inputs(rows, spec)
@@ -127,7 +127,7 @@ def test_what_is_not_finite_stays_in_its_row(
     backend: Backend, int8: bool, bad: float, rows: int
 ) -> None:
     spec = spec_of(256, 48, 64)
-    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, integer=False), spec)
+    packed = NativeKernel(int8, lambda: backend).pack(grouped_weight(spec, integer=False), spec)
     x = inputs(rows, spec)
     expected = packed.apply(x, None)
     x[1, 70] = bad
@@ -143,7 +143,7 @@ def test_what_is_not_finite_stays_in_its_row(
 def test_a_zero_row_is_zero(backend: Backend, int8: bool) -> None:
     rows = 5
     spec = spec_of(64, 48, 32)
-    packed = NativeKernel(int8, backend).pack(grouped_weight(spec, integer=False), spec)
+    packed = NativeKernel(int8, lambda: backend).pack(grouped_weight(spec, integer=False), spec)
     x = inputs(rows, spec)
     x[-1] = 0
     out = packed.apply(x, None)
@@ -155,7 +155,7 @@ def test_a_zero_row_is_zero(backend: Backend, int8: bool) -> None:
 @both_products
 def test_one_thread_or_two_give_the_same_bits(int8: bool) -> None:
     spec = spec_of(2048, 80, 128)  # activations are brought into form by all threads too
-    kernel = partial(NativeKernel, int8)
+    kernel = partial(NativeKernel, int8, best)
     if kernel().unsupported(spec):
         pytest.skip("the kernel library is not built")
     packed = kernel().pack(grouped_weight(spec, integer=False), spec)
@@ -171,14 +171,14 @@ def test_one_thread_or_two_give_the_same_bits(int8: bool) -> None:
 
 @both_products
 def test_other_types_and_shapes_are_refused(int8: bool) -> None:
-    kernel = NativeKernel(int8)
+    kernel = NativeKernel(int8, best)
     half = LinearSpec(64, 32, 32, torch.float16, torch.device("cpu"))
     assert "bfloat16" in str(kernel.unsupported(half))
     assert "multiple of 16" in str(kernel.unsupported(spec_of(64, 24, 32)))
 
 
 def test_values_and_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "CHUNK", 1 << 16)
+    monkeypatch.setattr(module, "CHUNK", 1 << 16)
     held = HugePages()
     # The last two do not fit into what is left of a chunk, and into a chunk at all.
     sizes = [1, 63, 64, 65, 30_000, 50_000, 3 << 20]

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from river_vllm.compat import current_platform
-from river_vllm.kernels import torch_int4
+from river_vllm.kernels import others
 from river_vllm.kernels.base import Int4Kernel
 from river_vllm.kernels.choice import KernelChooser
-from river_vllm.kernels.dequantize import DequantizeKernel
-from river_vllm.kernels.torch_int4 import TorchInt4Kernel
-from river_vllm.kernels.vllm_mp import VllmMixedPrecisionKernel, has_cpu_int4_product
+from river_vllm.kernels.others import (
+    DequantizeKernel,
+    TorchInt4Kernel,
+    VllmMixedPrecisionKernel,
+    has_cpu_int4_product,
+)
 from tests.unit.kernels.support import TOLERANCE, assert_product, grouped_weight, inputs, spec_of
 
 
@@ -43,14 +46,14 @@ def test_reasons_name_what_does_not_fit() -> None:
     assert "24" in str(kernel.unsupported(replace(spec, out_features=24)))
 
 
-@pytest.mark.parametrize("missing", torch_int4._OPERATORS)
+@pytest.mark.parametrize("missing", others._OPERATORS)
 def test_a_build_without_its_operators_is_named(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As torch for Arm may be: the operator is there or it is not, whatever the CPU."""
-    there = [name for name in torch_int4._OPERATORS if name != missing]
+    there = [name for name in others._OPERATORS if name != missing]
     operators = SimpleNamespace(aten=SimpleNamespace(**dict.fromkeys(there)))
-    monkeypatch.setattr(torch_int4, "torch", SimpleNamespace(ops=operators))
+    monkeypatch.setattr(others, "torch", SimpleNamespace(ops=operators))
     reason = TorchInt4Kernel().unsupported(spec_of(64, 32, 32))
     assert reason == "this build of torch has no 4-bit product for CPUs"
 

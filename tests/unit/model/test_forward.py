@@ -16,8 +16,7 @@ from river_vllm.compat import get_forward_context, override_forward_context
 from river_vllm.model import forward as module
 from river_vllm.model.compiled import RoutedForward
 from river_vllm.model.forward import Forward, River
-from river_vllm.model.passes import Current, Pass, Span
-from river_vllm.step.table import Path, StepTable
+from river_vllm.step.table import Current, Pass, Path, Span, StepTable
 
 L = 4
 NEVER = 1 << 30

@@ -12,7 +12,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.model import head as module
 from river_vllm.model.head import DEEP, install_river_head, largest
-from river_vllm.model.passes import Current
+from river_vllm.step.table import Current
 from tests.unit.model.test_linear import Packed
 
 

@@ -11,8 +11,7 @@ import torch
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.model.linear import Loading, RiverLinearMethod
-from river_vllm.model.passes import Current, Pass
-from river_vllm.step.table import StepTable
+from river_vllm.step.table import Current, Pass, StepTable
 from tests.unit.model.support import linear
 
 pytestmark = pytest.mark.usefixtures("vllm_world")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from torch.nn.functional import linear
 
-from river_vllm.model.passes import Pass
 from river_vllm.modes.exit import signed_depth
+from river_vllm.step.table import Pass
 from tests.unit.modes.support import OFF, Batch, L, groups
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from river_vllm.kernels.groups import GroupedWeight
-from river_vllm.weights.fit import quantize_fit
+from river_vllm.weights.gptq import quantize_fit
 
 
 def weights(rows: int, columns: int, seed: int = 0) -> torch.Tensor:

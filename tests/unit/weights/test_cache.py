@@ -12,10 +12,11 @@ from torch import nn
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights import hqq, packed
 from river_vllm.weights.cache import WeightCache, cache_folders, gptq_folders, weights_folder
 from river_vllm.weights.packed import from_bytes, pack_codes, to_bytes
-from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
+from river_vllm.weights.quantizers import QUANTIZERS
 from river_vllm.weights.source import QuantizedAtLoad
 from tests.unit.weights.support import same, weights
 

@@ -20,7 +20,8 @@ from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import LinearSpec
 from river_vllm.kernels.choice import KernelChooser
-from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
+from river_vllm.kernels.groups import GroupedWeight
+from river_vllm.weights.quantizers import QUANTIZERS
 from river_vllm.weights.shards import Part, assemble, parts_of
 from river_vllm.weights.source import weight_source
 from tests.support import quantized

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from river_vllm.errors import RiverError
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights.formats import CheckpointFolder, format_of, own_config, own_tensors
-from river_vllm.weights.quantizers import QUANTIZERS, GroupedWeight
+from river_vllm.weights.quantizers import QUANTIZERS
 from tests.support import quantized
 from tests.unit.weights.support import weights
 

@@ -9,9 +9,7 @@ from torch import nn
 
 from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights import gptq
-from river_vllm.weights import hessian as recording
-from river_vllm.weights.gptq import quantize_gptq
-from river_vllm.weights.hessian import HessianRecorder, block_widths
+from river_vllm.weights.gptq import HessianRecorder, block_widths, quantize_gptq
 from tests.unit.weights.support import fitted, weights
 
 WEIGHT = weights(24, 256)
@@ -136,7 +134,7 @@ def test_blocks_of_wide_inputs_begin_with_a_group(width: int, expected: list[int
 
 
 def test_blocks_are_those_of_the_diagonal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "WIDEST", 128)
+    monkeypatch.setattr(gptq, "WIDEST", 128)
     layer = nn.Linear(256, 2)
     recorder = HessianRecorder({"a": layer})
     x = torch.randn(5, 256, generator=torch.Generator().manual_seed(0))

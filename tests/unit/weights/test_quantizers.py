@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,11 +11,10 @@ import torch
 
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
+from river_vllm.kernels import groups
 from river_vllm.kernels.groups import GroupedWeight
-from river_vllm.weights import fit, hqq
 from river_vllm.weights.hqq import quantize_hqq
-from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
-from river_vllm.weights.rtn import quantize_rtn
+from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size, quantize_rtn
 from tests.unit.weights.support import fitted, same, weights
 
 
@@ -89,13 +88,13 @@ def test_a_group_does_not_depend_on_its_neighbours(name: str, integer: bool) -> 
         assert torch.equal(together.scales[row, group], alone.scales[0, 0])
 
 
-@pytest.mark.parametrize(("module", "name"), [(hqq, "hqq"), (fit, "fit")])
+@pytest.mark.parametrize("name", ["hqq", "fit"])
 @pytest.mark.parametrize("block", [1, 700, 1 << 18])
 def test_the_block_size_changes_nothing(
-    module: Any, name: str, block: int, monkeypatch: pytest.MonkeyPatch
+    name: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = ALL[name](weights(9, 256), 64)
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(groups, "BLOCK", block)
     assert same(ALL[name](weights(9, 256), 64), expected)
 
 

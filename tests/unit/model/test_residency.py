@@ -10,9 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from river_vllm.errors import RiverError
-from river_vllm.model import mapped
-from river_vllm.model.layer_files import CheckpointLayers
-from river_vllm.model.mapped import release, releasing
+from river_vllm.model import residency
+from river_vllm.model.residency import CheckpointLayers, release, releasing
 
 
 def test_only_safetensors_files_are_read_again(tmp_path: Path) -> None:
@@ -88,7 +87,7 @@ def test_read_pages_go_and_come_back(file: Path) -> None:
 
 
 def test_a_window_stays_while_loading(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped, "WINDOW", 4 * MIB)
+    monkeypatch.setattr(residency, "WINDOW", 4 * MIB)
     most, seen = 0, []
     with safe_open(file, framework="pt") as opened:
         pairs = ((name, opened.get_tensor(name)) for name in "abcd")

@@ -16,14 +16,9 @@ from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.kernels.native.library import backend
 from river_vllm.model import attach as module
 from river_vllm.model.architectures import ARCHITECTURES, river_architecture, why_not
-from river_vllm.model.attach import attach
-from river_vllm.model.find import (
-    StateArguments,
-    decoder_layers,
-    lm_head,
-    projections,
-    state_arguments,
-)
+from river_vllm.model.attach import attach, decoder_layers, projections
+from river_vllm.model.forward import StateArguments, state_arguments
+from river_vllm.model.head import lm_head
 from tests.unit.model.support import Layer, Model, NoAttention, linear
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
