@@ -10,6 +10,7 @@ from river_vllm import patches
 from river_vllm.compat import VllmConfig
 from river_vllm.config import river_config_of
 from river_vllm.errors import RiverError
+from river_vllm.model.four_bit import RiverWNA16LinearKernel
 from river_vllm.model.mapped import trim
 from river_vllm.modes.verified.proposer import RiverProposer
 from river_vllm.startup import Stage, mark, refusals_left
@@ -24,6 +25,7 @@ class RiverWorkerMixin:
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         patches.install("worker")
+        patches.kernel_comes_first(RiverWNA16LinearKernel)
         if self.vllm_config.speculative_config is not None:
             # GPUModelRunner.__init__ names its drafter classes; this one loads no second model.
             runner = self.model_runner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,8 @@ from river_vllm.modes import mode_that_made
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from tests.support import engines
 from tests.support.engines import Generated, generate, generate_alone, greedy
-from tests.support.families import (
-    GROUP_SIZE,
-    VOCABULARY,
-    FamilyReference,
-    decoder_layers,
-    make_checkpoint,
-)
+from tests.support.families import GROUP_SIZE, VOCABULARY, make_checkpoint
+from tests.support.reference import Reference
 
 TOKENS = 24
 OFF = {"enabled": False}
@@ -61,39 +55,24 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Any, An
         options = {"group_size": GROUP_SIZE, "symmetric": form == "gptq", **options}
         model: Path = tmp_path_factory.mktemp(f"{name}-4bit")
         write_copy(plain, model, form, **options)
-        reference = _in_4_bit(FamilyReference(architecture, plain), **options)
+        reference = _in_4_bit(plain, **options)
         eager = not name.endswith("compiled")
         river = engines.river_engine(model, CONFIG, **OPTIONS, enforce_eager=eager)
         _alive[name] = reference, river
     return _alive[name]
 
 
-def _in_4_bit(reference: FamilyReference, group_size: int, symmetric: bool) -> FamilyReference:
-    made = copy.copy(reference)
-    made.backbone = copy.deepcopy(reference.backbone)
-    made._rivers = {}
-    for layer in decoder_layers(made.backbone):
-        for module in layer.modules():
-            if isinstance(module, torch.nn.Linear):
-                weight = module.weight.data.bfloat16()
-                group = weight.shape[1] if group_size == -1 else group_size
-                module.weight.data = in_groups(weight, group, "rtn", symmetric).dequantize()
+def _in_4_bit(plain: Path, group_size: int, symmetric: bool) -> Reference:
+    made = Reference(plain, "rtn", GROUP_SIZE)
+    for place, (layer, module, weight, _) in enumerate(made._linears):
+        group = weight.shape[1] if group_size == -1 else group_size
+        four_bit = in_groups(weight.bfloat16(), group, "rtn", symmetric).dequantize()
+        made._linears[place] = layer, module, weight, four_bit
     return made
 
 
 def tokens(answers: list[Generated]) -> list[list[int]]:
     return [answer.tokens for answer in answers]
-
-
-def error(reference: FamilyReference, prompt: Any, answer: Generated) -> float:
-    """Largest, over the steps, RMS difference of the reported logits, relative to their spread."""
-    ids = prompt["prompt_token_ids"]
-    worst = 0.0
-    logits = reference.logits(ids, answer.tokens[:-1], len(decoder_layers(reference.backbone)))
-    for expected, reported in zip(logits, answer.logprobs, strict=True):
-        difference = torch.tensor(list(reported.values())) - expected[torch.tensor(list(reported))]
-        worst = max(worst, float(difference.square().mean().sqrt() / expected.std()))
-    return worst
 
 
 def test_an_exact_answer_is_of_the_checkpoints_weights(case: tuple[Any, Any]) -> None:
@@ -104,7 +83,8 @@ def test_an_exact_answer_is_of_the_checkpoints_weights(case: tuple[Any, Any]) ->
         ):
             assert len(set(answer.tokens)) > 1
             # bf16 activations against float32 ones, as in tests/engine/test_families.py.
-            assert error(reference, prompt, answer) < 0.1
+            ids = prompt["prompt_token_ids"]
+            assert reference.error(ids, answer, 0, prompt_exits=True) < 0.1
 
 
 def test_a_verified_answer_is_the_exact_one(case: tuple[Any, Any]) -> None:
@@ -148,11 +128,10 @@ def test_guesses_from_the_text_are_drafted_where_a_draft_costs_a_step(
     case: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, river = case
-    drafter = _runner(river).drafter
-    monkeypatch.setattr(drafter, "_adaptive", True)
-    monkeypatch.setattr(
-        drafter, "_costs", Costs.fixed({"draft": {1: 0.1}, "backbone": {1: 0.1, 64: 0.1}})
-    )
+    runner = _runner(river)
+    costs = Costs.fixed({"draft": {1: 0.1}, "backbone": {1: 0.1, 64: 0.1}})
+    monkeypatch.setattr(runner.drafter, "_adaptive", True)
+    monkeypatch.setattr(runner, "river_costs", costs)
     expected = generate_alone(river, PROMPTS, greedy(TOKENS, OFF))
     # An answer is in the prompt already: its tokens are found there.
     told = [
