@@ -141,16 +141,20 @@ def budgets_end_with_their_requests() -> None:
     _wrap(ThinkingBudgetStateHolder, "sync_batch", sync_batch)
 
 
+<<<<<<< HEAD
 def rivers_4_bit_kernel_comes_first() -> None:
     """For engines with a river, a checkpoint's 4-bit weights are multiplied by River's kernel.
+=======
+@functools.cache
+def kernel_comes_first(kernel: type) -> None:
+    """A kernel of River's for 4-bit weights is tried before vLLM's own, once in this process.
+>>>>>>> main
 
     vLLM 0.32 tries kernels in the order of a list, and ``register_linear_kernel`` appends to it.
     Until vLLM registers a kernel before its own:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/kernels/linear/__init__.py
     """
-    from river_vllm.model.four_bit import RiverWNA16LinearKernel
-
-    register_linear_kernel(RiverWNA16LinearKernel, PlatformEnum.CPU, "mp")
+    register_linear_kernel(kernel, PlatformEnum.CPU, "mp")
     kernels = _POSSIBLE_KERNELS[PlatformEnum.CPU]
     kernels.insert(0, kernels.pop())
 

@@ -10,8 +10,13 @@ from river_vllm import patches
 from river_vllm.compat import VllmConfig
 from river_vllm.config import river_config_of
 from river_vllm.errors import RiverError
+<<<<<<< HEAD
 from river_vllm.host import Stage, mark, refusals_left
 from river_vllm.model.residency import trim
+=======
+from river_vllm.model.four_bit import RiverWNA16LinearKernel
+from river_vllm.model.mapped import trim
+>>>>>>> main
 from river_vllm.modes.verified.proposer import RiverProposer
 
 
@@ -24,6 +29,7 @@ class RiverWorkerMixin:
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         patches.install("worker")
+        patches.kernel_comes_first(RiverWNA16LinearKernel)
         if self.vllm_config.speculative_config is not None:
             # GPUModelRunner.__init__ names its drafter classes; this one loads no second model.
             runner = self.model_runner

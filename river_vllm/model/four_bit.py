@@ -48,7 +48,9 @@ class RiverWNA16LinearKernel(MPLinearKernel):
     @classmethod
     def can_implement(cls, c: MPLinearLayerConfig) -> tuple[bool, str | None]:
         vllm_config = get_current_vllm_config_or_none()
-        if vllm_config is None or not serves_river(vllm_config):
+        if vllm_config is None or vllm_config.model_config is None:
+            return False, "for engines with a model"
+        if not serves_river(vllm_config):
             return False, "for engines that serve a river"
         config = river_config_of(vllm_config)
         if not config.in_4_bit:

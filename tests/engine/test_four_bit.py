@@ -55,29 +55,20 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Any, An
         options = {"group_size": GROUP_SIZE, "symmetric": form == "gptq", **options}
         model: Path = tmp_path_factory.mktemp(f"{name}-4bit")
         write_copy(plain, model, form, **options)
-        reference = _in_4_bit(Reference(plain, "rtn", GROUP_SIZE), **options)
+        reference = _in_4_bit(plain, **options)
         eager = not name.endswith("compiled")
         river = engines.river_engine(model, CONFIG, **OPTIONS, enforce_eager=eager)
         _alive[name] = reference, river
     return _alive[name]
 
 
-def _in_4_bit(reference: Reference, group_size: int, symmetric: bool) -> Reference:
-    reference._linears = [
-        (
-            index,
-            module,
-            in_groups(
-                weight.bfloat16(),
-                weight.shape[1] if group_size == -1 else group_size,
-                "rtn",
-                symmetric,
-            ).dequantize(),
-            river,
-        )
-        for index, module, weight, river in reference._linears
-    ]
-    return reference
+def _in_4_bit(plain: Path, group_size: int, symmetric: bool) -> Reference:
+    made = Reference(plain, "rtn", GROUP_SIZE)
+    for place, (layer, module, weight, _) in enumerate(made._linears):
+        group = weight.shape[1] if group_size == -1 else group_size
+        four_bit = in_groups(weight.bfloat16(), group, "rtn", symmetric).dequantize()
+        made._linears[place] = layer, module, weight, four_bit
+    return made
 
 
 def tokens(answers: list[Generated]) -> list[list[int]]:
@@ -93,7 +84,7 @@ def test_an_exact_answer_is_of_the_checkpoints_weights(case: tuple[Any, Any]) ->
             assert len(set(answer.tokens)) > 1
             # bf16 activations against float32 ones, as in tests/engine/test_families.py.
             ids = prompt["prompt_token_ids"]
-            assert reference.error(ids, answer, reference.num_layers) < 0.1
+            assert reference.error(ids, answer, 0, prompt_exits=True) < 0.1
 
 
 def test_a_verified_answer_is_the_exact_one(case: tuple[Any, Any]) -> None:
@@ -137,11 +128,10 @@ def test_guesses_from_the_text_are_drafted_where_a_draft_costs_a_step(
     case: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, river = case
-    drafter = _runner(river).drafter
-    monkeypatch.setattr(drafter, "_adaptive", True)
-    monkeypatch.setattr(
-        drafter, "_costs", Costs.fixed({"draft": {1: 0.1}, "backbone": {1: 0.1, 64: 0.1}})
-    )
+    runner = _runner(river)
+    costs = Costs.fixed({"draft": {1: 0.1}, "backbone": {1: 0.1, 64: 0.1}})
+    monkeypatch.setattr(runner.drafter, "_adaptive", True)
+    monkeypatch.setattr(runner, "river_costs", costs)
     expected = generate_alone(river, PROMPTS, greedy(TOKENS, OFF))
     # An answer is in the prompt already: its tokens are found there.
     told = [

@@ -27,6 +27,7 @@ class Routed:
     """Stands for the second compiled forward."""
 
     compiles = True
+    always = False
 
     def __init__(self) -> None:
         self.entered = False

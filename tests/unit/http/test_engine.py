@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from server.http import state as module
 from server.http.state import RiverState, follow
 from server.telemetry.progress import Progress
 from tests.unit.http.support import river_state
@@ -48,7 +49,7 @@ def one_of_several(progress: Progress) -> RiverState:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(asyncio, "sleep", made.sleep)
+    monkeypatch.setattr(module.asyncio, "sleep", made.sleep)
     return made
 
 
