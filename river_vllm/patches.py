@@ -141,14 +141,9 @@ def budgets_end_with_their_requests() -> None:
     _wrap(ThinkingBudgetStateHolder, "sync_batch", sync_batch)
 
 
-<<<<<<< HEAD
-def rivers_4_bit_kernel_comes_first() -> None:
-    """For engines with a river, a checkpoint's 4-bit weights are multiplied by River's kernel.
-=======
 @functools.cache
 def kernel_comes_first(kernel: type) -> None:
     """A kernel of River's for 4-bit weights is tried before vLLM's own, once in this process.
->>>>>>> main
 
     vLLM 0.32 tries kernels in the order of a list, and ``register_linear_kernel`` appends to it.
     Until vLLM registers a kernel before its own:
@@ -300,7 +295,6 @@ _PATCHES: dict[Place, tuple[Callable[[], None], ...]] = {
     "worker": (
         compiled_forwards_are_read_back,
         budgets_end_with_their_requests,
-        rivers_4_bit_kernel_comes_first,
     ),
     "compiling CPU worker": (graphs_are_kept_by_vector_width,),
     "verifying CPU worker": (drafted_tokens_keep_their_sampling_settings,),

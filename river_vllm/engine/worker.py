@@ -10,13 +10,9 @@ from river_vllm import patches
 from river_vllm.compat import VllmConfig
 from river_vllm.config import river_config_of
 from river_vllm.errors import RiverError
-<<<<<<< HEAD
 from river_vllm.host import Stage, mark, refusals_left
-from river_vllm.model.residency import trim
-=======
 from river_vllm.model.four_bit import RiverWNA16LinearKernel
-from river_vllm.model.mapped import trim
->>>>>>> main
+from river_vllm.model.residency import trim
 from river_vllm.modes.verified.proposer import RiverProposer
 
 

@@ -46,8 +46,11 @@ from river_vllm.patches import (
 )
 
 ROOT = Path(__file__).parents[2]
-UNPATCHED = decorators._try_load_aot_compiled_fn
-"""vLLM's own, unless an engine of this process was built before."""
+
+
+def own(function: Any) -> Any:
+    """vLLM's function, also where an engine of this process has patched it."""
+    return getattr(function, "__wrapped__", function)
 
 
 class Inductors:
@@ -69,7 +72,7 @@ def loaded_function() -> Any:
 @pytest.fixture
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A saved forward, and vLLM's function as it comes."""
-    inner = getattr(UNPATCHED, "__wrapped__", UNPATCHED)
+    inner = own(decorators._try_load_aot_compiled_fn)
     monkeypatch.setattr(decorators, "_try_load_aot_compiled_fn", inner)
     path = tmp_path / "model"
     path.write_bytes(b"saved")
@@ -178,8 +181,7 @@ class Point:
 @pytest.fixture
 def endpoints(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Two endpoint plugins, and vLLM's function as it comes."""
-    inner = getattr(plugins.load_endpoint_plugins, "__wrapped__", plugins.load_endpoint_plugins)
-    monkeypatch.setattr(plugins, "load_endpoint_plugins", inner)
+    monkeypatch.setattr(plugins, "load_endpoint_plugins", own(plugins.load_endpoint_plugins))
     points = [Point("other"), Point("river")]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
     # An engine of this process has frozen what vLLM reads from the environment.
@@ -221,7 +223,7 @@ def unpatched() -> Iterator[None]:
         for request, _ in BODIES:
             for name in METHODS:
                 if (method := getattr(request, name, None)) is not None:
-                    patch.setattr(request, name, getattr(method, "__wrapped__", method))
+                    patch.setattr(request, name, own(method))
         yield
 
 
@@ -373,8 +375,7 @@ def test_ctrl_c_is_the_servers(monkeypatch: pytest.MonkeyPatch, name: str, left:
 
 def test_a_budget_ends_with_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last line fails once vLLM drops the state itself: the patch can go then."""
-    own = getattr(ThinkingBudgetStateHolder.sync_batch, "__wrapped__", None)
-    own = own or ThinkingBudgetStateHolder.sync_batch
+    vllms = own(ThinkingBudgetStateHolder.sync_batch)
     config: Any = SimpleNamespace(reasoning_start_token_ids=[1], reasoning_end_token_ids=[2])
 
     def budgets() -> list[int]:
@@ -391,10 +392,10 @@ def test_a_budget_ends_with_its_request(monkeypatch: pytest.MonkeyPatch) -> None
         holder.sync_batch(None)
         return sorted(holder._state)
 
-    monkeypatch.setattr(ThinkingBudgetStateHolder, "sync_batch", own)
+    monkeypatch.setattr(ThinkingBudgetStateHolder, "sync_batch", vllms)
     patches.budgets_end_with_their_requests()
     assert budgets() == [1]
-    monkeypatch.setattr(ThinkingBudgetStateHolder, "sync_batch", own)
+    monkeypatch.setattr(ThinkingBudgetStateHolder, "sync_batch", vllms)
     assert budgets() == [0, 1]
 
 
@@ -406,9 +407,8 @@ def test_sampling_without_drafts_is_taken_by_rivers_engines_only(
     monkeypatch: pytest.MonkeyPatch, params: SamplingParams
 ) -> None:
     """The second half fails once vLLM takes it: the patch can go then."""
-    own = SamplingParams._validate_spec_decode
-    own = getattr(own, "__wrapped__", own)  # also where an engine of this process has patched it
-    monkeypatch.setattr(SamplingParams, "_validate_spec_decode", own)
+    vllms = own(SamplingParams._validate_spec_decode)
+    monkeypatch.setattr(SamplingParams, "_validate_spec_decode", vllms)
     patches.sampling_without_drafts_is_taken()
     params._validate_spec_decode(object.__new__(RiverSpeculativeConfig))
     with pytest.raises(VLLMValidationError, match="not yet supported with speculative decoding"):
