@@ -118,8 +118,9 @@ def unreachable(
     if config.in_4_bit and settings.threshold < 1.0:
         return UnreachableError(
             "threshold",
-            f"'threshold' = {settings.threshold}: must be 1.0, the checkpoint's own weights are in "
-            "4 bit, so there is no more precise backbone to leave",
+            settings.threshold,
+            "must be 1.0, the checkpoint's own weights are in 4 bit, so there is no more precise "
+            "backbone to leave",
         )
     reachable = config.reachable_layers(num_layers)
     if reachable == num_layers:
