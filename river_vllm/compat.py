@@ -55,7 +55,7 @@ from vllm.model_executor.model_loader.reload.meta import restore_layer_on_meta, 
 from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 from vllm.model_executor.models.registry import ModelRegistry
-from vllm.model_executor.parameter import ModelWeightParameter
+from vllm.model_executor.parameter import BasevLLMParameter, ModelWeightParameter
 from vllm.platforms import PlatformEnum, current_platform
 from vllm.scalar_type import scalar_types
 from vllm.transformers_utils.config import get_config

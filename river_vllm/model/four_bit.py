@@ -19,15 +19,12 @@ from river_vllm.compat import (
     scalar_types,
 )
 from river_vllm.config import river_config_of, serves_river
-from river_vllm.errors import RiverError
 from river_vllm.kernels.base import LinearSpec, PackedLinear
 from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.groups import GroupedWeight
-from river_vllm.weights.formats import unpack
+from river_vllm.weights.formats import grouped, unpack
 from river_vllm.weights.quantizers import fitting_group_size
-
-LARGEST = 128
-"""Input features of the largest group that every kernel takes; larger ones are split."""
+from river_vllm.weights.source import LARGEST
 
 
 class RiverWNA16LinearKernel(MPLinearKernel):
@@ -69,16 +66,9 @@ class RiverWNA16LinearKernel(MPLinearKernel):
         """Pack the weight of ``layer`` and free its parameters.
 
         Raises:
-            RiverError: a scale is not a finite number.
+            RiverError: the tensors do not go together, or a scale is not a finite number.
         """
-        weight = self._grouped(layer)
-        if not weight.scales.isfinite().all():
-            prefix = getattr(layer, "prefix", "")
-            raise RiverError(
-                f"the checkpoint's '{self.w_s_name}' of projection '{prefix}' holds a number that "
-                "is not finite"
-            )
-        self.packed = self.pack(weight, _spec(self.config))
+        self.packed = self.pack(self._grouped(layer), _spec(self.config))
         for name in (self.w_q_name, self.w_s_name, self.w_zp_name):
             if name is not None and (held := getattr(layer, name, None)) is not None:
                 setattr(layer, name, nn.Parameter(held.data.new_empty(0), requires_grad=False))
@@ -107,11 +97,8 @@ class RiverWNA16LinearKernel(MPLinearKernel):
         else:
             zero = torch.full_like(scale, float(self.config.weight_type.bias))
         out_features, in_features = self.out_features, self.config.partition_weight_shape[0]
-        whole = GroupedWeight(
-            codes[:out_features, :in_features].contiguous(),
-            scale.bfloat16().float().contiguous(),
-            zero[:out_features].contiguous(),
-        )
+        place = f"the checkpoint's '{self.w_q_name}' of projection '{getattr(layer, 'prefix', '')}'"
+        whole = grouped(place, codes[:out_features, :in_features], scale, zero[:out_features])
         return whole.regrouped(_spec(self.config).group_size)
 
 

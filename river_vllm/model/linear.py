@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from river_vllm.compat import (
+    BasevLLMParameter,
     CompressedTensorsW8A8Int8,
     LinearMethodBase,
     UnquantizedLinearMethod,
@@ -76,7 +77,7 @@ class Loading:
 
 @dataclass(slots=True)
 class _Filled:
-    """What the checkpoint has given for one projection.
+    """The parameters of one projection that the checkpoint has filled.
 
     Attributes:
         parts: for each parameter, the parts of a fused projection that were given; None: all.
@@ -103,7 +104,7 @@ class _Filled:
         """
         if not self.loading.any:
             return
-        fused = len(getattr(layer, "output_sizes", (0,)))
+        fused = _parts(layer)
         for name, _ in _weights(layer):
             given = self.parts.get(name, set())
             if None not in given and len(given) < fused:
@@ -192,13 +193,13 @@ class RiverLinearMethod(LinearMethodBase):
 
     def hold_on_meta(self, layer: nn.Module) -> None:
         """Give the weight of ``layer`` no memory before its parts are loaded and processed."""
-        parts = len(getattr(layer, "output_sizes", (0,)))
         for name, parameter in list(_weights(layer)):
             held = to_meta_tensor(parameter)
-            if parameter.numel() <= 2:
-                # All parts of a fused projection fill this one. vLLM counts elements to know when
-                # a projection is complete (``model_loader/reload/layerwise.py``).
-                held.weight_loader_numel = parts * parameter.numel()
+            if type(parameter) is BasevLLMParameter:
+                # Without a dimension of outputs: each part of a fused projection fills all of it.
+                # vLLM counts elements to know when a projection is complete
+                # (``model_loader/reload/layerwise.py``).
+                held.weight_loader_numel = _parts(layer) * parameter.numel()
             delattr(layer, name)
             layer.register_parameter(name, held)
         self._filled.watch(layer)
@@ -293,6 +294,11 @@ class RiverLinearMethod(LinearMethodBase):
                 lambda some: self.packed.apply(some, river_bias),
             )
         return out.view(*x.shape[:-1], -1)
+
+
+def _parts(layer: nn.Module) -> int:
+    """How many projections of the checkpoint vLLM has fused in this one."""
+    return len(getattr(layer, "output_sizes", (0,)))
 
 
 def _weights(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

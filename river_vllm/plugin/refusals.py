@@ -26,6 +26,7 @@ KV_DTYPES = {
 }
 """Types of the K/V cache with which exact answers were compared with stock vLLM's."""
 QUANTIZATIONS = (None, "compressed-tensors", "awq", "auto_awq", "gptq", "auto_gptq")
+"""vLLM's names of the forms with which a start goes on; ``attach`` looks at each projection."""
 
 
 def check_settings(vllm_config: VllmConfig) -> None:

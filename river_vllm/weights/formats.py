@@ -114,7 +114,7 @@ class CompressedTensorsFormat:
             zeros = torch.full_like(scales, 8.0)
         else:
             zeros = unpack(folder.get(f"{name}.weight_zero_point"), 0)[:rows].float()
-        return grouped(folder, packed, codes, scales, zeros)
+        return grouped(folder.place(packed), codes, scales, zeros)
 
 
 def int8_values(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -229,16 +229,12 @@ def expect_contiguous_groups(folder: CheckpointFolder, name: str, group_size: in
 
 
 def grouped(
-    folder: CheckpointFolder,
-    name: str,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor,
+    place: str, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
 ) -> GroupedWeight:
     """A ``GroupedWeight`` in the types that kernels expect.
 
     Args:
-        name: of the tensor that errors name.
+        place: of the weight, for errors.
         codes: ``[N, K]``.
         scales, zeros: ``[N, K / group]``.
 
@@ -249,13 +245,12 @@ def grouped(
     for what, tensor in (("scales", scales), ("zero points", zeros)):
         if tensor.dim() != 2 or tensor.shape[0] != rows or features % max(tensor.shape[1], 1):
             raise RiverError(
-                f"{folder.place(name)}: {what} of shape {tuple(tensor.shape)} for a weight "
-                f"{rows} x {features}"
+                f"{place}: {what} of shape {tuple(tensor.shape)} for a weight {rows} x {features}"
             )
     if scales.shape != zeros.shape:
-        raise RiverError(f"{folder.place(name)}: as many zero points as scales are expected")
+        raise RiverError(f"{place}: as many zero points as scales are expected")
     if not (scales.isfinite().all() and zeros.isfinite().all()):
-        raise RiverError(f"{folder.place(name)}: a scale or a zero point is not a finite number")
+        raise RiverError(f"{place}: a scale or a zero point is not a finite number")
     return GroupedWeight(
         codes.contiguous(), scales.bfloat16().float().contiguous(), zeros.float().contiguous()
     )

@@ -24,6 +24,7 @@ from river_vllm.model.architectures import ARCHITECTURES
 from tests.support import engines
 from tests.support.engines import Generated, generate, greedy
 from tests.support.families import GROUP_SIZE, LAYERS, VOCABULARY, make_checkpoint
+from tests.support.pool import runner_of
 from tests.support.reference import Reference
 from tests.support.rounding import recorded_similarities
 
@@ -160,7 +161,7 @@ def test_forced_exit_is_the_reference(family: Family) -> None:
 
 def test_rows_that_run_again_by_themselves(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mixed step as a compiling engine runs it, with or without compiler."""
-    routed = _runner(family.river).get_model().river.routed
+    routed = runner_of(family.river).get_model().river.routed
     monkeypatch.setattr(routed, "within_compiled", True)
     params = [greedy(TOKENS, EXACT) for _ in family.prompts]
     params[2] = greedy(TOKENS, EXIT, logprobs=64)
@@ -184,8 +185,3 @@ def test_the_router_sees_the_residual_stream(family: Family) -> None:
     # bf16 states against float32 ones; another tensor of the layer is off by tenths.
     torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
     assert expected.amax() - expected.amin() > 0.1, "all similarities alike: this shows nothing"
-
-
-def _runner(engine: Any) -> Any:
-    core = engine.llm_engine.engine_core.engine_core
-    return core.model_executor.driver_worker.worker.model_runner

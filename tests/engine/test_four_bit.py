@@ -11,12 +11,13 @@ import torch
 from experiments.make_quantized import in_groups, write_copy
 from river_vllm import RiverConfig
 from river_vllm.costs import Costs
-from river_vllm.modes import mode_that_made
-from river_vllm.modes.verified import DraftSummary, VerifiedMode, draft
+from river_vllm.modes.verified import DraftSummary, draft
 from tests.support import engines
 from tests.support.engines import Generated, generate, generate_alone, greedy
 from tests.support.families import GROUP_SIZE, VOCABULARY, make_checkpoint
+from tests.support.pool import runner_of
 from tests.support.reference import Reference
+from tests.support.rounding import assert_verified
 
 TOKENS = 24
 OFF = {"enabled": False}
@@ -91,20 +92,7 @@ def test_a_verified_answer_is_the_exact_one(case: tuple[Any, Any]) -> None:
     """Up to a near-tie, as rows round differently in attention."""
     _, river = case
     exact = generate_alone(river, PROMPTS, greedy(TOKENS, OFF, logprobs=8))
-    summary, same = DraftSummary(), 0
-    for prompt, theirs in zip(PROMPTS, exact, strict=True):
-        (output,) = river.generate([prompt], greedy(TOKENS), use_tqdm=False)
-        ours = output.outputs[0]
-        assert type(mode_that_made(ours.routed_experts)) is VerifiedMode
-        summary.add(ours.routed_experts)
-        for step, (a, b) in enumerate(zip(ours.token_ids, theirs.tokens, strict=True)):
-            if a != b:
-                best, second = sorted(theirs.logprobs[step].values(), reverse=True)[:2]
-                assert best - second < 0.1, f"token {step}"
-                break
-            same += 1
-    assert 0 < summary.accepted < summary.drafted
-    assert same > len(PROMPTS) * TOKENS / 2
+    assert_verified(river, PROMPTS, exact)
 
 
 def test_no_weight_is_there_twice(case: tuple[Any, Any]) -> None:
@@ -122,13 +110,16 @@ def test_no_request_can_exit(case: tuple[Any, Any]) -> None:
     exact = generate(river, PROMPTS, greedy(TOKENS, OFF))
     (first,) = river.generate([PROMPTS[0]], greedy(TOKENS, {"threshold": 0.5}), use_tqdm=False)
     assert first.outputs[0].token_ids == exact[0].tokens
+    (info,) = river.collective_rpc("river_info")
+    assert info["crossover"]["max_rows"] == 0
+    assert "river" not in info["costs"]
 
 
 def test_guesses_from_the_text_are_drafted_where_a_draft_costs_a_step(
     case: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, river = case
-    runner = _runner(river)
+    runner = runner_of(river)
     costs = Costs.fixed({"draft": {1: 0.1}, "backbone": {1: 0.1, 64: 0.1}})
     monkeypatch.setattr(runner.drafter, "_adaptive", True)
     monkeypatch.setattr(runner, "river_costs", costs)
@@ -164,8 +155,3 @@ def _projection_bytes(worker: Any) -> int:
         for name, parameter in module.named_parameters(recurse=False)
         if name != "bias"
     )
-
-
-def _runner(engine: Any) -> Any:
-    core = engine.llm_engine.engine_core.engine_core
-    return core.model_executor.driver_worker.worker.model_runner

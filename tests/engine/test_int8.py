@@ -10,11 +10,10 @@ import torch
 
 from experiments.make_quantized import write_copy
 from river_vllm import RiverConfig
-from river_vllm.modes import mode_that_made
-from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from tests.support import engines
 from tests.support.engines import Generated, generate, generate_alone, greedy
 from tests.support.families import GROUP_SIZE, LAYERS, VOCABULARY, make_checkpoint
+from tests.support.rounding import assert_verified
 
 TOKENS = 24
 OFF = {"enabled": False}
@@ -69,20 +68,7 @@ def test_a_verified_answer_is_stocks(pair: tuple[Path, Any, Any]) -> None:
     """Up to a near-tie: activations are rounded, and then few logits are equal."""
     _, stock, river = pair
     expected = generate_alone(stock, PROMPTS, greedy(TOKENS, logprobs=8))
-    summary, same = DraftSummary(), 0
-    for prompt, theirs in zip(PROMPTS, expected, strict=True):
-        (output,) = river.generate([prompt], greedy(TOKENS), use_tqdm=False)
-        ours = output.outputs[0]
-        assert type(mode_that_made(ours.routed_experts)) is VerifiedMode
-        summary.add(ours.routed_experts)
-        for step, (a, b) in enumerate(zip(ours.token_ids, theirs.tokens, strict=True)):
-            if a != b:
-                best, second = sorted(theirs.logprobs[step].values(), reverse=True)[:2]
-                assert best - second < 0.1, f"token {step}"
-                break
-            same += 1
-    assert 0 < summary.accepted < summary.drafted
-    assert same > len(PROMPTS) * TOKENS / 2
+    assert_verified(river, PROMPTS, expected)
 
 
 def test_exits(pair: tuple[Path, Any, Any]) -> None:

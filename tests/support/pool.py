@@ -12,6 +12,12 @@ def scheduler_of(engine: Any) -> Any:
     return engine.llm_engine.engine_core.engine_core.scheduler
 
 
+def runner_of(engine: Any) -> Any:
+    """The model runner of an in-process engine."""
+    core = engine.llm_engine.engine_core.engine_core
+    return core.model_executor.driver_worker.worker.model_runner
+
+
 def requests_of(engine: Any) -> Any:
     """What the worker of an in-process engine remembers of its requests."""
     return engine.collective_rpc(lambda worker: worker.model_runner.river_requests)[0]

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.engines import Generated, generate
+from river_vllm.modes import mode_that_made
+from river_vllm.modes.verified import DraftSummary, VerifiedMode
+from tests.support.engines import Generated, generate, greedy
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,27 @@ def assert_same_answer(alone: Alone, other: Generated, threshold: float, by: Rou
         similarity = alone.similarities[index][shallow - 1]
         assert abs(similarity - threshold) <= by.similarity, f"token {index}: depth"
     return index
+
+
+def assert_verified(engine: Any, prompts: Sequence[Any], expected: Sequence[Generated]) -> None:
+    """Verified answers, each alone, are those expected up to a near-tie, and drafts are in them.
+
+    ``expected`` are greedy answers with log-probabilities, as long as the verified ones.
+    """
+    summary, same = DraftSummary(), 0
+    for prompt, theirs in zip(prompts, expected, strict=True):
+        (output,) = engine.generate([prompt], greedy(len(theirs.tokens)), use_tqdm=False)
+        ours = output.outputs[0]
+        assert type(mode_that_made(ours.routed_experts)) is VerifiedMode
+        summary.add(ours.routed_experts)
+        for step, (a, b) in enumerate(zip(ours.token_ids, theirs.tokens, strict=True)):
+            if a != b:
+                best, second = sorted(theirs.logprobs[step].values(), reverse=True)[:2]
+                assert best - second < 0.1, f"token {step}"
+                break
+            same += 1
+    assert 0 < summary.accepted < summary.drafted
+    assert same > sum(len(theirs.tokens) for theirs in expected) / 2
 
 
 def _steps(answer: Generated) -> list[tuple[int, int | None]]:
