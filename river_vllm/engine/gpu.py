@@ -1,4 +1,4 @@
-"""River's worker on CUDA. Not run on a GPU so far; unit-tested with fakes."""
+"""River's worker on CUDA; ``docs/gpu.md`` says what was tried of it."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from river_vllm.compat import BUILTIN_LOGITS_PROCESSORS
 from river_vllm.config import river_config_of
 from river_vllm.costs import Costs
 from river_vllm.engine.scheduler import put_depths
+from river_vllm.engine.stopwatch import Stopwatch
 from river_vllm.engine.warm_up import WarmUpMixin, costs_of_start
 from river_vllm.model.forward import Forward
 from river_vllm.modes.exit import Exits, timed
@@ -32,8 +33,9 @@ class RiverRunnerMixin(WarmUpMixin):
     river_exact = True
     """Whether a request of the last step needs stock vLLM's bits."""
     _river_depths: dict[str, int]
-    _river_running: tuple[Pass, float] | None
-    """The step that has been started, and when."""
+    _river_watch: Stopwatch
+    _river_running: Pass | None
+    """The step that has been started."""
     _river_draft: Callable[[], Any] | None = None
     """Makes the drafts of the step that has run last."""
 
@@ -54,6 +56,8 @@ class RiverRunnerMixin(WarmUpMixin):
         if drafter is not None:
             kinds |= drafter.timed(forward, self.max_num_reqs)
         self.river_costs = costs = costs_of_start(self, forward, kinds)
+        # With asynchronous scheduling a step starts before the host has the last one's tokens.
+        self._river_watch = Stopwatch(self.device, 2 if self.use_async_scheduling else 1)
         layers = forward.river.num_layers
         self.river_exits = Exits(config, layers, costs, every_logit, self.device)
 
@@ -73,19 +77,23 @@ class RiverRunnerMixin(WarmUpMixin):
         if (drafter := getattr(self, "drafter", None)) is not None:
             drafter.forget(scheduler_output.finished_req_ids)
         output = super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+        if (done := self._river_running) is not None:
+            self._river_watch.stop((self.river_exits.kind(done), done.table.num_rows))
         if self.device.type == "cpu":
-            self._river_ended()
+            self._river_learn()
         return output
 
     def _model_forward(self: Any, **inputs: Any) -> Any:
         """vLLM's documented override point for the forward pass of a real step."""
+        self._river_learn()
         step, exits = self.river_requests.step(), self.river_exits
         table = exits.table(step)
         self.river_exact = not all(one.request.may_draft for one in step)
         due = Pass(
             table, exits.spans(), inputs, True, head=exits.head(table), exact=self.river_exact
         )
-        self._river_running = due, time.perf_counter()
+        self._river_running = due
+        self._river_watch.start()
         hidden = self.river_forward.run(due)
         depths = exits.depths(table)
         self._river_depths = dict(zip(self.input_batch.req_ids, depths, strict=False))
@@ -94,19 +102,13 @@ class RiverRunnerMixin(WarmUpMixin):
     def sample_tokens(self: Any, grammar_output: Any) -> Any:
         self.river_forward.river.rest()
         output = super().sample_tokens(grammar_output)  # type: ignore[misc]
-        # Without asynchronous scheduling vLLM has waited here for an accelerator's tokens. With a
-        # grammar, the time may include a wait for its mask.
-        if grammar_output is None and not self.use_async_scheduling:
-            self._river_ended()
         return put_depths(output, self._river_depths)
 
-    def _river_ended(self: Any) -> None:
-        """Correct the costs by the step that has ended. Run on CPUs only so far."""
-        if self._river_running is not None:
-            done, start = self._river_running
-            self._river_running = None
-            if (kind := self.river_exits.kind(done)) is not None:
-                self.river_costs.observe(kind, done.table.num_rows, time.perf_counter() - start)
+    def _river_learn(self: Any) -> None:
+        """Correct the costs by the steps that have ended."""
+        for (kind, rows), seconds in self._river_watch.read():
+            if kind is not None:
+                self.river_costs.observe(kind, rows, seconds)
 
     def propose_draft_token_ids(self: Any, *args: Any, **kwargs: Any) -> list[list[int]]:
         """Return no drafts yet: ``take_draft_token_ids`` makes them once the step's tokens are sent

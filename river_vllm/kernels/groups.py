@@ -9,8 +9,9 @@ import torch
 
 LEVELS = 15
 """Largest 4-bit code."""
-BLOCK = 1 << 18
-"""Values that a quantiser works on at a time: the float32 working set stays in the cache."""
+BLOCK, GPU_BLOCK = 1 << 18, 1 << 26
+"""Values that a quantiser works on at a time. On a CPU the float32 working set stays in the cache;
+on a GPU it takes about 1 GiB, and most weights are one block: each is a wait for the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def concatenate(parts: Sequence[GroupedWeight], dim: int = 0) -> GroupedWeight:
 def by_blocks(
     weight: torch.Tensor, quantize: Callable[[torch.Tensor], GroupedWeight]
 ) -> GroupedWeight:
-    """The groups of ``weight`` ``[N, K]``, made of ``BLOCK`` values at a time."""
-    rows = max(1, BLOCK // weight.shape[1])
+    """The groups of ``weight`` ``[N, K]``, made block by block."""
+    block = BLOCK if weight.device.type == "cpu" else GPU_BLOCK
+    rows = max(1, block // weight.shape[1])
     return concatenate([quantize(block) for block in weight.split(rows)])

@@ -20,6 +20,8 @@ _MIDDLE = 8
 """torch computes ``(code − 8) · scale + offset``."""
 _INNER_K_TILES = 2
 _LANES = 16
+_PACKED = 8
+"""Zero points of so many outputs share an int32."""
 _OPERATORS = ("_convert_weight_to_int4pack_for_cpu", "_weight_int4pack_mm_for_cpu")
 
 
@@ -80,6 +82,8 @@ class VllmMixedPrecisionKernel(Int4Kernel):
     def unsupported(self, spec: LinearSpec) -> str | None:
         if spec.device.type == "cpu" and not has_cpu_int4_product():
             return "this build of vLLM has no 4-bit product for this CPU"
+        if spec.out_features % _PACKED:
+            return f"output features must be a multiple of {_PACKED}, got {spec.out_features}"
         try:
             scheme, _ = _empty(spec, torch.device("meta"))
         except (ValueError, RuntimeError) as error:
@@ -104,21 +108,18 @@ class VllmMixedPrecisionKernel(Int4Kernel):
         host.weight_scale.data.copy_(weight.scales)
         host.weight_zero_point.data.copy_(pack_int4_into_int32(zeros, 0))
         scheme.process_weights_after_loading(host)
-        return _VllmPacked(scheme, host, torch.float32 if self.rounds_activations else spec.dtype)
+        return _VllmPacked(scheme, host)
 
 
 class _VllmPacked(PackedLinear):
-    def __init__(
-        self, scheme: CompressedTensorsWNA16, host: torch.nn.Module, bias_dtype: torch.dtype
-    ) -> None:
+    def __init__(self, scheme: CompressedTensorsWNA16, host: torch.nn.Module) -> None:
         self._scheme = scheme
         self._host = host
-        self._bias_dtype = bias_dtype
 
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if bias is not None:
-            bias = bias.to(self._bias_dtype)
-        return self._scheme.apply_weights(self._host, x, bias)
+        # Marlin takes a bias in its own order only, and the AMX kernel one in float32.
+        out = self._scheme.apply_weights(self._host, x, None)
+        return out if bias is None else out.add_(bias)
 
     @property
     def nbytes(self) -> int:

@@ -249,7 +249,10 @@ class Forward:
     def idle(self, rows: int, layers: int, head: Head, *, exact: bool = True) -> Pass:
         """A pass on no request; it writes to vLLM's null block."""
         tokens = torch.zeros(rows, dtype=torch.int64, device=self._runner.device)
-        return self.decode([Span(0, 0, 1)] * rows, tokens, layers, head, exact=exact)
+        # No more requests than a batch has: for so many a GPU's attention has buffers.
+        requests = min(rows, int(self._runner.max_num_reqs))
+        shares = [rows // requests + (i < rows % requests) for i in range(requests)]
+        return self.decode([Span(0, 0, n) for n in shares], tokens, layers, head, exact=exact)
 
     def _embedded(self, tokens: torch.Tensor) -> dict[str, Any]:
         """Tokens as vLLM feeds them to its model (``v1/worker/gpu_model_runner.py``,
@@ -287,6 +290,7 @@ class Forward:
             query_start_loc=starts.to(device),
             query_start_loc_cpu=starts,
             seq_lens=lengths.to(device),
+            seq_lens_cpu_upper_bound=lengths,  # exact; FlexAttention has to have it
             num_reqs=len(spans),
             num_actual_tokens=len(positions),
             max_query_len=int(counts.max()),

@@ -83,6 +83,11 @@ def _choose_runner_v1(vllm_config: VllmConfig) -> None:
 
 def _install(vllm_config: VllmConfig) -> None:
     cpu, model = current_platform.is_cpu(), vllm_config.model_config
+    if not cpu and vllm_config.parallel_config.worker_cls != GPU_WORKER:
+        logger.warning(
+            "River: nobody has reported a run on a GPU yet; 'make gpu-check' compares its answers "
+            "with stock vLLM's (docs/gpu.md)"
+        )
     vllm_config.scheduler_config.scheduler_cls = SCHEDULER
     vllm_config.parallel_config.worker_cls = CPU_WORKER if cpu else GPU_WORKER
     # A compiled forward holds every layer's backbone, and an offloading engine lacks some. An exit

@@ -176,6 +176,8 @@ def _memory_refused(vllm_config: VllmConfig) -> dict[str, bool]:
             not cpu and (offload.uva.cpu_offload_gb > 0 or offload.prefetch.offload_group_size > 0)
         ),
         "sleep mode (leave out --enable-sleep-mode)": vllm_config.model_config.enable_sleep_mode,
+        "VLLM_ENABLE_STARTUP_PLAN, which takes the memory of a start with other river settings "
+        "(leave it out)": not cpu and vllm_envs.VLLM_ENABLE_STARTUP_PLAN,
     }
 
 

@@ -215,16 +215,16 @@ def pick(logits: torch.Tensor, rows: torch.Tensor, metadata: Any) -> Picked:
     top_k = None if metadata.top_k is None else metadata.top_k[rows]
     top_p = None if metadata.top_p is None else metadata.top_p[rows]
     probabilities = apply_top_k_top_p(logits, top_k, top_p).softmax(dim=-1, dtype=torch.float32)
-    drawn = _draw(probabilities, rows.tolist(), metadata.generators)
+    drawn = _draw(probabilities, rows, metadata.generators)
     return Picked(torch.where(sampled, drawn, tokens), confidence, probabilities)
 
 
 def _draw(
-    probabilities: torch.Tensor, rows: list[int], generators: Mapping[int, torch.Generator]
+    probabilities: torch.Tensor, rows: torch.Tensor, generators: Mapping[int, torch.Generator]
 ) -> torch.Tensor:
     """One column per row, by the exponential race that vLLM's own sampler runs."""
     noise = torch.empty_like(probabilities).exponential_()
-    for place, row in enumerate(rows):
+    for place, row in enumerate(rows.tolist() if generators else ()):
         if row in generators:
             noise[place].exponential_(generator=generators[row])
     return (probabilities / noise).argmax(dim=-1)

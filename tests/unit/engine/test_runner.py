@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from vllm.v1.sample.logits_processor import MinPLogitsProcessor
 
+from river_vllm.engine import stopwatch
 from river_vllm.engine.runner import RiverRunnerMixin
 from river_vllm.engine.scheduler import depths_of
 from river_vllm.step.table import Pass, StepTable
@@ -36,6 +37,7 @@ class FakeRunner:
             run=self.run, river=SimpleNamespace(rest=lambda: setattr(self, "current", None))
         )
         self.river_costs: Any = SimpleNamespace(observe=self.observe)
+        self._river_watch = stopwatch.Stopwatch(self.device)
 
     def step(self) -> Any:
         """A request of each of the modes."""
@@ -98,18 +100,41 @@ def test_a_step_is_a_pass_and_its_depths_are_on_the_output(runner: Runner) -> No
     assert depths_of(runner.sample_tokens(None)) == {}, "a call without a step has none"
 
 
-@pytest.mark.parametrize(
-    ("grammar", "asynchronous", "learns"),
-    [(None, False, True), (None, True, False), ("mask", False, False)],
-)
-def test_an_accelerators_step_ends_where_its_tokens_are_on_the_host(
-    runner: Runner, grammar: Any, asynchronous: bool, learns: bool
+class Event:
+    """An accelerator's event: it can be read once the device has come to it."""
+
+    recorded: ClassVar[list[Event]] = []
+
+    def __init__(self, device: torch.device, enable_timing: bool) -> None:
+        assert device.type == "meta" and enable_timing
+        self.passed = False
+
+    def record(self) -> None:
+        self.recorded.append(self)
+
+    def synchronize(self) -> None:
+        assert self.passed, "the host waits for the device"
+
+    def elapsed_time(self, end: Event) -> float:
+        assert self.passed and end.passed
+        return 20.0
+
+
+@pytest.mark.parametrize("late", [1, 2])
+def test_an_accelerators_step_is_read_when_its_tokens_are_on_the_host(
+    runner: Runner, late: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner.device, runner.use_async_scheduling = torch.device("meta"), asynchronous
-    runner.execute_model(SimpleNamespace(finished_req_ids=set()), "step")
-    assert runner.learnt == [], "it has only been launched"
-    runner.sample_tokens(grammar)
-    assert runner.learnt == [("backbone", ROWS)] * learns
+    """With asynchronous scheduling two steps later, on every rank."""
+    monkeypatch.setattr(stopwatch.torch, "Event", Event)
+    monkeypatch.setattr(Event, "recorded", [])
+    runner.device = torch.device("meta")
+    runner._river_watch = stopwatch.Stopwatch(runner.device, late)
+    for step in range(4):
+        runner.execute_model(SimpleNamespace(finished_req_ids=set()), "step")
+        assert runner.learnt == [("backbone", ROWS)] * max(0, step + 1 - late)
+        runner.sample_tokens(None)
+        for event in Event.recorded[: 2 * (step + 2 - late)]:
+            event.passed = True
 
 
 class OperatorsProcessor:

@@ -111,7 +111,7 @@ def hook(config: Any) -> Any:
 
 @pytest.mark.parametrize(("cpu", "worker"), [(True, CPU_WORKER), (False, GPU_WORKER)])
 def test_the_engine_gets_rivers_worker_and_scheduler(
-    cpu: bool, worker: str, monkeypatch: pytest.MonkeyPatch
+    cpu: bool, worker: str, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
     on_platform(monkeypatch, cpu)
     config = hook(engine())
@@ -121,6 +121,7 @@ def test_the_engine_gets_rivers_worker_and_scheduler(
     assert config.model_config.enforce_eager is not cpu
     # Every process that builds the configuration runs the hook again.
     assert hook(config).parallel_config.worker_cls == worker
+    assert sum("make gpu-check" in line for line in warnings) == (not cpu)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,14 @@ def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(
     on_platform(monkeypatch, cpu=False)
     with pytest.raises(UnsupportedModelError, match=f"cannot be combined with .*{reason}"):
         hook(engine(**{change: value}))
+
+
+def test_a_saved_memory_plan_is_refused_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_STARTUP_PLAN", "1")
+    hook(engine())  # a CPU's worker saves none
+    on_platform(monkeypatch, cpu=False)
+    with pytest.raises(UnsupportedModelError, match=r"VLLM_ENABLE_STARTUP_PLAN.*leave it out"):
+        hook(engine())
 
 
 @pytest.mark.parametrize(

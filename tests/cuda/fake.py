@@ -1,0 +1,51 @@
+"""Tensors on a GPU that is not there: their shapes and devices, and waits of the host for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_ITEM = torch.ops.aten._local_scalar_dense.default
+_COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what has to wait for the device: values read by the host, copies to it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is _ITEM:
+            self.count += args[0].is_cuda
+            return (
+                torch.zeros((), dtype=args[0].dtype).numpy().item() or args[0].dtype == torch.bool
+            )
+        out = func(*args, **kwargs)
+        if func in _COPIES:
+            source = args[-1] if func is _COPIES[1] else args[0]
+            self.count += source.is_cuda and not out.is_cuda
+        return out
+
+
+@contextmanager
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
+    """Inside, tensors on ``cuda`` have no values; operators on two devices at once raise. What is
+    read of them is 0, or true."""
+    waits = Waits()
+
+    def read(tensor: Any) -> Any:
+        waits.count += tensor.is_cuda
+        return np.zeros(tensor.shape, str(tensor.dtype).removeprefix("torch."))
+
+    monkeypatch.setattr(FakeTensor, "numpy", read, raising=False)
+    monkeypatch.setattr(FakeTensor, "tolist", lambda tensor: read(tensor).tolist(), raising=False)
+    with FakeTensorMode(allow_non_fake_inputs=True), waits:
+        yield waits

@@ -1,0 +1,132 @@
+"""Drafts, LM head, sampling and router on a GPU: no mixed devices, and how often the host waits.
+
+A number here is what a pass costs in waits. Whoever raises one has to have a reason.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from river_vllm.kernels import groups
+from river_vllm.kernels.groups import GroupedWeight, by_blocks
+from river_vllm.kernels.others import DequantizeKernel
+from river_vllm.model.forward import Forward
+from river_vllm.model.head import RiverHeadMethod, some_outputs
+from river_vllm.modes.verified.draft import pick
+from river_vllm.step.router import Router, by_torch, transition_similarity
+from river_vllm.step.table import Current, Pass, Span, StepTable
+from river_vllm.weights.hqq import STEPS, quantize_hqq
+from tests.cuda.fake import fake_gpu
+
+GPU = torch.device("cuda")
+ROWS, HIDDEN, VOCABULARY, L = 5, 128, 8192, 6
+
+
+def metadata(**options: Any) -> Any:
+    """vLLM's sampling metadata of a batch of 8."""
+    given = {"all_greedy": False, "temperature": torch.rand(8, device=GPU), "generators": {}}
+    return SimpleNamespace(**given | {"top_k": None, "top_p": None} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"all_greedy": True}, 0), ({}, 1), ({"generators": {9: torch.Generator()}}, 2)],
+)
+def test_picking(options: Any, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_gpu(monkeypatch) as waits:
+        top = {} if "all_greedy" in options else {"top_k": torch.ones(8, dtype=int, device=GPU)}
+        logits = torch.rand(ROWS, VOCABULARY, device=GPU)
+        picked = pick(logits, torch.arange(ROWS, device=GPU), metadata(**top, **options))
+        assert picked.tokens.is_cuda and picked.confidence.shape == (ROWS,)
+        assert waits.count == expected
+
+
+@pytest.mark.parametrize("kind", ["backbone", "river", "draft"])
+def test_an_lm_head_makes_logits_without_a_wait(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_gpu(monkeypatch) as waits:
+        weight = torch.rand(VOCABULARY, HIDDEN, device=GPU).bfloat16()
+        current = Current(L)
+        head = RiverHeadMethod(current, lambda w: expanded(w), some_outputs)
+        layer: Any = SimpleNamespace(weight=torch.nn.Parameter(weight, requires_grad=False))
+        head._packed = expanded(weight)
+        current.due = Pass(StepTable(L, [1] * ROWS, [1.0] * ROWS, [L] * ROWS), (), {}, head=kind)
+        monkeypatch.setattr(
+            "vllm.model_executor.layers.vocab_parallel_embedding.dispatch_unquantized_gemm",
+            lambda: lambda layer, x, weight, bias: torch.nn.functional.linear(x, weight, bias),
+        )
+        logits = head.apply(layer, torch.rand(ROWS, HIDDEN, device=GPU).bfloat16())
+        assert logits.is_cuda and logits.shape == (ROWS, VOCABULARY)
+        assert waits.count == 0
+
+
+def expanded(weight: torch.Tensor) -> Any:
+    """A 4-bit weight on the GPU, whatever its values."""
+    rows, columns = weight.shape
+    scales = torch.rand(rows, columns // 32, device=GPU)
+    codes = torch.zeros(rows, columns, dtype=torch.uint8, device=GPU)
+    spec: Any = SimpleNamespace(dtype=torch.bfloat16)
+    return DequantizeKernel().pack(GroupedWeight(codes, scales, scales), spec)
+
+
+def test_a_decision_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the similarities; a layer before the first decision and one without rows never."""
+    with fake_gpu(monkeypatch) as waits:
+        router = Router(by_torch(transition_similarity))
+        table = StepTable(L, [1] * 3, [0.5, 0.5, -1.0], [2, 3, 2], device=GPU)
+        counts = []
+        for layer in range(L):
+            hidden = torch.rand(3, HIDDEN, device=GPU).bfloat16()
+            router.decide(table, layer, hidden, torch.rand(3, HIDDEN, device=GPU).bfloat16())
+            counts.append(waits.count)
+        # Similarity 0 is above no τ but −1.
+        assert table.exit_layer.tolist() == [-1, -1, 2]
+        assert np.diff(counts).tolist() == [0, 1, 1, 1, 1]
+        assert table.river_rows is not None and table.river_rows.is_cuda
+
+
+def test_a_river_pass_is_prepared_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(found: Any, vllm_config: Any, slot_mapping: Any) -> Any:
+        return SimpleNamespace(attn_metadata=found, slots=slot_mapping)
+
+    monkeypatch.setattr("river_vllm.model.forward.create_forward_context", create)
+    with fake_gpu(monkeypatch) as waits:
+        group = SimpleNamespace(layer_names=["layer"], build_metadata=lambda told: told)
+        blocks = SimpleNamespace(gpu=torch.zeros(8, 4, dtype=torch.int32, device=GPU))
+        table = SimpleNamespace(block_size=16, block_table=blocks)
+        runner: Any = SimpleNamespace(
+            device=GPU,
+            vllm_config=None,
+            attn_groups=[[group]],
+            input_batch=SimpleNamespace(block_table=[table]),
+            input_ids=SimpleNamespace(gpu=torch.zeros(1, dtype=torch.int32, device=GPU)),
+            positions=torch.zeros(1, dtype=torch.int64, device=GPU),
+            supports_mm_inputs=False,
+            enable_prompt_embeds=False,
+            get_model=lambda: SimpleNamespace(river=SimpleNamespace(num_layers=L)),
+        )
+        forward = Forward(runner)
+        tokens = torch.tensor([1, 2, 3], device=GPU)
+        due = forward.decode([Span(0, 4, 1), Span(1, 9, 2)], tokens, 0, "draft")
+        assert all(value.is_cuda for value in due.inputs.values())
+        with forward._context(due):
+            pass
+        assert waits.count == 0
+
+
+def test_a_weight_is_quantised_in_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-quadratic quantisation waits once a step, and once a block."""
+    monkeypatch.setattr(groups, "BLOCK", 1 << 10)
+    with fake_gpu(monkeypatch) as waits:
+        quantize_hqq(torch.rand(256, 128, device=GPU), 64)
+        assert waits.count == STEPS
+        sizes: list[int] = []
+        by_blocks(
+            torch.empty(4096, 1 << 16, device=GPU, dtype=torch.bfloat16),
+            lambda block: sizes.append(len(block)) or quantize_hqq(block[:1], 64),  # type: ignore
+        )
+        assert sizes == [1024] * 4
