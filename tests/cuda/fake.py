@@ -1,4 +1,7 @@
-"""Tensors on a GPU that is not there: their shapes and devices, and waits of the host for it."""
+"""Tensors on a device that is not there: their shapes, and waits of the host for it.
+
+The device is torch's ``meta``: a torch without CUDA indexes no tensor on ``cuda``, not even a fake.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,9 @@ _ITEM = torch.ops.aten._local_scalar_dense.default
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 
+GPU = torch.device("meta")
+
+
 class Waits(TorchDispatchMode):
     """Counts what has to wait for the device: values read by the host, copies to it."""
 
@@ -24,25 +30,23 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is _ITEM:
-            self.count += args[0].is_cuda
-            return (
-                torch.zeros((), dtype=args[0].dtype).numpy().item() or args[0].dtype == torch.bool
-            )
+            self.count += args[0].device == GPU
+            return args[0].dtype == torch.bool or 0
         out = func(*args, **kwargs)
         if func in _COPIES:
             source = args[-1] if func is _COPIES[1] else args[0]
-            self.count += source.is_cuda and not out.is_cuda
+            self.count += source.device == GPU and out.device != GPU
         return out
 
 
 @contextmanager
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
-    """Inside, tensors on ``cuda`` have no values; operators on two devices at once raise. What is
+    """Inside, tensors on ``GPU`` have no values; operators on two devices at once raise. What is
     read of them is 0, or true."""
     waits = Waits()
 
     def read(tensor: Any) -> Any:
-        waits.count += tensor.is_cuda
+        waits.count += tensor.device == GPU
         return np.zeros(tensor.shape, str(tensor.dtype).removeprefix("torch."))
 
     monkeypatch.setattr(FakeTensor, "numpy", read, raising=False)

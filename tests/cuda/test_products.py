@@ -9,7 +9,6 @@ import torch
 from vllm.model_executor.kernels.linear import MarlinLinearKernel
 from vllm.model_executor.kernels.linear.mixed_precision.machete import MacheteLinearKernel
 
-from river_vllm.kernels.choice import KernelChooser
 from river_vllm.kernels.others import VllmMixedPrecisionKernel
 from tests.cuda.support import pretend_gpu
 from tests.unit.kernels.support import assert_product, grouped_weight, inputs, spec_of
@@ -43,11 +42,3 @@ def test_a_shape_that_no_product_takes_is_named(monkeypatch: pytest.MonkeyPatch)
     assert "multiple of 8, got 65" in str(
         VllmMixedPrecisionKernel().unsupported(spec_of(64, 65, 32))
     )
-    assert VllmMixedPrecisionKernel().unsupported(spec_of(96, 64, 96)) is not None
-
-
-def test_one_weight_in_integer_zero_points_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_gpu(monkeypatch, 90)
-    chooser, spec = KernelChooser(), spec_of(256, 128, 128)
-    chooser.pack(spec, lambda integer: grouped_weight(spec, integer))
-    assert (chooser.names, chooser.zero_points) == (["vllm"], "integer")
