@@ -60,8 +60,8 @@ def attach(
         if not carries(linear.quant_method, linear):
             form = form_of(linear.quant_method, linear)
             raise UnsupportedModelError(
-                f"projection '{linear.prefix}' is {form.__name__}: River takes bf16, INT8 (W8A8 of "
-                "compressed-tensors) and, on the CPU, 4-bit weights in groups of 32 or more",
+                f"projection '{linear.prefix}' is {form.__name__}: River takes bf16, INT8 and FP8 "
+                "(W8A8) and, on the CPU, 4-bit weights in groups of 32 or more",
                 cure="",
             )
     native = _native(config, vllm_config.device_config.device, model_config.dtype)

@@ -25,7 +25,7 @@ KV_DTYPES = {
     "gpu": ("auto", "bfloat16"),
 }
 """Types of the K/V cache with which exact answers were compared with stock vLLM's."""
-QUANTIZATIONS = (None, "compressed-tensors", "awq", "auto_awq", "gptq", "auto_gptq")
+QUANTIZATIONS = (None, "compressed-tensors", "fp8", "awq", "auto_awq", "gptq", "auto_gptq")
 """vLLM's names of the forms with which a start goes on; ``attach`` looks at each projection."""
 
 
@@ -100,8 +100,8 @@ def refuse(vllm_config: VllmConfig) -> None:
         "decode context parallelism (leave out --decode-context-parallel-size)": (
             parallel.decode_context_parallel_size > 1
         ),
-        f"a checkpoint quantised by {model.quantization} (River takes bf16, INT8 W8A8 of "
-        "compressed-tensors, and 4 bit of compressed-tensors, AWQ or GPTQ)": (
+        f"a checkpoint quantised by {model.quantization} (River takes bf16, INT8 and FP8 "
+        "W8A8, and 4 bit of compressed-tensors, AWQ or GPTQ)": (
             model.quantization not in QUANTIZATIONS
         ),
         "a 4-bit checkpoint on this platform (it serves them on CPUs)": (

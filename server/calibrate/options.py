@@ -76,7 +76,7 @@ class CalibrateOptions(Options):
     """
 
     model: Annotated[str, Shown("MODEL", positional=True)]
-    """a Hugging Face id or a folder, in bf16"""
+    """a Hugging Face id or a folder, in bf16 or INT8"""
     target: TargetOptions
     text: PromptOptions
     engine: EngineOptions

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from river_vllm.config import RiverConfig
-from river_vllm.model.architectures import river_architecture
-from river_vllm.plugin import checkpoint_architecture
 from river_vllm.weights.cache import first_made, gptq_folders
-from server.cli.engine import prepare
+from server.cli.engine import prepare, refuse_4_bit
 from server.cli.output import Steps, make_console, write_json
 from server.cli.process import ended_by_sigterm
 from server.cli.prompts import Prompts, from_files, self_made
@@ -139,7 +137,7 @@ class QuantizingEngine:
         from vllm import LLM
 
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
-        river_architecture(*checkpoint_architecture(model, options))
+        refuse_4_bit(model, options)
         self.llm = LLM(
             model,
             worker_extension_cls=EXTENSION,

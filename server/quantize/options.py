@@ -38,7 +38,7 @@ class QuantizeOptions(Options):
     """
 
     model: Annotated[str, Shown("MODEL", positional=True)]
-    """a Hugging Face id or a folder, in bf16"""
+    """a Hugging Face id or a folder, in bf16 or INT8"""
     group_size: Literal[32, 64, 128] = 128
     """input features that share a scale"""
     integer_zeros: bool = False
