@@ -57,7 +57,7 @@ class OutputOptions(Options):
     json_file: OutputFile | None = Field(default=None, alias="json")
     """all measured figures"""
     no_progress: bool = False
-    """show no progress bar"""
+    """show no progress (a bar on a terminal, else a line every ten seconds)"""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:

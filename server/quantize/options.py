@@ -48,7 +48,7 @@ class QuantizeOptions(Options):
     json_file: OutputFile | None = Field(default=None, alias="json")
     """settings, folder, and the error of each layer"""
     no_progress: bool = False
-    """show no progress bar"""
+    """show no progress (a bar on a terminal, else a line every ten seconds)"""
     text: TextOptions
     engine: EngineOptions
 

@@ -86,7 +86,7 @@ def test_a_checkpoint_in_4_bit_is_refused(
     (tmp_path / "config.json").write_text(
         json.dumps({**config, "quantization_config": quantization})
     )
-    assert main([*arguments, str(tmp_path)]) == 1
+    assert main([*arguments, str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert str(tmp_path) in line
     assert "in 4 bit" in line
