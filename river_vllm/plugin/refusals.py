@@ -14,7 +14,7 @@ from river_vllm.kernels.native.library import cap as instruction_set_cap
 from river_vllm.request import default_settings, unreachable
 from river_vllm.weights.cache import weights_folder
 from river_vllm.weights.fingerprint import check_model, check_weights, served_checkpoint
-from river_vllm.weights.source import weight_source
+from river_vllm.weights.source import LARGEST, weight_source
 
 SCHEDULER = "river_vllm.engine.scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.engine.cpu.RiverCPUWorker"
@@ -45,7 +45,7 @@ def check_settings(vllm_config: VllmConfig) -> None:
             "the number of layers of this model"
         )
     if config.in_4_bit:
-        _check_4_bit(config)
+        _check_4_bit(config, model.hf_config.quantization_config)
     folder = weights_folder(config, model.model)
     if config.calibration is not None:
         check_model(config.calibration.model, served_checkpoint(model), model.model)
@@ -67,8 +67,17 @@ def check_settings(vllm_config: VllmConfig) -> None:
         )
 
 
-def _check_4_bit(config: RiverConfig) -> None:
-    """Raise for settings that mean nothing where the checkpoint's own weights are in 4 bit."""
+def _check_4_bit(config: RiverConfig, quantization: Mapping[str, Any]) -> None:
+    """Raise for settings that mean nothing where the checkpoint's own weights are in 4 bit, and for
+    groups that no kernel takes."""
+    groups = (quantization.get("config_groups") or {}).values()
+    for weights in (quantization, *(group.get("weights") or {} for group in groups)):
+        size = weights.get("group_size")
+        if isinstance(size, int) and size > 0 and size not in (32, 64) and size % LARGEST:
+            raise RiverError(
+                f"the checkpoint's 'group_size' = {size}: 4-bit weights are served in groups of 32, "
+                f"64 or a multiple of {LARGEST}"
+            )
     given = config.model_fields_set & (RiverConfig.affecting(Affects.EXITS) | {"weights"})
     if config.threshold == 1.0:
         given -= {"threshold"}

@@ -34,7 +34,6 @@ CASES = {
     "int8-phi3": ("Phi3ForCausalLM", "w8a8"),
     "int8-gemma3": ("Gemma3ForCausalLM", "w8a8"),
     "fp8": ("LlamaForCausalLM", "fp8"),
-    "fp8-tensor": ("Qwen2ForCausalLM", "fp8-tensor"),
     "fp8-block": ("Qwen3ForCausalLM", "fp8-block"),
 }
 
@@ -103,7 +102,8 @@ def test_layers_that_are_fetched(pair: tuple[Path, Any, Any]) -> None:
 def test_layers_that_are_dropped(pair: tuple[Path, Any, Any]) -> None:
     """Where every request leaves after two layers, those of the rest hold no 8-bit weight."""
     model, _, whole = pair
-    config = CONFIG.model_copy(update={"resident_layers": 2, "prefill": "sequence", "verify": 0})
+    update = {"resident_layers": 2, "prefill": "sequence", "verify": 0, "draft": "adaptive"}
+    config = CONFIG.model_copy(update=update)
     river = engines.river_engine(model, config, **OPTIONS)
     _alive["dropping"] = model, None, river
     found = generate(river, PROMPTS, greedy(TOKENS, {"threshold": -1.0, "min_layers": 2}))
