@@ -104,6 +104,8 @@ def make_checkpoint(architecture: str, folder: Path, seed: int = 0) -> Path:
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.05)
+        elif name.endswith("mm_input_projection_weight"):  # Gemma 3's, zero before its training
+            torch.nn.init.normal_(parameter, std=0.2)
         elif parameter.ndim == 1 and parameter.numel() > 1:
             parameter.data.add_(0.1 * torch.randn_like(parameter))
     model.to(torch.bfloat16).save_pretrained(folder)

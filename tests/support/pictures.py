@@ -44,11 +44,22 @@ def picture(seed: int, width: int = 56, height: int = 84) -> Image.Image:
     return Image.fromarray(pixels.repeat(7, axis=0).repeat(width, axis=1))
 
 
-def data_url(image: Image.Image) -> str:
-    """``image`` as a PNG in a URL, as a chat's client sends it."""
+def png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
+
+
+def broken_png() -> bytes:
+    """A PNG whose data ends before its pixels do: Pillow raises ``SyntaxError``."""
+    whole = png(picture(0))
+    length = whole.index(b"IDAT") - 1
+    return whole[:length] + b"\x10" + whole[length + 1 :]
+
+
+def data_url(data: bytes) -> str:
+    """A URL that holds a PNG, as a chat's client sends it."""
+    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def save_processor(architecture: str, folder: Path, vocabulary: int) -> None:
