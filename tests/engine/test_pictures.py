@@ -119,7 +119,7 @@ def test_a_draft_stands_where_the_backbone_verifies_it(
 
     def record(due: Pass) -> Any:
         rows = [span.start + row for span in due.spans for row in range(span.rows)]
-        rotary = due.inputs["positions"][..., : len(rows)].T.tolist()
+        rotary = due.inputs["positions"][..., : len(rows)].movedim(-1, 0).tolist()
         places[due.in_step].update(zip(rows, rotary, strict=True))
         return run(due)
 
@@ -130,7 +130,7 @@ def test_a_draft_stands_where_the_backbone_verifies_it(
     assert len(both) > TOKENS / 2
     assert [draft[place] for place in both] == [step[place] for place in both]
     last = max(both)
-    assert (step[last] != last) is sight.rotates_pictures
+    assert (step[last] not in (last, [last] * 3)) is sight.rotates_pictures
 
 
 def test_exits_beside_an_exact_request(sight: Sight, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +140,7 @@ def test_exits_beside_an_exact_request(sight: Sight, monkeypatch: pytest.MonkeyP
     prompts = sight.prompts[:3]
     exits = greedy(TOKENS, EXIT, logprobs=2)
     alone = generate_alone(sight.river, prompts, exits)
+    sight.forget()
     beside = generate(sight.river, prompts, [exits, greedy(TOKENS, OFF), exits])
     expected = generate(sight.stock, prompts, greedy(TOKENS))
     assert beside[1].tokens == expected[1].tokens
