@@ -347,6 +347,23 @@ def cpu_worker_makes(runner: type) -> Iterator[None]:
         cpu_worker.CPUModelRunner = own
 
 
+@contextmanager
+def runner_drafts_with(drafter: type) -> Iterator[None]:
+    """Inside, a V1 runner is made with a ``drafter`` in the place of vLLM's ``DraftModelProposer``.
+
+    vLLM 0.32's runner names the class when it is made, and the class refuses a model with M-RoPE.
+    Until the runner has a method that makes its drafter:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L612
+    """
+    from vllm.v1.worker import gpu_model_runner
+
+    own, gpu_model_runner.DraftModelProposer = gpu_model_runner.DraftModelProposer, drafter
+    try:
+        yield
+    finally:
+        gpu_model_runner.DraftModelProposer = own
+
+
 def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:
     """Calls of ``module`` go to ``call(inner, …)``; ``inner(…)`` is the original call.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.support.pictures import ID, PATCH
 
@@ -109,6 +110,14 @@ def make_checkpoint(architecture: str, folder: Path, seed: int = 0) -> Path:
         elif parameter.ndim == 1 and parameter.numel() > 1:
             parameter.data.add_(0.1 * torch.randn_like(parameter))
     model.to(torch.bfloat16).save_pretrained(folder)
+    if architecture == "Gemma3ForConditionalGeneration":
+        # transformers 5 saves other names than published checkpoints have, and vLLM knows those.
+        file = folder / "model.safetensors"
+        weights = load_file(file)
+        names = {
+            name: name.replace("vision_tower.", "vision_tower.vision_model.") for name in weights
+        }
+        save_file({names[name]: weights[name] for name in weights}, file, {"format": "pt"})
     return folder
 
 
@@ -119,7 +128,9 @@ def _mistral3(text: dict[str, Any]) -> Any:
         **_VISION, num_hidden_layers=1, num_attention_heads=2, image_size=112
     )
     text_config = Ministral3Config(**text)
-    return Mistral3Config(vision, text_config, image_token_index=ID["[IMG]"])
+    return Mistral3Config(
+        vision_config=vision, text_config=text_config, image_token_index=ID["[IMG]"]
+    )
 
 
 def _gemma3(text: dict[str, Any]) -> Any:
