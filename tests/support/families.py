@@ -113,11 +113,9 @@ def make_checkpoint(architecture: str, folder: Path, seed: int = 0) -> Path:
     if architecture == "Gemma3ForConditionalGeneration":
         # transformers 5 saves other names than published checkpoints have, and vLLM knows those.
         file = folder / "model.safetensors"
-        weights = load_file(file)
-        names = {
-            name: name.replace("vision_tower.", "vision_tower.vision_model.") for name in weights
-        }
-        save_file({names[name]: weights[name] for name in weights}, file, {"format": "pt"})
+        weights = load_file(file).items()
+        named = {k.replace("vision_tower.", "vision_tower.vision_model."): v for k, v in weights}
+        save_file(named, file, {"format": "pt"})
     return folder
 
 
