@@ -135,12 +135,12 @@ def _gemma3(text: dict[str, Any]) -> Any:
     from transformers import Gemma3Config, Gemma3TextConfig, SiglipVisionConfig
 
     vision = SiglipVisionConfig(
-        **_VISION, num_hidden_layers=1, num_attention_heads=2, image_size=56, vision_use_head=False
+        **_VISION, num_hidden_layers=1, num_attention_heads=2, image_size=112, vision_use_head=False
     )
     return Gemma3Config(
         text_config=Gemma3TextConfig(**text),
         vision_config=vision,
-        mm_tokens_per_image=4,
+        mm_tokens_per_image=16,
         boi_token_index=ID["<start_of_image>"],
         eoi_token_index=ID["<end_of_image>"],
         image_token_index=ID["<image_soft_token>"],

@@ -79,7 +79,7 @@ def save_processor(architecture: str, folder: Path, vocabulary: int) -> None:
         pad_token="<pad>",
         extra_special_tokens=own if architecture.startswith("Gemma3") else {},
     )
-    side = {"height": 4 * PATCH, "width": 4 * PATCH}
+    side = {"height": 8 * PATCH, "width": 8 * PATCH}
     area = {"shortest_edge": (2 * PATCH) ** 2, "longest_edge": 16 * (2 * PATCH) ** 2}
     common = {
         "tokenizer": tokenizer,
@@ -88,7 +88,7 @@ def save_processor(architecture: str, folder: Path, vocabulary: int) -> None:
     processor: Any
     if architecture.startswith("Gemma3"):
         images = transformers.Gemma3ImageProcessor(size=side)
-        processor = transformers.Gemma3Processor(images, image_seq_length=4, **common)
+        processor = transformers.Gemma3Processor(images, image_seq_length=16, **common)
     elif architecture.startswith("Mistral3"):
         images = transformers.PixtralImageProcessor(
             size={"longest_edge": 8 * PATCH}, patch_size=PATCH
