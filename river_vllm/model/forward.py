@@ -265,8 +265,8 @@ class Forward:
         return {"input_ids": tokens if raw else None, "inputs_embeds": embeddings}
 
     def _rotary_positions(self, spans: Sequence[Span]) -> torch.Tensor:
-        """What vLLM gives its model as positions of generated tokens, int64 ``[rows]``; with M-RoPE
-        ``[3, rows]``, in which a request's pictures take fewer positions than tokens."""
+        """The positions of generated tokens as vLLM's model takes them, int64 ``[rows]``; with
+        M-RoPE ``[3, rows]``, where a picture takes fewer positions than tokens."""
         runner = self._runner
         positions = _positions(spans, runner.device)
         if not runner.uses_mrope:
@@ -280,8 +280,9 @@ class Forward:
         return strided_as(held, (positions + by_row.to(runner.device)).expand(len(held), -1))
 
     def _picture_states(self, rows: int) -> torch.Tensor | None:
-        """What a Qwen3-VL adds to its first layers for pictures, ``[layers, rows, hidden]``; None
-        where the pass has none. Its forward takes it out of a buffer, which it clears."""
+        """States that Qwen3-VL adds after its first layers for pictures, ``[layers, rows, hidden]``;
+        None for a pass without pictures. The model's forward reads them from a buffer and clears
+        the buffer."""
         if not getattr(self._model, "deepstack_input_embeds_num_tokens", 0):
             return None
         return torch.stack([layer[:rows] for layer in self._model.deepstack_input_embeds])

@@ -175,7 +175,7 @@ def test_a_prompt_that_runs_again_by_itself(sight: Sight, monkeypatch: pytest.Mo
 
 
 def test_a_cached_prefix_has_its_picture(sight: Sight) -> None:
-    """Whoever computed it: the same tokens as without the cache, and never another picture's."""
+    """An exact request finds the blocks of one that exits, and no block of another picture."""
     sight.forget()
     first, other = sight.prompts[0], sight.prompts[3]
 

@@ -27,7 +27,7 @@ PLACEHOLDER = {
     "Qwen3VLForConditionalGeneration": "<|vision_start|><|image_pad|><|vision_end|>",
     "Gemma3ForConditionalGeneration": "<start_of_image>",
 }
-"""What a picture is in a prompt's text, for each architecture that sees."""
+"""The text of a picture in a prompt, for each architecture that sees."""
 
 _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% if message.content is string %}{{ message.content }}{% else %}\
