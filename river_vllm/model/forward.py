@@ -280,7 +280,7 @@ class Forward:
         return strided_as(held, (positions + by_row.to(runner.device)).expand(len(held), -1))
 
     def _picture_states(self, rows: int) -> torch.Tensor | None:
-        """States that Qwen3-VL adds after its first layers for pictures, ``[layers, rows, hidden]``;
+        """States that Qwen3-VL adds to its first layers for pictures, ``[layers, rows, hidden]``;
         None for a pass without pictures. The model's forward reads them from a buffer and clears
         the buffer."""
         if not getattr(self._model, "deepstack_input_embeds_num_tokens", 0):

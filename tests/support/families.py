@@ -92,6 +92,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """What differs from the common small sizes."""
 
+_BRANCH_NORMS = ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")
+
 
 def make_checkpoint(architecture: str, folder: Path, seed: int = 0) -> Path:
     """A random bf16 checkpoint; norms and biases are random too, so that none can be left out."""
@@ -107,6 +109,8 @@ def make_checkpoint(architecture: str, folder: Path, seed: int = 0) -> Path:
             torch.nn.init.normal_(parameter, std=0.05)
         elif name.endswith("mm_input_projection_weight"):  # Gemma 3's, zero before its training
             torch.nn.init.normal_(parameter, std=0.2)
+        elif architecture.startswith("Gemma3ForCond") and name.endswith(_BRANCH_NORMS):
+            parameter.data.add_(4.0)  # else a token repeats itself, whatever the picture
         elif parameter.ndim == 1 and parameter.numel() > 1:
             parameter.data.add_(0.1 * torch.randn_like(parameter))
     model.to(torch.bfloat16).save_pretrained(folder)
