@@ -96,7 +96,7 @@ def speculate(vllm_config: VllmConfig, tokens: int) -> None:
     """Have vLLM allocate look-ahead slots, verify drafts and count them.
 
     The method ``draft_model`` does all three, here with the target model as its own draft model.
-    ``engine/worker.py`` replaces its drafter, which would load a second model, by River's. vLLM's
+    ``engine/worker.py`` has River's drafter made; vLLM's would load a second model. vLLM's
     asynchronous scheduling is switched off: it needs equally many drafts for every request, on the
     device, before the host knows any.
 

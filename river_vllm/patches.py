@@ -285,12 +285,34 @@ def unread_fields_are_refused() -> None:
                 _wrap(request, name, parameters)
 
 
+def a_broken_picture_is_a_bad_request() -> None:
+    """A picture that cannot be decoded is answered with HTTP 400, whatever Pillow raises.
+
+    vLLM 0.32 takes an ``OSError`` for a bad picture. Pillow raises others too, such as
+    ``SyntaxError`` for a broken chunk of a PNG and ``DecompressionBombError``: vLLM then answers
+    with 500. The replacement suits every engine. Until vLLM takes them for a bad picture:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/multimodal/media/image.py#L94
+    """
+    from vllm.multimodal.media.image import ImageMediaIO
+
+    def load(inner: Callable[..., Any], media: Any, data: bytes) -> Any:
+        try:
+            return inner(media, data)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(f"Failed to load image: {error}") from error
+
+    _wrap(ImageMediaIO, "load_bytes", load)
+
+
 Place = Literal["front end", "worker", "compiling CPU worker", "verifying CPU worker"]
 _PATCHES: dict[Place, tuple[Callable[[], None], ...]] = {
     "front end": (
         sampling_without_drafts_is_taken,
         rivers_routes_need_no_naming,
         unread_fields_are_refused,
+        a_broken_picture_is_a_bad_request,
     ),
     "worker": (
         compiled_forwards_are_read_back,
@@ -323,6 +345,23 @@ def cpu_worker_makes(runner: type) -> Iterator[None]:
         yield
     finally:
         cpu_worker.CPUModelRunner = own
+
+
+@contextmanager
+def runner_drafts_with(drafter: type) -> Iterator[None]:
+    """Inside, a V1 runner is made with a ``drafter`` in the place of vLLM's ``DraftModelProposer``.
+
+    vLLM 0.32's runner names the class when it is made, and the class refuses a model with M-RoPE.
+    Until the runner has a method that makes its drafter:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L612
+    """
+    from vllm.v1.worker import gpu_model_runner
+
+    own, gpu_model_runner.DraftModelProposer = gpu_model_runner.DraftModelProposer, drafter
+    try:
+        yield
+    finally:
+        gpu_model_runner.DraftModelProposer = own
 
 
 def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:

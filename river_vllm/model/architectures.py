@@ -35,6 +35,7 @@ _TRANSFORMERS = "vLLM runs it through its Transformers backend"
 _PARALLEL = "attention and MLP in parallel"
 _POST_NORM = "norms after attention and MLP"
 _SANDWICH = "norms before and after attention and MLP"
+_PICTURES = "image encoder on the backbone"
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -47,7 +48,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "Mistral3ForConditionalGeneration",
         "Ministral 3 3B, 8B (the paper's Ministral3-8B) and 14B, Mistral Small 3.1",
-        "image encoder on the backbone; the checkpoint must be bf16",
+        f"{_PICTURES}; the checkpoint must be bf16",
     ),
     Family(
         "Phi3ForCausalLM",
@@ -55,9 +56,20 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("Qwen2ForCausalLM", "Qwen2, Qwen2.5, QwQ, DeepSeek-R1-Distill-Qwen", "biases"),
     Family("Qwen3ForCausalLM", "Qwen3 (dense)", "norms on queries and keys"),
+    Family("Qwen2_5_VLForConditionalGeneration", "Qwen2.5-VL 3B to 72B", f"biases; {_PICTURES}"),
+    Family(
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3-VL 2B to 32B (dense)",
+        f"norms on queries and keys; {_PICTURES}",
+    ),
     Family("GemmaForCausalLM", "Gemma"),
     Family("Gemma2ForCausalLM", "Gemma 2", f"{_SANDWICH}, capped logits, sliding windows"),
     Family("Gemma3ForCausalLM", "Gemma 3 270M and 1B", f"{_SANDWICH}, sliding windows"),
+    Family(
+        "Gemma3ForConditionalGeneration",
+        "Gemma 3 4B, 12B and 27B, MedGemma 4B",
+        f"{_SANDWICH}, sliding windows; {_PICTURES}",
+    ),
     Family("GraniteForCausalLM", "Granite 3.0 to 3.3", "multiplier on each residual branch"),
     Family("OlmoForCausalLM", "OLMo", f"norms without weights; {_TRANSFORMERS}"),
     Family("Olmo2ForCausalLM", "OLMo 2", f"{_POST_NORM}; {_TRANSFORMERS}"),

@@ -23,7 +23,7 @@ from river_vllm.errors import UnsupportedModelError
 from river_vllm.model.compiled import RoutedForward
 from river_vllm.model.residency import Residency
 from river_vllm.step.router import Router
-from river_vllm.step.table import Current, Dense, Head, Pass, Path, Span, StepTable
+from river_vllm.step.table import Current, Dense, Head, Pass, Path, Span, StepTable, strided_as
 
 
 class Observer(Protocol):
@@ -208,8 +208,11 @@ class Forward:
             hidden = self._routed(due)
         else:
             river.rest()
+            pictures = self._picture_states(table.num_rows)
             hidden = self._call(due, self._runner.model)
             groups, part = due.leaving_part()
+            if pictures is not None:
+                self._model._set_deepstack_input_embeds(pictures[:, table.rows_of(groups)])
             river.current.due = part
             hidden[table.rows_of(groups)] = self._routed(part)
             river.current.due = due
@@ -242,7 +245,7 @@ class Forward:
         owners = [span.request for span in spans for _ in range(span.rows)]
         table = StepTable.forced(river.num_layers, owners, layers, tokens.device)
         # vLLM's compiled forward checks no types: it would read other integers as int32.
-        positions = _positions(spans, tokens.device).to(runner.positions.dtype)
+        positions = self._rotary_positions(spans).to(runner.positions.dtype)
         inputs = self._embedded(tokens.to(runner.input_ids.gpu.dtype))
         return Pass(table, spans, {**inputs, "positions": positions}, head=head, exact=exact)
 
@@ -260,6 +263,29 @@ class Forward:
         raw = runner.supports_mm_inputs and model.requires_raw_input_tokens
         embeddings = model.embed_input_ids(tokens)
         return {"input_ids": tokens if raw else None, "inputs_embeds": embeddings}
+
+    def _rotary_positions(self, spans: Sequence[Span]) -> torch.Tensor:
+        """The positions of generated tokens as vLLM's model takes them, int64 ``[rows]``; with
+        M-RoPE ``[3, rows]``, where a picture takes fewer positions than tokens."""
+        runner = self._runner
+        positions = _positions(spans, runner.device)
+        if not runner.uses_mrope:
+            return positions
+        ids, states = runner.input_batch.req_ids, runner.requests
+        # A pass that is only timed has no request.
+        deltas = [states[ids[s.request]].mrope_position_delta if ids else 0 for s in spans]
+        rows = torch.tensor([s.rows for s in spans])
+        by_row = torch.tensor(deltas).repeat_interleave(rows, output_size=len(positions))
+        held = runner.mrope_positions.gpu
+        return strided_as(held, (positions + by_row.to(runner.device)).expand(len(held), -1))
+
+    def _picture_states(self, rows: int) -> torch.Tensor | None:
+        """States that Qwen3-VL adds to its first layers for pictures, ``[layers, rows, hidden]``;
+        None for a pass without pictures. The model's forward reads them from a buffer and clears
+        the buffer."""
+        if not getattr(self._model, "deepstack_input_embeds_num_tokens", 0):
+            return None
+        return torch.stack([layer[:rows] for layer in self._model.deepstack_input_embeds])
 
     def _routed(self, due: Pass) -> torch.Tensor:
         due.table.limit = self.river.residency.limit

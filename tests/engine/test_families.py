@@ -94,7 +94,7 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
         "enforce_eager": not compiled,
     }
     if architecture.endswith("ForConditionalGeneration"):
-        options["limit_mm_per_prompt"] = {"image": 0}
+        options["limit_mm_per_prompt"] = {"image": 0, "video": 0}
     config = RiverConfig(
         quantizer="rtn",
         group_size=GROUP_SIZE,

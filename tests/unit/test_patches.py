@@ -26,6 +26,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.exceptions import VLLMValidationError
+from vllm.multimodal.media.image import ImageMediaIO
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
 from vllm.utils.network_utils import zmq_socket_ctx
@@ -44,6 +45,7 @@ from river_vllm.patches import (
     reads_compiled_forwards,
     stored_forwards_only,
 )
+from tests.support.pictures import broken_png
 
 ROOT = Path(__file__).parents[2]
 
@@ -413,3 +415,15 @@ def test_sampling_without_drafts_is_taken_by_rivers_engines_only(
     params._validate_spec_decode(object.__new__(RiverSpeculativeConfig))
     with pytest.raises(VLLMValidationError, match="not yet supported with speculative decoding"):
         params._validate_spec_decode(object.__new__(SpeculativeConfig))
+
+
+def test_a_broken_picture_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second half fails once vLLM says so itself: the patch can go then."""
+    png = broken_png()
+    vllms = own(ImageMediaIO.load_bytes)
+    monkeypatch.setattr(ImageMediaIO, "load_bytes", vllms)
+    with pytest.raises(SyntaxError, match="broken PNG"):
+        ImageMediaIO().load_bytes(png)
+    patches.a_broken_picture_is_a_bad_request()
+    with pytest.raises(ValueError, match="Failed to load image: broken PNG"):
+        ImageMediaIO().load_bytes(png)
