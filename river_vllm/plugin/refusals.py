@@ -75,8 +75,8 @@ def _check_4_bit(config: RiverConfig, quantization: Mapping[str, Any]) -> None:
         size = weights.get("group_size")
         if isinstance(size, int) and size > 0 and size not in (32, 64) and size % LARGEST:
             raise RiverError(
-                f"the checkpoint's 'group_size' = {size}: 4-bit weights are served in groups of 32, "
-                f"64 or a multiple of {LARGEST}"
+                f"the checkpoint's 'group_size' = {size}: 4-bit weights are served in groups of "
+                f"32, 64 or a multiple of {LARGEST} features"
             )
     given = config.model_fields_set & (RiverConfig.affecting(Affects.EXITS) | {"weights"})
     if config.threshold == 1.0:
