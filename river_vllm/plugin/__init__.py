@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from river_vllm.architectures import why_not
 from river_vllm.config import CONFIG_KEY, PREFIX, RiverConfig, asks_for_river
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.host import quiet_while_starting
-from river_vllm.model.architectures import ARCHITECTURES, river_architecture
 
 GRACE_SECONDS = 10.0
 """Time in which vLLM may end by itself, as a serving engine does on SIGTERM."""
@@ -40,7 +40,7 @@ def register_all() -> None:
         return
     for name in {*ModelRegistry.models, *MODELS_CONFIG_MAP}:
         MODELS_CONFIG_MAP[name] = opt_in(MODELS_CONFIG_MAP.get(name, VerifyAndUpdateConfig))
-    for architecture in ARCHITECTURES:
+    for architecture in tuple(ModelRegistry.models):
         name = PREFIX + architecture
         ModelRegistry.register_model(name, f"river_vllm.plugin.classes:{name}")
         MODELS_CONFIG_MAP[name] = RiverConfigHook
@@ -117,6 +117,29 @@ def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) 
         "hf_overrides": {**overrides, "architectures": [river_architecture(*named)]},
         "additional_config": additional,
     }
+
+
+def river_architecture(architecture: str, config: Any = None) -> str:
+    """``LlamaForCausalLM`` → ``RiverLlamaForCausalLM``.
+
+    Args:
+        config: the checkpoint's transformers configuration.
+
+    Raises:
+        UnsupportedModelError: vLLM has no such architecture, or the model is of a refused form.
+    """
+    from river_vllm.compat import ModelRegistry
+
+    name = architecture.removeprefix(PREFIX)
+    reason = why_not(config)
+    if reason is None and name not in ModelRegistry.models:
+        reason = "vLLM has no model class of this name"
+    if reason is not None:
+        raise UnsupportedModelError(
+            f"architecture '{architecture}' is not supported: {reason} "
+            "('river-vllm models' lists what is)"
+        )
+    return PREFIX + name
 
 
 def checkpoint_architecture(model: str, options: Mapping[str, Any]) -> tuple[str, Any]:

@@ -44,8 +44,8 @@ def check_settings(vllm_config: VllmConfig) -> None:
             f"'min_layers' = {config.min_layers}: must be between 1 and {layers}, "
             "the number of layers of this model"
         )
-    if config.in_4_bit:
-        _check_4_bit(config)
+    if config.no_exits:
+        _check_exits(config)
     folder = weights_folder(config, model.model)
     if config.calibration is not None:
         check_model(config.calibration.model, served_checkpoint(model), model.model)
@@ -67,16 +67,18 @@ def check_settings(vllm_config: VllmConfig) -> None:
         )
 
 
-def _check_4_bit(config: RiverConfig) -> None:
-    """Raise for settings that mean nothing where the checkpoint's own weights are in 4 bit."""
-    given = config.model_fields_set & (RiverConfig.affecting(Affects.EXITS) | {"weights"})
+def _check_exits(config: RiverConfig) -> None:
+    """Raise for settings that mean nothing where no token can leave."""
+    given = config.model_fields_set & RiverConfig.affecting(Affects.EXITS)
     if config.threshold == 1.0:
         given -= {"threshold"}
+    if config.in_4_bit:
+        given |= config.model_fields_set & {"weights"}
     if given:
         name = min(given)
         raise RiverError(
-            f"'{name}' = {getattr(config, name)!r}: the checkpoint's own weights are in 4 bit, so "
-            "there is no more precise backbone to leave; leave it out (drafts are made as always)"
+            f"'{name}' = {getattr(config, name)!r}: {config.no_exits}; leave it out (drafts are "
+            "made as always)"
         )
 
 
@@ -100,10 +102,7 @@ def refuse(vllm_config: VllmConfig) -> None:
         "decode context parallelism (leave out --decode-context-parallel-size)": (
             parallel.decode_context_parallel_size > 1
         ),
-        f"a checkpoint quantised by {model.quantization} (River takes bf16, INT8 W8A8 of "
-        "compressed-tensors, and 4 bit of compressed-tensors, AWQ or GPTQ)": (
-            model.quantization not in QUANTIZATIONS
-        ),
+        refused_quantization(model.quantization) or "": model.quantization not in QUANTIZATIONS,
         "a 4-bit checkpoint on this platform (it serves them on CPUs)": (
             river_config_of(vllm_config).in_4_bit and not cpu
         ),
@@ -138,6 +137,19 @@ def refuse(vllm_config: VllmConfig) -> None:
     for reason, applies in refused.items():
         if applies:
             raise UnsupportedModelError(f"River cannot be combined with {reason}", cure="")
+
+
+def refused_quantization(name: str | None) -> str | None:
+    """What to say of a checkpoint that is quantised by a method of this name; None if it is taken.
+
+    The names are those of vLLM, which for a taken form are those in ``quantization_config``.
+    """
+    if name in QUANTIZATIONS:
+        return None
+    return (
+        f"a checkpoint quantised by {name} (River takes bf16, INT8 W8A8 of compressed-tensors, and "
+        "4 bit of compressed-tensors, AWQ or GPTQ)"
+    )
 
 
 def _drafts_refused(vllm_config: VllmConfig) -> dict[str, bool]:

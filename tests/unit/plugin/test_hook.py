@@ -346,6 +346,13 @@ def test_settings_of_exits_are_refused_where_the_checkpoint_is_in_4_bit(
     hook(engine({"threshold": 1.0}, **changes))
 
 
+def test_settings_of_exits_are_refused_where_none_are_proven(tmp_path: Path) -> None:
+    changes = {"model_config__architecture": "RiverApertusForCausalLM"}
+    with pytest.raises(RiverError, match=r"'threshold' = 0\.9: exits have not been .*Apertus"):
+        hook(engine({"threshold": 0.9}, **changes))
+    hook(engine({"verify": 0}, **changes))
+
+
 def test_fetching_needs_a_checkpoint_of_safetensors() -> None:
     river = {"resident_layers": 4, "deep": "fetch", "min_layers": 5, "threshold": 1.0}
     hook(engine(river))
