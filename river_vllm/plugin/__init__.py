@@ -122,18 +122,25 @@ def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) 
 def river_architecture(architecture: str, config: Any = None) -> str:
     """``LlamaForCausalLM`` → ``RiverLlamaForCausalLM``.
 
+    A text model that transformers alone knows runs on vLLM's Transformers backend.
+
     Args:
         config: the checkpoint's transformers configuration.
 
     Raises:
         UnsupportedModelError: vLLM has no such architecture, or the model is of a refused form.
     """
+    import transformers
+
     from river_vllm.compat import ModelRegistry
 
     name = architecture.removeprefix(PREFIX)
     reason = why_not(config)
-    if reason is None and name not in ModelRegistry.models:
-        reason = "vLLM has no model class of this name"
+    if name not in ModelRegistry.models:
+        text_alone = name.endswith("ForCausalLM") and not hasattr(config, "text_config")
+        if not (text_alone and hasattr(transformers, name)):
+            reason = reason or "vLLM has no model class of this name"
+        name = "TransformersForCausalLM"
     if reason is not None:
         raise UnsupportedModelError(
             f"architecture '{architecture}' is not supported: {reason} "

@@ -71,10 +71,11 @@ def test_a_model_of_another_shape_is_refused_by_name(lists: list[list[int]], rea
 class NoExperts(MoERunnerInterface):
     """Has the type that River looks for, and none of its state."""
 
-    __abstractmethods__ = frozenset()
-
     def __init__(self) -> None:
         nn.Module.__init__(self)
+
+
+NoExperts.__abstractmethods__ = frozenset()
 
 
 class Recurrent(nn.Module, AttentionLayerBase):
@@ -220,7 +221,9 @@ def test_the_prefix_is_there_once(name: str) -> None:
     assert river_architecture(f"River{name}") == f"River{name}"
 
 
-def test_an_architecture_that_vllm_lacks_is_refused() -> None:
+def test_an_architecture_that_vllm_lacks_runs_by_transformers_or_is_refused() -> None:
+    found = river_architecture("BioGptForCausalLM", SimpleNamespace())
+    assert found == "RiverTransformersForCausalLM"
     with pytest.raises(UnsupportedModelError, match=r"'NewForCausalLM' .*no model class") as error:
         river_architecture("NewForCausalLM", SimpleNamespace())
     assert "\n" not in str(error.value)

@@ -273,8 +273,7 @@ def test_asynchronous_scheduling_is_off_where_drafts_are_verified(
     on_platform(monkeypatch, cpu=False)
     for place in (refusals, engine_config):
         monkeypatch.setattr(place, "RiverSpeculativeConfig", Speculation)
-    revisions = {"model_config__revision": None, "model_config__code_revision": None}
-    config = hook(hook(engine({"verify": 4}, **revisions)))
+    config = hook(hook(engine({"verify": 4})))
     assert config.speculative_config.num_speculative_tokens == 4
     assert config.scheduler_config.async_scheduling is False
     assert hook(engine()).scheduler_config.async_scheduling is None
