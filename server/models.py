@@ -102,7 +102,7 @@ def outlook(path: str, trust_remote_code: bool = False) -> dict[str, str]:
     Raises:
         RiverError: its configuration cannot be read.
     """
-    from river_vllm.plugin import checkpoint_architecture, river_architecture
+    from river_vllm.plugin.naming import checkpoint_architecture, river_architecture
     from river_vllm.plugin.refusals import refused_quantization
 
     options = {"trust_remote_code": trust_remote_code}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from river_vllm.config import RiverConfig
-from river_vllm.plugin import checkpoint_architecture, river_architecture
+from river_vllm.plugin.naming import checkpoint_architecture, river_architecture
 from river_vllm.weights.cache import first_made, gptq_folders
 from server.cli.engine import prepare
 from server.cli.output import Steps, make_console, write_json

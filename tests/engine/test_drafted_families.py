@@ -48,7 +48,7 @@ PROMPTS = [
 ]
 CASES: dict[str, tuple[str, bool]] = {
     **{name: (name, False) for name in DRAFTED},
-    "FalconForCausalLM-compiled": ("FalconForCausalLM", True),
+    "GPT2LMHeadModel-compiled": ("GPT2LMHeadModel", True),
     "GPTNeoXForCausalLM-compiled": ("GPTNeoXForCausalLM", True),
 }
 

@@ -24,7 +24,7 @@ from river_vllm.model import attach as module
 from river_vllm.model.attach import attach, decoder_layers, projections
 from river_vllm.model.forward import StateArguments, state_arguments
 from river_vllm.model.head import lm_head
-from river_vllm.plugin import river_architecture
+from river_vllm.plugin.naming import river_architecture
 from server.models import DRAFTED
 from tests.unit.model.support import Layer, Model, NoAttention, linear
 
