@@ -89,6 +89,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **_HEADS,
         **_TIED,
         **_WINDOW,
+        "global_head_dim": 64,
         "hidden_size_per_layer_input": 0,
         "num_kv_shared_layers": 0,
         "attention_k_eq_v": False,
