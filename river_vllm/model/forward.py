@@ -83,8 +83,8 @@ class River:
             self.residency.need(index)
 
     def route_next(self, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
-        """``route`` for the next layer of a compiled pass."""
-        self.routed.layer += 1
+        """``route`` for the next layer of a compiled pass, which may run all layers repeatedly."""
+        self.routed.layer = (self.routed.layer + 1) % self.num_layers
         self.route(self.routed.layer, hidden, residual)
 
     def linear(self, index: int, x: torch.Tensor, biased: bool) -> torch.Tensor:
@@ -140,7 +140,7 @@ class StateArguments:
 def state_arguments(layer: nn.Module, stale_residual: bool = False) -> StateArguments:
     """The places of hidden states and residual among the arguments of ``layer.forward``.
 
-    A ``stale_residual`` is an argument of that name that is no part of the layer's state.
+    A ``stale_residual`` is an argument of that name that is no part of the state that is read.
 
     Raises:
         UnsupportedModelError: it has no argument ``hidden_states``.

@@ -45,7 +45,9 @@ def check_settings(vllm_config: VllmConfig) -> None:
             "the number of layers of this model"
         )
     if config.in_4_bit:
-        _check_4_bit(config, model.hf_config.quantization_config)
+        _check_groups(model.hf_config.quantization_config)
+    if config.no_exits:
+        _check_exits(config)
     folder = weights_folder(config, model.model)
     if config.calibration is not None:
         check_model(config.calibration.model, served_checkpoint(model), model.model)
@@ -67,9 +69,8 @@ def check_settings(vllm_config: VllmConfig) -> None:
         )
 
 
-def _check_4_bit(config: RiverConfig, quantization: Mapping[str, Any]) -> None:
-    """Raise for settings that mean nothing where the checkpoint's own weights are in 4 bit, and for
-    groups that no kernel takes."""
+def _check_groups(quantization: Mapping[str, Any]) -> None:
+    """Raise for 4-bit groups that no kernel takes."""
     groups = (quantization.get("config_groups") or {}).values()
     for weights in (quantization, *(group.get("weights") or {} for group in groups)):
         size = weights.get("group_size")
@@ -78,14 +79,20 @@ def _check_4_bit(config: RiverConfig, quantization: Mapping[str, Any]) -> None:
                 f"the checkpoint's 'group_size' = {size}: 4-bit weights are served in groups of "
                 f"32, 64 or a multiple of {LARGEST} features"
             )
-    given = config.model_fields_set & (RiverConfig.affecting(Affects.EXITS) | {"weights"})
+
+
+def _check_exits(config: RiverConfig) -> None:
+    """Raise for settings that mean nothing where no token can leave."""
+    given = config.model_fields_set & RiverConfig.affecting(Affects.EXITS)
     if config.threshold == 1.0:
         given -= {"threshold"}
+    if config.in_4_bit:
+        given |= config.model_fields_set & {"weights"}
     if given:
         name = min(given)
         raise RiverError(
-            f"'{name}' = {getattr(config, name)!r}: the checkpoint's own weights are in 4 bit, so "
-            "there is no more precise backbone to leave; leave it out (drafts are made as always)"
+            f"'{name}' = {getattr(config, name)!r}: {config.no_exits}; leave it out (drafts are "
+            "made as always)"
         )
 
 
@@ -109,10 +116,7 @@ def refuse(vllm_config: VllmConfig) -> None:
         "decode context parallelism (leave out --decode-context-parallel-size)": (
             parallel.decode_context_parallel_size > 1
         ),
-        f"a checkpoint quantised by {model.quantization} (River takes bf16, INT8 and FP8 "
-        "W8A8, and 4 bit of compressed-tensors, AWQ or GPTQ)": (
-            model.quantization not in QUANTIZATIONS
-        ),
+        refused_quantization(model.quantization) or "": model.quantization not in QUANTIZATIONS,
         "a 4-bit checkpoint on this platform (it serves them on CPUs)": (
             river_config_of(vllm_config).in_4_bit and not cpu
         ),
@@ -147,6 +151,19 @@ def refuse(vllm_config: VllmConfig) -> None:
     for reason, applies in refused.items():
         if applies:
             raise UnsupportedModelError(f"River cannot be combined with {reason}", cure="")
+
+
+def refused_quantization(name: str | None) -> str | None:
+    """What to say of a checkpoint that is quantised by a method of this name; None if it is taken.
+
+    The names are those of vLLM, which for a taken form are those in ``quantization_config``.
+    """
+    if name in QUANTIZATIONS:
+        return None
+    return (
+        f"a checkpoint quantised by {name} (River takes bf16, INT8 and FP8 W8A8, and "
+        "4 bit of compressed-tensors, AWQ or GPTQ)"
+    )
 
 
 def _drafts_refused(vllm_config: VllmConfig) -> dict[str, bool]:

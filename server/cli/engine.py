@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from river_vllm.config import RiverConfig, in_4_bit
+from river_vllm.architectures import in_4_bit
+from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.model.architectures import river_architecture
-from river_vllm.plugin import checkpoint_architecture
+from river_vllm.plugin.naming import checkpoint_architecture, river_architecture
 from server.cli.process import prepare_environment
 
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}

@@ -89,7 +89,7 @@ class Steps(Progress):
         """For vLLM's ``use_tqdm``: a part of the work that advances with each finished request."""
         steps = self
 
-        class Bar(tqdm):  # type: ignore[type-arg]
+        class Bar(tqdm):
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 counts = "total" in kwargs  # vLLM shows the rendering of prompts too
                 super().__init__(*args, **kwargs, file=io.StringIO(), disable=not counts)

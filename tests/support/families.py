@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,21 +92,121 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Ernie4_5ForCausalLM": _HEADS,
     "SeedOssForCausalLM": _HEADS,
     "HunYuanDenseV1ForCausalLM": _HEADS,
+    "Cohere2ForCausalLM": {"logit_scale": 1.0, **_TIED, **_WINDOW},
+    "FalconForCausalLM": {**_TIED, "new_decoder_architecture": False, "bias": True},
+    "StableLmForCausalLM": {"use_qkv_bias": True},
+    "OPTForCausalLM": {**_TIED, "ffn_dim": 256, "word_embed_proj_dim": 128, "init_std": 0.08},
+    "GPT2LMHeadModel": _TIED,
+    "Gemma4ForCausalLM": {
+        **_HEADS,
+        **_TIED,
+        **_WINDOW,
+        "global_head_dim": 64,
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+        "attention_k_eq_v": False,
+        "use_bidirectional_attention": None,
+    },
+    "GraniteSWAForCausalLM": {
+        "residual_multiplier": 0.5,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 2.0,
+    },
 }
 """What differs from the common small sizes."""
 
 _BRANCH_NORMS = ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A checkpoint of an architecture that transformers lacks, made from one that it has.
+
+    Attributes:
+        base: the architecture that transformers has.
+        config: what ``config.json`` says beside it, with its ``model_type``.
+        tensors: the tensors by the names that vLLM's class reads.
+    """
+
+    base: str
+    config: dict[str, Any] = field(default_factory=dict)
+    tensors: Callable[[Tensors], Tensors] = lambda tensors: tensors
+
+
+def _random(like: torch.Tensor, std: float = 0.05) -> torch.Tensor:
+    return (std * torch.randn(like.shape[0])).to(like.dtype)
+
+
+def _orion(tensors: Tensors) -> Tensors:
+    norms = {name: weight for name, weight in tensors.items() if name.endswith("norm.weight")}
+    biases = {name.replace(".weight", ".bias"): _random(norms[name]) for name in norms}
+    return tensors | biases
+
+
+def _telechat2(tensors: Tensors) -> Tensors:
+    made = {}
+    for name, weight in tensors.items():
+        own = name.replace("model.", "transformer.").replace(".layers.", ".h.")
+        own = own.replace("embed_tokens", "word_embeddings").replace(".norm.", ".ln_f.")
+        own = own.replace("self_attn", "self_attention").replace("q_proj", "query")
+        if "v_proj" in name:
+            continue
+        if "k_proj" in name:
+            # Head by head: its keys, then its values.
+            values = tensors[name.replace("k_proj", "v_proj")]
+            pair = weight.unflatten(0, (4, -1)), values.unflatten(0, (4, -1))
+            own, weight = own.replace("k_proj", "key_value"), torch.cat(pair, dim=1).flatten(0, 1)
+        if "o_proj" in name or "down_proj" in name:
+            own = own.replace("o_proj", "dense")
+            made[own.replace(".weight", ".bias")] = _random(weight)
+        made[own] = weight
+    return made
+
+
+REWRITTEN: dict[str, Rewritten] = {
+    "InternLM3ForCausalLM": Rewritten("LlamaForCausalLM"),
+    "MiMoForCausalLM": Rewritten("Qwen2ForCausalLM", {"num_nextn_predict_layers": 1}),
+    "OrionForCausalLM": Rewritten("LlamaForCausalLM", tensors=_orion),
+    "TeleChat2ForCausalLM": Rewritten(
+        "LlamaForCausalLM",
+        {
+            "num_key_value_heads": 4,
+            "n_layer": LAYERS,
+            "n_head": 4,
+            "ffn_hidden_size": 256,
+            "layer_norm_epsilon": 1e-6,
+        },
+        _telechat2,
+    ),
+}
 
 
 def make_checkpoint(architecture: str, folder: Path, seed: int = 0) -> Path:
     """A random bf16 checkpoint; norms and biases are random too, so that none can be left out."""
+    if (made := REWRITTEN.get(architecture)) is not None:
+        _make(made.base, folder, seed, made.config)
+        file = folder / "model.safetensors"
+        tensors = made.tensors(load_file(file))
+        save_file({name: t.contiguous() for name, t in tensors.items()}, file, {"format": "pt"})
+        config = json.loads((folder / "config.json").read_text())
+        changes = {"architectures": [architecture], **made.config}
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        return folder
+    return _make(architecture, folder, seed, OPTIONS.get(architecture, {}))
+
+
+def _make(architecture: str, folder: Path, seed: int, options: dict[str, Any]) -> Path:
     import transformers
 
     cls = getattr(transformers, architecture)
-    text = {**_SMALL, **OPTIONS.get(architecture, {})}
-    seeing = _SEEING.get(architecture)
+    text = {**_SMALL, **options}
     torch.manual_seed(seed)
-    model = cls(seeing(text) if seeing else cls.config_class(**text))
+    if seeing := _SEEING.get(architecture):
+        model = cls(seeing(text))
+    else:
+        model = cls(cls.config_class(**text))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.05)

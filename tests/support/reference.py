@@ -21,6 +21,7 @@ class Reference:
 
     def __init__(self, folder: Path, quantizer: str = "hqq", group_size: int = 128) -> None:
         import transformers
+        from transformers.pytorch_utils import Conv1D
 
         (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
         cls = getattr(transformers, architecture)
@@ -35,15 +36,17 @@ class Reference:
             for module in self._model.modules()
             if isinstance(module, torch.nn.ModuleList) and len(module) == self.num_layers
         )
-        self._linears: list[tuple[int, torch.nn.Linear, torch.Tensor, torch.Tensor]] = []
+        self._linears: list[tuple[int, torch.nn.Module, torch.Tensor, torch.Tensor]] = []
         """Layer, module, backbone weight and river weight."""
         for index, layer in enumerate(layers):
             for module in layer.modules():
-                if isinstance(module, torch.nn.Linear):
-                    weight = module.weight.data
+                turned = isinstance(module, Conv1D)
+                if turned or isinstance(module, torch.nn.Linear):
+                    weight = module.weight.data.t() if turned else module.weight.data
                     group = fitting_group_size(weight.shape[1], group_size)
                     river = QUANTIZERS[quantizer](weight.bfloat16(), group).dequantize()
-                    self._linears.append((index, module, weight, river))
+                    pair = (weight.t(), river.t()) if turned else (weight, river)
+                    self._linears.append((index, module, *pair))
 
     @torch.inference_mode()
     def logits(

@@ -273,8 +273,7 @@ def test_asynchronous_scheduling_is_off_where_drafts_are_verified(
     on_platform(monkeypatch, cpu=False)
     for place in (refusals, engine_config):
         monkeypatch.setattr(place, "RiverSpeculativeConfig", Speculation)
-    revisions = {"model_config__revision": None, "model_config__code_revision": None}
-    config = hook(hook(engine({"verify": 4}, **revisions)))
+    config = hook(hook(engine({"verify": 4})))
     assert config.speculative_config.num_speculative_tokens == 4
     assert config.scheduler_config.async_scheduling is False
     assert hook(engine()).scheduler_config.async_scheduling is None
@@ -344,6 +343,13 @@ def test_settings_of_exits_are_refused_where_the_checkpoint_is_in_4_bit(
     with pytest.raises(RiverError, match=f"'{next(iter(river))}' = .*own weights are in 4 bit"):
         hook(engine(river, **changes))
     hook(engine({"threshold": 1.0}, **changes))
+
+
+def test_settings_of_exits_are_refused_where_none_are_proven(tmp_path: Path) -> None:
+    changes = {"model_config__architecture": "RiverApertusForCausalLM"}
+    with pytest.raises(RiverError, match=r"'threshold' = 0\.9: exits have not been .*Apertus"):
+        hook(engine({"threshold": 0.9}, **changes))
+    hook(engine({"verify": 0}, **changes))
 
 
 def test_fetching_needs_a_checkpoint_of_safetensors() -> None:

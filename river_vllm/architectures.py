@@ -1,21 +1,20 @@
-"""The architectures that River carries, by the name in a checkpoint's ``config.json``.
+"""Which models River serves, by a checkpoint's ``config.json``, and which of them have exits.
 
-One mechanism serves them all. The table holds the tested ones, and whether a decoder layer's
-``residual`` argument is part of its state, which the layer's structure does not show.
+One mechanism serves all dense decoders: the backbone verifies each drafted token. An exit needs
+the residual stream, and a layer's structure does not show where that is. So exits are for the
+architectures of the table, on which tests have compared it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from river_vllm.config import PREFIX
-from river_vllm.errors import UnsupportedModelError
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """An architecture that River carries.
+    """An architecture that has exits.
 
     Attributes:
         architecture: as in a checkpoint's ``config.json``.
@@ -91,20 +90,52 @@ FAMILIES: tuple[Family, ...] = (
 ARCHITECTURES: dict[str, Family] = {family.architecture: family for family in FAMILIES}
 
 
-def river_architecture(architecture: str, config: Any = None) -> str:
-    """``LlamaForCausalLM`` → ``RiverLlamaForCausalLM``.
+def no_exits(architecture: str, quantization: Any) -> str | None:
+    """Why no token of a model can leave the backbone; None if tokens can.
 
-    Raises:
-        UnsupportedModelError: River does not carry the architecture; ``config``, the checkpoint's
-            transformers configuration, tells why.
+    Args:
+        architecture: as in the checkpoint's ``config.json``.
+        quantization: its ``quantization_config``.
     """
-    name = architecture.removeprefix(PREFIX)
-    if name not in ARCHITECTURES:
-        raise UnsupportedModelError(
-            f"architecture '{architecture}' is not supported: {why_not(config)} "
-            "('river-vllm models' lists what is)"
+    if in_4_bit(quantization):
+        return (
+            "the checkpoint's own weights are in 4 bit, so there is no more precise backbone to "
+            "leave"
         )
-    return PREFIX + name
+    if architecture not in ARCHITECTURES:
+        return (
+            f"exits have not been proven for {architecture} ('river-vllm models' lists the "
+            "architectures that have them)"
+        )
+    return None
+
+
+def in_4_bit(quantization: Any) -> bool:
+    """Whether a checkpoint's ``quantization_config`` is of 4-bit weights that River can serve."""
+    if not isinstance(quantization, Mapping):
+        return False
+    method = quantization.get("quant_method")
+    if method in ("awq", "gptq"):
+        return quantization.get("bits", quantization.get("w_bit")) == 4
+    return method == "compressed-tensors" and quantization.get("format") == "pack-quantized"
+
+
+Values = Callable[..., list[Any]]
+"""The values of the first arguments' fields that a configuration has, without empty ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of model that River refuses.
+
+    Attributes:
+        name, reason: for people.
+        shown_by: whether a configuration with these values is of this form.
+    """
+
+    name: str
+    reason: str
+    shown_by: Callable[[Values], bool]
 
 
 _STATE_LAYERS = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba", "recurrent"}
@@ -115,11 +146,60 @@ _STATE_SIZES = (
     "linear_attn_config",
     "conv_L_cache",
 )
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_EXPERTS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "num_routed_experts",
+    "moe_num_experts",
+)
 
 
-def why_not(config: Any) -> str:
-    """Why River does not carry a model, as far as its transformers configuration, if any, tells."""
+def _has_state(values: Values) -> bool:
+    layers = {kind for kinds in values("layer_types", "layers_block_type") for kind in kinds}
+    return bool(layers & _STATE_LAYERS or values(*_STATE_SIZES))
+
+
+def _has_experts(values: Values) -> bool:
+    counts = (count for found in values(*_EXPERTS) for count in _listed(found))
+    return any(count > 1 for count in counts)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+REFUSED: tuple[Form, ...] = (
+    Form(
+        "encoder-decoder",
+        "its decoder attends to an encoder's K/V, which no exit river could write",
+        lambda values: bool(values("is_encoder_decoder")),
+    ),
+    Form(
+        "state-space or convolution layers",
+        "they have no K/V that an exit river could write",
+        _has_state,
+    ),
+    Form(
+        "mixture of experts",
+        "experts are no linear projections that every token runs",
+        _has_experts,
+    ),
+    Form(
+        "latent attention",
+        "its K/V come out of projections of another shape",
+        lambda values: bool(values("kv_lora_rank")),
+    ),
+    Form(
+        "per-layer embeddings",
+        "vLLM keeps them in a buffer by row of its own step, and a draft has other rows",
+        lambda values: bool(values("hidden_size_per_layer_input")),
+    ),
+)
+
+
+def why_not(config: Any) -> str | None:
+    """Why River refuses a model, as its transformers configuration tells; None if nothing does."""
     text = getattr(config, "text_config", None) or config
     parts = (text, getattr(text, "ffn_config", None))
 
@@ -127,11 +207,4 @@ def why_not(config: Any) -> str:
         found = (getattr(part, name, None) for part in parts for name in names)
         return [value for value in found if value]
 
-    layers = {kind for kinds in values("layer_types", "layers_block_type") for kind in kinds}
-    if layers & _STATE_LAYERS or values(*_STATE_SIZES):
-        return "state-space or convolution layers: they have no K/V that an exit river could write"
-    if values(*_EXPERTS):
-        return "mixture of experts: experts are no linear projections that every token runs"
-    if values("kv_lora_rank"):
-        return "latent attention: its K/V come out of projections of another shape"
-    return "it has not been tried with River"
+    return next((f"{form.name}: {form.reason}" for form in REFUSED if form.shown_by(values)), None)
