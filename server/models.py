@@ -35,7 +35,7 @@ DRAFTED: dict[str, str] = {
 }
 """The rows of ``tests/engine/test_drafted_families.py``. Nothing in River asks for these names."""
 
-FORMATS = ("dense", "int-quantized", "pack-quantized", "mixed-precision")
+FORMATS = ("dense", "int-quantized", "float-quantized", "pack-quantized", "mixed-precision")
 """Formats of compressed-tensors in which each projection may be one that River takes."""
 
 EXITS, DRAFTS, NO = "exits and drafts", "drafts", "refused"
@@ -147,7 +147,7 @@ def markdown() -> str:
     """The tables as docs/models.md shows them."""
     lines = []
     for title, columns, rows in tables():
-        lines += [f"### {title.capitalize()}", "", f"| {' | '.join(columns)} |"]
+        lines += [f"## {title.capitalize()}", "", f"| {' | '.join(columns)} |"]
         lines += ["|" + "---|" * len(columns)]
         for first, *others in rows:
             name = f"`{first}`" if columns[0] == "architecture" else first

@@ -45,7 +45,7 @@ def test_json(where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
-FP8 = {"quantization_config": {"quant_method": "fp8"}}
+FBGEMM = {"quantization_config": {"quant_method": "fbgemm_fp8"}}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ FP8 = {"quantization_config": {"quant_method": "fp8"}}
     [
         (LLAMA, 0, "LlamaForCausalLM: exits and drafts; tests prove both"),
         (LLAMA | AWQ, 0, "LlamaForCausalLM: drafts; the checkpoint's own weights are in 4 bit"),
-        (LLAMA | FP8, 1, "LlamaForCausalLM: refused; River cannot be combined with a checkpoint q"),
+        (LLAMA | FBGEMM, 1, "LlamaForCausalLM: refused; River cannot be combined with a"),
         (
             {"model_type": "opt", "architectures": ["OPTForCausalLM"]},
             0,
@@ -70,7 +70,7 @@ FP8 = {"quantization_config": {"quant_method": "fp8"}}
             "MixtralForCausalLM: refused; architecture 'MixtralForCausalLM' is not supported: mixt",
         ),
     ],
-    ids=["exits", "4-bit", "fp8", "drafts", "untried", "refused"],
+    ids=["exits", "4-bit", "fbgemm", "drafts", "untried", "refused"],
 )
 def test_what_becomes_of_a_folder(
     config: dict[str, Any],

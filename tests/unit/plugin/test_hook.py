@@ -129,7 +129,7 @@ def test_the_engine_gets_rivers_worker_and_scheduler(
         ("parallel_config__distributed_executor_backend", "ray", "Ray on the CPU.* --nnodes"),
         ("parallel_config__enable_dbo", True, "--enable-dbo"),
         ("parallel_config__decode_context_parallel_size", 2, "decode context parallelism"),
-        ("model_config__quantization", "fp8", "quantised by fp8"),
+        ("model_config__quantization", "fbgemm_fp8", "quantised by fbgemm_fp8"),
         ("model_config__dtype", torch.float16, "dtype float16 on the CPU"),
         ("aux_output_config__enable_return_routed_experts", True, "routed-experts"),
         ("model_config__enable_sleep_mode", True, "--enable-sleep-mode"),
