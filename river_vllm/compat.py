@@ -15,6 +15,7 @@ from vllm.config import (
     VllmConfig,
     get_current_vllm_config_or_none,
 )
+from vllm.config.model import try_match_architecture_defaults
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.exceptions import GracefulHTTPError, RetryableRequestError
 from vllm.forward_context import (

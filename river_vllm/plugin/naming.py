@@ -23,10 +23,13 @@ def river_architecture(architecture: str, config: Any = None) -> str:
     """
     import transformers
 
-    from river_vllm.compat import ModelRegistry
+    from river_vllm.compat import ModelRegistry, try_match_architecture_defaults
 
     name = architecture.removeprefix(PREFIX)
     reason = why_not(config)
+    _, (runner, _) = try_match_architecture_defaults(name) or ("", ("generate", "none"))
+    if runner != "generate":
+        reason = reason or "vLLM serves it as a pooling model, without a river"
     if name not in ModelRegistry.models:
         text_alone = name.endswith("ForCausalLM") and not hasattr(config, "text_config")
         if not (text_alone and hasattr(transformers, name)):

@@ -31,7 +31,11 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     "context": ("plain", ["--max-model-len", "1000000"], "max_model_len (1000000) is greater"),
     "tools": ("plain", ["--enable-auto-tool-choice"], "tool-call-parser"),
     "option": ("plain", ["--river-treshold", "1"], "--river-treshold 1 (did you mean --river-"),
-    "quantised": ("quantised", [], "a checkpoint quantised by fbgemm_fp8"),
+    "quantised": (
+        "quantised",
+        ["--allow-deprecated-quantization"],
+        "a checkpoint quantised by fbgemm_fp8",
+    ),
     "scale": ("scale", SMALL, "lacks 'weight_scale' of projection 'model.layers.1.mlp.down_proj'"),
     "shape": (
         "shape",
