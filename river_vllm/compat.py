@@ -1,10 +1,14 @@
-"""Names from vLLM that may move between releases; written for vLLM 0.32.
+"""Names from vLLM that may move between releases; written for vLLM 0.32 and 0.33.
 
 Names keep vLLM's own spelling. Modules that are slow to import (workers, runners, schedulers, the
 ``serve`` command) are imported in the files that need them.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import vllm.envs as vllm_envs
 from vllm.compilation.decorators import support_torch_compile
@@ -69,3 +73,11 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS
+
+
+def make_arg_parser(parser: Any) -> Any:
+    """Add the options of vLLM's server to ``parser``; returns it."""
+    home = "vllm.entrypoints.common.cli_args"
+    if find_spec(home) is None:  # vLLM 0.32
+        home = "vllm.entrypoints.launchers.cli_args"
+    return import_module(home).make_arg_parser(parser)

@@ -44,8 +44,9 @@ def serve(argv: list[str]) -> int:
 
 def serve_parser() -> OneLineParser:
     """vLLM's parser of ``vllm serve``, extended by River's options."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from river_vllm.compat import make_arg_parser
 
     class ServeParser(OneLineParser, FlexibleArgumentParser):
         """vLLM's parser, without its three hundred lines of usage before an error."""
