@@ -129,7 +129,9 @@ def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:
     """
     name = type(model).__name__
     lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers)
-    candidates = [layers for layers in lists if any(_parts(layers, Attention))]
+    # Some models list the same layers twice.
+    different = {tuple(map(id, layers)): layers for layers in lists}.values()
+    candidates = [layers for layers in different if any(_parts(layers, Attention))]
     if len(candidates) != 1:
         raise UnsupportedModelError(
             f"{name}: expected one list of {num_layers} decoder layers with attention, "

@@ -247,7 +247,9 @@ class Forward:
         # vLLM's compiled forward checks no types: it would read other integers as int32.
         positions = self._rotary_positions(spans).to(runner.positions.dtype)
         inputs = self._embedded(tokens.to(runner.input_ids.gpu.dtype))
-        return Pass(table, spans, {**inputs, "positions": positions}, head=head, exact=exact)
+        # As vLLM's runner calls it: some models have no default for pipeline stages.
+        inputs |= {"positions": positions, "intermediate_tensors": None}
+        return Pass(table, spans, inputs, head=head, exact=exact)
 
     def idle(self, rows: int, layers: int, head: Head, *, exact: bool = True) -> Pass:
         """A pass on no request; it writes to vLLM's null block."""

@@ -1,8 +1,8 @@
 """Architectures without exits: the river drafts, and the answers are stock vLLM's.
 
 No line of River names them. Rows are the architectures of docs/models.md, on a tiny random
-checkpoint of each. The last three were drawn: ``random.Random(20261202)`` shuffles the names of
-vLLM's text-generation models that have no exits, without those of a refused form.
+checkpoint of each. Orion, GraniteSWA and TeleChat2 were drawn: ``random.Random(20261202)`` shuffles
+the names of vLLM's text-generation models without exits; those of a refused form are passed over.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ def test_the_layers_are_found_wherever_they_are_and_in_order() -> None:
     inner = Model(3, 32)
     outer = nn.Module()
     outer.language = nn.ModuleDict({"model": inner})
+    outer.first_half = nn.ModuleList(inner.layers)
     outer.experts = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
     assert decoder_layers(outer, 3) == list(inner.layers)
 
