@@ -233,6 +233,33 @@ def expand_batch_to_tokens(
     return expanded.masked_fill(expanded == replace_from, replace_to)
 
 
+def rows_without_an_adapter_keep_the_model() -> None:
+    """On the CPU a row without a LoRA adapter gets none, whatever is beside it.
+
+    vLLM 0.32 marks such a row by the index −1, and its CPU operators index the adapters by it: the
+    row gets the adapter in the last place. Until they skip such rows:
+    https://github.com/vllm-project/vllm/pull/48421
+    """
+    from vllm.lora.ops.torch_ops import lora_ops
+    from vllm.lora.punica_wrapper import punica_cpu
+
+    def expand(
+        inner: Callable[..., None],
+        inputs: torch.Tensor,
+        weights: torch.Tensor,
+        output: torch.Tensor,
+        adapters: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        inputs = inputs.masked_fill((adapters < 0).unsqueeze(1), 0.0)
+        inner(inputs, weights, output, adapters, *args, **kwargs)
+
+    for name in ("bgmv_expand", "bgmv_expand_slice"):
+        _wrap(lora_ops, name, expand)
+        setattr(punica_cpu, name, getattr(lora_ops, name))
+
+
 def rivers_routes_need_no_naming() -> None:
     """The HTTP server of an engine with a river has River's routes and takes the ``river`` field.
 
@@ -306,7 +333,9 @@ def a_broken_picture_is_a_bad_request() -> None:
     _wrap(ImageMediaIO, "load_bytes", load)
 
 
-Place = Literal["front end", "worker", "compiling CPU worker", "verifying CPU worker"]
+Place = Literal[
+    "front end", "worker", "adapting CPU worker", "compiling CPU worker", "verifying CPU worker"
+]
 _PATCHES: dict[Place, tuple[Callable[[], None], ...]] = {
     "front end": (
         sampling_without_drafts_is_taken,
@@ -318,6 +347,7 @@ _PATCHES: dict[Place, tuple[Callable[[], None], ...]] = {
         compiled_forwards_are_read_back,
         budgets_end_with_their_requests,
     ),
+    "adapting CPU worker": (rows_without_an_adapter_keep_the_model,),
     "compiling CPU worker": (graphs_are_kept_by_vector_width,),
     "verifying CPU worker": (drafted_tokens_keep_their_sampling_settings,),
 }

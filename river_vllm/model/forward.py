@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -246,9 +246,7 @@ class Forward:
         table = StepTable.forced(river.num_layers, owners, layers, tokens.device)
         # vLLM's compiled forward checks no types: it would read other integers as int32.
         positions = self._rotary_positions(spans).to(runner.positions.dtype)
-        inputs = self._embedded(tokens.to(runner.input_ids.gpu.dtype))
-        # As vLLM's runner calls it: some models have no default for pipeline stages.
-        inputs |= {"positions": positions, "intermediate_tensors": None}
+        inputs = {"input_ids": tokens.to(runner.input_ids.gpu.dtype), "positions": positions}
         return Pass(table, spans, inputs, head=head, exact=exact)
 
     def idle(self, rows: int, layers: int, head: Head, *, exact: bool = True) -> Pass:
@@ -256,15 +254,32 @@ class Forward:
         tokens = torch.zeros(rows, dtype=torch.int64, device=self._runner.device)
         return self.decode([Span(0, 0, 1)] * rows, tokens, layers, head, exact=exact)
 
-    def _embedded(self, tokens: torch.Tensor) -> dict[str, Any]:
-        """Tokens as vLLM feeds them to its model (``v1/worker/gpu_model_runner.py``,
-        ``_preprocess``): the compiled forward was traced so."""
+    def _embedded(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A pass's arguments with its tokens as vLLM feeds them to its model
+        (``v1/worker/gpu_model_runner.py``, ``_preprocess``): the compiled forward was traced so.
+        A part of a step has been embedded."""
         runner, model = self._runner, self._model
-        if not (runner.supports_mm_inputs or runner.enable_prompt_embeds):
-            return {"input_ids": tokens}
+        embeds = runner.supports_mm_inputs or runner.enable_prompt_embeds
+        if not embeds or "inputs_embeds" in inputs:
+            return inputs
+        tokens = inputs["input_ids"]
         raw = runner.supports_mm_inputs and model.requires_raw_input_tokens
         embeddings = model.embed_input_ids(tokens)
-        return {"input_ids": tokens if raw else None, "inputs_embeds": embeddings}
+        return {**inputs, "input_ids": tokens if raw else None, "inputs_embeds": embeddings}
+
+    def _adapt(self, spans: Sequence[Span]) -> None:
+        """Have vLLM's LoRA layers apply to each row of a pass the adapter of its request.
+
+        They keep to it until the next pass: logits have adapters too. The step has loaded the
+        adapters of its requests. Where vLLM serves adapters River compiles nothing, so no step
+        has a part that runs again.
+        """
+        runner = self._runner
+        if runner.lora_config is None:
+            return
+        places = [span.request for span in spans for _ in range(span.rows)]
+        adapters = tuple(runner.input_batch.request_lora_mapping[places].tolist())
+        runner._set_active_loras(adapters, adapters, set())
 
     def _rotary_positions(self, spans: Sequence[Span]) -> torch.Tensor:
         """The positions of generated tokens as vLLM's model takes them, int64 ``[rows]``; with
@@ -297,8 +312,12 @@ class Forward:
         return hidden
 
     def _call(self, due: Pass, model: Any) -> torch.Tensor:
-        with nullcontext() if due.in_step else self._context(due):
+        if due.in_step:
             return model(**due.inputs)
+        self._adapt(due.spans)
+        with self._context(due):
+            # As vLLM's runner calls it: some models have no default for pipeline stages.
+            return model(**{"intermediate_tensors": None, **self._embedded(due.inputs)})
 
     @contextmanager
     def _context(self, due: Pass) -> Iterator[None]:

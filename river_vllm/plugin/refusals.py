@@ -106,6 +106,7 @@ def refuse(vllm_config: VllmConfig) -> None:
     scheduler = vllm_config.scheduler_config
     cpu, dtype = current_platform.is_cpu(), str(model.dtype).removeprefix("torch.")
     returns_experts = vllm_config.aux_output_config.enable_return_routed_experts
+    adapters = vllm_config.lora_config is not None
     refused = {
         "pipeline parallelism (use tensor parallelism)": parallel.pipeline_parallel_size > 1,
         "Ray on the CPU, where vLLM cannot use it (leave out --distributed-executor-backend; "
@@ -123,9 +124,11 @@ def refuse(vllm_config: VllmConfig) -> None:
         "vLLM's speculative decoding (leave out --speculative-config; --river-verify drafts with "
         "the river)": not isinstance(vllm_config.speculative_config, RiverSpeculativeConfig | None),
         "pooling models (vLLM serves them without a river)": model.runner_type != "generate",
-        "LoRA adapters (leave out --enable-lora, or merge the adapter into the model)": (
-            vllm_config.lora_config is not None
+        "LoRA adapters on this platform (it serves them on CPUs; leave out --enable-lora)": (
+            adapters and not cpu
         ),
+        "LoRA adapters where it fetches layers (leave out --enable-lora, or take --river-deep "
+        "exit)": adapters and river_config_of(vllm_config).deep == "fetch",
         f"dtype {dtype} on the CPU (use --dtype bfloat16)": cpu and dtype != "bfloat16",
         "--enable-return-routed-experts (leave it out)": returns_experts,
         "vLLM's Rust front end, which knows no 'river' field (leave out VLLM_USE_RUST_FRONTEND)": (

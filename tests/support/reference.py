@@ -13,13 +13,20 @@ from pathlib import Path
 import torch
 
 from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
+from tests.support.adapters import difference
 from tests.support.engines import Generated
 
 
 class Reference:
     """transformers' model in float32, teacher-forced."""
 
-    def __init__(self, folder: Path, quantizer: str = "hqq", group_size: int = 128) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        quantizer: str = "hqq",
+        group_size: int = 128,
+        adapter: Path | None = None,
+    ) -> None:
         import transformers
         from transformers.pytorch_utils import Conv1D
 
@@ -47,6 +54,22 @@ class Reference:
                     river = QUANTIZERS[quantizer](weight.bfloat16(), group).dequantize()
                     pair = (weight.t(), river.t()) if turned else (weight, river)
                     self._linears.append((index, module, *pair))
+        if adapter is not None:
+            self._adapt(adapter)
+
+    def _adapt(self, adapter: Path) -> None:
+        """Merge a LoRA adapter into every weight, those in 4 bit too."""
+        changes = {
+            module: change
+            for name, module in self._model.named_modules()
+            if (change := difference(adapter, name)) is not None
+        }
+        for module, change in changes.items():
+            module.weight.data = module.weight.data + change
+        self._linears = [
+            (index, module, backbone + changes[module], river + changes[module])
+            for index, module, backbone, river in self._linears
+        ]
 
     @torch.inference_mode()
     def logits(

@@ -26,6 +26,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.exceptions import VLLMValidationError
+from vllm.lora.ops.torch_ops import lora_ops
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
@@ -266,6 +267,21 @@ def test_vllms_own_kernel_still_loses_them() -> None:
     own = torch.zeros(6)
     cpu_triton_utils._expand_kernel_impl(own, torch.tensor([0.75, 5.0, 40.5, 0.5]), ENDS, 0, 0)
     assert own.tolist() == [0.0] * 6
+
+
+def _adapted(patched: bool) -> list[float]:
+    """What vLLM's CPU operators add to a row with an adapter and to one without."""
+    inputs, output = torch.ones(2, 1), torch.zeros(2, 1)
+    expand = lora_ops.bgmv_expand if patched else own(lora_ops.bgmv_expand)
+    expand(inputs, torch.tensor([[[2.0]], [[3.0]]]), output, torch.tensor([0, -1]), True)
+    return output.flatten().tolist()
+
+
+def test_a_row_without_an_adapter_gets_none() -> None:
+    """Once the last line fails, ``rows_without_an_adapter_keep_the_model`` can go."""
+    patches.install("adapting CPU worker")
+    assert _adapted(patched=True) == [2.0, 0.0]
+    assert _adapted(patched=False) == [2.0, 3.0]
 
 
 class Layer(torch.nn.Module):

@@ -42,6 +42,8 @@ class Runner:
     device = torch.device("cpu")
     vllm_config = "config"
     attn_groups: Any = ()
+    supports_mm_inputs = enable_prompt_embeds = False
+    lora_config: Any = None
 
     def __init__(self, compiles: bool = False, dense: Any = None, linears: Any = ()) -> None:
         self.passes: list[tuple[str, int]] = []

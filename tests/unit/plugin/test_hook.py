@@ -152,6 +152,12 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
     assert config.scheduler_config.scheduler_cls != SCHEDULER
 
 
+def test_adapters_do_not_go_with_fetched_layers() -> None:
+    river = {"resident_layers": 4, "deep": "fetch", "min_layers": 5, "threshold": 1.0}
+    with pytest.raises(UnsupportedModelError, match=r"LoRA adapters .*--river-deep exit"):
+        hook(engine(river, lora_config=SimpleNamespace()))
+
+
 def test_prompt_embeddings_go_with_exits_alone() -> None:
     hook(engine(model_config__enable_prompt_embeds=True))
     config = engine({"verify": 2}, model_config__enable_prompt_embeds=True)
@@ -179,6 +185,7 @@ def test_a_variable_that_cannot_be_served_is_refused_before_anything_starts(
     [
         ("cache_config__cache_dtype", "fp8", "--kv-cache-dtype fp8 .*tried: auto, bfloat16"),
         ("offload_config__uva", SimpleNamespace(cpu_offload_gb=4.0), "--cpu-offload-gb"),
+        ("lora_config", SimpleNamespace(), "--enable-lora"),
     ],
 )
 def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(
