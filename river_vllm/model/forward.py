@@ -247,6 +247,8 @@ class Forward:
         # vLLM's compiled forward checks no types: it would read other integers as int32.
         positions = self._rotary_positions(spans).to(runner.positions.dtype)
         inputs = {"input_ids": tokens.to(runner.input_ids.gpu.dtype), "positions": positions}
+        # As vLLM's runner calls it: some models have no default for pipeline stages.
+        inputs["intermediate_tensors"] = None
         return Pass(table, spans, inputs, head=head, exact=exact)
 
     def idle(self, rows: int, layers: int, head: Head, *, exact: bool = True) -> Pass:
@@ -316,8 +318,7 @@ class Forward:
             return model(**due.inputs)
         self._adapt(due.spans)
         with self._context(due):
-            # As vLLM's runner calls it: some models have no default for pipeline stages.
-            return model(**{"intermediate_tensors": None, **self._embedded(due.inputs)})
+            return model(**self._embedded(due.inputs))
 
     @contextmanager
     def _context(self, due: Pass) -> Iterator[None]:
