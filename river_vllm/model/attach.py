@@ -125,7 +125,7 @@ def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:
 
     Raises:
         UnsupportedModelError: it has no single list of ``num_layers`` layers with attention, or a
-            layer holds another kind of state, or experts.
+            layer holds several, another kind of state, or experts.
     """
     name = type(model).__name__
     lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers)
@@ -138,6 +138,12 @@ def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:
             f"found {len(candidates)}"
         )
     (layers,) = candidates
+    for index, layer in enumerate(layers):
+        # A layer with several runs several times a pass: verified answers then differed.
+        if (count := len(list(_parts(layer, Attention)))) > 1:
+            raise UnsupportedModelError(
+                f"{name}: layer {index} has {count} attention modules, not one"
+            )
     for part in _parts(layers, AttentionLayerBase):
         # Of several rows of a verifying pass, none may see a later one.
         if not isinstance(part, Attention) or isinstance(part, PrefillPrefixLMAttention):

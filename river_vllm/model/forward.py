@@ -83,8 +83,8 @@ class River:
             self.residency.need(index)
 
     def route_next(self, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
-        """``route`` for the next layer of a compiled pass, which may run all layers repeatedly."""
-        self.routed.layer = (self.routed.layer + 1) % self.num_layers
+        """``route`` for the next layer of a compiled pass."""
+        self.routed.layer += 1
         self.route(self.routed.layer, hidden, residual)
 
     def linear(self, index: int, x: torch.Tensor, biased: bool) -> torch.Tensor:

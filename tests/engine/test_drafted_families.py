@@ -122,7 +122,7 @@ def test_a_draft_pass_is_the_reference(case: tuple[Any, Any, Reference | None]) 
 def test_a_river_that_is_another_models_is_not_used(
     case: tuple[Any, Any, Reference | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each layer gets the 4-bit weights of the next one."""
+    """Each layer gets the 4-bit weights of the next but one, whose shapes are the same."""
     stock, river, _ = case
     warned: list[str] = []
     logger = SimpleNamespace(warning=lambda text, *_: warned.append(text))
@@ -131,7 +131,7 @@ def test_a_river_that_is_another_models_is_not_used(
     methods = [[linear.quant_method for linear in layer] for layer in forward_linears(runner)]
     own = [[method._packed for method in layer] for layer in methods]
     try:
-        put(methods, [*own[1:], own[0]])
+        put(methods, [*own[2:], *own[:2]])
         runner.river_begin()
         (found,) = river.collective_rpc("river_info")
         assert not found["self_check"]["passed"]
