@@ -8,6 +8,7 @@ bandwidth.
     python experiments/kernel_table.py --shapes 1536x17920 8960x1536 --rows 1 2 4 8 16 32
 
 ``--beside LIBRIVER.so`` adds another build of the kernel library, for a comparison in one run.
+Intel's product (``auto-round-lib``, float32 activations) is a column where that is installed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 
@@ -32,7 +34,8 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
 from river_vllm.compat import UnquantizedLinearMethod
-from river_vllm.kernels.base import Int4Kernel, LinearSpec
+from river_vllm.kernels.base import Int4Kernel, LinearSpec, PackedLinear
+from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.kernels.native.kernel import Backend, HugePages, NativeKernel
 from river_vllm.kernels.native.library import backends, load
 from river_vllm.kernels.others import TorchInt4Kernel, VllmMixedPrecisionKernel
@@ -70,6 +73,8 @@ def main() -> None:
         "vllm int8": VllmMixedPrecisionKernel(int8=True),
         **native_kernels(backends()),
     }
+    if find_spec("auto_round_kernel"):
+        kernels["auto-round-lib"] = AutoRoundKernel()
     if args.beside:
         kernels |= native_kernels(load(args.beside.resolve()), f"{args.beside.name}: ")
     print(f"{machine()}, {args.threads} threads")
@@ -78,6 +83,41 @@ def main() -> None:
         initialize_model_parallel(1)
         for shape in args.shapes:
             table(shape, kernels, args)
+
+
+class AutoRoundKernel(Int4Kernel):
+    """As ``QuantLinear`` of ``auto_round_kernel/qlinear.py``, whose product takes float32."""
+
+    name = "auto-round-lib"
+    integer_zeros = True
+
+    def unsupported(self, spec: LinearSpec) -> str | None:
+        return None
+
+    def pack(self, weight: GroupedWeight, spec: LinearSpec) -> PackedLinear:
+        return AutoRoundLinear(weight, spec)
+
+
+class AutoRoundLinear(PackedLinear):
+    def __init__(self, weight: GroupedWeight, spec: LinearSpec) -> None:
+        import auto_round_kernel
+
+        how = ("auto", "int4", "fp32", True)  # computed in, stored in, scales, zero points
+        self._product = auto_round_kernel.woqgemm
+        self._shape = (spec.out_features, spec.in_features, spec.group_size, *how)
+        codes, zeros = ((t - 8).to(torch.int8).t() for t in (weight.codes.short(), weight.zeros))
+        self._packed: torch.Tensor = auto_round_kernel.repack_quantized_weight(
+            *(codes.contiguous(), weight.scales.t().contiguous(), zeros.contiguous()),
+            *(spec.group_size, *how),
+        )
+
+    def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        out: torch.Tensor = self._product(x.float(), self._packed, torch.empty(0), *self._shape)
+        return out.to(x.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return self._packed.nbytes
 
 
 def native_kernels(running: list[Backend], prefix: str = "") -> dict[str, Int4Kernel]:

@@ -3,12 +3,13 @@
     python experiments/make_quantized.py MODEL OUT --form w4a16 [--group-size 64] [--quantizer hqq]
     python experiments/make_quantized.py MODEL OUT --form w4a16 --symmetric
     python experiments/make_quantized.py MODEL OUT --form awq | gptq | w8a8 | w8a8-static
+    python experiments/make_quantized.py MODEL OUT --form fp8 | fp8-block
 
 The decoder layers' projections become 4-bit weights by a quantiser of River's, with integer zero
 points, or (``--symmetric``, and always for ``gptq``) by rounding with a zero point of 8. In the
 8-bit forms each output has a scale, and each token's activations have one; ``w8a8-static`` has one
-for a whole weight and one, 0.05, for its activations, which only tests can use. Embeddings, norms
-and the LM head stay as they are.
+for a whole weight and one, 0.05, for its activations, which only tests can use. ``fp8-block`` has
+one for each block of 128 by 128. Embeddings, norms and the LM head stay as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from river_vllm.kernels.others import pack_int4_into_int32
 from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
 
 Tensors = dict[str, torch.Tensor]
-FORMS = ("w4a16", "awq", "gptq", "w8a8", "w8a8-static")
+FORMS = ("w4a16", "awq", "gptq", "w8a8", "w8a8-static", "fp8", "fp8-block")
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 """Which of eight neighbouring outputs AWQ keeps in each nibble of a word."""
 
@@ -67,6 +69,13 @@ def write_copy(
         for name in names:
             tensors |= w8a8(name, tensors.pop(name), static)
         quantization = w8a8_config(static)
+    elif form.startswith("fp8"):
+        # Where a projection has fewer outputs, as in tests, a block has fewer rows.
+        rows = gcd(128, *(len(tensors[name]) for name in names))
+        block = (1, None) if form == "fp8" else (rows, 128)
+        for name in names:
+            tensors |= fp8(name, tensors.pop(name), block)
+        quantization = fp8_config() if form == "fp8" else fp8_block_config(rows)
     else:
         symmetric = symmetric or form == "gptq"
         group = group_size
@@ -148,6 +157,18 @@ def w8a8(name: str, weight: torch.Tensor, static: bool) -> Tensors:
     return tensors
 
 
+def fp8(name: str, weight: torch.Tensor, block: tuple[int, int | None]) -> Tensors:
+    """The tensors of one projection in FP8; ``block``: outputs and inputs of a scale, None: all."""
+    (n, k), most = weight.shape, torch.finfo(torch.float8_e4m3fn).max
+    rows, columns = block[0], block[1] or k
+    whole = weight.new_zeros(-(-n // rows) * rows, -(-k // columns) * columns, dtype=torch.float)
+    whole[:n, :k] = weight
+    blocks = whole.view(len(whole) // rows, rows, -1, columns)
+    scale = blocks.abs().amax(dim=(1, 3)).clamp(min=1e-8) / most
+    codes = (blocks / scale[:, None, :, None]).view(whole.shape)[:n, :k].to(torch.float8_e4m3fn)
+    return {name: codes.contiguous(), f"{name}_scale{'_inv' if block[1] else ''}": scale}
+
+
 def w4a16_config(group: int, symmetric: bool) -> dict[str, Any]:
     weights = {
         **{"num_bits": 4, "type": "int", "symmetric": symmetric, "dynamic": False},
@@ -163,6 +184,20 @@ def w8a8_config(static: bool) -> dict[str, Any]:
     weights = {**shared, "strategy": kinds[0], "dynamic": False}
     activations = {**shared, "strategy": kinds[1], "dynamic": not static}
     return _compressed_tensors("int-quantized", weights, activations)
+
+
+def fp8_config() -> dict[str, Any]:
+    """As llm-compressor's ``FP8_DYNAMIC``."""
+    shared = {"num_bits": 8, "type": "float", "symmetric": True, "group_size": None}
+    weights = {**shared, "strategy": "channel", "dynamic": False}
+    activations = {**shared, "strategy": "token", "dynamic": True}
+    return _compressed_tensors("float-quantized", weights, activations)
+
+
+def fp8_block_config(rows: int) -> dict[str, Any]:
+    """As of DeepSeek's and Qwen's checkpoints."""
+    shared = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3"}
+    return {**shared, "weight_block_size": [rows, 128]}
 
 
 def awq_config(group: int, _: bool) -> dict[str, Any]:

@@ -6,6 +6,8 @@ Names keep vLLM's own spelling. Modules that are slow to import (workers, runner
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import vllm.envs as vllm_envs
@@ -17,6 +19,7 @@ from vllm.config import (
     VllmConfig,
     get_current_vllm_config_or_none,
 )
+from vllm.config.model import try_match_architecture_defaults
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.exceptions import GracefulHTTPError, RetryableRequestError
 from vllm.forward_context import (
@@ -31,7 +34,9 @@ from vllm.model_executor.kernels.linear.mixed_precision.MPLinearKernel import (
     MPLinearKernel,
     MPLinearLayerConfig,
 )
-from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.attention import Attention, PrefillPrefixLMAttention
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.layers.fused_moe.runner.moe_runner_interface import MoERunnerInterface
 from vllm.model_executor.layers.linear import (
     LinearBase,
     LinearMethodBase,
@@ -40,9 +45,11 @@ from vllm.model_executor.layers.linear import (
     UnquantizedLinearMethod,
 )
 from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
+    CompressedTensorsW8A8Fp8,
     CompressedTensorsW8A8Int8,
     CompressedTensorsWNA16,
 )
+from vllm.model_executor.layers.quantization.fp8 import Fp8LinearMethod
 from vllm.model_executor.layers.quantization.utils.quant_utils import (
     pack_quantized_values_into_int32,
 )
@@ -70,8 +77,7 @@ from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS
 
 def make_arg_parser(parser: Any) -> Any:
     """Add the options of vLLM's server to ``parser``; returns it."""
-    try:
-        from vllm.entrypoints.common.cli_args import make_arg_parser as add
-    except ModuleNotFoundError:  # vLLM 0.32
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser as add
-    return add(parser)
+    home = "vllm.entrypoints.common.cli_args"
+    if find_spec(home) is None:  # vLLM 0.32
+        home = "vllm.entrypoints.launchers.cli_args"
+    return import_module(home).make_arg_parser(parser)

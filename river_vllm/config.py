@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from river_vllm.architectures import in_4_bit, no_exits
 from river_vllm.errors import REMOVED, RiverError, describe_errors, shortened
 from river_vllm.guarantee import Calibration
 
@@ -162,6 +163,7 @@ class RiverConfig(Settings):
     calibration: Annotated[Calibration | None, Affects.EXITS | Affects.FILE] = None
     """How the settings were chosen and tested; written by ``river-vllm calibrate``."""
     _in_4_bit: bool = PrivateAttr(default=False)
+    _no_exits: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
@@ -200,15 +202,19 @@ class RiverConfig(Settings):
 
     @property
     def in_4_bit(self) -> bool:
-        """Whether the checkpoint's own weights are in 4 bit: then the river runs on them, and there
-        is no more precise backbone to leave."""
+        """Whether the checkpoint's own weights are in 4 bit: then the river runs on them."""
         return self._in_4_bit
+
+    @property
+    def no_exits(self) -> str | None:
+        """Why no token can leave this engine's backbone; None if tokens can."""
+        return self._no_exits
 
     @property
     def default_threshold(self) -> float:
         """τ of a request that names none; 1.0 where no token can leave."""
         given = "threshold" in self.model_fields_set
-        return 1.0 if self._in_4_bit and not given else self.threshold
+        return 1.0 if self._no_exits and not given else self.threshold
 
     @property
     def ends_early(self) -> bool:
@@ -347,18 +353,11 @@ def river_config_of(vllm_config: Any) -> RiverConfig:
     given = additional.get(CONFIG_KEY) if isinstance(additional, Mapping) else None
     hf_config = vllm_config.model_config.hf_config
     config = layered_config(getattr(hf_config, CHECKPOINT_KEY, None), given)
-    config._in_4_bit = in_4_bit(getattr(hf_config, "quantization_config", None))
+    quantization = getattr(hf_config, "quantization_config", None)
+    architecture = (vllm_config.model_config.architecture or "").removeprefix(PREFIX)
+    config._in_4_bit = in_4_bit(quantization)
+    config._no_exits = no_exits(architecture, quantization)
     return config
-
-
-def in_4_bit(quantization: Any) -> bool:
-    """Whether a checkpoint's ``quantization_config`` is of 4-bit weights that River can serve."""
-    if not isinstance(quantization, Mapping):
-        return False
-    method = quantization.get("quant_method")
-    if method in ("awq", "gptq"):
-        return quantization.get("bits", quantization.get("w_bit")) == 4
-    return method == "compressed-tensors" and quantization.get("format") == "pack-quantized"
 
 
 def serves_river(vllm_config: Any) -> bool:

@@ -96,7 +96,7 @@ def speculate(vllm_config: VllmConfig, tokens: int) -> None:
     """Have vLLM allocate look-ahead slots, verify drafts and count them.
 
     The method ``draft_model`` does all three, here with the target model as its own draft model.
-    ``engine/worker.py`` replaces its drafter, which would load a second model, by River's. vLLM's
+    ``engine/worker.py`` has River's drafter made; vLLM's would load a second model. vLLM's
     asynchronous scheduling is switched off: it needs equally many drafts for every request, on the
     device, before the host knows any.
 
@@ -119,13 +119,14 @@ def speculate(vllm_config: VllmConfig, tokens: int) -> None:
         # are in the key of its compiled forwards.
         vllm_config.scheduler_config.async_scheduling = False
     model = vllm_config.model_config
-    vllm_config.speculative_config = RiverSpeculativeConfig(
-        method="draft_model",
-        model=model.model,
-        revision=model.revision,
-        code_revision=model.code_revision,
+    # The method ``ngram`` makes the target its own draft model. With ``draft_model`` vLLM would
+    # read the checkpoint again as a drafter's: that of MiMo becomes its MTP layers.
+    made = RiverSpeculativeConfig(
+        method="ngram",
         num_speculative_tokens=tokens,
         draft_sample_method="probabilistic",
         target_model_config=model,
         target_parallel_config=vllm_config.parallel_config,
     )
+    made.method, made.model = "draft_model", model.model
+    vllm_config.speculative_config = made

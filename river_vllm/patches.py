@@ -233,6 +233,33 @@ def expand_batch_to_tokens(
     return expanded.masked_fill(expanded == replace_from, replace_to)
 
 
+def rows_without_an_adapter_keep_the_model() -> None:
+    """On the CPU a row without a LoRA adapter gets none, whatever is beside it.
+
+    vLLM 0.32 marks such a row by the index −1, and its CPU operators index the adapters by it: the
+    row gets the adapter in the last place. Until they skip such rows:
+    https://github.com/vllm-project/vllm/pull/48421
+    """
+    from vllm.lora.ops.torch_ops import lora_ops
+    from vllm.lora.punica_wrapper import punica_cpu
+
+    def expand(
+        inner: Callable[..., None],
+        inputs: torch.Tensor,
+        weights: torch.Tensor,
+        output: torch.Tensor,
+        adapters: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        inputs = inputs.masked_fill((adapters < 0).unsqueeze(1), 0.0)
+        inner(inputs, weights, output, adapters, *args, **kwargs)
+
+    for name in ("bgmv_expand", "bgmv_expand_slice"):
+        _wrap(lora_ops, name, expand)
+        setattr(punica_cpu, name, getattr(lora_ops, name))
+
+
 def rivers_routes_need_no_naming() -> None:
     """The HTTP server of an engine with a river has River's routes and takes the ``river`` field.
 
@@ -285,17 +312,42 @@ def unread_fields_are_refused() -> None:
                 _wrap(request, name, parameters)
 
 
-Place = Literal["front end", "worker", "compiling CPU worker", "verifying CPU worker"]
+def a_broken_picture_is_a_bad_request() -> None:
+    """A picture that cannot be decoded is answered with HTTP 400, whatever Pillow raises.
+
+    vLLM 0.32 takes an ``OSError`` for a bad picture. Pillow raises others too, such as
+    ``SyntaxError`` for a broken chunk of a PNG and ``DecompressionBombError``: vLLM then answers
+    with 500. The replacement suits every engine. Until vLLM takes them for a bad picture:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/multimodal/media/image.py#L94
+    """
+    from vllm.multimodal.media.image import ImageMediaIO
+
+    def load(inner: Callable[..., Any], media: Any, data: bytes) -> Any:
+        try:
+            return inner(media, data)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(f"Failed to load image: {error}") from error
+
+    _wrap(ImageMediaIO, "load_bytes", load)
+
+
+Place = Literal[
+    "front end", "worker", "adapting CPU worker", "compiling CPU worker", "verifying CPU worker"
+]
 _PATCHES: dict[Place, tuple[Callable[[], None], ...]] = {
     "front end": (
         sampling_without_drafts_is_taken,
         rivers_routes_need_no_naming,
         unread_fields_are_refused,
+        a_broken_picture_is_a_bad_request,
     ),
     "worker": (
         compiled_forwards_are_read_back,
         budgets_end_with_their_requests,
     ),
+    "adapting CPU worker": (rows_without_an_adapter_keep_the_model,),
     "compiling CPU worker": (graphs_are_kept_by_vector_width,),
     "verifying CPU worker": (drafted_tokens_keep_their_sampling_settings,),
 }
@@ -323,6 +375,23 @@ def cpu_worker_makes(runner: type) -> Iterator[None]:
         yield
     finally:
         cpu_worker.CPUModelRunner = own
+
+
+@contextmanager
+def runner_drafts_with(drafter: type) -> Iterator[None]:
+    """Inside, a V1 runner is made with a ``drafter`` in the place of vLLM's ``DraftModelProposer``.
+
+    vLLM 0.32's runner names the class when it is made, and the class refuses a model with M-RoPE.
+    Until the runner has a method that makes its drafter:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L612
+    """
+    from vllm.v1.worker import gpu_model_runner
+
+    own, gpu_model_runner.DraftModelProposer = gpu_model_runner.DraftModelProposer, drafter
+    try:
+        yield
+    finally:
+        gpu_model_runner.DraftModelProposer = own
 
 
 def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:

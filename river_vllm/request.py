@@ -115,13 +115,9 @@ def unreachable(
     With ``resident_layers`` and ``deep="exit"`` every token leaves after the last resident layer.
     So no answer is exact, and ``min_layers`` cannot exceed the resident layers.
     """
-    if config.in_4_bit and settings.threshold < 1.0:
-        return UnreachableError(
-            "threshold",
-            settings.threshold,
-            "must be 1.0, the checkpoint's own weights are in 4 bit, so there is no more precise "
-            "backbone to leave",
-        )
+    if config.no_exits and settings.threshold < 1.0:
+        reason = f"must be 1.0, {config.no_exits}"
+        return UnreachableError("threshold", settings.threshold, reason)
     reachable = config.reachable_layers(num_layers)
     if reachable == num_layers:
         return None

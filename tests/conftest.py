@@ -22,6 +22,7 @@ from tests.support import parallel
 
 parallel.keep_to_one_core()
 
+from experiments.make_quantized import write_copy  # noqa: E402
 from tests.support import checkpoints, engines  # noqa: E402
 from tests.support.forms import form  # noqa: E402
 from tests.support.server import RiverServer  # noqa: E402
@@ -56,6 +57,14 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_int8(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights in W8A8."""
+    folder = tmp_path_factory.mktemp("tiny-int8")
+    write_copy(tiny_qwen2, folder, "w8a8")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def stock_smollm2(smollm2: Path) -> Any:
     return engines.stock_engine(smollm2, **engines.THINKING)
 
@@ -74,6 +83,16 @@ def stock_qwen2(tiny_qwen2: Path) -> Any:
 @pytest.fixture(scope="session")
 def river_qwen2(tiny_qwen2: Path) -> Any:
     return engines.river_engine(tiny_qwen2, max_logprobs=64, logprobs_mode="raw_logits")
+
+
+@pytest.fixture(scope="session")
+def stock_int8(tiny_int8: Path) -> Any:
+    return engines.stock_engine(tiny_int8)
+
+
+@pytest.fixture(scope="session")
+def river_int8(tiny_int8: Path) -> Any:
+    return engines.river_engine(tiny_int8)
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,8 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
             torch.compiler.set_stance("force_eager")
         if self.vllm_config.speculative_config is not None:
             patches.install("verifying CPU worker")
+        if self.vllm_config.lora_config is not None:
+            patches.install("adapting CPU worker")
 
     def execute_model(self, scheduler_output: Any) -> Any:
         output = super().execute_model(scheduler_output)

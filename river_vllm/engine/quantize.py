@@ -10,13 +10,15 @@ from safetensors.torch import save_file
 
 from river_vllm.errors import RiverError
 from river_vllm.model.attach import decoder_layers, projections
-from river_vllm.weights.formats import CheckpointFolder, int8_values, own_tensors
+from river_vllm.weights.formats import CheckpointFolder, own_tensors, scaled
 from river_vllm.weights.gptq import HessianRecorder, block_widths, output_power, quantize_gptq
 from river_vllm.weights.quantizers import fitting_group_size
 from river_vllm.weights.shards import Part, parts_of
 
 ERROR_ROWS = 128
 """Outputs of each projection from which the error is estimated."""
+PLAIN = (torch.bfloat16, torch.float16, torch.float32)
+"""Types of weights that need no scales."""
 
 
 class QuantizeExtension:
@@ -92,5 +94,7 @@ def _weight(folder: CheckpointFolder, part: Part) -> torch.Tensor:
     if tuple(weight.shape) != part.shape:
         raise RiverError(f"{folder.place(name)}: unexpected shape")
     if weight.dtype is torch.int8:
-        weight = int8_values(weight, folder.get(f"{name}_scale"), torch.bfloat16)
+        return scaled(weight, folder.get(f"{name}_scale"), torch.bfloat16)
+    if weight.dtype not in PLAIN:
+        raise RiverError(f"{folder.place(name)}: {weight.dtype} (taken: bf16, fp16, fp32, INT8)")
     return weight

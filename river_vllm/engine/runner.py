@@ -14,6 +14,7 @@ from river_vllm.compat import BUILTIN_LOGITS_PROCESSORS
 from river_vllm.config import river_config_of
 from river_vllm.costs import Costs
 from river_vllm.engine.scheduler import put_depths
+from river_vllm.engine.self_check import SelfCheck, self_check
 from river_vllm.engine.stopwatch import Stopwatch
 from river_vllm.engine.warm_up import WarmUpMixin, costs_of_start
 from river_vllm.model.forward import Forward
@@ -30,6 +31,8 @@ class RiverRunnerMixin(WarmUpMixin):
     river_requests: Requests
     river_exits: Exits
     river_costs: Costs
+    river_check: SelfCheck | None
+    """None where nothing is drafted."""
     river_exact = True
     """Whether a request of the last step needs stock vLLM's bits."""
     _river_depths: dict[str, int]
@@ -51,7 +54,9 @@ class RiverRunnerMixin(WarmUpMixin):
             return custom or (request.params is not None and needs_every_logit(request.params))
 
         self.river_forward = forward = Forward(self)
-        self.river_requests = Requests(self, default_settings(config))
+        self.river_check = None if drafter is None else self_check(self, forward)
+        used = self.river_check is None or self.river_check.passed
+        self.river_requests = Requests(self, default_settings(config), used)
         kinds = timed(config, forward, self.max_num_reqs)
         if drafter is not None:
             kinds |= drafter.timed(forward, self.max_num_reqs)
@@ -66,6 +71,7 @@ class RiverRunnerMixin(WarmUpMixin):
         drafter = getattr(self, "drafter", None)
         return {
             **(drafter.info() if drafter is not None else {}),
+            **(self.river_check.info() if self.river_check is not None else {}),
             **self.river_exits.info(),
             "costs": self.river_costs.describe(time.time()),
         }

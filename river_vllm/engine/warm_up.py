@@ -162,6 +162,7 @@ def _key(runner: Any) -> dict[str, str | int]:
         "dtype": str(model.dtype),
         "river_bytes": info["river_bytes"],
         "backbone_bytes": info["backbone_bytes"],
+        "adapters": vllm_config.lora_config is not None,
         "compiled": str(vllm_config.compilation_config.mode),
         "settings": river_config_of(vllm_config).what_affects(Affects.COST),
     }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from river_vllm import patches
 from river_vllm.compat import VllmConfig
 from river_vllm.config import river_config_of
@@ -21,16 +19,16 @@ class RiverWorkerMixin:
 
     model_runner: Any
     vllm_config: VllmConfig
-    device: torch.device
+
+    def init_device(self) -> None:
+        with patches.runner_drafts_with(RiverProposer):
+            super().init_device()  # type: ignore[misc]
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         patches.install("worker")
         patches.kernel_comes_first(RiverWNA16LinearKernel)
         if self.vllm_config.speculative_config is not None:
-            # GPUModelRunner.__init__ names its drafter classes; this one loads no second model.
-            runner = self.model_runner
-            runner.drafter = RiverProposer(self.vllm_config, self.device, runner)
-            patches.every_logits_processor_is_there(runner)
+            patches.every_logits_processor_is_there(self.model_runner)
         mark(Stage.WEIGHTS)
         with refusals_left():
             super().load_model(*args, **kwargs)  # type: ignore[misc]

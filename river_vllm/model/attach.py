@@ -5,15 +5,19 @@ The decoder layers are found by their structure, not by their names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from river_vllm.architectures import ARCHITECTURES
 from river_vllm.compat import (
     Attention,
+    AttentionLayerBase,
     LinearBase,
+    MoERunnerInterface,
+    PrefillPrefixLMAttention,
     VllmConfig,
     get_tensor_model_parallel_world_size,
     get_tp_group,
@@ -22,7 +26,6 @@ from river_vllm.config import PREFIX, RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.kernels.native.kernel import Backend
 from river_vllm.kernels.native.library import backend
-from river_vllm.model.architectures import ARCHITECTURES
 from river_vllm.model.compiled import CONTEXT, RoutedForward
 from river_vllm.model.forward import Decision, River, state_arguments
 from river_vllm.model.four_bit import kernel_of
@@ -60,8 +63,8 @@ def attach(
         if not carries(linear.quant_method, linear):
             form = form_of(linear.quant_method, linear)
             raise UnsupportedModelError(
-                f"projection '{linear.prefix}' is {form.__name__}: River takes bf16, INT8 (W8A8 of "
-                "compressed-tensors) and, on the CPU, 4-bit weights in groups of 32 or more",
+                f"projection '{linear.prefix}' is {form.__name__}: River takes bf16, INT8 and FP8 "
+                "(W8A8) and, on the CPU, 4-bit weights in groups of 32 or more",
                 cure="",
             )
     native = _native(config, vllm_config.device_config.device, model_config.dtype)
@@ -87,8 +90,9 @@ def attach(
     if "river" in heads or ("draft" in heads and has_plain_head(model)):
         outputs = native.candidates if native else some_outputs
         install_river_head(model, current, packing.expect, outputs)
-    family = ARCHITECTURES[model_config.architecture.removeprefix(PREFIX)]
-    arguments = state_arguments(layers[0], family.stale_residual)
+    family = ARCHITECTURES.get(model_config.architecture.removeprefix(PREFIX))
+    # Where no token leaves, nothing reads the residual.
+    arguments = state_arguments(layers[0], family is None or family.stale_residual)
     loading = Loading()
     for depth, layer in enumerate(layers):
         for index, linear in enumerate(linears[depth]):
@@ -120,23 +124,39 @@ def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:
     """The model's decoder layers, in order.
 
     Raises:
-        UnsupportedModelError: it has no single list of ``num_layers`` layers, one attention each.
+        UnsupportedModelError: it has no single list of ``num_layers`` layers with attention, or a
+            layer holds several, another kind of state, or experts.
     """
     name = type(model).__name__
     lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers)
-    candidates = [layers for layers in lists if all(_attentions(layer) for layer in layers)]
+    # Some models list the same layers twice.
+    different = {tuple(map(id, layers)): layers for layers in lists}.values()
+    candidates = [layers for layers in different if any(_parts(layers, Attention))]
     if len(candidates) != 1:
         raise UnsupportedModelError(
             f"{name}: expected one list of {num_layers} decoder layers with attention, "
             f"found {len(candidates)}"
         )
-    layers = list(candidates[0])
+    (layers,) = candidates
     for index, layer in enumerate(layers):
-        if _attentions(layer) != 1:
+        # A layer with several runs several times a pass: verified answers then differed.
+        if (count := len(list(_parts(layer, Attention)))) > 1:
             raise UnsupportedModelError(
-                f"{name}: layer {index} has {_attentions(layer)} attention modules, not one"
+                f"{name}: layer {index} has {count} attention modules, not one"
             )
-    return layers
+    for part in _parts(layers, AttentionLayerBase):
+        # Of several rows of a verifying pass, none may see a later one.
+        if not isinstance(part, Attention) or isinstance(part, PrefillPrefixLMAttention):
+            raise UnsupportedModelError(
+                f"{name}: {type(part).__name__} is no causal attention over K/V"
+            )
+    if any(_parts(layers, MoERunnerInterface)):
+        raise UnsupportedModelError(f"{name}: its layers are mixtures of experts")
+    return list(layers)
+
+
+def _parts(module: nn.Module, kind: type) -> Iterator[nn.Module]:
+    return (part for part in module.modules() if isinstance(part, kind))
 
 
 def projections(layer: nn.Module) -> list[tuple[str, LinearBase]]:
@@ -171,7 +191,3 @@ def _native(config: RiverConfig, device: torch.device, dtype: torch.dtype) -> Ba
     """River's native back end; None on another device or dtype, or with another kernel."""
     usable = torch.device(device).type == "cpu" and dtype == torch.bfloat16
     return backend() if usable and config.kernel in ("auto", "native") else None
-
-
-def _attentions(layer: nn.Module) -> int:
-    return sum(isinstance(module, Attention) for module in layer.modules())

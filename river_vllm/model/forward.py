@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from river_vllm.errors import UnsupportedModelError
 from river_vllm.model.compiled import RoutedForward
 from river_vllm.model.residency import Residency
 from river_vllm.step.router import Router
-from river_vllm.step.table import Current, Dense, Head, Pass, Path, Span, StepTable
+from river_vllm.step.table import Current, Dense, Head, Pass, Path, Span, StepTable, strided_as
 
 
 class Observer(Protocol):
@@ -140,7 +140,7 @@ class StateArguments:
 def state_arguments(layer: nn.Module, stale_residual: bool = False) -> StateArguments:
     """The places of hidden states and residual among the arguments of ``layer.forward``.
 
-    A ``stale_residual`` is an argument of that name that is no part of the layer's state.
+    A ``stale_residual`` is an argument of that name that is no part of the state that is read.
 
     Raises:
         UnsupportedModelError: it has no argument ``hidden_states``.
@@ -208,8 +208,11 @@ class Forward:
             hidden = self._routed(due)
         else:
             river.rest()
+            pictures = self._picture_states(table.num_rows)
             hidden = self._call(due, self._runner.model)
             groups, part = due.leaving_part()
+            if pictures is not None:
+                self._model._set_deepstack_input_embeds(pictures[:, table.rows_of(groups)])
             river.current.due = part
             hidden[table.rows_of(groups)] = self._routed(part)
             river.current.due = due
@@ -242,9 +245,11 @@ class Forward:
         owners = [span.request for span in spans for _ in range(span.rows)]
         table = StepTable.forced(river.num_layers, owners, layers, tokens.device)
         # vLLM's compiled forward checks no types: it would read other integers as int32.
-        positions = _positions(spans, tokens.device).to(runner.positions.dtype)
-        inputs = self._embedded(tokens.to(runner.input_ids.gpu.dtype))
-        return Pass(table, spans, {**inputs, "positions": positions}, head=head, exact=exact)
+        positions = self._rotary_positions(spans).to(runner.positions.dtype)
+        inputs = {"input_ids": tokens.to(runner.input_ids.gpu.dtype), "positions": positions}
+        # As vLLM's runner calls it: some models have no default for pipeline stages.
+        inputs["intermediate_tensors"] = None
+        return Pass(table, spans, inputs, head=head, exact=exact)
 
     def idle(self, rows: int, layers: int, head: Head, *, exact: bool = True) -> Pass:
         """A pass on no request; it writes to vLLM's null block."""
@@ -254,15 +259,55 @@ class Forward:
         shares = [rows // requests + (i < rows % requests) for i in range(requests)]
         return self.decode([Span(0, 0, n) for n in shares], tokens, layers, head, exact=exact)
 
-    def _embedded(self, tokens: torch.Tensor) -> dict[str, Any]:
-        """Tokens as vLLM feeds them to its model (``v1/worker/gpu_model_runner.py``,
-        ``_preprocess``): the compiled forward was traced so."""
+    def _embedded(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A pass's arguments with its tokens as vLLM feeds them to its model
+        (``v1/worker/gpu_model_runner.py``, ``_preprocess``): the compiled forward was traced so.
+        A part of a step has been embedded."""
         runner, model = self._runner, self._model
-        if not (runner.supports_mm_inputs or runner.enable_prompt_embeds):
-            return {"input_ids": tokens}
+        embeds = runner.supports_mm_inputs or runner.enable_prompt_embeds
+        if not embeds or "inputs_embeds" in inputs:
+            return inputs
+        tokens = inputs["input_ids"]
         raw = runner.supports_mm_inputs and model.requires_raw_input_tokens
         embeddings = model.embed_input_ids(tokens)
-        return {"input_ids": tokens if raw else None, "inputs_embeds": embeddings}
+        return {**inputs, "input_ids": tokens if raw else None, "inputs_embeds": embeddings}
+
+    def _adapt(self, spans: Sequence[Span]) -> None:
+        """Have vLLM's LoRA layers apply to each row of a pass the adapter of its request.
+
+        They keep to it until the next pass: logits have adapters too. The step has loaded the
+        adapters of its requests. Where vLLM serves adapters River compiles nothing, so no step
+        has a part that runs again.
+        """
+        runner = self._runner
+        if runner.lora_config is None:
+            return
+        places = [span.request for span in spans for _ in range(span.rows)]
+        adapters = tuple(runner.input_batch.request_lora_mapping[places].tolist())
+        runner._set_active_loras(adapters, adapters, set())
+
+    def _rotary_positions(self, spans: Sequence[Span]) -> torch.Tensor:
+        """The positions of generated tokens as vLLM's model takes them, int64 ``[rows]``; with
+        M-RoPE ``[3, rows]``, where a picture takes fewer positions than tokens."""
+        runner = self._runner
+        positions = _positions(spans, runner.device)
+        if not runner.uses_mrope:
+            return positions
+        ids, states = runner.input_batch.req_ids, runner.requests
+        # A pass that is only timed has no request.
+        deltas = [states[ids[s.request]].mrope_position_delta if ids else 0 for s in spans]
+        rows = torch.tensor([s.rows for s in spans])
+        by_row = torch.tensor(deltas).repeat_interleave(rows, output_size=len(positions))
+        held = runner.mrope_positions.gpu
+        return strided_as(held, (positions + by_row.to(runner.device)).expand(len(held), -1))
+
+    def _picture_states(self, rows: int) -> torch.Tensor | None:
+        """States that Qwen3-VL adds to its first layers for pictures, ``[layers, rows, hidden]``;
+        None for a pass without pictures. The model's forward reads them from a buffer and clears
+        the buffer."""
+        if not getattr(self._model, "deepstack_input_embeds_num_tokens", 0):
+            return None
+        return torch.stack([layer[:rows] for layer in self._model.deepstack_input_embeds])
 
     def _routed(self, due: Pass) -> torch.Tensor:
         due.table.limit = self.river.residency.limit
@@ -272,8 +317,11 @@ class Forward:
         return hidden
 
     def _call(self, due: Pass, model: Any) -> torch.Tensor:
-        with nullcontext() if due.in_step else self._context(due):
+        if due.in_step:
             return model(**due.inputs)
+        self._adapt(due.spans)
+        with self._context(due):
+            return model(**self._embedded(due.inputs))
 
     @contextmanager
     def _context(self, due: Pass) -> Iterator[None]:

@@ -12,7 +12,9 @@ from torch import nn
 
 from river_vllm.compat import (
     BasevLLMParameter,
+    CompressedTensorsW8A8Fp8,
     CompressedTensorsW8A8Int8,
+    Fp8LinearMethod,
     LinearMethodBase,
     UnquantizedLinearMethod,
     default_weight_loader,
@@ -25,7 +27,7 @@ from river_vllm.errors import RiverError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.model.four_bit import kernel_of
 from river_vllm.step.table import Current, Path
-from river_vllm.weights.formats import int8_values
+from river_vllm.weights.formats import scaled
 from river_vllm.weights.packing import Packer
 
 _PROCESSED = "_already_called_process_weights_after_loading"
@@ -40,18 +42,25 @@ def _plain(layer: Any) -> torch.Tensor:
     return weight.detach()
 
 
-def _int8(layer: Any) -> torch.Tensor:
-    """``int8 [N, K]`` times a scale for each output, or for each part of a fused projection."""
-    weight, scale = layer.weight.detach(), layer.weight_scale.detach().flatten()
-    if len(scale) != len(weight):
+def _scaled(layer: Any) -> torch.Tensor:
+    """Codes ``[N, K]`` times the scales of outputs, of blocks, or of a fused projection's parts."""
+    weight = layer.weight.detach()
+    scale = getattr(layer, "weight_scale", None)
+    scale = (layer.weight_scale_inv if scale is None else scale).detach()
+    if block := getattr(layer, "weight_block_size", None):
+        scale = scale.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+        scale = scale[: weight.shape[0], : weight.shape[1]]
+    elif len(scale) != len(weight):
         widths = torch.tensor(layer.logical_widths, device=weight.device)
-        scale = scale.repeat_interleave(widths)
-    return int8_values(weight, scale, layer.params_dtype)
+        scale = scale.flatten().repeat_interleave(widths)
+    return scaled(weight, scale, layer.params_dtype)
 
 
 _FLOATS: dict[type, Floats] = {
     UnquantizedLinearMethod: _plain,
-    CompressedTensorsW8A8Int8: _int8,
+    CompressedTensorsW8A8Int8: _scaled,
+    CompressedTensorsW8A8Fp8: _scaled,
+    Fp8LinearMethod: _scaled,
 }
 """By vLLM's method, or by the scheme that its method has chosen for a projection."""
 

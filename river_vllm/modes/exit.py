@@ -134,7 +134,7 @@ def timed(config: RiverConfig, forward: Forward, requests: int) -> dict[Kind, Ti
 
 
 def _limit(config: RiverConfig) -> int | Literal["all", "auto"]:
-    if config.in_4_bit:  # there is no more precise backbone to leave
+    if config.no_exits:
         return 0
     # Reading a layer from the checkpoint never pays against running it in 4 bit.
     fetches = config.max_rows == "auto" and config.deep == "fetch"

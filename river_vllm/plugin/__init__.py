@@ -14,7 +14,7 @@ from typing import Any
 from river_vllm.config import CONFIG_KEY, PREFIX, RiverConfig, asks_for_river
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.host import quiet_while_starting
-from river_vllm.model.architectures import ARCHITECTURES, river_architecture
+from river_vllm.plugin.naming import checkpoint_architecture, river_architecture
 
 GRACE_SECONDS = 10.0
 """Time in which vLLM may end by itself, as a serving engine does on SIGTERM."""
@@ -40,7 +40,7 @@ def register_all() -> None:
         return
     for name in {*ModelRegistry.models, *MODELS_CONFIG_MAP}:
         MODELS_CONFIG_MAP[name] = opt_in(MODELS_CONFIG_MAP.get(name, VerifyAndUpdateConfig))
-    for architecture in ARCHITECTURES:
+    for architecture in tuple(ModelRegistry.models):
         name = PREFIX + architecture
         ModelRegistry.register_model(name, f"river_vllm.plugin.classes:{name}")
         MODELS_CONFIG_MAP[name] = RiverConfigHook
@@ -117,33 +117,3 @@ def merge_engine_args(model: str, config: RiverConfig, options: dict[str, Any]) 
         "hf_overrides": {**overrides, "architectures": [river_architecture(*named)]},
         "additional_config": additional,
     }
-
-
-def checkpoint_architecture(model: str, options: Mapping[str, Any]) -> tuple[str, Any]:
-    """The architecture that a checkpoint names in its ``config.json``, and that configuration.
-
-    Args:
-        model: a Hugging Face id or a folder.
-        options: vLLM engine arguments that say how to read it (``revision`` and the like).
-
-    Raises:
-        RiverError: the configuration cannot be read.
-    """
-    from river_vllm.compat import get_config
-
-    try:
-        config = get_config(
-            model,
-            trust_remote_code=bool(options.get("trust_remote_code")),
-            revision=options.get("revision"),
-            code_revision=options.get("code_revision"),
-            config_format=options.get("config_format") or "auto",
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise RiverError(
-            f"model '{model}' cannot be read: {reason} Give a folder with a config.json, "
-            "or a hub id that this machine can reach"
-        ) from error
-    architectures = getattr(config, "architectures", None) or ["(none)"]
-    return str(architectures[0]), config

@@ -26,7 +26,7 @@ from river_vllm.config import (
 from river_vllm.engine_config import RiverAdditionalConfig, speculate
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.host import cannot_compile
-from river_vllm.model.architectures import river_architecture
+from river_vllm.plugin.naming import river_architecture
 from river_vllm.plugin.refusals import (
     CPU_WORKER,
     GPU_WORKER,

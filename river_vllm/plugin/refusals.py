@@ -14,7 +14,7 @@ from river_vllm.kernels.native.library import cap as instruction_set_cap
 from river_vllm.request import default_settings, unreachable
 from river_vllm.weights.cache import weights_folder
 from river_vllm.weights.fingerprint import check_model, check_weights, served_checkpoint
-from river_vllm.weights.source import weight_source
+from river_vllm.weights.source import LARGEST, weight_source
 
 SCHEDULER = "river_vllm.engine.scheduler.RiverScheduler"
 CPU_WORKER = "river_vllm.engine.cpu.RiverCPUWorker"
@@ -25,7 +25,7 @@ KV_DTYPES = {
     "gpu": ("auto", "bfloat16"),
 }
 """Types of the K/V cache with which exact answers were compared with stock vLLM's."""
-QUANTIZATIONS = (None, "compressed-tensors", "awq", "auto_awq", "gptq", "auto_gptq")
+QUANTIZATIONS = (None, "compressed-tensors", "fp8", "awq", "auto_awq", "gptq", "auto_gptq")
 """vLLM's names of the forms with which a start goes on; ``attach`` looks at each projection."""
 
 
@@ -45,7 +45,9 @@ def check_settings(vllm_config: VllmConfig) -> None:
             "the number of layers of this model"
         )
     if config.in_4_bit:
-        _check_4_bit(config)
+        _check_groups(model.hf_config.quantization_config)
+    if config.no_exits:
+        _check_exits(config)
     folder = weights_folder(config, model.model)
     if config.calibration is not None:
         check_model(config.calibration.model, served_checkpoint(model), model.model)
@@ -67,16 +69,30 @@ def check_settings(vllm_config: VllmConfig) -> None:
         )
 
 
-def _check_4_bit(config: RiverConfig) -> None:
-    """Raise for settings that mean nothing where the checkpoint's own weights are in 4 bit."""
-    given = config.model_fields_set & (RiverConfig.affecting(Affects.EXITS) | {"weights"})
+def _check_groups(quantization: Mapping[str, Any]) -> None:
+    """Raise for 4-bit groups that no kernel takes."""
+    groups = (quantization.get("config_groups") or {}).values()
+    for weights in (quantization, *(group.get("weights") or {} for group in groups)):
+        size = weights.get("group_size")
+        if isinstance(size, int) and size > 0 and size not in (32, 64) and size % LARGEST:
+            raise RiverError(
+                f"the checkpoint's 'group_size' = {size}: 4-bit weights are served in groups of "
+                f"32, 64 or a multiple of {LARGEST} features"
+            )
+
+
+def _check_exits(config: RiverConfig) -> None:
+    """Raise for settings that mean nothing where no token can leave."""
+    given = config.model_fields_set & RiverConfig.affecting(Affects.EXITS)
     if config.threshold == 1.0:
         given -= {"threshold"}
+    if config.in_4_bit:
+        given |= config.model_fields_set & {"weights"}
     if given:
         name = min(given)
         raise RiverError(
-            f"'{name}' = {getattr(config, name)!r}: the checkpoint's own weights are in 4 bit, so "
-            "there is no more precise backbone to leave; leave it out (drafts are made as always)"
+            f"'{name}' = {getattr(config, name)!r}: {config.no_exits}; leave it out (drafts are "
+            "made as always)"
         )
 
 
@@ -90,6 +106,7 @@ def refuse(vllm_config: VllmConfig) -> None:
     scheduler = vllm_config.scheduler_config
     cpu, dtype = current_platform.is_cpu(), str(model.dtype).removeprefix("torch.")
     returns_experts = vllm_config.aux_output_config.enable_return_routed_experts
+    adapters = vllm_config.lora_config is not None
     refused = {
         "pipeline parallelism (use tensor parallelism)": parallel.pipeline_parallel_size > 1,
         "Ray on the CPU, where vLLM cannot use it (leave out --distributed-executor-backend; "
@@ -100,19 +117,18 @@ def refuse(vllm_config: VllmConfig) -> None:
         "decode context parallelism (leave out --decode-context-parallel-size)": (
             parallel.decode_context_parallel_size > 1
         ),
-        f"a checkpoint quantised by {model.quantization} (River takes bf16, INT8 W8A8 of "
-        "compressed-tensors, and 4 bit of compressed-tensors, AWQ or GPTQ)": (
-            model.quantization not in QUANTIZATIONS
-        ),
+        refused_quantization(model.quantization) or "": model.quantization not in QUANTIZATIONS,
         "a 4-bit checkpoint on this platform (it serves them on CPUs)": (
             river_config_of(vllm_config).in_4_bit and not cpu
         ),
         "vLLM's speculative decoding (leave out --speculative-config; --river-verify drafts with "
         "the river)": not isinstance(vllm_config.speculative_config, RiverSpeculativeConfig | None),
         "pooling models (vLLM serves them without a river)": model.runner_type != "generate",
-        "LoRA adapters (leave out --enable-lora, or merge the adapter into the model)": (
-            vllm_config.lora_config is not None
+        "LoRA adapters on this platform (it serves them on CPUs; leave out --enable-lora)": (
+            adapters and not cpu
         ),
+        "LoRA adapters where it fetches layers (leave out --enable-lora, or take --river-deep "
+        "exit)": adapters and river_config_of(vllm_config).deep == "fetch",
         f"dtype {dtype} on the CPU (use --dtype bfloat16)": cpu and dtype != "bfloat16",
         "--enable-return-routed-experts (leave it out)": returns_experts,
         "vLLM's Rust front end, which knows no 'river' field (leave out VLLM_USE_RUST_FRONTEND)": (
@@ -138,6 +154,19 @@ def refuse(vllm_config: VllmConfig) -> None:
     for reason, applies in refused.items():
         if applies:
             raise UnsupportedModelError(f"River cannot be combined with {reason}", cure="")
+
+
+def refused_quantization(name: str | None) -> str | None:
+    """What to say of a checkpoint that is quantised by a method of this name; None if it is taken.
+
+    The names are those of vLLM, which for a taken form are those in ``quantization_config``.
+    """
+    if name in QUANTIZATIONS:
+        return None
+    return (
+        f"a checkpoint quantised by {name} (River takes bf16, INT8 and FP8 W8A8, and "
+        "4 bit of compressed-tensors, AWQ or GPTQ)"
+    )
 
 
 def _drafts_refused(vllm_config: VllmConfig) -> dict[str, bool]:

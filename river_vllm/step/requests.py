@@ -51,11 +51,15 @@ class Scheduled:
 
 
 class Requests:
-    """The requests of a worker with runner V1; ``defaults`` hold for those without settings."""
+    """The requests of a worker with runner V1; ``defaults`` hold for those without settings.
 
-    def __init__(self, runner: Any, defaults: RiverSettings) -> None:
+    The backbone answers all of them if the river is not ``used``.
+    """
+
+    def __init__(self, runner: Any, defaults: RiverSettings, used: bool = True) -> None:
         self._runner = runner
         self._defaults = defaults
+        self._used = used
         self._known: dict[str, Request] = {}
 
     def __getitem__(self, request_id: str) -> Request:
@@ -83,7 +87,8 @@ class Requests:
         """A request that is new to the worker; ``state`` is vLLM's ``CachedRequestState``."""
         params, prompt = state.sampling_params, state.num_prompt_tokens
         settings = settings_of(params, self._defaults)
-        return Request(settings, settings.may_exit, settings.may_draft, prompt, prompt, params)
+        exits, drafts = settings.may_exit and self._used, settings.may_draft and self._used
+        return Request(settings, exits, drafts, prompt, prompt, params)
 
     def continued(self, before: Request, state: Any, computed: int) -> Request:
         """A request with streamed input, whose earlier output has become part of its prompt.

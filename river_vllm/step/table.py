@@ -281,12 +281,23 @@ class Pass:
                 spans.append(Span(span.request, span.start + span.rows - rows, rows))
         rows_of = table.rows_of(groups)
         inputs = {
-            name: value[..., rows_of] if name == "positions" else value[rows_of]
+            name: strided_as(value, value[..., rows_of]) if name == "positions" else value[rows_of]
             for name, value in self.inputs.items()
             if name in _BY_ROW and value is not None
         }
         part = Pass(table.only(groups), spans, {**self.inputs, **inputs}, exact=self.exact)
         return groups, part
+
+
+def strided_as(held: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``values`` with the strides of ``held``, which vLLM's compiled forward takes for constants:
+    with M-RoPE positions are ``[3, rows]`` of a wider buffer."""
+    if values.stride() == held.stride():
+        return values
+    found = torch.empty_strided(
+        values.shape, held.stride(), dtype=values.dtype, device=values.device
+    )
+    return found.copy_(values)
 
 
 class Current:

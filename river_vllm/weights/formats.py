@@ -117,9 +117,11 @@ class CompressedTensorsFormat:
         return grouped(folder.place(packed), codes, scales, zeros)
 
 
-def int8_values(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The values of an INT8 weight in ``dtype``: codes ``[N, K]``, scales of N elements or one."""
-    return (codes.float() * scales.float().view(-1, 1)).to(dtype)
+def scaled(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The values of an 8-bit weight in ``dtype``: codes ``[N, K]``, scales ``[N, K]``, N or one."""
+    if scales.shape != codes.shape:
+        scales = scales.view(-1, 1)
+    return (codes.float() * scales.float()).to(dtype)
 
 
 class OwnFormat:

@@ -129,7 +129,7 @@ class Output(Options):
     html: OutputFile | None = None
     """the terminal's output as a page"""
     no_progress: bool = False
-    """show no progress bar"""
+    """show no progress (a bar on a terminal, else a line every ten seconds)"""
 
     @model_validator(mode="after")
     def _two_files(self) -> Self:

@@ -91,7 +91,7 @@ def _measure(
     engine = TeacherForcedEngine(llm)
     calibrator = Calibrator(engine, steps.step, steps.done)
     pilot = 0 if asked.check is not None else text.pilot_prompts
-    prompts = _prompts(options, llm, pilot)
+    prompts = _prompts(options, llm, pilot, steps)
     folder = weights_folder(config, options.model)
     seen = None if folder is None else seen_by_weights(folder, prompts, text.half)
     if seen is not None:
@@ -129,7 +129,7 @@ def _measure(
     return outcome, made
 
 
-def _prompts(options: CalibrateOptions, llm: Any, pilot: int) -> Prompts:
+def _prompts(options: CalibrateOptions, llm: Any, pilot: int, steps: Steps) -> Prompts:
     text, asked = options.text, options.target
     needed = prompts_needed(1.0 - asked.target_agreement, 0.5, asked.delta)
     wanted = text.test_prompts or needed
@@ -139,7 +139,8 @@ def _prompts(options: CalibrateOptions, llm: Any, pilot: int) -> Prompts:
         found = from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
     else:
         # Even seeds: 'quantize' uses the odd ones.
-        found = self_made(llm, pilot + wanted, longest, 2 * text.seed)
+        written = steps.requests("prompts written")
+        found = self_made(llm, pilot + wanted, longest, 2 * text.seed, written)
     if asked.check is not None and text.prompts and text.test_prompts is None:
         wanted = len(found.tokens)
     found = found.head(pilot + wanted)

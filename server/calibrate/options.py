@@ -57,7 +57,7 @@ class OutputOptions(Options):
     json_file: OutputFile | None = Field(default=None, alias="json")
     """all measured figures"""
     no_progress: bool = False
-    """show no progress bar"""
+    """show no progress (a bar on a terminal, else a line every ten seconds)"""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
@@ -76,7 +76,7 @@ class CalibrateOptions(Options):
     """
 
     model: Annotated[str, Shown("MODEL", positional=True)]
-    """a Hugging Face id or a folder, in bf16"""
+    """a Hugging Face id or a folder, in bf16 or INT8"""
     target: TargetOptions
     text: PromptOptions
     engine: EngineOptions

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
+from river_vllm.architectures import in_4_bit
 from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError
+from river_vllm.plugin.naming import checkpoint_architecture, river_architecture
 from server.cli.process import prepare_environment
 
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
@@ -24,6 +28,21 @@ def prepare() -> None:
     prepare_environment()
     # This overrides ``kv_cache_memory_bytes`` on the CPU (vLLM's platforms/cpu.py).
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+
+
+def refuse_4_bit(model: str, options: Mapping[str, Any]) -> None:
+    """Look at a checkpoint's configuration; ``options`` as of ``checkpoint_architecture``.
+
+    Raises:
+        RiverError: its weights are in 4 bit already, or River does not carry its architecture.
+    """
+    architecture, config = checkpoint_architecture(model, options)
+    river_architecture(architecture, config)
+    if in_4_bit(getattr(config, "quantization_config", None)):
+        raise RiverError(
+            f"model '{model}': its own weights are in 4 bit, so no request exits, and other 4-bit "
+            "weights would not be used (give the checkpoint in bf16 or INT8)"
+        )
 
 
 def start(
@@ -58,4 +77,5 @@ def start(
         options["block_size"] = 32
     if revision is not None:
         options["revision"] = revision
+    refuse_4_bit(model, options)
     return LLM(model, **engine_args(model, RiverConfig.model_validate(settings), **options))

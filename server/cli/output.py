@@ -1,18 +1,23 @@
-"""What commands write: files, tables, and progress bars for a person at a terminal."""
+"""What commands write: files, tables, and progress: bars on a terminal, else lines."""
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from tqdm import tqdm
 
 _WIDTH = 150
 """Columns if the output is no terminal: the width of the widest table, eval's."""
+EVERY = 10.0
+"""Seconds between two lines of progress."""
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -38,10 +43,20 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 class Steps(Progress):
-    """A bar for each part of the work, on standard error if that is a terminal."""
+    """The progress of each part of the work, on standard error.
 
-    def __init__(self, shown: bool) -> None:
+    A terminal gets a bar for each part; any other output a line every ten seconds.
+
+    Args:
+        shown: whether anything is written.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
         console = Console(stderr=True)
+        self._clock = clock
+        self._lines = shown and not console.is_terminal
+        self._began = self._last = clock()
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -63,3 +78,26 @@ class Steps(Progress):
     def done(self, count: int = 1) -> None:
         """Advance the bar of the current part."""
         self.advance(self._current, count)
+        now = self._clock()
+        if self._lines and now - self._last >= EVERY:
+            self._last = now
+            task = next(task for task in self.tasks if task.id == self._current)
+            done = f"{task.description}: {task.completed:.0f} of {task.total:.0f}"
+            print(f"{done}, {now - self._began:.0f} s", file=sys.stderr, flush=True)
+
+    def requests(self, name: str) -> Callable[..., Any]:
+        """For vLLM's ``use_tqdm``: a part of the work that advances with each finished request."""
+        steps = self
+
+        class Bar(tqdm):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                counts = "total" in kwargs  # vLLM shows the rendering of prompts too
+                super().__init__(*args, **kwargs, file=io.StringIO(), disable=not counts)
+                if counts:
+                    steps.step(name, kwargs["total"])
+
+            def update(self, n: float | None = 1) -> bool | None:
+                steps.done(int(n or 0))
+                return super().update(n)
+
+        return Bar

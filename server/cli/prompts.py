@@ -158,13 +158,14 @@ def from_files(
     )
 
 
-def self_made(llm: Any, count: int, longest: int, seed: int) -> Prompts:
+def self_made(llm: Any, count: int, longest: int, seed: int, progress: Any) -> Prompts:
     """Prompts that the model writes in place of a user (Xu et al., "Magpie", 2024).
 
     A model without a chat template writes the beginning of a text.
 
     Args:
         longest: tokens of the longest prompt.
+        progress: ``use_tqdm`` of vLLM's ``generate``.
 
     Raises:
         RiverError: the chat template leaves no room for a message.
@@ -190,7 +191,7 @@ def self_made(llm: Any, count: int, longest: int, seed: int) -> Prompts:
         for index in range(count)
     ]
     inputs = [{"prompt_token_ids": before}] * count
-    outputs = llm.generate(inputs, params, use_tqdm=False)
+    outputs = llm.generate(inputs, params, use_tqdm=progress)
     stop = set(tokenizer.all_special_ids)
     found = []
     for output in outputs:

@@ -57,7 +57,8 @@ async def describe(request: Request) -> dict[str, Any]:
     if state is None:
         return {"active": False}
     await refresh(request.app.state.engine_client, state)
-    return state.describe()
+    adapters = list(request.app.state.openai_serving_models.lora_requests)
+    return {**state.describe(), "adapters": adapters}
 
 
 @router.get("/river/stats", summary="Totals since the start")

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from river_vllm.config import RiverConfig
-from river_vllm.model.architectures import river_architecture
-from river_vllm.plugin import checkpoint_architecture
 from river_vllm.weights.cache import first_made, gptq_folders
-from server.cli.engine import prepare
+from server.cli.engine import prepare, refuse_4_bit
 from server.cli.output import Steps, make_console, write_json
 from server.cli.process import ended_by_sigterm
 from server.cli.prompts import Prompts, from_files, self_made
@@ -60,16 +58,17 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
     settings = {"group_size": group_size, "integer_zeros": options.integer_zeros}
     with output, Steps(not options.no_progress) as steps:
         engine = QuantizingEngine(
-            options.model, limits.revision, limits.max_model_len, limits.kv_cache_gib
+            options.model, limits.revision, limits.max_model_len, limits.kv_cache_gib, steps
         )
-        prompts = find_prompts(options, engine.llm)
+        prompts = find_prompts(options, engine.llm, steps)
         texts = answered(options.text, engine, prompts)
         layers = []
-        steps.step("layers", engine.llm.llm_engine.model_config.get_total_num_hidden_layers())
+        number = engine.llm.llm_engine.model_config.get_total_num_hidden_layers()
         for layer in engine.quantize(
             texts, output.unfinished, group_size, options.integer_zeros, limits.hessian_gib
         ):
             layers.append(layer)
+            steps.step("layers", 0 if layers[1:] else number)
             steps.done()
         record = {
             "prompts": prompts.source,
@@ -94,7 +93,7 @@ def _found_before(folder: Path, places: Sequence[Path]) -> str | None:
     return None if found is None else str(found)
 
 
-def find_prompts(options: QuantizeOptions, llm: Any) -> Prompts:
+def find_prompts(options: QuantizeOptions, llm: Any, steps: Steps) -> Prompts:
     """The prompts of the files, or enough prompts that the model writes."""
     text = options.text
     longest = options.engine.max_model_len - text.answer_tokens - 1
@@ -103,7 +102,8 @@ def find_prompts(options: QuantizeOptions, llm: Any) -> Prompts:
         return from_files(text.prompts, tokenizer, longest, text.seed, text.half, text.answers)
     count = max(1, text.tokens // TEXT_TOKENS)
     # Odd seeds: 'calibrate' uses the even ones.
-    return self_made(llm, count, longest, 2 * text.seed + 1)
+    written = steps.requests("prompts written")
+    return self_made(llm, count, longest, 2 * text.seed + 1, written)
 
 
 def answered(options: TextOptions, engine: Any, prompts: Prompts) -> list[list[int]]:
@@ -134,12 +134,17 @@ class QuantizingEngine:
     """
 
     def __init__(
-        self, model: str, revision: str | None, max_model_len: int, kv_cache_gib: float
+        self,
+        model: str,
+        revision: str | None,
+        max_model_len: int,
+        kv_cache_gib: float,
+        steps: Steps,
     ) -> None:
         from vllm import LLM
 
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
-        river_architecture(*checkpoint_architecture(model, options))
+        refuse_4_bit(model, options)
         self.llm = LLM(
             model,
             worker_extension_cls=EXTENSION,
@@ -155,10 +160,13 @@ class QuantizingEngine:
             **options,
         )
         self._folder = checkpoint_folder(model, revision)
+        self._steps = steps
 
     def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
         """The model's own greedy answers, ``tokens`` long at most."""
-        return self._generate(prompts, tokens) if tokens else [[] for _ in prompts]
+        if not tokens:
+            return [[] for _ in prompts]
+        return self._generate(prompts, tokens, "answers")
 
     def quantize(
         self,
@@ -175,16 +183,18 @@ class QuantizingEngine:
         settings = (str(self._folder), str(out), group_size, integer_zeros)
         for layers in _batches(self._call("river_hessian_bytes"), hessian_gib * GIB):
             self._call("river_record_hessians", layers)
-            self._generate(texts, 1)
+            self._generate(texts, 1, "texts read")
             for layer in layers:
                 yield self._call("river_quantize_layer", layer, *settings)
 
-    def _generate(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], tokens: int, name: str
+    ) -> list[list[int]]:
         from vllm import SamplingParams
 
         params = SamplingParams(temperature=0.0, max_tokens=tokens, detokenize=False)
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        outputs = self.llm.generate(inputs, params, use_tqdm=self._steps.requests(name))
         return [list(output.outputs[0].token_ids) for output in outputs]
 
     def _call(self, method: str, *args: Any) -> Any:

@@ -38,7 +38,7 @@ class QuantizeOptions(Options):
     """
 
     model: Annotated[str, Shown("MODEL", positional=True)]
-    """a Hugging Face id or a folder, in bf16"""
+    """a Hugging Face id or a folder, in bf16 or INT8"""
     group_size: Literal[32, 64, 128] = 128
     """input features that share a scale"""
     integer_zeros: bool = False
@@ -48,7 +48,7 @@ class QuantizeOptions(Options):
     json_file: OutputFile | None = Field(default=None, alias="json")
     """settings, folder, and the error of each layer"""
     no_progress: bool = False
-    """show no progress bar"""
+    """show no progress (a bar on a terminal, else a line every ten seconds)"""
     text: TextOptions
     engine: EngineOptions
 

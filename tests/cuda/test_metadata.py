@@ -47,6 +47,7 @@ def forward(monkeypatch: pytest.MonkeyPatch) -> Forward:
         input_ids=SimpleNamespace(gpu=torch.zeros(1, dtype=torch.int32)),
         positions=torch.zeros(1, dtype=torch.int64),
         max_num_reqs=REQUESTS,
+        uses_mrope=False,
         supports_mm_inputs=False,
         enable_prompt_embeds=False,
         get_model=lambda: SimpleNamespace(river=SimpleNamespace(num_layers=4)),

@@ -103,6 +103,7 @@ def test_a_river_pass_is_prepared_without_a_wait(monkeypatch: pytest.MonkeyPatch
             input_batch=SimpleNamespace(block_table=[table]),
             input_ids=SimpleNamespace(gpu=torch.zeros(1, dtype=torch.int32, device=GPU)),
             positions=torch.zeros(1, dtype=torch.int64, device=GPU),
+            uses_mrope=False,
             supports_mm_inputs=False,
             enable_prompt_embeds=False,
             get_model=lambda: SimpleNamespace(river=SimpleNamespace(num_layers=L)),
@@ -110,7 +111,7 @@ def test_a_river_pass_is_prepared_without_a_wait(monkeypatch: pytest.MonkeyPatch
         forward = Forward(runner)
         tokens = torch.tensor([1, 2, 3], device=GPU)
         due = forward.decode([Span(0, 4, 1), Span(1, 9, 2)], tokens, 0, "draft")
-        assert all(value.device == GPU for value in due.inputs.values())
+        assert all(v is None or v.device == GPU for v in due.inputs.values())
         with forward._context(due):
             pass
         assert waits.count == 0

@@ -15,7 +15,7 @@ OFF = [{"threshold": 1.0}, {"enabled": False}]
 EXITING = {"threshold": -1.0, "min_layers": 1}
 
 
-@pytest.fixture(params=["smollm2", "qwen2"])
+@pytest.fixture(params=["smollm2", "qwen2", "int8"])
 def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """Stock vLLM and River on the same checkpoint with the same settings."""
     stock, river = (request.getfixturevalue(f"{k}_{request.param}") for k in ("stock", "river"))

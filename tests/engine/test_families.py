@@ -1,4 +1,4 @@
-"""Every architecture that River carries, on a tiny random checkpoint of each.
+"""Every architecture that has exits, on a tiny random checkpoint of each.
 
 What is the same for all of them is tested once, on real weights, in the files beside this one.
 Here: the layers are found, the river is really theirs, and the router reads the residual stream.
@@ -16,11 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-import river_vllm
 from river_vllm import RiverConfig, costs
-from river_vllm.config import PREFIX
+from river_vllm.architectures import ARCHITECTURES
 from river_vllm.engine import warm_up
-from river_vllm.model.architectures import ARCHITECTURES
 from tests.support import engines
 from tests.support.engines import Generated, generate, greedy
 from tests.support.families import GROUP_SIZE, LAYERS, VOCABULARY, make_checkpoint
@@ -64,18 +62,11 @@ class Family:
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
     """Start-up work that is of no interest here, left out."""
-    from vllm.model_executor.models.registry import ModelRegistry
-    from vllm.plugins import load_general_plugins
-
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, engines.registry_restored():
         patch.setattr(costs, "ROWS", (1, 2))
         # What compiles each layer by itself says so there: none of these models does.
         patch.setattr(warm_up, "logger", None)
-        load_general_plugins()  # once in a process: what it registers is to be there afterwards
-        registered = dict(ModelRegistry.models)
         yield
-        ModelRegistry.models.clear()
-        ModelRegistry.models.update(registered)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +76,7 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
         make_checkpoint(architecture, folder)
         _made[architecture] = folder, Reference(folder, "rtn", GROUP_SIZE)
     folder, reference = _made[architecture]
-    _inspect_here(architecture)
+    engines.inspect_here(architecture)
     options: dict[str, Any] = {
         "max_model_len": 128,
         "max_num_seqs": 8,
@@ -94,7 +85,7 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
         "enforce_eager": not compiled,
     }
     if architecture.endswith("ForConditionalGeneration"):
-        options["limit_mm_per_prompt"] = {"image": 0}
+        options["limit_mm_per_prompt"] = {"image": 0, "video": 0}
     config = RiverConfig(
         quantizer="rtn",
         group_size=GROUP_SIZE,
@@ -114,15 +105,6 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
         for n in (5, 9, 40, 17)
     ]
     return Family(river, reference, prompts, generate(stock, prompts, greedy(TOKENS)))
-
-
-def _inspect_here(architecture: str) -> None:
-    """vLLM looks at a class in a process of its own, unless it is registered as a class."""
-    from vllm.model_executor.models.registry import ModelRegistry
-
-    river_vllm.register()
-    for name in (architecture, PREFIX + architecture):
-        ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 def test_exact_is_stock(family: Family) -> None:

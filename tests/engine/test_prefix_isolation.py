@@ -56,7 +56,7 @@ def _whole(tokens: int) -> int:
     return (tokens - 1) // BLOCK * BLOCK
 
 
-@pytest.fixture(params=form(short=["qwen2"], long=["qwen2", "smollm2"]))
+@pytest.fixture(params=form(short=["qwen2", "int8"], long=["qwen2", "int8", "smollm2"]))
 def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """Stock vLLM and River, their caches empty."""
     engines = tuple(request.getfixturevalue(f"{kind}_{request.param}") for kind in KINDS)

@@ -29,14 +29,17 @@ COMMAND = (sys.executable, "-m", "server.cli.main", "quantize")
 
 @pytest.fixture(scope="session")
 def quantized(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return _quantize(tiny_qwen2, tmp_path_factory.mktemp("quantize"))
+
+
+def _quantize(model: Path, folder: Path) -> dict[str, Any]:
     """The command's own process, on the model's own answers; its report."""
-    folder = tmp_path_factory.mktemp("quantize")
     prompts = folder / "prompts.txt"
     prompts.write_text("\n".join(p.replace("\n", " ") for p in PROMPTS))
     # Little memory for Hessians: two layers at a time, so the text is read three times.
     done = subprocess.run(
         [
-            *(*COMMAND, str(tiny_qwen2), "--prompts", str(prompts)),
+            *(*COMMAND, str(model), "--prompts", str(prompts)),
             *("--tokens", "600", "--answer-tokens", "40", "--max-model-len", "256"),
             *("--hessian-gib", str(2.5 * 4 * (3 * 128**2 + 256**2) / 2**30)),
             *("--kv-cache-gib", "0.25", "--json", str(folder / "report.json")),
@@ -67,9 +70,23 @@ def test_the_report(tiny_qwen2: Path, quantized: dict[str, Any]) -> None:
 
 
 def test_the_weights_are_the_backbones(tiny_qwen2: Path, quantized: dict[str, Any]) -> None:
+    _assert_near(quantized, load_file(tiny_qwen2 / "model.safetensors"))
+
+
+def test_of_an_int8_backbone(tiny_qwen2: Path, tiny_int8: Path, tmp_path: Path) -> None:
+    """Its codes times their scales are near to the weights that they were made from."""
+    _assert_near(_quantize(tiny_int8, tmp_path), load_file(tiny_qwen2 / "model.safetensors"))
+    config = RiverConfig(quantizer="gptq", scope="token", max_rows="all")
+    engine = engines.river_engine(tiny_int8, config)
+    (info,) = engine.collective_rpc("river_info")
+    assert info["quantizer"] == "gptq"
+    found = generate(engine, PROMPTS[:2], greedy(4, {"threshold": -1.0, "min_layers": 2}))
+    assert all(one.exit_layers[1:] == [2, 2, 2] for one in found)
+
+
+def _assert_near(quantized: dict[str, Any], backbone: dict[str, torch.Tensor]) -> None:
     checkpoint = CheckpointFolder(Path(quantized["folder"]))
     read = format_of(checkpoint).read
-    backbone = load_file(tiny_qwen2 / "model.safetensors")
     names = [name for name in backbone if name.endswith("_proj.weight")]
     assert len(names) == 42
     for name in names:
@@ -122,15 +139,17 @@ def test_without_weights_the_command_is_named(tiny_qwen2: Path) -> None:
         EngineArgs(model=str(tiny_qwen2), **arguments).create_engine_config()
 
 
+@pytest.mark.parametrize("name", ["qwen2", "int8"])
 def test_calibrate_chooses_and_a_server_would_take_it(
-    tiny_qwen2: Path, tmp_path: Path, river_qwen2: Any
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """The command's own process, from prompts to a file whose guarantee covers what it says."""
+    model, river = (request.getfixturevalue(f"{kind}_{name}") for kind in ("tiny", "river"))
     prompts, chosen = tmp_path / "prompts.txt", tmp_path / "river.yaml"
     prompts.write_text("\n".join(f"Count from {number}:" for number in range(60)))
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "server.cli.main", "calibrate", str(tiny_qwen2)),
+            *(sys.executable, "-m", "server.cli.main", "calibrate", str(model)),
             *("--prompts", str(prompts), "--pilot-prompts", "12", "--test-prompts", "40"),
             *("--tokens", "6", "--max-model-len", "128", "--kv-cache-gib", "0.1"),
             *("--target-agreement", "0.2", "--delta", "0.2", "--no-progress"),
@@ -145,7 +164,7 @@ def test_calibrate_chooses_and_a_server_would_take_it(
     record = parse_config(load_config_file(chosen), chosen.name).calibration
     assert record is not None
     assert record.achieved.agreement > 0.2
-    (info,) = river_qwen2.collective_rpc("river_info")
+    (info,) = river.collective_rpc("river_info")
     served = RiverConfig(**{**record.settings, **record.chosen.model_dump(), "max_rows": "all"})
     doubts = record.doubts(record.chosen, record.model, recorded_settings(served, info))
     assert doubts == []

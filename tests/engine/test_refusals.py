@@ -23,7 +23,6 @@ def _engine_config(model: Path, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"enable_lora": True}, "LoRA"),
         ({"watermark_config": {"key": 1}}, "watermarking"),
         ({"attention_config": {"hisparse_config": {}}}, "HiSparse"),
         ({"async_scheduling": True, "river": RiverConfig(verify=2)}, "asynchronous scheduling"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.make_quantized import write_copy
 from river_vllm import RiverConfig
 from river_vllm.modes import mode_that_made
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
@@ -32,6 +33,7 @@ CONFIG = RiverConfig(
     verify=3,
     draft="fixed",
 )
+FOUR_BIT = RiverConfig(cache_dir="off", group_size=64, kernel="torch", verify=3, draft="fixed")
 OPTIONS: dict[str, Any] = {
     "max_logprobs": 8,
     "logprobs_mode": "raw_logits",
@@ -44,6 +46,8 @@ PROMPTS = [
     {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=_GENERATOR).tolist()}
     for n in (5, 9, 40, 17, 30, 12, 7, 21)
 ]
+# An engine that ends takes the process's distributed groups with it: they live to the end.
+_quantised: list[Any] = []
 SETTINGS = [
     {"enabled": False},
     {"threshold": 0.7},
@@ -213,3 +217,23 @@ def _until_a_tie(a: Generated, b: Generated) -> int:
                 assert best[0] - best[1] < 0.1, f"step {step}: {best[:2]}"
             return step
     return len(a.tokens)
+
+
+@pytest.mark.parametrize("form", ["w8a8", "w4a16"])
+def test_a_quantised_backbone(form: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """Two ranks have the tokens of one, exact and verified."""
+    write_copy(tiny_llama, tmp_path, form, group_size=64)
+    config = CONFIG if form == "w8a8" else FOUR_BIT
+    one = engines.river_engine(tmp_path, config, **OPTIONS)
+    with _a_core_for_each_rank():
+        two = engines.river_engine(tmp_path, config, tensor_parallel_size=2, **OPTIONS)
+    _quantised.append((one, two))
+    settings = SETTINGS if form == "w8a8" else [{"enabled": False}, {}]
+    params = [greedy(TOKENS, river, logprobs=8) for river in settings * (8 // len(settings))]
+    expected, found = generate(one, PROMPTS, params), generate(two, PROMPTS, params)
+    same = [_until_a_tie(a, b) for a, b in zip(expected, found, strict=True)]
+    assert sum(same) > len(PROMPTS) * TOKENS / 4, "too few tokens were compared"
+    summary = DraftSummary()
+    for output in two.generate(PROMPTS, greedy(TOKENS), use_tqdm=False):
+        summary.add(output.outputs[0].routed_experts)
+    assert 0 < summary.accepted < summary.drafted

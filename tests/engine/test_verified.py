@@ -79,7 +79,17 @@ def near_qwen2(stock_qwen2: Any) -> float:
     return gap(stock_qwen2)
 
 
+@pytest.fixture(scope="session")
+def near_int8(stock_int8: Any) -> float:
+    return gap(stock_int8)
+
+
 # The session's: an engine that ends takes the process's distributed groups with it.
+@pytest.fixture(scope="session")
+def verified_int8(tiny_int8: Path) -> Any:
+    return engines.river_engine(tiny_int8, DRAFTS)
+
+
 @pytest.fixture(scope="session")
 def verified_smollm2(smollm2: Any) -> Any:
     return engines.river_engine(smollm2, DRAFTS, **engines.THINKING)
@@ -97,7 +107,7 @@ def default_qwen2(tiny_qwen2: Any) -> Any:
     return engines.river_engine(tiny_qwen2, RiverConfig())
 
 
-@pytest.fixture(params=["smollm2", "qwen2"])
+@pytest.fixture(params=["smollm2", "qwen2", "int8"])
 def pair(request: pytest.FixtureRequest) -> tuple[Any, Any, float]:
     kinds = ("stock", "verified", "near")
     stock, verified, near = (request.getfixturevalue(f"{k}_{request.param}") for k in kinds)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import river_vllm
 from river_vllm import RiverConfig, engine_args
+from river_vllm.config import PREFIX
 from river_vllm.modes.exit import ExitMode
 from tests.support import kv
 
@@ -42,6 +45,28 @@ class Generated:
     """One per token; the first comes out of the prefill. Empty from stock vLLM."""
     decode_tokens: int
     logprobs: list[dict[int, float]]
+
+
+@contextmanager
+def registry_restored() -> Iterator[None]:
+    """Afterwards vLLM's registry is as it was, so that ``inspect_here`` has no effect outside."""
+    from vllm.model_executor.models.registry import ModelRegistry
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()  # once in a process: what it registers is to be there afterwards
+    registered = dict(ModelRegistry.models)
+    yield
+    ModelRegistry.models.clear()
+    ModelRegistry.models.update(registered)
+
+
+def inspect_here(architecture: str) -> None:
+    """vLLM looks at a class in a process of its own, unless it is registered as a class."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    river_vllm.register()
+    for name in (architecture, PREFIX + architecture):
+        ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 def stock_engine(model: Path, **options: Any) -> Any:

@@ -31,7 +31,8 @@ TOGETHER = {
     """,
     "other servers": """
         reliability/test_crash reliability/test_stress
-        server/test_one_flag server/test_refusals server/test_verified server/test_ways
+        server/test_adapters server/test_one_flag server/test_refusals server/test_verified
+        server/test_ways
     """,
     "SmolLM2": """
         engine/test_exact engine/test_kv engine/test_river engine/test_river_head

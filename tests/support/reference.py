@@ -13,14 +13,22 @@ from pathlib import Path
 import torch
 
 from river_vllm.weights.quantizers import QUANTIZERS, fitting_group_size
+from tests.support.adapters import difference
 from tests.support.engines import Generated
 
 
 class Reference:
     """transformers' model in float32, teacher-forced."""
 
-    def __init__(self, folder: Path, quantizer: str = "hqq", group_size: int = 128) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        quantizer: str = "hqq",
+        group_size: int = 128,
+        adapter: Path | None = None,
+    ) -> None:
         import transformers
+        from transformers.pytorch_utils import Conv1D
 
         (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
         cls = getattr(transformers, architecture)
@@ -35,15 +43,33 @@ class Reference:
             for module in self._model.modules()
             if isinstance(module, torch.nn.ModuleList) and len(module) == self.num_layers
         )
-        self._linears: list[tuple[int, torch.nn.Linear, torch.Tensor, torch.Tensor]] = []
+        self._linears: list[tuple[int, torch.nn.Module, torch.Tensor, torch.Tensor]] = []
         """Layer, module, backbone weight and river weight."""
         for index, layer in enumerate(layers):
             for module in layer.modules():
-                if isinstance(module, torch.nn.Linear):
-                    weight = module.weight.data
+                turned = isinstance(module, Conv1D)
+                if turned or isinstance(module, torch.nn.Linear):
+                    weight = module.weight.data.t() if turned else module.weight.data
                     group = fitting_group_size(weight.shape[1], group_size)
                     river = QUANTIZERS[quantizer](weight.bfloat16(), group).dequantize()
-                    self._linears.append((index, module, weight, river))
+                    pair = (weight.t(), river.t()) if turned else (weight, river)
+                    self._linears.append((index, module, *pair))
+        if adapter is not None:
+            self._adapt(adapter)
+
+    def _adapt(self, adapter: Path) -> None:
+        """Merge a LoRA adapter into every weight, those in 4 bit too."""
+        changes = {
+            module: change
+            for name, module in self._model.named_modules()
+            if (change := difference(adapter, name)) is not None
+        }
+        for module, change in changes.items():
+            module.weight.data = module.weight.data + change
+        self._linears = [
+            (index, module, backbone + changes[module], river + changes[module])
+            for index, module, backbone, river in self._linears
+        ]
 
     @torch.inference_mode()
     def logits(

@@ -134,25 +134,36 @@ def assert_same_answer(alone: Alone, other: Generated, threshold: float, by: Rou
     return index
 
 
-def assert_verified(engine: Any, prompts: Sequence[Any], expected: Sequence[Generated]) -> None:
-    """Verified answers, each alone, are those expected up to a near-tie, and drafts are in them.
+def assert_verified(
+    engine: Any, prompts: Sequence[Any], expected: Sequence[Generated], together: bool = False
+) -> None:
+    """Verified answers are those expected up to a near-tie, and drafts are in them.
 
-    ``expected`` are greedy answers with log-probabilities, as long as the verified ones.
+    Each prompt is answered alone, or all of them ``together`` in a batch. ``expected`` are greedy
+    answers with log-probabilities, as long as the verified ones.
     """
+    params = greedy(len(expected[0].tokens))
+    batches = [prompts] if together else [[prompt] for prompt in prompts]
+    outputs = [o for batch in batches for o in engine.generate(batch, params, use_tqdm=False)]
     summary, same = DraftSummary(), 0
-    for prompt, theirs in zip(prompts, expected, strict=True):
-        (output,) = engine.generate([prompt], greedy(len(theirs.tokens)), use_tqdm=False)
+    for output, theirs in zip(outputs, expected, strict=True):
         ours = output.outputs[0]
         assert type(mode_that_made(ours.routed_experts)) is VerifiedMode
         summary.add(ours.routed_experts)
-        for step, (a, b) in enumerate(zip(ours.token_ids, theirs.tokens, strict=True)):
-            if a != b:
-                best, second = sorted(theirs.logprobs[step].values(), reverse=True)[:2]
-                assert best - second < 0.1, f"token {step}"
-                break
-            same += 1
+        same += same_up_to_a_near_tie(ours.token_ids, theirs)
     assert 0 < summary.accepted < summary.drafted
     assert same > sum(len(theirs.tokens) for theirs in expected) / 2
+
+
+def same_up_to_a_near_tie(tokens: Sequence[int], theirs: Generated) -> int:
+    """How many tokens are those of ``theirs``, a greedy answer with log-probabilities; where one
+    differs, its two likeliest must be a near-tie."""
+    assert len(tokens) == len(theirs.tokens)
+    same = shared_length(tokens, theirs.tokens)
+    if same < len(tokens):
+        best, second = sorted(theirs.logprobs[same].values(), reverse=True)[:2]
+        assert best - second < 0.1, f"token {same}"
+    return same
 
 
 def _steps(answer: Generated) -> list[tuple[int, int | None]]:

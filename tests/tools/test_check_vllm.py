@@ -15,20 +15,14 @@ from vllm import LLM
 from vllm.config import VllmConfig, lost
 def late():
     from vllm.platforms import current_platform, layers
-    try:
-        from vllm.platforms.moved import layer
-    except ImportError:
-        from vllm.platforms.layers import layer
 """
 VLLM = {
     "vllm/__init__.py": "if True:\n    from vllm.entry import LLM",
-    "vllm/entry.py": "class LLM:\n    def generate(self, params): self.tokenizer\n"
-    "    def close(self): ...",
     "vllm/config/__init__.py": "from .inner import *",
     "vllm/config/inner.py": "class VllmConfig:\n    lost = 1",
     "vllm/elsewhere.py": "def lost(): ...",
     "vllm/platforms/__init__.py": "try:\n    current_platform = 1\nfinally: ...",
-    "vllm/platforms/layers.py": "layer = 1",
+    "vllm/platforms/layers.py": "",
 }
 
 
@@ -50,13 +44,16 @@ def test_what_is_gone_is_listed_with_its_new_home(vllm: Path, tmp_path, monkeypa
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "user.py").write_text(RIVER)
     monkeypatch.setattr(check_vllm, "ROOT", tmp_path)
-    calls = {"LLM.generate": "params prompt", "LLM.close": ""}
-    monkeypatch.setattr(check_vllm, "CALLED", {"entry.py": calls})
-    monkeypatch.setattr(check_vllm, "READ", {"entry.py": "tokenizer engine"})
     assert check_vllm.main([str(vllm)]) == 1
-    module, name, call, attribute, counted = capsys.readouterr().out.splitlines()
+    module, name, counted = capsys.readouterr().out.splitlines()
     assert "vllm.gone_module (server/user.py:2)" in module
     assert "vllm.config lost, now in vllm/elsewhere.py (server/user.py:4)" in name
-    assert call == "changed: entry.py LLM.generate without prompt"
-    assert attribute == "changed: entry.py .engine"
-    assert "5 of 7" in counted
+    assert "4 of 6" in counted
+
+
+def test_the_installed_vllm_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that the script cannot find there it could not look for in another vLLM either."""
+    import vllm
+
+    assert check_vllm.main([str(Path(vllm.__file__).parents[1])]) == 0
+    assert int(capsys.readouterr().out.split()[1]) > 50

@@ -26,6 +26,8 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.exceptions import VLLMValidationError
+from vllm.lora.ops.torch_ops import lora_ops
+from vllm.multimodal.media.image import ImageMediaIO
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
 from vllm.utils.network_utils import zmq_socket_ctx
@@ -44,6 +46,7 @@ from river_vllm.patches import (
     reads_compiled_forwards,
     stored_forwards_only,
 )
+from tests.support.pictures import broken_png
 
 ROOT = Path(__file__).parents[2]
 
@@ -266,6 +269,21 @@ def test_vllms_own_kernel_still_loses_them() -> None:
     assert own.tolist() == [0.0] * 6
 
 
+def _adapted(patched: bool) -> list[float]:
+    """What vLLM's CPU operators add to a row with an adapter and to one without."""
+    inputs, output = torch.ones(2, 1), torch.zeros(2, 1)
+    expand = lora_ops.bgmv_expand if patched else own(lora_ops.bgmv_expand)
+    expand(inputs, torch.tensor([[[2.0]], [[3.0]]]), output, torch.tensor([0, -1]), True)
+    return output.flatten().tolist()
+
+
+def test_a_row_without_an_adapter_gets_none() -> None:
+    """Once the last line fails, ``rows_without_an_adapter_keep_the_model`` can go."""
+    patches.install("adapting CPU worker")
+    assert _adapted(patched=True) == [2.0, 0.0]
+    assert _adapted(patched=False) == [2.0, 3.0]
+
+
 class Layer(torch.nn.Module):
     """As vLLM's attention calls its operator: by a name, with None for what it may write."""
 
@@ -413,3 +431,15 @@ def test_sampling_without_drafts_is_taken_by_rivers_engines_only(
     params._validate_spec_decode(object.__new__(RiverSpeculativeConfig))
     with pytest.raises(VLLMValidationError, match="not yet supported with speculative decoding"):
         params._validate_spec_decode(object.__new__(SpeculativeConfig))
+
+
+def test_a_broken_picture_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second half fails once vLLM says so itself: the patch can go then."""
+    png = broken_png()
+    vllms = own(ImageMediaIO.load_bytes)
+    monkeypatch.setattr(ImageMediaIO, "load_bytes", vllms)
+    with pytest.raises(SyntaxError, match="broken PNG"):
+        ImageMediaIO().load_bytes(png)
+    patches.a_broken_picture_is_a_bad_request()
+    with pytest.raises(ValueError, match="Failed to load image: broken PNG"):
+        ImageMediaIO().load_bytes(png)

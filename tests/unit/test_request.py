@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -143,31 +144,45 @@ def test_a_mode_that_cannot_be_had_is_refused(
         resolve(RiverField.model_validate(field), default_settings(config), config, LAYERS)
 
 
+APERTUS = "exits have not been proven for ApertusForCausalLM"
+FOUR_BIT = "the checkpoint's own weights are in 4 bit"
+
+
 @pytest.mark.parametrize(
-    ("quantization", "expected"),
+    ("architecture", "quantization", "expected"),
     [
-        (None, False),
-        ({"quant_method": "compressed-tensors", "format": "int-quantized"}, False),
-        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, True),
-        ({"quant_method": "gptq", "bits": 4}, True),
-        ({"quant_method": "gptq", "bits": 8}, False),
-        ({"quant_method": "awq", "w_bit": 4}, True),
+        ("RiverLlamaForCausalLM", None, None),
+        (
+            "RiverLlamaForCausalLM",
+            {"quant_method": "compressed-tensors", "format": "int-quantized"},
+            None,
+        ),
+        (
+            "RiverLlamaForCausalLM",
+            {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+            FOUR_BIT,
+        ),
+        ("RiverLlamaForCausalLM", {"quant_method": "gptq", "bits": 4}, FOUR_BIT),
+        ("RiverLlamaForCausalLM", {"quant_method": "gptq", "bits": 8}, None),
+        ("RiverLlamaForCausalLM", {"quant_method": "awq", "w_bit": 4}, FOUR_BIT),
+        ("RiverApertusForCausalLM", None, APERTUS),
     ],
 )
-def test_nothing_leaves_weights_that_are_in_4_bit_themselves(
-    quantization: Any, expected: bool
+def test_nothing_leaves_an_engine_without_exits(
+    architecture: str, quantization: Any, expected: str | None
 ) -> None:
     hf_config = SimpleNamespace(quantization_config=quantization)
-    model_config = SimpleNamespace(hf_config=hf_config)
+    model_config = SimpleNamespace(hf_config=hf_config, architecture=architecture)
     engine = SimpleNamespace(model_config=model_config, additional_config={})
     config = river_config_of(engine)
     defaults = default_settings(config)
-    assert config.in_4_bit is expected
+    assert config.in_4_bit is (expected == FOUR_BIT)
     assert defaults.may_draft
     assert defaults.threshold == (1.0 if expected else 0.9)
     assert not resolve(RiverField(threshold=1.0), defaults, config, LAYERS).may_exit
     if expected:
-        with pytest.raises(UnreachableError, match=r"'threshold' = 0\.5: must be 1\.0, the checkp"):
+        message = f"'threshold' = 0.5: must be 1.0, {expected}"
+        with pytest.raises(UnreachableError, match=re.escape(message)):
             resolve(RiverField(threshold=0.5), defaults, config, LAYERS)
         assert unreachable(replace(defaults, threshold=0.5), config, LAYERS) is not None
 

@@ -33,12 +33,20 @@ class RiverProposer(DraftModelProposer):
 
     def __init__(self, vllm_config: Any, device: torch.device, runner: Any) -> None:
         super().__init__(vllm_config, device, runner)
+        # Otherwise the runner gathers the embeddings of pictures for it.
+        self.supports_mm_inputs = False
         self._river_runner = runner
         self._most = int(self.speculative_config.num_speculative_tokens)
         self._size = vllm_config.model_config.get_vocab_size()
         self._acceptance = Acceptance()
         self._pending: dict[str, Draft] = {}
         self._adaptive = river_config_of(vllm_config).draft == "adaptive"
+
+    def _raise_if_mrope(self) -> None:
+        """Do nothing: draft passes have the target's positions (``Forward.decode``)."""
+
+    def _warn_if_multimodal(self) -> None:
+        """Do nothing: a draft attends to a picture's K/V, which the target wrote."""
 
     def load_model(self, target_model: Any) -> None:
         """There is nothing to load: the draft model is the target."""

@@ -40,7 +40,10 @@ def measured(batch: Batch, table: StepTable) -> list[tuple[list[int], int]]:
     )
     runner = SimpleNamespace(get_model=lambda: model, river_exits=batch.exits)
     vllm_config = SimpleNamespace(
-        additional_config={"river": {}}, model_config=SimpleNamespace(hf_config=SimpleNamespace())
+        additional_config={"river": {}},
+        model_config=SimpleNamespace(
+            hf_config=SimpleNamespace(), architecture="RiverLlamaForCausalLM"
+        ),
     )
     observer = Observer(SimpleNamespace(model_runner=runner, vllm_config=vllm_config))
     observer.begin(reference=True)

@@ -141,6 +141,7 @@ def test_the_kernel_of_the_test_computes_what_the_servers_will(
     made: dict[str, Any] = {}
     monkeypatch.setattr("vllm.LLM", lambda model, **options: made.update(options), raising=False)
     monkeypatch.setattr("river_vllm.engine_args", lambda model, config, **_: {"config": config})
+    monkeypatch.setattr(engine, "refuse_4_bit", lambda *_: None)
     settings = {} if kernel is None else {"kernel": kernel}
     engine.start("m", RiverConfig(**settings), None, 64, 1.0)
     assert made["config"].kernel == tested

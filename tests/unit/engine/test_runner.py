@@ -151,7 +151,9 @@ def test_rivers_head_makes_no_logits_that_are_all_looked_at(
     settings = {"threshold": 0.9, "max_rows": "all", "lm_head": "river"}
     runner.vllm_config = SimpleNamespace(
         additional_config={"river": settings},
-        model_config=SimpleNamespace(hf_config=SimpleNamespace()),
+        model_config=SimpleNamespace(
+            hf_config=SimpleNamespace(), architecture="RiverLlamaForCausalLM"
+        ),
     )
     model = SimpleNamespace(river=SimpleNamespace(num_layers=L))
     runner.get_model, runner.max_num_reqs = lambda: model, 1

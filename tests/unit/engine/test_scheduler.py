@@ -158,7 +158,9 @@ class Scheduler(RiverSchedulerMixin, FakeScheduler):
 
 def scheduler(**river: Any) -> Scheduler:
     model_config = SimpleNamespace(
-        hf_config=SimpleNamespace(), get_total_num_hidden_layers=lambda: 12
+        hf_config=SimpleNamespace(),
+        architecture="RiverLlamaForCausalLM",
+        get_total_num_hidden_layers=lambda: 12,
     )
     config = SimpleNamespace(additional_config={"river": river}, model_config=model_config)
     return Scheduler(vllm_config=config)

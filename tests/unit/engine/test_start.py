@@ -63,7 +63,9 @@ class FakeRunner:
         self.vllm_config = SimpleNamespace(
             parallel_config=SimpleNamespace(world_size=1, data_parallel_size=1),
             additional_config={"river": self.settings},
-            model_config=SimpleNamespace(hf_config=SimpleNamespace()),
+            model_config=SimpleNamespace(
+                hf_config=SimpleNamespace(), architecture="RiverLlamaForCausalLM"
+            ),
         )
         self.cache_config = SimpleNamespace(kv_cache_memory_bytes=1 << 28)
         self.routed = Routed()
@@ -230,7 +232,9 @@ class FakeWorker:
 
     def __init__(self, river: dict[str, Any]) -> None:
         model_config = SimpleNamespace(
-            hf_config=SimpleNamespace(), get_total_num_hidden_layers=lambda: 12
+            hf_config=SimpleNamespace(),
+            architecture="RiverLlamaForCausalLM",
+            get_total_num_hidden_layers=lambda: 12,
         )
         self.vllm_config: Any = SimpleNamespace(
             additional_config={"river": river}, model_config=model_config

@@ -98,8 +98,10 @@ def test_what_is_in_force_in_the_worker_is_asked_for(fails: bool) -> None:
     app.include_router(router)
     app.state.river = state
     app.state.engine_client = SimpleNamespace(collective_rpc=collective_rpc)
+    app.state.openai_serving_models = SimpleNamespace(lora_requests={"terse": None})
     described = fetch(app, "GET", "/river").json()
     assert described.get("resident_layers") == (None if fails else 5)
     assert described["num_layers"] == L
+    assert described["adapters"] == ["terse"]
     assert getattr(state.metrics, "resident_layers", None) == (None if fails else 5)
     assert getattr(state.metrics, "max_rows", None) == (None if fails else 3)

@@ -10,15 +10,22 @@ import pytest
 import torch
 from torch import nn
 
-from river_vllm.compat import CompilationMode
+from river_vllm.architectures import ARCHITECTURES, why_not
+from river_vllm.compat import (
+    AttentionLayerBase,
+    CompilationMode,
+    MoERunnerInterface,
+    PrefillPrefixLMAttention,
+)
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
 from river_vllm.kernels.native.library import backend
 from river_vllm.model import attach as module
-from river_vllm.model.architectures import ARCHITECTURES, river_architecture, why_not
 from river_vllm.model.attach import attach, decoder_layers, projections
 from river_vllm.model.forward import StateArguments, state_arguments
 from river_vllm.model.head import lm_head
+from river_vllm.plugin.naming import river_architecture
+from server.models import DRAFTED
 from tests.unit.model.support import Layer, Model, NoAttention, linear
 
 pytestmark = pytest.mark.usefixtures("vllm_world")
@@ -28,6 +35,7 @@ def test_the_layers_are_found_wherever_they_are_and_in_order() -> None:
     inner = Model(3, 32)
     outer = nn.Module()
     outer.language = nn.ModuleDict({"model": inner})
+    outer.first_half = nn.ModuleList(inner.layers)
     outer.experts = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
     assert decoder_layers(outer, 3) == list(inner.layers)
 
@@ -51,7 +59,7 @@ def attention_layer(count: int) -> nn.Module:
     [
         ([[1, 1]], "expected one list of 3 .* found 0"),
         ([[1, 1, 1], [1, 1, 1]], "expected one list of 3 .* found 2"),
-        ([[1, 0, 1]], "found 0"),
+        ([[0, 0, 0]], "found 0"),
         ([[1, 2, 1]], "layer 1 has 2 attention modules"),
     ],
 )
@@ -60,6 +68,48 @@ def test_a_model_of_another_shape_is_refused_by_name(lists: list[list[int]], rea
     model = Oddity(*([attention_layer(count) for count in counts] for counts in lists))
     with pytest.raises(UnsupportedModelError, match=f"Oddity: .*{reason}"):
         decoder_layers(model, 3)
+
+
+class NoExperts(MoERunnerInterface):
+    """Has the type that River looks for, and none of its state."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+
+NoExperts.__abstractmethods__ = frozenset()
+
+
+class Recurrent(nn.Module, AttentionLayerBase):
+    def get_attn_backend(self) -> Any: ...
+
+    def get_kv_cache_spec(self, vllm_config: Any) -> Any: ...
+
+
+class Prefix(PrefillPrefixLMAttention):
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (Recurrent, "Recurrent is no causal attention over K/V"),
+        (Prefix, "Prefix is no causal attention"),
+        (NoExperts, "its layers are mixtures of experts"),
+    ],
+)
+def test_a_part_that_a_river_cannot_run_is_refused(part: type[nn.Module], reason: str) -> None:
+    """Where the configuration has not told it."""
+    model = Model(3, 32)
+    model.layers[1].other = part()
+    with pytest.raises(UnsupportedModelError, match=f"Model: {reason}"):
+        decoder_layers(model, 3)
+
+
+def test_a_layer_may_have_no_attention() -> None:
+    model = Oddity([attention_layer(count) for count in (1, 0, 1)])
+    assert decoder_layers(model, 3) == list(model.lists[0])
 
 
 class NoResidual(nn.Module):
@@ -167,37 +217,48 @@ def test_ranks_on_cpus_of_two_kinds_are_refused(
         build(Model(LAYERS, WIDTH), tmp_path, kernel="auto")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "BloomForCausalLM"])
 def test_the_prefix_is_there_once(name: str) -> None:
     assert river_architecture(name) == f"River{name}"
     assert river_architecture(f"River{name}") == f"River{name}"
 
 
-UNTRIED = "it has not been tried with River"
+def test_an_architecture_that_vllm_lacks_runs_by_transformers_or_is_refused() -> None:
+    found = river_architecture("BioGptForCausalLM", SimpleNamespace())
+    assert found == "RiverTransformersForCausalLM"
+    with pytest.raises(UnsupportedModelError, match=r"'NewForCausalLM' .*no model class") as error:
+        river_architecture("NewForCausalLM", SimpleNamespace())
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [
         ({"num_local_experts": 8}, "mixture of experts"),
+        ({"moe_num_experts": [64, 64]}, "mixture of experts"),
         ({"n_routed_experts": 64, "kv_lora_rank": 512}, "mixture of experts"),
-        ({"num_experts": 0, "layer_types": ["full_attention", "sliding_attention"]}, UNTRIED),
+        ({"num_experts": 1}, None),
+        ({"num_experts": 0, "layer_types": ["full_attention", "sliding_attention"]}, None),
         ({"layer_types": ["linear_attention", "full_attention"]}, "state-space"),
         ({"layer_types": ["conv", "full_attention"]}, "state-space or convolution"),
         ({"kv_lora_rank": 256}, "latent attention"),
-        ({"kv_lora_rank": None}, UNTRIED),
-        ({}, UNTRIED),
+        ({"kv_lora_rank": None}, None),
+        ({"is_encoder_decoder": True}, "encoder-decoder"),
+        ({"hidden_size_per_layer_input": 256}, "per-layer embeddings"),
+        ({}, None),
     ],
     ids=str,
 )
-def test_what_its_shape_says_is_the_reason(shape: dict[str, Any], reason: str) -> None:
-    config = SimpleNamespace(**shape)
-    assert why_not(config).startswith(reason)
-    # The language model inside a multimodal one.
-    assert why_not(SimpleNamespace(text_config=config)).startswith(reason)
-    with pytest.raises(UnsupportedModelError, match=f"'NewForCausalLM' .*{reason}") as error:
-        river_architecture("NewForCausalLM", config)
-    assert "\n" not in str(error.value)
+def test_what_its_shape_says_is_the_reason(shape: dict[str, Any], reason: str | None) -> None:
+    # Alone, and as the language model inside a multimodal one.
+    for config in (SimpleNamespace(**shape), SimpleNamespace(text_config=SimpleNamespace(**shape))):
+        if reason is None:
+            assert why_not(config) is None
+            assert river_architecture("BloomForCausalLM", config)
+            continue
+        assert str(why_not(config)).startswith(reason)
+        with pytest.raises(UnsupportedModelError, match=f"'BloomForCausalLM' .*{reason}"):
+            river_architecture("BloomForCausalLM", config)
 
 
 @pytest.mark.parametrize(
@@ -206,16 +267,19 @@ def test_what_its_shape_says_is_the_reason(shape: dict[str, Any], reason: str) -
         ("qwen3_moe", "mixture of experts"),
         ("jamba", "state-space"),
         ("minicpm3", "latent attention"),
-        ("gpt2", UNTRIED),
+        ("t5", "encoder-decoder"),
+        ("gemma4_text", "per-layer embeddings"),
+        ("gpt2", None),
     ],
 )
-def test_transformers_own_configurations_say_it(model_type: str, reason: str) -> None:
+def test_transformers_own_configurations_say_it(model_type: str, reason: str | None) -> None:
     from transformers import AutoConfig
 
-    assert why_not(AutoConfig.for_model(model_type)).startswith(reason)
+    found = why_not(AutoConfig.for_model(model_type))
+    assert found is None if reason is None else str(found).startswith(reason)
 
 
 def test_vllm_has_every_architecture() -> None:
     from vllm.model_executor.models.registry import ModelRegistry
 
-    assert set(ARCHITECTURES) <= set(ModelRegistry.models)
+    assert {*ARCHITECTURES, *DRAFTED} <= set(ModelRegistry.models)

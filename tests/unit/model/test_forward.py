@@ -42,6 +42,8 @@ class Runner:
     device = torch.device("cpu")
     vllm_config = "config"
     attn_groups: Any = ()
+    supports_mm_inputs = enable_prompt_embeds = False
+    lora_config: Any = None
 
     def __init__(self, compiles: bool = False, dense: Any = None, linears: Any = ()) -> None:
         self.passes: list[tuple[str, int]] = []
@@ -138,7 +140,7 @@ def test_a_request_runs_again_from_its_first_exit_on() -> None:
     spans = [Span(0, 0, 4), Span(1, 9, 1), Span(2, 9, 1), Span(3, 11, 3)]
     inputs = {
         "input_ids": torch.arange(9),
-        "positions": torch.arange(18).view(2, 9),
+        "positions": torch.arange(20).view(2, 10)[:, :9],  # of M-RoPE, in vLLM's wider buffer
         "inputs_embeds": torch.arange(18).view(9, 2),
         "intermediate_tensors": None,
     }
@@ -146,7 +148,8 @@ def test_a_request_runs_again_from_its_first_exit_on() -> None:
     assert groups.tolist() == [False, True, False, False, True, True]
     assert part.spans == [Span(1, 9, 1), Span(3, 12, 2)]
     assert part.inputs["input_ids"].tolist() == [4, 7, 8]
-    assert part.inputs["positions"].tolist() == [[4, 7, 8], [13, 16, 17]]
+    assert part.inputs["positions"].tolist() == [[4, 7, 8], [14, 17, 18]]
+    assert part.inputs["positions"].stride() == (10, 1), "a constant of the compiled forward"
     assert part.inputs["inputs_embeds"].tolist() == [[8, 9], [14, 15], [16, 17]]
     assert (part.inputs["intermediate_tensors"], part.in_step) == (None, False)
     assert part.table.floor.tolist() == [1, 3, 2]

@@ -130,7 +130,7 @@ def test_the_engine_gets_rivers_worker_and_scheduler(
         ("parallel_config__distributed_executor_backend", "ray", "Ray on the CPU.* --nnodes"),
         ("parallel_config__enable_dbo", True, "--enable-dbo"),
         ("parallel_config__decode_context_parallel_size", 2, "decode context parallelism"),
-        ("model_config__quantization", "fp8", "quantised by fp8"),
+        ("model_config__quantization", "fbgemm_fp8", "quantised by fbgemm_fp8"),
         ("model_config__dtype", torch.float16, "dtype float16 on the CPU"),
         ("aux_output_config__enable_return_routed_experts", True, "routed-experts"),
         ("model_config__enable_sleep_mode", True, "--enable-sleep-mode"),
@@ -151,6 +151,12 @@ def test_what_has_no_place_for_a_river_is_refused(change: str, value: Any, reaso
     with pytest.raises(UnsupportedModelError, match=reason):
         hook(config)
     assert config.scheduler_config.scheduler_cls != SCHEDULER
+
+
+def test_adapters_do_not_go_with_fetched_layers() -> None:
+    river = {"resident_layers": 4, "deep": "fetch", "min_layers": 5, "threshold": 1.0}
+    with pytest.raises(UnsupportedModelError, match=r"LoRA adapters .*--river-deep exit"):
+        hook(engine(river, lora_config=SimpleNamespace()))
 
 
 def test_prompt_embeddings_go_with_exits_alone() -> None:
@@ -180,6 +186,7 @@ def test_a_variable_that_cannot_be_served_is_refused_before_anything_starts(
     [
         ("cache_config__cache_dtype", "fp8", "--kv-cache-dtype fp8 .*tried: auto, bfloat16"),
         ("offload_config__uva", SimpleNamespace(cpu_offload_gb=4.0), "--cpu-offload-gb"),
+        ("lora_config", SimpleNamespace(), "--enable-lora"),
     ],
 )
 def test_what_was_run_on_the_cpu_only_is_refused_on_a_gpu(
@@ -282,8 +289,7 @@ def test_asynchronous_scheduling_is_off_where_drafts_are_verified(
     on_platform(monkeypatch, cpu=False)
     for place in (refusals, engine_config):
         monkeypatch.setattr(place, "RiverSpeculativeConfig", Speculation)
-    revisions = {"model_config__revision": None, "model_config__code_revision": None}
-    config = hook(hook(engine({"verify": 4}, **revisions)))
+    config = hook(hook(engine({"verify": 4})))
     assert config.speculative_config.num_speculative_tokens == 4
     assert config.scheduler_config.async_scheduling is False
     assert hook(engine()).scheduler_config.async_scheduling is None
@@ -353,6 +359,13 @@ def test_settings_of_exits_are_refused_where_the_checkpoint_is_in_4_bit(
     with pytest.raises(RiverError, match=f"'{next(iter(river))}' = .*own weights are in 4 bit"):
         hook(engine(river, **changes))
     hook(engine({"threshold": 1.0}, **changes))
+
+
+def test_settings_of_exits_are_refused_where_none_are_proven(tmp_path: Path) -> None:
+    changes = {"model_config__architecture": "RiverApertusForCausalLM"}
+    with pytest.raises(RiverError, match=r"'threshold' = 0\.9: exits have not been .*Apertus"):
+        hook(engine({"threshold": 0.9}, **changes))
+    hook(engine({"verify": 0}, **changes))
 
 
 def test_fetching_needs_a_checkpoint_of_safetensors() -> None:

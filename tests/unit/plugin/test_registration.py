@@ -26,7 +26,7 @@ river_vllm.register()
 first = dict(ModelRegistry.models), dict(MODELS_CONFIG_MAP)
 river_vllm.register()
 assert (ModelRegistry.models, MODELS_CONFIG_MAP) == first, "not idempotent"
-for name in ("RiverLlamaForCausalLM", "RiverQwen2ForCausalLM"):
+for name in ("RiverLlamaForCausalLM", "RiverBloomForCausalLM"):
     entry = ModelRegistry.models[name]
     assert (entry.module_name, entry.class_name) == ("river_vllm.plugin.classes", name), entry
     assert MODELS_CONFIG_MAP[name].__name__ == "RiverConfigHook"

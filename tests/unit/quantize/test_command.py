@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,18 @@ def test_older_weights_that_a_server_finds_first_are_named(tmp_path: Path) -> No
     assert command._found_before(own, [shipped, own]) == str(shipped)
     assert command._found_before(shipped, [shipped, own]) is None
     assert command._found_before(tmp_path / "elsewhere", [shipped, own]) is None
+
+
+@pytest.mark.parametrize("arguments", [["quantize"], ["calibrate"]])
+def test_a_checkpoint_in_4_bit_is_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    quantization = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config, "quantization_config": quantization})
+    )
+    assert main([*arguments, str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(tmp_path) in line
+    assert "in 4 bit" in line

@@ -70,7 +70,9 @@ class Engine:
         config = SimpleNamespace(
             additional_config={"river": settings},
             model_config=SimpleNamespace(
-                hf_config=SimpleNamespace(), get_vocab_size=lambda: VOCABULARY
+                hf_config=SimpleNamespace(),
+                architecture="RiverLlamaForCausalLM",
+                get_vocab_size=lambda: VOCABULARY,
             ),
             speculative_config=SimpleNamespace(num_speculative_tokens=K),
         )

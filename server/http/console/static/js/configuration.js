@@ -26,7 +26,7 @@ const words = (key) => key.replaceAll("_", " ");
 
 function said(name, value) {
   if (value === null) return "none";
-  if (Array.isArray(value)) return value.map((item) => typeof item === "object" ? JSON.stringify(item) : String(item)).join(", ");
+  if (Array.isArray(value)) return value.map((item) => typeof item === "object" ? JSON.stringify(item) : String(item)).join(", ") || "none";
   if (name.endsWith("bytes")) return `${(value / 2 ** 20).toLocaleString("en", { maximumFractionDigits: 1 })} MiB`;
   return String(value);
 }

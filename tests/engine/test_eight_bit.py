@@ -1,4 +1,4 @@
-"""Backbones in INT8 (compressed-tensors, W8A8): stock vLLM's answers, and a river below them."""
+"""Backbones in INT8 and FP8 (W8A8): stock vLLM's answers, and a river below them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ PROMPTS = [
     for n in (5, 9, 40, 17)
 ]
 CASES = {
-    "LlamaForCausalLM": False,
-    "Qwen2ForCausalLM": True,  # a scale for a whole weight, of fused projections and biases too
-    "Phi3ForCausalLM": False,
-    "Gemma3ForCausalLM": False,
+    "int8": ("LlamaForCausalLM", "w8a8"),
+    # A scale for a whole weight, of fused projections and biases too.
+    "int8-tensor": ("Qwen2ForCausalLM", "w8a8-static"),
+    "int8-phi3": ("Phi3ForCausalLM", "w8a8"),
+    "int8-gemma3": ("Gemma3ForCausalLM", "w8a8"),
+    "fp8": ("LlamaForCausalLM", "fp8"),
+    "fp8-block": ("Qwen3ForCausalLM", "fp8-block"),
 }
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
@@ -45,9 +48,12 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Path, A
     """A checkpoint, stock vLLM on it, and River."""
     name = request.param
     if name not in _alive:
-        plain = make_checkpoint(name, tmp_path_factory.mktemp(name))
-        model = tmp_path_factory.mktemp(f"{name}-int8")
-        write_copy(plain, model, "w8a8-static" if CASES[name] else "w8a8")
+        architecture, form = CASES[name]
+        if form == "fp8-block" and not torch.cpu._is_amx_tile_supported():
+            pytest.skip("vLLM has this product on CPUs with AMX")
+        plain = make_checkpoint(architecture, tmp_path_factory.mktemp(f"{name}-plain"))
+        model = tmp_path_factory.mktemp(name)
+        write_copy(plain, model, form)
         stock = engines.stock_engine(model, **OPTIONS)
         _alive[name] = model, stock, engines.river_engine(model, CONFIG, **OPTIONS)
     return _alive[name]
@@ -77,17 +83,31 @@ def test_exits(pair: tuple[Path, Any, Any]) -> None:
     assert all(one.exit_layers == [LAYERS] + [2] * (TOKENS - 1) for one in found)
 
 
+@pytest.mark.parametrize("pair", ["int8", "fp8", "fp8-block"], indirect=True)
 def test_layers_that_are_fetched(pair: tuple[Path, Any, Any]) -> None:
     """The only INT8 copy of a layer is oneDNN's: it is dropped, and read again."""
     model, stock, _ = pair
-    if "Llama" not in model.name:
-        pytest.skip("the same for every architecture")
     config = CONFIG.model_copy(
         update={"resident_layers": 1, "deep": "fetch", "verify": 0, "draft": "adaptive"}
     )
     river = engines.river_engine(model, config, **OPTIONS)
-    _alive["fetching"] = model, stock, river
+    _alive[f"fetching {model.name}"] = model, stock, river
     expected = generate(stock, PROMPTS, greedy(TOKENS))
     assert tokens(generate(river, PROMPTS, greedy(TOKENS, OFF))) == tokens(expected)
     (info,) = river.collective_rpc("river_info")
     assert info["fetches"] > 2
+
+
+@pytest.mark.parametrize("pair", ["int8"], indirect=True)
+def test_layers_that_are_dropped(pair: tuple[Path, Any, Any]) -> None:
+    """Where every request leaves after two layers, those of the rest hold no 8-bit weight."""
+    model, _, whole = pair
+    update = {"resident_layers": 2, "prefill": "sequence", "verify": 0, "draft": "adaptive"}
+    config = CONFIG.model_copy(update=update)
+    river = engines.river_engine(model, config, **OPTIONS)
+    _alive["dropping"] = model, None, river
+    found = generate(river, PROMPTS, greedy(TOKENS, {"threshold": -1.0, "min_layers": 2}))
+    assert all(one.exit_layers == [2] * TOKENS for one in found)
+    (less,) = river.collective_rpc("river_info")
+    (more,) = whole.collective_rpc("river_info")
+    assert less["backbone_bytes"] * LAYERS == more["backbone_bytes"] * 2
