@@ -124,8 +124,8 @@ def refuse(vllm_config: VllmConfig) -> None:
         "a 4-bit checkpoint on this platform (it serves them on CPUs)": (
             river_config_of(vllm_config).in_4_bit and not cpu
         ),
-        "an FP8 checkpoint on a CPU without AMX, where vLLM has no product for it (take the bf16 or "
-        "INT8 one)": (
+        "an FP8 checkpoint on a CPU without AMX, where vLLM has no product for it (take the bf16 "
+        "or INT8 one)": (
             in_fp8(getattr(model.hf_config, "quantization_config", None))
             and cpu
             and not torch.cpu._is_amx_tile_supported()

@@ -364,10 +364,10 @@ def test_fp8_needs_amx_on_a_cpu(
         "model_config__quantization": quantization["quant_method"],
     }
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
-    hook(engine({}, **changes))
+    hook(engine({"verify": 0}, **changes))
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
     with pytest.raises(UnsupportedModelError, match="FP8 checkpoint on a CPU without AMX"):
-        hook(engine({}, **changes))
+        hook(engine({"verify": 0}, **changes))
 
 
 def test_settings_of_exits_are_refused_where_none_are_proven(tmp_path: Path) -> None:
