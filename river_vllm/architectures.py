@@ -120,6 +120,14 @@ def in_4_bit(quantization: Any) -> bool:
     return method == "compressed-tensors" and quantization.get("format") == "pack-quantized"
 
 
+def in_fp8(quantization: Any) -> bool:
+    """Whether a checkpoint's ``quantization_config`` is of FP8 weights."""
+    if not isinstance(quantization, Mapping):
+        return False
+    method, form = quantization.get("quant_method"), quantization.get("format")
+    return method == "fp8" or (method == "compressed-tensors" and form == "float-quantized")
+
+
 Values = Callable[..., list[Any]]
 """The values of the first arguments' fields that a configuration has, without empty ones."""
 

@@ -138,17 +138,17 @@ def decoder_layers(model: nn.Module, num_layers: int) -> list[nn.Module]:
             f"found {len(candidates)}"
         )
     (layers,) = candidates
-    for index, layer in enumerate(layers):
-        # A layer with several runs several times a pass: verified answers then differed.
-        if (count := len(list(_parts(layer, Attention)))) > 1:
-            raise UnsupportedModelError(
-                f"{name}: layer {index} has {count} attention modules, not one"
-            )
     for part in _parts(layers, AttentionLayerBase):
         # Of several rows of a verifying pass, none may see a later one.
         if not isinstance(part, Attention) or isinstance(part, PrefillPrefixLMAttention):
             raise UnsupportedModelError(
                 f"{name}: {type(part).__name__} is no causal attention over K/V"
+            )
+    for index, layer in enumerate(layers):
+        # A layer with several runs several times a pass: verified answers then differed.
+        if (count := len(list(_parts(layer, Attention)))) > 1:
+            raise UnsupportedModelError(
+                f"{name}: layer {index} has {count} attention modules, not one"
             )
     if any(_parts(layers, MoERunnerInterface)):
         raise UnsupportedModelError(f"{name}: its layers are mixtures of experts")

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
+import torch
+
+from river_vllm.architectures import in_fp8
 from river_vllm.compat import VllmConfig, current_platform, vllm_envs
 from river_vllm.config import Affects, RiverConfig, river_config_of
 from river_vllm.engine_config import RiverSpeculativeConfig
@@ -120,6 +123,12 @@ def refuse(vllm_config: VllmConfig) -> None:
         refused_quantization(model.quantization) or "": model.quantization not in QUANTIZATIONS,
         "a 4-bit checkpoint on this platform (it serves them on CPUs)": (
             river_config_of(vllm_config).in_4_bit and not cpu
+        ),
+        "an FP8 checkpoint on a CPU without AMX, where vLLM has no product for it (take the bf16 "
+        "or INT8 one)": (
+            in_fp8(getattr(model.hf_config, "quantization_config", None))
+            and cpu
+            and not torch.cpu._is_amx_tile_supported()
         ),
         "vLLM's speculative decoding (leave out --speculative-config; --river-verify drafts with "
         "the river)": not isinstance(vllm_config.speculative_config, RiverSpeculativeConfig | None),

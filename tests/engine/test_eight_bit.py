@@ -49,8 +49,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Path, A
     name = request.param
     if name not in _alive:
         architecture, form = CASES[name]
-        if form == "fp8-block" and not torch.cpu._is_amx_tile_supported():
-            pytest.skip("vLLM has this product on CPUs with AMX")
+        if form.startswith("fp8") and not torch.cpu._is_amx_tile_supported():
+            pytest.skip("vLLM has FP8 products on CPUs with AMX")
         plain = make_checkpoint(architecture, tmp_path_factory.mktemp(f"{name}-plain"))
         model = tmp_path_factory.mktemp(name)
         write_copy(plain, model, form)

@@ -57,6 +57,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "MistralForCausalLM": {**_HEADS, "sliding_window": None},
     "Ministral3ForCausalLM": _HEADS,
+    # It has as many heads of keys, whatever its configuration says.
+    "GPTNeoXForCausalLM": {"num_key_value_heads": 4},
     "Mistral3ForConditionalGeneration": _HEADS,
     "Phi3ForCausalLM": {"partial_rotary_factor": 0.5},
     "Qwen3ForCausalLM": _HEADS,

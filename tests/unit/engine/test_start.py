@@ -193,6 +193,7 @@ def start(folder: Path, most: int = 4, **settings: Any) -> tuple[Costs, list[int
         get_vocab_size=lambda: 128,
     )
     vllm_config = SimpleNamespace(
+        lora_config=None,
         model_config=model_config,
         compilation_config=SimpleNamespace(mode=0),
         parallel_config=SimpleNamespace(nnodes=1),

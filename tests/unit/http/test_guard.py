@@ -47,6 +47,7 @@ def plain(request: pytest.FixtureRequest) -> Iterator[Any]:
     with vllm_app(*options, environment=environment) as app:
         app.state.river = river_state()
         app.state.engine_client = CLIENT
+        app.state.openai_serving_models = SimpleNamespace(lora_requests={})
         yield app
 
 
@@ -96,6 +97,7 @@ def change(app: Any, host: str | None, origin: str | None = None, bound: str | N
     """The status of a change of the dial, and that it went with it."""
     app.state.river = river_state()
     app.state.engine_client = CLIENT
+    app.state.openai_serving_models = SimpleNamespace(lora_requests={})
     app.state.args.host = bound or "127.0.0.1"
     headers = {"Host": host or "", **({} if origin is None else {"Origin": origin})}
     status = fetch(app, "PATCH", ROUTES, headers=headers, json=CHANGE).status_code

@@ -361,6 +361,24 @@ def test_settings_of_exits_are_refused_where_the_checkpoint_is_in_4_bit(
     hook(engine({"threshold": 1.0}, **changes))
 
 
+@pytest.mark.parametrize(
+    "quantization",
+    [{"quant_method": "fp8"}, {"quant_method": "compressed-tensors", "format": "float-quantized"}],
+)
+def test_fp8_needs_amx_on_a_cpu(
+    quantization: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {
+        "model_config__hf_config": SimpleNamespace(quantization_config=quantization),
+        "model_config__quantization": quantization["quant_method"],
+    }
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
+    hook(engine({"verify": 0}, **changes))
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    with pytest.raises(UnsupportedModelError, match="FP8 checkpoint on a CPU without AMX"):
+        hook(engine({"verify": 0}, **changes))
+
+
 def test_settings_of_exits_are_refused_where_none_are_proven(tmp_path: Path) -> None:
     changes = {"model_config__architecture": "RiverApertusForCausalLM"}
     with pytest.raises(RiverError, match=r"'threshold' = 0\.9: exits have not been .*Apertus"):
