@@ -76,10 +76,10 @@ def test_without_the_flag_the_engine_is_stock(tiny_qwen2: Path) -> None:
     assert "river" not in config.parallel_config.worker_cls
 
 
-def test_one_flag_refuses_an_unknown_architecture(tiny_qwen2: Path) -> None:
-    overrides = {"architectures": ["GPT2LMHeadModel"]}
+def test_one_flag_refuses_a_pooling_architecture(tiny_qwen2: Path) -> None:
+    overrides = {"architectures": ["Qwen2Model"]}
     assert _plain_config(tiny_qwen2, hf_overrides=overrides)
-    with pytest.raises(Exception, match="'GPT2LMHeadModel' is not supported: it has not been"):
+    with pytest.raises(Exception, match="'Qwen2Model' is not supported: vLLM serves it as a pool"):
         _plain_config(tiny_qwen2, hf_overrides=overrides, additional_config=FLAG)
 
 
