@@ -15,6 +15,8 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import unpack_col
 from vllm.platforms import current_platform
 from vllm.platforms.interface import DeviceCapability, PlatformEnum
 
+from river_vllm.kernels import others
+
 
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: int) -> None:
     """vLLM takes this machine for one with an NVIDIA GPU, such as 90 for an H100."""
@@ -29,6 +31,8 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: int) -> None:
         "has_device_capability": lambda least, *_: found.to_int() >= least,
     }.items():
         monkeypatch.setattr(current_platform, name, value, raising=False)
+    # The tensors are a CPU's, whose own product does not matter here.
+    monkeypatch.setattr(others, "has_cpu_int4_product", lambda: True)
     monkeypatch.setattr(marlin_utils, "get_marlin_workspace", lambda device: torch.zeros(1))
     for operator in (gptq_marlin_repack, marlin_gemm, machete_prepack_B, machete_mm):
         monkeypatch.setattr(torch.ops._C, operator.__name__, operator, raising=False)
