@@ -1,4 +1,4 @@
-"""Which models River serves, by a checkpoint's ``config.json``, and which of them have exits.
+"""The models that River serves and those with exits, by a checkpoint's ``config.json``.
 
 One mechanism serves all dense decoders: the backbone verifies each drafted token. An exit needs
 the residual stream, and a layer's structure does not show where that is. So exits are for the

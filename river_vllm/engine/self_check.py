@@ -1,9 +1,8 @@
 """Compares the river with its backbone before the first request.
 
-A draft costs time where the river has misunderstood a model, and never an answer. A model that
-nobody has tried with River is therefore served, and this check tells whether its drafts mean
-anything: the same tokens run through the backbone and through the river. Rounding to 4 bit turns
-the last hidden states a little. A projection that the river runs wrongly turns them anywhere.
+A river that misunderstands a model costs time, and never an answer. So River serves models that
+nobody has tried. This check runs the same tokens through backbone and river, and compares the last
+hidden states. Rounding to 4 bit turns them a little; a wrong projection turns them anywhere.
 """
 
 from __future__ import annotations

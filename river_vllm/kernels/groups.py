@@ -88,6 +88,6 @@ def by_blocks(
     weight: torch.Tensor, quantize: Callable[[torch.Tensor], GroupedWeight]
 ) -> GroupedWeight:
     """The groups of ``weight`` ``[N, K]``, made block by block."""
-    block = BLOCK if weight.device.type == "cpu" else GPU_BLOCK
-    rows = max(1, block // weight.shape[1])
+    values = BLOCK if weight.device.type == "cpu" else GPU_BLOCK
+    rows = max(1, values // weight.shape[1])
     return concatenate([quantize(block) for block in weight.split(rows)])

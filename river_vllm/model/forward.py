@@ -246,9 +246,11 @@ class Forward:
         table = StepTable.forced(river.num_layers, owners, layers, tokens.device)
         # vLLM's compiled forward checks no types: it would read other integers as int32.
         positions = self._rotary_positions(spans).to(runner.positions.dtype)
-        inputs = {"input_ids": tokens.to(runner.input_ids.gpu.dtype), "positions": positions}
-        # As vLLM's runner calls it: some models have no default for pipeline stages.
-        inputs["intermediate_tensors"] = None
+        inputs = {
+            "input_ids": tokens.to(runner.input_ids.gpu.dtype),
+            "positions": positions,
+            "intermediate_tensors": None,  # as vLLM's runner: some models have no default
+        }
         return Pass(table, spans, inputs, head=head, exact=exact)
 
     def idle(self, rows: int, layers: int, head: Head, *, exact: bool = True) -> Pass:

@@ -109,7 +109,8 @@ def refuse(vllm_config: VllmConfig) -> None:
     scheduler = vllm_config.scheduler_config
     cpu, dtype = current_platform.is_cpu(), str(model.dtype).removeprefix("torch.")
     returns_experts = vllm_config.aux_output_config.enable_return_routed_experts
-    adapters = vllm_config.lora_config is not None
+    config, adapters = river_config_of(vllm_config), vllm_config.lora_config is not None
+    quantized = refused_quantization(model.quantization)
     refused = {
         "pipeline parallelism (use tensor parallelism)": parallel.pipeline_parallel_size > 1,
         "Ray on the CPU, where vLLM cannot use it (leave out --distributed-executor-backend; "
@@ -120,9 +121,9 @@ def refuse(vllm_config: VllmConfig) -> None:
         "decode context parallelism (leave out --decode-context-parallel-size)": (
             parallel.decode_context_parallel_size > 1
         ),
-        refused_quantization(model.quantization) or "": model.quantization not in QUANTIZATIONS,
+        f"{quantized}": quantized is not None,
         "a 4-bit checkpoint on this platform (it serves them on CPUs)": (
-            river_config_of(vllm_config).in_4_bit and not cpu
+            config.in_4_bit and not cpu
         ),
         "an FP8 checkpoint on a CPU without AMX, where vLLM has no product for it (take the bf16 "
         "or INT8 one)": (
@@ -137,7 +138,7 @@ def refuse(vllm_config: VllmConfig) -> None:
             adapters and not cpu
         ),
         "LoRA adapters where it fetches layers (leave out --enable-lora, or take --river-deep "
-        "exit)": adapters and river_config_of(vllm_config).deep == "fetch",
+        "exit)": adapters and config.deep == "fetch",
         f"dtype {dtype} on the CPU (use --dtype bfloat16)": cpu and dtype != "bfloat16",
         "--enable-return-routed-experts (leave it out)": returns_experts,
         "vLLM's Rust front end, which knows no 'river' field (leave out VLLM_USE_RUST_FRONTEND)": (
@@ -166,9 +167,9 @@ def refuse(vllm_config: VllmConfig) -> None:
 
 
 def refused_quantization(name: str | None) -> str | None:
-    """What to say of a checkpoint that is quantised by a method of this name; None if it is taken.
+    """Why River refuses checkpoints that this quantisation method made; None if it takes them.
 
-    The names are those of vLLM, which for a taken form are those in ``quantization_config``.
+    ``name`` is vLLM's; for a method that River takes, ``quantization_config`` has the same.
     """
     if name in QUANTIZATIONS:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 from river_vllm.architectures import in_4_bit
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.plugin.naming import checkpoint_architecture, river_architecture
+from river_vllm.plugin.naming import checkpoint_architecture
 from server.cli.process import prepare_environment
 
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
@@ -34,10 +34,9 @@ def refuse_4_bit(model: str, options: Mapping[str, Any]) -> None:
     """Look at a checkpoint's configuration; ``options`` as of ``checkpoint_architecture``.
 
     Raises:
-        RiverError: its weights are in 4 bit already, or River does not carry its architecture.
+        RiverError: its weights are in 4 bit already, or its configuration cannot be read.
     """
-    architecture, config = checkpoint_architecture(model, options)
-    river_architecture(architecture, config)
+    _, config = checkpoint_architecture(model, options)
     if in_4_bit(getattr(config, "quantization_config", None)):
         raise RiverError(
             f"model '{model}': its own weights are in 4 bit, so no request exits, and other 4-bit "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from river_vllm.config import RiverConfig
+from river_vllm.plugin.naming import checkpoint_architecture, river_architecture
 from river_vllm.weights.cache import first_made, gptq_folders
 from server.cli.engine import prepare, refuse_4_bit
 from server.cli.output import Steps, make_console, write_json
@@ -63,12 +64,12 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
         prompts = find_prompts(options, engine.llm, steps)
         texts = answered(options.text, engine, prompts)
         layers = []
-        number = engine.llm.llm_engine.model_config.get_total_num_hidden_layers()
+        steps.step("layers", engine.llm.llm_engine.model_config.get_total_num_hidden_layers())
         for layer in engine.quantize(
             texts, output.unfinished, group_size, options.integer_zeros, limits.hessian_gib
         ):
             layers.append(layer)
-            steps.step("layers", 0 if layers[1:] else number)
+            steps.step("layers", 0)  # after the part that reads texts
             steps.done()
         record = {
             "prompts": prompts.source,
@@ -144,6 +145,7 @@ class QuantizingEngine:
         from vllm import LLM
 
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
+        river_architecture(*checkpoint_architecture(model, options))
         refuse_4_bit(model, options)
         self.llm = LLM(
             model,

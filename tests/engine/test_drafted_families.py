@@ -22,30 +22,26 @@ from river_vllm.step.table import Span
 from server.models import DRAFTED
 from tests.support import engines
 from tests.support.engines import generate, generate_alone, greedy
-from tests.support.families import GROUP_SIZE, REWRITTEN, VOCABULARY, make_checkpoint
+from tests.support.families import (
+    DRAFTS,
+    GROUP_SIZE,
+    REWRITTEN,
+    SAME_RIVER,
+    make_checkpoint,
+    random_prompts,
+)
 from tests.support.pool import runner_of
 from tests.support.reference import Reference
 from tests.support.rounding import assert_verified
 
 TOKENS = 24
 OFF = {"enabled": False}
-CONFIG = RiverConfig(
-    quantizer="rtn",
-    group_size=GROUP_SIZE,
-    kernel="torch",
-    cache_dir="off",
-    verify=3,
-    draft="fixed",
-)
+CONFIG = RiverConfig(**SAME_RIVER, **DRAFTS)
 OPTIONS: dict[str, Any] = {
     **{"max_model_len": 128, "skip_tokenizer_init": True, "kv_cache_memory_bytes": 16 << 20},
     **{"max_logprobs": 64, "logprobs_mode": "raw_logits"},
 }
-_GENERATOR = torch.Generator().manual_seed(1)
-PROMPTS = [
-    {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=_GENERATOR).tolist()}
-    for n in range(5, 53, 3)
-]
+PROMPTS = random_prompts(range(5, 53, 3), seed=1)
 CASES: dict[str, tuple[str, bool]] = {
     **{name: (name, False) for name in DRAFTED},
     "GPT2LMHeadModel-compiled": ("GPT2LMHeadModel", True),

@@ -12,21 +12,21 @@ from experiments.make_quantized import write_copy
 from river_vllm import RiverConfig
 from tests.support import engines
 from tests.support.engines import Generated, generate, generate_alone, greedy
-from tests.support.families import GROUP_SIZE, LAYERS, VOCABULARY, make_checkpoint
+from tests.support.families import (
+    DRAFTS,
+    EVERY_EXIT,
+    LAYERS,
+    SAME_RIVER,
+    make_checkpoint,
+    random_prompts,
+)
 from tests.support.rounding import assert_verified
 
 TOKENS = 24
 OFF = {"enabled": False}
-CONFIG = RiverConfig(
-    **{"quantizer": "rtn", "group_size": GROUP_SIZE, "cache_dir": "off", "kernel": "torch"},
-    **{"scope": "token", "max_rows": "all", "verify": 3, "draft": "fixed"},
-)
+CONFIG = RiverConfig(**SAME_RIVER, **EVERY_EXIT, **DRAFTS)
 OPTIONS: dict[str, Any] = {"max_model_len": 128, "skip_tokenizer_init": True, "max_logprobs": 8}
-_GENERATOR = torch.Generator().manual_seed(3)
-PROMPTS = [
-    {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=_GENERATOR).tolist()}
-    for n in (5, 9, 40, 17)
-]
+PROMPTS = random_prompts((5, 9, 40, 17))
 CASES = {
     "int8": ("LlamaForCausalLM", "w8a8"),
     # A scale for a whole weight, of fused projections and biases too.

@@ -21,7 +21,14 @@ from river_vllm.architectures import ARCHITECTURES
 from river_vllm.engine import warm_up
 from tests.support import engines
 from tests.support.engines import Generated, generate, greedy
-from tests.support.families import GROUP_SIZE, LAYERS, VOCABULARY, make_checkpoint
+from tests.support.families import (
+    EVERY_EXIT,
+    GROUP_SIZE,
+    LAYERS,
+    SAME_RIVER,
+    make_checkpoint,
+    random_prompts,
+)
 from tests.support.pool import runner_of
 from tests.support.reference import Reference
 from tests.support.rounding import recorded_similarities
@@ -86,24 +93,13 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
     }
     if architecture.endswith("ForConditionalGeneration"):
         options["limit_mm_per_prompt"] = {"image": 0, "video": 0}
-    config = RiverConfig(
-        quantizer="rtn",
-        group_size=GROUP_SIZE,
-        kernel="torch",
-        cache_dir="off",
-        scope="token",
-        max_rows="all",
-    )
+    config = RiverConfig(**SAME_RIVER, **EVERY_EXIT)
     stock = engines.stock_engine(folder, **options)
     river = engines.river_engine(
         folder, config, max_logprobs=64, logprobs_mode="raw_logits", **options
     )
     _alive.extend((stock, river))
-    generator = torch.Generator().manual_seed(1)
-    prompts = [
-        {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=generator).tolist()}
-        for n in (5, 9, 40, 17)
-    ]
+    prompts = random_prompts((5, 9, 40, 17), seed=1)
     return Family(river, reference, prompts, generate(stock, prompts, greedy(TOKENS)))
 
 

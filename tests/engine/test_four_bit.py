@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from experiments.make_quantized import in_groups, write_copy
 from river_vllm import RiverConfig
@@ -14,23 +13,19 @@ from river_vllm.costs import Costs
 from river_vllm.modes.verified import DraftSummary, draft
 from tests.support import engines
 from tests.support.engines import Generated, generate, generate_alone, greedy
-from tests.support.families import GROUP_SIZE, VOCABULARY, make_checkpoint
+from tests.support.families import DRAFTS, GROUP_SIZE, make_checkpoint, random_prompts
 from tests.support.pool import runner_of
 from tests.support.reference import Reference
 from tests.support.rounding import assert_verified
 
 TOKENS = 24
 OFF = {"enabled": False}
-CONFIG = RiverConfig(cache_dir="off", group_size=GROUP_SIZE, verify=3, draft="fixed")
+CONFIG = RiverConfig(cache_dir="off", group_size=GROUP_SIZE, **DRAFTS)
 OPTIONS: dict[str, Any] = {
     **{"max_model_len": 128, "skip_tokenizer_init": True},
     **{"max_logprobs": 64, "logprobs_mode": "raw_logits", "kv_cache_memory_bytes": 8 << 20},
 }
-_GENERATOR = torch.Generator().manual_seed(3)
-PROMPTS = [
-    {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=_GENERATOR).tolist()}
-    for n in (5, 9, 40, 17)
-]
+PROMPTS = random_prompts((5, 9, 40, 17))
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", "w4a16", {}),
     "qwen2-symmetric": ("Qwen2ForCausalLM", "w4a16", {"symmetric": True}),

@@ -21,7 +21,15 @@ from river_vllm.modes.verified import DraftSummary
 from tests.support import engines
 from tests.support.adapters import PROJECTIONS, RANK, Adapted, make_adapter
 from tests.support.engines import Generated, generate, generate_alone, greedy
-from tests.support.families import GROUP_SIZE, LAYERS, VOCABULARY, make_checkpoint
+from tests.support.families import (
+    DRAFTS,
+    EVERY_EXIT,
+    GROUP_SIZE,
+    LAYERS,
+    SAME_RIVER,
+    VOCABULARY,
+    make_checkpoint,
+)
 from tests.support.reference import Reference
 from tests.support.rounding import (
     Rounding,
@@ -37,16 +45,7 @@ TOKENS = 24
 OFF = {"enabled": False}
 BLOCK = 32
 TARGETS = (PROJECTIONS, ("q_proj", "v_proj"), (*PROJECTIONS, "embed_tokens", "lm_head"))
-CONFIG = RiverConfig(
-    quantizer="rtn",
-    group_size=GROUP_SIZE,
-    kernel="torch",
-    cache_dir="off",
-    verify=3,
-    draft="fixed",
-    scope="token",
-    max_rows="all",
-)
+CONFIG = RiverConfig(**SAME_RIVER, **EVERY_EXIT, **DRAFTS)
 OPTIONS: dict[str, Any] = {
     **{"enable_lora": True, "max_loras": len(TARGETS), "max_lora_rank": RANK},
     **{"max_model_len": 256, "block_size": BLOCK, "skip_tokenizer_init": True},

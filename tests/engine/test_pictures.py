@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.model_executor.layers import rotary_embedding
 
 from river_vllm import RiverConfig
 from river_vllm.step.table import Pass
 from tests.support import engines
 from tests.support.engines import Generated, generate, generate_alone, greedy
-from tests.support.families import GROUP_SIZE, LAYERS, VOCABULARY, make_checkpoint
+from tests.support.families import (
+    DRAFTS,
+    EVERY_EXIT,
+    LAYERS,
+    SAME_RIVER,
+    VOCABULARY,
+    make_checkpoint,
+)
 from tests.support.pictures import PLACEHOLDER, picture, save_processor
 from tests.support.pool import runner_of
 from tests.support.rounding import assert_verified, same_up_to_a_near_tie
@@ -73,16 +81,9 @@ def sight(architecture: str, compiled: bool, tmp_path_factory: Any) -> Sight:
         "limit_mm_per_prompt": {"image": 2, "video": 0},
         "enforce_eager": not compiled,
     }
-    config = RiverConfig(
-        quantizer="rtn",
-        group_size=GROUP_SIZE,
-        kernel="torch",
-        cache_dir="off",
-        scope="token",
-        max_rows="all",
-        verify=3,
-        draft="fixed",
-    )
+    config = RiverConfig(**SAME_RIVER, **EVERY_EXIT, **DRAFTS)
+    # An engine of this process that takes no pictures has left its encoder's on the meta device.
+    rotary_embedding._ROPE_DICT.clear()
     stock = engines.stock_engine(folder, **options)
     river = engines.river_engine(folder, config, **options)
     _alive.extend((stock, river))

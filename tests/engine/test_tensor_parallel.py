@@ -17,23 +17,20 @@ from river_vllm.modes import mode_that_made
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from tests.support import engines
 from tests.support.engines import Generated, generate, greedy
-from tests.support.families import VOCABULARY, make_checkpoint
+from tests.support.families import (
+    DRAFTS,
+    EVERY_EXIT,
+    GROUP_SIZE,
+    SAME_RIVER,
+    make_checkpoint,
+    random_prompts,
+)
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
 # Groups of 64 lie the same way in a whole projection and in its halves.
-CONFIG = RiverConfig(
-    quantizer="rtn",
-    group_size=64,
-    kernel="torch",
-    lm_head="river",
-    cache_dir="off",
-    scope="token",
-    max_rows="all",
-    verify=3,
-    draft="fixed",
-)
-FOUR_BIT = RiverConfig(cache_dir="off", group_size=64, kernel="torch", verify=3, draft="fixed")
+CONFIG = RiverConfig(lm_head="river", **SAME_RIVER, **EVERY_EXIT, **DRAFTS)
+FOUR_BIT = RiverConfig(cache_dir="off", group_size=GROUP_SIZE, kernel="torch", **DRAFTS)
 OPTIONS: dict[str, Any] = {
     "max_logprobs": 8,
     "logprobs_mode": "raw_logits",
@@ -41,11 +38,7 @@ OPTIONS: dict[str, Any] = {
     "skip_tokenizer_init": True,
 }
 TOKENS = 32
-_GENERATOR = torch.Generator().manual_seed(3)
-PROMPTS = [
-    {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=_GENERATOR).tolist()}
-    for n in (5, 9, 40, 17, 30, 12, 7, 21)
-]
+PROMPTS = random_prompts((5, 9, 40, 17, 30, 12, 7, 21))
 # An engine that ends takes the process's distributed groups with it: they live to the end.
 _quantised: list[Any] = []
 SETTINGS = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,16 @@ from tests.support.pictures import ID, PATCH
 LAYERS = 4
 VOCABULARY = 512
 GROUP_SIZE = 64
+SAME_RIVER: dict[str, Any] = {
+    "quantizer": "rtn",
+    "group_size": GROUP_SIZE,
+    "kernel": "torch",
+    "cache_dir": "off",
+}
+"""River's settings with which such a checkpoint gets the same river on every CPU."""
+EVERY_EXIT: dict[str, Any] = {"scope": "token", "max_rows": "all"}
+"""Exits happen whether they pay or not."""
+DRAFTS: dict[str, Any] = {"verify": 3, "draft": "fixed"}
 
 _SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -183,6 +193,15 @@ REWRITTEN: dict[str, Rewritten] = {
         _telechat2,
     ),
 }
+
+
+def random_prompts(lengths: Iterable[int], seed: int = 3) -> list[dict[str, Any]]:
+    """Prompts of random tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {"prompt_token_ids": torch.randint(3, VOCABULARY, (n,), generator=generator).tolist()}
+        for n in lengths
+    ]
 
 
 def make_checkpoint(architecture: str, folder: Path, seed: int = 0) -> Path:
