@@ -20,7 +20,17 @@ from server.cli.main import build_parser
 from server.cli.serve import serve_parser
 from server.http.exchange import GENERATING
 from server.http.routes import RiverPatch
-from tests.docs.documents import OPTION, PAGES, ROOT, Command, blocks, commands, options_of
+from tests.docs.documents import (
+    LINK,
+    OPTION,
+    PAGES,
+    ROOT,
+    Command,
+    blocks,
+    commands,
+    options_of,
+    sections,
+)
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 ELSEWHERE = (
@@ -151,10 +161,10 @@ def test_other_blocks_are_well_formed(block: Any) -> None:
 def test_links_between_files_hold() -> None:
     """Also those of the pages outside the documentation site, whose build checks its own."""
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-            if "://" not in link:
-                assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for path, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {path}"
+            assert not anchor or anchor in sections(target), f"{page.name}: {path}#{anchor}"
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
