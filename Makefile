@@ -53,7 +53,7 @@ help:
 	@echo 'make images     build the images without CUDA with docker or podman, and try them and Compose'
 	@echo '                BUILD_ARGS=  options of the builder;  MODEL=;  PYTEST_ARGS='
 	@echo 'make docs       build the documentation into build/docs; a broken link is an error'
-	@echo 'make reference  write the tables of docs/reference from the code'
+	@echo 'make reference  write the tables of the documentation that come from the code'
 	@echo 'make hooks      run the linters at every commit (pre-commit)'
 	@echo 'make clean      remove $(VENV), caches and builds; keep models/'
 	@echo

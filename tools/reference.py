@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/reference from the code: options, request, report, routes, classes.
+"""Write tables of the documentation from the code: options, request, report, routes, classes.
 
 ``make reference`` runs this. A page holds each table between ``<!-- reference: NAME -->`` and
 ``<!-- end -->``, and the text around them is written by hand.
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,8 @@ from server.cli.main import build_parser
 from server.cli.options import river_parser
 from server.http.routes import RiverPatch, router
 
-PAGES = sorted((Path(__file__).resolve().parents[1] / "docs" / "reference").glob("*.md"))
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*sorted((ROOT / "docs" / "reference").glob("*.md")), ROOT / "docs" / "architecture.md"]
 BLOCK = re.compile(r"(<!-- reference: ([\w -]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises):$", re.MULTILINE)
 
@@ -131,6 +133,19 @@ def settings() -> str:
     return table(("setting", "default"), rows)
 
 
+def patches() -> str:
+    """The patches of vLLM and torch: functions whose docstrings say until when they are needed."""
+    module = ast.parse((ROOT / "river_vllm" / "patches.py").read_text(encoding="utf-8"))
+    functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
+    told = [(node.name, ast.get_docstring(node) or "") for node in functions]
+    rows = [
+        (name, text.partition("\n")[0].replace("``", "`"))
+        for name, text in told
+        if re.search(r"\bUntil\b", text)
+    ]
+    return table(("patch", "effect"), rows)
+
+
 def described(names: Sequence[str]) -> str:
     """Signature and docstring of each object, and of its public methods."""
     text = "\n".join(line for name in names for line in _object(name, resolve_name(name)))
@@ -187,6 +202,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "patch": lambda: fields(RiverPatch.model_json_schema()),
     "routes": routes,
     "settings": settings,
+    "patches": patches,
     "python": lambda: described(API),
     "extensions": lambda: described(EXTENSIONS),
 }
