@@ -12,6 +12,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from river_vllm.errors import RiverError
+from river_vllm.host import text_of
 
 KEYS = ("messages", "question", "prompt")
 """Fields that may hold a row's prompt, the first one counts: a conversation, one message of the
@@ -30,13 +31,8 @@ def read_rows(path: Path, option: str) -> tuple[bytes, list[tuple[int, Any]]]:
         RiverError: the file cannot be read or has no row, or a line is not JSON.
     """
     place = f"{option} '{path}'"
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8")
-    except OSError as error:
-        raise RiverError(f"{place}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise RiverError(f"{place}: expected UTF-8 text") from None
+    text = text_of(path, place)
+    data = text.encode()
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise RiverError(f"{place}: expected at least one row, found none")
