@@ -17,7 +17,6 @@ import torch
 
 from river_vllm import RiverConfig, engine_args
 from river_vllm.engine import self_check
-from river_vllm.modes.verified import DraftSummary
 from river_vllm.step.table import Span
 from server.models import DRAFTED
 from tests.support import engines
@@ -32,7 +31,7 @@ from tests.support.families import (
 )
 from tests.support.pool import runner_of
 from tests.support.reference import Reference
-from tests.support.rounding import assert_verified
+from tests.support.rounding import assert_verified, drafted
 
 TOKENS = 24
 OFF = {"enabled": False}
@@ -50,8 +49,6 @@ CASES: dict[str, tuple[str, bool]] = {
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
-# An engine that ends takes the process's distributed groups with it: they live to the end.
-_alive: list[Any] = []
 # vLLM's Transformers backend changes transformers' own classes, so those are used before it.
 _made: dict[str, tuple[Path, Reference | None]] = {}
 
@@ -77,7 +74,6 @@ def case(
     options = {**OPTIONS, "enforce_eager": not compiled}
     stock = engines.stock_engine(folder, **options)
     river = engines.river_engine(folder, CONFIG, **options)
-    _alive.extend((stock, river))
     return stock, river, reference
 
 
@@ -132,11 +128,9 @@ def test_a_river_that_is_another_models_is_not_used(
         (found,) = river.collective_rpc("river_info")
         assert not found["self_check"]["passed"]
         assert len(warned) == 1
-        (output,) = river.generate(PROMPTS[:1], greedy(TOKENS), use_tqdm=False)
+        found, summary = drafted(river, PROMPTS[:1], greedy(TOKENS))
         (expected,) = generate(stock, PROMPTS[:1], greedy(TOKENS))
-        assert list(output.outputs[0].token_ids) == expected.tokens
-        summary = DraftSummary()
-        summary.add(output.outputs[0].routed_experts)
+        assert found == [expected.tokens]
         assert summary.drafted == 0
     finally:
         put(methods, own)

@@ -17,7 +17,6 @@ from tests.support.reference import Reference
 pytestmark = pytest.mark.engine
 
 
-# The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def paper(tiny_qwen2: Path) -> Any:
     config = RiverConfig(

@@ -93,17 +93,6 @@ def test_an_exact_turn_reads_nothing_that_the_river_wrote(pair: tuple[Any, Any])
         assert _ask(river, follow_up, settings, 1)[1] == _whole(len(follow_up))
 
 
-def test_without_the_isolation_it_would_read_it(
-    river: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The test above can fail: the blocks are full, cached, and match by their tokens."""
-    monkeypatch.setattr("river_vllm.engine.scheduler.isolate", lambda *_: None)
-    prompt = _first_turn(river, TOPICS[0])
-    answer, _ = _ask(river, prompt, LAX)
-    _, hits = _ask(river, _follow_up(river, prompt + answer), OFF, 1)
-    assert hits >= _whole(len(prompt)) + 2 * BLOCK
-
-
 def test_nobody_elses_prompt_is_approximate(river: Any) -> None:
     """Prompts run on the backbone: not even the same settings read an answer's own blocks."""
     prompt = _first_turn(river, TOPICS[1])
