@@ -22,9 +22,6 @@ def forked(function: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(function, *args).result(timeout=60)
 
 
-SHARED_MEMORY = Path("/dev/shm")
-
-
 @dataclass(frozen=True)
 class Belongings:
     """The processes of a server at one moment, and their files in shared memory."""
