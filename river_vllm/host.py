@@ -75,6 +75,14 @@ def text_of(path: Path, place: str) -> str:
         raise RiverError(f"{place}: expected UTF-8 text") from None
 
 
+def cpu_info() -> list[str]:
+    """The lines of ``/proc/cpuinfo``; none where it cannot be read."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all, even if others write the same name.
 
