@@ -18,6 +18,7 @@ from river_vllm.modes.verified.depth import PRIOR
 from river_vllm.modes.verified.draft import pick
 from river_vllm.modes.verified.proposer import RiverProposer
 from river_vllm.request import default_settings, settings_of
+from tests.unit.support import config_with
 
 K = 3
 VOCABULARY = 64
@@ -67,13 +68,9 @@ class Engine:
             river_costs=costs or Costs(),
         )
         settings = {"verify": K, "draft": "adaptive" if costs else "fixed"}
-        config = SimpleNamespace(
-            additional_config={"river": settings},
-            model_config=SimpleNamespace(
-                hf_config=SimpleNamespace(),
-                architecture="RiverLlamaForCausalLM",
-                get_vocab_size=lambda: VOCABULARY,
-            ),
+        config = config_with(
+            settings,
+            {"get_vocab_size": lambda: VOCABULARY},
             speculative_config=SimpleNamespace(num_speculative_tokens=K),
         )
         self.proposer = RiverProposer(config, torch.device("cpu"), self.runner)
