@@ -88,13 +88,6 @@ def _run(engine: Any, **options: Any) -> list[Generated]:
     return generate(engine, PROMPTS, params)
 
 
-def test_both_ranks_have_the_same_in_force(two: Any) -> None:
-    first, second = two.collective_rpc("river_info")
-    for name in ("kernels", "group_sizes", "num_layers", "river_bytes"):
-        assert first[name] == second[name]
-    assert first["crossover"]["max_rows"] == second["crossover"]["max_rows"]
-
-
 def test_tokens_and_depths_are_those_of_one_rank(one: Any, two: Any) -> None:
     """Up to the first token at which two logits are as good as equal.
 
