@@ -204,11 +204,7 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
         )
         before, mark, after = text.partition(_MARK)
         if mark:
-            encode = tokenizer.encode
-            return (
-                encode(before, add_special_tokens=False),
-                encode(after, add_special_tokens=False),
-            )
+            return _plain(before, tokenizer), _plain(after, tokenizer)
     start = tokenizer.bos_token_id
     return [tokenizer.eos_token_id if start is None else start], []
 
@@ -217,21 +213,21 @@ def _answer(place: str, row: Any, field: str, tokenizer: Any) -> list[int]:
     text = row.get(field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise RiverError(f"{place}: '{field}' = {text!r}: expected the answer's text (--answers)")
-    encoded: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return encoded
+    return _plain(text, tokenizer)
+
+
+def _plain(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _encode(place: str, row: Any, tokenizer: Any) -> list[int]:
     key, value = prompt_of(row, place)
-    encoded: list[int]
     if key == "question" and tokenizer.chat_template:
         key, value = "messages", [{"role": "user", "content": value}]
     if key != "messages":
-        encoded = tokenizer.encode(value)
-        return encoded
+        return list(tokenizer.encode(value))
     try:
         text = tokenizer.apply_chat_template(value, add_generation_prompt=True, tokenize=False)
     except Exception as error:  # templates raise anything for bad messages
         raise RiverError(f"{place}: 'messages': {error}") from None
-    encoded = tokenizer.encode(text, add_special_tokens=False)
-    return encoded
+    return _plain(text, tokenizer)
