@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm import RiverConfig, engine_args
+from river_vllm import RiverConfig
 from river_vllm.engine import self_check
 from river_vllm.step.table import Span
 from server.models import DRAFTED
@@ -145,12 +145,3 @@ def put(methods: Any, packed: Any) -> None:
     for layer, weights in zip(methods, packed, strict=True):
         for method, weight in zip(layer, weights, strict=True):
             method._packed = weight
-
-
-def test_a_setting_of_exits_ends_the_start(tmp_path: Path) -> None:
-    from vllm.engine.arg_utils import EngineArgs
-
-    folder = str(make_checkpoint("OPTForCausalLM", tmp_path))
-    arguments = engine_args(folder, RiverConfig(threshold=0.9), max_model_len=64)
-    with pytest.raises(Exception, match=r"'threshold' = 0\.9: exits have not been proven for OPT"):
-        EngineArgs(model=folder, **arguments).create_engine_config()
