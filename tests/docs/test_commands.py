@@ -20,7 +20,18 @@ from server.cli.main import build_parser
 from server.cli.serve import serve_parser
 from server.http.exchange import GENERATING
 from server.http.routes import RiverPatch
-from tests.docs.documents import OPTION, PAGES, ROOT, Command, blocks, commands, options_of
+from tests.docs.documents import (
+    LINK,
+    OPTION,
+    PAGES,
+    ROOT,
+    Command,
+    blocks,
+    commands,
+    options_of,
+    sections,
+)
+from tools import reference
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 ELSEWHERE = (
@@ -121,16 +132,11 @@ def test_options_exist() -> None:
         assert unknown == set(), page.name
 
 
-GUIDES = {"calibrate": "calibration", "quantize": "quantization", "eval": "evaluation"}
-
-
-@pytest.mark.parametrize("command", [*GUIDES, "bench"])
-def test_every_option_is_in_the_guide(command: str) -> None:
-    text = (ROOT / "docs" / f"{GUIDES.get(command, command)}.md").read_text(encoding="utf-8")
-    (commands,) = (a for a in build_parser()._actions if isinstance(a.choices, dict))
-    options = options_of(commands.choices[command]) - {"--help"}
-    assert len(options) > 10
-    assert [name for name in sorted(options) if not re.search(rf"`{name}[` ]", text)] == []
+@pytest.mark.parametrize("page", reference.PAGES, ids=lambda page: page.name)
+def test_the_reference_is_the_codes(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "<!-- reference: " in text
+    assert reference.written(text) == text, "make reference"
 
 
 @pytest.mark.parametrize(
@@ -151,10 +157,10 @@ def test_other_blocks_are_well_formed(block: Any) -> None:
 def test_links_between_files_hold() -> None:
     """Also those of the pages outside the documentation site, whose build checks its own."""
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-            if "://" not in link:
-                assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for path, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {path}"
+            assert not anchor or anchor in sections(target), f"{page.name}: {path}#{anchor}"
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
@@ -163,9 +169,3 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, *words, str(ROOT / "docs"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    for page, word in (
-        ("cli", "--river-threshold"),
-        ("http", "mean_exit_layer"),
-        ("python", "river_vllm.config.RiverConfig.threshold"),
-    ):
-        assert word in (tmp_path / "reference" / f"{page}.html").read_text(encoding="utf-8")

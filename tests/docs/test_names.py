@@ -1,4 +1,4 @@
-"""Tests that the documentation names exist: docs/reliability.md says which one holds each claim."""
+"""Tests that the documentation names exist: docs/operate.md says which one holds each claim."""
 
 from __future__ import annotations
 

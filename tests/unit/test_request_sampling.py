@@ -33,7 +33,7 @@ NEITHER = (
 )
 """Fields that rule out neither drafts nor the 4-bit LM head."""
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "verified.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-it-works.md"
 
 
 def test_every_field_of_vllms_is_decided_about() -> None:
