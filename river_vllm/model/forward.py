@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -313,16 +313,19 @@ class Forward:
 
     def _routed(self, due: Pass) -> torch.Tensor:
         due.table.limit = self.river.residency.limit
-        with self.river.routed():
-            hidden = self._call(due, self._model)
+        hidden = self._call(due, self._model, self.river.routed)
         due.table.close()
         return hidden
 
-    def _call(self, due: Pass, model: Any) -> torch.Tensor:
+    def _call(
+        self, due: Pass, model: Any, kind: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> torch.Tensor:
+        """Call ``model`` in the forward context of a pass and, inside it, that of a ``kind``."""
         if due.in_step:
-            return model(**due.inputs)
+            with kind():
+                return model(**due.inputs)
         self._adapt(due.spans)
-        with self._context(due):
+        with self._context(due), kind():
             return model(**self._embedded(due.inputs))
 
     @contextmanager
