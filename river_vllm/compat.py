@@ -14,6 +14,7 @@ import vllm.envs as vllm_envs
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import (
     CompilationMode,
+    CUDAGraphMode,
     ModelConfig,
     SpeculativeConfig,
     VllmConfig,

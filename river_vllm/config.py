@@ -20,6 +20,7 @@ from pydantic import (
 from river_vllm.architectures import in_4_bit, no_exits
 from river_vllm.errors import REMOVED, RiverError, describe_errors, shortened
 from river_vllm.guarantee import Calibration
+from river_vllm.host import text_of
 
 CONFIG_KEY = "river"
 """River's key in vLLM's ``additional_config``."""
@@ -306,11 +307,7 @@ def load_config_file(path: str | Path) -> dict[str, Any]:
         RiverError: the file cannot be read, or does not hold an object.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RiverError(f"river config '{path}': {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise RiverError(f"river config '{path}' is not UTF-8 text") from None
+        data = yaml.safe_load(text_of(Path(path), f"river config '{path}'"))
     except yaml.YAMLError as error:
         raise RiverError(f"river config '{path}' is neither YAML nor JSON: {error}") from None
     if not isinstance(data, dict):

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from river_vllm.errors import describe_errors
-from river_vllm.host import write_whole
+from river_vllm.host import cpu_info, write_whole
 
 logger = logging.getLogger("vllm.river")
 
@@ -361,12 +361,8 @@ class Costs:
 
 def machine() -> dict[str, str | int]:
     """The CPU, and how many of them this process may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
     # On aarch64 a CPU has numbers in place of a name.
-    names = {line for line in lines if line.startswith(("model name", "CPU impl", "CPU part"))}
+    names = {line for line in cpu_info() if line.startswith(("model name", "CPU impl", "CPU part"))}
     return {
         "cpu": ", ".join(sorted(names)) or platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),

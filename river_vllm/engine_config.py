@@ -23,6 +23,7 @@ import torch
 from river_vllm.compat import SpeculativeConfig, VllmConfig, current_platform
 from river_vllm.config import CONFIG_KEY, Affects, RiverConfig, layered_config
 from river_vllm.errors import UnsupportedModelError
+from river_vllm.host import cpu_info
 
 
 class RiverAdditionalConfig(UserDict[str, Any]):
@@ -66,15 +67,11 @@ def sources() -> str:
 def machine() -> list[Any]:
     """CPU features on which the compiler and vLLM's choice of a CPU product depend."""
     asked = [name for name in dir(torch.cpu) if name.startswith("_is_")]
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
     return [
         platform.machine(),
         torch.backends.cpu.get_cpu_capability(),
         {name: bool(getattr(torch.cpu, name)()) for name in asked},
-        next((line for line in lines if line.startswith(("flags", "Features"))), ""),
+        next((line for line in cpu_info() if line.startswith(("flags", "Features"))), ""),
     ]
 
 

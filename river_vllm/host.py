@@ -58,6 +58,31 @@ def unwritable(folder: Path) -> str | None:
         return error.strerror or str(error)
 
 
+def text_of(path: Path, place: str) -> str:
+    """The text of a user's file, with its line ends as they are.
+
+    Args:
+        place: the file as an error names it.
+
+    Raises:
+        RiverError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise RiverError(f"{place}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise RiverError(f"{place}: expected UTF-8 text") from None
+
+
+def cpu_info() -> list[str]:
+    """The lines of ``/proc/cpuinfo``; none where it cannot be read."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all, even if others write the same name.
 

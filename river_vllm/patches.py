@@ -502,16 +502,14 @@ def block_hashes_come_from(request: Any, hasher: Callable[[Any], list[bytes]]) -
     request.update_block_hashes()
 
 
-def engine_client_is_heard(
-    client: Any, **wrappers: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> None:
+def engine_client_is_heard(client: Any, **hooks: Callable[..., Any]) -> None:
     """River sees the requests, the outputs and the end of an engine client, and of no other.
 
     Until vLLM shows an endpoint plugin all three:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/plugins/endpoint_plugins/interface.py
 
     Args:
-        wrappers: for each method below: takes it, and returns the replacement.
+        hooks: for each method below: called with it and its arguments, in its place.
     """
     core, processor = client.engine_core, client.output_processor
     for owner, name in (
@@ -521,7 +519,7 @@ def engine_client_is_heard(
         (processor, "add_request"),
         (processor, "process_outputs"),
     ):
-        setattr(owner, name, wrappers[name](getattr(owner, name)))
+        setattr(owner, name, functools.partial(hooks[name], getattr(owner, name)))
 
 
 def the_server_answers_ctrl_c() -> None:

@@ -22,7 +22,6 @@ from tests.support import parallel
 
 parallel.keep_to_one_core()
 
-from experiments.make_quantized import write_copy  # noqa: E402
 from tests.support import checkpoints, engines  # noqa: E402
 from tests.support.forms import form  # noqa: E402
 from tests.support.server import RiverServer  # noqa: E402
@@ -59,6 +58,9 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_int8(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights in W8A8."""
+    # Here, as it imports vLLM, which the first process of a run in several has no use for.
+    from experiments.make_quantized import write_copy
+
     folder = tmp_path_factory.mktemp("tiny-int8")
     write_copy(tiny_qwen2, folder, "w8a8")
     return folder

@@ -23,7 +23,9 @@ from torch import nn
 
 from river_vllm import patches
 from river_vllm.compat import (
+    CUDAGraphMode,
     VllmConfig,
+    current_platform,
     direct_register_custom_op,
     get_forward_context,
     support_torch_compile,
@@ -80,13 +82,14 @@ class RoutedForward:
         inner = _compiled_module(model, layers)
         self.within_compiled = inner is not None
         """Whether vLLM compiles a forward that holds the layers."""
-        # If vLLM compiles the whole model, routed steps run uncompiled.
-        self._skips = inner is model
-        self.compiles = self.within_compiled and not self._skips
+        # If vLLM compiles the whole model, routed passes run uncompiled. So they do on a GPU, where
+        # vLLM cuts a graph into pieces and captures each.
+        whole = inner is model
+        self.compiles = self.within_compiled and not whole and current_platform.is_cpu()
         """Whether there is a second compiled forward."""
         self.always = always and self.compiles
         """Whether it takes the place of vLLM's own, in every pass."""
-        if always and self._skips:
+        if always and whole:
             raise UnsupportedModelError(
                 "a 4-bit checkpoint of a model that vLLM compiles as a whole (use --enforce-eager)",
                 cure="",
@@ -97,16 +100,22 @@ class RoutedForward:
             current.routed = self.always
 
     def __call__(self) -> AbstractContextManager[Any]:
-        """The context for a forward pass that may route rows."""
+        """The context for a forward pass that may route rows, inside its forward context of vLLM's.
+
+        Without a second compiled forward, nothing compiled and no captured graph runs in it: both
+        were made without decisions, and would leave them out without a word.
+        """
         stack = ExitStack()
         if self.compiles:
             self._current.routed = True
             stack.callback(setattr, self._current, "routed", self.always)
-        elif self._skips:
-            # A switch of ``compilation/decorators.py``.
-            context = get_forward_context()
-            stack.callback(setattr, context, "skip_compiled", context.skip_compiled)
-            context.skip_compiled = True
+            return stack
+        context = get_forward_context()
+        # Switches of ``compilation/decorators.py`` and ``compilation/cuda_graph.py``.
+        switches = {"skip_compiled": True, "cudagraph_runtime_mode": CUDAGraphMode.NONE}
+        for name, value in switches.items():
+            stack.callback(setattr, context, name, getattr(context, name))
+            setattr(context, name, value)
         return stack
 
     @contextmanager

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -23,7 +22,17 @@ from river_vllm.errors import UnsupportedModelError
 from river_vllm.model.compiled import RoutedForward
 from river_vllm.model.residency import Residency
 from river_vllm.step.router import Router
-from river_vllm.step.table import Current, Dense, Head, Pass, Path, Span, StepTable, strided_as
+from river_vllm.step.table import (
+    Current,
+    Dense,
+    Head,
+    Pass,
+    Path,
+    Rows,
+    Span,
+    StepTable,
+    strided_as,
+)
 
 
 class Observer(Protocol):
@@ -244,14 +253,32 @@ class Forward:
         runner, river = self._runner, self.river
         owners = [span.request for span in spans for _ in range(span.rows)]
         table = StepTable.forced(river.num_layers, owners, layers, tokens.device)
+        rows = Rows.of(spans, runner.device)
         # vLLM's compiled forward checks no types: it would read other integers as int32.
-        positions = self._rotary_positions(spans).to(runner.positions.dtype)
+        positions = self._rotary_positions(spans, rows.positions).to(runner.positions.dtype)
         inputs = {
             "input_ids": tokens.to(runner.input_ids.gpu.dtype),
             "positions": positions,
             "intermediate_tensors": None,  # as vLLM's runner: some models have no default
         }
-        return Pass(table, spans, inputs, head=head, exact=exact)
+        return Pass(table, spans, inputs, head=head, exact=exact, rows=rows)
+
+    def following(self, due: Pass, tokens: torch.Tensor) -> Pass:
+        """The pass over the ``tokens`` that a draft pass of one row a request has found.
+
+        It is made in device memory: the host neither knows them nor waits.
+        """
+        assert due.rows is not None
+        positions = due.inputs["positions"]
+        inputs = {
+            **due.inputs,
+            "input_ids": tokens.to(due.inputs["input_ids"].dtype),
+            "positions": strided_as(positions, positions + 1),
+        }
+        spans = [span._replace(start=span.start + 1) for span in due.spans]
+        owners = [span.request for span in spans]
+        table = StepTable.forced(self.river.num_layers, owners, 0, tokens.device)
+        return Pass(table, spans, inputs, head=due.head, exact=due.exact, rows=due.rows.next())
 
     def idle(self, rows: int, layers: int, head: Head, *, exact: bool = True) -> Pass:
         """A pass on no request; it writes to vLLM's null block."""
@@ -288,11 +315,10 @@ class Forward:
         adapters = tuple(runner.input_batch.request_lora_mapping[places].tolist())
         runner._set_active_loras(adapters, adapters, set())
 
-    def _rotary_positions(self, spans: Sequence[Span]) -> torch.Tensor:
+    def _rotary_positions(self, spans: Sequence[Span], positions: torch.Tensor) -> torch.Tensor:
         """The positions of generated tokens as vLLM's model takes them, int64 ``[rows]``; with
         M-RoPE ``[3, rows]``, where a picture takes fewer positions than tokens."""
         runner = self._runner
-        positions = _positions(spans, runner.device)
         if not runner.uses_mrope:
             return positions
         ids, states = runner.input_batch.req_ids, runner.requests
@@ -313,47 +339,50 @@ class Forward:
 
     def _routed(self, due: Pass) -> torch.Tensor:
         due.table.limit = self.river.residency.limit
-        with self.river.routed():
-            hidden = self._call(due, self._model)
+        hidden = self._call(due, self._model, self.river.routed)
         due.table.close()
         return hidden
 
-    def _call(self, due: Pass, model: Any) -> torch.Tensor:
+    def _call(
+        self, due: Pass, model: Any, kind: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> torch.Tensor:
+        """Call ``model`` in the forward context of a pass and, inside it, that of a ``kind``."""
         if due.in_step:
-            return model(**due.inputs)
+            with kind():
+                return model(**due.inputs)
         self._adapt(due.spans)
-        with self._context(due):
+        with self._context(due), kind():
             return model(**self._embedded(due.inputs))
 
     @contextmanager
     def _context(self, due: Pass) -> Iterator[None]:
         """vLLM's forward context for rows that are not the step's."""
-        runner, device, spans = self._runner, self._runner.device, due.spans
+        runner, spans = self._runner, due.spans
+        rows = due.rows or Rows.of(spans, runner.device)
         counts = torch.tensor([span.rows for span in spans], dtype=torch.int32)
-        ends = torch.cumsum(counts, dim=0, dtype=torch.int32)
-        starts = torch.cat([ends.new_zeros(1), ends])
+        starts = torch.zeros(len(spans) + 1, dtype=torch.int32)
+        torch.cumsum(counts, dim=0, out=starts[1:])
         lengths = torch.tensor([span.start + span.rows for span in spans], dtype=torch.int32)
-        positions = _positions(spans, device)
-        owners = torch.repeat_interleave(counts.long(), output_size=len(positions)).to(device)
         common = partial(
             CommonAttentionMetadata,
-            query_start_loc=starts.to(device),
+            query_start_loc=rows.starts,
             query_start_loc_cpu=starts,
-            seq_lens=lengths.to(device),
+            seq_lens=rows.lengths,
             seq_lens_cpu_upper_bound=lengths,  # exact; FlexAttention has to have it
             num_reqs=len(spans),
-            num_actual_tokens=len(positions),
-            max_query_len=int(counts.max()),
-            max_seq_len=int(lengths.max()),
+            num_actual_tokens=len(rows.positions),
+            max_query_len=max(span.rows for span in spans),
+            max_seq_len=max(span.start + span.rows for span in spans),
             causal=True,
         )
         metadata: dict[str, Any] = {}
         slots: dict[str, torch.Tensor] = {}
         for kind, groups in enumerate(runner.attn_groups):
             block_table = runner.input_batch.block_table[kind]
-            blocks = block_table.block_table.gpu[[span.request for span in spans]]
+            blocks = block_table.block_table.gpu[rows.requests]
             size = block_table.block_size
-            places = blocks[owners, positions // size].long() * size + positions % size
+            of_rows = blocks[rows.owners, rows.positions // size]
+            places = of_rows.long() * size + rows.positions % size
             inputs = common(block_table_tensor=blocks, slot_mapping=places)
             for group in groups:
                 built = group.build_metadata(inputs)
@@ -362,9 +391,3 @@ class Forward:
         context = create_forward_context(metadata, runner.vllm_config, slot_mapping=slots)
         with override_forward_context(context):
             yield
-
-
-def _positions(spans: Sequence[Span], device: torch.device) -> torch.Tensor:
-    """The position of each row, int64."""
-    found = np.concatenate([np.arange(s.start, s.start + s.rows) for s in spans])
-    return torch.from_numpy(found).to(device)

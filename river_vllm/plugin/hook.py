@@ -90,12 +90,11 @@ def _install(vllm_config: VllmConfig) -> None:
         )
     vllm_config.scheduler_config.scheduler_cls = SCHEDULER
     vllm_config.parallel_config.worker_cls = CPU_WORKER if cpu else GPU_WORKER
-    # A compiled forward holds every layer's backbone, and an offloading engine lacks some. An exit
-    # is a branch on data, and a CUDA graph never runs Python. On the CPU steps with exits have a
-    # compiled forward of their own (``model/compiled.py``).
-    if not cpu or river_config_of(vllm_config).offloads(model.get_total_num_hidden_layers()):
+    # A compiled forward and a CUDA graph hold every layer's backbone, and an offloading engine
+    # lacks some. Passes with exits run in neither (``model/compiled.py``).
+    if river_config_of(vllm_config).offloads(model.get_total_num_hidden_layers()):
         model.enforce_eager = True
-    else:
+    elif cpu:
         _run_eager_without_compiler(vllm_config)
 
 

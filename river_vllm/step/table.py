@@ -8,7 +8,7 @@ drafts, timing, warm-up and calibration are all passes; ``model/forward.py`` run
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -243,6 +243,41 @@ class Span(NamedTuple):
     rows: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """The same of a whole pass, in device memory.
+
+    Attributes:
+        positions: of the rows, int64 ``[rows]``.
+        owners: each row's place among the spans, int64 ``[rows]``.
+        requests: each span's request, int64 ``[spans]``.
+        starts: each span's first row, and the number of rows, int32 ``[spans + 1]``.
+        lengths: tokens of each request up to the span's last, int32 ``[spans]``.
+    """
+
+    positions: torch.Tensor
+    owners: torch.Tensor
+    requests: torch.Tensor
+    starts: torch.Tensor
+    lengths: torch.Tensor
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], device: torch.device) -> Rows:
+        """One copy to the device: it makes the host wait."""
+        requests, starts, counts = np.array(spans, dtype=np.int64).reshape(-1, 3).T
+        ends = np.cumsum(counts)
+        owners = np.repeat(np.arange(len(counts)), counts)
+        positions = np.arange(len(owners)) + np.repeat(starts - ends + counts, counts)
+        parts = (positions, owners, requests, np.append(0, ends), starts + counts)
+        held = torch.from_numpy(np.concatenate(parts)).to(device)
+        found = held.split([len(part) for part in parts])
+        return cls(*found[:3], *(part.to(torch.int32) for part in found[3:]))
+
+    def next(self) -> Rows:
+        """The row after that of each request, which has one."""
+        return replace(self, positions=self.positions + 1, lengths=self.lengths + 1)
+
+
 @dataclass(slots=True, eq=False)
 class Pass:
     """One forward pass: its rows, their positions, and how to run them.
@@ -252,6 +287,7 @@ class Pass:
         spans: the requests of its rows, in order.
         inputs: the model's arguments.
         in_step: whether vLLM's forward context for exactly these rows is in force.
+        rows: its spans in device memory; None until a pass needs them.
         head: the LM head that makes the logits.
         exact: whether a row needs stock vLLM's bits; otherwise any rounding will do.
         dense: River's own bf16 product, where it replaces vLLM's in this pass.
@@ -264,6 +300,7 @@ class Pass:
     head: Head = "backbone"
     exact: bool = True
     dense: Dense | None = None
+    rows: Rows | None = None
 
     def leaving_part(self) -> tuple[Flags, Pass]:
         """The groups that run again where the pass is split, and the pass that runs them.

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from river_vllm.errors import RiverError
+from river_vllm.host import text_of
 from river_vllm.kernels.groups import GroupedWeight
 from river_vllm.weights.packed import FORMAT, NAMES, from_tensors, to_tensors
 
@@ -63,10 +64,8 @@ class CheckpointFolder:
     def _config(self) -> dict[str, Any]:
         path = self.folder / "config.json"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RiverError(f"'{path}': {error.strerror or error}") from None
-        except ValueError as error:
+            config = json.loads(text_of(path, f"'{path}'"))
+        except json.JSONDecodeError as error:
             raise RiverError(f"'{path}' is not JSON: {error}") from None
         if not isinstance(config, dict):
             raise RiverError(f"'{path}': expected an object")

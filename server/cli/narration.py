@@ -42,44 +42,13 @@ EXAMPLE = (
 )
 
 
-class Narration:
-    """Turns marks into lines.
+class Narrator:
+    """A thread that prints the stages until the server is ready, or until ``stop``.
 
     Args:
-        begun: monotonic seconds when the command began.
-        say: called with each line.
+        file: where the processes mark their stages.
+        clock: monotonic seconds; the command begins now.
     """
-
-    def __init__(self, begun: float, say: Callable[[str], None]) -> None:
-        self._begun = begun
-        self._say = say
-        self._said: tuple[Stage, float] | None = None
-
-    def look(self, found: list[tuple[float, Stage]], now: float) -> None:
-        """Print the current stage if it is new, or if ``EVERY`` seconds have passed."""
-        if not found:
-            return
-        # Every rank marks its stages; a stage begins with the first rank.
-        stage = max((stage for _, stage in found), key=list(Stage).index)
-        if stage not in STAGES:
-            return
-        if self._said is not None and self._said[0] is stage and now - self._said[1] < EVERY:
-            return
-        self._said = (stage, now)
-        self._say(f"{STAGES[stage]}, {now - self._begun:.0f} s so far")
-
-    def ready(self, now: float, url: str | None, example: bool) -> None:
-        """The last line of a start; ``url`` is None for an engine without an HTTP server."""
-        if url is None:
-            self._say(f"engine ready after {now - self._begun:.0f} s")
-            return
-        self._say(f"ready after {now - self._begun:.0f} s at {url}")
-        if example:
-            self._say(f"try it: {EXAMPLE.format(url=url)}")
-
-
-class Narrator:
-    """Thread that prints the lines until the server is ready, or until ``stop``."""
 
     def __init__(
         self, file: Path, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
@@ -87,7 +56,8 @@ class Narrator:
         self._file = file
         self._stream = sys.stdout if stream is None else stream
         self._clock = clock
-        self._narration = Narration(clock(), self._say)
+        self._begun = clock()
+        self._said: tuple[Stage, float] | None = None
         self._args: Namespace | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="river-narrator")
@@ -103,6 +73,19 @@ class Narrator:
         """Set the server's arguments, which give its address."""
         self._args = args
 
+    def look(self, found: list[tuple[float, Stage]], now: float) -> None:
+        """Print the current stage if it is new, or if ``EVERY`` seconds have passed."""
+        if not found:
+            return
+        # Every rank marks its stages; a stage begins with the first rank.
+        stage = max((stage for _, stage in found), key=list(Stage).index)
+        if stage not in STAGES:
+            return
+        if self._said is not None and self._said[0] is stage and now - self._said[1] < EVERY:
+            return
+        self._said = (stage, now)
+        self._say(f"{STAGES[stage]}, {now - self._begun:.0f} s so far")
+
     def _say(self, text: str) -> None:
         print(f"River: {text}", file=self._stream, flush=True)
 
@@ -110,22 +93,27 @@ class Narrator:
         while not self._stopped.wait(POLL):
             found = marks(self._file)
             now = self._clock()
-            self._narration.look(found, now)
+            self.look(found, now)
             args = self._args
             if args is None or not found or found[-1][1] is not Stage.SERVE:
                 continue
             if not has_server(args) or listens(args):
-                self._finish(args, self._clock())
+                self._finish(args, self._clock() - self._begun)
                 return
             if now - found[-1][0] >= SERVE_SECONDS:
                 mark(Stage.READY)
                 return
 
-    def _finish(self, args: Namespace, now: float) -> None:
+    def _finish(self, args: Namespace, seconds: float) -> None:
+        """Print the last lines; an engine without an HTTP server has no address."""
         mark(Stage.READY)
-        plain = not (args.uds or args.api_key or args.ssl_keyfile)
-        url = address(args, _reachable(args.host)) if has_server(args) else None
-        self._narration.ready(now, url, example=plain)
+        if not has_server(args):
+            self._say(f"engine ready after {seconds:.0f} s")
+            return
+        url = address(args, _reachable(args.host))
+        self._say(f"ready after {seconds:.0f} s at {url}")
+        if not (args.uds or args.api_key or args.ssl_keyfile):
+            self._say(f"try it: {EXAMPLE.format(url=url)}")
 
 
 @contextmanager

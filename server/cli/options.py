@@ -10,6 +10,7 @@ from pathlib import Path
 from river_vllm.calibrate import AUTO, shipped_for
 from river_vllm.config import Affects, RiverConfig, combined, load_config_file
 from river_vllm.errors import RiverError
+from river_vllm.host import text_of
 from server.cli.arguments import FieldsOf
 from server.telemetry.progress import STALL_SECONDS
 
@@ -142,12 +143,7 @@ def _keys_in_file(option: str, path: str | None, variable: str) -> list[str] | N
         return None
     if not path:
         raise RiverError(f"{name} is empty: name a file of keys, or leave it out")
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise RiverError(f"{name} '{path}': {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise RiverError(f"{name} '{path}' is not UTF-8 text") from None
-    if not lines:
-        raise RiverError(f"{name} '{path}' holds no key: write one on each line")
-    return lines
+    place = f"{name} '{path}'"
+    if lines := text_of(Path(path), place).split():
+        return lines
+    raise RiverError(f"{place} holds no key: write one on each line")

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from river_vllm.errors import RiverError
+from river_vllm.host import text_of
 
 KEYS = ("messages", "question", "prompt")
 """Fields that may hold a row's prompt, the first one counts: a conversation, one message of the
@@ -30,13 +31,8 @@ def read_rows(path: Path, option: str) -> tuple[bytes, list[tuple[int, Any]]]:
         RiverError: the file cannot be read or has no row, or a line is not JSON.
     """
     place = f"{option} '{path}'"
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8")
-    except OSError as error:
-        raise RiverError(f"{place}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise RiverError(f"{place}: expected UTF-8 text") from None
+    text = text_of(path, place)
+    data = text.encode()
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise RiverError(f"{place}: expected at least one row, found none")
@@ -208,11 +204,7 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
         )
         before, mark, after = text.partition(_MARK)
         if mark:
-            encode = tokenizer.encode
-            return (
-                encode(before, add_special_tokens=False),
-                encode(after, add_special_tokens=False),
-            )
+            return _plain(before, tokenizer), _plain(after, tokenizer)
     start = tokenizer.bos_token_id
     return [tokenizer.eos_token_id if start is None else start], []
 
@@ -221,21 +213,21 @@ def _answer(place: str, row: Any, field: str, tokenizer: Any) -> list[int]:
     text = row.get(field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise RiverError(f"{place}: '{field}' = {text!r}: expected the answer's text (--answers)")
-    encoded: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return encoded
+    return _plain(text, tokenizer)
+
+
+def _plain(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _encode(place: str, row: Any, tokenizer: Any) -> list[int]:
     key, value = prompt_of(row, place)
-    encoded: list[int]
     if key == "question" and tokenizer.chat_template:
         key, value = "messages", [{"role": "user", "content": value}]
     if key != "messages":
-        encoded = tokenizer.encode(value)
-        return encoded
+        return list(tokenizer.encode(value))
     try:
         text = tokenizer.apply_chat_template(value, add_generation_prompt=True, tokenize=False)
     except Exception as error:  # templates raise anything for bad messages
         raise RiverError(f"{place}: 'messages': {error}") from None
-    encoded = tokenizer.encode(text, add_special_tokens=False)
-    return encoded
+    return _plain(text, tokenizer)

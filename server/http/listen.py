@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -38,34 +37,36 @@ engine gives its workers 9 s."""
 _Method = Callable[..., Any]
 
 
-@dataclass(slots=True)
-class _Source:
-    """Index of the engine whose outputs are processed: vLLM handles one engine at a time."""
-
-    engine: int
-
-
 def listen(engine_client: Any, state: RiverState) -> None:
     """Install the hooks: request settings, exit layers, token counts, progress, shutdown."""
-    # The first engine by default: vLLM may already wait for outputs that the hook does not see.
-    source = _Source(engine_client.engine_core.engine_ranks_managed[0])
+    hooks = _Hooks(engine_client, state)
     patches.engine_client_is_heard(
         engine_client,
-        generate=lambda inner: _generate(inner, state),
-        get_output_async=lambda inner: _arrival(inner, source, state),
-        add_request=lambda inner: _request(inner, engine_client.output_processor),
-        process_outputs=lambda inner: _outputs(
-            inner, engine_client.output_processor, state, source
-        ),
-        shutdown=lambda inner: _shutdown(inner, engine_client, state),
+        generate=hooks.generate,
+        get_output_async=hooks.get_output_async,
+        add_request=hooks.add_request,
+        process_outputs=hooks.process_outputs,
+        shutdown=hooks.shutdown,
     )
 
 
-def _generate(generate: _Method, state: RiverState) -> _Method:
-    def river_generate(
-        prompt: Any, sampling_params: Any, request_id: str, **options: Any
+class _Hooks:
+    """River's part in each method of an engine client; ``inner`` is vLLM's own method."""
+
+    def __init__(self, engine_client: Any, state: RiverState) -> None:
+        self._client = engine_client
+        self._processor = engine_client.output_processor
+        self._state = state
+        # The engine whose outputs are processed: vLLM handles one at a time. By default the first:
+        # vLLM may already wait for outputs that the hook does not see.
+        self._engine: int = engine_client.engine_core.engine_ranks_managed[0]
+        state.progress.watch(self._processor.has_unfinished_requests)
+
+    def generate(
+        self, inner: _Method, prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
-        exchange = current_exchange.get()
+        """Give the engine a request's settings, and the exchange the outputs."""
+        exchange, state = current_exchange.get(), self._state
         settings = as_sampled(exchange.settings if exchange else state.defaults, sampling_params)
         if exchange:
             exchange.settings = settings
@@ -74,67 +75,53 @@ def _generate(generate: _Method, state: RiverState) -> _Method:
         sampling_params.extra_args = extra
         state.progress.arrival()
         first = exchange.next_call(sampling_params.n) if exchange else 0
-        outputs = generate(prompt, sampling_params, request_id, **options)
-        return _collect(outputs, state, exchange, first)
+        return self._collect(inner(prompt, sampling_params, request_id, **options), exchange, first)
 
-    return river_generate
+    async def _collect(
+        self, outputs: AsyncGenerator[Any, None], exchange: RiverExchange | None, first: int
+    ) -> AsyncGenerator[Any, None]:
+        _call.set((exchange, first) if exchange else None)
+        async with aclosing(outputs):
+            async for output in outputs:
+                for choice in output.outputs:
+                    if self._state.ending.begun and choice.finish_reason == "abort":
+                        # The request arrived during the engine's last step before the shutdown.
+                        raise EngineStopped
+                    choice.routed_experts = None
+                    if exchange is not None:
+                        exchange.stream(first + choice.index, getattr(choice, STEPS, ()))
+                yield output
 
-
-async def _collect(
-    outputs: AsyncGenerator[Any, None],
-    state: RiverState,
-    exchange: RiverExchange | None,
-    first: int,
-) -> AsyncGenerator[Any, None]:
-    _call.set((exchange, first) if exchange else None)
-    async with aclosing(outputs):
-        async for output in outputs:
-            for choice in output.outputs:
-                if state.ending.begun and choice.finish_reason == "abort":
-                    # The request arrived during the engine's last step before the shutdown.
-                    raise EngineStopped
-                choice.routed_experts = None
-                if exchange is not None:
-                    exchange.stream(first + choice.index, getattr(choice, STEPS, ()))
-            yield output
-
-
-def _request(add: _Method, processor: Any) -> _Method:
-    def river_add_request(request: Any, *args: Any, **kwargs: Any) -> None:
-        add(request, *args, **kwargs)
-        if (state := processor.request_states.get(request.request_id)) is not None:
+    def add_request(self, inner: _Method, request: Any, *args: Any, **kwargs: Any) -> None:
+        """Note which exchange a request of the engine belongs to."""
+        inner(request, *args, **kwargs)
+        if (state := self._processor.request_states.get(request.request_id)) is not None:
             state.__dict__[CALL] = _call.get()
 
-    return river_add_request
+    async def get_output_async(self, inner: _Method) -> Any:
+        """Note progress, and end quietly at a shutdown.
 
-
-def _arrival(get_output: _Method, source: _Source, state: RiverState) -> _Method:
-    """Hook: note progress, and end quietly at a shutdown.
-
-    vLLM releases the engine, in a thread, before it cancels the task that waits for outputs. A task
-    that sees the dead engine would log a traceback and fail the requests that ``_shutdown``
-    answers; it ends here."""
-
-    async def river_get_output_async() -> Any:
+        vLLM releases the engine, in a thread, before it cancels the task that waits for outputs. A
+        task that sees the dead engine would log a traceback and fail the requests that ``shutdown``
+        answers; it ends here."""
         try:
-            outputs = await get_output()
+            outputs = await inner()
         except EngineDeadError:
-            if state.ending.begun and not state.ending.failed:
+            if self._state.ending.begun and not self._state.ending.failed:
                 raise asyncio.CancelledError from None
             raise
-        source.engine = outputs.engine_index
+        self._engine = outputs.engine_index
         # Counted without an output too: a long prompt takes many steps before its first token.
-        state.progress.step()
+        self._state.progress.step()
         return outputs
 
-    return river_get_output_async
-
-
-def _outputs(process: _Method, processor: Any, state: RiverState, source: _Source) -> _Method:
-    def river_process_outputs(engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
-        states = processor.request_states
+    def process_outputs(
+        self, inner: _Method, engine_core_outputs: list[Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Count the exit layers of a step's tokens, and hand them over to their requests."""
+        states = self._processor.request_states
         known = [(o, states[o.request_id]) for o in engine_core_outputs if o.request_id in states]
-        result = process(engine_core_outputs, *args, **kwargs)
+        result = inner(engine_core_outputs, *args, **kwargs)
         step: dict[Mode, list[Numbers]] = {}
         for output, request in known:
             # A stop string trims new_token_ids in place, so tokens past it are not counted.
@@ -151,11 +138,29 @@ def _outputs(process: _Method, processor: Any, state: RiverState, source: _Sourc
         for mode, numbers in step.items():
             summary = mode.summary()
             summary.add(np.concatenate(numbers))
-            state.metrics.count(summary, source.engine)
+            self._state.metrics.count(summary, self._engine)
         return result
 
-    state.progress.watch(processor.has_unfinished_requests)
-    return river_process_outputs
+    def shutdown(self, inner: _Method, timeout: float | None = None) -> Any:
+        """Note the shutdown, and answer the remaining requests with an error.
+
+        While the engine drains, vLLM's HTTP server goes on listening; it answers aborted requests
+        with an empty text and status 200. Without a drain the engine ends at once; vLLM leaves its
+        requests waiting, and its HTTP server waits for them. After status 503 a proxy sends a
+        request to another server. Requests of a failed engine get another status: one of them may
+        be the cause.
+        """
+        ending = self._state.ending
+        ending.begin(failed=bool(self._client.errored))
+        # Missing before the first request; vLLM may call this from another thread.
+        handler = getattr(self._client, "output_handler", None)
+        try:
+            # With 0 (no drain) vLLM kills the engine before it has cleaned up.
+            return inner(timeout=END_SECONDS if timeout == 0 else timeout)
+        finally:
+            if handler is not None and not (loop := handler.get_loop()).is_closed():
+                error = EngineDeadError() if ending.failed else EngineStopped()
+                loop.call_soon_threadsafe(self._processor.propagate_error, error)
 
 
 def _hand_over(request: Any, layers: list[int]) -> None:
@@ -174,31 +179,6 @@ def _hand_over(request: Any, layers: list[int]) -> None:
         if choice.index == request.request_index:
             choice.__dict__.setdefault(STEPS, []).extend(waiting)
             waiting.clear()
-
-
-def _shutdown(shutdown: _Method, engine_client: Any, state: RiverState) -> _Method:
-    """Hook: note the shutdown, and answer the remaining requests with an error.
-
-    While the engine drains, vLLM's HTTP server goes on listening; it answers aborted requests with
-    an empty text and status 200. Without a drain the engine ends at once; vLLM leaves its requests
-    waiting, and its HTTP server waits for them. After status 503 a proxy sends a request to another
-    server. Requests of a failed engine get another status: one of them may be the cause.
-    """
-
-    def river_shutdown(timeout: float | None = None) -> Any:
-        state.ending.begin(failed=bool(engine_client.errored))
-        # Missing before the first request; vLLM may call this from another thread.
-        handler = getattr(engine_client, "output_handler", None)
-        try:
-            # With 0 (no drain) vLLM kills the engine before it has cleaned up.
-            return shutdown(timeout=END_SECONDS if timeout == 0 else timeout)
-        finally:
-            if handler is not None and not (loop := handler.get_loop()).is_closed():
-                left = engine_client.output_processor.propagate_error
-                error = EngineDeadError() if state.ending.failed else EngineStopped()
-                loop.call_soon_threadsafe(left, error)
-
-    return river_shutdown
 
 
 class EngineStopped(GracefulHTTPError, RetryableRequestError):

@@ -45,17 +45,12 @@ class RiverMiddleware:
             return
         state: RiverState | None = getattr(scope["app"].state, FIELD, None)
         if state is not None:  # stock vLLM's requests stay as they are
-            send = _leaving(send, state.ending)
-        if scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        if state is not None:
-            receive = bounded(scope, receive)
+            receive, send = bounded(scope, receive), _leaving(send, state.ending)
         path = path_of(scope)
-        if path not in _PATHS:
+        if scope["method"] == "POST" and path in _PATHS:
+            await self._generate(path, state, scope, receive, send)
+        else:
             await self.app(scope, receive, send)
-            return
-        await self._generate(path, state, scope, receive, send)
 
     async def _generate(
         self, path: str, state: RiverState | None, scope: Scope, receive: Receive, send: Send

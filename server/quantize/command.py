@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from river_vllm.config import RiverConfig
-from river_vllm.plugin.naming import checkpoint_architecture, river_architecture
 from river_vllm.weights.cache import first_made, gptq_folders
-from server.cli.engine import prepare, refuse_4_bit
+from server.cli.engine import options_of, prepare
+from server.cli.fields import EngineLimits
 from server.cli.output import Steps, make_console, write_json
 from server.cli.process import ended_by_sigterm
 from server.cli.prompts import Prompts, from_files, self_made
@@ -58,9 +58,7 @@ def _quantize(options: QuantizeOptions) -> dict[str, Any]:
     output = WeightsFolder([options.output] if options.output else places)
     settings = {"group_size": group_size, "integer_zeros": options.integer_zeros}
     with output, Steps(not options.no_progress) as steps:
-        engine = QuantizingEngine(
-            options.model, limits.revision, limits.max_model_len, limits.kv_cache_gib, steps
-        )
+        engine = QuantizingEngine(options.model, limits, steps)
         prompts = find_prompts(options, engine.llm, steps)
         texts = answered(options.text, engine, prompts)
         layers = []
@@ -134,34 +132,13 @@ class QuantizingEngine:
         RiverError: the model cannot be read, or River does not carry its architecture.
     """
 
-    def __init__(
-        self,
-        model: str,
-        revision: str | None,
-        max_model_len: int,
-        kv_cache_gib: float,
-        steps: Steps,
-    ) -> None:
+    def __init__(self, model: str, limits: EngineLimits, steps: Steps) -> None:
         from vllm import LLM
 
-        options: dict[str, Any] = {} if revision is None else {"revision": revision}
-        river_architecture(*checkpoint_architecture(model, options))
-        refuse_4_bit(model, options)
-        self.llm = LLM(
-            model,
-            worker_extension_cls=EXTENSION,
-            enforce_eager=True,
-            # Every pass over the text must compute all of it.
-            enable_prefix_caching=False,
-            max_model_len=max_model_len,
-            max_num_seqs=64,
-            max_num_batched_tokens=2048,
-            kv_cache_memory_bytes=int(kv_cache_gib * GIB),
-            disable_log_stats=True,
-            seed=0,
-            **options,
-        )
-        self._folder = checkpoint_folder(model, revision)
+        # Every pass over the text must compute all of it.
+        own = {"worker_extension_cls": EXTENSION, "enable_prefix_caching": False}
+        self.llm = LLM(model, **options_of(model, limits, **own))
+        self._folder = checkpoint_folder(model, limits.revision)
         self._steps = steps
 
     def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:

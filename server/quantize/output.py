@@ -10,10 +10,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from river_vllm.errors import RiverError
 
@@ -24,7 +23,7 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 """Errors of ``flock`` on a file system without locks."""
 
 
-class WeightsFolder:
+class WeightsFolder(AbstractContextManager["WeightsFolder"]):
     """A folder of weights, written in a hidden folder beside its place and moved by ``finish``.
 
     Hidden folders of killed runs are removed first. A live run holds a lock on its hidden folder;
@@ -83,15 +82,7 @@ class WeightsFolder:
         shutil.rmtree(self.unfinished, ignore_errors=True)
         os.close(self._lock)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

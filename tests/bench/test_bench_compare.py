@@ -134,7 +134,6 @@ def test_a_request_that_wakes_is_short_whatever_the_others_are(compare, mock) ->
         *(
             (("http://a", "http://b", *option), option[0])
             for option in (
-                ("--rounds", "0"),
                 ("--fail-below", "speed:1"),
                 ("--river-b", "[1]"),
                 ("--extra-body", '{"n": 2}'),

@@ -17,7 +17,7 @@ from river_vllm.kernels.groups import GroupedWeight, by_blocks
 from river_vllm.kernels.others import DequantizeKernel
 from river_vllm.model.forward import Forward
 from river_vllm.model.head import RiverHeadMethod, some_outputs
-from river_vllm.modes.verified.draft import pick
+from river_vllm.modes.verified.draft import joined, pick
 from river_vllm.step.router import Router, by_torch, transition_similarity
 from river_vllm.step.table import Current, Pass, Span, StepTable
 from river_vllm.weights.hqq import STEPS, quantize_hqq
@@ -28,20 +28,24 @@ ROWS, HIDDEN, VOCABULARY, L = 5, 128, 8192, 6
 
 def metadata(**options: Any) -> Any:
     """vLLM's sampling metadata of a batch of 8."""
-    given = {"all_greedy": False, "temperature": torch.rand(8, device=GPU), "generators": {}}
+    given = {"temperature": torch.rand(8, device=GPU), "generators": {}}
     return SimpleNamespace(**given | {"top_k": None, "top_p": None} | options)
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [({"all_greedy": True}, 0), ({}, 1), ({"generators": {9: torch.Generator()}}, 2)],
-)
-def test_picking(options: Any, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sampled", [[], list(range(ROWS))])
+@pytest.mark.parametrize("generators", [{}, {9: torch.Generator()}])
+def test_picking(sampled: list[int], generators: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens and confidences of several passes are read at once."""
     with fake_gpu(monkeypatch) as waits:
-        logits = torch.rand(ROWS, VOCABULARY, device=GPU)
-        picked = pick(logits, torch.arange(ROWS, device=GPU), metadata(**options))
-        assert picked.tokens.device == GPU and picked.confidence.shape == (ROWS,)
-        assert waits.count == expected
+        rows, picks = torch.arange(ROWS, device=GPU), []
+        for _ in range(3):
+            logits = torch.rand(ROWS, VOCABULARY, device=GPU)
+            picks.append(pick(logits, rows, metadata(generators=generators), sampled))
+        assert picks[0].tokens.device == GPU and picks[0].confidence.shape == (ROWS,)
+        assert waits.count == 0
+        tokens, _ = joined(picks).read()
+        assert len(tokens) == 3 * ROWS
+        assert waits.count == 1
 
 
 @pytest.mark.parametrize("kind", ["backbone", "river", "draft"])
@@ -110,10 +114,11 @@ def test_a_river_pass_is_prepared_without_a_wait(monkeypatch: pytest.MonkeyPatch
         )
         forward = Forward(runner)
         tokens = torch.tensor([1, 2, 3], device=GPU)
-        due = forward.decode([Span(0, 4, 1), Span(1, 9, 2)], tokens, 0, "draft")
-        assert all(v is None or v.device == GPU for v in due.inputs.values())
-        with forward._context(due):
-            pass
+        due = forward.decode([Span(0, 4, 1), Span(1, 9, 1), Span(2, 3, 1)], tokens, 0, "draft")
+        for following in (due, forward.following(due, tokens)):
+            assert all(v is None or v.device == GPU for v in following.inputs.values())
+            with forward._context(following):
+                pass
         assert waits.count == 0
 
 

@@ -21,6 +21,7 @@ from tests.support.rounding import (
     assert_same_answer,
     logit_rounding,
     run_alone,
+    same_up_to_a_near_tie,
     shared_length,
     similarity_rounding,
 )
@@ -83,21 +84,12 @@ def test_preempted_requests_answer_as_if_they_were_alone(crowd: dict[str, Any]) 
     ):
         threshold = settings.get("threshold", 1.0)
         if not settings.get("enabled", True) or threshold == 1.0:
-            _equal_until_a_near_tie(found.tokens, stock, crowd["rounding"].logits)
+            # To the bit where nothing is preempted: ``test_exact.py``.
+            same_up_to_a_near_tie(found.tokens, stock, 2 * crowd["rounding"].logits)
         if threshold == -1.0:
             assert found.exit_layers == alone.answer.exit_layers
         compared += assert_same_answer(alone, found, threshold, crowd["rounding"])
     assert compared > sum(len(a.tokens) for a in answers) // 4, "near-ties hide the rest"
-
-
-def _equal_until_a_near_tie(tokens: list[int], stock: Any, rounding: float) -> None:
-    """Bit for bit where nothing is preempted: ``test_exact.py``. Here one complete run of the tests
-    saw an answer part from stock's; by itself this file never did."""
-    for index, (one, other) in enumerate(zip(tokens, stock.tokens, strict=True)):
-        if one != other:
-            first, second = sorted(stock.logprobs[index].values(), reverse=True)[:2]
-            assert first - second <= 2 * rounding, f"token {index}: not a near-tie"
-            return
 
 
 def test_requests_join_leave_and_give_up(crowd: dict[str, Any]) -> None:

@@ -10,17 +10,16 @@ from vllm.compilation.counter import compilation_counter
 
 from river_vllm import RiverConfig
 from river_vllm.engine import warm_up
-from river_vllm.modes.verified import DraftSummary
 from tests.support import engines
 from tests.support.engines import generate, generate_alone, greedy
 from tests.support.prompts import PROMPTS
+from tests.support.rounding import drafted
 
 pytestmark = pytest.mark.engine
 
 OFF = {"enabled": False}
 
 
-# The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def stock(smollm2: Path) -> Any:
     return engines.stock_engine(smollm2, enforce_eager=False)
@@ -32,12 +31,6 @@ def river(smollm2: Path) -> Any:
         # What compiles each layer by itself says so there: no start of a test does.
         patch.setattr(warm_up, "logger", None)
         return engines.river_engine(smollm2, enforce_eager=False)
-
-
-def test_alone(stock: Any, river: Any) -> None:
-    expected = generate_alone(stock, PROMPTS[:10], greedy())
-    found = generate_alone(river, PROMPTS[:10], greedy(river=OFF))
-    assert [g.tokens for g in found] == [g.tokens for g in expected]
 
 
 def test_mixed_with_requests_that_exit(stock: Any, river: Any) -> None:
@@ -115,15 +108,8 @@ def test_drafts_in_a_batch_are_those_of_each_request_alone(
 ) -> None:
     """The backbone hides a wrong draft: only how many it keeps tells."""
     engine = second[0]
-    alone, together = DraftSummary(), DraftSummary()
-    for prompt in PROMPTS[8:14]:
-        _count(engine, [prompt], alone)
-    _count(engine, PROMPTS[8:14], together)
+    _, alone = drafted(engine, PROMPTS[8:14], greedy(), together=False)
+    _, together = drafted(engine, PROMPTS[8:14], greedy())
     assert alone.accepted > alone.tokens / 2
     # Near-ties may turn an answer, and with it what is drafted.
     assert abs(together.accepted - alone.accepted) < alone.accepted / 10
-
-
-def _count(engine: Any, prompts: list[str], summary: DraftSummary) -> None:
-    for output in engine.generate(prompts, greedy(), use_tqdm=False):
-        summary.add(output.outputs[0].routed_experts)

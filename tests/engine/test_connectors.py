@@ -33,10 +33,6 @@ pytestmark = pytest.mark.engine
 TOKENS = 24
 
 
-KEPT: list[Any] = []
-"""An engine that ends takes the process's distributed groups with it."""
-
-
 @contextmanager
 def offloading(model: Path, config: RiverConfig) -> Iterator[Any]:
     """An engine whose blocks go through vLLM's offloading connector, until the block ends.
@@ -50,7 +46,6 @@ def offloading(model: Path, config: RiverConfig) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kv_connectors, "OFFLOADING_SPECS", specs)
         engine = engines.river_engine(model, config, kv_transfer_config=offload_spec.OPTIONS)
-        KEPT.append(engine)
         try:
             yield engine
         finally:

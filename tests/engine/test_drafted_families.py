@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from river_vllm import RiverConfig, engine_args
+from river_vllm import RiverConfig
 from river_vllm.engine import self_check
-from river_vllm.modes.verified import DraftSummary
 from river_vllm.step.table import Span
 from server.models import DRAFTED
 from tests.support import engines
@@ -32,7 +31,7 @@ from tests.support.families import (
 )
 from tests.support.pool import runner_of
 from tests.support.reference import Reference
-from tests.support.rounding import assert_verified
+from tests.support.rounding import assert_verified, drafted
 
 TOKENS = 24
 OFF = {"enabled": False}
@@ -50,8 +49,6 @@ CASES: dict[str, tuple[str, bool]] = {
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
-# An engine that ends takes the process's distributed groups with it: they live to the end.
-_alive: list[Any] = []
 # vLLM's Transformers backend changes transformers' own classes, so those are used before it.
 _made: dict[str, tuple[Path, Reference | None]] = {}
 
@@ -77,7 +74,6 @@ def case(
     options = {**OPTIONS, "enforce_eager": not compiled}
     stock = engines.stock_engine(folder, **options)
     river = engines.river_engine(folder, CONFIG, **options)
-    _alive.extend((stock, river))
     return stock, river, reference
 
 
@@ -132,11 +128,9 @@ def test_a_river_that_is_another_models_is_not_used(
         (found,) = river.collective_rpc("river_info")
         assert not found["self_check"]["passed"]
         assert len(warned) == 1
-        (output,) = river.generate(PROMPTS[:1], greedy(TOKENS), use_tqdm=False)
+        found, summary = drafted(river, PROMPTS[:1], greedy(TOKENS))
         (expected,) = generate(stock, PROMPTS[:1], greedy(TOKENS))
-        assert list(output.outputs[0].token_ids) == expected.tokens
-        summary = DraftSummary()
-        summary.add(output.outputs[0].routed_experts)
+        assert found == [expected.tokens]
         assert summary.drafted == 0
     finally:
         put(methods, own)
@@ -151,12 +145,3 @@ def put(methods: Any, packed: Any) -> None:
     for layer, weights in zip(methods, packed, strict=True):
         for method, weight in zip(layer, weights, strict=True):
             method._packed = weight
-
-
-def test_a_setting_of_exits_ends_the_start(tmp_path: Path) -> None:
-    from vllm.engine.arg_utils import EngineArgs
-
-    folder = str(make_checkpoint("OPTForCausalLM", tmp_path))
-    arguments = engine_args(folder, RiverConfig(threshold=0.9), max_model_len=64)
-    with pytest.raises(Exception, match=r"'threshold' = 0\.9: exits have not been proven for OPT"):
-        EngineArgs(model=folder, **arguments).create_engine_config()

@@ -39,15 +39,14 @@ CASES = {
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
-# An engine that ends takes the process's distributed groups with it: they live to the end.
-_alive: dict[str, tuple[Path, Any, Any]] = {}
+_made: dict[str, tuple[Path, Any, Any]] = {}
 
 
 @pytest.fixture(scope="module", params=CASES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Path, Any, Any]:
     """A checkpoint, stock vLLM on it, and River."""
     name = request.param
-    if name not in _alive:
+    if name not in _made:
         architecture, form = CASES[name]
         if form.startswith("fp8") and not torch.cpu._is_amx_tile_supported():
             pytest.skip("vLLM has FP8 products on CPUs with AMX")
@@ -55,8 +54,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Path, A
         model = tmp_path_factory.mktemp(name)
         write_copy(plain, model, form)
         stock = engines.stock_engine(model, **OPTIONS)
-        _alive[name] = model, stock, engines.river_engine(model, CONFIG, **OPTIONS)
-    return _alive[name]
+        _made[name] = model, stock, engines.river_engine(model, CONFIG, **OPTIONS)
+    return _made[name]
 
 
 def tokens(answers: list[Generated]) -> list[list[int]]:
@@ -91,7 +90,6 @@ def test_layers_that_are_fetched(pair: tuple[Path, Any, Any]) -> None:
         update={"resident_layers": 1, "deep": "fetch", "verify": 0, "draft": "adaptive"}
     )
     river = engines.river_engine(model, config, **OPTIONS)
-    _alive[f"fetching {model.name}"] = model, stock, river
     expected = generate(stock, PROMPTS, greedy(TOKENS))
     assert tokens(generate(river, PROMPTS, greedy(TOKENS, OFF))) == tokens(expected)
     (info,) = river.collective_rpc("river_info")
@@ -105,7 +103,6 @@ def test_layers_that_are_dropped(pair: tuple[Path, Any, Any]) -> None:
     update = {"resident_layers": 2, "prefill": "sequence", "verify": 0, "draft": "adaptive"}
     config = CONFIG.model_copy(update=update)
     river = engines.river_engine(model, config, **OPTIONS)
-    _alive["dropping"] = model, None, river
     found = generate(river, PROMPTS, greedy(TOKENS, {"threshold": -1.0, "min_layers": 2}))
     assert all(one.exit_layers == [2] * TOKENS for one in found)
     (less,) = river.collective_rpc("river_info")

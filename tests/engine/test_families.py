@@ -49,8 +49,6 @@ pytestmark = [
     pytest.mark.parametrize(("architecture", "compiled"), CASES, scope="module"),
 ]
 
-# An engine that ends takes the process's distributed groups with it: they live to the end.
-_alive: list[Any] = []
 # vLLM's Transformers backend changes transformers' own classes, so those are used before it.
 _made: dict[str, tuple[Path, Reference]] = {}
 
@@ -98,7 +96,6 @@ def family(architecture: str, compiled: bool, tmp_path_factory: Any, quick: None
     river = engines.river_engine(
         folder, config, max_logprobs=64, logprobs_mode="raw_logits", **options
     )
-    _alive.extend((stock, river))
     prompts = random_prompts((5, 9, 40, 17), seed=1)
     return Family(river, reference, prompts, generate(stock, prompts, greedy(TOKENS)))
 

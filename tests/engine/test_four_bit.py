@@ -10,13 +10,13 @@ import pytest
 from experiments.make_quantized import in_groups, write_copy
 from river_vllm import RiverConfig
 from river_vllm.costs import Costs
-from river_vllm.modes.verified import DraftSummary, draft
+from river_vllm.modes.verified import draft
 from tests.support import engines
-from tests.support.engines import Generated, generate, generate_alone, greedy
+from tests.support.engines import generate, generate_alone, greedy
 from tests.support.families import DRAFTS, GROUP_SIZE, make_checkpoint, random_prompts
 from tests.support.pool import runner_of
 from tests.support.reference import Reference
-from tests.support.rounding import assert_verified
+from tests.support.rounding import assert_verified, drafted
 
 TOKENS = 24
 OFF = {"enabled": False}
@@ -37,25 +37,19 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
-# An engine that ends takes the process's distributed groups with it: they live to the end.
-_alive: dict[str, tuple[Any, Any]] = {}
-
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Any, Any]:
     """River on a 4-bit checkpoint, and transformers' model with the same weights in float32."""
     name = request.param
-    if name not in _alive:
-        architecture, form, options = CASES[name]
-        plain = make_checkpoint(architecture, tmp_path_factory.mktemp(name))
-        options = {"group_size": GROUP_SIZE, "symmetric": form == "gptq", **options}
-        model: Path = tmp_path_factory.mktemp(f"{name}-4bit")
-        write_copy(plain, model, form, **options)
-        reference = _in_4_bit(plain, **options)
-        eager = not name.endswith("compiled")
-        river = engines.river_engine(model, CONFIG, **OPTIONS, enforce_eager=eager)
-        _alive[name] = reference, river
-    return _alive[name]
+    architecture, form, options = CASES[name]
+    plain = make_checkpoint(architecture, tmp_path_factory.mktemp(name))
+    options = {"group_size": GROUP_SIZE, "symmetric": form == "gptq", **options}
+    model: Path = tmp_path_factory.mktemp(f"{name}-4bit")
+    write_copy(plain, model, form, **options)
+    reference = _in_4_bit(plain, **options)
+    eager = not name.endswith("compiled")
+    return reference, engines.river_engine(model, CONFIG, **OPTIONS, enforce_eager=eager)
 
 
 def _in_4_bit(plain: Path, group_size: int, symmetric: bool) -> Reference:
@@ -65,10 +59,6 @@ def _in_4_bit(plain: Path, group_size: int, symmetric: bool) -> Reference:
         four_bit = in_groups(weight.bfloat16(), group, "rtn", symmetric).dequantize()
         made._linears[place] = layer, module, weight, four_bit
     return made
-
-
-def tokens(answers: list[Generated]) -> list[list[int]]:
-    return [answer.tokens for answer in answers]
 
 
 def test_an_exact_answer_is_of_the_checkpoints_weights(case: tuple[Any, Any]) -> None:
@@ -131,10 +121,7 @@ def test_guesses_from_the_text_are_drafted_where_a_draft_costs_a_step(
         return [*found[:2], 0][:most]
 
     monkeypatch.setattr(draft, "continuation", told)
-    summary = DraftSummary()
-    for prompt in PROMPTS:
-        (output,) = river.generate([prompt], greedy(TOKENS), use_tqdm=False)
-        summary.add(output.outputs[0].routed_experts)
+    _, summary = drafted(river, PROMPTS, greedy(TOKENS), together=False)
     assert 0 < summary.accepted < summary.drafted
     assert summary.steps < summary.tokens
 

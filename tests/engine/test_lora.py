@@ -17,7 +17,6 @@ from vllm.lora.request import LoRARequest
 from experiments.make_quantized import write_copy
 from river_vllm import RiverConfig
 from river_vllm.model.forward import Forward
-from river_vllm.modes.verified import DraftSummary
 from tests.support import engines
 from tests.support.adapters import PROJECTIONS, RANK, Adapted, make_adapter
 from tests.support.engines import Generated, generate, generate_alone, greedy
@@ -35,6 +34,7 @@ from tests.support.rounding import (
     Rounding,
     assert_same_answer,
     assert_verified,
+    drafted,
     logit_rounding,
     run_alone,
     same_up_to_a_near_tie,
@@ -53,9 +53,6 @@ OPTIONS: dict[str, Any] = {
 }
 
 pytestmark = pytest.mark.engine
-
-# An engine that ends takes the process's distributed groups with it: they live to the end.
-_alive: list[Any] = []
 
 
 @dataclass
@@ -95,26 +92,6 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     return Setup(checkpoint, Adapted(stock), Adapted(river), [*adapters, None])
 
 
-def drafted(engine: Any, prompts: list[dict[str, Any]]) -> tuple[list[list[int]], DraftSummary]:
-    """The tokens of verified answers in one batch, and what became of their drafts."""
-    summary, tokens = DraftSummary(), []
-    for output in engine.generate(prompts, greedy(TOKENS), use_tqdm=False):
-        summary.add(output.outputs[0].routed_experts)
-        tokens.append(list(output.outputs[0].token_ids))
-    return tokens, summary
-
-
-def test_every_adapter_has_answers_of_its_own(setup: Setup) -> None:
-    """Otherwise no other test here shows anything."""
-    (prompt,) = setup.prompts(1)
-    answers = [
-        generate(setup.stock, [{**prompt, "adapter": adapter}], greedy(TOKENS))[0].tokens
-        for adapter in setup.adapters
-    ]
-    assert len({tuple(answer) for answer in answers}) == len(setup.adapters)
-    assert min(len(set(answer)) for answer in answers) > 3
-
-
 def test_forty_requests_with_three_adapters_and_none(setup: Setup) -> None:
     """Exact answers are stock's to the token, verified ones up to a near-tie."""
     prompts = setup.prompts(40)
@@ -123,7 +100,7 @@ def test_forty_requests_with_three_adapters_and_none(setup: Setup) -> None:
     expected = generate(setup.stock, prompts, greedy(TOKENS, logprobs=2))
     exact = generate(setup.river, prompts, greedy(TOKENS, OFF))
     assert [answer.tokens for answer in exact] == [answer.tokens for answer in expected]
-    verified, summary = drafted(setup.river, prompts)
+    verified, summary = drafted(setup.river, prompts, greedy(TOKENS))
     for tokens, theirs in zip(verified, expected, strict=True):
         same_up_to_a_near_tie(tokens, theirs)
     assert 0 < summary.accepted < summary.drafted
@@ -135,13 +112,13 @@ def test_alone_and_beside_others_a_request_has_its_own_adapter(setup: Setup) -> 
     expected = generate_alone(setup.stock, prompts, greedy(TOKENS, logprobs=2))
     exact = generate_alone(setup.river, prompts, greedy(TOKENS, OFF))
     assert [answer.tokens for answer in exact] == [answer.tokens for answer in expected]
-    alone = [drafted(setup.river, [prompt]) for prompt in prompts]
-    beside, together = drafted(setup.river, prompts)
-    for (one,), other, theirs in zip((t for t, _ in alone), beside, expected, strict=True):
+    params = greedy(TOKENS)
+    alone, of_alone = drafted(setup.river, prompts, params, together=False)
+    beside, of_beside = drafted(setup.river, prompts, params)
+    for one, other, theirs in zip(alone, beside, expected, strict=True):
         same_up_to_a_near_tie(one, theirs)
         same_up_to_a_near_tie(other, theirs)
-    kept = sum(summary.accepted for _, summary in alone)
-    assert abs(together.accepted - kept) <= 0.1 * kept
+    assert abs(of_beside.accepted - of_alone.accepted) <= 0.1 * of_alone.accepted
 
 
 def test_a_forced_exit_is_the_reference(setup: Setup) -> None:
@@ -189,7 +166,6 @@ def test_a_4_bit_backbone(setup: Setup, tmp_path: Path) -> None:
     write_copy(setup.checkpoint, tmp_path, "w4a16", group_size=GROUP_SIZE, symmetric=False)
     config = RiverConfig(cache_dir="off", group_size=GROUP_SIZE, verify=3, draft="fixed")
     engine = Adapted(engines.river_engine(tmp_path, config, **OPTIONS))
-    _alive.append(engine)
     adapter = setup.adapters[0]
     assert adapter is not None
     merged = Reference(setup.checkpoint, "rtn", GROUP_SIZE, Path(adapter.lora_path))
@@ -236,14 +212,14 @@ def test_drafts_with_the_adapter_are_kept_more_often(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = [p for p in setup.prompts(16, seed=8) if p["adapter"] is not None]
-    _, adapted = drafted(setup.river, prompts)
+    _, adapted = drafted(setup.river, prompts, greedy(TOKENS))
 
     def bare(self: Any, spans: Any) -> None:
         rows = (0,) * sum(span.rows for span in spans)
         self._runner._set_active_loras(rows, rows, set())
 
     monkeypatch.setattr(Forward, "_adapt", bare)
-    _, without = drafted(setup.river, prompts)
+    _, without = drafted(setup.river, prompts, greedy(TOKENS))
     shares = [summary.accepted / summary.drafted for summary in (adapted, without)]
     print(f"share of drafts kept with the adapter {shares[0]:.3f}, without it {shares[1]:.3f}")
     assert shares[0] > 1.5 * shares[1]

@@ -28,8 +28,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     if dtype not in SAME and not (WITHOUT_FP8 and dtype.startswith("fp8"))
 }
 OPTIONS["float16"]["cpu_offload_gb"] = 0.001  # of weights: no pair of engines of its own
-KEPT: list[Any] = []
-"""An engine that ends takes the process's distributed groups with it."""
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -37,7 +35,6 @@ def test_exact_answers_are_stocks(tiny_qwen2: Path, options: dict[str, Any]) -> 
     small = {"kv_cache_memory_bytes": 32 << 20}
     stock = engines.stock_engine(tiny_qwen2, **small, **options)
     river = engines.river_engine(tiny_qwen2, **small, **options)
-    KEPT.extend((stock, river))
     expected = generate(stock, PROMPTS, greedy(40))
     left = generate(river, PROMPTS, greedy(40, LAX))
     assert all(max(answer.exit_layers[1:]) == 1 for answer in left)

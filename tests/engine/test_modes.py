@@ -17,7 +17,6 @@ from tests.support.reference import Reference
 pytestmark = pytest.mark.engine
 
 
-# The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def paper(tiny_qwen2: Path) -> Any:
     config = RiverConfig(
@@ -51,13 +50,6 @@ def test_batch_scope_leaves_together(paper: Any) -> None:
     floor = [greedy(12, {"threshold": -1.0, "min_layers": layers}) for layers in (1, 2, 5, 3)]
     for answer in generate(paper, prompts, floor):
         assert answer.exit_layers[1:] == [5] * 11
-
-
-def test_batch_scope_does_not_hold_exact_requests(paper: Any) -> None:
-    params = [greedy(8, {"enabled": False}), greedy(8, {"threshold": -1.0, "min_layers": 2})]
-    exact, exiting = generate(paper, PROMPTS[:2], params)
-    assert exact.exit_layers == [6] * 8
-    assert exiting.exit_layers[1:] == [2] * 7
 
 
 def test_a_preempted_prompt_leaves_where_it_left(

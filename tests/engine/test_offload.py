@@ -23,7 +23,6 @@ def forced(layers: int) -> dict[str, Any]:
     return {"threshold": -1.0, "min_layers": layers}
 
 
-# The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def whole(tiny_qwen2: Path) -> Any:
     """Every layer in memory; prompts leave with their tokens."""

@@ -45,9 +45,6 @@ pytestmark = [
     pytest.mark.parametrize(("architecture", "compiled"), CASES, scope="module"),
 ]
 
-# An engine that ends takes the process's distributed groups with it: they live to the end.
-_alive: list[Any] = []
-
 
 @dataclass
 class Sight:
@@ -86,7 +83,6 @@ def sight(architecture: str, compiled: bool, tmp_path_factory: Any) -> Sight:
     rotary_embedding._ROPE_DICT.clear()
     stock = engines.stock_engine(folder, **options)
     river = engines.river_engine(folder, config, **options)
-    _alive.extend((stock, river))
     place = PLACEHOLDER[architecture]
     one, two, other = picture(1), picture(2, 112, 56), picture(3)
     seen = f"{BEFORE}{place} Now say what there is to be seen."

@@ -93,17 +93,6 @@ def test_an_exact_turn_reads_nothing_that_the_river_wrote(pair: tuple[Any, Any])
         assert _ask(river, follow_up, settings, 1)[1] == _whole(len(follow_up))
 
 
-def test_without_the_isolation_it_would_read_it(
-    river: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The test above can fail: the blocks are full, cached, and match by their tokens."""
-    monkeypatch.setattr("river_vllm.engine.scheduler.isolate", lambda *_: None)
-    prompt = _first_turn(river, TOPICS[0])
-    answer, _ = _ask(river, prompt, LAX)
-    _, hits = _ask(river, _follow_up(river, prompt + answer), OFF, 1)
-    assert hits >= _whole(len(prompt)) + 2 * BLOCK
-
-
 def test_nobody_elses_prompt_is_approximate(river: Any) -> None:
     """Prompts run on the backbone: not even the same settings read an answer's own blocks."""
     prompt = _first_turn(river, TOPICS[1])
@@ -122,22 +111,3 @@ def test_an_exact_answer_is_shared_with_everyone(stock_qwen2: Any, river: Any) -
         hits = _ask(river, follow_up, settings, 1)[1]
         assert hits == _ask(stock_qwen2, follow_up, None, 1)[1]
         assert hits >= _whole(len(prompt)) + 2 * BLOCK
-
-
-def test_exact_traffic_hits_as_often_as_in_stock_vllm(pair: tuple[Any, Any]) -> None:
-    """Exact conversations beside others that exit, turn by turn, with the same system prompt."""
-    stock, river = pair
-    talks = {topic: _first_turn(river, topic) for topic in TOPICS}
-    settings = dict(zip(TOPICS, (OFF, LAX, NEVER), strict=True))
-    hits: dict[str, list[int]] = {"stock": [], "river": []}
-    for _ in range(2):
-        for topic, prompt in talks.items():
-            answer, cached = _ask(river, prompt, settings[topic], 34)
-            stock_answer, stock_cached = _ask(stock, prompt, None, 34)
-            if settings[topic] is not LAX:
-                assert answer == stock_answer
-                hits["river"].append(cached)
-                hits["stock"].append(stock_cached)
-            talks[topic] = _follow_up(river, prompt + answer)
-    assert hits["river"] == hits["stock"]
-    assert sum(hits["river"]) > 0

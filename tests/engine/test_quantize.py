@@ -53,7 +53,6 @@ def _quantize(model: Path, folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "report.json").read_text()))
 
 
-# The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def river_calibrated(tiny_qwen2: Path, quantized: dict[str, Any]) -> Any:
     config = RiverConfig(quantizer="gptq", scope="token", max_rows="all")

@@ -13,8 +13,6 @@ import torch
 
 from experiments.make_quantized import write_copy
 from river_vllm import RiverConfig
-from river_vllm.modes import mode_that_made
-from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from tests.support import engines
 from tests.support.engines import Generated, generate, greedy
 from tests.support.families import (
@@ -25,6 +23,7 @@ from tests.support.families import (
     make_checkpoint,
     random_prompts,
 )
+from tests.support.rounding import drafted, same_up_to_a_near_tie
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
@@ -39,8 +38,6 @@ OPTIONS: dict[str, Any] = {
 }
 TOKENS = 32
 PROMPTS = random_prompts((5, 9, 40, 17, 30, 12, 7, 21))
-# An engine that ends takes the process's distributed groups with it: they live to the end.
-_quantised: list[Any] = []
 SETTINGS = [
     {"enabled": False},
     {"threshold": 0.7},
@@ -55,7 +52,6 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint("LlamaForCausalLM", tmp_path_factory.mktemp("tiny-llama"))
 
 
-# The session's: an engine that ends takes the process's distributed groups with it.
 @pytest.fixture(scope="session")
 def one(tiny_llama: Path) -> Any:
     return engines.river_engine(tiny_llama, CONFIG, **OPTIONS)
@@ -92,20 +88,13 @@ def _run(engine: Any, **options: Any) -> list[Generated]:
     return generate(engine, PROMPTS, params)
 
 
-def test_both_ranks_have_the_same_in_force(two: Any) -> None:
-    first, second = two.collective_rpc("river_info")
-    for name in ("kernels", "group_sizes", "num_layers", "river_bytes"):
-        assert first[name] == second[name]
-    assert first["crossover"]["max_rows"] == second["crossover"]["max_rows"]
-
-
 def test_tokens_and_depths_are_those_of_one_rank(one: Any, two: Any) -> None:
     """Up to the first token at which two logits are as good as equal.
 
     Halves of a sum are rounded to bf16 before they are added, so logits differ in their last bits.
     """
     expected, found = _run(one, logprobs=8), _run(two, logprobs=8)
-    same = [_until_a_tie(a, b) for a, b in zip(expected, found, strict=True)]
+    same = until_ties(found, expected)
     for a, b, steps in zip(expected, found, same, strict=True):
         assert a.exit_layers[:steps] == b.exit_layers[:steps]
     assert sum(same) > 4 * TOKENS, "too few steps were compared"
@@ -118,18 +107,13 @@ def test_an_answer_is_stocks_of_the_same_size(
 ) -> None:
     expected = generate(stock, PROMPTS, greedy(TOKENS, logprobs=8))
     found = generate(two, PROMPTS, greedy(TOKENS, settings, logprobs=8))
-    same = [_until_a_tie(a, b) for a, b in zip(expected, found, strict=True)]
-    assert sum(same) > len(PROMPTS) * TOKENS / 2, "too few tokens were compared"
+    assert sum(until_ties(found, expected)) > len(PROMPTS) * TOKENS / 2
 
 
 def test_as_many_drafts_are_kept_as_with_one_rank(one: Any, two: Any) -> None:
     kept = []
     for engine in (one, two):
-        summary = DraftSummary()
-        for output in engine.generate(PROMPTS, greedy(TOKENS), use_tqdm=False):
-            numbers = output.outputs[0].routed_experts
-            assert type(mode_that_made(numbers)) is VerifiedMode
-            summary.add(numbers)
+        _, summary = drafted(engine, PROMPTS, greedy(TOKENS))
         assert 0 < summary.accepted < summary.drafted
         kept.append(summary.accepted / summary.drafted)
     assert abs(kept[0] - kept[1]) < 0.1, kept
@@ -201,15 +185,10 @@ def _undisturb(worker: Any) -> int:
     return int(worker.river_apart)
 
 
-def _until_a_tie(a: Generated, b: Generated) -> int:
-    """Equal tokens from the start; where they part, the two best logits are close in both."""
-    for step, (x, y) in enumerate(zip(a.tokens, b.tokens, strict=True)):
-        if x != y:
-            for answer in (a, b):
-                best = sorted(answer.logprobs[step].values(), reverse=True)
-                assert best[0] - best[1] < 0.1, f"step {step}: {best[:2]}"
-            return step
-    return len(a.tokens)
+def until_ties(found: list[Generated], expected: list[Generated]) -> list[int]:
+    """Of each answer the tokens before a near-tie."""
+    pairs = zip(found, expected, strict=True)
+    return [same_up_to_a_near_tie(ours.tokens, theirs) for ours, theirs in pairs]
 
 
 @pytest.mark.parametrize("form", ["w8a8", "w4a16"])
@@ -220,13 +199,9 @@ def test_a_quantised_backbone(form: str, tiny_llama: Path, tmp_path: Path) -> No
     one = engines.river_engine(tmp_path, config, **OPTIONS)
     with _a_core_for_each_rank():
         two = engines.river_engine(tmp_path, config, tensor_parallel_size=2, **OPTIONS)
-    _quantised.append((one, two))
     settings = SETTINGS if form == "w8a8" else [{"enabled": False}, {}]
     params = [greedy(TOKENS, river, logprobs=8) for river in settings * (8 // len(settings))]
     expected, found = generate(one, PROMPTS, params), generate(two, PROMPTS, params)
-    same = [_until_a_tie(a, b) for a, b in zip(expected, found, strict=True)]
-    assert sum(same) > len(PROMPTS) * TOKENS / 4, "too few tokens were compared"
-    summary = DraftSummary()
-    for output in two.generate(PROMPTS, greedy(TOKENS), use_tqdm=False):
-        summary.add(output.outputs[0].routed_experts)
+    assert sum(until_ties(found, expected)) > len(PROMPTS) * TOKENS / 4
+    _, summary = drafted(two, PROMPTS, greedy(TOKENS))
     assert 0 < summary.accepted < summary.drafted

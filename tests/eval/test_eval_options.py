@@ -1,4 +1,4 @@
-"""What is told before anything is asked, and what the documentation says of the options."""
+"""What is told before anything is asked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 from server.cli.arguments import OneLineParser, add_options
 from server.cli.main import main
 from server.eval.options import EvalOptions
-from tests.docs.documents import Command, commands
 
 
 def parser_of_eval() -> OneLineParser:
@@ -63,8 +62,3 @@ def test_what_cannot_be_used(capsys, fake, tmp_path, monkeypatch, words: list[st
     url = [] if "--base-url" in words else ["--base-url", server.url]
     assert main(["eval", "task", "--against-river", "{}", *url, *words]) == 2
     assert f"river-vllm: error: {said}" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", commands("docs/", "river-vllm eval"), ids=str)
-def test_documented_commands_are_whole(command: Command):
-    parser_of_eval().parse_args(command.words[2:])

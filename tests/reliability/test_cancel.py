@@ -1,4 +1,4 @@
-"""Clients that leave, many at once, streamed and not; and two that give one id."""
+"""Clients that leave, many at once, streamed and not."""
 
 from __future__ import annotations
 
@@ -51,20 +51,3 @@ async def _leave(client: httpx.AsyncClient, stream: bool) -> str:
         return "timed out"
     except TimeoutError:
         return "left"
-
-
-def test_the_same_request_id_twice(server: RiverServer) -> None:
-    """A client's own id is a label, not a key: both are answered."""
-    headers = {"X-Request-Id": "mine"}
-    body = {**LONG, "max_tokens": 8}
-    answers = asyncio.run(_twice(server.url, body, headers))
-    assert [answer.status_code for answer in answers] == [200, 200]
-    assert all(answer.json()["usage"]["completion_tokens"] == 8 for answer in answers)
-    assert_well(server)
-
-
-async def _twice(url: str, body: dict[str, Any], headers: dict[str, str]) -> list[httpx.Response]:
-    async with httpx.AsyncClient(base_url=url, timeout=60, headers=headers) as client:
-        return list(
-            await asyncio.gather(*(client.post("/v1/completions", json=body) for _ in range(2)))
-        )

@@ -55,13 +55,3 @@ def _fault(client: httpx.Client, poison: Poison) -> str | None:
     if "Traceback" in error["message"] or "/site-packages/" in error["message"]:
         return f"tells what is none of the client's business: {error['message']}"
     return None
-
-
-def test_a_large_body(server: RiverServer) -> None:
-    """32 MiB of prompt, twice what is read."""
-    body = b'{"model": "river-test", "prompt": "' + b"word " * ((32 << 20) // 5) + b'"}'
-    headers = {"content-type": "application/json"}
-    url = server.url + "/v1/completions"
-    response = httpx.post(url, content=body, headers=headers, timeout=120)
-    assert response.status_code == response.json()["error"]["code"] == 413
-    assert_well(server)

@@ -54,12 +54,6 @@ def test_an_adapter_is_a_model_of_its_own(adapting: RiverServer) -> None:
     assert answer(adapting, "first", river={"enabled": False})[1]["enabled"] is False
 
 
-def test_an_unknown_adapter_is_not_found(adapting: RiverServer) -> None:
-    response = adapting.post("/v1/completions", {"model": "third", "prompt": "x"})
-    assert response.status_code == 404
-    assert "third" in response.json()["error"]["message"]
-
-
 def test_an_adapter_comes_and_goes_at_run_time(adapting: RiverServer, adapters: list[Path]) -> None:
     assert adapting.get("/river").json()["adapters"] == ["first"]
     load = {"lora_name": "second", "lora_path": str(adapters[1])}

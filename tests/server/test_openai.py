@@ -28,8 +28,16 @@ WEATHER = {
 }
 
 
-def _river(**fields: Any) -> dict[str, Any]:
-    return {"river": fields}
+EXITS = {"threshold": 0.9}
+TRACED = EXITS | {"trace": True}
+
+
+def _chat(server: RiverServer, river: Any, tokens: int, extra: Any = None, **options: Any) -> Any:
+    """An answer, greedy unless ``options`` say otherwise."""
+    options = {"messages": ASK, "temperature": 0, **options}
+    body = {"river": river, **(extra or {})}
+    create = server.openai().chat.completions.create
+    return create(model=NAME, max_tokens=tokens, extra_body=body, **options)
 
 
 def _check(report: dict[str, Any], completion_tokens: int, choices: int = 1) -> None:
@@ -42,13 +50,7 @@ def _check(report: dict[str, Any], completion_tokens: int, choices: int = 1) -> 
 
 
 def test_chat(server: RiverServer) -> None:
-    answer = server.openai().chat.completions.create(
-        model=NAME,
-        messages=ASK,
-        max_tokens=24,
-        temperature=0,
-        extra_body=_river(threshold=0.9, trace=True),
-    )
+    answer = _chat(server, TRACED, 24)
     assert answer.choices[0].message.content
     _check(answer.river, answer.usage.completion_tokens)
     assert answer.river["threshold"] == 0.9
@@ -61,17 +63,8 @@ def test_chat(server: RiverServer) -> None:
 @pytest.mark.parametrize("usage", [True, False])
 def test_stream(server: RiverServer, usage: bool) -> None:
     """The report is in the last chunk and in no other; tokens arrive one by one before it."""
-    chunks = list(
-        server.openai().chat.completions.create(
-            model=NAME,
-            messages=ASK,
-            max_tokens=12,
-            temperature=0,
-            stream=True,
-            stream_options={"include_usage": True} if usage else None,
-            extra_body=_river(threshold=0.9, trace=True),
-        )
-    )
+    options = {"include_usage": True} if usage else None
+    chunks = list(_chat(server, TRACED, 12, stream=True, stream_options=options))
     reports = [getattr(chunk, "river", None) for chunk in chunks]
     assert all(report is None for report in reports[:-1])
     texts = [c.choices[0].delta.content for c in chunks if c.choices]
@@ -88,14 +81,8 @@ def test_stream(server: RiverServer, usage: bool) -> None:
 
 def test_a_chunk_that_echoes_has_no_layers(server: RiverServer) -> None:
     said = {"role": "assistant", "content": "The first one is"}
-    options = {"echo": True, "add_generation_prompt": False}
-    chunks = server.openai().chat.completions.create(
-        model=NAME,
-        messages=[*ASK, said],
-        max_tokens=4,
-        stream=True,
-        extra_body={**options, **_river(threshold=0.9, trace=True)},
-    )
+    echo = {"echo": True, "add_generation_prompt": False}
+    chunks = _chat(server, TRACED, 4, echo, messages=[*ASK, said], stream=True)
     choices = [chunk.choices[0] for chunk in chunks]
     first = next(choice for choice in choices if choice.delta.content)
     assert first.delta.content == said["content"]
@@ -108,7 +95,7 @@ def test_stream_equals_plain(server: RiverServer) -> None:
         "prompt": "The three primary colours are",
         "max_tokens": 20,
         "temperature": 0,
-        "extra_body": _river(threshold=0.9, trace=True),
+        "extra_body": {"river": TRACED},
     }
     client = server.openai()
     plain = client.completions.create(**request)
@@ -119,6 +106,7 @@ def test_stream_equals_plain(server: RiverServer) -> None:
 
 
 def test_completions_with_two_prompts_and_two_choices(server: RiverServer) -> None:
+    river = {"threshold": -1.0, "min_layers": 4, "trace": True}
     answer = server.openai().completions.create(
         model=NAME,
         prompt=["One, two,", "Red, green,"],
@@ -126,7 +114,7 @@ def test_completions_with_two_prompts_and_two_choices(server: RiverServer) -> No
         n=2,
         temperature=0.8,
         seed=1,
-        extra_body={**_river(threshold=-1.0, min_layers=4, trace=True), "ignore_eos": True},
+        extra_body={"river": river, "ignore_eos": True},
     )
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     for choice in answer.choices:
@@ -135,48 +123,31 @@ def test_completions_with_two_prompts_and_two_choices(server: RiverServer) -> No
 
 
 def test_a_stream_of_two_choices(server: RiverServer) -> None:
-    chunks = list(
-        server.openai().chat.completions.create(
-            model=NAME,
-            messages=ASK,
-            max_tokens=10,
-            n=2,
-            temperature=0.7,
-            stream=True,
-            extra_body={**_river(threshold=0.9, trace=True), "ignore_eos": True},
-        )
-    )
+    extra = {"ignore_eos": True}
+    chunks = list(_chat(server, TRACED, 10, extra, n=2, temperature=0.7, stream=True))
     choices = [choice for chunk in chunks for choice in chunk.choices if choice.finish_reason]
     assert sorted(choice.index for choice in choices) == [0, 1]
     assert all(len(choice.river_trace) == 10 for choice in choices)
     _check(chunks[-1].river, completion_tokens=20, choices=2)
 
 
-def test_responses(server: RiverServer) -> None:
-    answer = server.openai().responses.create(
+def _respond(server: RiverServer, **options: Any) -> Any:
+    return server.openai().responses.create(
         model=NAME,
         input="What is the capital of France?",
         max_output_tokens=16,
         temperature=0,
-        extra_body=_river(threshold=0.9, trace=True),
+        extra_body={"river": TRACED},
+        **options,
     )
+
+
+def test_responses(server: RiverServer) -> None:
+    answer = _respond(server)
     assert answer.output_text
     _check(answer.river, answer.usage.output_tokens)
     assert len(answer.river_trace) == answer.usage.output_tokens
-
-
-def test_responses_stream(server: RiverServer) -> None:
-    events = list(
-        server.openai().responses.create(
-            model=NAME,
-            input="What is the capital of France?",
-            max_output_tokens=16,
-            temperature=0,
-            stream=True,
-            extra_body=_river(threshold=0.9),
-        )
-    )
-    last = events[-1]
+    last = list(_respond(server, stream=True))[-1]
     assert last.type in ("response.completed", "response.incomplete")
     assert last.river == last.response.river
     _check(last.river, last.response.usage.output_tokens)
@@ -189,31 +160,22 @@ def test_structured_output(server: RiverServer) -> None:
         "required": ["city", "big"],
         "additionalProperties": False,
     }
-    answer = server.openai().chat.completions.create(
-        model=NAME,
-        messages=ASK,
-        max_tokens=64,
-        temperature=0,
-        response_format={
-            "type": "json_schema",
-            "json_schema": {"name": "city", "schema": schema, "strict": True},
-        },
-        extra_body=_river(threshold=0.9),
-    )
+    form = {"name": "city", "schema": schema, "strict": True}
+    wanted = {"type": "json_schema", "json_schema": form}
+    answer = _chat(server, EXITS, 64, response_format=wanted)
     value = json.loads(answer.choices[0].message.content)
     assert isinstance(value["city"], str) and isinstance(value["big"], bool)
     assert answer.river["mean_exit_layer"] < 30
 
 
 def test_tools(server: RiverServer) -> None:
-    answer = server.openai().chat.completions.create(
-        model=NAME,
+    answer = _chat(
+        server,
+        EXITS,
+        128,  # room for the end of the call, however the model spaces it
         messages=[{"role": "user", "content": "What is the weather in Paris?"}],
         tools=[WEATHER],
         tool_choice={"type": "function", "function": {"name": "get_weather"}},
-        max_tokens=128,  # room for the end of the call, however the model spaces it
-        temperature=0,
-        extra_body=_river(threshold=0.9),
     )
     (call,) = answer.choices[0].message.tool_calls
     assert call.function.name == "get_weather"

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -27,15 +26,9 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     "speculation": ("plain", ["--speculative-config", SPECULATION], "speculative decoding"),
     "pooling": ("plain", ["--runner", "pooling"], "pooling models"),
     "scheduler": ("plain", ["--scheduler-cls", "my.Scheduler"], "scheduler (my.Scheduler"),
-    "dtype": ("plain", ["--dtype", "float16"], "dtype float16"),
     "context": ("plain", ["--max-model-len", "1000000"], "max_model_len (1000000) is greater"),
     "tools": ("plain", ["--enable-auto-tool-choice"], "tool-call-parser"),
     "option": ("plain", ["--river-treshold", "1"], "--river-treshold 1 (did you mean --river-"),
-    "quantised": (
-        "quantised",
-        ["--allow-deprecated-quantization"],
-        "a checkpoint quantised by fbgemm_fp8",
-    ),
     "scale": ("scale", SMALL, "lacks 'weight_scale' of projection 'model.layers.1.mlp.down_proj'"),
     "shape": (
         "shape",
@@ -44,27 +37,11 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     ),
     "groups": ("groups", SMALL, "'group_size' = 48: 4-bit weights are served in groups of 32"),
     "experts": ("experts", [], "'MixtralForCausalLM' is not supported: mixture of experts"),
-    "hybrid": ("hybrid", [], "'JambaForCausalLM' is not supported: state-space"),
-    "embedding": ("embedding", [], "'Qwen2Model' is not supported"),
     "unreadable": ("nothing", [], "/nothing' cannot be read: "),
     "port": ("plain", ["--port", "TAKEN"], "is in use by another program; choose another with --"),
 }
-"""Checkpoint, arguments, and words of the refusal."""
-
-CHANGES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "quantised": {
-        "quantization_config": {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0},
-    },
-    "embedding": {"architectures": ["Qwen2Model"]},
-}
-"""What differs from the checkpoint's ``config.json``."""
-
-OTHERS = {
-    "experts": {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"},
-    "hybrid": {"architectures": ["JambaForCausalLM"], "model_type": "jamba"},
-}
-"""Configurations of other models."""
+"""Checkpoint, arguments, and words of the refusal. Others: tests/unit/plugin/test_hook.py,
+tests/unit/model/test_attach.py."""
 
 # Imports once, and a process of its own for each command.
 DRIVER = """
@@ -95,14 +72,11 @@ for name, arguments in json.loads(sys.argv[2]).items():
 def refusals(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every command has run; its status and what it wrote are in this folder."""
     folder = tmp_path_factory.mktemp("refusals")
-    for name, changes in CHANGES.items():
-        shutil.copytree(tiny_qwen2, folder / name)
-        config = json.loads((folder / name / "config.json").read_text())
-        (folder / name / "config.json").write_text(json.dumps({**config, **changes}))
+    shutil.copytree(tiny_qwen2, folder / "plain")
     _break(tiny_qwen2, folder)
-    for name, config in OTHERS.items():
-        (folder / name).mkdir()
-        (folder / name / "config.json").write_text(json.dumps(config))
+    (folder / "experts").mkdir()
+    experts = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
+    (folder / "experts" / "config.json").write_text(json.dumps(experts))
     commands = {
         name: [str(folder / checkpoint), "--port", "1", *arguments]
         for name, (checkpoint, arguments, _) in REFUSED.items()

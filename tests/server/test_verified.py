@@ -76,13 +76,6 @@ def test_a_trace_says_which_tokens_were_drafted(drafting: RiverServer) -> None:
     assert sum(trace) == answer["river"]["accepted"]
 
 
-def test_off_is_the_backbone_alone(drafting: RiverServer) -> None:
-    alone = chat(drafting, river={"enabled": False})
-    river = alone["river"]
-    assert (river["enabled"], river["mode"]) == (False, "backbone")
-    assert river["exit_layers"] == {"6": river["tokens"]}
-
-
 def test_every_draft_is_counted_once(drafting: RiverServer) -> None:
     before = drafting.metrics()
     answer = chat(drafting, ignore_eos=True)["river"]
@@ -114,10 +107,3 @@ def test_a_request_may_exit_instead(drafting: RiverServer) -> None:
         assert chat(drafting)["river"]["mode"] == "verified"
     finally:
         httpx.patch(drafting.url + "/river", json={"threshold": 0.9}).raise_for_status()
-
-
-def test_a_request_is_of_one_mode(drafting: RiverServer) -> None:
-    both = {**CHAT, "river": {"mode": "verified", "threshold": 0.5}}
-    response = drafting.post("/v1/chat/completions", both)
-    assert response.status_code == 400
-    assert response.json()["error"]["param"] == "river.threshold"

@@ -69,19 +69,27 @@ def inspect_here(architecture: str) -> None:
         ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
-def stock_engine(model: Path, **options: Any) -> Any:
+_ALIVE: list[Any] = []
+"""An engine that ends takes the process's distributed groups with it: they live to the end."""
+
+
+def _engine(model: Path, options: dict[str, Any]) -> Any:
     from vllm import LLM
 
-    return LLM(str(model), **{**COMMON, **options})
+    made = LLM(str(model), **options)
+    _ALIVE.append(made)
+    return made
+
+
+def stock_engine(model: Path, **options: Any) -> Any:
+    return _engine(model, {**COMMON, **options})
 
 
 def river_engine(model: Path, config: RiverConfig | None = None, **options: Any) -> Any:
     """Tokens leave on their own similarity alone unless ``config`` says otherwise: what pays
     depends on the machine."""
-    from vllm import LLM
-
     config = config or RiverConfig(scope="token", max_rows="all")
-    return LLM(str(model), **engine_args(str(model), config, **{**COMMON, **options}))
+    return _engine(model, engine_args(str(model), config, **{**COMMON, **options}))
 
 
 def greedy(tokens: int = 64, river: dict[str, Any] | None = None, **options: Any) -> Any:

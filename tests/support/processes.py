@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import re
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from tests.support.poll import poll_until
 
-SHARED_MEMORY = Path("/dev/shm")
+
+def forked(function: Callable[..., Any], *args: Any) -> Any:
+    """What ``function`` returns in a copy of this process, which it may change as it likes."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        return pool.submit(function, *args).result(timeout=60)
 
 
 @dataclass(frozen=True)

@@ -142,27 +142,36 @@ def assert_verified(
     Each prompt is answered alone, or all of them ``together`` in a batch. ``expected`` are greedy
     answers with log-probabilities, as long as the verified ones.
     """
-    params = greedy(len(expected[0].tokens))
-    batches = [prompts] if together else [[prompt] for prompt in prompts]
-    outputs = [o for batch in batches for o in engine.generate(batch, params, use_tqdm=False)]
-    summary, same = DraftSummary(), 0
-    for output, theirs in zip(outputs, expected, strict=True):
-        ours = output.outputs[0]
-        assert type(mode_that_made(ours.routed_experts)) is VerifiedMode
-        summary.add(ours.routed_experts)
-        same += same_up_to_a_near_tie(ours.token_ids, theirs)
+    found, summary = drafted(engine, prompts, greedy(len(expected[0].tokens)), together)
+    pairs = zip(found, expected, strict=True)
+    same = sum(same_up_to_a_near_tie(ours, theirs) for ours, theirs in pairs)
     assert 0 < summary.accepted < summary.drafted
     assert same > sum(len(theirs.tokens) for theirs in expected) / 2
 
 
-def same_up_to_a_near_tie(tokens: Sequence[int], theirs: Generated) -> int:
+def drafted(
+    engine: Any, prompts: Sequence[Any], params: Any, together: bool = True
+) -> tuple[list[list[int]], DraftSummary]:
+    """The tokens of verified answers, in one batch or each alone; what became of their drafts."""
+    batches = [prompts] if together else [[prompt] for prompt in prompts]
+    summary, tokens = DraftSummary(), []
+    for batch in batches:
+        for output in engine.generate(list(batch), params, use_tqdm=False):
+            (choice,) = output.outputs
+            assert type(mode_that_made(choice.routed_experts)) is VerifiedMode
+            summary.add(choice.routed_experts)
+            tokens.append(list(choice.token_ids))
+    return tokens, summary
+
+
+def same_up_to_a_near_tie(tokens: Sequence[int], theirs: Generated, near: float = 0.1) -> int:
     """How many tokens are those of ``theirs``, a greedy answer with log-probabilities; where one
-    differs, its two likeliest must be a near-tie."""
+    differs, its two likeliest must be within ``near``."""
     assert len(tokens) == len(theirs.tokens)
     same = shared_length(tokens, theirs.tokens)
     if same < len(tokens):
         best, second = sorted(theirs.logprobs[same].values(), reverse=True)[:2]
-        assert best - second < 0.1, f"token {same}"
+        assert best - second <= near, f"token {same}"
     return same
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vllm.engine.arg_utils import EngineArgs
 
 from river_vllm import engine_args, engine_config
 from river_vllm.engine_config import RiverAdditionalConfig
+from tests.support.engines import inspect_here, registry_restored
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -30,9 +32,11 @@ LLAMA = {
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
-    return tmp_path
+    with registry_restored():
+        inspect_here("LlamaForCausalLM")
+        yield tmp_path
 
 
 def key_of(model: Path, **options: Any) -> tuple[Any, str]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from torch._inductor import cpp_builder
 
-from river_vllm.host import unwritable, user_cache
+from river_vllm.config import RiverConfig
+from river_vllm.errors import RiverError
+from river_vllm.host import cannot_compile, unwritable, user_cache
+from river_vllm.weights.cache import cache_folders, weights_folder
+from server.cli.process import writable_caches
+from tests.support.processes import forked
 
 
 def test_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,54 +34,33 @@ def test_a_folder_is_made_or_says_why_it_cannot_be(tmp_path: Path) -> None:
     assert unwritable(Path("/proc/none/x")) == "No such file or directory"
 
 
-AS_ANOTHER = """
-import os, sys
-from torch._inductor import cpp_builder
-from river_vllm.host import cannot_compile
-from river_vllm.config import RiverConfig
-from river_vllm.host import unwritable, user_cache
-from river_vllm.errors import RiverError
-from river_vllm.weights.cache import cache_folders, weights_folder
-from server.cli.process import writable_caches
-
-closed, compiler = sys.argv[1:]
-cpp_builder.get_cpp_compiler = lambda: compiler
-os.setgroups([])
-os.setgid(54321)
-os.setuid(54321)
-os.chdir("/")
-print(user_cache(), unwritable(user_cache()), sep=": ")
-assert cannot_compile() is None
-assert cache_folders("auto", closed + "/model") == [user_cache()]
-try:
-    weights_folder(RiverConfig(quantizer="gptq"), closed + "/model")
-except RiverError:
-    pass
-with writable_caches():
-    assert unwritable(user_cache()) is None
-"""
+def folders_of_another(closed: Path, home: Path | None) -> tuple[Path, str | None]:
+    """The cache of a user without a name, and why it cannot be written to."""
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "RIVER_CACHE_DIR", "HF_HOME"):
+        os.environ.pop(name, None)
+    if home is not None:
+        os.environ["HOME"] = str(home)
+    cpp_builder.get_cpp_compiler = lambda: "/bin/true"
+    os.setgroups([])
+    os.setgid(54321)
+    os.setuid(54321)
+    os.chdir("/")
+    reason = unwritable(user_cache())
+    assert cannot_compile() is None
+    assert cache_folders("auto", str(closed / "model")) == [user_cache()]
+    with suppress(RiverError):
+        weights_folder(RiverConfig(quantizer="gptq"), str(closed / "model"))
+    with writable_caches():
+        assert unwritable(user_cache()) is None
+    return user_cache(), reason
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize("home", [True, False], ids=["a closed home", "no home"])
-def test_a_user_without_a_home_that_can_be_entered(tmp_path: Path, home: bool) -> None:
+def test_a_user_without_a_home_that_can_be_entered(tmp_path: Path) -> None:
     """As in a container whose user has a number and no name."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    kept = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "RIVER_CACHE_DIR", "HF_HOME")
-    environment = {name: value for name, value in os.environ.items() if name not in kept}
-    if home:
-        environment["HOME"] = str(closed / "home")
-    done = subprocess.run(
-        [sys.executable, "-c", AS_ANOTHER, str(closed), "/bin/true"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    path, reason = done.stdout.strip().split(": ")
-    if home:
-        assert (path, reason) == (f"{closed}/home/.cache/river-vllm", "Permission denied")
-    else:
-        assert (path, reason) == ("/dev/null/~/.cache/river-vllm", "Not a directory")
+    cache = closed / "home/.cache/river-vllm"
+    assert forked(folders_of_another, closed, closed / "home") == (cache, "Permission denied")
+    nowhere = Path("/dev/null/~/.cache/river-vllm")
+    assert forked(folders_of_another, closed, None) == (nowhere, "Not a directory")

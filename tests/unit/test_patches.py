@@ -7,9 +7,8 @@ import importlib.metadata
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,8 @@ import pytest
 import torch
 import zmq
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable
+from torch._inductor import config as inductor
+from torch._inductor.codecache import compiled_fx_graph_hash
 from torch._inductor.utils import fresh_cache
 from vllm import SamplingParams, plugins
 from vllm.compilation import decorators
@@ -47,8 +48,6 @@ from river_vllm.patches import (
     stored_forwards_only,
 )
 from tests.support.pictures import broken_png
-
-ROOT = Path(__file__).parents[2]
 
 
 def own(function: Any) -> Any:
@@ -137,36 +136,32 @@ def test_what_is_not_stored_is_not_compiled_where_only_stored_ones_are_wanted(sa
     assert load(model(), saved + ".elsewhere") is None
 
 
-COMPILES = """
-import sys, torch
-from torch._dynamo.utils import counters
-from river_vllm import patches
-if sys.argv[1] == "patched":
-    patches.graphs_are_kept_by_vector_width()
-found = torch.compile(lambda x: x * 2 + 1)(torch.ones(24))
-assert torch.equal(found, torch.full((24,), 3.0)), found
-print(counters["inductor"]["fxgraph_cache_hit"])
-"""
+@contextmanager
+def on_a_cpu(vectors: bool) -> Iterator[None]:
+    """As torch sees it, with no setting of its vector width."""
+    with pytest.MonkeyPatch.context() as patch, inductor.patch({"cpp.simdlen": None}):
+        patch.setenv("ATEN_CPU_CAPABILITY", "default")
+        if vectors:
+            patch.delenv("ATEN_CPU_CAPABILITY")
+        yield
 
 
-def read_back(folder: Path, patched: bool, vectors: bool) -> bool:
-    """Whether a new process finds its code in torch's cache."""
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder)}
-    environment.pop("ATEN_CPU_CAPABILITY", None)
-    if not vectors:
-        environment["ATEN_CPU_CAPABILITY"] = "default"
-    arguments = [sys.executable, "-c", COMPILES, "patched" if patched else "as it is"]
-    found = subprocess.run(
-        arguments, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return found.stdout.split()[-1] == "1"
+def key_of_a_graph() -> str:
+    """The key under which torch keeps its compiled code."""
+    graph = torch.fx.symbolic_trace(torch.nn.ReLU())
+    return compiled_fx_graph_hash(graph, [torch.ones(24)], {}, [])[0]
 
 
-def test_compiled_code_is_read_by_a_cpu_with_its_vectors_only(tmp_path: Path) -> None:
-    """The first half fails once torch's key has the instruction set."""
-    assert not read_back(tmp_path, patched=False, vectors=False)
-    assert read_back(tmp_path, patched=False, vectors=True)
-    assert not read_back(tmp_path, patched=True, vectors=True)
+def test_compiled_code_is_read_by_a_cpu_with_its_vectors_only() -> None:
+    """The first half fails once torch's key has the instruction set: the patch can go then."""
+    own, patched = [], []
+    for vectors in (True, False):
+        with on_a_cpu(vectors):
+            own.append(key_of_a_graph())
+            patches.graphs_are_kept_by_vector_width()
+            patched.append(key_of_a_graph())
+    assert own[0] == own[1]
+    assert patched[0] != patched[1]
 
 
 class Point:

@@ -14,6 +14,7 @@ is tried again.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -142,12 +143,14 @@ class Depth:
         rows: of the verifying pass, without drafts.
         price: seconds that a token costs at the best depth; 0 where drafting does not pay.
         exact: whether a row of the verifying pass is to have stock vLLM's bits.
+        passes: draft passes of the best depth.
     """
 
     costs: Costs
     rows: int
     price: float
     exact: bool = False
+    passes: int = 0
 
     def worth_verifying(self, drafted: int, reach: float) -> bool:
         """Whether a drafted token that is accepted with probability ``reach`` pays for its row."""
@@ -181,7 +184,7 @@ FREE = Costs.fixed({"backbone": {1: 0.0}, "draft": {1: 1.0, 1 << 16: 1.0}})
 
 def fixed_depth(requests: int) -> Depth:
     """The depth at which each request drafts as many tokens as it may."""
-    return Depth(FREE, requests, math.inf)
+    return Depth(FREE, requests, math.inf, passes=sys.maxsize)
 
 
 def guessing_depth(costs: Costs, requests: int, exact: bool = False) -> Depth:
@@ -201,7 +204,7 @@ def best_depth(
     a, limit = np.asarray(rates), np.asarray(limits)
     seconds, tokens = costs.verifying(requests, exact) if requests else 0.0, float(requests)
     without = best = seconds / tokens if requests else 0.0
-    draft_seconds, drafted = 0.0, 0
+    draft_seconds, drafted, passes = 0.0, 0, 0
     for level in range(1, int(limit.max(initial=0)) + 1):
         going = limit >= level
         count = int(going.sum())
@@ -209,5 +212,6 @@ def best_depth(
         drafted += count
         tokens += float((a[going] ** level).sum())
         verifying = costs.verifying(requests + drafted, exact)
-        best = min(best, (draft_seconds + verifying) / tokens)
-    return Depth(costs, requests, best if best * GAIN < without else 0.0, exact)
+        if (price := (draft_seconds + verifying) / tokens) < best:
+            best, passes = price, level
+    return Depth(costs, requests, best if best * GAIN < without else 0.0, exact, passes)

@@ -190,8 +190,25 @@ class Picked:
         tokens, confidence = broadcast(both)
         return replace(self, tokens=tokens.long(), confidence=confidence.float())
 
+    def read(self) -> tuple[list[int], list[float]]:
+        """Tokens and confidences, in one copy to the host."""
+        tokens, confidence = torch.stack((self.tokens.double(), self.confidence.double())).tolist()
+        return [int(token) for token in tokens], confidence
 
-def pick(logits: torch.Tensor, rows: torch.Tensor, metadata: Any) -> Picked:
+
+def joined(picks: Sequence[Picked]) -> Picked:
+    """The picks of several passes, one pass after the other."""
+    if len(picks) == 1:
+        return picks[0]
+    drawn = [one.probabilities for one in picks if one.probabilities is not None]
+    return Picked(
+        torch.cat([one.tokens for one in picks]),
+        torch.cat([one.confidence for one in picks]),
+        torch.cat(drawn) if drawn else None,
+    )
+
+
+def pick(logits: torch.Tensor, rows: torch.Tensor, metadata: Any, sampled: Sequence[int]) -> Picked:
     """Pick a token for each row: greedy, or sampled at temperature, top-k and top-p.
 
     Rejection sampling is exact for every distribution of drafts (Leviathan et al. 2023). So the
@@ -201,30 +218,29 @@ def pick(logits: torch.Tensor, rows: torch.Tensor, metadata: Any) -> Picked:
         logits: ``[rows, vocabulary]``, not kept.
         rows: int64, the requests' rows in the batch.
         metadata: vLLM's ``SamplingMetadata`` of the batch.
+        sampled: ``rows`` on the host; empty where all of them are greedy.
     """
     logits = logits.float()
     best, tokens = logits.max(dim=-1)
     confidence = torch.exp(best - logits.logsumexp(dim=-1))
-    if metadata.all_greedy:
+    if not sampled:
         return Picked(tokens, confidence, None)
     temperature = metadata.temperature[rows]
-    sampled = temperature >= GREEDY
-    if not sampled.any():
-        return Picked(tokens, confidence, None)
-    logits /= torch.where(sampled, temperature, 1.0).unsqueeze(1)
+    draws = temperature >= GREEDY
+    logits /= torch.where(draws, temperature, 1.0).unsqueeze(1)
     top_k = None if metadata.top_k is None else metadata.top_k[rows]
     top_p = None if metadata.top_p is None else metadata.top_p[rows]
     probabilities = apply_top_k_top_p(logits, top_k, top_p).softmax(dim=-1, dtype=torch.float32)
-    drawn = _draw(probabilities, rows, metadata.generators)
-    return Picked(torch.where(sampled, drawn, tokens), confidence, probabilities)
+    drawn = _draw(probabilities, sampled, metadata.generators)
+    return Picked(torch.where(draws, drawn, tokens), confidence, probabilities)
 
 
 def _draw(
-    probabilities: torch.Tensor, rows: torch.Tensor, generators: Mapping[int, torch.Generator]
+    probabilities: torch.Tensor, rows: Sequence[int], generators: Mapping[int, torch.Generator]
 ) -> torch.Tensor:
     """One column per row, by the exponential race that vLLM's own sampler runs."""
     noise = torch.empty_like(probabilities).exponential_()
-    for place, row in enumerate(rows.tolist() if generators else ()):
+    for place, row in enumerate(rows):
         if row in generators:
             noise[place].exponential_(generator=generators[row])
     return (probabilities / noise).argmax(dim=-1)

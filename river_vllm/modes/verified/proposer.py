@@ -24,8 +24,8 @@ from river_vllm.modes.verified.depth import (
     fixed_depth,
     guessing_depth,
 )
-from river_vllm.modes.verified.draft import GREEDY, Draft, Found, Picked, look_up, pick, run
-from river_vllm.step.table import Span
+from river_vllm.modes.verified.draft import GREEDY, Draft, Found, Picked, joined, look_up, pick, run
+from river_vllm.step.table import Pass, Span
 
 
 class RiverProposer(DraftModelProposer):
@@ -41,6 +41,9 @@ class RiverProposer(DraftModelProposer):
         self._acceptance = Acceptance()
         self._pending: dict[str, Draft] = {}
         self._adaptive = river_config_of(vllm_config).draft == "adaptive"
+        # On a CPU a token costs nothing to read, and tells whether another pass pays.
+        self._unread = device.type != "cpu"
+        """Whether draft passes follow one another unread."""
 
     def _raise_if_mrope(self) -> None:
         """Do nothing: draft passes have the target's positions (``Forward.decode``)."""
@@ -199,9 +202,11 @@ class RiverProposer(DraftModelProposer):
 
         def draft_pass(going: Sequence[Draft]) -> list[list[Found]]:
             start = time.perf_counter()
-            guesses = self._guesses(going, depth)
-            picked = self._pass(going, guesses, metadata)
-            tokens, sure = picked.tokens.tolist(), picked.confidence.tolist()
+            room = min(draft.limit - len(draft.tokens) for draft in going)
+            passes = min(depth.passes, room) if self._unread else 1
+            guesses = self._guesses(going, depth) if passes == 1 else [[] for _ in going]
+            picked = self._pick(self._pass(going, guesses), passes, going, metadata)
+            tokens, sure = picked.read()
             found, row = [], 0
             for draft, guessed in zip(going, guesses, strict=True):
                 right = 0
@@ -209,12 +214,14 @@ class RiverProposer(DraftModelProposer):
                     right += 1
                 self._acceptance.guessed(draft.request_id, len(guessed), right)
                 mine = range(row, row + right + 1)
+                if passes > 1:
+                    mine = range(row, len(tokens), len(going))
                 found.append([(tokens[i], sure[i]) for i in mine])
                 if picked.probabilities is not None:
                     for place, i in enumerate(mine, len(draft.tokens)):
                         drawn[draft.row, place] = _drawn_from(draft, picked, i)
                 row += 1 + len(guessed)
-            costs.observe("draft", row, time.perf_counter() - start)
+            costs.observe("draft", row, (time.perf_counter() - start) / passes)
             return found
 
         run(drafts, depth, self._acceptance, draft_pass)
@@ -242,19 +249,32 @@ class RiverProposer(DraftModelProposer):
             found.append(guesses)
         return found
 
-    def _pass(
-        self, going: Sequence[Draft], guesses: Sequence[Sequence[int]], metadata: Any
-    ) -> Picked:
-        """One river pass over each draft's last token and its guesses."""
+    def _pass(self, going: Sequence[Draft], guesses: Sequence[Sequence[int]]) -> Pass:
+        """A river pass over each draft's last token and its guesses."""
         forward: Forward = self._river_runner.river_forward
-        spans, tokens, owners = [], [], []
+        spans, tokens = [], []
         for draft, some in zip(going, guesses, strict=True):
             spans.append(Span(draft.row, draft.next_position, 1 + len(some)))
             tokens += [draft.token, *some]
-            owners += [draft.row] * (1 + len(some))
-        due = forward.decode(spans, torch.tensor(tokens, device=self.device), 0, "draft")
-        owner = torch.tensor(owners, device=self.device)
-        return pick(forward.logits(due), owner, metadata).agreed(forward.river.agreed)
+        return forward.decode(spans, torch.tensor(tokens, device=self.device), 0, "draft")
+
+    def _pick(self, due: Pass, passes: int, going: Sequence[Draft], metadata: Any) -> Picked:
+        """Run draft passes, each after the first over the tokens that the one before has found.
+
+        The host reads no token of them, so that they could be captured as one CUDA graph.
+        """
+        forward: Forward = self._river_runner.river_forward
+        assert due.rows is not None
+        owners = due.rows.requests[due.rows.owners]
+        greedy = all(draft.greedy for draft in going)
+        sampled = [] if greedy else [span.request for span in due.spans for _ in range(span.rows)]
+        found: list[Picked] = []
+        while True:
+            picked = pick(forward.logits(due), owners, metadata, sampled)
+            found.append(picked.agreed(forward.river.agreed))
+            if len(found) == passes:
+                return joined(found)
+            due = forward.following(due, found[-1].tokens)
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:

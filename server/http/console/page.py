@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import HTTPConnection, Request
@@ -83,11 +83,8 @@ def opens_console(scope: Scope, path: str, keys: Iterable[str]) -> bool:
     if scope.get("method") not in ("GET", "HEAD") or not f"{path}/".startswith(f"{PATH}/"):
         return False
     given = HTTPConnection(scope).cookies.get(COOKIE, "").encode()
-    # Every key is compared: the response time must not tell which key was close.
-    allowed = False
-    for key in keys:
-        allowed |= hmac.compare_digest(given, token(key).encode())
-    return allowed
+    # A list: every key is compared, so that the response time does not tell which one was close.
+    return True in [hmac.compare_digest(given, token(key).encode()) for key in keys]
 
 
 def wants_signin(scope: Scope, path: str) -> bool:
@@ -118,13 +115,8 @@ def _hash(text: str) -> str:
 def signin_page() -> Response:
     """HTTP 401 with a page that asks for the key."""
     page, policy = _signin()
-    headers = {
-        "WWW-Authenticate": "Bearer",
-        "Content-Security-Policy": policy,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-store",
-    }
+    own = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+    headers = {**HEADERS, **own, "WWW-Authenticate": "Bearer"}
     return HTMLResponse(page, HTTPStatus.UNAUTHORIZED, headers)
 
 
@@ -144,17 +136,7 @@ def close_session(request: Request) -> Response:
     return response
 
 
-class _CookieScope(TypedDict):
-    path: str
-    secure: bool
-    httponly: bool
-    samesite: Literal["strict"]
-
-
-def _scope(request: Request) -> _CookieScope:
-    return {
-        "path": request.url.path,
-        "secure": request.url.scheme == "https",
-        "httponly": True,
-        "samesite": "strict",
-    }
+def _scope(request: Request) -> dict[str, Any]:
+    """Where a browser sends the cookie."""
+    secure = request.url.scheme == "https"
+    return {"path": request.url.path, "secure": secure, "httponly": True, "samesite": "strict"}

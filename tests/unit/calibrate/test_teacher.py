@@ -21,6 +21,7 @@ from river_vllm.config import RiverConfig
 from river_vllm.request import default_settings
 from river_vllm.step.table import Pass, StepTable
 from tests.unit.modes.support import Batch, L, groups
+from tests.unit.support import config_with
 
 
 def forced(**config: Any) -> Batch:
@@ -39,13 +40,7 @@ def measured(batch: Batch, table: StepTable) -> list[tuple[list[int], int]]:
         river=SimpleNamespace(observer=None), compute_logits=lambda hidden: hidden
     )
     runner = SimpleNamespace(get_model=lambda: model, river_exits=batch.exits)
-    vllm_config = SimpleNamespace(
-        additional_config={"river": {}},
-        model_config=SimpleNamespace(
-            hf_config=SimpleNamespace(), architecture="RiverLlamaForCausalLM"
-        ),
-    )
-    observer = Observer(SimpleNamespace(model_runner=runner, vllm_config=vllm_config))
+    observer = Observer(SimpleNamespace(model_runner=runner, vllm_config=config_with({})))
     observer.begin(reference=True)
     observer.similarity(1, torch.zeros(1))
     table.exit_layer[:] = range(len(table.rows))

@@ -18,6 +18,7 @@ from river_vllm.weights.fingerprint import fingerprint
 from server.calibrate import command
 from server.calibrate.report import WeightBytes
 from server.cli import engine
+from server.cli.fields import EngineLimits
 from server.cli.main import main
 from tests.unit.calibrate.support import LAYERS, World
 from tests.unit.calibrate_command.test_prompts import Tokenizer
@@ -141,9 +142,9 @@ def test_the_kernel_of_the_test_computes_what_the_servers_will(
     made: dict[str, Any] = {}
     monkeypatch.setattr("vllm.LLM", lambda model, **options: made.update(options), raising=False)
     monkeypatch.setattr("river_vllm.engine_args", lambda model, config, **_: {"config": config})
-    monkeypatch.setattr(engine, "refuse_4_bit", lambda *_: None)
+    monkeypatch.setattr(engine, "options_of", lambda *_, **__: {})
     settings = {} if kernel is None else {"kernel": kernel}
-    engine.start("m", RiverConfig(**settings), None, 64, 1.0)
+    engine.start("m", RiverConfig(**settings), EngineLimits())
     assert made["config"].kernel == tested
     assert made["config"].max_rows == "all"
 

@@ -22,13 +22,9 @@ def _error(capsys: pytest.CaptureFixture[str], *options: str) -> str:
     ("options", "named"),
     [
         (["--target-agreement", "98"], "--target-agreement: '98'"),
-        (["--delta", "0"], "--delta"),
-        (["--tokens", "1"], "--tokens: '1'"),
-        (["--half", "third"], "--half"),
         (["--output", "/nowhere/x.yaml"], "--output: '/nowhere/x.yaml'"),
         (["--json", "a.yaml", "--output", "a.yaml"], "different files"),
         (["--check", "a.yaml", "--output", "b.yaml"], "--check"),
-        (["--answers", "answer"], "--answers, --half"),
         (["--half", "second"], "--answers, --half"),
         (["--check", "a.yaml", "--river-config", "b.yaml"], "--check"),
         (["--river-config", "none.yaml"], "'none.yaml'"),

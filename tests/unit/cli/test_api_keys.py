@@ -9,13 +9,6 @@ from server.cli.options import api_keys, metrics_keys
 from tests.unit.cli.support import parse
 
 
-@pytest.fixture(autouse=True)
-def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RIVER_API_KEY", "VLLM_API_KEY", "RIVER_METRICS_KEY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(f"{name}_FILE", raising=False)
-
-
 def test_the_first_of_six_places_that_has_keys(tmp_path, monkeypatch) -> None:
     path, named = tmp_path / "keys", tmp_path / "named"
     path.write_text("file-1\n\n  file-2  \n")

@@ -12,43 +12,47 @@ from typing import Any
 import pytest
 
 from river_vllm.host import STAGES_FILE, Stage, file_named_by
-from server.cli.narration import EVERY, STAGES, Narration, Narrator, _reachable, address, listens
+from server.cli.narration import EVERY, STAGES, Narrator, _reachable, address, listens
 
 
-@pytest.fixture
-def said() -> list[str]:
-    return []
+class Told(Narrator):
+    """Keeps its lines; the command began at 100 s."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("none"), io.StringIO(), lambda: 100.0)
+
+    @property
+    def lines(self) -> list[str]:
+        text: str = self._stream.getvalue()  # type: ignore[attr-defined]
+        return [line.removeprefix("River: ") for line in text.splitlines()]
 
 
-@pytest.fixture
-def told(said: list[str]) -> Narration:
-    return Narration(100.0, said.append)
-
-
-def test_a_stage_is_said_when_it_begins_and_every_few_seconds(told: Narration, said: list[str]):
-    marks = [(100.0, Stage.IMPORT)]
-    times = [100.0 + 0.25 * tick for tick in range(81)]
+def test_a_stage_is_said_when_it_begins_and_every_few_seconds() -> None:
+    told, marks = Told(), [(100.0, Stage.IMPORT)]
     spoken = []
-    for now in times:
-        before = len(said)
+    for now in (100.0 + 0.25 * tick for tick in range(81)):
+        before = len(told.lines)
         told.look(marks, now)
-        spoken += [now] * (len(said) - before)
+        spoken += [now] * (len(told.lines) - before)
     assert spoken == [100.0, 100.0 + EVERY, 100.0 + 2 * EVERY]
     told.look([*marks, (120.1, Stage.ENGINE)], 120.1)
-    assert said[-1].startswith(STAGES[Stage.ENGINE]) and "20 s" in said[-1]
+    assert told.lines[-1] == f"{STAGES[Stage.ENGINE]}, 20 s so far"
 
 
-def test_a_start_that_is_stopped_is_told_no_further(told: Narration, said: list[str]) -> None:
+def test_a_start_that_is_stopped_is_told_no_further() -> None:
+    told = Told()
     told.look([(100.0, Stage.ENGINE)], 100.0)
     told.look([(100.0, Stage.ENGINE), (105.0, Stage.STOPPED), (106.0, Stage.WEIGHTS)], 120.0)
-    assert len(said) == 1
+    assert len(told.lines) == 1
 
 
-def test_ranks_that_mark_late_turn_nothing_back(told: Narration, said: list[str]) -> None:
+def test_ranks_that_mark_late_turn_nothing_back() -> None:
+    told = Told()
     marks = [(100.0, Stage.WEIGHTS), (105.0, Stage.GRAPH), (105.5, Stage.WEIGHTS)]
     told.look(marks, 106.0)
     told.look(marks, 106.5)
-    assert len(said) == 1 and said[0].startswith(STAGES[Stage.GRAPH])
+    (line,) = told.lines
+    assert line.startswith(STAGES[Stage.GRAPH])
 
 
 def args(**changes: Any) -> Namespace:

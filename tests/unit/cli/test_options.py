@@ -66,15 +66,6 @@ def test_what_cannot_be_served_is_named(argv: tuple[str, ...], named: str) -> No
         river_config(parse(*argv))
 
 
-def test_errors_of_the_file_name_it(tmp_path: Path) -> None:
-    path = tmp_path / "river.yaml"
-    path.write_text("threshold: 2")
-    with pytest.raises(RiverError, match=f"{path}.*'threshold' = 2"):
-        river_config(parse("--river-config", str(path)))
-    with pytest.raises(RiverError, match="none"):
-        river_config(parse("--river-config", str(tmp_path / "none")))
-
-
 def test_auto_takes_the_file_that_is_shipped_for_the_checkpoint(tmp_path, monkeypatch) -> None:
     model = tmp_path / "model"
     model.mkdir()

@@ -83,13 +83,6 @@ def model(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RIVER_API_KEY", "VLLM_API_KEY", "RIVER_METRICS_KEY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(f"{name}_FILE", raising=False)
-
-
 def configured(*argv: str) -> argparse.Namespace:
     args = serve_parser().parse_args(argv)
     configure(args)

@@ -14,6 +14,7 @@ from river_vllm.engine.runner import RiverRunnerMixin
 from river_vllm.engine.scheduler import depths_of
 from river_vllm.step.table import Pass, StepTable
 from tests.unit.modes.support import Batch
+from tests.unit.support import config_with
 
 L = 12
 ROWS = 6
@@ -149,12 +150,7 @@ def test_rivers_head_makes_no_logits_that_are_all_looked_at(
     stock = MinPLogitsProcessor(scheduler, torch.device("cpu"), False)
     runner.input_batch.logitsprocs = SimpleNamespace(all=[stock, *more])
     settings = {"threshold": 0.9, "max_rows": "all", "lm_head": "river"}
-    runner.vllm_config = SimpleNamespace(
-        additional_config={"river": settings},
-        model_config=SimpleNamespace(
-            hf_config=SimpleNamespace(), architecture="RiverLlamaForCausalLM"
-        ),
-    )
+    runner.vllm_config = config_with(settings)
     model = SimpleNamespace(river=SimpleNamespace(num_layers=L))
     runner.get_model, runner.max_num_reqs = lambda: model, 1
     runner.river_begin()

@@ -19,6 +19,7 @@ from vllm.v1.request import Request
 from river_vllm.config import RiverConfig
 from river_vllm.engine.scheduler import RiverSchedulerMixin, isolate
 from river_vllm.request import RiverSettings
+from tests.unit.support import config_with
 
 BLOCK = 4
 PROMPT = list(range(10))
@@ -157,13 +158,8 @@ class Scheduler(RiverSchedulerMixin, FakeScheduler):
 
 
 def scheduler(**river: Any) -> Scheduler:
-    model_config = SimpleNamespace(
-        hf_config=SimpleNamespace(),
-        architecture="RiverLlamaForCausalLM",
-        get_total_num_hidden_layers=lambda: 12,
-    )
-    config = SimpleNamespace(additional_config={"river": river}, model_config=model_config)
-    return Scheduler(vllm_config=config)
+    layers = {"get_total_num_hidden_layers": lambda: 12}
+    return Scheduler(vllm_config=config_with(river, layers))
 
 
 def request(request_id: str, **extra: Any) -> Any:

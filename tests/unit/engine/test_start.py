@@ -19,6 +19,7 @@ from river_vllm.engine.warm_up import WarmUpMixin, costs_of_start
 from river_vllm.engine.worker import RiverWorkerMixin
 from river_vllm.errors import RiverError
 from river_vllm.modes.mode import Timed
+from tests.unit.support import config_with
 
 PROMPT_ROWS = 2048
 
@@ -60,13 +61,8 @@ class FakeRunner:
         self.max_num_tokens = PROMPT_ROWS
         self.max_num_reqs = 16
         self.settings: dict[str, str] = {}
-        self.vllm_config = SimpleNamespace(
-            parallel_config=SimpleNamespace(world_size=1, data_parallel_size=1),
-            additional_config={"river": self.settings},
-            model_config=SimpleNamespace(
-                hf_config=SimpleNamespace(), architecture="RiverLlamaForCausalLM"
-            ),
-        )
+        one = SimpleNamespace(world_size=1, data_parallel_size=1)
+        self.vllm_config = config_with(self.settings, parallel_config=one)
         self.cache_config = SimpleNamespace(kv_cache_memory_bytes=1 << 28)
         self.routed = Routed()
         self.stored = {"vllm": True, "river": True}
@@ -184,20 +180,13 @@ def test_rivers_graph_is_compiled_for_the_rows_that_may_exit(
 def start(folder: Path, most: int = 4, **settings: Any) -> tuple[Costs, list[int]]:
     """The costs of an engine's start, and the rows of the backbone's passes that it timed."""
     config = RiverConfig(cache_dir=str(folder), **settings)
-    model_config = SimpleNamespace(
-        model="tiny",
-        architecture="RiverLlamaForCausalLM",
-        dtype=torch.bfloat16,
-        hf_config=SimpleNamespace(),
-        get_hidden_size=lambda: 64,
-        get_vocab_size=lambda: 128,
-    )
-    vllm_config = SimpleNamespace(
+    sizes = {"get_hidden_size": lambda: 64, "get_vocab_size": lambda: 128}
+    vllm_config = config_with(
+        config.model_dump(exclude_unset=True),
+        {"model": "tiny", "dtype": torch.bfloat16, **sizes},
         lora_config=None,
-        model_config=model_config,
         compilation_config=SimpleNamespace(mode=0),
         parallel_config=SimpleNamespace(nnodes=1),
-        additional_config={"river": config.model_dump(exclude_unset=True)},
     )
     info = {"num_layers": 3, "isa": None, "kernels": [], "river_bytes": 1, "backbone_bytes": 2}
     model = SimpleNamespace(river_info=lambda: info)
@@ -232,14 +221,7 @@ class FakeWorker:
     """What the mixin uses of a worker of vLLM's."""
 
     def __init__(self, river: dict[str, Any]) -> None:
-        model_config = SimpleNamespace(
-            hf_config=SimpleNamespace(),
-            architecture="RiverLlamaForCausalLM",
-            get_total_num_hidden_layers=lambda: 12,
-        )
-        self.vllm_config: Any = SimpleNamespace(
-            additional_config={"river": river}, model_config=model_config
-        )
+        self.vllm_config = config_with(river, {"get_total_num_hidden_layers": lambda: 12})
         self.reloaded: list[dict[str, Any]] = []
 
     def reload_weights(self, **how: Any) -> None:

@@ -119,8 +119,9 @@ def test_a_body_that_is_too_long_is_refused_by_other_routes_too(app: Any, monkey
     monkeypatch.setattr(body, "MAX_BODY_BYTES", 1000)
     monkeypatch.setattr(app.state, "river", river_state(), raising=False)
     headers = {**RIGHT, "Content-Type": "application/json"}
-    response = fetch(app, "POST", "/tokenize", headers=headers, content=b" " * 1001)
-    assert response.status_code == response.json()["error"]["code"] == 413
+    for method, path in (("POST", "/tokenize"), ("PATCH", "/river")):
+        response = fetch(app, method, path, headers=headers, content=b" " * 1001)
+        assert response.status_code == response.json()["error"]["code"] == 413
 
 
 def test_every_route_that_generates_knows_the_field(app: Any) -> None:

@@ -40,15 +40,24 @@ async def _no_engine(method: str) -> Any:
 CLIENT = SimpleNamespace(collective_rpc=_no_engine, errored=False)
 
 
-@pytest.fixture(params=WAYS)
-def plain(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """vLLM's own server with a key: River comes in through its plugin only."""
+@pytest.fixture(scope="module", params=WAYS)
+def keyed(request: pytest.FixtureRequest) -> Iterator[Any]:
     options, environment = WAYS[request.param]
     with vllm_app(*options, environment=environment) as app:
-        app.state.river = river_state()
-        app.state.engine_client = CLIENT
-        app.state.openai_serving_models = SimpleNamespace(lora_requests={})
         yield app
+
+
+@pytest.fixture
+def plain(keyed: Any) -> Any:
+    """vLLM's own server with a key: River comes in through its plugin only."""
+    return with_river(keyed)
+
+
+def with_river(app: Any) -> Any:
+    app.state.river = river_state()
+    app.state.engine_client = CLIENT
+    app.state.openai_serving_models = SimpleNamespace(lora_requests={})
+    return app
 
 
 def test_a_plain_vllm_server_guards_rivers_routes(plain: Any) -> None:
@@ -95,10 +104,7 @@ def keyless() -> Iterator[Any]:
 
 def change(app: Any, host: str | None, origin: str | None = None, bound: str | None = None) -> int:
     """The status of a change of the dial, and that it went with it."""
-    app.state.river = river_state()
-    app.state.engine_client = CLIENT
-    app.state.openai_serving_models = SimpleNamespace(lora_requests={})
-    app.state.args.host = bound or "127.0.0.1"
+    with_river(app).state.args.host = bound or "127.0.0.1"
     headers = {"Host": host or "", **({} if origin is None else {"Origin": origin})}
     status = fetch(app, "PATCH", ROUTES, headers=headers, json=CHANGE).status_code
     assert (status == 200) == (app.state.river.defaults.threshold == CHANGE["threshold"])

@@ -16,6 +16,7 @@ from prometheus_fastapi_instrumentator import Instrumentator
 from server.http import plugin
 from server.http.plugin import RiverEndpointPlugin
 from tests.unit.http.support import L, Metrics, fetch, river_state
+from tests.unit.support import config_with
 
 INFO = {"num_layers": L, "resident_layers": L, "kernels": ["torch"], "crossover": {"max_rows": 6}}
 
@@ -27,14 +28,9 @@ class Client:
     generate = shutdown = None
 
     def __init__(self, processes: int = 1, error: Exception | None = None) -> None:
-        model = {"architecture": "RiverLlamaForCausalLM", "hf_config": SimpleNamespace()}
         names = {"model": "tiny", "served_model_name": "served"}
-        parallel = {"_api_process_count": processes, "_api_process_rank": 0}
-        self.vllm_config = SimpleNamespace(
-            model_config=SimpleNamespace(**model, **names),
-            parallel_config=SimpleNamespace(**parallel),
-            additional_config={"river": {}},
-        )
+        parallel = SimpleNamespace(_api_process_count=processes, _api_process_rank=0)
+        self.vllm_config = config_with({}, names, parallel_config=parallel)
         self.output_processor = SimpleNamespace(
             add_request=None, process_outputs=None, has_unfinished_requests=lambda: True
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from river_vllm.kernels.native import build, library
 from river_vllm.kernels.native.library import CAP, ORDER, Unavailable, backend, backends
+from tests.support.processes import forked
 from tests.unit.kernels.support import running_backends
 
 NAMES = [b.name for b in running_backends()]
@@ -79,27 +78,12 @@ def test_a_library_that_cannot_be_used_is_not_loaded(wrong: str, tmp_path: Path)
         backends(path)
 
 
-_LOAD = """
-import json, sys
-from pathlib import Path
-from river_vllm.kernels.native.library import Unavailable, _openmp_runtimes, backends
-before, reason = sorted(_openmp_runtimes()), None
-try:
-    backends(Path(sys.argv[1]))
-except Unavailable as error:
-    reason = str(error)
-print(json.dumps([before, sorted(_openmp_runtimes()), reason]))
-"""
-
-
-def _load(path: Path) -> tuple[list[str], list[str], str | None]:
-    """In a process of its own: OpenMP runtimes before and after, and the reason against it."""
-    done = subprocess.run(
-        [sys.executable, "-c", _LOAD, str(path)],
-        capture_output=True, text=True, check=True, timeout=400,
-    )  # fmt: skip
-    before, after, reason = json.loads(done.stdout)
-    return before, after, reason
+def reason_against(path: Path) -> str | None:
+    try:
+        backends(path)
+    except Unavailable as error:
+        return str(error)
+    return None
 
 
 @built
@@ -127,7 +111,7 @@ def test_a_library_that_brings_another_runtime_is_refused(tmp_path: Path) -> Non
          f"-Wl,-rpath,{tmp_path}", "-o", str(path)],
         check=True,
     )  # fmt: skip
-    _, _, reason = _load(path)
+    reason = forked(reason_against, path)
     assert reason is not None
     assert "brings an OpenMP runtime of its own" in reason
     assert "libgomp.so.9" in reason

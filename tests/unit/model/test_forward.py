@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from river_vllm.compat import get_forward_context, override_forward_context
+from river_vllm.compat import CUDAGraphMode, get_forward_context, override_forward_context
 from river_vllm.model import forward as module
 from river_vllm.model.compiled import RoutedForward
 from river_vllm.model.forward import Forward, River
@@ -200,8 +200,10 @@ def test_where_the_whole_model_is_compiled_routed_steps_are_not() -> None:
     model, current, config = Decorated(), Current(2), SimpleNamespace()
     routed = RoutedForward(current, model, model.layers, config)  # type: ignore[arg-type]
     assert not routed.compiles
-    context: Any = SimpleNamespace(skip_compiled=False)
+    context: Any = SimpleNamespace(skip_compiled=False, cudagraph_runtime_mode=CUDAGraphMode.FULL)
     with override_forward_context(context):
         with routed():
             assert model(torch.ones(1, 2)) and not current.routed
+            assert context.cudagraph_runtime_mode is CUDAGraphMode.NONE
         assert not model(torch.ones(1, 2))
+        assert context.cudagraph_runtime_mode is CUDAGraphMode.FULL

@@ -117,8 +117,7 @@ def test_the_engine_gets_rivers_worker_and_scheduler(
     config = hook(engine())
     assert config.parallel_config.worker_cls == worker
     assert config.scheduler_config.scheduler_cls == SCHEDULER
-    # A CUDA graph cannot branch; the CPU's compiled forward serves steps without exits.
-    assert config.model_config.enforce_eager is not cpu
+    assert not config.model_config.enforce_eager
     # Every process that builds the configuration runs the hook again.
     assert hook(config).parallel_config.worker_cls == worker
     assert sum("make gpu-check" in line for line in warnings) == (not cpu)

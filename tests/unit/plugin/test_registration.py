@@ -15,38 +15,6 @@ from river_vllm.config import RiverConfig
 from river_vllm.errors import RiverError
 from river_vllm.plugin import merge_engine_args
 
-REGISTER = """
-import sys
-from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
-from vllm.model_executor.models.registry import ModelRegistry
-stock = dict(MODELS_CONFIG_MAP)
-names = {*ModelRegistry.models, *stock}
-import river_vllm
-river_vllm.register()
-first = dict(ModelRegistry.models), dict(MODELS_CONFIG_MAP)
-river_vllm.register()
-assert (ModelRegistry.models, MODELS_CONFIG_MAP) == first, "not idempotent"
-for name in ("RiverLlamaForCausalLM", "RiverBloomForCausalLM"):
-    entry = ModelRegistry.models[name]
-    assert (entry.module_name, entry.class_name) == ("river_vllm.plugin.classes", name), entry
-    assert MODELS_CONFIG_MAP[name].__name__ == "RiverConfigHook"
-for name in names:
-    hook = MODELS_CONFIG_MAP[name]
-    assert hook.__module__ == "river_vllm.plugin.hook", name
-    assert hook.__base__ is stock.get(name, VerifyAndUpdateConfig), name
-models = ("vllm.model_executor.models.llama", "vllm.model_executor.models.qwen2")
-own = ("river_vllm.plugin.classes", "river_vllm.engine.", "river_vllm.model.f")
-wrong = [m for m in sys.modules if m.startswith((*models, *own))]
-assert not wrong, wrong
-"""
-
-
-def test_registration_is_idempotent_and_imports_no_model() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", REGISTER], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
@@ -93,12 +61,13 @@ def test_options_of_another_shape_are_refused(model: str, options: dict[str, Any
 
 
 # Imports once, and a process of its own for each engine.
-ENGINES = '''
+PROCESSES = '''
 import json, multiprocessing, sys, threading
 from types import SimpleNamespace
 
-import vllm.model_executor.models.registry
 import vllm.v1.core.sched.scheduler
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+from vllm.model_executor.models.registry import ModelRegistry
 import river_vllm
 import river_vllm.plugin.hook
 
@@ -143,16 +112,36 @@ for scheduler, additional in ((None, {}), (river, {"river": {}}), (None, {"river
     process.start()
     found.append(answers.get())
     process.join()
+
+stock = dict(MODELS_CONFIG_MAP)
+names = {*ModelRegistry.models, *stock}
+river_vllm.register()
+first = dict(ModelRegistry.models), dict(MODELS_CONFIG_MAP)
+river_vllm.register()
+assert (ModelRegistry.models, MODELS_CONFIG_MAP) == first, "not idempotent"
+for name in ("RiverLlamaForCausalLM", "RiverBloomForCausalLM"):
+    entry = ModelRegistry.models[name]
+    assert (entry.module_name, entry.class_name) == ("river_vllm.plugin.classes", name), entry
+    assert MODELS_CONFIG_MAP[name].__name__ == "RiverConfigHook"
+for name in names:
+    hook = MODELS_CONFIG_MAP[name]
+    assert hook.__module__ == "river_vllm.plugin.hook", name
+    assert hook.__base__ is stock.get(name, VerifyAndUpdateConfig), name
+models = ("vllm.model_executor.models.llama", "vllm.model_executor.models.qwen2")
+own = ("river_vllm.plugin.classes", "river_vllm.engine.", "river_vllm.model.f")
+wrong = [m for m in sys.modules if m.startswith((*models, *own))]
+assert not wrong, wrong
 print(json.dumps(found))
 '''
 
 
 def test_an_engine_without_a_river_is_left_as_it_was() -> None:
-    """Registration in its process starts no thread and replaces nothing of vLLM's; in the engine
-    of a river it starts the watch over the process that started it. An engine that was to have a
-    river, and whose architecture had no hook yet, ends."""
+    """It is idempotent and imports no model. In the process of an engine without a river it starts
+    no thread and replaces nothing of vLLM's; in the engine of a river it starts the watch over the
+    process that started it. An engine that was to have a river, and whose architecture had no hook
+    yet, ends."""
     done = subprocess.run(
-        [sys.executable, "-c", ENGINES], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", PROCESSES], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     stock, river, late = json.loads(done.stdout.splitlines()[-1])

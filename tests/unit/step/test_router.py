@@ -188,16 +188,6 @@ def test_tau_of_minus_one_is_not_measured() -> None:
     assert table.exit_layer.tolist() == [2, 2]
 
 
-def test_a_state_that_is_not_a_number_never_leaves() -> None:
-    table = StepTable(L, [1, 2, 1], [-0.99, -0.99, 0.0], [1, 1, 1])
-    for layer in range(L):
-        hidden = torch.ones(4, 8)
-        hidden[0], hidden[2] = torch.nan, 0.0
-        router().decide(table, layer, hidden, None)
-    table.close()
-    assert table.exit_layer.tolist() == [L, L, 1]
-
-
 def test_the_first_ranks_similarities_decide() -> None:
     seen: list[torch.Tensor] = []
 

@@ -15,9 +15,11 @@ from river_vllm.config import RiverConfig
 from river_vllm.costs import Costs
 from river_vllm.modes.verified import RECENT
 from river_vllm.modes.verified.depth import PRIOR
-from river_vllm.modes.verified.draft import pick
+from river_vllm.modes.verified.draft import Picked, pick
 from river_vllm.modes.verified.proposer import RiverProposer
 from river_vllm.request import default_settings, settings_of
+from river_vllm.step.table import Rows
+from tests.unit.support import config_with
 
 K = 3
 VOCABULARY = 64
@@ -34,15 +36,19 @@ class River:
         self.sure, self.after = sure, 1
         self.river: Any = SimpleNamespace(agreed=lambda values: values)
 
-    def decode(self, spans: Any, tokens: torch.Tensor, layers: int, head: str) -> torch.Tensor:
+    def decode(self, spans: Any, tokens: torch.Tensor, layers: int, head: str) -> Any:
         assert (layers, head) == (0, "draft")
-        positions = [s.start + i for s in spans for i in range(s.rows)]
-        self.steps.append(([s.request for s in spans], tokens.tolist(), positions))
-        return tokens
+        rows = Rows.of(spans, torch.device("cpu"))
+        self.steps.append(([s.request for s in spans], tokens.tolist(), rows.positions.tolist()))
+        return SimpleNamespace(spans=spans, tokens=tokens, rows=rows)
 
-    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(len(tokens), VOCABULARY)
-        logits[torch.arange(len(tokens)), tokens + self.after] = self.sure
+    def following(self, due: Any, tokens: torch.Tensor) -> Any:
+        spans = [span._replace(start=span.start + 1) for span in due.spans]
+        return self.decode(spans, tokens, 0, "draft")
+
+    def logits(self, due: Any) -> torch.Tensor:
+        logits = torch.zeros(len(due.tokens), VOCABULARY)
+        logits[torch.arange(len(due.tokens)), due.tokens + self.after] = self.sure
         return logits
 
 
@@ -67,13 +73,9 @@ class Engine:
             river_costs=costs or Costs(),
         )
         settings = {"verify": K, "draft": "adaptive" if costs else "fixed"}
-        config = SimpleNamespace(
-            additional_config={"river": settings},
-            model_config=SimpleNamespace(
-                hf_config=SimpleNamespace(),
-                architecture="RiverLlamaForCausalLM",
-                get_vocab_size=lambda: VOCABULARY,
-            ),
+        config = config_with(
+            settings,
+            {"get_vocab_size": lambda: VOCABULARY},
             speculative_config=SimpleNamespace(num_speculative_tokens=K),
         )
         self.proposer = RiverProposer(config, torch.device("cpu"), self.runner)
@@ -278,6 +280,34 @@ def test_the_picks_of_one_rank_decide_on_all() -> None:
     assert other.steps == first.steps
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_passes_that_follow_one_another_unread_find_the_same(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the host reads tokens once for as many passes as every request has room for."""
+    reads = []
+    read = Picked.read
+    monkeypatch.setattr(Picked, "read", lambda picked: reads.append(picked) or read(picked))
+    # The second request may have one token more.
+    requests = {
+        "a": request(7, temperature=temperature),
+        "b": request(4, max_tokens=4, temperature=temperature),
+    }
+    step: Any = (requests, [17, 5], [1, 1], [10, 30])
+    expected = Engine(River(60.0), CHEAP)
+    found = Engine(River(60.0), CHEAP)
+    found.proposer._unread = True
+    drafts = [[11, 12, 13], [31]]
+    assert expected.propose(*step) == drafts
+    assert len(reads) == 3
+    assert found.propose(*step) == drafts
+    # One pass for both, and two for the first.
+    assert len(reads) == 5
+    assert found.river.steps == expected.river.steps
+    if temperature:
+        assert torch.equal(found.probabilities(), expected.probabilities())
+
+
 def metadata(temperature: list[float] | None, **changes: Any) -> Any:
     values: dict[str, Any] = {
         "all_greedy": temperature is None,
@@ -294,7 +324,7 @@ ROWS = torch.tensor([2, 0])
 
 
 def test_greedy() -> None:
-    picked = pick(LOGITS.clone(), ROWS, metadata(None))
+    picked = pick(LOGITS.clone(), ROWS, metadata(None), [])
     assert picked.tokens.tolist() == [1, 0]
     assert torch.allclose(picked.confidence, LOGITS.softmax(-1).amax(-1))
     assert picked.probabilities is None
@@ -303,7 +333,7 @@ def test_greedy() -> None:
 def test_each_row_takes_its_own_requests_settings() -> None:
     """Row 0 of the logits is the batch's row 2."""
     settings = metadata([0.0, 1.0, 0.5], top_k=torch.tensor([4, 4, 2]))
-    picked = pick(LOGITS.clone(), ROWS, settings)
+    picked = pick(LOGITS.clone(), ROWS, settings, ROWS.tolist())
     assert picked.tokens[1] == 0
     assert picked.probabilities is not None
     expected = torch.tensor([4.0, 2.0]).softmax(-1)
@@ -313,5 +343,5 @@ def test_each_row_takes_its_own_requests_settings() -> None:
 
 @pytest.mark.parametrize("temperature", [1e-6, 1.0])
 def test_confidence_is_the_rivers_own_whatever_the_temperature(temperature: float) -> None:
-    picked = pick(LOGITS.clone(), ROWS, metadata([temperature] * 3))
+    picked = pick(LOGITS.clone(), ROWS, metadata([temperature] * 3), [2, 0])
     assert torch.allclose(picked.confidence, LOGITS.softmax(-1).amax(-1))
