@@ -55,14 +55,14 @@ class RiverState:
     def update(self, engine: dict[str, Any]) -> None:
         """Store the worker's new report."""
         self.engine = engine
-        self.metrics.set_resident_layers(int(engine["resident_layers"]))
+        self.metrics.set("river_resident_layers", engine["resident_layers"])
         if (max_rows := engine["crossover"]["max_rows"]) is not None:
-            self.metrics.set_max_rows(max_rows)
+            self.metrics.set("river_max_rows", max_rows)
 
     def set_threshold(self, threshold: float) -> None:
         """Change the default τ; requests that arrive from now on take it."""
         self.defaults = replace(self.defaults, threshold=threshold)
-        self.metrics.set_threshold(threshold)
+        self.metrics.set("river_threshold", threshold)
 
     def _calibration(self) -> dict[str, Any] | None:
         """The calibration of the defaults, and whether its guarantee covers this server."""

@@ -10,11 +10,27 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from river_vllm.compat import get_prometheus_registry
+from river_vllm.modes.exit import ExitSummary
 from river_vllm.modes.mode import Summary
 from river_vllm.modes.verified import RECENT, RecentDrafts
 
 _LABELS = ["model_name", "engine"]
 """The labels of vLLM's own series (``v1/metrics/loggers.py``)."""
+
+
+_COUNTERS = {
+    "river_backbone_layers": "Backbone layers run by decode tokens.",
+    "river_skipped_layers": "Layers that decode tokens ran in 4 bit instead.",
+    "river_held_tokens": "Decode tokens held on the backbone because leaving would not have paid.",
+    "river_drafted_tokens": "Tokens that the river drafted and the backbone checked.",
+    "river_accepted_tokens": "Drafted tokens that the backbone kept, in answers.",
+}
+_GAUGES = {
+    "river_draft_acceptance": f"Share kept of the tokens drafted last, once {RECENT} were drafted.",
+    "river_threshold": "Default exit threshold.",
+    "river_max_rows": "Rows of a step up to which leaving the backbone pays; with more, all stay.",
+    "river_resident_layers": "Decoder layers that hold their bf16 weights all the time.",
+}
 
 
 class RiverMetrics:
@@ -28,86 +44,53 @@ class RiverMetrics:
 
     def __init__(self, num_layers: int, model_name: str, engines: Sequence[int]) -> None:
         self._num_layers = num_layers
-        self._labels = labels = {engine: (model_name, str(engine)) for engine in engines}
-
-        def counter(name: str, text: str) -> dict[int, Counter]:
-            made = Counter(name, text, _LABELS)
-            return {engine: made.labels(*values) for engine, values in labels.items()}
-
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, _LABELS, multiprocess_mode="mostrecent")
-
-        depth = Histogram(
+        self._labels = {engine: (model_name, str(engine)) for engine in engines}
+        self._recent = {engine: RecentDrafts() for engine in engines}
+        self._depth = Histogram(
             "river_exit_layer",
             "Backbone layers run by each decode token.",
             _LABELS,
             buckets=[float(layer) for layer in range(1, num_layers + 1)],
         )
-        self._depth = {engine: depth.labels(*values) for engine, values in labels.items()}
-        tokens = Counter(
-            "river_tokens",
-            "Decode tokens, by the path on which they finished.",
-            [*_LABELS, "path"],
-        )
-        self._on_backbone = {e: tokens.labels(*values, "backbone") for e, values in labels.items()}
-        self._on_river = {e: tokens.labels(*values, "river") for e, values in labels.items()}
-        self._run = counter("river_backbone_layers", "Backbone layers run by decode tokens.")
-        self._skipped = counter(
-            "river_skipped_layers", "Layers that decode tokens ran in 4 bit instead."
-        )
-        self._held = counter(
-            "river_held_tokens",
-            "Decode tokens held on the backbone because leaving would not have paid.",
-        )
-        self._drafted = counter(
-            "river_drafted_tokens", "Tokens that the river drafted and the backbone checked."
-        )
-        self._accepted = counter(
-            "river_accepted_tokens", "Drafted tokens that the backbone kept, in answers."
-        )
-        self._recent = {engine: RecentDrafts() for engine in engines}
-        self._acceptance = gauge(
-            "river_draft_acceptance",
-            f"Share kept of the tokens drafted last, once {RECENT} were drafted.",
-        )
-        self._threshold = gauge("river_threshold", "Default exit threshold.")
-        self._max_rows = gauge(
-            "river_max_rows",
-            "Rows of a step up to which leaving the backbone pays; with more, all stay.",
-        )
-        self._resident = gauge(
-            "river_resident_layers", "Decoder layers that hold their bf16 weights all the time."
-        )
+        text = "Decode tokens, by the path on which they finished."
+        self._tokens = Counter("river_tokens", text, [*_LABELS, "path"])
+        self._counters = {name: Counter(name, text, _LABELS) for name, text in _COUNTERS.items()}
+        self._gauges = {
+            name: Gauge(name, text, _LABELS, multiprocess_mode="mostrecent")
+            for name, text in _GAUGES.items()
+        }
+        # What counts has its series from the start; an unset gauge has none.
+        for engine in engines:
+            self.count(ExitSummary(), engine)
 
-    def set_resident_layers(self, layers: int) -> None:
-        self._set(self._resident, layers)
-
-    def set_max_rows(self, rows: int) -> None:
-        self._set(self._max_rows, rows)
-
-    def set_threshold(self, threshold: float) -> None:
-        self._set(self._threshold, threshold)
-
-    def _set(self, gauge: Gauge, value: float) -> None:
-        """Set a gauge for every engine, as all share their settings; an unset one has no series."""
-        for values in self._labels.values():
-            gauge.labels(*values).set(value)
+    def set(self, gauge: str, value: float) -> None:
+        """Set a gauge for every engine, as all share their settings."""
+        for labels in self._labels.values():
+            self._gauges[gauge].labels(*labels).set(value)
 
     def count(self, summary: Summary, engine: int) -> None:
         """Add the counts of one engine's new tokens."""
-        for layer, count in summary.by_layer(self._num_layers).items():
+        labels, layers = self._labels[engine], summary.by_layer(self._num_layers)
+        depth = self._depth.labels(*labels)
+        for layer, count in layers.items():
             for _ in range(count):
-                self._depth[engine].observe(layer)
-            path = self._on_backbone if layer == self._num_layers else self._on_river
-            path[engine].inc(count)
-            self._run[engine].inc(layer * count)
-            self._skipped[engine].inc((self._num_layers - layer) * count)
-        self._held[engine].inc(summary.held)
-        self._drafted[engine].inc(summary.drafted)
-        self._accepted[engine].inc(summary.accepted)
+                depth.observe(layer)
+        on_backbone, tokens = layers.get(self._num_layers, 0), sum(layers.values())
+        self._tokens.labels(*labels, "backbone").inc(on_backbone)
+        self._tokens.labels(*labels, "river").inc(tokens - on_backbone)
+        run = sum(layer * count for layer, count in layers.items())
+        counts = {
+            "river_backbone_layers": run,
+            "river_skipped_layers": self._num_layers * tokens - run,
+            "river_held_tokens": summary.held,
+            "river_drafted_tokens": summary.drafted,
+            "river_accepted_tokens": summary.accepted,
+        }
+        for name, count in counts.items():
+            self._counters[name].labels(*labels).inc(count)
         share = self._recent[engine].add(summary.drafted, summary.accepted)
         if share is not None:
-            self._acceptance.labels(*self._labels[engine]).set(share)
+            self._gauges["river_draft_acceptance"].labels(*labels).set(share)
 
     def totals(self) -> dict[str, Any]:
         """The body of ``GET /river/stats``, over all engines, read back from the metrics."""

@@ -27,14 +27,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.engines: list[int] = []
+        self.gauges: dict[str, float] = {}
 
-    def set_max_rows(self, rows: int) -> None:
-        self.max_rows = rows
-
-    def set_resident_layers(self, layers: int) -> None:
-        self.resident_layers = layers
-
-    def set_threshold(self, threshold: float) -> None: ...
+    def set(self, gauge: str, value: float) -> None:
+        self.gauges[gauge] = value
 
     def count(self, summary: Summary, engine: int) -> None:
         self.engines.append(engine)

@@ -13,7 +13,7 @@ from river_vllm.config import RiverConfig
 from server.http.routes import router
 from server.http.state import RiverState
 from server.telemetry.progress import Progress
-from tests.unit.http.support import L, fetch, river_state
+from tests.unit.http.support import L, Metrics, fetch, river_state
 
 
 def request(
@@ -88,5 +88,6 @@ def test_what_is_in_force_in_the_worker_is_asked_for(fails: bool) -> None:
     assert described.get("resident_layers") == (None if fails else 5)
     assert described["num_layers"] == L
     assert described["adapters"] == ["terse"]
-    assert getattr(state.metrics, "resident_layers", None) == (None if fails else 5)
-    assert getattr(state.metrics, "max_rows", None) == (None if fails else 3)
+    told = {} if fails else {"river_resident_layers": 5, "river_max_rows": 3}
+    assert isinstance(state.metrics, Metrics)
+    assert state.metrics.gauges == told

@@ -66,10 +66,9 @@ def test_the_acceptance_is_that_of_the_tokens_drafted_last(metrics: RiverMetrics
 def test_what_the_server_is_told_has_a_series_once_it_is_known(metrics: RiverMetrics) -> None:
     """0 for a limit on rows would say that no row may leave."""
     assert sample("river_max_rows") is None
-    metrics.set_max_rows(8)
-    metrics.set_threshold(0.9)
-    metrics.set_threshold(-0.5)
-    metrics.set_resident_layers(4)
-    for name, value in (("max_rows", 8), ("threshold", -0.5), ("resident_layers", 4)):
-        assert sample(f"river_{name}") == sample(f"river_{name}", engine="1") == value
+    metrics.set("river_max_rows", 8)
+    metrics.set("river_threshold", 0.9)
+    metrics.set("river_threshold", -0.5)
+    for name, value in (("river_max_rows", 8), ("river_threshold", -0.5)):
+        assert sample(name) == sample(name, engine="1") == value
     assert metrics.totals()["mean_exit_layer"] is None
