@@ -17,6 +17,7 @@ from river_vllm import patches
 from river_vllm.engine.runner import RiverRunnerMixin
 from river_vllm.engine.worker import RiverWorkerMixin
 from river_vllm.host import cannot_compile
+from river_vllm.model.residency import move_to_huge_pages
 
 
 class RiverCPUModelRunner(RiverRunnerMixin, CPUModelRunner):
@@ -57,6 +58,10 @@ class RiverCPUWorker(RiverWorkerMixin, CPUWorker):
             patches.install("verifying CPU worker")
         if self.vllm_config.lora_config is not None:
             patches.install("adapting CPU worker")
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)
+        move_to_huge_pages()
 
     def execute_model(self, scheduler_output: Any) -> Any:
         output = super().execute_model(scheduler_output)

@@ -33,7 +33,7 @@ def ask(console: Any, question: str = QUESTION) -> Any:
     before = console.locator(".message .answer").count()
     console.get_by_label("Message").fill(question)
     console.keyboard.press("Enter")
-    console.locator(".message .facts", has_text="tokens").nth(before).wait_for()
+    console.locator(".message .facts", has_text="first after").nth(before).wait_for()
     return console.locator(".message .answer").nth(before)
 
 
@@ -65,6 +65,38 @@ def test_a_streamed_answer_is_coloured_by_depth(console: Any, server: RiverServe
     classes = answer.locator(".token").evaluate_all("all => all.map((t) => t.className)")
     assert "backbone" in classes[0]
     assert sum("depth" in name for name in classes) == sum(layer < 30 for layer in layers(answer))
+
+
+def test_a_stream_says_how_fast_it_comes(console: Any) -> None:
+    limit(console, 24)
+    console.evaluate(
+        """() => {
+             window.said = [];
+             const messages = document.getElementById('messages');
+             new MutationObserver(() => {
+               window.said.push(messages.querySelector('.message .facts')?.textContent);
+             }).observe(messages, { childList: true, subtree: true, characterData: true });
+           }"""
+    )
+    ask(console)
+    said = [line for line in console.evaluate("window.said") if line]
+    assert any(
+        re.fullmatch(r"\d+ tokens so far · [\d.,]+ tokens per second", line) for line in said
+    )
+
+
+def test_an_adapter_is_chosen_by_its_name(page: Any, server: RiverServer) -> None:
+    names = [NAME, "translator"]
+    page.route(
+        "**/v1/models", lambda route: route.fulfill(json={"data": [{"id": n} for n in names]})
+    )
+    page.goto(server.url + "/river/console")
+    page.get_by_label("Model or adapter").select_option("translator")
+    page.get_by_label("Message").fill(QUESTION)
+    with page.expect_request("**/v1/chat/completions") as asked:
+        page.get_by_role("button", name="Send").click()
+    assert asked.value.post_data_json["model"] == "translator"
+    page.get_by_role("alert").filter(has_text="translator").wait_for()
 
 
 def test_a_tokens_depth_is_told_to_pointer_and_keyboard(console: Any) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from vllm.lora.request import LoRARequest
 
 from experiments.make_quantized import write_copy
 from river_vllm import RiverConfig
 from tests.support import engines
+from tests.support.adapters import RANK, Adapted, make_adapter
 from tests.support.engines import Generated, generate, greedy
 from tests.support.families import (
     DRAFTS,
@@ -204,4 +206,23 @@ def test_a_quantised_backbone(form: str, tiny_llama: Path, tmp_path: Path) -> No
     expected, found = generate(one, PROMPTS, params), generate(two, PROMPTS, params)
     assert sum(until_ties(found, expected)) > len(PROMPTS) * TOKENS / 4
     _, summary = drafted(two, PROMPTS, greedy(TOKENS))
+    assert 0 < summary.accepted < summary.drafted
+
+
+def test_adapters(tiny_llama: Path, tmp_path: Path) -> None:
+    """Two ranks have the tokens of one with an adapter and without, exact, exiting and verified."""
+    adapter = LoRARequest("a", 1, str(make_adapter(tiny_llama, tmp_path / "a", 1)))
+    of_prompt = [*[adapter] * len(SETTINGS), *[None] * len(SETTINGS)]
+    prompts = [{**p, "adapter": a} for p, a in zip(PROMPTS, of_prompt, strict=True)]
+    options = {**OPTIONS, "enable_lora": True, "max_loras": 1, "max_lora_rank": RANK}
+    one = Adapted(engines.river_engine(tiny_llama, CONFIG, **options))
+    with _a_core_for_each_rank():
+        two = Adapted(engines.river_engine(tiny_llama, CONFIG, tensor_parallel_size=2, **options))
+    params = [greedy(TOKENS, settings, logprobs=8) for settings in SETTINGS * 2]
+    expected, found = generate(one, prompts, params), generate(two, prompts, params)
+    assert sum(until_ties(found, expected)) > len(prompts) * TOKENS / 4
+    plain = generate(two, [{**p, "adapter": None} for p in prompts], params)
+    changed = [ours.tokens != theirs.tokens for ours, theirs in zip(found, plain, strict=True)]
+    assert all(changed[: len(SETTINGS)]), "the adapter changes nothing"
+    _, summary = drafted(two, prompts, greedy(TOKENS))
     assert 0 < summary.accepted < summary.drafted

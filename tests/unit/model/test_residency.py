@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from river_vllm.errors import RiverError
 from river_vllm.model import residency
-from river_vllm.model.residency import CheckpointLayers, release, releasing
+from river_vllm.model.residency import CheckpointLayers, move_to_huge_pages, release, releasing
 
 
 def test_only_safetensors_files_are_read_again(tmp_path: Path) -> None:
@@ -97,3 +97,18 @@ def test_a_window_stays_while_loading(file: Path, monkeypatch: pytest.MonkeyPatc
         assert resident(file) < MIB
     assert seen == [(name, ord(name), ord(name) * 4 * MIB) for name in "abcd"]
     assert most < 14 * MIB
+
+
+def test_what_is_in_memory_moves_to_huge_pages() -> None:
+    values = torch.arange(residency.LARGE // 2, dtype=torch.int32)
+    before = in_huge_pages()
+    move_to_huge_pages()
+    assert torch.equal(values, torch.arange(len(values), dtype=torch.int32))
+    if in_huge_pages() == before:
+        pytest.skip("this system has no huge pages to give")
+
+
+def in_huge_pages() -> int:
+    """KiB of this process in pages of 2 MiB."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:"))

@@ -1,7 +1,7 @@
 /** The conversation. */
 
 import { byId, element } from "./dom.js";
-import { facts } from "./facts.js";
+import { facts, progress } from "./facts.js";
 import { generate } from "./generate.js";
 import { Answer } from "./tokens.js";
 
@@ -48,9 +48,10 @@ export class Chat {
       const result = await generate(this.server.api, {
         model: this.server.model, messages, river: this.dial.river(), maxTokens: this.dial.maxTokens,
         temperature: this.dial.temperature, signal: this.running.signal,
-      }, (piece) => {
+      }, (piece, result) => {
         answer.add(piece);
         said += piece.content;
+        line.textContent = progress(result);
       });
       line.textContent = facts(result);
       byId("chat-status").textContent = `Answer: ${answer.text}. ${facts(result)}`;

@@ -2,7 +2,7 @@
 
 import { commonStart, differences, tokens } from "./diff.js";
 import { byId, number } from "./dom.js";
-import { facts } from "./facts.js";
+import { facts, progress } from "./facts.js";
 import { generate } from "./generate.js";
 import { Answer } from "./tokens.js";
 
@@ -43,12 +43,16 @@ export class Compare {
 
   async #side(name, messages, river) {
     const answer = new Answer(this.server.layers, `Answer of the ${name}`);
+    const line = byId(`${name}-facts`);
     byId(`${name}-answer`).replaceChildren(answer.node);
     const result = await generate(this.server.api, {
       model: this.server.model, messages, river, maxTokens: this.dial.maxTokens, temperature: 0,
       signal: this.running.signal,
-    }, (piece) => answer.add(piece));
-    byId(`${name}-facts`).textContent = facts(result);
+    }, (piece, result) => {
+      answer.add(piece);
+      line.textContent = progress(result);
+    });
+    line.textContent = facts(result);
     return { answer, result };
   }
 

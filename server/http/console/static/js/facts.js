@@ -1,4 +1,4 @@
-/** One line about a finished answer. */
+/** One line about an answer, while it comes and when it is finished. */
 
 import { number } from "./dom.js";
 
@@ -14,4 +14,9 @@ export function facts({ tokens, milliseconds, first, report, finish }) {
   }
   if (finish === "length") parts.push("cut at the limit");
   return parts.join(" · ");
+}
+
+export function progress({ tokens, milliseconds }) {
+  const rate = milliseconds === null ? [] : [`${number(1000 / milliseconds, 1)} tokens per second`];
+  return [`${tokens} tokens so far`, ...rate].join(" · ");
 }

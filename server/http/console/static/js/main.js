@@ -6,7 +6,7 @@ import { Compare } from "./compare.js";
 import { showConfiguration } from "./configuration.js";
 import { legend } from "./depth.js";
 import { Dial } from "./dial.js";
-import { byId } from "./dom.js";
+import { byId, element } from "./dom.js";
 import { KeyDialog } from "./key.js";
 import { Live } from "./live.js";
 import { session } from "./storage.js";
@@ -24,14 +24,21 @@ function fail(error) {
 
 const live = new Live(server, fail);
 
+/** The model and its adapters, of which a request names one. */
+function showModels(names) {
+  byId("model").textContent = names[0];
+  byId("adapter").replaceChildren(...names.map((name) => element("option", { value: name }, name)));
+  byId("adapter-row").hidden = names.length === 1;
+  server.model = names[0];
+}
+
 async function connect() {
   try {
     const river = await server.api.json("river");
     if (!river.active) throw new Error("This server's model is served without a river.");
     const models = await server.api.json("v1/models");
     server.layers = river.num_layers;
-    server.model = models.data[0].id;
-    byId("model").textContent = server.model;
+    showModels(models.data.map(({ id }) => id));
     dial.start(river);
     showConfiguration(river);
     for (const host of document.querySelectorAll(".legend-host")) host.replaceChildren(legend(river.num_layers));
@@ -61,6 +68,8 @@ for (const box of document.querySelectorAll(".numbers")) {
     document.body.classList.toggle("show-numbers", box.checked);
   });
 }
+
+byId("adapter").addEventListener("change", () => { server.model = byId("adapter").value; });
 
 byId("default-form").addEventListener("submit", async (event) => {
   event.preventDefault();
