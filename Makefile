@@ -93,7 +93,7 @@ test: $(DEV) $(KERNELS)
 
 # For each change: what needs no engine.
 test-unit: $(DEV) $(KERNELS)
-	$(BIN)/python -m pytest -n auto tests/unit tests/cuda -m 'not engine' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto tests/unit tests/cuda tests/docs -m 'not engine' $(PYTEST_ARGS)
 
 # The whole suite on any x86-64 machine: torch, oneDNN, vLLM and River are told that it ends at AVX2.
 test-avx2: $(DEV) $(KERNELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ SHARED = load_all(KUBERNETES / "river.yaml")
 SERVERS = {build: load(KUBERNETES / f"river-{build}.yaml") for build in ("cpu", "gpu")}
 PODS = {build: server["spec"]["template"]["spec"] for build, server in SERVERS.items()}
 CONTAINERS = {build: pod["containers"][0] for build, pod in PODS.items()}
-MANIFESTS = [*SHARED, *SERVERS.values(), load(KUBERNETES / "cache-claim.yaml")]
+OWN = load_all(KUBERNETES / "models-claim.yaml")
+MANIFESTS = [*SHARED, *SERVERS.values(), *OWN, load(KUBERNETES / "cache-claim.yaml")]
 MONITOR = load(KUBERNETES / "servicemonitor.yaml")
 RUNTIME, MODEL = load_all(KUBERNETES / "kserve.yaml")
 STACK = load(KUBERNETES / "production-stack.yaml")
@@ -48,10 +50,27 @@ def test_manifests_follow_the_schema_of_kubernetes(manifest: dict[str, Any]) -> 
     kubernetes_validate.validate(manifest, "1.33", strict=True)
 
 
-def test_selectors_meet_the_pods_and_the_monitor_the_service() -> None:
+@pytest.mark.parametrize("build", SERVERS)
+def test_commented_lines_belong_to_a_valid_manifest(build: str) -> None:
+    text = (KUBERNETES / f"river-{build}.yaml").read_text(encoding="utf-8")
+    server = yaml.safe_load(re.sub(r"^( *)#-", r"\1-", text, flags=re.MULTILINE))
+    kubernetes_validate.validate(server, "1.33", strict=True)
+    pod = server["spec"]["template"]["spec"]
+    (own,) = (volume for volume in pod["volumes"] if volume["name"] == "own")
+    claim = next(m for m in OWN if m["kind"] == "PersistentVolumeClaim")
+    assert own["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert {"name": "own", "mountPath": "/own", "readOnly": True} in (
+        pod["containers"][0]["volumeMounts"]
+    )
+    assert {"HF_TOKEN", "HF_HUB_OFFLINE"} <= {e["name"] for e in pod["containers"][0]["env"]}
+
+
+def test_selectors_meet_the_pods_and_the_monitor_the_services() -> None:
+    services = {m["metadata"]["name"]: m for m in SHARED if m["kind"] == "Service"}
+    shared = [m for m in SHARED if m["kind"] != "Service"]
     for build, server in SERVERS.items():
         labels = server["spec"]["template"]["metadata"]["labels"]
-        for manifest in [*SHARED, server]:
+        for manifest in [*shared, services[server["spec"]["serviceName"]], server]:
             spec = manifest.get("spec", {})
             selector = spec.get("podSelector") or spec.get("selector")
             if selector:
@@ -61,10 +80,12 @@ def test_selectors_meet_the_pods_and_the_monitor_the_service() -> None:
         for other, pods in SERVERS.items():
             theirs = pods["spec"]["template"]["metadata"]["labels"].items()
             assert (selected <= theirs) == (build == other)
-    service = next(m for m in SHARED if m["kind"] == "Service")
+            chosen = services[server["spec"]["serviceName"]]["spec"]["selector"].items()
+            assert (chosen <= theirs) == (build == other)
     spec = MONITOR["spec"]
-    assert spec["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert spec["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    for service in services.values():
+        assert spec["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+        assert spec["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
 
 
 def test_rules_and_dashboards_become_objects() -> None:
