@@ -51,6 +51,16 @@ def pytest_load_initial_conftests() -> None:
     vllm.third_party.pynvml = sys.modules["vllm.third_party.pynvml"] = nvml()
 
 
+def pytest_collection_finish() -> None:
+    """vLLM's own operator around Marlin takes the CPU's tensors of the tests too."""
+    import torch
+    from vllm.model_executor.layers.quantization.utils import marlin_utils
+
+    operators = torch.library.Library("vllm", "IMPL")
+    _kept.append(operators)
+    operators.impl("marlin_gemm", marlin_utils._marlin_gemm, "CPU")
+
+
 def define(namespace: str, library: bytes) -> None:
     """Define the operators whose schemas a library's text has; those that only ask what a GPU can
     do say yes."""
