@@ -23,7 +23,8 @@ GPU = torch.device("meta")
 
 
 class Waits(TorchDispatchMode):
-    """Counts what has to wait for the device: values read by the host, copies to it."""
+    """Counts what has to wait for the device: values read by the host, copies to it, and copies of
+    a tensor of the host's, whose memory is not pinned."""
 
     count = 0
 
@@ -35,7 +36,7 @@ class Waits(TorchDispatchMode):
         out = func(*args, **kwargs)
         if func in _COPIES:
             source = args[-1] if func is _COPIES[1] else args[0]
-            self.count += source.device == GPU and out.device != GPU
+            self.count += (source.device == GPU) != (out.device == GPU)
         return out
 
 

@@ -22,12 +22,11 @@ _BY_DATA = (
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.nonzero.default,
     torch.ops.aten.masked_select.default,
-    torch.ops.aten.lift_fresh.default,  # ``torch.tensor``: from the host
 )
 _READS = (
     *(torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu),
     *(torch.Tensor.__bool__, torch.Tensor.__int__, torch.Tensor.__float__),
-    *(torch.Tensor.__index__, torch.Tensor.__array__, torch.from_numpy),
+    *(torch.Tensor.__index__, torch.Tensor.__array__),
 )
 _OF_PYTHON = ("vllm", "river")
 """Operators that are Python functions: a capture sees what they call, not them."""

@@ -75,8 +75,9 @@ def expanded(weight: torch.Tensor) -> Any:
     return DequantizeKernel().pack(GroupedWeight(codes, scales, scales), spec)
 
 
-def test_a_decision_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the similarities; a layer before the first decision and one without rows never."""
+def test_a_decision_waits_for_similarities_and_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the similarities; a layer before the first decision and one without rows never. Where
+    rows leave, three lists of rows are copied to the device."""
     with fake_gpu(monkeypatch) as waits:
         router = Router(by_torch(transition_similarity))
         table = StepTable(L, [1] * 3, [0.5, 0.5, -1.0], [2, 3, 2], device=GPU)
@@ -87,11 +88,13 @@ def test_a_decision_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
             counts.append(waits.count)
         # Similarity 0 is above no τ but −1.
         assert table.exit_layer.tolist() == [-1, -1, 2]
-        assert np.diff(counts).tolist() == [0, 1, 1, 1, 1]
+        assert np.diff(counts).tolist() == [0, 4, 1, 1, 1]
         assert table.river_rows is not None and table.river_rows.device == GPU
 
 
-def test_a_river_pass_is_prepared_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_of_several_draft_passes_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are copied to the device; those of the passes after it are made there."""
+
     def create(found: Any, vllm_config: Any, slot_mapping: Any) -> Any:
         return SimpleNamespace(attn_metadata=found, slots=slot_mapping)
 
@@ -115,11 +118,11 @@ def test_a_river_pass_is_prepared_without_a_wait(monkeypatch: pytest.MonkeyPatch
         forward = Forward(runner)
         tokens = torch.tensor([1, 2, 3], device=GPU)
         due = forward.decode([Span(0, 4, 1), Span(1, 9, 1), Span(2, 3, 1)], tokens, 0, "draft")
-        for following in (due, forward.following(due, tokens)):
-            assert all(v is None or v.device == GPU for v in following.inputs.values())
-            with forward._context(following):
+        for one in (due, forward.following(due, tokens)):
+            assert all(v is None or v.device == GPU for v in one.inputs.values())
+            with forward._context(one):
                 pass
-        assert waits.count == 0
+        assert waits.count == 1
 
 
 def test_a_weight_is_quantised_in_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
