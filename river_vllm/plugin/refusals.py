@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from river_vllm.architectures import in_fp8
-from river_vllm.compat import VllmConfig, current_platform, vllm_envs
+from river_vllm.compat import CompilationMode, VllmConfig, current_platform, vllm_envs
 from river_vllm.config import Affects, RiverConfig, river_config_of
 from river_vllm.engine_config import RiverSpeculativeConfig
 from river_vllm.errors import RiverError, UnsupportedModelError
@@ -153,6 +153,8 @@ def refuse(vllm_config: VllmConfig) -> None:
         f"vLLM's model runner V2 (leave out {RUNNER_V2}=1)": (
             vllm_envs.VLLM_USE_V2_MODEL_RUNNER is True
         ),
+        "the compilation mode STOCK_TORCH_COMPILE, whose graph leaves every exit out (leave out "
+        "-cc.mode)": vllm_config.compilation_config.mode == CompilationMode.STOCK_TORCH_COMPILE,
         "watermarking, which needs vLLM's model runner V2 (leave out --watermark-config)": (
             vllm_config.watermark_config is not None
         ),

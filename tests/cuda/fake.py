@@ -23,8 +23,10 @@ GPU = torch.device("meta")
 
 
 class Waits(TorchDispatchMode):
-    """Counts what has to wait for the device: values read by the host, copies to it, and copies of
-    a tensor of the host's, whose memory is not pinned."""
+    """Counts waits of the host: a value that it reads, and a copy to or from the device.
+
+    torch waits for a copy from memory that is not pinned, too.
+    """
 
     count = 0
 

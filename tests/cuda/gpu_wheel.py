@@ -62,8 +62,10 @@ def pytest_collection_finish() -> None:
 
 
 def define(namespace: str, library: bytes) -> None:
-    """Define the operators whose schemas a library's text has; those that only ask what a GPU can
-    do say yes."""
+    """Define the operators of a library by the schemas in its text.
+
+    An operator that asks whether a GPU supports something says yes.
+    """
     import torch
 
     operators = torch.library.Library(namespace, "FRAGMENT")

@@ -86,7 +86,7 @@ def captured(run: Callable[[], Any]) -> tuple[Graph, Any]:
 
 
 def test_a_replay_drafts_and_verifies_as_eager_passes_do(runner: Any) -> None:
-    """What the graph was captured with has no part in what it answers later."""
+    """A graph keeps nothing of the inputs that it was captured with."""
     first, second = Round(runner, [7, 8, 9], back=8), Round(runner, [70, 80, 90], back=5)
     graph, found = captured(first)
     with torch.inference_mode():

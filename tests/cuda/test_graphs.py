@@ -57,7 +57,7 @@ class Inner(nn.Module):
         return hidden
 
     def traced(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """What the compiler saw: no decision (``Decision``)."""
+        """The forward that a compiler traces: decisions are left out (``Decision``)."""
         return torch.zeros(len(input_ids), 1) + L
 
 

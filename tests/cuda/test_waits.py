@@ -93,7 +93,7 @@ def test_a_decision_waits_for_similarities_and_lists(monkeypatch: pytest.MonkeyP
 
 
 def test_the_first_of_several_draft_passes_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rows are copied to the device; those of the passes after it are made there."""
+    """Its rows are copied to the device. Later passes make theirs in device memory."""
 
     def create(found: Any, vllm_config: Any, slot_mapping: Any) -> Any:
         return SimpleNamespace(attn_metadata=found, slots=slot_mapping)

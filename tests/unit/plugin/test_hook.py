@@ -133,6 +133,7 @@ def test_the_engine_gets_rivers_worker_and_scheduler(
         ("model_config__dtype", torch.float16, "dtype float16 on the CPU"),
         ("aux_output_config__enable_return_routed_experts", True, "routed-experts"),
         ("model_config__enable_sleep_mode", True, "--enable-sleep-mode"),
+        ("compilation_config__mode", CompilationMode.STOCK_TORCH_COMPILE, "-cc.mode"),
         ("cache_config__cache_dtype", "nvfp4", "--kv-cache-dtype nvfp4 .*tried: auto, bfloat16"),
         (
             "cache_config",
