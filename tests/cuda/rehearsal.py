@@ -42,10 +42,14 @@ class Graph:
     def __init__(self) -> None:
         self.steps: list[tuple[Any, Any, Any, list[torch.Tensor]]] = []
         """Operators with their arguments, and the tensors that they made."""
+        self._replayed: list[torch.Tensor] = []
 
     def replay(self) -> None:
+        self._replayed.clear()
         for operator, args, kwargs, made in self.steps:
             again = [leaf for leaf in tree_leaves(operator(*args, **kwargs)) if _is_tensor(leaf)]
+            # vLLM's attention on the CPU keeps addresses of its plan inside the plan.
+            self._replayed += again
             for out, value in zip(made, again, strict=True):
                 if out.data_ptr() != value.data_ptr():
                     out.copy_(value)
