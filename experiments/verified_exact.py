@@ -2,8 +2,9 @@
 
 A verifying pass has more rows than a step without drafts, and a CPU's products may round otherwise
 at another number of rows. With any method, two likeliest tokens that are neighbours in bf16 can
-then change places. The table has stock's gap between the two tokens at each first difference. It
-also compares stock vLLM with itself in another batch.
+then change places. The table has the gap between the two tokens at each first difference. It also
+compares stock vLLM with itself in another batch, and River with itself in another batch and
+without drafts.
 
     python experiments/verified_exact.py MODEL --data gsm8k.jsonl:question --prompts 50
 """
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--verify", type=int, nargs="+", default=[3, 4])
     parser.add_argument("--eager", action="store_true", help="without compilation")
+    parser.add_argument("--n-gram", action="store_true", help="vLLM's n-gram method too")
     args = parser.parse_args()
     prompts = prompts_of(args.data, args.prompts)
     options = {**ENGINE, "enforce_eager": args.eager}
@@ -84,13 +86,30 @@ def main() -> None:
         ),
         # Last: it imports numba, and vLLM 0.32 then cannot start another engine in this process
         # (triton_utils/dispatcher.py, ``_rebind_kernels``, looks into every module).
-        ("n-gram, 4", {"speculative_config": NGRAM}),
+        *([("n-gram, 4", {"speculative_config": NGRAM})] if args.n_gram else []),
     ]
     for label, extra in engines:
         engine = LLM(args.model, **options, **extra)
+        found = {batch: run(engine, prompts, args.tokens, batch) for batch in args.batches}
         for batch in args.batches:
-            report(label, batch, run(engine, prompts, args.tokens, batch), expected[batch])
+            report(label, batch, found[batch], expected[batch])
+        if label.startswith("River"):
+            for batch in args.batches[1:]:
+                report(
+                    f"{label}, beside itself in batches of {alone}",
+                    batch,
+                    found[batch],
+                    found[alone],
+                )
+            engine.collective_rpc(stop_drafting)
+            without = run(engine, prompts, args.tokens, alone)
+            report("River without drafts, beside itself with them", alone, without, found[alone])
         del engine
+
+
+def stop_drafting(worker: Any) -> None:
+    runner = worker.model_runner
+    runner.drafter.propose = lambda **_: [[] for _ in runner.input_batch.req_ids]
 
 
 def report(label: str, batch: int, found: list[Any], expected: list[Any]) -> None:

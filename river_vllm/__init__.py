@@ -10,7 +10,7 @@ from typing import Any
 
 from river_vllm.config import RiverConfig
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["RiverConfig", "__version__", "engine_args", "register"]
 
 

@@ -394,6 +394,27 @@ def runner_drafts_with(drafter: type) -> Iterator[None]:
         gpu_model_runner.DraftModelProposer = own
 
 
+@contextmanager
+def keys_are_split(allowed: bool) -> Iterator[None]:
+    """Inside, unless ``allowed``, vLLM's CPU attention sums over a request's keys in one order.
+
+    vLLM splits the keys of a request among threads, depending on the other requests of the step.
+    Its ``VLLM_CPU_ATTN_SPLIT_KV`` holds for every step, also where stock vLLM's bits are needed.
+    Until the builder of the attention's metadata takes it as an argument:
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/attention/backends/cpu_attn.py#L264
+    """
+    if allowed:
+        yield
+        return
+    held = vars(vllm_envs)
+    # The module computes its variables where it has no attribute of their name.
+    held["VLLM_CPU_ATTN_SPLIT_KV"] = False
+    try:
+        yield
+    finally:
+        del held["VLLM_CPU_ATTN_SPLIT_KV"]
+
+
 def calls_pass_through(module: Any, call: Callable[..., Any]) -> None:
     """Calls of ``module`` go to ``call(inner, …)``; ``inner(…)`` is the original call.
 

@@ -20,7 +20,7 @@ ModeName = Literal["exit", "verified"]
 EXTRA_ARGS_KEY = "river"
 """River's key in ``SamplingParams.extra_args``."""
 
-OF_EXITS = ("threshold", "min_layers")
+EXIT_FIELDS = ("threshold", "min_layers")
 """Fields that apply to exits only."""
 
 
@@ -147,7 +147,7 @@ def resolve(
     if field.min_layers is not None and field.min_layers > num_layers:
         must = f"must be between 1 and {num_layers}, the number of layers of this model"
         raise UnreachableError("min_layers", field.min_layers, must)
-    of_exits = [name for name in OF_EXITS if getattr(field, name) is not None]
+    of_exits = [name for name in EXIT_FIELDS if getattr(field, name) is not None]
     mode = field.mode or ("exit" if of_exits else defaults.mode)
     if mode == "verified" and of_exits:
         reason = "belongs to exits, and 'mode' is 'verified': leave one of them out"
@@ -199,7 +199,7 @@ def _given(extra_args: Mapping[str, Any] | None, defaults: RiverSettings) -> Riv
     enabled = raw.get("enabled", defaults.enabled)
     threshold = raw.get("threshold", defaults.threshold)
     min_layers = raw.get("min_layers", defaults.min_layers)
-    mode = raw.get("mode", "exit" if any(name in raw for name in OF_EXITS) else defaults.mode)
+    mode = raw.get("mode", "exit" if any(name in raw for name in EXIT_FIELDS) else defaults.mode)
     numbers = isinstance(threshold, int | float) and isinstance(min_layers, int)
     if not isinstance(enabled, bool) or not numbers or not -1.0 <= threshold <= 1.0:
         return backbone

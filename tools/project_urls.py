@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make the links for PyPI absolute: README.md's, and ``[project.urls]``.
 
-    tools/project_urls.py https://github.com/OWNER/NAME v0.1.0   changes both in this checkout
+    tools/project_urls.py https://github.com/OWNER/NAME v0.2.0   changes both in this checkout
     tools/project_urls.py --version                              prints the project's version
 
 The release workflow runs this before its build: only there the repository's address is known.

@@ -29,7 +29,7 @@ TEACHER_KEY = "river_teacher"
 """Key in ``SamplingParams.extra_args`` for the number of a text and where its answer starts."""
 LOGIT_ROWS = 256
 """Rows whose logits over the vocabulary are computed at a time."""
-NEVER = 1.0 - 1e-9
+NO_EXIT = 1.0 - 1e-9
 """A τ below 1 that no similarity exceeds (as float32 it is 1.0). Rows of the backbone's own pass
 are then routed and so observed, but none leaves."""
 
@@ -222,7 +222,7 @@ class TeacherForcedEngine:
             policy: when tokens leave; None for the backbone's pass, which has to come first.
             first: number of the first text.
         """
-        settings = (policy or Policy(NEVER, 1)).settings().as_extra_arg()
+        settings = (policy or Policy(NO_EXIT, 1)).settings().as_extra_arg()
         inputs, params = [], []
         for number, text in enumerate(texts, first):
             tokens = [*text.prompt, *text.answer[: text.forced]]

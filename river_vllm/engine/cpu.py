@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 # isort: off
@@ -22,6 +23,21 @@ from river_vllm.model.residency import move_to_huge_pages
 
 class RiverCPUModelRunner(RiverRunnerMixin, CPUModelRunner):
     """vLLM's CPU runner (V1) with River's batch feed."""
+
+    def _determine_batch_execution_and_padding(
+        self, num_tokens: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """A lone row that need not have stock vLLM's bits gets the bits that it has among others:
+        it runs beside padding."""
+        found = super()._determine_batch_execution_and_padding(num_tokens, *args, **kwargs)
+        if self.river_exact or num_tokens >= (self.river_least_rows or 1):
+            return found
+        mode, batch, *rest = found
+        return mode, replace(batch, num_tokens=self.river_least_rows), *rest
+
+    def _build_attention_metadata(self, *args: Any, **kwargs: Any) -> Any:
+        with patches.keys_are_split(self.river_exact or self.river_least_rows is None):
+            return super()._build_attention_metadata(*args, **kwargs)
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
         """Sample; rows whose sample is discarded draw from the common generator, not their own.

@@ -20,7 +20,7 @@ from river_vllm.engine.warm_up import WarmUpMixin, costs_of_start
 from river_vllm.model.forward import Forward
 from river_vllm.modes.exit import Exits, timed
 from river_vllm.request import default_settings, needs_every_logit
-from river_vllm.step.requests import Request, Requests
+from river_vllm.step.requests import Request, Requests, Scheduled
 from river_vllm.step.table import Pass
 
 
@@ -34,7 +34,11 @@ class RiverRunnerMixin(WarmUpMixin):
     river_check: SelfCheck | None
     """None where nothing is drafted."""
     river_exact = True
-    """Whether a request of the last step needs stock vLLM's bits."""
+    """Whether a request of the step needs stock vLLM's bits."""
+    river_least_rows: int | None = None
+    """From how many rows on a verified row has the same bits in every step; None: nothing is
+    drafted, or the bits depend on the step."""
+    _river_step: list[Scheduled]
     _river_depths: dict[str, int]
     _river_watch: Stopwatch
     _river_running: Pass | None
@@ -57,6 +61,8 @@ class RiverRunnerMixin(WarmUpMixin):
         self.river_check = None if drafter is None else self_check(self, forward)
         used = self.river_check is None or self.river_check.passed
         self.river_requests = Requests(self, default_settings(config), used)
+        if drafter is not None and self.device.type == "cpu":
+            self.river_least_rows = forward.least_alike()
         kinds = timed(config, forward, self.max_num_reqs)
         if drafter is not None:
             kinds |= drafter.timed(forward, self.max_num_reqs)
@@ -73,6 +79,7 @@ class RiverRunnerMixin(WarmUpMixin):
             **(drafter.info() if drafter is not None else {}),
             **(self.river_check.info() if self.river_check is not None else {}),
             **self.river_exits.info(),
+            "same_bits": self.river_least_rows is not None,
             "costs": self.river_costs.describe(time.time()),
         }
 
@@ -89,12 +96,17 @@ class RiverRunnerMixin(WarmUpMixin):
             self._river_learn()
         return output
 
+    def _prepare_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = super()._prepare_inputs(*args, **kwargs)  # type: ignore[misc]
+        self._river_step = self.river_requests.step()
+        self.river_exact = not all(one.request.may_draft for one in self._river_step)
+        return found
+
     def _model_forward(self: Any, **inputs: Any) -> Any:
         """vLLM's documented override point for the forward pass of a real step."""
         self._river_learn()
-        step, exits = self.river_requests.step(), self.river_exits
-        table = exits.table(step)
-        self.river_exact = not all(one.request.may_draft for one in step)
+        exits = self.river_exits
+        table = exits.table(self._river_step)
         due = Pass(
             table, exits.spans(), inputs, True, head=exits.head(table), exact=self.river_exact
         )

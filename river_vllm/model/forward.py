@@ -20,6 +20,7 @@ from river_vllm.compat import (
 )
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.model.compiled import RoutedForward
+from river_vllm.model.head import RiverHeadMethod, lm_head
 from river_vllm.model.residency import Residency
 from river_vllm.step.router import Router
 from river_vllm.step.table import (
@@ -79,6 +80,14 @@ class River:
     def rest(self) -> None:
         """End the pass under way, its logits too."""
         self.current.due = self.current.idle
+
+    def least_alike(self) -> int | None:
+        """From how many rows on a pass that need not have stock vLLM's bits gives a row the same
+        bits, however many there are; None where it never does. One layer is taken for all."""
+        if self.dense is not None:
+            return 1
+        found = [linear.quant_method.least_alike(linear) for linear in self._linears[0]]
+        return None if None in found else max(found)
 
     def route(self, index: int, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
         """Decide the precision of each row in layer ``index``; both tensors ``[rows, hidden]``."""
@@ -194,6 +203,17 @@ class Forward:
         self._runner = runner
         self._model = runner.get_model()
         self.river: River = self._model.river
+
+    def least_alike(self) -> int | None:
+        """As ``River.least_alike``, of the whole model and on all ranks."""
+        method = getattr(lm_head(self._model), "quant_method", None)
+        if not isinstance(method, RiverHeadMethod):
+            return None
+        with torch.inference_mode():
+            found = [self.river.least_alike(), method.least_alike(lm_head(self._model))]
+        ranks = torch.tensor([0.0 if least is None else float(least) for least in found])
+        body, head = self.river.agreed(ranks).tolist()
+        return int(body) if body and head else None
 
     def run(self, due: Pass) -> torch.Tensor:
         """Run a pass, in the forward that it needs.

@@ -10,6 +10,7 @@ logits as they are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,13 +19,14 @@ from torch import nn
 from river_vllm.compat import UnquantizedEmbeddingMethod
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.kernels.base import PackedLinear
+from river_vllm.model.rounding import least_alike
 from river_vllm.step.table import Current
 from river_vllm.weights.packing import Packer
 
 Outputs = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """As ``some_outputs``."""
 
-DEEP = 16
+COLUMN = 16
 """Logits in a column, of which ``largest`` first looks at the maximum only."""
 CANDIDATES = 256
 """Logits of a row that are made exact."""
@@ -45,6 +47,16 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         self._packer = packer
         self._outputs = outputs
         self._packed: PackedLinear | None = None
+        self._least_rows = 1
+
+    def least_alike(self, layer: Any) -> int | None:
+        """``model/rounding.py``, of the backbone's head; passes that need not have stock vLLM's
+        bits keep to it from now on."""
+        product = partial(super().apply, layer)
+        width, outputs = layer.embedding_dim, layer.num_embeddings_per_partition
+        found = least_alike(product, width, outputs, layer.weight.dtype)
+        self._least_rows = found or 1
+        return found
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         self._packed = self._packer(layer.weight.detach())
@@ -59,7 +71,10 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         if head == "backbone" and due.dense is not None:
             return due.dense(x, layer.weight, bias)
         if head == "backbone" or bias is not None or self._packed is None:
-            return super().apply(layer, x, bias)
+            rows = len(x)
+            if not due.exact and rows < self._least_rows:
+                x = torch.cat([x, x.new_zeros(self._least_rows - rows, x.shape[1])])
+            return super().apply(layer, x, bias)[:rows]
         if head == "draft":
             return self._packed.draft(x, None)
         logits = self._packed.apply(x, None)
@@ -76,18 +91,18 @@ def some_outputs(x: torch.Tensor, weight: torch.Tensor, chosen: torch.Tensor) ->
 def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
     """Indices of the ``count`` largest of each row, ``[rows, count]`` of ``[rows, vocabulary]``.
 
-    They lie in the ``count`` columns with the largest maxima, when a row is laid out with ``DEEP``
-    logits to a column: searching those takes a fraction of searching the vocabulary.
+    They lie in the ``count`` columns with the largest maxima, when a row is laid out with
+    ``COLUMN`` logits to a column: searching those takes a fraction of searching the vocabulary.
     """
     rows, size = logits.shape
-    columns = size // DEEP
+    columns = size // COLUMN
     if 2 * count > columns:
         return logits.topk(count, dim=-1).indices
-    maxima = logits[:, : columns * DEEP].view(rows, DEEP, columns).amax(dim=1)
+    maxima = logits[:, : columns * COLUMN].view(rows, COLUMN, columns).amax(dim=1)
     best = maxima.topk(count, dim=-1).indices
-    steps = torch.arange(DEEP, device=logits.device) * columns
+    steps = torch.arange(COLUMN, device=logits.device) * columns
     inside = (best.unsqueeze(-1) + steps).view(rows, -1)
-    rest = torch.arange(columns * DEEP, size, device=logits.device).expand(rows, -1)
+    rest = torch.arange(columns * COLUMN, size, device=logits.device).expand(rows, -1)
     places = torch.cat([inside, rest], dim=1)
     return places.gather(1, logits.gather(1, places).topk(count, dim=-1).indices)
 

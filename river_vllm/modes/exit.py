@@ -29,7 +29,7 @@ HELD = 1 << 12
 """The mark; more layers than any model has."""
 USUAL_LAYERS = 4
 """Backbone layers of an early exit, if no setting asks for more (the paper: 3 to 4)."""
-NEVER = np.iinfo(np.int32).max
+STAYS = np.iinfo(np.int32).max
 """The floor of rows that stay on the backbone."""
 
 
@@ -148,7 +148,7 @@ class Line(NamedTuple):
     start: int
     rows: int
     threshold: float = 1.0
-    floor: int = NEVER
+    floor: int = STAYS
     replayed: bool = False
     held: bool = False
 

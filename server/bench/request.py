@@ -89,12 +89,13 @@ class Answer:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    """By the server's usage; without one, the number of chunks with output."""
     river: Depths | None = None
 
     @property
     def tpot(self) -> float | None:
-        """Time per output token in seconds, without the first token; ``None`` below two tokens,
-        without usage, or if no chunk carried output."""
+        """Time per output token in seconds, without the first token; ``None`` below two tokens or
+        if no chunk carried output."""
         if self.first is None or self.finished is None or (self.completion_tokens or 0) < 2:
             return None
         if self.first >= self.finished:
@@ -139,7 +140,7 @@ async def ask(
 
 async def _follow(source: EventSource, answer: Answer, sent: float) -> str | None:
     """Fill ``answer`` from the stream; why it is incomplete, or ``None``."""
-    done = False
+    done, chunks = False, 0
     async for event in source.aiter_sse():
         if event.data == DONE:
             done = True
@@ -149,14 +150,17 @@ async def _follow(source: EventSource, answer: Answer, sent: float) -> str | Non
         if chunk.error is not None:
             return f"error in the stream: {_message(event.data)}"
         for choice in chunk.choices[:1]:
-            if answer.first is None and choice.has_output():
-                answer.first = seconds
+            if choice.has_output():
+                chunks += 1
+                answer.first = seconds if answer.first is None else answer.first
             if choice.finish_reason is not None:
                 answer.finish_reason, answer.finished = choice.finish_reason, seconds
         if chunk.usage is not None:
             answer.prompt_tokens = chunk.usage.prompt_tokens
             answer.completion_tokens = chunk.usage.completion_tokens
         answer.river = chunk.river or answer.river
+    if answer.completion_tokens is None:
+        answer.completion_tokens = chunks
     if answer.first is None:
         answer.first = answer.finished
     if answer.finish_reason is None or not done:

@@ -52,7 +52,7 @@ def test_the_first_token_is_output_and_not_the_role(mock: Callable[..., MockServ
 
 
 @pytest.mark.parametrize(
-    ("tokens", "behaviour"), [(1, {}), (4, {"usage": False}), (4, {"text": ""})]
+    ("tokens", "behaviour"), [(1, {}), (1, {"usage": False}), (4, {"text": ""})]
 )
 def test_no_time_per_token_where_it_cannot_be_known(
     mock: Callable[..., MockServer], tokens: int, behaviour: dict
@@ -61,6 +61,12 @@ def test_no_time_per_token_where_it_cannot_be_known(
     found = answer_of(mock(**behaviour), tokens)
     assert (found.error, found.tpot) == (None, None)
     assert "text" not in behaviour or found.first == found.finished
+
+
+def test_without_usage_a_chunk_is_a_token(mock: Callable[..., MockServer]) -> None:
+    found = answer_of(mock(usage=False), 4)
+    assert found.completion_tokens == 4
+    assert found.tpot is not None
 
 
 @pytest.mark.parametrize(

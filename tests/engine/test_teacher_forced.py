@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from river_vllm.calibrate.passes import NEVER, Measured, Policy, TeacherForcedEngine, Text
+from river_vllm.calibrate.passes import NO_EXIT, Measured, Policy, TeacherForcedEngine, Text
 from river_vllm.calibrate.run import Calibrator
 from tests.support.engines import Generated, generate, greedy
 from tests.support.prompts import PROMPTS
@@ -38,7 +38,7 @@ def forced(river_smollm2: Any, decoded: Any) -> tuple[Measured, Measured, Measur
     """The backbone's pass, the same again as a policy, and the policy's."""
     engine = TeacherForcedEngine(river_smollm2)
     reference = engine.run(None, decoded[0])
-    again = engine.run(Policy(NEVER, 1), decoded[0])
+    again = engine.run(Policy(NO_EXIT, 1), decoded[0])
     return reference, again, engine.run(POLICY, decoded[0])
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from vllm import _custom_ops as ops
 from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
 from river_vllm import RiverConfig
@@ -32,7 +33,7 @@ from tests.support.engines import (
     greedy,
     run_with_kv,
 )
-from tests.support.pool import few_blocks, free_blocks
+from tests.support.pool import few_blocks, free_blocks, runner_of
 from tests.support.prompts import PROMPTS
 from tests.support.rounding import logit_rounding, same_up_to_a_near_tie, shared_length
 
@@ -178,6 +179,49 @@ def test_in_a_batch(pair: tuple[Any, Any, float]) -> None:
     layers = engine.collective_rpc("river_info")[0]["num_layers"]
     for index in (0, 4):
         assert generated(found[index]).exit_layers == [layers] * 64
+
+
+@pytest.mark.parametrize("kind", ["smollm2", "qwen2", "int8"])
+def test_no_bit_depends_on_drafts_or_on_other_requests(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, among sixteen, and without drafts: one answer, to the bit of its log-probabilities."""
+    engine = request.getfixturevalue(f"verified_{kind}")
+    runner = runner_of(engine)
+    if runner.river_least_rows is None:
+        pytest.skip("on this CPU the bits of vLLM's products depend on the number of rows")
+    prompts, params = PROMPTS[:16], greedy(48, logprobs=2)
+
+    def run(how: Callable[..., list[Generated]]) -> list[Any]:
+        engine.reset_prefix_cache()
+        return [(found.tokens, found.logprobs) for found in how(engine, prompts, params)]
+
+    together, alone = run(generate), run(generate_alone)
+    drafter = runner.drafter
+    monkeypatch.setattr(drafter, "propose", lambda **_: [[] for _ in runner.input_batch.req_ids])
+    undrafted = run(generate_alone)
+    assert together == alone
+    assert alone == undrafted
+
+
+def test_keys_are_split_as_in_stock_where_a_request_is_exact(
+    verified_qwen2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's attention may sum in another order for each batch. Only exact requests need that."""
+    if runner_of(verified_qwen2).river_least_rows is None:
+        pytest.skip("on this CPU the bits of vLLM's products depend on the number of rows")
+    split, scheduled = [], ops.cpu_attn_get_scheduler_metadata
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        split.append(kwargs["enable_kv_split"])
+        return scheduled(*args, **kwargs)
+
+    monkeypatch.setattr(ops, "cpu_attn_get_scheduler_metadata", noting)
+    for params, expected in ((greedy(1), False), ([greedy(1), greedy(1, OFF)], True)):
+        verified_qwen2.reset_prefix_cache()
+        split.clear()
+        generate(verified_qwen2, PROMPTS[: 1 + isinstance(params, list)], params)
+        assert split == [expected]
 
 
 def test_by_default(stock_qwen2: Any, default_qwen2: Any, near_qwen2: float) -> None:

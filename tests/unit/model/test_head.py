@@ -11,7 +11,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.model import head as module
-from river_vllm.model.head import DEEP, install_river_head, largest
+from river_vllm.model.head import COLUMN, install_river_head, largest
 from river_vllm.step.table import Current
 from tests.unit.model.test_linear import Packed
 
@@ -55,7 +55,7 @@ def test_a_model_without_a_plain_head_has_no_place_for_it() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("size", [40, 64 * DEEP, 200 * DEEP + 7])
+@pytest.mark.parametrize("size", [40, 64 * COLUMN, 200 * COLUMN + 7])
 def test_it_finds_what_a_search_of_everything_finds(size: int, dtype: torch.dtype) -> None:
     rows = 5
     logits = torch.randn(rows, size, generator=torch.Generator().manual_seed(size)).to(dtype)
@@ -65,7 +65,7 @@ def test_it_finds_what_a_search_of_everything_finds(size: int, dtype: torch.dtyp
     # bf16 has ties, and either of two equal logits may be taken.
     assert torch.equal(logits.gather(1, found), logits.topk(32, dim=-1).values)
     columns = 200
-    logits = torch.zeros(1, columns * DEEP + 3)
-    wanted = [7, 7 + columns, 7 + 5 * columns, columns * DEEP + 2]
+    logits = torch.zeros(1, columns * COLUMN + 3)
+    wanted = [7, 7 + columns, 7 + 5 * columns, columns * COLUMN + 2]
     logits[0, wanted] = 1.0
     assert sorted(largest(logits, 4).tolist()[0]) == wanted, "they may share a column"
