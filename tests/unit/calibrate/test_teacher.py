@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from river_vllm.calibrate.passes import (
-    NEVER,
+    NO_EXIT,
     TEACHER_KEY,
     ForcedRequests,
     Observer,
@@ -106,4 +106,4 @@ def test_every_row_of_every_pass_is_computed() -> None:
     known = [params.extra_args[TEACHER_KEY] for params in llm.params]
     assert known == [{"sequence": number, "answer_start": 2} for number in (7, 8)] * 2
     settings = [params.extra_args["river"]["threshold"] for params in llm.params]
-    assert settings == [NEVER] * 2 + [0.5] * 2
+    assert settings == [NO_EXIT] * 2 + [0.5] * 2

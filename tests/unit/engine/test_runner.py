@@ -55,8 +55,12 @@ class FakeRunner:
 
     def execute_model(self, scheduler_output: Any, tensors: Any = None) -> Any:
         if tensors == "step":
+            self._prepare_inputs(scheduler_output)
             self._model_forward(input_ids="ids", positions="p")
         return tensors
+
+    def _prepare_inputs(self, scheduler_output: Any) -> None:
+        """vLLM's: the batch's tensors."""
 
     def sample_tokens(self, grammar: Any) -> Any:
         assert self.current is None, "what is sampled or drafted is no part of the step"
