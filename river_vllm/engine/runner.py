@@ -39,6 +39,7 @@ class RiverRunnerMixin(WarmUpMixin):
     """From how many rows on a verified row has the same bits in every step; None: nothing is
     drafted, or the bits depend on the step."""
     _river_step: list[Scheduled]
+    """The rows of the step whose inputs are prepared."""
     _river_depths: dict[str, int]
     _river_watch: Stopwatch
     _river_running: Pass | None
@@ -97,6 +98,7 @@ class RiverRunnerMixin(WarmUpMixin):
         return output
 
     def _prepare_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Prepare a step, and read its requests: padding and attention depend on them."""
         found = super()._prepare_inputs(*args, **kwargs)  # type: ignore[misc]
         self._river_step = self.river_requests.step()
         self.river_exact = not all(one.request.may_draft for one in self._river_step)

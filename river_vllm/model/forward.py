@@ -82,10 +82,8 @@ class River:
         self.current.due = self.current.idle
 
     def least_alike(self) -> int | None:
-        """From how many rows on a pass that need not have stock vLLM's bits gives a row the same
-        bits, however many there are; None where it never does. One layer is taken for all."""
-        if self.dense is not None:
-            return 1
+        """From how many rows on vLLM's products give a row the same bits, however many there are;
+        None where they never do. One layer is taken for all."""
         found = [linear.quant_method.least_alike(linear) for linear in self._linears[0]]
         return None if None in found else max(found)
 
@@ -205,15 +203,17 @@ class Forward:
         self.river: River = self._model.river
 
     def least_alike(self) -> int | None:
-        """As ``River.least_alike``, of the whole model and on all ranks."""
-        method = getattr(lm_head(self._model), "quant_method", None)
-        if not isinstance(method, RiverHeadMethod):
+        """From how many rows on the layers give a verified row the same bits, on all ranks; None
+        where they or the LM head never do."""
+        head: Any = lm_head(self._model)
+        if not isinstance(getattr(head, "quant_method", None), RiverHeadMethod):
             return None
+        if self.river.dense is not None:
+            return 1  # its rows do not depend on each other, and it serves the LM head too
         with torch.inference_mode():
-            found = [self.river.least_alike(), method.least_alike(lm_head(self._model))]
-        ranks = torch.tensor([0.0 if least is None else float(least) for least in found])
-        body, head = self.river.agreed(ranks).tolist()
-        return int(body) if body and head else None
+            found = self.river.least_alike(), head.quant_method.least_alike(head)
+        layers, of_head = self.river.agreed(torch.tensor([float(n or 0) for n in found])).tolist()
+        return int(layers) if layers and of_head else None
 
     def run(self, due: Pass) -> torch.Tensor:
         """Run a pass, in the forward that it needs.

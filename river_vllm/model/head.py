@@ -91,8 +91,8 @@ def some_outputs(x: torch.Tensor, weight: torch.Tensor, chosen: torch.Tensor) ->
 def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
     """Indices of the ``count`` largest of each row, ``[rows, count]`` of ``[rows, vocabulary]``.
 
-    They lie in the ``count`` columns with the largest maxima, when a row is laid out with
-    ``COLUMN`` logits to a column: searching those takes a fraction of searching the vocabulary.
+    A row is laid out with ``COLUMN`` logits to a column. The largest lie in the ``count`` columns
+    with the largest maxima, and searching these takes a fraction of searching the vocabulary.
     """
     rows, size = logits.shape
     columns = size // COLUMN

@@ -217,10 +217,11 @@ def test_keys_are_split_as_in_stock_where_a_request_is_exact(
         return scheduled(*args, **kwargs)
 
     monkeypatch.setattr(ops, "cpu_attn_get_scheduler_metadata", noting)
-    for params, expected in ((greedy(1), False), ([greedy(1), greedy(1, OFF)], True)):
+    for fields, expected in (([None], False), ([None, OFF], True)):
         verified_qwen2.reset_prefix_cache()
         split.clear()
-        generate(verified_qwen2, PROMPTS[: 1 + isinstance(params, list)], params)
+        params = [greedy(1, field) for field in fields]
+        generate(verified_qwen2, PROMPTS[: len(params)], params)
         assert split == [expected]
 
 
