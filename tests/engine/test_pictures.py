@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm.model_executor.layers import rotary_embedding
 
 from river_vllm import RiverConfig
 from river_vllm.step.table import Pass
@@ -79,8 +78,6 @@ def sight(architecture: str, compiled: bool, tmp_path_factory: Any) -> Sight:
         "enforce_eager": not compiled,
     }
     config = RiverConfig(**SAME_RIVER, **EVERY_EXIT, **DRAFTS)
-    # An engine of this process that takes no pictures has left its encoder's on the meta device.
-    rotary_embedding._ROPE_DICT.clear()
     stock = engines.stock_engine(folder, **options)
     river = engines.river_engine(folder, config, **options)
     place = PLACEHOLDER[architecture]

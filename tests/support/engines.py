@@ -75,7 +75,11 @@ _ALIVE: list[Any] = []
 
 def _engine(model: Path, options: dict[str, Any]) -> Any:
     from vllm import LLM
+    from vllm.model_executor.layers import rotary_embedding
 
+    # vLLM keeps rotary tables for the process, those on the meta device too: an engine that takes
+    # no pictures leaves its encoder's there.
+    rotary_embedding._ROPE_DICT.clear()
     made = LLM(str(model), **options)
     _ALIVE.append(made)
     return made
