@@ -28,7 +28,8 @@ def product(shift: Callable[[int], float]) -> Callable[[torch.Tensor], torch.Ten
     [
         (lambda _: 0.0, 1),
         (lambda rows: 4.0 if rows == 1 else 0.0, 2),
-        (lambda rows: 4.0 if rows < 16 else 0.0, 16),
+        (lambda rows: 4.0 if rows < 5 else 0.0, 5),
+        (lambda rows: 4.0 if rows < 16 else 0.0, None),
         (lambda rows: 4.0 if rows > 64 else 0.0, None),
         (float, None),
     ],
