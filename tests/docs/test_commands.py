@@ -78,8 +78,11 @@ def pip(words: list[str]) -> None:
 
 
 def python(words: list[str]) -> None:
-    script = next(word for word in words if word.endswith(".py"))
-    assert script.startswith("/opt/river/") or (ROOT / script).is_file(), script
+    if words[:3] == ["-m", "vllm.entrypoints.openai.api_server", "--model"]:
+        serve(["serve", *words[3:]])
+    else:
+        script = next(word for word in words if word.endswith(".py"))
+        assert script.startswith("/opt/river/") or (ROOT / script).is_file(), script
 
 
 def request(words: list[str]) -> None:
