@@ -9,7 +9,7 @@ import torch
 SIZES = (1, 2, 5, 16, 64, 256)
 """Numbers of rows that are compared."""
 MOST = 5
-"""Rows up to which a pass is padded: so many take no longer than one, as reading the weights does."""
+"""Rows to which a pass is padded at most: they take as long as one, for weights are read once."""
 ELEMENTS = 1 << 16
 """Outputs that are compared for each of ``SIZES``: another order of summation changes about one
 bf16 output in two thousand."""

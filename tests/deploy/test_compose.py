@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from server.cli.serve import serve_parser
 from tests.deploy.files import (
     DEPLOY,
     ROOT,
@@ -25,6 +24,7 @@ from tests.deploy.files import (
 )
 from tests.deploy.programs import program
 from tests.deploy.test_prometheus import ALERTS
+from tests.support.parser import serve_parser
 
 FILE = compose()
 SERVICES = FILE["services"]

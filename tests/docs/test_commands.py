@@ -17,7 +17,6 @@ import yaml
 
 from river_vllm.request import RiverField
 from server.cli.main import build_parser
-from server.cli.serve import serve_parser
 from server.http.exchange import GENERATING
 from server.http.routes import RiverPatch
 from tests.docs.documents import (
@@ -31,6 +30,7 @@ from tests.docs.documents import (
     options_of,
     sections,
 )
+from tests.support.parser import serve_parser
 from tools import reference
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -15,8 +15,9 @@ from river_vllm.errors import RiverError
 from river_vllm.host import STAGES_FILE, Stage, file_named_by, marks
 from server.cli import process, serve
 from server.cli.process import GROUPS, check_plugins, prepare_environment
-from server.cli.serve import AUTH_MIDDLEWARE, configure, run, serve_parser
+from server.cli.serve import AUTH_MIDDLEWARE, configure, run
 from server.telemetry.progress import Ending
+from tests.support.parser import serve_parser
 
 
 class EntryPoint:
