@@ -20,6 +20,7 @@ from river_vllm.compat import (
 )
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.model.compiled import RoutedForward
+from river_vllm.model.graphs import PassGraphs, capturable
 from river_vllm.model.head import RiverHeadMethod, lm_head
 from river_vllm.model.residency import Residency
 from river_vllm.step.router import Router
@@ -201,6 +202,10 @@ class Forward:
         self._runner = runner
         self._model = runner.get_model()
         self.river: River = self._model.river
+        self._graphs: PassGraphs | None = None
+        """CUDA graphs of routed passes; None where there are none."""
+        if capturable(runner) and not self.river.residency.offloads:
+            self._graphs = PassGraphs(self._routed, int(runner.max_model_len))
 
     def least_alike(self) -> int | None:
         """From how many rows on the layers give a verified row the same bits, on all ranks; None
@@ -234,7 +239,9 @@ class Forward:
             hidden = self._call(due, self._runner.model)
             table.close()
         elif due.dense is not None or free.all() or not river.routed.within_compiled:
-            hidden = self._routed(due)
+            graphs = self._graphs if river.observer is None else None
+            hidden = self._routed(due) if graphs is None else graphs.run(due)
+            river.current.due = due  # a capture has a pass of its own
         else:
             river.rest()
             pictures = self._picture_states(table.num_rows)
@@ -242,7 +249,6 @@ class Forward:
             groups, part = due.leaving_part()
             if pictures is not None:
                 self._model._set_deepstack_input_embeds(pictures[:, table.rows_of(groups)])
-            river.current.due = part
             hidden[table.rows_of(groups)] = self._routed(part)
             river.current.due = due
             table.close()
@@ -358,6 +364,7 @@ class Forward:
         return torch.stack([layer[:rows] for layer in self._model.deepstack_input_embeds])
 
     def _routed(self, due: Pass) -> torch.Tensor:
+        self.river.current.due = due
         due.table.limit = self.river.residency.limit
         hidden = self._call(due, self._model, self.river.routed)
         due.table.close()

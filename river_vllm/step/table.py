@@ -107,6 +107,15 @@ class StepTable:
             num_layers, one, -one, one * layers, replayed=one, request=request, device=device
         )
 
+    @property
+    def known_depth(self) -> int | None:
+        """The depth at which every row leaves whatever its state; None where that is not known
+        before the pass, or differs between rows."""
+        unconditional = self.replayed | (self.threshold <= -1.0)
+        depth = int(self.floor.max(initial=0))
+        same = self.free.all() and unconditional.all() and (self.floor == depth).all()
+        return depth if same else None
+
     def active_rows(
         self, hidden: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:

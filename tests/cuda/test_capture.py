@@ -13,9 +13,10 @@ import torch
 
 from river_vllm import RiverConfig
 from river_vllm.model.forward import Forward
+from river_vllm.model.graphs import PassGraphs
 from river_vllm.step.table import Pass, Span, StepTable
-from tests.cuda.rehearsal import Graph, Uncapturable, capture
-from tests.support.engines import greedy, river_engine
+from tests.cuda.rehearsal import Graph, Uncapturable, capture, rehearse
+from tests.support.engines import generate, greedy, river_engine
 from tests.support.pool import runner_of
 
 pytestmark = pytest.mark.engine
@@ -124,3 +125,65 @@ def test_a_token_read_between_two_drafts_is_no_part_of_a_graph(
     with pytest.raises(Uncapturable):
         captured(Round(runner, [7, 8, 9], back=8))
     forward.river.rest()
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_qwen2: Path) -> Any:
+    return river_engine(
+        tiny_qwen2,
+        RiverConfig(verify=K, draft="fixed", kernel="torch", scope="token", max_rows="all"),
+    )
+
+
+@pytest.fixture
+def replayed(engine: Any, monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
+    """The graphs that the engine replays: as on a GPU it captures passes, and reads late."""
+    rehearse(monkeypatch)
+    found: list[Graph] = []
+    replay = Graph.replay
+    monkeypatch.setattr(Graph, "replay", lambda graph: found.append(graph) or replay(graph))  # type: ignore[func-returns-value]
+    runner = runner_of(engine)
+    forward: Forward = runner.river_forward
+    made = PassGraphs(forward._routed, runner.max_model_len)
+    monkeypatch.setattr(forward, "_graphs", made)
+    monkeypatch.setattr(runner.drafter, "_unread", True)
+    return found
+
+
+@pytest.mark.parametrize(
+    "field", [None, {"threshold": -1.0, "min_layers": 1}, {"threshold": 0.5, "min_layers": 1}]
+)
+def test_an_engine_answers_by_its_graphs_as_without(
+    field: Any, engine: Any, replayed: list[Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drafts, and exits at a fixed depth; a similarity decides in Python, without any graph."""
+    params = greedy(24, field)
+    found = generate(engine, PROMPTS, params)
+    runner = runner_of(engine)
+    kept = runner.river_forward._graphs._kept
+    by_similarity = field is not None and field["threshold"] > -1
+    assert bool(replayed) == bool(kept) == (not by_similarity)
+    assert all(depth == (0 if field is None else 1) for _, depth in kept)
+    monkeypatch.setattr(runner.river_forward, "_graphs", None)
+    engine.reset_prefix_cache()
+    assert found == generate(engine, PROMPTS, params)
+
+
+def test_as_many_graphs_as_are_allowed(
+    engine: Any, replayed: list[Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("river_vllm.model.graphs.GRAPHS", 1)
+    for field in (None, {"threshold": -1.0, "min_layers": 1}):
+        generate(engine, PROMPTS, greedy(8, field))
+    assert [depth for _, depth in runner_of(engine).river_forward._graphs._kept] == [0]
+
+
+def test_a_pass_that_cannot_be_captured_runs(
+    engine: Any, replayed: list[Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", fail)
+    assert len(generate(engine, PROMPTS, greedy(8))) == len(PROMPTS)
+    assert replayed == []

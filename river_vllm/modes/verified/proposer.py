@@ -74,7 +74,7 @@ class RiverProposer(DraftModelProposer):
         """Do nothing: the drafter has no attention layers of its own."""
 
     def initialize_cudagraph_keys(self, cudagraph_mode: Any) -> None:
-        """Do nothing: draft passes are never captured."""
+        """Do nothing: the drafter has no graphs of its own (``model/graphs.py``)."""
 
     def dummy_run(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the target's own dummy run warms up everything."""

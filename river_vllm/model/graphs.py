@@ -1,0 +1,123 @@
+"""CUDA graphs of passes that every row leaves at one depth: drafts, and exits at a fixed depth.
+
+vLLM captures forwards that make no decision. These make theirs before they start. vLLM does the
+same for the drafters that it trains (``v1/worker/gpu/spec_decode``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from river_vllm.compat import CUDAGraphMode, current_platform, init_logger
+from river_vllm.step.table import Pass, Rows, Span, StepTable
+
+logger = init_logger("vllm.river")
+ROWS = 32
+"""Rows of a captured pass at most: with more of them, launches are not what takes its time."""
+GRAPHS = 64
+"""How many are kept at most; a request chooses the depth at which it leaves."""
+
+
+def capturable(runner: Any) -> bool:
+    """Whether passes of ``runner`` can be captured: a replay calls no Python between two layers, as
+    adapters, K/V connectors and the sums of several ranks need it."""
+    config = runner.vllm_config
+    return bool(
+        runner.device.type == "cuda"
+        and config.compilation_config.cudagraph_mode != CUDAGraphMode.NONE
+        and config.parallel_config.world_size == 1
+        and config.lora_config is None
+        and config.kv_transfer_config is None
+    )
+
+
+class PassGraphs:
+    """Runs passes by ``run``, and replays those of a kind that came before.
+
+    The first pass of a kind runs by itself, which warms its kernels up. Then it is captured; a
+    capture computes nothing.
+    """
+
+    def __init__(self, run: Callable[[Pass], torch.Tensor], length: int) -> None:
+        """``length``: the longest sequence; attention kernels are chosen by it."""
+        self._run = run
+        self._length = length
+        self._kept: dict[tuple[int, int], _Captured] = {}
+        self._failed = False
+
+    def run(self, due: Pass) -> torch.Tensor:
+        """The hidden states of a pass, ``[rows, hidden]``, until the next pass of its kind."""
+        depth = _depth(due)
+        if depth is None:
+            return self._run(due)
+        kind = due.table.num_rows, depth
+        if kind in self._kept:
+            return self._kept[kind].replay(due)
+        hidden = self._run(due)
+        if not self._failed and len(self._kept) < GRAPHS:
+            try:
+                self._kept[kind] = _Captured(self._run, due, depth, self._length)
+            except Exception as error:  # what a driver, a kernel or torch does not take
+                self._failed = True
+                logger.warning("River: draft passes run without CUDA graphs: %r", error)
+        return hidden
+
+
+class _Captured:
+    """A graph, with its inputs and its output at fixed addresses."""
+
+    def __init__(
+        self, run: Callable[[Pass], torch.Tensor], due: Pass, depth: int, length: int
+    ) -> None:
+        inputs, rows = _of(due)
+        owners = [span.request for span in due.spans]
+        # Only the longest sequence matters to a graph; the real ones are in device memory.
+        spans = [Span(owner, length - 1, 1) for owner in owners]
+        self._depth = depth
+        self._due = Pass(
+            StepTable.forced(due.table.num_layers, owners, depth, rows.positions.device),
+            spans,
+            {**due.inputs, **{name: value.clone() for name, value in inputs.items()}},
+            exact=due.exact,
+            rows=replace(rows, **{name: getattr(rows, name).clone() for name in _CHANGING}),
+        )
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=current_platform.get_global_graph_pool()):
+            self._hidden = run(self._due)
+
+    def replay(self, due: Pass) -> torch.Tensor:
+        inputs, rows = _of(due)
+        assert self._due.rows is not None
+        for name, value in inputs.items():
+            self._due.inputs[name].copy_(value)
+        for name in _CHANGING:
+            getattr(self._due.rows, name).copy_(getattr(rows, name))
+        self._graph.replay()
+        due.table.exit_layer[:] = self._depth
+        due.table.close()
+        return self._hidden
+
+
+_BY_ROW = ("input_ids", "positions")
+"""Arguments of a model that a graph takes; pictures bring others."""
+_CHANGING = ("positions", "requests", "lengths")
+"""Parts of ``Rows`` that differ between two passes of one row a request."""
+
+
+def _depth(due: Pass) -> int | None:
+    """The depth at which every row leaves; None for a pass that is not to be captured."""
+    table = due.table
+    others = (value for name, value in due.inputs.items() if name not in _BY_ROW)
+    if not 0 < len(due.spans) == table.num_rows <= ROWS or any(one is not None for one in others):
+        return None
+    return table.known_depth
+
+
+def _of(due: Pass) -> tuple[dict[str, torch.Tensor], Rows]:
+    """The pass's arguments that have a row for each of its rows, without vLLM's padding."""
+    rows = due.rows or Rows.of(due.spans, due.inputs["input_ids"].device)
+    return {name: due.inputs[name][..., : len(due.spans)] for name in _BY_ROW}, rows
