@@ -103,7 +103,8 @@ test-avx2: $(DEV) $(KERNELS)
 # Every kind of fault, more of each, and the soak; a short form of each is in "make test".
 reliability: $(DEV) $(KERNELS)
 	RIVER_RELIABILITY=long $(BIN)/python -m pytest tests/reliability \
-		tests/engine/test_batching.py tests/engine/test_prefix_isolation.py \
+		tests/engine/test_batching.py tests/engine/test_prefix_isolation.py tests/engine/test_verified.py \
+		tests/engine/test_families.py tests/engine/test_drafted_families.py \
 		tests/server/test_routes.py tests/unit/http/test_every_route.py -s $(PYTEST_ARGS)
 
 lint: $(DEV)

@@ -11,6 +11,7 @@ from vllm.compilation.counter import compilation_counter
 from river_vllm import RiverConfig
 from river_vllm.engine import warm_up
 from tests.support import engines
+from tests.support.checkpoints import cut
 from tests.support.engines import generate, generate_alone, greedy
 from tests.support.prompts import PROMPTS
 from tests.support.rounding import drafted
@@ -18,19 +19,26 @@ from tests.support.rounding import drafted
 pytestmark = pytest.mark.engine
 
 OFF = {"enabled": False}
+LAYERS = 8
+"""Of SmolLM2's thirty: the time of compiling goes by their number."""
 
 
-@pytest.fixture(scope="session")
-def stock(smollm2: Path) -> Any:
-    return engines.stock_engine(smollm2, enforce_eager=False)
+@pytest.fixture(scope="module")
+def model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cut(smollm2, tmp_path_factory.mktemp("cut"), LAYERS)
 
 
-@pytest.fixture(scope="session")
-def river(smollm2: Path) -> Any:
+@pytest.fixture(scope="module")
+def stock(model: Path) -> Any:
+    return engines.stock_engine(model, enforce_eager=False)
+
+
+@pytest.fixture(scope="module")
+def river(model: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         # What compiles each layer by itself says so there: no start of a test does.
         patch.setattr(warm_up, "logger", None)
-        return engines.river_engine(smollm2, enforce_eager=False)
+        return engines.river_engine(model, enforce_eager=False)
 
 
 def test_mixed_with_requests_that_exit(stock: Any, river: Any) -> None:
@@ -42,9 +50,9 @@ def test_mixed_with_requests_that_exit(stock: Any, river: Any) -> None:
     found = generate(river, prompts, params)
     for index in range(0, 8, 2):
         assert found[index].tokens == expected[index].tokens
-        assert set(found[index].exit_layers) == {30}
+        assert set(found[index].exit_layers) == {LAYERS}
     for index in range(1, 8, 2):
-        assert found[index].exit_layers == [30] + [2] * 63
+        assert found[index].exit_layers == [LAYERS] + [2] * 63
 
 
 def test_a_neighbour_does_not_change_what_exits(river: Any) -> None:
@@ -82,11 +90,11 @@ def _staggered(engine: Any, settings: list[dict[str, Any] | None]) -> list[list[
 
 
 @pytest.fixture(scope="module")
-def second(smollm2: Path, river: Any) -> tuple[Any, tuple[int, int]]:
+def second(model: Path, river: Any) -> tuple[Any, tuple[int, int]]:
     """An engine of other settings after one that has compiled; forwards read and compiled."""
     before = compilation_counter.clone()
     config = RiverConfig(verify=4, draft="fixed")
-    engine = engines.river_engine(smollm2, config, enforce_eager=False)
+    engine = engines.river_engine(model, config, enforce_eager=False)
     read = compilation_counter.num_aot_artifacts_loaded - before.num_aot_artifacts_loaded
     return engine, (read, compilation_counter.num_aot_compiles - before.num_aot_compiles)
 

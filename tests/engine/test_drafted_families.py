@@ -29,6 +29,7 @@ from tests.support.families import (
     make_checkpoint,
     random_prompts,
 )
+from tests.support.forms import form
 from tests.support.pool import runner_of
 from tests.support.reference import Reference
 from tests.support.rounding import assert_verified, drafted
@@ -43,8 +44,8 @@ OPTIONS: dict[str, Any] = {
 PROMPTS = random_prompts(range(5, 53, 3), seed=1)
 CASES: dict[str, tuple[str, bool]] = {
     **{name: (name, False) for name in DRAFTED},
-    "GPT2LMHeadModel-compiled": ("GPT2LMHeadModel", True),
     "GPTNeoXForCausalLM-compiled": ("GPTNeoXForCausalLM", True),
+    **form(short={}, long={"GPT2LMHeadModel-compiled": ("GPT2LMHeadModel", True)}),
 }
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]

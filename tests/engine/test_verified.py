@@ -33,6 +33,7 @@ from tests.support.engines import (
     greedy,
     run_with_kv,
 )
+from tests.support.forms import form
 from tests.support.pool import few_blocks, free_blocks, runner_of
 from tests.support.prompts import PROMPTS
 from tests.support.rounding import logit_rounding, same_up_to_a_near_tie, shared_length
@@ -190,7 +191,7 @@ def test_no_bit_depends_on_drafts_or_on_other_requests(
     runner = runner_of(engine)
     if runner.river_least_rows is None:
         pytest.skip("on this CPU the bits of vLLM's products depend on the number of rows")
-    prompts, params = PROMPTS[:16], greedy(48, logprobs=2)
+    prompts, params = PROMPTS[:16], greedy(form(short=20, long=48), logprobs=2)
 
     def run(how: Callable[..., list[Generated]]) -> list[Any]:
         engine.reset_prefix_cache()
@@ -334,7 +335,7 @@ def test_blocks_are_shared_with_exact_requests(
 
 
 def sampled(
-    engine: Any, temperature: float, count: int = 240, **options: Any
+    engine: Any, temperature: float, count: int = 160, **options: Any
 ) -> Counter[tuple[int, ...]]:
     """Second and third token of many answers to one prompt, beside one that drafts more."""
     params = greedy(4, **options)
@@ -489,11 +490,11 @@ def some_parameters(chance: random.Random, names: Sequence[int]) -> dict[str, An
 
 
 def test_any_sampling_parameters(stock_qwen2: Any, verified_qwen2: Any, near_qwen2: float) -> None:
-    """Two hundred greedy requests, eight in a batch: stock's tokens in the same batch."""
+    """Greedy requests, eight in a batch: stock's tokens in the same batch."""
     chance, encode = random.Random(29), verified_qwen2.get_tokenizer().encode
     thoughts, crowd = encode(" the."), 8
     total, compared, tokens = DraftSummary(), 0, 0
-    for _ in range(25):
+    for _ in range(form(short=12, long=25)):
         prompts = [f"{chance.randrange(99)}. {text}" for text in chance.sample(PROMPTS, crowd)]
         options = [some_parameters(chance, [*thoughts, *encode(text)]) for text in prompts]
         lengths = [chance.randint(8, 32) for _ in prompts]
@@ -530,7 +531,7 @@ def test_exits_drafts_and_the_backbone_share_steps(
     now that the cache holds what each has left there."""
     exits = {"threshold": -1.0, "min_layers": 2}
     kinds = [exits, None, OFF]
-    count, tokens = 201, 32
+    count, tokens = form(short=90, long=201), 32
     prompts = [f"{index // 3}. {PROMPTS[index // 3 % len(PROMPTS)]}" for index in range(count)]
     params = [greedy(tokens, kinds[index % 3]) for index in range(count)]
     exact = [index for index in range(count) if index % 3]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,6 +106,19 @@ doc_to_choice: ["yes", "no"]
 """
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval's process runs here: its imports take ten seconds, here once for all cases."""
+    from server.eval import harness
+
+    def run(_: Any, *, input: bytes, **__: Any) -> SimpleNamespace:
+        monkeypatch.setattr("sys.stdin", io.StringIO(input.decode()))
+        return SimpleNamespace(returncode=harness.main())
+
+    monkeypatch.setattr("server.eval.sides.subprocess.run", run)
+
+
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
     ("words", "said", "status"),
     [

@@ -38,7 +38,7 @@ def _kill_worker(server: FrailServer, belongings: Belongings) -> None:
 
 
 Crash = Callable[[FrailServer, Belongings], None]
-CRASHES: list[Crash] = form(short=[_raise, _kill_worker], long=[_raise, _kill_worker, _kill_engine])
+CRASHES: list[Crash] = form(short=[_raise], long=[_raise, _kill_worker, _kill_engine])
 
 
 def _interrupt(server: FrailServer, belongings: Belongings) -> None:

@@ -1,4 +1,4 @@
-"""Other ways in: vLLM's batches, several processes with keys, and servers that must not start."""
+"""Other ways in: vLLM's batches, and several processes with keys."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import checkpoints
 from tests.support.poll import poll_until
 from tests.support.processes import Belongings
-from tests.support.server import NAME, START_SECONDS, RiverServer
+from tests.support.server import NAME, RiverServer
 
 pytestmark = pytest.mark.engine
 
@@ -105,16 +104,3 @@ def test_keys_of_a_file_open_both(processes: RiverServer) -> None:
         for _ in range(8):  # each has a connection of its own, to either process
             assert processes.get("/river", headers=key(name)).status_code == status
     assert "first-key" not in processes.tail(10_000)
-
-
-def test_what_a_worker_refuses_is_the_last_line_too(tmp_path: Path) -> None:
-    """vLLM's processes write their tracebacks; the line that helps comes after them."""
-    checkpoint = checkpoints.tiny_qwen2(tmp_path, intermediate_size=272)
-    command = (sys.executable, "-m", "server.cli.main", "serve", str(checkpoint), "--port", "1")
-    result = subprocess.run(
-        [*command, "--enforce-eager"], capture_output=True, text=True, timeout=START_SECONDS
-    )
-    assert result.returncode in (1, 2)
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("river-vllm")
-    assert "error: a projection has 272 input features; 4-bit groups need a multiple of 32" in last

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,23 @@ def smollm2() -> Path:
                 [sys.executable, str(ROOT / "tools" / "get_model.py"), SMOLLM2, str(folder)],
                 check=True,
             )
+    return folder
+
+
+def cut(model: Path, folder: Path, layers: int) -> Path:
+    """The first ``layers`` decoder layers of a checkpoint: real weights, soon compiled."""
+    from safetensors.torch import load_file, save_file
+
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config["num_hidden_layers"] = layers
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    kept = {}
+    for name, tensor in load_file(model / "model.safetensors").items():
+        place = re.search(r"\.layers\.(\d+)\.", name)
+        if place is None or int(place[1]) < layers:
+            kept[name] = tensor
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    _copy_tokenizer(model, folder)
     return folder
 
 
@@ -55,8 +74,11 @@ def tiny_qwen2(folder: Path, seed: int = 0, intermediate_size: int = 256) -> Pat
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.05)
     model.to(torch.bfloat16).save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        source = smollm2() / file
-        if source.exists():
-            shutil.copy(source, folder / file)
+    _copy_tokenizer(smollm2(), folder)
     return folder
+
+
+def _copy_tokenizer(model: Path, folder: Path) -> None:
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (model / file).exists():
+            shutil.copy(model / file, folder / file)
