@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from river_vllm.compat import CUDAGraphMode, current_platform, init_logger
+from river_vllm.compat import CUDAGraphMode, init_logger
 from river_vllm.step.table import Pass, Rows, Span, StepTable
 
 logger = init_logger("vllm.river")
@@ -48,6 +48,8 @@ class PassGraphs:
         self._length = length
         self._kept: dict[tuple[int, int], _Captured] = {}
         self._failed = False
+        # In vLLM's own pool a draft pass would write over a step's output, which is still read.
+        self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, due: Pass) -> torch.Tensor:
         """The hidden states of a pass, ``[rows, hidden]``, until the next pass of its kind."""
@@ -60,7 +62,7 @@ class PassGraphs:
         hidden = self._run(due)
         if not self._failed and len(self._kept) < GRAPHS:
             try:
-                self._kept[kind] = _Captured(self._run, due, depth, self._length)
+                self._kept[kind] = _Captured(self._run, due, depth, self._length, self._pool)
             except Exception as error:  # what a driver, a kernel or torch does not take
                 self._failed = True
                 logger.warning("River: draft passes run without CUDA graphs: %r", error)
@@ -71,7 +73,7 @@ class _Captured:
     """A graph, with its inputs and its output at fixed addresses."""
 
     def __init__(
-        self, run: Callable[[Pass], torch.Tensor], due: Pass, depth: int, length: int
+        self, run: Callable[[Pass], torch.Tensor], due: Pass, depth: int, length: int, pool: Any
     ) -> None:
         inputs, rows = _of(due)
         owners = [span.request for span in due.spans]
@@ -86,7 +88,7 @@ class _Captured:
             rows=replace(rows, **{name: getattr(rows, name).clone() for name in _CHANGING}),
         )
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=current_platform.get_global_graph_pool()):
+        with torch.cuda.graph(self._graph, pool=pool):
             self._hidden = run(self._due)
 
     def replay(self, due: Pass) -> torch.Tensor:

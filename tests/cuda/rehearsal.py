@@ -102,6 +102,7 @@ def rehearse(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM's ``CUDAGraphWrapper`` captures and replays by this module."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(cuda_graph, "current_stream", lambda: None)
     monkeypatch.setattr(cuda_graph, "capture_pool", lambda *_: nullcontext())
     monkeypatch.setattr(cuda_graph, "weak_ref_tensors", lambda tensors: tensors)

@@ -59,16 +59,32 @@ def one(tiny_llama: Path) -> Any:
     return engines.river_engine(tiny_llama, CONFIG, **OPTIONS)
 
 
-@pytest.fixture(scope="session")
-def two(tiny_llama: Path) -> Any:
-    with _a_core_for_each_rank():
-        return engines.river_engine(tiny_llama, CONFIG, tensor_parallel_size=2, **OPTIONS)
+@pytest.fixture(scope="module")
+def two(tiny_llama: Path) -> Iterator[Any]:
+    with _of_two(tiny_llama, CONFIG) as engine:
+        yield engine
 
 
-@pytest.fixture(scope="session")
-def stock(tiny_llama: Path) -> Any:
+@pytest.fixture(scope="module")
+def stock(tiny_llama: Path) -> Iterator[Any]:
+    with _of_two(tiny_llama, None) as engine:
+        yield engine
+
+
+@contextmanager
+def _of_two(model: Path, config: RiverConfig | None, **more: Any) -> Iterator[Any]:
+    """An engine of two ranks, stock vLLM's without ``config``, which ends with the block."""
+    options = {**OPTIONS, **more, "tensor_parallel_size": 2}
     with _a_core_for_each_rank():
-        return engines.stock_engine(tiny_llama, tensor_parallel_size=2, **OPTIONS)
+        made = (
+            engines.stock_engine(model, **options)
+            if config is None
+            else engines.river_engine(model, config, **options)
+        )
+    try:
+        yield made
+    finally:
+        engines.end(made)
 
 
 @contextmanager
@@ -199,13 +215,13 @@ def test_a_quantised_backbone(form: str, tiny_llama: Path, tmp_path: Path) -> No
     write_copy(tiny_llama, tmp_path, form, group_size=64)
     config = CONFIG if form == "w8a8" else FOUR_BIT
     one = engines.river_engine(tmp_path, config, **OPTIONS)
-    with _a_core_for_each_rank():
-        two = engines.river_engine(tmp_path, config, tensor_parallel_size=2, **OPTIONS)
     settings = SETTINGS if form == "w8a8" else [{"enabled": False}, {}]
     params = [greedy(TOKENS, river, logprobs=8) for river in settings * (8 // len(settings))]
-    expected, found = generate(one, PROMPTS, params), generate(two, PROMPTS, params)
+    expected = generate(one, PROMPTS, params)
+    with _of_two(tmp_path, config) as two:
+        found = generate(two, PROMPTS, params)
+        _, summary = drafted(two, PROMPTS, greedy(TOKENS))
     assert sum(until_ties(found, expected)) > len(PROMPTS) * TOKENS / 4
-    _, summary = drafted(two, PROMPTS, greedy(TOKENS))
     assert 0 < summary.accepted < summary.drafted
 
 
@@ -214,15 +230,16 @@ def test_adapters(tiny_llama: Path, tmp_path: Path) -> None:
     adapter = LoRARequest("a", 1, str(make_adapter(tiny_llama, tmp_path / "a", 1)))
     of_prompt = [*[adapter] * len(SETTINGS), *[None] * len(SETTINGS)]
     prompts = [{**p, "adapter": a} for p, a in zip(PROMPTS, of_prompt, strict=True)]
-    options = {**OPTIONS, "enable_lora": True, "max_loras": 1, "max_lora_rank": RANK}
-    one = Adapted(engines.river_engine(tiny_llama, CONFIG, **options))
-    with _a_core_for_each_rank():
-        two = Adapted(engines.river_engine(tiny_llama, CONFIG, tensor_parallel_size=2, **options))
+    options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": RANK}
     params = [greedy(TOKENS, settings, logprobs=8) for settings in SETTINGS * 2]
-    expected, found = generate(one, prompts, params), generate(two, prompts, params)
+    one = Adapted(engines.river_engine(tiny_llama, CONFIG, **OPTIONS, **options))
+    expected = generate(one, prompts, params)
+    with _of_two(tiny_llama, CONFIG, **options) as engine:
+        two = Adapted(engine)
+        found = generate(two, prompts, params)
+        plain = generate(two, [{**p, "adapter": None} for p in prompts], params)
+        _, summary = drafted(two, prompts, greedy(TOKENS))
     assert sum(until_ties(found, expected)) > len(prompts) * TOKENS / 4
-    plain = generate(two, [{**p, "adapter": None} for p in prompts], params)
     changed = [ours.tokens != theirs.tokens for ours, theirs in zip(found, plain, strict=True)]
     assert all(changed[: len(SETTINGS)]), "the adapter changes nothing"
-    _, summary = drafted(two, prompts, greedy(TOKENS))
     assert 0 < summary.accepted < summary.drafted

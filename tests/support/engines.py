@@ -85,6 +85,12 @@ def _engine(model: Path, options: dict[str, Any]) -> Any:
     return made
 
 
+def end(engine: Any) -> None:
+    """End an engine whose workers are processes of their own: they wait in a loop."""
+    _ALIVE.remove(engine)
+    engine.llm_engine.engine_core.shutdown()
+
+
 def stock_engine(model: Path, **options: Any) -> Any:
     return _engine(model, {**COMMON, **options})
 
