@@ -62,7 +62,8 @@ class RiverRunnerMixin(WarmUpMixin):
         self.river_check = None if drafter is None else self_check(self, forward)
         used = self.river_check is None or self.river_check.passed
         self.river_requests = Requests(self, default_settings(config), used)
-        if drafter is not None and self.device.type == "cpu":
+        # vLLM maps adapters to the rows of a step, and knows of no padding.
+        if drafter is not None and self.device.type == "cpu" and self.lora_config is None:
             self.river_least_rows = forward.least_alike()
         kinds = timed(config, forward, self.max_num_reqs)
         if drafter is not None:
