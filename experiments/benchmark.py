@@ -61,9 +61,7 @@ class Setting:
 ONE, TWO, FOUR = ({"threshold": -1.0, "min_layers": layers} for layers in (1, 2, 4))
 SETTINGS = (
     Setting("River", "river", load=True),
-    Setting("River, up to 8", "eight"),
     Setting("River, quantised", "quantised", load=True),
-    Setting("River, quantised, up to 8", "quantised eight"),
     Setting("River, off", "river", {"enabled": False}, load=True),
     Setting("vLLM, n-gram", "n-gram"),
     Setting("vLLM, suffix", "suffix"),
@@ -79,15 +77,12 @@ SETTINGS = (
 )
 RIVER = {
     "river": (),
-    "eight": ("--river-verify", "8"),
     "quantised": (),
-    "quantised eight": ("--river-verify", "8"),
     "calibrated": ("--river-config", "auto"),
     "head": ("--river-lm-head", "river"),
     "fast": ("--river-lm-head", "river", "--river-activations", "int8"),
 }
 """Options of River's servers; the quantised ones get ``--river-weights`` too."""
-QUANTISED = ("quantised", "quantised eight")
 FOUR_TOKENS = {"num_speculative_tokens": 4}
 LOOKUP = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
 SPECULATIVE: dict[str, dict[str, Any]] = {
@@ -171,8 +166,8 @@ def known(args: argparse.Namespace) -> list[Setting]:
     there: dict[str, Any] = {
         "suffix": find_spec("arctic_inference"),
         "draft model": args.draft_model,
+        "quantised": args.river_weights,
     }
-    there |= dict.fromkeys(QUANTISED, args.river_weights)
     peers = [Setting(label, label) for label, _ in args.peer]
     return [setting for setting in (*SETTINGS, *peers) if there.get(setting.server, True)]
 
@@ -188,7 +183,7 @@ def measure(
     peers = dict(args.peer)
     for kind in dict.fromkeys(s.server for s in settings):
         model, options = args.model, RIVER.get(kind, ())
-        if kind in QUANTISED:
+        if kind == "quantised":
             options = (*options, "--river-weights", args.river_weights)
         if kind == "w4a16":
             model = str(folder / "w4a16")

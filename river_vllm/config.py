@@ -36,8 +36,9 @@ PLUGIN = "river"
 
 Scope = Literal["token", "step", "batch"]
 
-DRAFTS = 4
-"""The default K, where no setting of exits is given."""
+DRAFTS = {"adaptive": 15, "fixed": 4}
+"""The default K, where no setting of exits is given, by ``draft``. A request alone then has at most
+16 rows in a verifying pass, which take little longer than one."""
 
 
 class Affects(Flag):
@@ -158,7 +159,8 @@ class RiverConfig(Settings):
     step, as in ``river-vllm calibrate``)."""
     verify: Annotated[Annotated[int, Field(ge=0, le=16)] | None, Affects.COST] = None
     """K: the most tokens that the river drafts for one pass of the backbone to check; 0 turns
-    drafts off. Without it: 4, or 0 where a setting of exits is given."""
+    drafts off. Without it: 15 (4 where ``draft`` is ``fixed``), or 0 where a setting of exits
+    is given."""
     draft: Annotated[Literal["adaptive", "fixed"], Affects.NOTHING] = "adaptive"
     """Draft as many tokens as pay, up to K; or always K."""
     calibration: Annotated[Calibration | None, Affects.EXITS | Affects.FILE] = None
@@ -198,7 +200,7 @@ class RiverConfig(Settings):
     @property
     def drafts(self) -> int:
         """K as it is in force; above 0, requests are answered in verified mode by default."""
-        default = 0 if self.model_fields_set & self.affecting(Affects.EXITS) else DRAFTS
+        default = 0 if self.model_fields_set & self.affecting(Affects.EXITS) else DRAFTS[self.draft]
         return default if self.verify is None else self.verify
 
     @property

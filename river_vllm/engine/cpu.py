@@ -27,16 +27,17 @@ class RiverCPUModelRunner(RiverRunnerMixin, CPUModelRunner):
     def _determine_batch_execution_and_padding(
         self, num_tokens: int, *args: Any, **kwargs: Any
     ) -> Any:
-        """A lone row that need not have stock vLLM's bits gets the bits that it has among others:
-        it runs beside padding."""
+        """Few rows that need not have stock vLLM's bits get the bits that they have among others:
+        they run beside padding."""
         found = super()._determine_batch_execution_and_padding(num_tokens, *args, **kwargs)
-        if self.river_exact or num_tokens >= (self.river_least_rows or 1):
+        least = 1 if self.river_exact or self.river_alike is None else self.river_alike.least
+        if num_tokens >= least:
             return found
         mode, batch, *rest = found
-        return mode, replace(batch, num_tokens=self.river_least_rows), *rest
+        return mode, replace(batch, num_tokens=least), *rest
 
     def _build_attention_metadata(self, *args: Any, **kwargs: Any) -> Any:
-        with patches.keys_are_split(self.river_exact or self.river_least_rows is None):
+        with patches.keys_are_split(self.river_exact or self.river_alike is None):
             return super()._build_attention_metadata(*args, **kwargs)
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:

@@ -18,6 +18,7 @@ from river_vllm.engine.self_check import SelfCheck, self_check
 from river_vllm.engine.stopwatch import Stopwatch
 from river_vllm.engine.warm_up import WarmUpMixin, costs_of_start
 from river_vllm.model.forward import Forward
+from river_vllm.model.rounding import SIZES, Alike
 from river_vllm.modes.exit import Exits, timed
 from river_vllm.request import default_settings, needs_every_logit
 from river_vllm.step.requests import Request, Requests, Scheduled
@@ -35,8 +36,8 @@ class RiverRunnerMixin(WarmUpMixin):
     """None where nothing is drafted."""
     river_exact = True
     """Whether a request of the step needs stock vLLM's bits."""
-    river_least_rows: int | None = None
-    """From how many rows on a verified row has the same bits in every step; None: nothing is
+    river_alike: Alike | None = None
+    """The numbers of rows of a step with which a verified row has the same bits; None: nothing is
     drafted, or the bits depend on the step."""
     _river_step: list[Scheduled]
     """The rows of the step whose inputs are prepared."""
@@ -64,7 +65,7 @@ class RiverRunnerMixin(WarmUpMixin):
         self.river_requests = Requests(self, default_settings(config), used)
         # vLLM maps adapters to the rows of a step, and knows of no padding.
         if drafter is not None and self.device.type == "cpu" and self.lora_config is None:
-            self.river_least_rows = forward.least_alike()
+            self.river_alike = forward.alike()
         kinds = timed(config, forward, self.max_num_reqs)
         if drafter is not None:
             kinds |= drafter.timed(forward, self.max_num_reqs)
@@ -81,9 +82,16 @@ class RiverRunnerMixin(WarmUpMixin):
             **(drafter.info() if drafter is not None else {}),
             **(self.river_check.info() if self.river_check is not None else {}),
             **self.river_exits.info(),
-            "same_bits": self.river_least_rows is not None,
+            "same_bits_up_to_rows": self._same_bits(),
             "costs": self.river_costs.describe(time.time()),
         }
+
+    def _same_bits(self: Any) -> int:
+        """The most rows of a step with which a verified row has the same bits; 0 for none."""
+        if self.river_alike is None:
+            return 0
+        most = int(self.river_alike.most)
+        return most if most < SIZES[-1] else int(self.max_num_tokens)
 
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         self._river_depths = {}

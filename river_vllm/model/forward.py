@@ -23,6 +23,7 @@ from river_vllm.model.compiled import RoutedForward
 from river_vllm.model.graphs import PassGraphs, capturable
 from river_vllm.model.head import RiverHeadMethod, lm_head
 from river_vllm.model.residency import Residency
+from river_vllm.model.rounding import SIZES, Alike, common
 from river_vllm.step.router import Router
 from river_vllm.step.table import (
     Current,
@@ -82,11 +83,10 @@ class River:
         """End the pass under way, its logits too."""
         self.current.due = self.current.idle
 
-    def least_alike(self) -> int | None:
-        """From how many rows on vLLM's products give a row the same bits, however many there are;
-        None where they never do. One layer is taken for all."""
-        found = [linear.quant_method.least_alike(linear) for linear in self._linears[0]]
-        return None if None in found else max(found)
+    def alike(self) -> Alike:
+        """With how many rows vLLM's products give a row the same bits. One layer is taken for
+        all."""
+        return common([linear.quant_method.alike(linear) for linear in self._linears[0]])
 
     def route(self, index: int, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
         """Decide the precision of each row in layer ``index``; both tensors ``[rows, hidden]``."""
@@ -207,18 +207,18 @@ class Forward:
         if capturable(runner) and not self.river.residency.offloads:
             self._graphs = PassGraphs(self._routed, int(runner.max_model_len))
 
-    def least_alike(self) -> int | None:
-        """From how many rows on the layers give a verified row the same bits, on all ranks; None
-        where they or the LM head never do."""
+    def alike(self) -> Alike | None:
+        """With how many rows layers and LM head give a verified row the same bits, on all ranks;
+        None where River does not know the LM head."""
         head: Any = lm_head(self._model)
         if not isinstance(getattr(head, "quant_method", None), RiverHeadMethod):
             return None
         if self.river.dense is not None:
-            return 1  # its rows do not depend on each other, and it serves the LM head too
+            # Its rows do not depend on each other, and it serves the LM head too.
+            return Alike(1, SIZES[-1])
         with torch.inference_mode():
-            found = self.river.least_alike(), head.quant_method.least_alike(head)
-        layers, of_head = self.river.agreed(torch.tensor([float(n or 0) for n in found])).tolist()
-        return int(layers) if layers and of_head else None
+            found = common([self.river.alike(), head.quant_method.alike(head)])
+        return Alike(*map(int, self.river.agreed(torch.tensor(found, dtype=torch.float)).tolist()))
 
     def run(self, due: Pass) -> torch.Tensor:
         """Run a pass, in the forward that it needs.

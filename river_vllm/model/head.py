@@ -19,7 +19,7 @@ from torch import nn
 from river_vllm.compat import UnquantizedEmbeddingMethod
 from river_vllm.errors import UnsupportedModelError
 from river_vllm.kernels.base import PackedLinear
-from river_vllm.model.rounding import least_alike
+from river_vllm.model.rounding import Alike, alike
 from river_vllm.step.table import Current
 from river_vllm.weights.packing import Packer
 
@@ -49,13 +49,13 @@ class RiverHeadMethod(UnquantizedEmbeddingMethod):
         self._packed: PackedLinear | None = None
         self._least_rows = 1
 
-    def least_alike(self, layer: Any) -> int | None:
+    def alike(self, layer: Any) -> Alike:
         """``model/rounding.py``, of the backbone's head; passes that need not have stock vLLM's
         bits keep to it from now on."""
         product = partial(super().apply, layer)
         width, outputs = layer.embedding_dim, layer.num_embeddings_per_partition
-        found = least_alike(product, width, outputs, layer.weight.dtype)
-        self._least_rows = found or 1
+        found = alike(product, width, outputs, layer.weight.dtype)
+        self._least_rows = found.least
         return found
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:

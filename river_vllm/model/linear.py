@@ -26,7 +26,7 @@ from river_vllm.compat import (
 from river_vllm.errors import RiverError
 from river_vllm.kernels.base import PackedLinear
 from river_vllm.model.four_bit import kernel_of
-from river_vllm.model.rounding import least_alike
+from river_vllm.model.rounding import Alike, alike
 from river_vllm.step.table import Current, Path
 from river_vllm.weights.formats import scaled
 from river_vllm.weights.packing import Packer
@@ -244,11 +244,11 @@ class RiverLinearMethod(LinearMethodBase):
         if kernel is not None:
             self._packed, self.out_features = kernel.packed, kernel.out_features
 
-    def least_alike(self, layer: Any) -> int | None:
+    def alike(self, layer: Any) -> Alike:
         """``model/rounding.py``, of the backbone's product."""
         width = getattr(layer, "input_size_per_partition", layer.input_size)
         product = partial(self._inner.apply, layer)
-        return least_alike(product, width, self.out_features, layer.params_dtype)
+        return alike(product, width, self.out_features, layer.params_dtype)
 
     def plain_weight(self, layer: nn.Module) -> torch.Tensor | None:
         """The backbone's weight ``[N, K]`` as in the checkpoint; None if memory lacks that form."""

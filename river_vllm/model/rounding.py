@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
-SIZES = (1, 2, 5, 16, 64, 256)
+SIZES = (1, 2, 5, 16, 32, 64, 256)
 """Numbers of rows that are compared."""
-MOST = 5
+FEW = 5
 """Rows to which a pass is padded at most: they take as long as one, for weights are read once."""
 ELEMENTS = 1 << 16
 """Outputs that are compared for each of ``SIZES``: another order of summation changes about one
 bf16 output in two thousand."""
 
 
-def least_alike(
-    product: Callable[[torch.Tensor], torch.Tensor], width: int, outputs: int, dtype: torch.dtype
-) -> int | None:
-    """The number of rows from which on ``product`` gives a row the same bits, however many there
-    are; None where that takes more than ``MOST``.
+class Alike(NamedTuple):
+    """Numbers of rows, ``FEW`` among them, with which a row has the same bits.
 
-    oneDNN sums a lone row in other blocks of input features than several rows.
+    ``most`` is the last of ``SIZES`` where no number of rows from ``least`` on changes a bit.
+    """
+
+    least: int
+    most: int
+
+
+def alike(
+    product: Callable[[torch.Tensor], torch.Tensor], width: int, outputs: int, dtype: torch.dtype
+) -> Alike:
+    """The numbers of rows with which ``product`` gives a row the same bits.
+
+    oneDNN sums one row in other blocks of input features than several, or many in others than few.
 
     Args:
         product: ``[rows, width] -> [rows, outputs]``, of ``dtype``.
     """
-    x = torch.randn(SIZES[-1], width, generator=torch.Generator().manual_seed(0)).to(dtype)
-    expected, found = product(x), None
-    for size in reversed(SIZES[:-1]):
-        parts = min(len(x) // size, -(-ELEMENTS // (outputs * size)))
-        rows = torch.cat([product(part) for part in x[: parts * size].split(size)])
-        if not torch.equal(rows, expected[: len(rows)]):
-            break
-        found = size
-    return found if found is not None and found <= MOST else None
+    count = min(SIZES[-1], max(FEW, -(-ELEMENTS // outputs)))
+    x = torch.randn(2 * SIZES[-1], width, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def by(size: int) -> torch.Tensor:
+        whole = -(-count // size) * size
+        return torch.cat([product(rows) for rows in x[:whole].split(size)])[:count]
+
+    expected = by(FEW)
+    same = [torch.equal(by(size), expected) for size in SIZES]
+    least = most = SIZES.index(FEW)
+    while least and same[least - 1]:
+        least -= 1
+    while most < len(SIZES) - 1 and same[most + 1]:
+        most += 1
+    return Alike(SIZES[least], SIZES[most])
+
+
+def common(found: list[Alike]) -> Alike:
+    """The numbers of rows with which all products give a row the same bits."""
+    return Alike(max(one.least for one in found), min(one.most for one in found))

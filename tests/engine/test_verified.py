@@ -22,6 +22,7 @@ from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsPar
 from river_vllm import RiverConfig
 from river_vllm.calibrate import shipped_for
 from river_vllm.config import load_config_file, parse_config
+from river_vllm.model.rounding import SIZES
 from river_vllm.modes import mode_that_made
 from river_vllm.modes.verified import DraftSummary, VerifiedMode
 from tests.support import engines
@@ -186,31 +187,28 @@ def test_in_a_batch(pair: tuple[Any, Any, float]) -> None:
 def test_no_bit_depends_on_drafts_or_on_other_requests(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alone, among sixteen, and without drafts: one answer, to the bit of its log-probabilities."""
+    """Alone, without drafts, and, where products of many rows sum as those of few do, among
+    sixteen: one answer, to the bit of its log-probabilities."""
     engine = request.getfixturevalue(f"verified_{kind}")
     runner = runner_of(engine)
-    if runner.river_least_rows is None:
-        pytest.skip("on this CPU the bits of vLLM's products depend on the number of rows")
     prompts, params = PROMPTS[:16], greedy(form(short=20, long=48), logprobs=2)
 
     def run(how: Callable[..., list[Generated]]) -> list[Any]:
         engine.reset_prefix_cache()
         return [(found.tokens, found.logprobs) for found in how(engine, prompts, params)]
 
-    together, alone = run(generate), run(generate_alone)
+    alone = run(generate_alone)
+    if runner.river_alike.most >= SIZES[-1]:
+        assert run(generate) == alone
     drafter = runner.drafter
     monkeypatch.setattr(drafter, "propose", lambda **_: [[] for _ in runner.input_batch.req_ids])
-    undrafted = run(generate_alone)
-    assert together == alone
-    assert alone == undrafted
+    assert run(generate_alone) == alone
 
 
 def test_keys_are_split_as_in_stock_where_a_request_is_exact(
     verified_qwen2: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM's attention may sum in another order for each batch. Only exact requests need that."""
-    if runner_of(verified_qwen2).river_least_rows is None:
-        pytest.skip("on this CPU the bits of vLLM's products depend on the number of rows")
     split, scheduled = [], ops.cpu_attn_get_scheduler_metadata
 
     def noting(*args: Any, **kwargs: Any) -> Any:
@@ -388,15 +386,17 @@ def test_log_probabilities_are_the_backbones(
     stock_smollm2: Any, verified_smollm2: Any, near_smollm2: float
 ) -> None:
     expected = generate_alone(stock_smollm2, PROMPTS[:2], greedy(24, logprobs=3))
+    compared = 0
     for prompt, theirs in zip(PROMPTS[:2], expected, strict=True):
         (ours,) = generate(verified_smollm2, [prompt], greedy(24, logprobs=3))
         assert len(ours.logprobs) == len(ours.tokens)
         same = shared_length(ours.tokens, theirs.tokens)
-        assert same >= 8
+        compared += same
         for mine, stock in zip(ours.logprobs[:same], theirs.logprobs[:same], strict=True):
             both = mine.keys() & stock.keys()
             assert len(both) >= 2
             assert max(abs(mine[t] - stock[t]) for t in both) <= near_smollm2
+    assert compared >= 8
 
 
 @pytest.mark.parametrize("logprobs", [None, 2])

@@ -141,8 +141,9 @@ def test_a_checkpoint_may_hold_what_calibrate_wrote() -> None:
 @pytest.mark.parametrize(
     ("settings", "drafts"),
     [
-        ({}, 4),
-        ({"group_size": 64, "quantizer": "rtn", "kernel": "torch"}, 4),
+        ({}, 15),
+        ({"group_size": 64, "quantizer": "rtn", "kernel": "torch"}, 15),
+        ({"draft": "fixed"}, 4),
         ({"verify": 2}, 2),
         ({"verify": 0}, 0),
         ({"threshold": 0.9}, 0),

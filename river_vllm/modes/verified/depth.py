@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import math
 import sys
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -29,8 +31,11 @@ logger = init_logger("vllm.river")
 GAIN = 1.03
 """Minimum predicted speed-up of drafting; less is within the noise of the timings."""
 
-PRIOR, GUESS_PRIOR = 0.85, 0.5
-"""Acceptance rates of drafts and of guesses before any was verified."""
+PRIOR = 0.85
+"""Acceptance rate of drafts before any was verified."""
+MATCHES = (3, 5, 8, 16)
+GUESS_PRIOR = (0.5, 0.6, 0.75, 0.8, 0.95)
+"""The same of guesses, by the tokens that were compared: one for each interval of ``MATCHES``."""
 EDGES = np.array([0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
 CONFIDENCE_PRIOR = (0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98, 0.995)
 """As ``PRIOR``, by the river's probability of its token: one for each interval of ``EDGES``."""
@@ -69,7 +74,8 @@ class Acceptance:
     def __init__(self) -> None:
         self._all = _Count()
         self._requests: dict[str, _Count] = {}
-        self._guesses: dict[str, _Count] = {}
+        self._guesses: dict[str, list[_Count]] = {}
+        self._found: dict[str, _Count] = {}
         self._by_confidence = [_Count() for _ in CONFIDENCE_PRIOR]
         self._recent = RecentDrafts()
         self._warned = False
@@ -83,14 +89,22 @@ class Acceptance:
         place = _interval(confidence)
         return self._by_confidence[place].rate(CONFIDENCE_PRIOR[place])
 
-    def guess_rate(self, request_id: str) -> float:
-        """The probability that the request's next guess is right, if all before it are."""
-        return self._guesses.get(request_id, _Count()).rate(GUESS_PRIOR)
+    def guess_rate(self, request_id: str, match: int) -> float:
+        """The probability that the request's next guess is right, if all before it are and
+        ``match`` tokens were compared."""
+        place = bisect_right(MATCHES, match)
+        own = self._guesses.get(request_id)
+        return GUESS_PRIOR[place] if own is None else own[place].rate(GUESS_PRIOR[place])
+
+    def guesses_found(self, request_id: str) -> float:
+        """How many right guesses a draft pass of the request has on average."""
+        return self._found.get(request_id, _Count()).rate(0.0)
 
     def fade(self) -> None:
         """Let every count decay, before a step that could draft."""
-        counts = (*self._requests.values(), *self._guesses.values(), *self._by_confidence)
-        for count in (self._all, *counts):
+        of_all = (self._all, *self._by_confidence)
+        of_one = (*self._requests.values(), *self._found.values())
+        for count in chain(of_all, of_one, *self._guesses.values()):
             count.fade()
 
     def verified(self, request_id: str, confidences: Sequence[float | None], kept: int) -> None:
@@ -118,17 +132,23 @@ class Acceptance:
         self._all.add(kept)
         self._requests.setdefault(request_id, _Count()).add(kept)
 
-    def guessed(self, request_id: str, tried: int, right: int) -> None:
-        """Learn how many of the guesses in one draft pass were right."""
-        own = self._guesses.setdefault(request_id, _Count())
+    def passed(self, request_id: str, match: int, tried: int, right: int) -> None:
+        """Learn how many of the ``tried`` guesses in a draft pass of the request were right."""
+        self._found.setdefault(request_id, _Count()).add(right)
+        self.guessed(request_id, match, tried, right)
+
+    def guessed(self, request_id: str, match: int, tried: int, right: int) -> None:
+        """Learn how many of the guesses in one pass were right."""
+        own = self._guesses.setdefault(request_id, [_Count() for _ in GUESS_PRIOR])
         for index in range(min(tried, right + 1)):
-            own.add(index < right)
+            own[bisect_right(MATCHES, match)].add(index < right)
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """Drop requests that have ended."""
         for request_id in request_ids:
             self._requests.pop(request_id, None)
             self._guesses.pop(request_id, None)
+            self._found.pop(request_id, None)
 
 
 def _interval(confidence: float) -> int:
@@ -151,6 +171,10 @@ class Depth:
     price: float
     exact: bool = False
     passes: int = 0
+
+    def with_drafts(self, drafted: int) -> float:
+        """Seconds of a verifying pass over this many drafted tokens."""
+        return self.costs.verifying(self.rows + drafted, self.exact)
 
     def worth_verifying(self, drafted: int, reach: float) -> bool:
         """Whether a drafted token that is accepted with probability ``reach`` pays for its row."""
@@ -194,11 +218,19 @@ def guessing_depth(costs: Costs, requests: int, exact: bool = False) -> Depth:
 
 
 def best_depth(
-    costs: Costs, rates: Sequence[float], limits: Sequence[int], exact: bool = False
+    costs: Costs,
+    rates: Sequence[float],
+    limits: Sequence[int],
+    exact: bool = False,
+    found: float = 0.0,
 ) -> Depth:
     """The depth with the least time per token, if all requests draft equally many tokens.
 
-    ``rates`` are the requests' acceptance rates, ``limits`` the most tokens that each may draft.
+    Args:
+        rates: acceptance rate of each request.
+        limits: the most tokens that each may draft.
+        exact: whether a row of the verifying pass is to have stock vLLM's bits.
+        found: right guesses in a request's draft pass; a pass brings a token more than that.
     """
     requests = len(rates)
     a, limit = np.asarray(rates), np.asarray(limits)
@@ -208,7 +240,7 @@ def best_depth(
     for level in range(1, int(limit.max(initial=0)) + 1):
         going = limit >= level
         count = int(going.sum())
-        draft_seconds += costs.seconds("draft", count)
+        draft_seconds += costs.seconds("draft", count) / (1.0 + found)
         drafted += count
         tokens += float((a[going] ** level).sum())
         verifying = costs.verifying(requests + drafted, exact)

@@ -2,15 +2,15 @@
 
 A draft pass picks each draft's next token from the river's logits. Prompt lookup adds guesses: the
 tokens after an earlier occurrence of the text's last tokens (Saxena 2023, as in vLLM's
-``v1/spec_decode/ngram_proposer.py``). Guesses are additional rows of a pass that runs in any case,
-so a wrong one costs next to nothing.
+``v1/spec_decode/ngram_proposer.py``). Guesses are additional rows of a draft pass, or of the
+verifying pass after the last draft. Both run in any case, so a wrong guess costs next to nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,21 @@ from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
 from river_vllm.modes.verified.depth import Acceptance, Depth
 
-LENGTHS = (3, 2)
-"""Numbers of last tokens that prompt lookup searches for, in this order."""
+SHORTEST, LONGEST = 2, 16
+"""How many of the text's last tokens prompt lookup compares at least, and at most."""
 GREEDY = 1e-5
 """Temperatures below it are greedy (vLLM ``v1/sample/sampler.py``, ``_SAMPLING_EPS``)."""
 
 
 Found = tuple[int, float]
 """A token, and the river's confidence in it."""
+
+
+class Guess(NamedTuple):
+    """Likely next tokens of a text, and how many of its last tokens preceded them before."""
+
+    tokens: list[int]
+    match: int
 
 
 @dataclass(slots=True)
@@ -46,7 +53,9 @@ class Draft:
         known: int32, the tokens before ``sampled``: the prompt's and the answer's.
         confidences: the river's confidence in each of ``tokens``; None where it was sampled.
         reach: probability that all of ``tokens`` are accepted.
-        looked_up: whether ``tokens`` are guesses from the text, made without a draft pass.
+        guessed: how many of ``tokens``, the last ones, are guesses from the text that no draft pass
+            has read.
+        match: of these guesses, how many tokens before them were compared.
     """
 
     request_id: str
@@ -63,7 +72,8 @@ class Draft:
     tokens: list[int] = field(default_factory=list)
     confidences: list[float | None] = field(default_factory=list)
     reach: float = 1.0
-    looked_up: bool = False
+    guessed: int = 0
+    match: int = 0
 
     @property
     def token(self) -> int:
@@ -78,11 +88,11 @@ class Draft:
     def full(self) -> bool:
         return len(self.tokens) >= self.limit or self.token in self.ends
 
-    def guesses(self, most: int) -> list[int]:
+    def guess(self, most: int) -> Guess:
         """Likely next tokens by prompt lookup, at most ``most`` and as many as may be drafted."""
         room = self.limit - len(self.tokens)
         if min(most, room) <= 0:
-            return []
+            return Guess([], 0)
         text = np.concatenate([self.known, [self.sampled, *self.tokens]])
         return continuation(text, min(most, room))
 
@@ -113,22 +123,39 @@ LEAST_GUESSED = 0.3
 """Acceptance rate of a request's guesses below which it drafts none from its text."""
 
 
-def look_up(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance) -> None:
-    """Fill the ``drafts`` of one step with guesses from the text, as far as they pay for their
-    rows: for steps in which no draft pass pays."""
-    drafted = 0
+def look_up(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance) -> float:
+    """Add guesses from the text to the ``drafts`` of one step, as far as they pay for their rows;
+    returns how many of the drafted tokens the backbone is expected to keep."""
+    drafted = sum(len(draft.tokens) for draft in drafts)
+    expected = 0.0
     for draft in drafts:
-        rate = reach = acceptance.guess_rate(draft.request_id)
+        guesses, draft.match = draft.guess(draft.limit)
+        rate = acceptance.guess_rate(draft.request_id, draft.match)
         if rate < LEAST_GUESSED:
             continue
-        for token in draft.guesses(draft.limit):
+        for token in guesses:
+            reach = draft.reach * rate
             if draft.full or not depth.worth_verifying(drafted, reach):
                 break
-            draft.looked_up = True
+            draft.reach = reach
+            draft.guessed += 1
             draft.tokens.append(token)
-            draft.confidences.append(None)
             drafted += 1
-            reach *= rate
+            expected += reach
+    return expected
+
+
+def guess_alone(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance) -> bool:
+    """Fill the ``drafts`` of one step with guesses alone, where a token then takes less time than
+    with draft passes; returns whether it does."""
+    expected = look_up(drafts, depth, acceptance)
+    guessed = sum(draft.guessed for draft in drafts)
+    if expected and depth.with_drafts(guessed) < depth.price * (len(drafts) + expected):
+        return True
+    for draft in drafts:
+        draft.tokens.clear()
+        draft.guessed, draft.reach = 0, 1.0
+    return False
 
 
 def run(
@@ -152,21 +179,24 @@ def run(
         going = [draft for draft in going if not draft.full]
 
 
-def continuation(tokens: npt.NDArray[np.int32], most: int) -> list[int]:
-    """Up to ``most`` tokens after the latest earlier occurrence of the last of ``tokens``, a
-    request's prompt and answer; none where they have not occurred before."""
-    for length in LENGTHS:
-        starts = len(tokens) - length
-        if most <= 0 or starts <= 0:
-            continue
-        same = tokens[:starts] == tokens[starts]
-        for place in range(1, length):
-            same &= tokens[place : place + starts] == tokens[starts + place]
-        found = np.flatnonzero(same)
-        if found.size:
-            after = int(found[-1]) + length
-            return tokens[after : after + most].tolist()
-    return []
+def continuation(tokens: npt.NDArray[np.int32], most: int) -> Guess:
+    """Up to ``most`` tokens after an earlier occurrence of the last of ``tokens``, a request's
+    prompt and answer: the latest of those that have most of them in common."""
+    match, last = SHORTEST, len(tokens)
+    if most <= 0 or last <= match:
+        return Guess([], 0)
+    same = (tokens[:-2] == tokens[-2]) & (tokens[1:-1] == tokens[-1])
+    ends = np.flatnonzero(same) + match
+    if not ends.size:
+        return Guess([], 0)
+    while match < LONGEST:
+        longer = ends[ends > match]
+        longer = longer[tokens[longer - match - 1] == tokens[last - match - 1]]
+        if not longer.size:
+            break
+        ends, match = longer, match + 1
+    after = int(ends[-1])
+    return Guess(tokens[after : after + most].tolist(), match)
 
 
 @dataclass(frozen=True, slots=True)

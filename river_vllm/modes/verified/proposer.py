@@ -24,7 +24,18 @@ from river_vllm.modes.verified.depth import (
     fixed_depth,
     guessing_depth,
 )
-from river_vllm.modes.verified.draft import GREEDY, Draft, Found, Picked, joined, look_up, pick, run
+from river_vllm.modes.verified.draft import (
+    GREEDY,
+    Draft,
+    Found,
+    Guess,
+    Picked,
+    guess_alone,
+    joined,
+    look_up,
+    pick,
+    run,
+)
 from river_vllm.step.table import Pass, Span
 
 
@@ -134,10 +145,11 @@ class RiverProposer(DraftModelProposer):
         draft = self._pending.pop(request_id, None)
         if draft is None or draft.position != position or not 0 < checked <= len(draft.tokens):
             return False
-        if draft.looked_up:
-            self._acceptance.guessed(request_id, checked, checked - rejected)
-        else:
-            self._acceptance.verified(request_id, draft.confidences[:checked], checked - rejected)
+        kept, own = checked - rejected, len(draft.tokens) - draft.guessed
+        if own:
+            self._acceptance.verified(request_id, draft.confidences[:checked], min(kept, own))
+        if kept >= own:
+            self._acceptance.guessed(request_id, draft.match, checked - own, kept - own)
         return not rejected and draft.tokens[checked - 1] in draft.ends
 
     def _draft(self, request_id: str, row: int, position: int, token: int) -> Draft:
@@ -188,14 +200,19 @@ class RiverProposer(DraftModelProposer):
             return None
         else:
             rates, limits = [d.rate for d in drafts], [d.limit for d in drafts]
-            depth = best_depth(costs, rates, limits, exact)
             able = sum(limit > 0 for limit in limits)
+            found = 0.0
+            if able and not self._unread:
+                ids = (draft.request_id for draft in drafts if draft.limit)
+                found = sum(map(self._acceptance.guesses_found, ids)) / able
+            depth = best_depth(costs, rates, limits, exact, found)
             if not depth.price and able and costs.try_drafts(len(drafts), able, exact):
                 for draft in drafts:
                     draft.limit = min(draft.limit, 1)
                 depth = fixed_depth(len(drafts))
             if not depth.price:
                 look_up(drafts, guessing_depth(costs, len(drafts), exact), self._acceptance)
+            if not depth.price or guess_alone(drafts, depth, self._acceptance):
                 # vLLM then takes every drafted token for certain, which guesses are.
                 return None
         drawn: dict[tuple[int, int], torch.Tensor] = {}
@@ -204,15 +221,15 @@ class RiverProposer(DraftModelProposer):
             start = time.perf_counter()
             room = min(draft.limit - len(draft.tokens) for draft in going)
             passes = min(depth.passes, room) if self._unread else 1
-            guesses = self._guesses(going, depth) if passes == 1 else [[] for _ in going]
+            guesses = self._guesses(going, depth) if passes == 1 else [Guess([], 0)] * len(going)
             picked = self._pick(self._pass(going, guesses), passes, going, metadata)
             tokens, sure = picked.read()
             found, row = [], 0
-            for draft, guessed in zip(going, guesses, strict=True):
+            for draft, (guessed, match) in zip(going, guesses, strict=True):
                 right = 0
                 while right < len(guessed) and guessed[right] == tokens[row + right]:
                     right += 1
-                self._acceptance.guessed(draft.request_id, len(guessed), right)
+                self._acceptance.passed(draft.request_id, match, len(guessed), right)
                 mine = range(row, row + right + 1)
                 if passes > 1:
                     mine = range(row, len(tokens), len(going))
@@ -225,6 +242,8 @@ class RiverProposer(DraftModelProposer):
             return found
 
         run(drafts, depth, self._acceptance, draft_pass)
+        if self._adaptive:
+            look_up(drafts, depth, self._acceptance)
         if not drawn:
             return None
         # vLLM takes as many rows of each request as it has drafted, of greedy ones too.
@@ -234,28 +253,31 @@ class RiverProposer(DraftModelProposer):
         stacked = torch.zeros(requests, most, self._size, device=self.device)
         for (request, place), probabilities in drawn.items():
             stacked[request, place] = probabilities
+        for draft in drafts:
+            for place in range(len(draft.tokens) - draft.guessed, len(draft.tokens)):
+                stacked[draft.row, place] = 0.0
+                stacked[draft.row, place, draft.tokens[place]] = 1.0
         return stacked
 
-    def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[list[int]]:
+    def _guesses(self, going: Sequence[Draft], depth: Depth) -> list[Guess]:
         """For each draft of the pass, as many guesses as pay for their rows."""
         rows, found = len(going), []
         for draft in going:
             # The pass makes a token of its own after the last guess.
-            guesses = draft.guesses(draft.limit - len(draft.tokens) - 1)
-            if guesses:
-                rate = self._acceptance.guess_rate(draft.request_id)
-                guesses = guesses[: depth.worth_guessing(len(going), rows, rate, len(guesses))]
-            rows += len(guesses)
-            found.append(guesses)
+            tokens, match = draft.guess(draft.limit - len(draft.tokens) - 1)
+            rate = self._acceptance.guess_rate(draft.request_id, match)
+            tokens = tokens[: depth.worth_guessing(len(going), rows, rate, len(tokens))]
+            rows += len(tokens)
+            found.append(Guess(tokens, match))
         return found
 
-    def _pass(self, going: Sequence[Draft], guesses: Sequence[Sequence[int]]) -> Pass:
+    def _pass(self, going: Sequence[Draft], guesses: Sequence[Guess]) -> Pass:
         """A river pass over each draft's last token and its guesses."""
         forward: Forward = self._river_runner.river_forward
         spans, tokens = [], []
-        for draft, some in zip(going, guesses, strict=True):
-            spans.append(Span(draft.row, draft.next_position, 1 + len(some)))
-            tokens += [draft.token, *some]
+        for draft, guess in zip(going, guesses, strict=True):
+            spans.append(Span(draft.row, draft.next_position, 1 + len(guess.tokens)))
+            tokens += [draft.token, *guess.tokens]
         return forward.decode(spans, torch.tensor(tokens, device=self.device), 0, "draft")
 
     def _pick(self, due: Pass, passes: int, going: Sequence[Draft], metadata: Any) -> Picked:

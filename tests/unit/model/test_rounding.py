@@ -1,4 +1,4 @@
-"""From how many rows on a product gives a row the same bits."""
+"""With how many rows a product gives a row the same bits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from river_vllm.model.rounding import least_alike
+from river_vllm.model.rounding import alike
 
 WEIGHT = torch.randn(192, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
 
@@ -24,17 +24,15 @@ def product(shift: Callable[[int], float]) -> Callable[[torch.Tensor], torch.Ten
 
 
 @pytest.mark.parametrize(
-    ("shift", "least"),
+    ("shift", "expected"),
     [
-        (lambda _: 0.0, 1),
-        (lambda rows: 4.0 if rows == 1 else 0.0, 2),
-        (lambda rows: 4.0 if rows < 5 else 0.0, 5),
-        (lambda rows: 4.0 if rows < 16 else 0.0, None),
-        (lambda rows: 4.0 if rows > 64 else 0.0, None),
-        (float, None),
+        (lambda _: 0.0, (1, 256)),
+        (lambda rows: 4.0 if rows == 1 else 0.0, (2, 256)),
+        (lambda rows: 4.0 if rows < 5 else 0.0, (5, 256)),
+        (lambda rows: 4.0 if rows > 32 else 0.0, (1, 32)),
+        (lambda rows: 4.0 if rows == 1 or rows > 64 else 0.0, (2, 64)),
+        (float, (5, 5)),
     ],
 )
-def test_the_least_number_from_which_on_rows_are_alike(
-    shift: Callable[[int], float], least: int | None
-) -> None:
-    assert least_alike(product(shift), 64, 192, torch.bfloat16) == least
+def test_how_many_rows_are_alike(shift: Callable[[int], float], expected: tuple[int, int]) -> None:
+    assert alike(product(shift), 64, 192, torch.bfloat16) == expected

@@ -93,13 +93,21 @@ def test_all_that_was_learnt_fades() -> None:
     acceptance = Acceptance()
     for _ in range(100):
         acceptance.verified("a", [0.6], kept=0)
-        acceptance.guessed("a", tried=1, right=0)
+        acceptance.passed("a", 3, tried=2, right=1)
+    assert acceptance.guesses_found("a") == pytest.approx(1.0, abs=0.05)
     assert acceptance.rate("a") < 0.1 and acceptance.likelihood(0.6) < 0.1
     for _ in range(1000):
         acceptance.fade()
     assert acceptance.rate("a") == pytest.approx(PRIOR, abs=0.01)
     assert acceptance.likelihood(0.6) == pytest.approx(CONFIDENCE_PRIOR[2], abs=0.01)
-    assert acceptance.guess_rate("a") == pytest.approx(GUESS_PRIOR, abs=0.01)
+    assert acceptance.guess_rate("a", 3) == pytest.approx(GUESS_PRIOR[1], abs=0.01)
+    assert acceptance.guesses_found("a") == pytest.approx(0.0, abs=0.01)
+
+
+def test_right_guesses_make_draft_passes_cheaper() -> None:
+    without, found = (best_depth(FLAT, [0.9], [8], found=n) for n in (0.0, 3.0))
+    assert found.price < without.price
+    assert found.passes >= without.passes
 
 
 def test_ended_requests_leave_nothing() -> None:

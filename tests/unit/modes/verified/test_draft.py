@@ -10,7 +10,7 @@ import pytest
 
 from river_vllm.costs import Costs
 from river_vllm.modes.verified.depth import Acceptance, Depth, guessing_depth
-from river_vllm.modes.verified.draft import Draft, continuation, look_up, run
+from river_vllm.modes.verified.draft import Draft, continuation, guess_alone, look_up, run
 
 CHEAP = Costs.fixed({"draft": {1: 0.03}, "backbone": {1: 0.09, 64: 0.1}})
 
@@ -79,13 +79,13 @@ def test_a_pass_may_bring_several_tokens_up_to_the_limit_and_the_end() -> None:
 def test_what_a_text_repeats_is_guessed() -> None:
     known = np.array([3, 4, 5, 6, 8, 9, 3, 4], dtype=np.int32)
     one = draft(limit=4, token=5, known=known)
-    assert one.guesses(9) == [6, 8, 9, 3]
-    assert one.guesses(3) == [6, 8, 9]
+    assert one.guess(9) == ([6, 8, 9, 3], 3)
+    assert one.guess(3) == ([6, 8, 9], 3)
     one.tokens.append(6)
-    assert one.guesses(9) == [8, 9, 3]
-    assert one.guesses(1) == [8]
+    assert one.guess(9) == ([8, 9, 3], 4)
+    assert one.guess(1) == ([8], 4)
     one.tokens.append(1)
-    assert one.guesses(9) == []
+    assert one.guess(9) == ([], 0)
 
 
 def test_without_draft_passes_guesses_from_the_text_are_drafted() -> None:
@@ -93,11 +93,42 @@ def test_without_draft_passes_guesses_from_the_text_are_drafted() -> None:
     one, unheard = draft(0, token=5, known=known), draft(1, token=5, known=known)
     acceptance, depth = Acceptance(), Depth(CHEAP, 2, 0.05)
     for _ in range(9):
-        acceptance.guessed("r1", 1, 0)
-    look_up([one, unheard], depth, acceptance)
+        acceptance.guessed("r1", 3, 1, 0)
+    expected = look_up([one, unheard], depth, acceptance)
     assert one.tokens == [6, 99]  # the end of the answer
-    assert one.looked_up
+    assert one.guessed == 2
+    assert expected == pytest.approx(0.6 + 0.36)
     assert unheard.tokens == []
+
+
+def test_guesses_follow_the_last_draft() -> None:
+    known = np.array([3, 4, 8, 9, 5, 6, 8, 9, 3, 4], dtype=np.int32)
+    one, depth = draft(limit=6, token=7, known=known), Depth(CHEAP, 1, 0.05)
+    # The river counts to 9 and is unsure of it. The last place with 8 and 9 goes on with 3 and 4.
+    go([one], River(t9=0.2))
+    look_up([one], depth, Acceptance())
+    assert (one.tokens, one.guessed) == ([8, 9, 3, 4, 7, 8], 4)
+    assert len(one.confidences) == 2
+    # A draft that ended because its next token would not pay is not continued.
+    other = draft(limit=6, token=7, known=known)
+    other.tokens, other.limit = [8, 9], 2
+    assert look_up([other], depth, Acceptance()) == other.guessed == 0
+
+
+def test_a_text_that_repeats_itself_needs_no_draft_pass() -> None:
+    known = np.array([3, 4, 5, *range(20, 40), 9, 3, 4], dtype=np.int32)
+    acceptance, depth = Acceptance(), Depth(CHEAP, 1, 0.03)
+    one = draft(limit=16, token=5, known=known)
+    assert not guess_alone([one], depth, acceptance)
+    assert (one.tokens, one.guessed, one.reach) == ([], 0, 1.0)
+    for _ in range(9):
+        acceptance.guessed("r0", 3, 8, 8)
+    assert guess_alone([one], depth, acceptance)
+    assert one.tokens == [*range(20, 36)]
+    # Beside seven requests without guesses it pays less than drafts for all.
+    others = [draft(row, token=1) for row in range(1, 8)]
+    one = draft(limit=4, token=5, known=known)
+    assert not guess_alone([one, *others], Depth(CHEAP, 8, 0.007), acceptance)
 
 
 def test_a_guess_pays_for_its_row() -> None:
@@ -117,6 +148,8 @@ def test_a_guess_pays_for_its_row() -> None:
         ([1, 2, 3, 7, 1, 2, 3, 8, 1, 2, 3], 1, [8]),  # the last place, not the first
         ([9, 2, 3, 7, 8, 2, 3], 2, [7, 8]),  # two tokens, where three are nowhere
         ([1, 2, 3, 9, 5, 2, 3, 8, 1, 2, 3], 1, [9]),  # three before two
+        ([*range(40), 99, *range(30, 40), 98, *range(20, 40)], 1, [99]),  # and sixteen before ten
+        ([*range(40), 99, *range(20, 40), 98, *range(20, 40)], 1, [98]),  # but not more than that
         ([6, 6, 6, 6], 3, [6]),
         ([1, 2, 3, 4], 3, []),
         ([1, 2], 3, []),
@@ -124,4 +157,4 @@ def test_a_guess_pays_for_its_row() -> None:
     ],
 )
 def test_continuation(text: list[int], most: int, expected: list[int]) -> None:
-    assert continuation(np.array(text, dtype=np.int32), most) == expected
+    assert continuation(np.array(text, dtype=np.int32), most).tokens == expected

@@ -245,6 +245,26 @@ def test_guesses_are_rows_of_the_same_pass_where_they_pay() -> None:
     assert [tokens for _, tokens, _ in engine.river.steps] == [[11], [12], [13]]
 
 
+@pytest.mark.parametrize(("temperature", "sure"), [(0.0, 4.35), (1.0, 60.0)])
+def test_guesses_follow_a_draft_where_no_further_pass_pays(temperature: float, sure: float) -> None:
+    """The river drafts 12. The text went on with 40 and 41 after 11 and 12."""
+    slow = Costs.fixed({"draft": {1: 0.07}, "backbone": {1: 0.1, 32: 0.1}})
+    engine, requests = Engine(River(sure), slow), {"a": request(4, temperature=temperature)}
+    found = engine.propose(requests, [5], [1], [11], known=[11, 12, 40, 41, 9])
+    assert found == [[12, 40, 41]]
+    assert len(engine.river.steps) == 1
+    if temperature:
+        # Certain tokens are accepted with the backbone's probability.
+        certain = engine.probabilities()[0, 1:].nonzero().tolist()
+        assert certain == [[0, 40], [1, 41]]
+    acceptance = engine.proposer._acceptance
+    before = acceptance.rate("a"), acceptance.guess_rate("a", 2)
+    # The backbone keeps the river's token and rejects the guess after it.
+    engine.propose(requests, [9], [4], [30], rejected=[2])
+    assert acceptance.rate("a") > before[0]
+    assert acceptance.guess_rate("a", 2) < before[1]
+
+
 def test_beside_an_exact_request_a_verifying_pass_is_stocks() -> None:
     """Where stock's product takes as many times as long for as many rows, nothing is drafted."""
     stock, own = {1: 0.09, 8: 0.72}, {1: 0.09, 8: 0.1}
