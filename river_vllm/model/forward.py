@@ -202,10 +202,10 @@ class Forward:
         self._runner = runner
         self._model = runner.get_model()
         self.river: River = self._model.river
-        self._graphs: PassGraphs | None = None
+        self.graphs: PassGraphs | None = None
         """CUDA graphs of routed passes; None where there are none."""
         if capturable(runner) and not self.river.residency.offloads:
-            self._graphs = PassGraphs(self._routed, int(runner.max_model_len))
+            self.graphs = PassGraphs(self._routed, int(runner.max_model_len))
 
     def alike(self) -> Alike | None:
         """With how many rows layers and LM head give a verified row the same bits, on all ranks;
@@ -239,7 +239,7 @@ class Forward:
             hidden = self._call(due, self._runner.model)
             table.close()
         elif due.dense is not None or free.all() or not river.routed.within_compiled:
-            graphs = self._graphs if river.observer is None else None
+            graphs = self.graphs if river.observer is None else None
             hidden = self._routed(due) if graphs is None else graphs.run(due)
             river.current.due = due  # a capture has a pass of its own
         else:

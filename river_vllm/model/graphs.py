@@ -1,7 +1,8 @@
 """CUDA graphs of passes that every row leaves at one depth: drafts, and exits at a fixed depth.
 
-vLLM captures forwards that make no decision. These make theirs before they start. vLLM does the
-same for the drafters that it trains (``v1/worker/gpu/spec_decode``).
+vLLM captures forwards that make no decision. These make theirs before they start. Draft passes that
+follow one another are one graph, as those of the drafters that vLLM trains
+(``v1/worker/gpu/spec_decode/target_dependent_ar/speculator.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from river_vllm.compat import CUDAGraphMode, init_logger
 from river_vllm.step.table import Pass, Rows, Span, StepTable
 
 logger = init_logger("vllm.river")
+Outputs = tuple[torch.Tensor, ...]
 ROWS = 32
 """Rows of a captured pass at most: with more of them, launches are not what takes its time."""
 GRAPHS = 64
@@ -38,47 +40,70 @@ def capturable(runner: Any) -> bool:
 class PassGraphs:
     """Runs passes by ``run``, and replays those of a kind that came before.
 
-    The first pass of a kind runs by itself, which warms its kernels up. Then it is captured; a
-    capture computes nothing.
+    The first pass of a kind, or chain of passes, runs by itself, which warms its kernels up. Then
+    it is captured; a capture computes nothing.
     """
 
     def __init__(self, run: Callable[[Pass], torch.Tensor], length: int) -> None:
         """``length``: the longest sequence; attention kernels are chosen by it."""
         self._run = run
         self._length = length
-        self._kept: dict[tuple[int, int], _Captured] = {}
+        self._kept: dict[tuple[int, int, int], _Captured] = {}
+        """By rows, depth, and passes of a chain, 0 for a pass by itself."""
         self._failed = False
+        self._inside = False
         # In vLLM's own pool a draft pass would write over a step's output, which is still read.
         self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, due: Pass) -> torch.Tensor:
         """The hidden states of a pass, ``[rows, hidden]``, until the next pass of its kind."""
+        (hidden,) = self._outputs(due, 0, lambda due: (self._run(due),))
+        return hidden
+
+    def chain(self, due: Pass, passes: int, run: Callable[[Pass], Outputs]) -> Outputs:
+        """The outputs of ``run`` until the next chain of its kind: they come from ``due`` and the
+        ``passes`` − 1 that follow it, each a token further, without the host."""
+        return self._outputs(due, passes, run)
+
+    def _outputs(self, due: Pass, passes: int, run: Callable[[Pass], Outputs]) -> Outputs:
         depth = _depth(due)
-        if depth is None:
-            return self._run(due)
-        kind = due.table.num_rows, depth
+        if depth is None or self._inside:
+            return run(due)
+        kind = due.table.num_rows, depth, passes
         if kind in self._kept:
             return self._kept[kind].replay(due)
-        hidden = self._run(due)
-        if not self._failed and len(self._kept) < GRAPHS:
-            try:
-                self._kept[kind] = _Captured(self._run, due, depth, self._length, self._pool)
-            except Exception as error:  # what a driver, a kernel or torch does not take
-                self._failed = True
-                logger.warning("River: draft passes run without CUDA graphs: %r", error)
-        return hidden
+        self._inside = True
+        try:
+            outputs = run(due)
+            if not self._failed and len(self._kept) < GRAPHS:
+                self._capture(kind, due, run)
+        finally:
+            self._inside = False
+        return outputs
+
+    def _capture(
+        self, kind: tuple[int, int, int], due: Pass, run: Callable[[Pass], Outputs]
+    ) -> None:
+        _, depth, passes = kind
+        last = self._length - max(passes, 1)
+        try:
+            self._kept[kind] = _Captured(run, due, depth, last, self._pool)
+        except Exception as error:  # what a driver, a kernel or torch does not take
+            self._failed = True
+            logger.warning("River: draft passes run without CUDA graphs: %r", error)
 
 
 class _Captured:
     """A graph, with its inputs and its output at fixed addresses."""
 
     def __init__(
-        self, run: Callable[[Pass], torch.Tensor], due: Pass, depth: int, length: int, pool: Any
+        self, run: Callable[[Pass], Outputs], due: Pass, depth: int, last: int, pool: Any
     ) -> None:
+        """``last``: the last position that the pass can have."""
         inputs, rows = _of(due)
         owners = [span.request for span in due.spans]
         # Only the longest sequence matters to a graph; the real ones are in device memory.
-        spans = [Span(owner, length - 1, 1) for owner in owners]
+        spans = [Span(owner, last, 1) for owner in owners]
         self._depth = depth
         self._due = Pass(
             StepTable.forced(due.table.num_layers, owners, depth, rows.positions.device),
@@ -89,9 +114,9 @@ class _Captured:
         )
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
-            self._hidden = run(self._due)
+            self._outputs = run(self._due)
 
-    def replay(self, due: Pass) -> torch.Tensor:
+    def replay(self, due: Pass) -> Outputs:
         inputs, rows = _of(due)
         assert self._due.rows is not None
         for name, value in inputs.items():
@@ -101,7 +126,7 @@ class _Captured:
         self._graph.replay()
         due.table.exit_layer[:] = self._depth
         due.table.close()
-        return self._hidden
+        return self._outputs
 
 
 _BY_ROW = ("input_ids", "positions")

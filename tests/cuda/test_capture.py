@@ -145,7 +145,7 @@ def replayed(engine: Any, monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     runner = runner_of(engine)
     forward: Forward = runner.river_forward
     made = PassGraphs(forward._routed, runner.max_model_len)
-    monkeypatch.setattr(forward, "_graphs", made)
+    monkeypatch.setattr(forward, "graphs", made)
     monkeypatch.setattr(runner.drafter, "_unread", True)
     return found
 
@@ -160,11 +160,16 @@ def test_an_engine_answers_by_its_graphs_as_without(
     params = greedy(24, field)
     found = generate(engine, PROMPTS, params)
     runner = runner_of(engine)
-    kept = runner.river_forward._graphs._kept
+    kept = runner.river_forward.graphs._kept
     by_similarity = field is not None and field["threshold"] > -1
     assert bool(replayed) == bool(kept) == (not by_similarity)
-    assert all(depth == (0 if field is None else 1) for _, depth in kept)
-    monkeypatch.setattr(runner.river_forward, "_graphs", None)
+    if field is None:
+        # All draft passes of a step are one graph: K of them, and fewer at the end of an answer.
+        assert (len(PROMPTS), 0, K) in kept
+        assert all(depth == 0 and passes > 0 for _, depth, passes in kept)
+    else:
+        assert all((depth, passes) == (1, 0) for _, depth, passes in kept)
+    monkeypatch.setattr(runner.river_forward, "graphs", None)
     engine.reset_prefix_cache()
     assert found == generate(engine, PROMPTS, params)
 
@@ -175,7 +180,7 @@ def test_as_many_graphs_as_are_allowed(
     monkeypatch.setattr("river_vllm.model.graphs.GRAPHS", 1)
     for field in (None, {"threshold": -1.0, "min_layers": 1}):
         generate(engine, PROMPTS, greedy(8, field))
-    assert [depth for _, depth in runner_of(engine).river_forward._graphs._kept] == [0]
+    assert [depth for _, depth, _ in runner_of(engine).river_forward.graphs._kept] == [0]
 
 
 def test_a_pass_that_cannot_be_captured_runs(

@@ -283,20 +283,30 @@ class RiverProposer(DraftModelProposer):
     def _pick(self, due: Pass, passes: int, going: Sequence[Draft], metadata: Any) -> Picked:
         """Run draft passes, each after the first over the tokens that the one before has found.
 
-        The host reads no token of them, so that they could be captured as one CUDA graph.
+        The host reads no token of them. So greedy ones are one CUDA graph.
         """
         forward: Forward = self._river_runner.river_forward
-        assert due.rows is not None
-        owners = due.rows.requests[due.rows.owners]
         greedy = all(draft.greedy for draft in going)
         sampled = [] if greedy else [span.request for span in due.spans for _ in range(span.rows)]
-        found: list[Picked] = []
-        while True:
-            picked = pick(forward.logits(due), owners, metadata, sampled)
-            found.append(picked.agreed(forward.river.agreed))
-            if len(found) == passes:
-                return joined(found)
-            due = forward.following(due, found[-1].tokens)
+
+        def picks(due: Pass) -> Picked:
+            assert due.rows is not None
+            owners = due.rows.requests[due.rows.owners]
+            found: list[Picked] = []
+            while True:
+                picked = pick(forward.logits(due), owners, metadata, sampled)
+                found.append(picked.agreed(forward.river.agreed))
+                if len(found) == passes:
+                    return joined(found)
+                due = forward.following(due, found[-1].tokens)
+
+        def of_greedy(due: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+            found = picks(due)
+            return found.tokens, found.confidence
+
+        if not greedy or forward.graphs is None:
+            return picks(due)
+        return Picked(*forward.graphs.chain(due, passes, of_greedy), None)
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:
