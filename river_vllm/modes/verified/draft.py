@@ -121,26 +121,28 @@ class Draft:
 
 LEAST_GUESSED = 0.3
 """Acceptance rate of a request's guesses below which it drafts none from its text."""
+MOST_GUESSED = 64
+"""Guesses of a step at most that no draft pass has read: each takes memory for its logits."""
 
 
 def look_up(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance) -> float:
     """Add guesses from the text to the ``drafts`` of one step, as far as they pay for their rows;
     returns how many of the drafted tokens the backbone is expected to keep."""
     drafted = sum(len(draft.tokens) for draft in drafts)
-    expected = 0.0
+    expected, guessed = 0.0, 0
     for draft in drafts:
         guesses, draft.match = draft.guess(draft.limit)
         rate = acceptance.guess_rate(draft.request_id, draft.match)
         if rate < LEAST_GUESSED:
             continue
-        for token in guesses:
+        for token in guesses[: MOST_GUESSED - guessed]:
             reach = draft.reach * rate
             if draft.full or not depth.worth_verifying(drafted, reach):
                 break
             draft.reach = reach
             draft.guessed += 1
             draft.tokens.append(token)
-            drafted += 1
+            drafted, guessed = drafted + 1, guessed + 1
             expected += reach
     return expected
 

@@ -306,7 +306,8 @@ class RiverProposer(DraftModelProposer):
 
         if not greedy or forward.graphs is None:
             return picks(due)
-        return Picked(*forward.graphs.chain(due, passes, of_greedy), None)
+        tokens, confidence = forward.graphs.chain(due, passes, of_greedy)
+        return Picked(tokens, confidence, None)
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:

@@ -10,7 +10,14 @@ import pytest
 
 from river_vllm.costs import Costs
 from river_vllm.modes.verified.depth import Acceptance, Depth, guessing_depth
-from river_vllm.modes.verified.draft import Draft, continuation, guess_alone, look_up, run
+from river_vllm.modes.verified.draft import (
+    MOST_GUESSED,
+    Draft,
+    continuation,
+    guess_alone,
+    look_up,
+    run,
+)
 
 CHEAP = Costs.fixed({"draft": {1: 0.03}, "backbone": {1: 0.09, 64: 0.1}})
 
@@ -137,6 +144,13 @@ def test_a_guess_pays_for_its_row() -> None:
     one = draft(token=5, known=known)
     look_up([one], guessing_depth(dear, 1), Acceptance())
     assert one.tokens == [6]
+
+
+def test_the_guesses_of_a_step_are_bounded() -> None:
+    known = np.array([3, 4, 5, *range(20, 40), 9, 3, 4], dtype=np.int32)
+    drafts = [draft(row, limit=15, token=5, known=known) for row in range(9)]
+    look_up(drafts, Depth(CHEAP, 9, 1.0), Acceptance())
+    assert sum(one.guessed for one in drafts) == MOST_GUESSED
 
 
 @pytest.mark.parametrize(
