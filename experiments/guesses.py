@@ -3,7 +3,7 @@
 For every place in greedy answers, the table has how often prompt lookup finds a guess, how often
 the first guessed token is right, and how many of eight are.
 
-    python experiments/guesses.py MODEL --data gsm8k.jsonl:question --prompts 20
+    python experiments/guesses.py MODEL --data gsm8k.jsonl:question experiments/prompts/edit.jsonl
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=256)
     args = parser.parse_args()
-    engine = LLM(args.model, **ENGINE, enforce_eager=True, **engine_args(args.model, RiverConfig()))
+    engine = LLM(
+        args.model,
+        **ENGINE | {"max_model_len": 4096},
+        enforce_eager=True,
+        **engine_args(args.model, RiverConfig()),
+    )
     params = SamplingParams(temperature=0.0, max_tokens=args.tokens)
     print(f"| prompts | match | share of places | first right | right of {MOST} |")
     print("|---|---|---|---|---|")

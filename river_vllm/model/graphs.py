@@ -109,6 +109,7 @@ class _Captured:
             StepTable.forced(due.table.num_layers, owners, depth, rows.positions.device),
             spans,
             {**due.inputs, **{name: value.clone() for name, value in inputs.items()}},
+            head=due.head,
             exact=due.exact,
             rows=replace(rows, **{name: getattr(rows, name).clone() for name in _CHANGING}),
         )

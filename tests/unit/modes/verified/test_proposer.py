@@ -30,6 +30,8 @@ CHEAP = Costs.fixed({"draft": {1: 0.001}, "backbone": {1: 0.1, 32: 0.1}})
 class River:
     """Says that after token t comes t + 1."""
 
+    graphs = None
+
     def __init__(self, sure: float = 20.0) -> None:
         self.steps: list[tuple[list[int], list[int], list[int]]] = []
         """Of each pass its requests, tokens and positions."""
