@@ -114,11 +114,11 @@ def test_guesses_from_the_text_are_drafted_where_a_draft_costs_a_step(
         for prompt, answer in zip(PROMPTS, exact, strict=True)
     ]
 
-    def told(text: Any, most: int) -> list[int]:
+    def told(text: Any, most: int) -> draft.Guess:
         """Two tokens that the backbone will make, and a wrong one."""
         known = text.tolist()
         found = next((t[len(known) :] for t in texts if t[: len(known)] == known), [])
-        return [*found[:2], 0][:most]
+        return draft.Guess([*found[:2], 0][:most], 2)
 
     monkeypatch.setattr(draft, "continuation", told)
     _, summary = drafted(river, PROMPTS, greedy(TOKENS), together=False)
