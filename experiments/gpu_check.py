@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -277,4 +278,5 @@ def report(args: argparse.Namespace, lines: Sequence[Line]) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers end too
     main()
