@@ -159,8 +159,7 @@ class RiverConfig(Settings):
     step, as in ``river-vllm calibrate``)."""
     verify: Annotated[Annotated[int, Field(ge=0, le=16)] | None, Affects.COST] = None
     """K: the most tokens that the river drafts for one pass of the backbone to check; 0 turns
-    drafts off. Without it: 15 (4 where ``draft`` is ``fixed``), or 0 where a setting of exits
-    is given."""
+    drafts off. The default is 15, and 4 for ``fixed`` drafts. A setting of exits makes it 0."""
     draft: Annotated[Literal["adaptive", "fixed"], Affects.NOTHING] = "adaptive"
     """Draft as many tokens as pay, up to K; or always K."""
     calibration: Annotated[Calibration | None, Affects.EXITS | Affects.FILE] = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,11 +17,12 @@ from river_vllm.compat import CUDAGraphMode, init_logger
 from river_vllm.step.table import Pass, Rows, Span, StepTable
 
 logger = init_logger("vllm.river")
-Outputs = tuple[torch.Tensor, ...]
+Outputs = TypeVar("Outputs")
 ROWS = 32
 """Rows of a captured pass at most: with more of them, launches are not what takes its time."""
 GRAPHS = 64
-"""How many are kept at most; a request chooses the depth at which it leaves."""
+"""How many are kept at most; a request chooses the depth at which it leaves. The last ``ROWS`` are
+for passes by themselves: chains differ in their length too."""
 
 
 def capturable(runner: Any) -> bool:
@@ -57,38 +58,33 @@ class PassGraphs:
 
     def run(self, due: Pass) -> torch.Tensor:
         """The hidden states of a pass, ``[rows, hidden]``, until the next pass of its kind."""
-        (hidden,) = self._outputs(due, 0, lambda due: (self._run(due),))
-        return hidden
+        return self.chain(due, 0, self._run)
 
     def chain(self, due: Pass, passes: int, run: Callable[[Pass], Outputs]) -> Outputs:
-        """The outputs of ``run`` until the next chain of its kind: they come from ``due`` and the
-        ``passes`` − 1 that follow it, each a token further, without the host."""
-        return self._outputs(due, passes, run)
-
-    def _outputs(self, due: Pass, passes: int, run: Callable[[Pass], Outputs]) -> Outputs:
+        """What ``run`` makes of a pass and of the ``passes`` − 1 that follow it, each a token
+        further, without the host; until the next chain of its kind."""
         depth = _depth(due)
         if depth is None or self._inside:
             return run(due)
         kind = due.table.num_rows, depth, passes
         if kind in self._kept:
             return self._kept[kind].replay(due)
+        if self._failed or len(self._kept) >= (GRAPHS - ROWS if passes else GRAPHS):
+            return run(due)
         self._inside = True
         try:
             outputs = run(due)
-            if not self._failed and len(self._kept) < GRAPHS:
-                self._capture(kind, due, run)
+            self._capture(kind, due, run)
         finally:
             self._inside = False
         return outputs
 
-    def _capture(
-        self, kind: tuple[int, int, int], due: Pass, run: Callable[[Pass], Outputs]
-    ) -> None:
+    def _capture(self, kind: tuple[int, int, int], due: Pass, run: Callable[[Pass], Any]) -> None:
         _, depth, passes = kind
         last = self._length - max(passes, 1)
         try:
             self._kept[kind] = _Captured(run, due, depth, last, self._pool)
-        except Exception as error:  # what a driver, a kernel or torch does not take
+        except Exception as error:  # a driver, a kernel or torch may refuse a capture
             self._failed = True
             logger.warning("River: draft passes run without CUDA graphs: %r", error)
 
@@ -97,7 +93,7 @@ class _Captured:
     """A graph, with its inputs and its output at fixed addresses."""
 
     def __init__(
-        self, run: Callable[[Pass], Outputs], due: Pass, depth: int, last: int, pool: Any
+        self, run: Callable[[Pass], Any], due: Pass, depth: int, last: int, pool: Any
     ) -> None:
         """``last``: the last position that the pass can have."""
         inputs, rows = _of(due)
@@ -117,7 +113,7 @@ class _Captured:
         with torch.cuda.graph(self._graph, pool=pool):
             self._outputs = run(self._due)
 
-    def replay(self, due: Pass) -> Outputs:
+    def replay(self, due: Pass) -> Any:
         inputs, rows = _of(due)
         assert self._due.rows is not None
         for name, value in inputs.items():

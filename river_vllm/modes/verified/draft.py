@@ -51,11 +51,10 @@ class Draft:
         first: whether ``sampled`` is the first of its answer.
         constrained: whether a grammar cuts the draft at the first token that it forbids.
         known: int32, the tokens before ``sampled``: the prompt's and the answer's.
-        confidences: the river's confidence in each of ``tokens``; None where it was sampled.
+        confidences: the river's confidence in each of its ``tokens``; None where it was sampled.
+            Tokens after these are guesses from the text that no draft pass has read.
         reach: probability that all of ``tokens`` are accepted.
-        guessed: how many of ``tokens``, the last ones, are guesses from the text that no draft pass
-            has read.
-        match: of these guesses, how many tokens before them were compared.
+        match: how many tokens before the guesses among ``tokens`` were compared.
     """
 
     request_id: str
@@ -72,8 +71,12 @@ class Draft:
     tokens: list[int] = field(default_factory=list)
     confidences: list[float | None] = field(default_factory=list)
     reach: float = 1.0
-    guessed: int = 0
     match: int = 0
+
+    @property
+    def guessed(self) -> int:
+        """How many of ``tokens``, the last ones, are guesses that no draft pass has read."""
+        return len(self.tokens) - len(self.confidences)
 
     @property
     def token(self) -> int:
@@ -140,7 +143,6 @@ def look_up(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance) -> fl
             if draft.full or not depth.worth_verifying(drafted, reach):
                 break
             draft.reach = reach
-            draft.guessed += 1
             draft.tokens.append(token)
             drafted, guessed = drafted + 1, guessed + 1
             expected += reach
@@ -156,7 +158,7 @@ def guess_alone(drafts: Sequence[Draft], depth: Depth, acceptance: Acceptance) -
         return True
     for draft in drafts:
         draft.tokens.clear()
-        draft.guessed, draft.reach = 0, 1.0
+        draft.reach = 1.0
     return False
 
 

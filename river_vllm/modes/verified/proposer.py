@@ -145,7 +145,7 @@ class RiverProposer(DraftModelProposer):
         draft = self._pending.pop(request_id, None)
         if draft is None or draft.position != position or not 0 < checked <= len(draft.tokens):
             return False
-        kept, own = checked - rejected, len(draft.tokens) - draft.guessed
+        kept, own = checked - rejected, len(draft.confidences)
         if own:
             self._acceptance.verified(request_id, draft.confidences[:checked], min(kept, own))
         if kept >= own:
@@ -210,11 +210,11 @@ class RiverProposer(DraftModelProposer):
                 for draft in drafts:
                     draft.limit = min(draft.limit, 1)
                 depth = fixed_depth(len(drafts))
-            if not depth.price:
-                look_up(drafts, guessing_depth(costs, len(drafts), exact), self._acceptance)
-            if not depth.price or guess_alone(drafts, depth, self._acceptance):
-                # vLLM then takes every drafted token for certain, which guesses are.
-                return None
+            else:
+                guessing = depth if depth.price else guessing_depth(costs, len(drafts), exact)
+                if guess_alone(drafts, guessing, self._acceptance) or not depth.price:
+                    # vLLM then takes every drafted token for certain, which guesses are.
+                    return None
         drawn: dict[tuple[int, int], torch.Tensor] = {}
 
         def draft_pass(going: Sequence[Draft]) -> list[list[Found]]:
@@ -254,7 +254,7 @@ class RiverProposer(DraftModelProposer):
         for (request, place), probabilities in drawn.items():
             stacked[request, place] = probabilities
         for draft in drafts:
-            for place in range(len(draft.tokens) - draft.guessed, len(draft.tokens)):
+            for place in range(len(draft.confidences), len(draft.tokens)):
                 stacked[draft.row, place] = 0.0
                 stacked[draft.row, place, draft.tokens[place]] = 1.0
         return stacked
@@ -300,14 +300,9 @@ class RiverProposer(DraftModelProposer):
                     return joined(found)
                 due = forward.following(due, found[-1].tokens)
 
-        def of_greedy(due: Pass) -> tuple[torch.Tensor, torch.Tensor]:
-            found = picks(due)
-            return found.tokens, found.confidence
-
         if not greedy or forward.graphs is None:
             return picks(due)
-        tokens, confidence = forward.graphs.chain(due, passes, of_greedy)
-        return Picked(tokens, confidence, None)
+        return forward.graphs.chain(due, passes, picks)
 
 
 def _drawn_from(draft: Draft, picked: Picked, row: int) -> torch.Tensor:

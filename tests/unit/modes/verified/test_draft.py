@@ -118,7 +118,7 @@ def test_guesses_follow_the_last_draft() -> None:
     assert len(one.confidences) == 2
     # A draft that ended because its next token would not pay is not continued.
     other = draft(limit=6, token=7, known=known)
-    other.tokens, other.limit = [8, 9], 2
+    other.tokens, other.confidences, other.limit = [8, 9], [0.9, 0.2], 2
     assert look_up([other], depth, Acceptance()) == other.guessed == 0
 
 

@@ -284,6 +284,9 @@ def test_drafts_that_do_not_seem_to_pay_are_tried_with_one_token() -> None:
     costs.try_drafts = lambda *_: True  # type: ignore[method-assign]
     assert engine.propose({"a": request(7)}, *step) == [[11]]
     assert len(engine.river.steps) == 1
+    # Also where the text has a guess: only a draft pass tells what drafts are worth.
+    assert engine.propose({"a": request(4)}, [5], [1], [10], known=[9, 10, 40, 41, 9]) == [[11]]
+    assert len(engine.river.steps) == 2
     assert engine.propose({"a": request(7, OFF)}, *step) == [[]]
 
 
