@@ -3,7 +3,7 @@
 For every place in greedy answers, the table has how often prompt lookup finds a guess, how often
 the first guessed token is right, and how many of eight are.
 
-    python experiments/guesses.py MODEL --data gsm8k.jsonl:question experiments/prompts/edit.jsonl
+    python experiments/guesses.py MODEL --data gsm8k.jsonl:question experiments/prompts/json.jsonl
 """
 
 from __future__ import annotations
