@@ -385,15 +385,13 @@ def test_a_seed_decides(verified_smollm2: Any) -> None:
 def test_log_probabilities_are_the_backbones(
     stock_smollm2: Any, verified_smollm2: Any, near_smollm2: float
 ) -> None:
-    expected = generate_alone(stock_smollm2, PROMPTS[:2], greedy(24, logprobs=3))
-    for prompt, theirs in zip(PROMPTS[:2], expected, strict=True):
+    """Stock reads the answer itself: its own may part from it at a near-tie."""
+    for prompt in PROMPTS[:2]:
         (ours,) = generate(verified_smollm2, [prompt], greedy(24, logprobs=3))
-        assert len(ours.logprobs) == len(ours.tokens)
-        same = shared_length(ours.tokens, theirs.tokens)
-        assert same >= 8
-        for mine, stock in zip(ours.logprobs[:same], theirs.logprobs[:same], strict=True):
+        theirs = reread(stock_smollm2, prompt, ours.tokens)
+        for mine, stock in zip(ours.logprobs, theirs, strict=True):
             both = mine.keys() & stock.keys()
-            assert len(both) >= 2
+            assert len(both) >= 3
             assert max(abs(mine[t] - stock[t]) for t in both) <= near_smollm2
 
 
