@@ -67,15 +67,18 @@ void tile_rows(const Blocks<kWidth>& blocks, const Tiles& tiles, const uint16_t*
   alignas(64) Code codes[2][kWidth][kMostGroup * kBlock];
   alignas(64) typename Tiles::Sum dots[kWidth][kMostRows][kBlock];
   alignas(64) float sums[kWidth][kMostRows][kBlock] = {};
-  for (int64_t g = 0; g < groups; ++g) {
-    auto& unpacked = codes[g & 1];  // the tiles may still be reading the other one
+  const auto unpack = [&](int64_t g) {
     for (int b = 0; b < kWidth; ++b)
       for (int64_t i = 0; i < w.group; i += kLine) {
         const uint8_t* line = blocks.line(g * w.group + i, b);
         __builtin_prefetch(line + kAhead);
-        Tiles::unpack(line, unpacked[b] + i * kBlock);
+        Tiles::unpack(line, codes[g & 1][b] + i * kBlock);
       }
-    settle(unpacked);
+    settle(codes[g & 1]);
+  };
+  unpack(0);
+  for (int64_t g = 0; g < groups; ++g) {
+    const auto& unpacked = codes[g & 1];
     zero_results<kTwo, kWidth>();
     for (int64_t i = 0; i < w.group; i += step) {
       const auto* at = x + g * w.group + i;
@@ -92,6 +95,7 @@ void tile_rows(const Blocks<kWidth>& blocks, const Tiles& tiles, const uint16_t*
         if constexpr (kTwo) Tiles::multiply(Constant<3>{});
       }
     }
+    if (g + 1 < groups) unpack(g + 1);  // while the tiles multiply
     store_results<kTwo, kWidth>(dots);
     for (int b = 0; b < kWidth; ++b) {
       const int64_t at = blocks.of_group(g, b);
